@@ -1,0 +1,45 @@
+# `make demo` sets everything up and runs the whole pipeline; `make test` passes the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(BIN)/.installed ## Create .venv and install the pinned dependencies
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
+	  { echo "segops needs Python 3.11.4 or later; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing the pinned dependencies into .venv (about 7 GB, mostly torch's CUDA libraries)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## Run validation, augmentation, training, evaluation and the gate on the sample
+	@test -d data/voc || dvc pull --quiet data/voc.dvc
+	@segops run
+
+test: install ## Run the tests
+	@test -d data/voc || dvc pull --quiet data/voc.dvc
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install ## Check style, types and the import contracts
+	@ruff check . && ruff format --check . && mypy && lint-imports
+
+format: install ## Format the code
+	@ruff check --fix . ; ruff format .
+
+bench: install ## Run the benchmarks that need no GPU
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove outputs and caches; keeps .venv, data, mlflow.db, mlartifacts and the ledger
+	@rm -rf .segops models metrics plots reports data/packed data/facts.parquet data/verdict.json \
+	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find src flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

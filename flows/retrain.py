@@ -1,0 +1,275 @@
+"""The retraining flow: the stages of ``dvc.yaml``, then record, register, gate and promote.
+
+The order of the stages is read from ``dvc.yaml`` and never restated here. Each stage and each step
+is a Prefect task. The logic lives in plain functions of the rooms below; this module orders them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from segops import files, params, pipeline
+from segops.errors import SegopsError, TransientError
+
+if TYPE_CHECKING:
+    from segops.registry.gate import Decision
+    from segops.registry.record import Recorded
+    from segops.registry.register import Registered
+
+Result = TypeVar("Result")
+REPORTS = (files.VALIDATION_PAGE, files.AUGMENTATION_SHEET, files.EVALUATION_PAGE)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of the flow came to.
+
+    Attributes:
+        outcomes: Per stage: `ran`, `restored` or `unchanged`.
+        model: Name of the registered model.
+        version: Its version that holds this workspace's weights.
+        created: Whether this run registered that version.
+        decision: The gate's decision.
+        evaluation: What the evaluate stage wrote: mIoU within 0 to 1, its interval, and more.
+        tracking_uri: Where MLflow's record lies.
+    """
+
+    outcomes: dict[str, str]
+    model: str
+    version: str
+    created: bool
+    decision: Decision
+    evaluation: dict[str, Any]
+    tracking_uri: str
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing changed: no stage ran and no version was made."""
+        return not self.created and "ran" not in self.outcomes.values()
+
+
+def is_transient(_task: object, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task may be tried again: after a lost connection or a busy lock only."""
+    return isinstance(state.data, TransientError)
+
+
+def guarded(function: Callable[[], Result]) -> Result | State[Any]:
+    """Call `function`; a user's mistake becomes a failed state with its words and no traceback."""
+    try:
+        return function()
+    except TransientError:
+        raise
+    except SegopsError as error:
+        return Failed(message=str(error), data=error)
+
+
+# Prefect's result cache knows nothing of file contents; DVC and the record are the caches here.
+step = partial(
+    task,
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=is_transient,
+    persist_result=False,
+)
+
+
+@step(task_run_name="{name}")
+def stage(root: Path, name: str, force: bool) -> pipeline.Outcome | State[Any]:
+    """Bring one stage of ``dvc.yaml`` up to date, its log lines forwarded."""
+    logger = get_run_logger()
+
+    def bring_up_to_date() -> pipeline.Outcome:
+        outcome = pipeline.run_stage(root, name, logger.info, force)
+        if outcome == "unchanged":
+            logger.info("Nothing changed: %s is not run again.", name)
+        return outcome
+
+    return guarded(bring_up_to_date)
+
+
+@step()
+def data(root: Path, path: Path) -> State[Any] | None:
+    """Make the data and their ``.dvc`` file agree: pull what is missing, track what is new."""
+    return guarded(lambda: pipeline.sync_data(root, path, get_run_logger().info))
+
+
+@step()
+def record(root: Path) -> Recorded | State[Any]:
+    """Bring MLflow up to date with what lies in the workspace."""
+    from segops.registry.record import record as record_run
+
+    return guarded(lambda: record_run(root))
+
+
+@step()
+def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
+    """Make a version of the workspace's model, unless there is one."""
+    from segops.registry.register import register as register_model
+
+    return guarded(lambda: register_model(root, recorded))
+
+
+@step()
+def gate(root: Path) -> Decision | State[Any]:
+    """Put the challenger before the gate."""
+    from segops.registry import promotion
+
+    return guarded(lambda: promotion.gate(root))
+
+
+@step()
+def promote(root: Path, decision: Decision) -> State[Any] | None:
+    """Carry out the gate's decision on the registry's aliases."""
+    from segops.registry import promotion
+
+    return guarded(lambda: promotion.promote(root, decision))
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(force: bool = False, root: str | None = None) -> State[Any]:
+    """Take the data of a workspace through all stages, record the model, and gate it.
+
+    Args:
+        force: Run every stage again, changed or not.
+        root: The workspace; the working directory's by default.
+    """
+    try:
+        workspace = files.workspace(Path(root) if root else None)
+        with files.exclusive(workspace / files.RUN_LOCK, "another run"):
+            summary = _retrain(workspace, force)
+    except SegopsError as error:
+        return Failed(message=str(error), data=error)
+    _show(summary)
+    name = "Unchanged" if summary.unchanged else summary.decision.verdict.capitalize()
+    return Completed(name=name, message=_verdict(summary), data=summary)
+
+
+def _retrain(root: Path, force: bool) -> Summary:
+    parameters = params.load(root)
+    os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
+    _call(data, root, Path(parameters.data.path))
+    states: dict[str, State[Any]] = {}
+    for one in pipeline.stages(root):
+        upstream = [states[name] for name in one.upstream]
+        run_stage: Any = stage
+        states[one.name] = run_stage(root, one.name, force, wait_for=upstream, return_state=True)
+        states[one.name].result()
+    recorded = _call(record, root)
+    registered = _call(register, root, recorded)
+    decision = _call(gate, root)
+    _call(promote, root, decision)
+
+    from segops.registry.tracking import tracking_uri
+
+    return Summary(
+        outcomes={name: state.result() for name, state in states.items()},
+        model=parameters.registry.model,
+        version=str(registered.version),
+        created=registered.created,
+        decision=decision,
+        evaluation=files.read_json(root / files.EVALUATION),
+        tracking_uri=tracking_uri(root),
+    )
+
+
+def _call(one: Any, *arguments: Any) -> Any:
+    """Run a task and return its result.
+
+    Raises:
+        SegopsError: The task failed by a user's mistake.
+    """
+    return one(*arguments, return_state=True).result()
+
+
+def _verdict(summary: Summary) -> str:
+    if summary.unchanged:
+        return f"Nothing changed; version {summary.version} stays as it was."
+    return f"Version {summary.version}: {summary.decision.verdict}."
+
+
+def _show(summary: Summary) -> None:
+    """Put the verdict and the metrics on the flow run's page."""
+    evaluation = summary.evaluation
+    lines = [
+        f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
+        f"mIoU on val **{evaluation['miou']:.3f}** ({evaluation['confidence']:.0%} interval "
+        f"{evaluation['miou_low']:.3f} to {evaluation['miou_high']:.3f}, "
+        f"{evaluation['images']} images). {_verdict(summary)}",
+        "| check | passed | what was found |",
+        "| --- | --- | --- |",
+        *(
+            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.sentence} |"
+            for check in summary.decision.checks
+        ),
+    ]
+    text = "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+    create_markdown_artifact(key="verdict", markdown=text, description="The gate's verdict")
+    create_table_artifact(
+        key="class-iou",
+        table=[
+            {"class": name, **{key: _shown(values[key]) for key in ("iou", "precision", "recall")}}
+            for name, values in evaluation["classes"].items()
+            if values["truth_pixels"]
+        ],
+        description="Per-class metrics on val",
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.3f}"
+
+
+def run(root: Path, force: bool = False) -> Summary:
+    """Run the flow once in this process; it starts a temporary Prefect server where none is set.
+
+    Raises:
+        SegopsError: A stage or a step failed; the log above says where.
+    """
+    state: Any = retrain(force, str(root), return_state=True)
+    summary: Summary = state.result()
+    return summary
+
+
+def serve(cron: str, timezone: str) -> None:
+    """Serve the flow on a schedule until stopped.
+
+    Args:
+        cron: A cron expression of five fields.
+        timezone: Name of the time zone in which it is meant.
+
+    Raises:
+        SegopsError: The expression or the time zone is not valid, or no server answers.
+    """
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.schedules import Cron
+    from pydantic import ValidationError
+
+    from flows.server import scheduling_server
+
+    try:
+        CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        reasons = "; ".join(one["msg"] for one in error.errors())
+        raise SegopsError(
+            f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
+            'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'
+        ) from None
+    with scheduling_server():
+        retrain.serve(name="scheduled", schedule=Cron(cron, timezone=timezone), limit=1)
+
+
+if __name__ == "__main__":
+    run(files.workspace())

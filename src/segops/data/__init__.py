@@ -1,0 +1,1 @@
+"""The packed store, the selection split, and what training reads batches from."""

@@ -1,0 +1,91 @@
+"""The order in which training sees the images: drawn from (seed, epoch), resumable anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from segops.augment.policy import sample_seed
+
+SampleKey = tuple[int, int]
+"""(epoch, index), from which :class:`~segops.data.datasets.TrainDataset` makes a sample."""
+
+
+class EpochSampler:
+    """The batches of every epoch, all of `batch_size`.
+
+    An epoch is a shuffled pass over the images; its last images that fill no batch are left out,
+    another handful in every epoch. A short batch would give its images more weight, changing shapes
+    cost determinism and speed, and a last batch of one image breaks batch normalisation. Where
+    there are fewer images than a batch holds, the pass wraps around: an index of ``length`` or more
+    means the image ``index % length`` once more, augmented in another way.
+
+    Args:
+        length: Number of images, 1 or more.
+        batch_size: Images in a batch, 1 or more.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: `length` or `batch_size` is below 1.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        if length < 1 or batch_size < 1:
+            raise ValueError(f"expected 1 image or more, got {length}, batch size {batch_size}")
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches in an epoch, 1 or more."""
+        return max(1, self.length // self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices in the order of `epoch`, (batches * batch_size,), each at most once."""
+        generator = np.random.Generator(np.random.PCG64(sample_seed(self.seed, epoch, -1)))
+        used = len(self) * self.batch_size
+        passes = -(-used // self.length)
+        rounds = [generator.permutation(self.length) + k * self.length for k in range(passes)]
+        return np.concatenate(rounds)[:used].astype(np.int64)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
+        """The batches of `epoch`, from number `start` on."""
+        order = self.order(epoch).reshape(len(self), self.batch_size)
+        for indices in order[start:]:
+            yield [(epoch, index) for index in indices.tolist()]
+
+    def batch(self, epoch: int, number: int) -> list[SampleKey]:
+        """One batch, to name the images that were in it."""
+        return next(self.batches(epoch, number))
+
+
+class BatchStream(Sampler[list[SampleKey]]):
+    """The batches of many epochs in one stream, so that workers never wait at an epoch's border.
+
+    Args:
+        sampler: Draws the order.
+        epochs: Epochs in all; the stream ends with the last batch of epoch ``epochs - 1``.
+        start_epoch: The epoch of the first batch handed out.
+        start_batch: Its number in that epoch.
+    """
+
+    def __init__(
+        self, sampler: EpochSampler, epochs: int, start_epoch: int = 0, start_batch: int = 0
+    ) -> None:
+        self.sampler = sampler
+        self.epochs = epochs
+        self.start_epoch = start_epoch
+        self.start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Batches that are left."""
+        return max(0, (self.epochs - self.start_epoch) * len(self.sampler) - self.start_batch)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Hand out batches of (epoch, index)."""
+        for epoch in range(self.start_epoch, self.epochs):
+            start = self.start_batch if epoch == self.start_epoch else 0
+            yield from self.sampler.batches(epoch, start)

@@ -1,0 +1,1 @@
+"""Judging a model: scoring a split from the model's bundle, intervals, comparison."""

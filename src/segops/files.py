@@ -1,0 +1,233 @@
+"""Files written whole or not at all, hashes, locks, and where things lie in a workspace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from segops.errors import SegopsError
+
+# Outputs of the stages, relative to the workspace; dvc.yaml names the same paths (a test compares).
+FACTS = Path("data/facts.parquet")
+VERDICT = Path("data/verdict.json")
+PACKED = Path("data/packed")
+POLICY = Path("models/augmentation.json")
+SEGMENTER = Path("models/segmenter")
+LAST_WEIGHTS = Path("models/last.safetensors")
+TRAINING = Path("metrics/training.json")
+EVALUATION = Path("metrics/evaluation.json")
+COUNTS = Path("metrics/counts.parquet")
+LEARNING_CURVES = Path("plots/learning.csv")
+CONFUSION_PLOT = Path("plots/confusion.csv")
+CLASS_PLOT = Path("plots/class_iou.csv")
+VALIDATION_JSON = Path("reports/validation.json")
+VALIDATION_PAGE = Path("reports/validation.html")
+DATA_DOCS = Path("reports/data_docs")
+AUGMENTATION_SHEET = Path("reports/augmentation.png")
+EVALUATION_PAGE = Path("reports/evaluation.html")
+
+# State of this workspace that is no output: locks, resume state, live history.
+STATE = Path(".segops")
+RUN_LOCK = STATE / "run.lock"
+STAGE_LOCK = STATE / "stage.lock"
+RESUME = STATE / "resume"
+
+
+def workspace(start: Path | None = None) -> Path:
+    """The root of the checkout: the nearest directory at or above `start` that holds ``dvc.yaml``.
+
+    Raises:
+        SegopsError: There is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for directory in (start, *start.parents):
+        if (directory / "dvc.yaml").is_file():
+            return directory
+    raise SegopsError(f"{start}: no dvc.yaml here or above. Run segops inside a segops checkout.")
+
+
+def state_home(root: Path) -> Path:
+    """The main checkout of `root`, where ``mlflow.db``, its artifacts and the ledger live.
+
+    A git worktree and the temporary copy of ``dvc exp run --temp`` both lead back to it.
+    """
+    root = root.resolve()
+    for parent in root.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    found = subprocess.run(
+        ["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode == 0:
+        toplevel, common = (Path(line) for line in found.stdout.splitlines()[:2])
+        if toplevel.resolve() == root and common.name == ".git":
+            return common.parent
+    return root
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it is synced and renamed to `target`.
+
+    The caller writes one file there. On an exception nothing is left and `target` is untouched.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+        _sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield an empty temporary directory beside `target`; on success it takes `target`'s place.
+
+    Files in it are synced first. On an exception nothing is left and `target` is untouched.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        temporary.chmod(0o777 & ~_umask())
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            target.rename(old / target.name)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+        _sync(target.parent)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write `content` to `target`, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write `content` as UTF-8 to `target`, whole or not at all."""
+    write_bytes(target, content.encode())
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write `content` as JSON to `target`, whole or not at all.
+
+    Raises:
+        ValueError: `content` holds NaN or an infinity, which JSON cannot say.
+    """
+    write_text(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that an earlier step wrote.
+
+    Raises:
+        SegopsError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SegopsError(f"{path}: no such file. `segops run` makes it.") from None
+    except json.JSONDecodeError as error:
+        raise SegopsError(f"{path}: not JSON: {error}. `dvc repro` makes it anew.") from None
+
+
+def sha256_bytes(content: bytes) -> str:
+    """SHA-256 of `content`, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(root: Path) -> str:
+    """SHA-256 over the relative paths and contents of all files below `root`, in hexadecimal.
+
+    Byte code (``__pycache__``) does not count.
+    """
+    files = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
+    return sha256_lines(f"{name}\t{sha256_file(root / name)}" for name in files)
+
+
+def sha256_lines(lines: Iterator[str] | list[str]) -> str:
+    """SHA-256 over text lines, each ended by a newline, in hexadecimal."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+@contextmanager
+def exclusive(lock: Path, doing: str) -> Iterator[None]:
+    """Hold an operating-system lock; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        lock: The lock file; its directory is made where missing.
+        doing: What the holder does, for the message ("a training stage").
+
+    Raises:
+        SegopsError: Another process holds the lock.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    holder = FileLock(lock)
+    try:
+        holder.acquire(blocking=False)
+    except Timeout:
+        raise SegopsError(
+            f"{lock}: {doing} is under way in this workspace. Wait for it to end, or stop it first."
+        ) from None
+    try:
+        yield
+    finally:
+        holder.release()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

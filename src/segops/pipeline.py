@@ -1,0 +1,266 @@
+"""Drives DVC: the stages of ``dvc.yaml``, what is up to date, running one, tracking the data.
+
+``dvc.yaml`` is the only place where stages and their edges are written; this module reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from segops.errors import SegopsError, TransientError
+
+log = logging.getLogger("segops")
+Outcome = Literal["ran", "restored", "unchanged"]
+
+BUSY = ("is busy", "Unable to acquire lock", "another process", "LockError")
+"""What DVC says when another process holds one of its locks."""
+
+
+HINTS = (
+    "To track the changes",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",
+)
+"""How DVC's lines of advice begin that are about its own housekeeping."""
+
+
+class BusyError(TransientError):
+    """Another DVC process holds a lock; the same call may succeed a moment later."""
+
+
+class StageError(SegopsError):
+    """A stage ended with an error; its own words stand in the log above."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of ``dvc.yaml``.
+
+    Attributes:
+        name: Its name.
+        upstream: Names of the stages whose outputs it depends on.
+    """
+
+    name: str
+    upstream: tuple[str, ...]
+
+
+def environment() -> dict[str, str]:
+    """The environment for child processes: quiet, and with this Python's commands on the path."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def stages(root: Path) -> list[Stage]:
+    """The stages of ``dvc.yaml``, each after the stages that it depends on.
+
+    Raises:
+        SegopsError: ``dvc.yaml`` or ``params.yaml`` is not usable for DVC.
+    """
+    import networkx
+
+    with _repository(root) as repository:
+        graph = repository.index.graph
+        order = list(networkx.topological_sort(graph))[::-1]
+        named = {node: node.name for node in order if getattr(node, "name", None)}
+        return [
+            Stage(named[node], tuple(sorted(named[up] for up in graph[node] if up in named)))
+            for node in order
+            if node in named
+        ]
+
+
+def is_unchanged(root: Path, target: str) -> bool:
+    """Whether a stage, or a ``.dvc`` file, is as DVC recorded it: dependencies, params, outputs."""
+    # DVC resolves targets against the working directory, which need not be the workspace.
+    name = str(root / target) if target.endswith(".dvc") else f"{root / 'dvc.yaml'}:{target}"
+    with _repository(root) as repository:
+        return not repository.status(targets=[name])
+
+
+def run_stage(
+    root: Path,
+    stage: str,
+    on_line: Callable[[str], None],
+    force: bool = False,
+) -> Outcome:
+    """Bring one stage up to date; stages above it are the caller's business.
+
+    Args:
+        root: The workspace.
+        stage: A name of :func:`stages`.
+        on_line: Called with every line that the stage or DVC prints, without its line end.
+        force: Run it even when nothing changed.
+
+    Returns:
+        `ran`, `restored` (its outputs came from DVC's cache) or `unchanged`.
+
+    Raises:
+        BusyError: Another DVC process holds a lock.
+        StageError: The stage ended with an error; `on_line` has received its words.
+    """
+    if not force and is_unchanged(root, stage):
+        return "unchanged"
+    command = ["repro", "--single-item", *(["--force"] if force else []), stage]
+    status, lines = _dvc(root, command, on_line)
+    text = "\n".join(lines)
+    if status != 0:
+        if any(sign in text for sign in BUSY):
+            raise BusyError(f"{stage}: {lines[-1].strip()}")
+        raise StageError(f"Stage {stage} failed; its message stands above.")
+    return "ran" if f"Running stage '{stage}'" in text else "restored"
+
+
+def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
+    """Make the data directory and its ``.dvc`` file agree, losing nothing.
+
+    Missing data are pulled. Where the ``.dvc`` file has moved on (a `git pull`), the data it names
+    are checked out. Where the directory holds content that DVC has never seen, that is new data:
+    it is tracked.
+
+    Args:
+        root: The workspace.
+        data: The directory, relative to `root`.
+        on_line: Called with every line that DVC prints.
+
+    Raises:
+        SegopsError: The data are neither here nor in a remote.
+    """
+    pointer = data.with_name(data.name + ".dvc")
+    if not (root / pointer).is_file():
+        if not (root / data).is_dir():
+            raise SegopsError(
+                f"{data}: no such directory. `segops data use PATH` puts a data set there, "
+                "`segops data fetch voc2012` gets PASCAL VOC, "
+                "or set data.path in params.yaml to where it lies."
+            )
+        track_data(root, data, on_line)
+        return
+    if is_unchanged(root, str(pointer)):
+        return
+    status, lines = _dvc(root, ["checkout", str(pointer)], log.debug)
+    if status != 0 and not _unsaved(lines):
+        status, lines = _dvc(root, ["pull", str(pointer)], on_line)
+    if status == 0:
+        return
+    if not _unsaved(lines):
+        raise SegopsError(
+            f"{data}: not here and not to be had from a remote: {lines[-1].strip()}. "
+            "`segops data use PATH` or `segops data fetch voc2012` puts data there."
+        )
+    on_line(f"{data} holds new content: it is tracked with DVC.")
+    track_data(root, data, on_line)
+
+
+def _unsaved(lines: list[str]) -> bool:
+    """Whether DVC refused because the directory holds content that its cache does not."""
+    return any("unsaved files" in line for line in lines)
+
+
+def require_tracked(root: Path, data: Path) -> None:
+    """Refuse to go on where replacing the data directory would lose what DVC does not know.
+
+    Args:
+        root: The workspace.
+        data: The directory, relative to `root`.
+
+    Raises:
+        SegopsError: It holds content that is not tracked.
+    """
+    pointer = data.with_name(data.name + ".dvc")
+    if not (root / data).exists():
+        return
+    if not (root / pointer).is_file() or not is_unchanged(root, str(pointer)):
+        raise SegopsError(
+            f"{data}: holds content that DVC does not track and that would be lost. "
+            f"`dvc add {data}` tracks it; or move it away."
+        )
+
+
+def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
+    """Track the data directory with DVC.
+
+    The shipped sample is delivered from a remote inside the repository. Data that take its place
+    must never be pushed there, so its name is dropped from the ``.dvc`` file.
+
+    Args:
+        root: The workspace.
+        data: The directory, relative to `root`.
+        on_line: Called with every line that DVC prints.
+
+    Returns:
+        The MD5 that DVC gives the directory.
+
+    Raises:
+        SegopsError: DVC refuses.
+    """
+    pointer = root / data.with_name(data.name + ".dvc")
+    if pointer.is_file():
+        tree = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+        for output in tree["outs"]:
+            output.pop("remote", None)
+            output.pop("push", None)
+        pointer.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    status, lines = _dvc(root, ["add", str(data)], on_line)
+    if status != 0:
+        raise SegopsError(f"{data}: DVC cannot track it: {lines[-1].strip()}")
+    tracked: str = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
+    return tracked
+
+
+def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Run DVC in a process group of its own, so that nothing of it outlives this call."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = line.rstrip()
+            if text:
+                lines.append(text)
+            if text and not text.startswith(HINTS):
+                on_line(text)
+        return process.wait(), lines or [f"dvc {' '.join(arguments)} said nothing"]
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+@contextlib.contextmanager
+def _repository(root: Path) -> Iterator[Any]:
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repository:
+            yield repository
+    except LockError as error:
+        raise BusyError(str(error)) from error
+    except DvcException as error:
+        raise SegopsError(f"{root}: DVC cannot read the pipeline: {error}") from error

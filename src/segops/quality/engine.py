@@ -1,0 +1,123 @@
+"""The one door to Great Expectations: run expectations on frames, tell failed from errored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import great_expectations as gx
+import great_expectations.expectations
+import pandas as pd
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation import Expectation as Expectation
+from great_expectations.expectations.row_conditions import Column as Column
+
+from segops.files import atomic_directory
+
+gxe: Any = great_expectations.expectations
+"""The ready-made expectations. They are re-exported implicitly, which strict mypy refuses."""
+
+INDEX = ("image_id", "split")
+"""Columns that name a row; every frame has them."""
+
+_RESULT_FORMAT = {
+    "result_format": "COMPLETE",  # Every failing row; the default stops at twenty.
+    "unexpected_index_column_names": list(INDEX),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an expectation came to.
+
+    Attributes:
+        success: It was evaluated and met.
+        error: Why it could not be evaluated; None where it could.
+        rows: The (image id, split) of every row that does not meet it.
+        observed: The observed value of an expectation about a table or a column as a whole.
+    """
+
+    success: bool
+    error: str | None
+    rows: tuple[tuple[str, str], ...]
+    observed: Any
+
+
+def evaluate(
+    frames: Mapping[str, pd.DataFrame],
+    expectations: Mapping[str, tuple[str, Expectation]],
+    data_docs: Path | None = None,
+) -> dict[str, Outcome]:
+    """Evaluate expectations in an ephemeral context that leaves no trace.
+
+    Args:
+        frames: Frames by name, each with the columns in `INDEX`.
+        expectations: By a key of the caller's, the frame's name and the expectation.
+        data_docs: Directory for Great Expectations' own pages; None: they are not built.
+
+    Returns:
+        An outcome for every key.
+    """
+    # It tells of its temporary directories.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_pandas("segops")
+    outcomes: dict[str, Outcome] = {}
+    for name, frame in frames.items():
+        suite = context.suites.add(gx.ExpectationSuite(name=name))
+        for key, (where, expectation) in expectations.items():
+            if where == name:
+                expectation.meta = {"key": key}
+                suite.add_expectation(expectation)
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+        definition = context.validation_definitions.add(
+            gx.ValidationDefinition(name=name, data=batch, suite=suite)
+        )
+        result = definition.run(batch_parameters={"dataframe": frame}, result_format=_RESULT_FORMAT)
+        for one in result.results:
+            meta: Any = one.expectation_config and one.expectation_config.meta
+            outcomes[meta["key"]] = _outcome(one)
+    if data_docs is not None:
+        _build_data_docs(context, data_docs)
+    return outcomes
+
+
+def _outcome(result: Any) -> Outcome:
+    error = _error(result.exception_info)
+    rows = result.result.get("unexpected_index_list") or []
+    return Outcome(
+        success=bool(result.success) and error is None,
+        error=error,
+        rows=tuple((str(row[INDEX[0]]), str(row[INDEX[1]])) for row in rows),
+        observed=result.result.get("observed_value"),
+    )
+
+
+def _error(info: Mapping[str, Any] | None) -> str | None:
+    """The message of an exception; where there was one, `info` holds one entry for each metric."""
+    entries: Sequence[Any] = [info or {}, *(info or {}).values()]
+    for entry in entries:
+        if isinstance(entry, Mapping) and entry.get("raised_exception"):
+            return str(entry.get("exception_message") or "an error without a message")
+    return None
+
+
+def _build_data_docs(context: Any, target: Path) -> None:
+    with atomic_directory(target) as directory:
+        context.add_data_docs_site(
+            site_name="segops",
+            site_config={
+                "class_name": "SiteBuilder",
+                "store_backend": {
+                    "class_name": "TupleFilesystemStoreBackend",
+                    "base_directory": str(directory.resolve()),
+                },
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            },
+        )
+        context.build_data_docs(site_names=["segops"])

@@ -1,0 +1,219 @@
+"""The facts table: what every image and every mask of a data set really holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from segops.errors import SegopsError
+from segops.files import atomic_path, sha256_bytes, sha256_lines
+from segops.progress import track
+from segops.voc.classes import VOID
+from segops.voc.images import decode_image, load_image
+from segops.voc.layout import Layout
+from segops.voc.masks import decode_mask
+
+MAX_WORKERS = 8
+EXIF_ORIENTATION = 0x0112
+MISSING = "no such file"
+"""The error of a file that a list asks for and that is not there."""
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("split", pa.string()),
+        ("image_path", pa.string()),
+        ("mask_path", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("channels", pa.int8()),
+        ("mode", pa.string()),
+        ("orientation", pa.int8()),
+        ("mask_width", pa.int32()),
+        ("mask_height", pa.int32()),
+        ("mask_mode", pa.string()),
+        ("label_ids", pa.list_(pa.int16())),
+        ("label_pixels", pa.list_(pa.int64())),
+        ("void_fraction", pa.float64()),
+        ("image_bytes", pa.int64()),
+        ("mask_bytes", pa.int64()),
+        ("image_sha256", pa.string()),
+        ("mask_sha256", pa.string()),
+        ("image_error", pa.string()),
+        ("mask_error", pa.string()),
+    ]
+)
+"""Columns of the table. Lengths are pixels; `label_pixels[i]` counts the pixels of `label_ids[i]`
+(void included); `void_fraction` is in [0, 1]; a fact that could not be had is null, and the error
+column says why."""
+
+_DTYPES = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+}
+
+
+def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
+    """Read and fully decode every listed image and mask, in parallel.
+
+    Nothing that is wrong with a file raises: a file that is missing or cannot be decoded gives a
+    row with an error in it.
+
+    Args:
+        layout: The data set.
+        workers: Threads to decode with (decoding releases the interpreter's lock); None or 0: one
+            per core, at most 8.
+
+    Returns:
+        One row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
+    """
+    listed = [(image_id, split) for split, ids in layout.splits().items() for image_id in ids]
+    unique = list(dict.fromkeys(image_id for image_id, _ in listed))
+
+    def look(image_id: str) -> dict[str, Any]:
+        return _image_facts(layout, image_id) | _mask_facts(layout, image_id)
+
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        found = pool.map(look, unique)
+        facts = dict(zip(unique, track(found, "Scanning images", len(unique)), strict=True))
+    rows = [{"image_id": name, "split": split, **facts[name]} for name, split in listed]
+    return _to_frame(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def empty_facts() -> pd.DataFrame:
+    """A facts table without rows."""
+    return _to_frame(SCHEMA.empty_table())
+
+
+def write_facts(path: Path, facts: pd.DataFrame) -> None:
+    """Write the table as Parquet, whole or not at all; the same facts give the same bytes."""
+    table = pa.Table.from_pandas(facts, schema=SCHEMA, preserve_index=False)
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
+
+
+def read_facts(path: Path) -> pd.DataFrame:
+    """Read a table that :func:`write_facts` wrote.
+
+    Raises:
+        SegopsError: The file is missing, is not Parquet, or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise SegopsError(f"{path}: no such file. `dvc repro validate` makes it.") from None
+    except pa.ArrowInvalid as error:
+        raise SegopsError(f"{path}: not Parquet: {error}. `dvc repro validate` makes it.") from None
+    if table.schema.names != SCHEMA.names:
+        raise SegopsError(
+            f"{path}: has columns {', '.join(table.schema.names)}; expected "
+            f"{', '.join(SCHEMA.names)}. `dvc repro --force validate` makes it anew."
+        )
+    return _to_frame(table)
+
+
+def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
+    """SHA-256 over every image, every mask, the splits they are in and the classes, in hexadecimal.
+
+    The order in which a list names its images does not matter; the order of classes does, because
+    it gives the ids their meaning.
+    """
+    return sha256_lines([*_class_lines(class_names), *_file_lines(facts)])
+
+
+def split_hash(facts: pd.DataFrame, split: str, class_names: Sequence[str]) -> str:
+    """As :func:`data_hash`, over the images of one split alone."""
+    return sha256_lines([*_class_lines(class_names), *_file_lines(facts[facts["split"] == split])])
+
+
+def _class_lines(class_names: Sequence[str]) -> list[str]:
+    return [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
+
+
+def _file_lines(facts: pd.DataFrame) -> list[str]:
+    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
+    return sorted("\t".join(row) for row in _strings(facts[columns]))
+
+
+def _strings(frame: pd.DataFrame) -> Iterable[tuple[str, ...]]:
+    return frame.fillna("missing").itertuples(index=False, name=None)
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_DTYPES.get)
+    return frame
+
+
+def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
+    path = layout.image_path(image_id)
+    name = path.relative_to(layout.root).as_posix()
+
+    def decode(content: bytes, facts: dict[str, Any]) -> None:
+        image = load_image(content, name)
+        facts["width"], facts["height"] = image.size
+        facts["channels"] = len(image.getbands())
+        facts["mode"] = image.mode
+        facts["orientation"] = _orientation(image)
+        if image.mode not in ("RGB", "L"):  # These need no second look.
+            decode_image(content, name)
+
+    return {"image_path": name} | _file_facts("image", path, name, decode)
+
+
+def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
+    path = layout.mask_path(image_id)
+    name = path.relative_to(layout.root).as_posix()
+
+    def decode(content: bytes, facts: dict[str, Any]) -> None:
+        mask = decode_mask(content, name)
+        facts["mask_height"], facts["mask_width"] = mask.shape
+        with Image.open(BytesIO(content)) as image:
+            facts["mask_mode"] = image.mode
+        counts = Image.fromarray(mask).histogram()
+        facts["label_ids"] = [index for index, count in enumerate(counts) if count]
+        facts["label_pixels"] = [count for count in counts if count]
+        facts["void_fraction"] = counts[VOID] / mask.size
+
+    return {"mask_path": name} | _file_facts("mask", path, name, decode)
+
+
+def _file_facts(
+    kind: str, path: Path, name: str, decode: Callable[[bytes, dict[str, Any]], None]
+) -> dict[str, Any]:
+    """What a file holds; `decode` adds to it and raises where the content is not usable."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {f"{kind}_error": MISSING}
+    except OSError as error:
+        return {f"{kind}_error": f"cannot be read: {error.strerror or error}"}
+    facts: dict[str, Any] = {
+        f"{kind}_bytes": len(content),
+        f"{kind}_sha256": sha256_bytes(content),
+    }
+    try:
+        decode(content, facts)
+    except SegopsError as error:
+        facts[f"{kind}_error"] = str(error).removeprefix(f"{name}: ")
+    return facts
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(EXIF_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def cores() -> int:
+    """Cores that this process may use, at most 8: the number of threads that a scan takes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(MAX_WORKERS, cores or 1)

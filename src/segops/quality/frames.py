@@ -1,0 +1,54 @@
+"""The facts, shaped for the rules that are held against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from segops.quality.facts import MISSING
+from segops.voc.classes import VOID
+
+
+def describe_images(facts: pd.DataFrame) -> pd.DataFrame:
+    """The facts with the columns that the rules need, null where a fact could not be had."""
+    images = facts.reset_index(drop=True)
+    lost = {kind: images[f"{kind}_error"].eq(MISSING).fillna(False) for kind in ("image", "mask")}
+    images["missing"] = None
+    images.loc[lost["image"], "missing"] = "image"
+    images.loc[lost["mask"], "missing"] = "mask"
+    images.loc[lost["image"] & lost["mask"], "missing"] = "image and mask"
+    for kind in ("image", "mask"):
+        images[f"unreadable_{kind}"] = images[f"{kind}_error"].where(~lost[kind], None)
+    images["size"] = _sizes(images["width"], images["height"])
+    images["mask_size"] = _sizes(images["mask_width"], images["mask_height"])
+    images["highest_label"] = pd.Series(
+        [max(labels_in(ids), default=None) for ids in images["label_ids"]], dtype="float64"
+    )
+    # The same file under another id; the same id in both lists is a rule of its own.
+    holders = images.groupby("image_sha256")[["split", "image_id"]].transform("nunique")
+    images["in_both_splits"] = (holders > 1).all(axis=1)
+    return images
+
+
+def describe_labels(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """One row for every image and class that its mask holds, columns image_id, split, class."""
+    rows = [
+        (image_id, split, class_names[label])
+        for image_id, split, ids in zip(
+            images["image_id"], images["split"], images["label_ids"], strict=True
+        )
+        for label in labels_in(ids)
+        if label < len(class_names)
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "split", "class"], dtype="str")
+
+
+def labels_in(ids: Any) -> list[int]:
+    """The ids of a `label_ids` cell without void; none where the mask could not be read."""
+    return [] if ids is None else [int(label) for label in ids if label != VOID]
+
+
+def _sizes(width: pd.Series[Any], height: pd.Series[Any]) -> pd.Series[Any]:
+    return width.astype("string") + " × " + height.astype("string")

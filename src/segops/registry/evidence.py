@@ -1,0 +1,151 @@
+"""What the gate looks at: plain values, and the two ways of having none.
+
+"There is nothing yet" (:class:`NoRelease`) is an answer; "it could not be established"
+(:class:`Unknown`) is not, and rejects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Something that could not be established; it rejects.
+
+    Attributes:
+        reason: Why, and what to do.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NoRelease:
+    """The registry answered, and nothing has been released yet."""
+
+
+@dataclass(frozen=True)
+class Identical:
+    """The reference is the challenger itself: the same artifact, byte for byte.
+
+    Attributes:
+        version: The version that holds it.
+    """
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """The registered version that stands before the gate.
+
+    Attributes:
+        model: Name of the registered model.
+        version: Its version.
+        run_id: The MLflow run that it came from.
+        bundle_digest: SHA-256 of the registered artifact, computed from its files.
+        withdrawn: Why it was withdrawn, if a rollback did so.
+    """
+
+    model: str
+    version: str
+    run_id: str
+    bundle_digest: str
+    withdrawn: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the challenger scores on val.
+
+    Attributes:
+        miou: Within 0 to 1, over the images that it was not trained on.
+        class_iou: IoU by class name, None for a class that val does not hold.
+        images: Images counted.
+        seen_images: Images of val that the challenger was trained on.
+        bundle_digest: SHA-256 of the artifact that was scored.
+        data_hash: Hash of the data set.
+        val_hash: Hash of val.
+    """
+
+    miou: float | None
+    class_iou: Mapping[str, float | None]
+    images: int
+    seen_images: int
+    bundle_digest: str
+    data_hash: str
+    val_hash: str
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validate stage found.
+
+    Attributes:
+        passed: Whether the data are fit for training.
+        data_hash: Hash of the data set that it looked at.
+    """
+
+    passed: bool
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Challenger and a released version on the same images and over the same classes.
+
+    Attributes:
+        version: The released version.
+        bundle_digest: SHA-256 of its artifact.
+        val_hash: Hash of the val split that both were scored on.
+        images: Images counted: those that neither was trained on.
+        excluded: Images of val left out because one of the two was trained on them.
+        classes: Names of the classes averaged over, the same for both.
+        challenger_miou: Within 0 to 1.
+        reference_miou: Within 0 to 1.
+        difference: Challenger's mIoU minus the reference's.
+        low: Lower bound of the difference.
+        high: Upper bound of the difference.
+        minimum_detectable: The smallest difference that these images could have shown.
+    """
+
+    version: str
+    bundle_digest: str
+    val_hash: str
+    images: int
+    excluded: int
+    classes: tuple[str, ...]
+    challenger_miou: float
+    reference_miou: float
+    difference: float
+    low: float
+    high: float
+    minimum_detectable: float
+
+
+Reference = NoRelease | Identical | Comparison | Unknown
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the gate looks at.
+
+    Attributes:
+        challenger: The version before the gate.
+        score: Its score on val.
+        validation: The verdict on the data.
+        lineage_missing: Names of the lineage fields that are missing.
+        champion: The challenger against the present champion.
+        best: The challenger against the best release there ever was, withdrawn ones left out.
+        champion_version: The version that bore the alias `champion`; promotion checks it again.
+    """
+
+    challenger: Challenger | Unknown
+    score: Score | Unknown
+    validation: Validation | Unknown
+    lineage_missing: tuple[str, ...] | Unknown
+    champion: Reference
+    best: Reference
+    champion_version: str | None = None

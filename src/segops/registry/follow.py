@@ -1,0 +1,160 @@
+"""Live logging of a training, in a process of its own.
+
+Training appends a line to ``.segops/history.jsonl`` for every epoch and knows nothing of MLflow.
+This tails that file. A tracking server that goes away costs nothing: the file is the truth, the
+epochs are delivered when it is back, and :func:`segops.registry.record.record` delivers the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segops import files, params
+from segops.errors import SegopsError
+from segops.registry import runs
+from segops.registry.tracking import Store, locked, session
+
+HISTORY = files.STATE / "history.jsonl"
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BEFORE_RETRY = 10.0
+log = logging.getLogger("segops")
+
+
+@dataclass
+class History:
+    """What a training has written so far.
+
+    Attributes:
+        path: The file.
+        fingerprint: The training's; empty before its first line is there.
+        rows: Epoch -> its line; the last one where an epoch was trained again after a resume.
+        ended: Whether the training said that it has ended.
+    """
+
+    path: Path
+    fingerprint: str = ""
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ended: bool = False
+
+    def refresh(self) -> bool:
+        """Read the file anew.
+
+        Returns:
+            Whether there is something new. A last line that is not whole yet waits.
+
+        Raises:
+            SegopsError: A line is not JSON.
+        """
+        before = (self.fingerprint, dict(self.rows), self.ended)
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        try:
+            lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        except json.JSONDecodeError as error:
+            raise SegopsError(f"{self.path}: a line is not JSON: {error}.") from None
+        for line in lines:
+            if "fingerprint" in line:
+                if line["fingerprint"] != self.fingerprint:
+                    self.fingerprint, self.rows = str(line["fingerprint"]), {}
+                self.ended = False
+            elif "epoch" in line:
+                self.rows[int(line["epoch"])] = line
+            else:
+                self.ended = True
+        return before != (self.fingerprint, self.rows, self.ended)
+
+
+def follow(root: Path, pid: int) -> int:
+    """Log a training live to MLflow until it ends, each epoch once.
+
+    Args:
+        root: The workspace.
+        pid: The process that trains.
+
+    Returns:
+        0 when every epoch was delivered, else 1; `segops record` delivers what is missing.
+
+    Raises:
+        SegopsError: ``params.yaml`` is not usable.
+    """
+    settings = params.load(root).registry
+    os.nice(10)  # the training's cores are the training's
+    history = History(root / HISTORY)
+    while True:
+        over = not runs.is_alive(pid)
+        try:
+            history.refresh()
+            if history.fingerprint:
+                with session(root, settings) as store:
+                    return _deliver_until_end(root, store, history, pid)
+        except SegopsError as error:
+            log.warning("Live logging to MLflow: %s", error)
+            if over:
+                return 1
+            _sleep_while_alive(pid, SECONDS_BEFORE_RETRY)
+        else:
+            if over:
+                return 1
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _deliver_until_end(root: Path, store: Store, history: History, pid: int) -> int:
+    """Deliver what is new until the training is over and all of it is delivered."""
+    with locked(root, "record"):
+        run_id = _run(store, root, history, pid)
+    delivered: set[int] = set()
+    while True:
+        over = history.ended or not runs.is_alive(pid)
+        history.refresh()
+        if set(history.rows) - delivered:
+            with locked(root, "record"):
+                _deliver(store, run_id, history)
+            delivered = set(history.rows)
+        if history.ended or over:
+            # A training that was killed leaves the run open for the one that continues it.
+            if not _has_weights(store, run_id):
+                store.client.set_terminated(run_id, "FINISHED" if history.ended else "KILLED")
+            return 0
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _run(store: Store, root: Path, history: History, pid: int) -> str:
+    """The run of this training: the one that an interrupted attempt left, or a new one."""
+    run = runs.find_live(store, history.fingerprint)
+    if run is not None:
+        known = runs.epochs(store, run.info.run_id)
+        if runs.contradict(known, history.rows.values(), complete=False):
+            runs.supersede(store, run)
+            run = None
+    if run is None:
+        run = runs.create(store, history.fingerprint)
+    run_id = str(run.info.run_id)
+    store.client.update_run(run_id, status="RUNNING")
+    runs.begin(store, run, root)
+    process = {runs.TRAINING_PROCESS: f"{socket.gethostname()}:{pid}"}
+    runs.add_tags(store, run, process, overwrite=True)
+    runs.add_params(store, run, params.load(root).flat())
+    return run_id
+
+
+def _deliver(store: Store, run_id: str, history: History) -> None:
+    runs.add_epochs(store, run_id, history.rows.values(), runs.epochs(store, run_id))
+
+
+def _has_weights(store: Store, run_id: str) -> bool:
+    return runs.WEIGHTS in store.client.get_run(run_id).data.tags
+
+
+def _sleep_while_alive(pid: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and runs.is_alive(pid):
+        time.sleep(0.2)

@@ -1,0 +1,200 @@
+"""Two models on the same images: their counts, recorded or made anew, and the comparison."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from segops import files
+from segops.errors import SegopsError
+from segops.evaluate.bootstrap import (
+    miou_from_counts,
+    paired_difference,
+    true_classes,
+    without_images,
+)
+from segops.params import GateParams
+from segops.predict import isolate
+from segops.registry import artifact
+from segops.registry.evidence import Comparison
+from segops.registry.lineage import tag
+from segops.registry.record import COUNTS
+from segops.registry.tracking import Store
+from segops.registry.versions import Version
+
+if TYPE_CHECKING:
+    from segops.data.store import PackedStore
+
+SPLIT = "val"
+JUDGED = files.STATE / "judged"
+log = logging.getLogger("segops")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's counts on val.
+
+    Attributes:
+        version: The version.
+        bundle_digest: SHA-256 of its artifact.
+        class_names: Its classes in id order.
+        trained_on: SHA-256 of the images that had a part in its training.
+        counts: One row per image and class; see :mod:`segops.evaluate.bootstrap`.
+    """
+
+    version: str
+    bundle_digest: str
+    class_names: tuple[str, ...]
+    trained_on: frozenset[str]
+    counts: pd.DataFrame
+
+
+def open_store(root: Path, val_hash: str) -> PackedStore:
+    """The packed store of the workspace, if it holds this val.
+
+    Raises:
+        SegopsError: It holds other data.
+    """
+    from segops.data.store import PackedStore
+
+    packed = PackedStore(root / files.PACKED)
+    if packed.split_hash(SPLIT) != val_hash:
+        raise SegopsError(
+            f"{files.PACKED} holds val {packed.split_hash(SPLIT)[:12]}, the evaluation is of "
+            f"{val_hash[:12]}. `dvc repro` brings both together."
+        )
+    return packed
+
+
+def judge(
+    root: Path,
+    store: Store,
+    model: str,
+    version: Version,
+    val_hash: str,
+    threads: int | None = None,
+) -> Judged:
+    """Counts of a registered version on this val.
+
+    Those recorded are taken when they are of this artifact on this val; else the artifact is
+    scored anew, in a process of its own outside the checkout, its digest checked before its code
+    is run.
+
+    Args:
+        root: The workspace, whose packed store holds val.
+        store: The record.
+        model: Name of the registered model.
+        version: The version.
+        val_hash: Hash of val.
+        threads: CPU threads of torch; None: its own choice.
+
+    Raises:
+        SegopsError: The artifact was changed since it was registered, or cannot be scored.
+        MlflowException: MLflow does not answer.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = artifact.checked_bundle(
+            store, model, version.number, version.bundle_digest, Path(scratch)
+        )
+        described = files.read_json(bundle / isolate.MODEL)
+        counts = _recorded(store, version, val_hash)
+        if counts is None:
+            counts = _scored(root, bundle, version, val_hash, threads)
+    return Judged(
+        version.number,
+        version.bundle_digest,
+        tuple(described["class_names"]),
+        frozenset(described["training_images"].values()),
+        counts,
+    )
+
+
+def compare(challenger: Judged, reference: Judged, val_hash: str, policy: GateParams) -> Comparison:
+    """Compare two models on the images that neither was trained on.
+
+    mIoU of both is averaged over the classes in the truth of these images, whatever either model
+    predicts.
+
+    Args:
+        challenger: The challenger.
+        reference: The released version.
+        val_hash: Hash of the val that both were scored on.
+        policy: Level, resamples and seed of the paired bootstrap.
+
+    Raises:
+        SegopsError: They know other classes, or were not scored on the same images and masks.
+    """
+    if challenger.class_names != reference.class_names:
+        raise SegopsError(
+            f"version {reference.version} knows the classes {', '.join(reference.class_names)}, "
+            f"the challenger {', '.join(challenger.class_names)}. Models of other classes need a "
+            "registered model of their own: set registry.model in params.yaml."
+        )
+    seen = challenger.trained_on | reference.trained_on
+    ours, theirs = (without_images(one.counts, seen) for one in (challenger, reference))
+    excluded = challenger.counts["image_id"].nunique() - ours["image_id"].nunique()
+    classes = true_classes(ours)
+    found = paired_difference(
+        ours, theirs, classes, policy.bootstrap_samples, policy.confidence, policy.seed
+    )
+    return Comparison(
+        version=reference.version,
+        bundle_digest=reference.bundle_digest,
+        val_hash=val_hash,
+        images=found.images,
+        excluded=excluded,
+        classes=tuple(challenger.class_names[one] for one in classes),
+        challenger_miou=miou_from_counts(ours, classes),
+        reference_miou=miou_from_counts(theirs, classes),
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        minimum_detectable=found.minimum_detectable,
+    )
+
+
+def _recorded(store: Store, version: Version, val_hash: str) -> pd.DataFrame | None:
+    """The counts in the version's run, where they are of this artifact on this val, unaltered."""
+    tags = store.client.get_run(version.run_id).data.tags
+    if (
+        tags.get(tag("val_hash")) != val_hash
+        or tags.get(tag("bundle_digest")) != version.bundle_digest
+        or COUNTS not in tags
+    ):
+        return None
+    path = files.COUNTS.as_posix()
+    held = store.client.list_artifacts(version.run_id, files.COUNTS.parent.as_posix())
+    if path not in {one.path for one in held}:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(store.client.download_artifacts(version.run_id, path, scratch))
+        if files.sha256_file(local) != tags[COUNTS]:
+            log.warning(
+                "Version %s: the counts in its run were altered; it is scored anew.", version.number
+            )
+            return None
+        return pd.read_parquet(local)
+
+
+def _scored(
+    root: Path, bundle: Path, version: Version, val_hash: str, threads: int | None
+) -> pd.DataFrame:
+    """Score an artifact on val; what was scored once is kept in the workspace."""
+    from segops.evaluate.score import score
+
+    kept = root / JUDGED / f"{version.bundle_digest}-{val_hash}.parquet"
+    if kept.is_file():
+        return pd.read_parquet(kept)
+    packed = open_store(root, val_hash)
+    log.info("Version %s was scored on other data; scoring it on this val.", version.number)
+    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+        out = Path(scratch) / "scores"
+        counts = score(bundle, packed, SPLIT, out, version.bundle_digest, threads=threads).counts
+    with files.atomic_path(kept) as temporary:
+        counts.to_parquet(temporary, index=False)
+    return counts

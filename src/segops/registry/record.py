@@ -1,0 +1,181 @@
+"""One idempotent step that brings MLflow up to date with what lies in the workspace."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from segops import files, params
+from segops.params import Params
+from segops.registry import artifact, lineage, results, runs
+from segops.registry.lineage import tag
+from segops.registry.results import Results
+from segops.registry.tracking import Store, locked, session, without_credentials
+
+MANIFEST = "files.json"
+"""In the run: path -> SHA-256 of every file that :func:`record` put there."""
+EVALUATED_AS = tag("evaluation_sha256")
+COUNTS = tag("counts_sha256")
+"""SHA-256 of the counts in the run; a comparison that uses them checks it."""
+CHANGED_PARAMS = tag("params_changed")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What :func:`record` did.
+
+    Attributes:
+        run_id: The run of the workspace's model.
+        created: Whether this call made it.
+        changed: What was added to or brought up to date, out of params, learning curves, metrics,
+            lineage, files, model and status; empty where nothing was to do.
+    """
+
+    run_id: str
+    created: bool
+    changed: list[str]
+
+
+def record(root: Path) -> Recorded:
+    """Find the run of the workspace's model, make it where it is missing, fill in what is missing.
+
+    The run is the one with the SHA-256 of the weights, or the one that was logged live under the
+    training's fingerprint. A second call changes nothing. When the same weights were evaluated on
+    other data or in another way since, the final metrics, the data's lineage and the reports move
+    on to the new evaluation.
+
+    Args:
+        root: The workspace.
+
+    Raises:
+        TransientError: MLflow does not answer.
+        SegopsError: There is no trained model in the workspace, or MLflow refuses.
+    """
+    settings = params.load(root)
+    found = results.read(root)
+    with session(root, settings.registry) as store, locked(root, "record"):
+        run, created = _run(store, found)
+        changed = _fill(store, run, found, settings)
+        finished = store.client.get_run(run.info.run_id)
+        if finished.info.status != "FINISHED" or finished.info.end_time is None:
+            store.client.set_terminated(run.info.run_id, "FINISHED")
+            changed.append("status")
+        return Recorded(run.info.run_id, created, changed)
+
+
+def _run(store: Store, found: Results) -> tuple[Run, bool]:
+    """The run of these weights; a live one is taken over when it tells of the same training."""
+    fingerprint = str(found.training["fingerprint"])
+    run = runs.find(store, found.weights_sha256)
+    live = runs.find_live(store, fingerprint)
+    if run is None and live is not None:
+        curves = runs.read_curves(found.root / files.LEARNING_CURVES)
+        known = runs.epochs(store, live.info.run_id)
+        if not runs.contradict(known, curves, complete=True):
+            run, live = live, None
+    if live is not None and not runs.is_training(live):
+        # Either a forced training came to weights that are recorded, and its live run holds
+        # nothing new, or it tells of a training that was abandoned.
+        if run is not None:
+            store.client.delete_run(live.info.run_id)
+        else:
+            runs.supersede(store, live)
+    created = run is None
+    if run is None:
+        run = runs.create(store, fingerprint)
+    # The weights first: from here on nobody takes the run for one of an unfinished training.
+    runs.add_tags(store, run, {runs.WEIGHTS: found.weights_sha256}, overwrite=False)
+    return store.client.get_run(run.info.run_id), created
+
+
+def _fill(store: Store, run: Run, found: Results, settings: Params) -> list[str]:
+    """Add what is missing, and say what was added."""
+    run_id = run.info.run_id
+    curves = runs.read_curves(found.root / files.LEARNING_CURVES)
+    outcome = lineage.outcome(found.training)
+    added = {
+        "params": runs.add_params(store, run, settings.flat()),
+        "learning curves": runs.add_epochs(store, run_id, curves, runs.epochs(store, run_id)),
+        "metrics": runs.add_metrics(store, run, found.metrics()),
+        "lineage": [
+            *runs.begin(store, run, found.root),
+            *runs.add_tags(store, run, outcome.tags, overwrite=False),
+            *_evaluated(store, run, found, settings),
+            *_reproduce(store, store.client.get_run(run_id), settings.data.path),
+        ],
+        "files": _files(store, run_id, found),
+        "model": _model(store, run_id, found),
+    }
+    return [name for name, parts in added.items() if parts]
+
+
+def _model(store: Store, run_id: str, found: Results) -> list[str]:
+    if artifact.find(store, run_id, found.bundle_digest) is not None:
+        return []
+    params_logged = store.client.get_run(run_id).data.params
+    model = artifact.log_bundle(store, run_id, found.bundle, found.bundle_digest, params_logged)
+    return [str(model.model_id)]
+
+
+def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list[str]:
+    """Bring the data's lineage to the evaluation in the workspace; its digest is written last."""
+    if found.evaluation is None:
+        return []
+    digest = files.sha256_file(found.root / files.EVALUATION)
+    if run.data.tags.get(EVALUATED_AS) == digest:
+        return []
+    data = lineage.data(found.root, settings.data.path, found.evaluation)
+    for name, content in data.artifacts.items():
+        runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
+    tags = dict(data.tags)
+    if (found.root / files.COUNTS).is_file():
+        tags[COUNTS] = files.sha256_file(found.root / files.COUNTS)
+    differing = runs.changed_params(run, settings.flat())
+    if differing:
+        # MLflow keeps a parameter as it was first logged; params.yaml among the artifacts is new.
+        tags[CHANGED_PARAMS] = json.dumps(differing)
+    changed = runs.add_tags(store, run, tags, overwrite=True)
+    return changed + runs.add_tags(store, run, {EVALUATED_AS: digest}, overwrite=True)
+
+
+def _reproduce(store: Store, run: Run, data_path: str) -> list[str]:
+    """The command that makes the model again, as soon as the code's commit is known."""
+    commit, name = run.data.tags.get(tag("code_commit")), tag("reproduce")
+    if commit is None or name in run.data.tags:
+        return []
+    run_id = run.info.run_id
+    script = lineage.reproduce_script(commit, data_path)
+    runs.put(store, run_id, f"{runs.LINEAGE_DIRECTORY}/reproduce.sh", script)
+    command = lineage.reproduce_command(run_id, without_credentials(store.uri))
+    return runs.add_tags(store, run, {name: command}, overwrite=False)
+
+
+def _files(store: Store, run_id: str, found: Results) -> list[str]:
+    """Upload the files that the run lacks or holds with another content."""
+    wanted = {name.as_posix(): files.sha256_file(found.root / name) for name in found.artifacts()}
+    held = _manifest(store, run_id)
+    directories = {Path(name).parent.as_posix() for name in wanted}
+    present = {
+        one.path for path in directories for one in store.client.list_artifacts(run_id, path)
+    }
+    new = [name for name in wanted if held.get(name) != wanted[name] or name not in present]
+    for name in new:
+        directory = Path(name).parent.as_posix()
+        store.client.log_artifact(run_id, str(found.root / name), directory)
+    if new:
+        content = json.dumps(held | wanted, indent=2, sort_keys=True).encode()
+        runs.put(store, run_id, MANIFEST, content)
+    return new
+
+
+def _manifest(store: Store, run_id: str) -> dict[str, str]:
+    if not any(one.path == MANIFEST for one in store.client.list_artifacts(run_id)):
+        return {}
+    with tempfile.TemporaryDirectory() as scratch:
+        local = store.client.download_artifacts(run_id, MANIFEST, scratch)
+        held: dict[str, str] = files.read_json(Path(local))
+        return held

@@ -1,0 +1,61 @@
+"""From what a person calls a model to the directory of its bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from segops import params
+from segops.errors import SegopsError
+from segops.registry import versions
+from segops.registry.artifact import checked_bundle
+from segops.registry.tracking import session
+
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@contextmanager
+def resolved(model: str | None, root: Path) -> Iterator[Path]:
+    """Lead to a model's bundle; a registered one's digest is checked first.
+
+    Args:
+        model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a bundle's directory, or None for
+            the champion of the workspace's model.
+        root: The workspace.
+
+    Raises:
+        SegopsError: There is no such model, or its artifact was changed since it was registered.
+        TransientError: MLflow does not answer.
+    """
+    if model is not None and not model.startswith("models:"):
+        if not (Path(model) / "model.json").is_file():
+            raise SegopsError(
+                f"{model}: no bundle there (it lacks model.json). Expected a bundle's directory, "
+                "models:/NAME@ALIAS or models:/NAME/VERSION."
+            )
+        yield Path(model)
+        return
+    settings = params.load(root).registry
+    uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
+    parts = URI.fullmatch(uri)
+    if parts is None:
+        raise SegopsError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+    name = parts["name"]
+    with TemporaryDirectory() as scratch:
+        with session(root, settings) as store:
+            number = parts["version"]
+            if number is None:
+                aliases = versions.aliases(store, name)
+                if parts["alias"] not in aliases:
+                    known = ", ".join(aliases) or "none"
+                    raise SegopsError(
+                        f"{uri}: {name} has no such alias (it has: {known}). "
+                        "`segops run` makes a champion; `segops status` shows what there is."
+                    )
+                number = aliases[parts["alias"]]
+            digest = versions.get(store, name, number).bundle_digest
+            bundle = checked_bundle(store, name, number, digest, Path(scratch))
+        yield bundle

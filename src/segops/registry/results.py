@@ -1,0 +1,141 @@
+"""What the stages left in a workspace, read once and checked against itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segops import files
+from segops.errors import SegopsError
+from segops.predict import isolate
+
+EVALUATED = (
+    files.EVALUATION,
+    files.COUNTS,
+    files.CONFUSION_PLOT,
+    files.CLASS_PLOT,
+    files.EVALUATION_PAGE,
+)
+"""Files that belong to an evaluation."""
+TRAINED = (
+    files.TRAINING,
+    files.LEARNING_CURVES,
+    files.POLICY,
+    files.AUGMENTATION_SHEET,
+    files.VERDICT,
+    files.VALIDATION_JSON,
+    files.VALIDATION_PAGE,
+)
+"""Files that belong to a training and its data."""
+SCORES = (
+    "miou",
+    "miou_low",
+    "miou_high",
+    "miou_truth_or_prediction",
+    "pixel_accuracy",
+    "mean_class_accuracy",
+    "frequency_weighted_iou",
+    "mean_precision",
+    "mean_recall",
+    "mean_f1",
+)
+CLASS_SCORES = ("iou", "precision", "recall", "f1")
+TRAINING_NUMBERS = (
+    "epochs_run",
+    "best_epoch",
+    "final_train_loss",
+    "optimizer_steps",
+    "images_per_second",
+)
+
+
+def bundle_digest(directory: Path) -> str:
+    """SHA-256 of a bundle, as :func:`segops.predict.bundle.bundle_digest` has it, without torch.
+
+    Raises:
+        SegopsError: The directory is no bundle.
+    """
+    try:
+        return isolate.digest(isolate.read_bundle(directory))
+    except isolate.BundleError as error:
+        raise SegopsError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages left.
+
+    Attributes:
+        root: The workspace.
+        training: ``metrics/training.json``.
+        evaluation: ``metrics/evaluation.json`` where it is of these weights, else None.
+        weights_sha256: SHA-256 of the weights, computed from the bundle.
+        bundle_digest: SHA-256 of the bundle, computed from its files.
+    """
+
+    root: Path
+    training: Mapping[str, Any]
+    evaluation: Mapping[str, Any] | None
+    weights_sha256: str
+    bundle_digest: str
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's directory."""
+        return self.root / files.SEGMENTER
+
+    def artifacts(self) -> Iterator[Path]:
+        """Paths, relative to the workspace, of the files that go into the run."""
+        names = TRAINED if self.evaluation is None else (*TRAINED, *EVALUATED)
+        return (name for name in names if (self.root / name).is_file())
+
+    def metrics(self) -> dict[str, float]:
+        """Final numbers by their name in MLflow; NaN for a class that val does not hold."""
+        numbers: dict[str, Any] = {
+            name: self.training[name] for name in TRAINING_NUMBERS if name in self.training
+        }
+        if self.training.get("selection_miou") is not None:
+            numbers["best_selection_miou"] = self.training["selection_miou"]
+        found = {name: float(value) for name, value in numbers.items() if value is not None}
+        if self.evaluation is None:
+            return found
+        for name in SCORES:
+            found[name] = _number(self.evaluation.get(name))
+        for name, values in self.evaluation.get("classes", {}).items():
+            found |= {f"{score}/{name}": _number(values.get(score)) for score in CLASS_SCORES}
+        found["val_images"] = _number(self.evaluation.get("images"))
+        return found
+
+
+def read(root: Path) -> Results:
+    """Read what the train and evaluate stages left.
+
+    An evaluation of other weights, as a training alone leaves it, does not count.
+
+    Raises:
+        SegopsError: There is no trained model, or it is not the one that the training wrote.
+    """
+    bundle = root / files.SEGMENTER
+    if not bundle.is_dir():
+        raise SegopsError(f"{bundle}: no trained model here. `segops run` trains one.")
+    training = files.read_json(root / files.TRAINING)
+    digest, weights = bundle_digest(bundle), files.sha256_file(bundle / isolate.WEIGHTS)
+    for name, found in (("weights_sha256", weights), ("bundle_digest", digest)):
+        if training.get(name) != found:
+            raise SegopsError(
+                f"{bundle}: its {name} is {found[:12]}, {files.TRAINING} says "
+                f"{str(training.get(name))[:12]}. `dvc repro` brings both together."
+            )
+    evaluation = None
+    if (root / files.EVALUATION).is_file():
+        evaluation = files.read_json(root / files.EVALUATION)
+        if evaluation.get("weights_sha256") != weights:
+            evaluation = None
+    return Results(root, training, evaluation, weights, digest)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

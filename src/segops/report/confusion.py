@@ -1,0 +1,30 @@
+"""A confusion matrix, shaped for the eye."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def occurring(confusion: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Ids of the classes that occur in truth or prediction, ascending.
+
+    Args:
+        confusion: int64 (C, C); rows are true classes, columns predicted ones.
+    """
+    return np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+
+
+def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Every row divided by its sum; NaN throughout the row of a class without true pixels.
+
+    Args:
+        confusion: int64 (C, C); rows are true classes, columns predicted ones.
+
+    Returns:
+        float64 (C, C) in [0, 1].
+    """
+    totals = confusion.sum(axis=1, keepdims=True).astype(np.float64)
+    shares = np.full(confusion.shape, np.nan)
+    np.divide(confusion, totals, out=shares, where=totals > 0)
+    return shares

@@ -1,0 +1,79 @@
+"""From templates to one HTML file that needs nothing else: no script, no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from segops.files import write_text
+
+NONE = "–"
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Render a template of this room and write the page, whole or not at all.
+
+    Args:
+        path: The HTML file.
+        template: File name in ``templates/``.
+        context: What the template asks for; a name that it lacks is an error.
+    """
+    environment = Environment(
+        loader=PackageLoader("segops.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "decimal": decimal,
+        "percent": percent,
+        "photograph": photograph,
+    }
+    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    write_text(path, environment.get_template(template).render(style=Markup(style), **context))
+
+
+def number(value: float | None) -> str:
+    """An integer with its thousands set apart; a dash where there is none."""
+    return NONE if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` decimals; a dash where there is none."""
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] as percent; a dash for none, `<` where rounding would hide it."""
+    if value is None:
+        return NONE
+    least = 10.0**-digits
+    if value == 0:
+        return "0\u202f%"
+    if 0 < value * 100 < least / 2:
+        return f"<{least:.{digits}f}\u202f%"
+    return f"{value * 100:.{digits}f}\u202f%"
+
+
+def photograph(image: NDArray[np.uint8], width: int = 320) -> str:
+    """An image as a JPEG data URI, made smaller where it is wider or higher than `width` pixels.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        width: Largest side of the result, in pixels.
+    """
+    picture = Image.fromarray(image)
+    picture.thumbnail((width, width), Image.Resampling.LANCZOS)
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=82, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,63 @@
+"""Stage augment: build the augmentation policy, prove it on real samples, write and show it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from segops import params
+from segops.augment.policy import Policy, build_policy, sample_seed
+from segops.augment.proof import prove
+from segops.data.store import PackedStore
+from segops.files import AUGMENTATION_SHEET, PACKED, POLICY, write_json
+from segops.report.augmentation import ContactRow, write_contact_sheet
+from segops.report.overlay import colours
+
+PROVED_IMAGES = 8
+PROVED_SEEDS = 4
+ROWS = 5
+VERSIONS = 5
+log = logging.getLogger("segops")
+
+
+def run(root: Path) -> None:
+    """Write the policy that training uses, and its contact sheet.
+
+    Args:
+        root: The workspace.
+
+    Raises:
+        SegopsError: The policy breaks the bond of image and mask; every image and the property are
+            named.
+    """
+    settings = params.load(root)
+    store = PackedStore(root / PACKED)
+    policy = build_policy(settings.augment)
+    ids = spread(store.ids("train"), PROVED_IMAGES)
+    samples = ((one, store.image(one), store.mask(one)) for one in ids)
+    crops = prove(policy, samples, (sample_seed(0, 0, seed) for seed in range(PROVED_SEEDS)))
+    pictures = settings.report.pictures
+    rows = [contact_row(store, policy, row, one, pictures) for row, one in enumerate(ids[:ROWS])]
+    write_contact_sheet(root / AUGMENTATION_SHEET, rows)
+    write_json(root / POLICY, policy.to_json())
+    log.info("%s: image and mask stayed aligned on %d crops of %d images", POLICY, crops, len(ids))
+
+
+def spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """At most `count` of `ids`, evenly spread over them."""
+    chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+    return tuple(ids[place] for place in chosen)
+
+
+def contact_row(
+    store: PackedStore, policy: Policy, row: int, image_id: str, pictures: bool
+) -> ContactRow:
+    """An image and its augmented versions; without `pictures` the masks' colours stand in."""
+    image, mask = store.image(image_id), store.mask(image_id)
+    versions = [policy(image, mask, sample_seed(0, epoch, row)) for epoch in range(VERSIONS)]
+    if pictures:
+        return ContactRow(image_id, image, mask, versions)
+    masks = [(colours(one), one) for _, one in versions]
+    return ContactRow(image_id, colours(mask), mask, masks)

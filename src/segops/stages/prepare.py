@@ -1,0 +1,48 @@
+"""Stage prepare: decode the validated data once into the packed store."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from segops import params
+from segops.data.store import PackedStore, pack
+from segops.errors import SegopsError
+from segops.files import PACKED, VERDICT, read_json
+from segops.voc.layout import open_layout
+
+log = logging.getLogger("segops")
+
+
+def run(root: Path) -> None:
+    """Write the packed store.
+
+    Args:
+        root: The workspace.
+
+    Raises:
+        SegopsError: The data did not pass validation, or are not what was validated.
+    """
+    settings = params.load(root)
+    verdict = read_json(root / VERDICT)
+    if not isinstance(verdict, dict) or verdict.get("passed") is not True:
+        raise SegopsError(
+            f"{root / VERDICT}: the data did not pass validation. Run `dvc repro validate` and "
+            "mend what it lists."
+        )
+    names = settings.data.class_names
+    if tuple(verdict.get("classes", ())) != names:
+        raise SegopsError(
+            f"{root / VERDICT}: validated with other classes than data.classes in params.yaml. "
+            "`dvc repro validate` validates them anew."
+        )
+    pack(
+        open_layout(root / settings.data.path),
+        root / PACKED,
+        names,
+        expected_hash=str(verdict.get("data_hash")),
+        workers=settings.hardware.worker_count,
+    )
+    store = PackedStore(root / PACKED)
+    counts = ", ".join(f"{split} {len(store.ids(split))}" for split in ("train", "val"))
+    log.info("%s: packed %s", PACKED, counts)

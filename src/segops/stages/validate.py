@@ -1,0 +1,77 @@
+"""Stage validate: look at every file, decide whether the data are fit for training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from segops import params
+from segops.errors import SegopsError
+from segops.files import DATA_DOCS, FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT, write_json
+from segops.quality.checks import Validation
+from segops.quality.expectations import check, unreadable
+from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
+from segops.report.validation import write_validation_page
+from segops.voc.layout import Layout, open_layout
+
+log = logging.getLogger("segops")
+
+
+def run(root: Path) -> None:
+    """Scan the data set, check it, and write the facts, the findings, the page and the verdict.
+
+    Args:
+        root: The workspace.
+
+    Raises:
+        SegopsError: The data are not fit for training; the message lists every finding by file.
+            All outputs are written before it is raised.
+    """
+    settings = params.load(root)
+    layout = Layout(root / settings.data.path)
+    try:
+        layout = open_layout(layout.root)
+    except SegopsError as error:
+        facts, validation = empty_facts(), unreadable(layout.root, str(error))
+    else:
+        facts = scan(layout, settings.hardware.workers)
+        validation = check(facts, settings, root / DATA_DOCS)
+    write_facts(root / FACTS, facts)
+    write_json(root / VALIDATION_JSON, validation.to_json())
+    decided = verdict(facts, validation, settings.data.class_names)
+    write_validation_page(
+        root / VALIDATION_PAGE,
+        validation.checks,
+        facts,
+        layout,
+        settings.data.class_names,
+        pictures=settings.report.pictures,
+        max_void_fraction=settings.validate_.max_void_fraction,
+        data_hash=decided["data_hash"],
+    )
+    write_json(root / VERDICT, decided)
+    if not validation.passed:
+        raise SegopsError(f"{validation.describe(settings.data.path)}\nSee {VALIDATION_PAGE}.")
+    log.info(
+        "%s: fit for training. %s; %d checks passed.",
+        settings.data.path,
+        ", ".join(f"{count} images in {split}" for split, count in validation.images.items()),
+        len(validation.checks),
+    )
+
+
+def verdict(
+    facts: pd.DataFrame, validation: Validation, class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The smallest thing that decides: later stages depend on this and on no report."""
+    return {
+        "passed": validation.passed,
+        "data_hash": data_hash(facts, class_names),
+        "train_hash": split_hash(facts, "train", class_names),
+        "val_hash": split_hash(facts, "val", class_names),
+        "classes": list(class_names),
+        "images": validation.images,
+    }

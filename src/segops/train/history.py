@@ -1,0 +1,67 @@
+"""The file that tells, line by line, how a training goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from segops.files import write_text
+
+
+class History:
+    """JSON lines: a header, then one line an epoch, then one that says the training has ended.
+
+    Whatever follows a training live reads this file.
+
+    Args:
+        path: The file.
+        fingerprint: The training's.
+        params: All parameters by their dotted key.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, params: Mapping[str, Any]) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.params = dict(params)
+
+    def start(self, epochs: int) -> None:
+        """Begin the file, keeping the lines of the first `epochs` epochs of this same training."""
+        lines = self._lines()[: epochs + 1] if epochs else []
+        kept = lines[1:] if len(lines) == epochs + 1 and self._is_ours(lines[0]) else []
+        header = {
+            "fingerprint": self.fingerprint,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "params": self.params,
+        }
+        first = lines[0] if kept else json.dumps(header)
+        write_text(self.path, "".join(f"{line}\n" for line in (first, *kept)))
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Append an epoch's line."""
+        self._append(row)
+
+    def end(self) -> None:
+        """Say that the training has ended."""
+        self._append({"ended": datetime.now(UTC).isoformat(timespec="seconds")})
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> list[str]:
+        try:
+            return self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _is_ours(self, header: str) -> bool:
+        try:
+            return bool(json.loads(header).get("fingerprint") == self.fingerprint)
+        except (json.JSONDecodeError, AttributeError):
+            return False

@@ -1,0 +1,110 @@
+"""The losses of an epoch, and the check that each is finite, without waiting for the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segops.errors import SegopsError
+
+GPU_WINDOW = 50
+"""Steps between two looks at a GPU's losses; each look waits for the device."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the optimiser.
+
+    Attributes:
+        number: Steps taken, this one included.
+        epoch: Its epoch, from 1.
+        learning_rate: As used.
+        images: Names the ids of the images in its batch; called only when something is wrong.
+    """
+
+    number: int
+    epoch: int
+    learning_rate: float
+    images: Callable[[], Sequence[str]]
+
+
+class LossLog:
+    """Keeps losses on the device and looks at them a window at a time.
+
+    On the CPU a window is one step, since nothing is waited for there. However late the look, it
+    finds the exact step that went wrong, because the steps of a window are kept with its losses.
+
+    Args:
+        device: Where the losses are.
+        window: Steps between two looks.
+    """
+
+    def __init__(self, device: torch.device, window: int | None = None) -> None:
+        self.window = window or (1 if device.type == "cpu" else GPU_WINDOW)
+        self._losses = torch.zeros(self.window, device=device)
+        self._steps: list[Step] = []
+        self._total = 0.0
+        self._count = 0
+
+    def add(self, loss: Tensor, step: Step) -> None:
+        """Take the loss of a step, a scalar on the device.
+
+        Raises:
+            SegopsError: A loss of the window that is full now is not finite.
+        """
+        self._losses[len(self._steps)] = loss.detach()
+        self._steps.append(step)
+        if len(self._steps) == self.window:
+            self.check()
+
+    def check(self) -> None:
+        """Look at the losses that came since the last look.
+
+        Raises:
+            SegopsError: One is not finite; the message names the step, its learning rate and the
+                ids of its images.
+        """
+        for value, step in zip(self._losses[: len(self._steps)].tolist(), self._steps, strict=True):
+            if not math.isfinite(value):
+                raise diverged(f"the loss is {value}", step)
+            self._total += value
+            self._count += 1
+        self._steps = []
+
+    def close(self) -> float:
+        """The mean of the losses since the last call, all of them looked at.
+
+        Raises:
+            SegopsError: One is not finite.
+        """
+        self.check()
+        mean = self._total / max(self._count, 1)
+        self._total, self._count = 0.0, 0
+        return mean
+
+    def state(self) -> dict[str, float]:
+        """What :meth:`restore` needs to go on from here; all losses are looked at first.
+
+        Raises:
+            SegopsError: One is not finite.
+        """
+        self.check()
+        return {"total": self._total, "count": float(self._count)}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from a :meth:`state`."""
+        self._total, self._count = state["total"], int(state["count"])
+
+
+def diverged(what: str, step: Step) -> SegopsError:
+    """The error of a training that went wrong at `step`."""
+    return SegopsError(
+        f"Training diverged: {what} at step {step.number} (epoch {step.epoch}) with learning rate "
+        f"{step.learning_rate:g}. Images of the batch: {', '.join(step.images())}. "
+        "Lower train.lr, lengthen train.warmup_epochs, or set train.precision to fp32; "
+        "then look at these images and their masks."
+    )

@@ -1,0 +1,114 @@
+"""Learning rates as functions of the optimiser step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from segops.params import TrainParams
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate for every step: linear warm-up, then `poly`, `cosine`, `step` or `plateau`.
+
+    Attributes:
+        name: Which of the four.
+        peak: Learning rate at the end of the warm-up.
+        floor: The learning rate never falls below this.
+        warmup_steps: Steps of the warm-up; step k of it has (k + 1) / warmup_steps of the peak.
+        total_steps: Steps of the whole training, warm-up included.
+        power: Exponent of `poly`.
+        drop_steps: `step`: steps between two drops, counted from the end of the warm-up.
+        factor: `step`: factor of a drop.
+    """
+
+    name: str
+    peak: float
+    floor: float
+    warmup_steps: int
+    total_steps: int
+    power: float
+    drop_steps: int
+    factor: float
+
+    @classmethod
+    def of(cls, params: TrainParams, steps_per_epoch: int) -> Schedule:
+        """The schedule that ``params.yaml`` asks for."""
+        return cls(
+            name=params.schedule,
+            peak=params.lr,
+            floor=params.min_lr,
+            warmup_steps=round(params.warmup_epochs * steps_per_epoch),
+            total_steps=params.epochs * steps_per_epoch,
+            power=params.poly_power,
+            drop_steps=params.step_epochs * steps_per_epoch,
+            factor=params.step_factor,
+        )
+
+    def learning_rate(self, step: int, scale: float = 1.0) -> float:
+        """The learning rate of a step.
+
+        Args:
+            step: Optimiser steps taken before it, 0 or more.
+            scale: What :class:`Plateau` has come to; 1 for the other schedules.
+
+        Source:
+            `poly`: Chen et al., DeepLab, TPAMI 2018, section 4.1: (1 - t)^power. `cosine`:
+            Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, without restarts.
+        """
+        if step < self.warmup_steps:
+            rate = self.peak * (step + 1) / self.warmup_steps
+        else:
+            rate = self._after_warmup(step - self.warmup_steps)
+        return max(rate * scale, self.floor)
+
+    def _after_warmup(self, step: int) -> float:
+        progress = min(step / max(self.total_steps - self.warmup_steps, 1), 1.0)
+        if self.name == "poly":
+            return self.peak * math.pow(1 - progress, self.power)
+        if self.name == "cosine":
+            wave = (1 + math.cos(math.pi * progress)) / 2
+            return self.floor + (self.peak - self.floor) * wave
+        if self.name == "step":
+            drops = step // self.drop_steps
+            return self.peak * math.pow(self.factor, drops)
+        return self.peak
+
+
+class Plateau:
+    """Lowers the learning rate when the selection score has not risen for some epochs.
+
+    Args:
+        factor: What a drop multiplies the scale by.
+        patience: Epochs without gain before a drop; they are counted anew after it.
+
+    Attributes:
+        scale: Product of the drops so far.
+    """
+
+    def __init__(self, factor: float, patience: int) -> None:
+        self.factor = factor
+        self.patience = patience
+        self.scale = 1.0
+        self._best = -math.inf
+        self._waited = 0
+
+    def update(self, score: float) -> None:
+        """Take note of an epoch's selection score; higher is better."""
+        if score > self._best:
+            self._best, self._waited = score, 0
+            return
+        self._waited += 1
+        if self._waited >= self.patience:
+            self.scale *= self.factor
+            self._waited = 0
+
+    def state(self) -> dict[str, float]:
+        """What :meth:`restore` needs to go on from here."""
+        return {"scale": self.scale, "best": self._best, "waited": float(self._waited)}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from a :meth:`state`."""
+        self.scale, self._best = state["scale"], state["best"]
+        self._waited = int(state["waited"])

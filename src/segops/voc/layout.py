@@ -1,0 +1,115 @@
+"""Where things lie in a directory of VOC layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SegopsError
+
+IMAGES = "JPEGImages"
+MASKS = "SegmentationClass"
+LISTS = "ImageSets/Segmentation"
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set in VOC layout; :func:`open_layout` makes one that is checked.
+
+    Attributes:
+        root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
+    """
+
+    root: Path
+
+    def image_path(self, image_id: str) -> Path:
+        """Path of an image's photograph."""
+        return self.root / IMAGES / f"{image_id}.jpg"
+
+    def mask_path(self, image_id: str) -> Path:
+        """Path of an image's mask."""
+        return self.root / MASKS / f"{image_id}.png"
+
+    def list_path(self, split: str) -> Path:
+        """Path of the list that names a split's images, one id a line."""
+        return self.root / LISTS / f"{split}.txt"
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """The image ids of `split` (``train`` or ``val``), in the order of its list.
+
+        Raises:
+            SegopsError: The list is missing, is not text, is empty, names an id twice, or holds a
+                line that cannot be an id.
+        """
+        ids, findings = _read_list(self.list_path(split))
+        if findings:
+            raise SegopsError("\n".join(findings))
+        return ids
+
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """The image ids of ``train`` and of ``val``; see :meth:`ids`."""
+        return {split: self.ids(split) for split in SPLITS}
+
+
+def open_layout(root: Path) -> Layout:
+    """Check that `root` has VOC layout and that its lists can be used.
+
+    Whether every listed image and mask exists and is sound is the validate stage's question.
+
+    Raises:
+        SegopsError: All that is missing or wrong, a line each: directories, lists, empty lists,
+            ids given twice, ids that are no file names.
+    """
+    if not root.is_dir():
+        raise SegopsError(
+            f"{root}: no such directory. `dvc pull data/voc.dvc` brings the sample; "
+            "`segops data use PATH` or `segops data fetch voc2012` put other data in its place."
+        )
+    layout = Layout(root)
+    findings = [
+        f"{root / name}: no such directory"
+        for name in (IMAGES, MASKS)
+        if not (root / name).is_dir()
+    ]
+    for split in SPLITS:
+        findings += _read_list(layout.list_path(split))[1]
+    if findings:
+        lines = [f"{root}: not a data set in VOC layout:", *(f"  {one}" for one in findings)]
+        inner = [
+            path.parents[1] for depth in ("*", "*/*") for path in root.glob(f"{depth}/{LISTS}")
+        ]
+        if inner:
+            lines.append(f"Did you mean {', '.join(map(str, sorted(inner)))}?")
+        raise SegopsError("\n".join(lines))
+    return layout
+
+
+def _read_list(path: Path) -> tuple[tuple[str, ...], list[str]]:
+    """The ids in a list, and all that is wrong with it."""
+    try:
+        # Lists made on Windows may begin with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return (), [f"{path}: no such file; expected one image id a line"]
+    except (OSError, UnicodeDecodeError) as error:
+        return (), [f"{path}: not readable as text: {error}"]
+    ids = tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
+    if not ids:
+        return (), [f"{path}: names no image; expected one image id a line"]
+    findings = [
+        f"{path}: {image_id!r} is no image id; expected a file name without directory or suffix"
+        for image_id in dict.fromkeys(ids)
+        if not _is_id(image_id)
+    ]
+    findings += [
+        f"{path}: {image_id} is given {count} times"
+        for image_id, count in Counter(ids).items()
+        if count > 1
+    ]
+    return ids, findings
+
+
+def _is_id(name: str) -> bool:
+    return name.isprintable() and name not in (".", "..") and not set(name) & set("/\\\0")

@@ -1,0 +1,89 @@
+"""The Semantic Boundaries Dataset: more masks for VOC's images, and the trainaug list made of both.
+
+Source: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011. The list of 10,582
+training images is VOC2012's train with SBD's train and val, without what is in VOC2012's val.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from segops.errors import SegopsError
+from segops.progress import track
+from segops.voc.masks import encode_mask
+
+SBD_LISTS = ("train.txt", "val.txt")
+SBD_MASKS = "cls"
+SBD_IMAGES = "img"
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """The image ids of one of SBD's lists: one a line, blank lines left out."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def trainaug(train: Iterable[str], val: Iterable[str], sbd: Iterable[str]) -> tuple[str, ...]:
+    """The image ids of trainaug: VOC's `train` and all of `sbd`, without VOC's `val`; sorted."""
+    return tuple(sorted({*train, *sbd} - set(val)))
+
+
+def decode_sbd_mask(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Read the class ids of a MATLAB file of SBD (its struct `GTcls`, field `Segmentation`).
+
+    Args:
+        content: The file's bytes. Nothing in them is executed or unpickled.
+        name: The file's name, for the error.
+
+    Returns:
+        uint8 array of shape (H, W): ids 0 to 20 as stored. SBD marks no void pixels.
+
+    Raises:
+        SegopsError: The content is no such file.
+    """
+    try:
+        mask = loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
+    except Exception as error:  # The reader raises whatever its parts raise on broken bytes.
+        raise SegopsError(
+            f"{name}: not readable as a mask of SBD (GTcls.Segmentation): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if (
+        not isinstance(mask, np.ndarray)
+        or mask.dtype != np.uint8
+        or mask.ndim != 2
+        or mask.size == 0
+    ):
+        shape, dtype = getattr(mask, "shape", None), getattr(mask, "dtype", type(mask).__name__)
+        raise SegopsError(
+            f"{name}: GTcls.Segmentation: expected uint8 of shape (H, W), found {dtype} {shape}"
+        )
+    return mask
+
+
+def write_sbd_masks(matlab: Path, ids: Sequence[str], masks: Path) -> None:
+    """Turn ``matlab/ID.mat`` into the palette PNG ``masks/ID.png`` for every id.
+
+    Raises:
+        SegopsError: Files are not readable as masks; all of them are listed.
+    """
+    bad: list[str] = []
+    for image_id in track(ids, "turning SBD's masks into PNG"):
+        source = matlab / f"{image_id}.mat"
+        try:
+            mask = decode_sbd_mask(source.read_bytes(), source.name)
+        except SegopsError as error:
+            bad.append(str(error))
+            continue
+        (masks / f"{image_id}.png").write_bytes(encode_mask(mask))
+    if bad:
+        raise SegopsError(
+            "\n  ".join([f"SBD holds {len(bad)} unreadable mask(s):", *bad])
+            + "\nDelete the archive and have it downloaded anew."
+        )

@@ -1,0 +1,112 @@
+"""Real workspaces: a git repository, DVC, a small generated data set, a small network."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from segops import pipeline
+
+ROOT = Path(__file__).parents[2]
+COPIED = (
+    "src", "flows", "dvc.yaml", "constraints.txt", "pyproject.toml", "prefect.yaml",
+    ".dvcignore", ".gitignore",
+)  # fmt: skip
+
+SMALL: dict[str, dict[str, Any]] = {
+    "data": {"path": "data/voc", "classes": "voc"},
+    "validate": {"required_classes": ["background"]},
+    "augment": {"crop": [64, 64]},
+    "model": {"architecture": "plain_cnn"},
+    "train": {"epochs": 3, "batch_size": 4, "warmup_epochs": 0, "selection_share": 0.2},
+    "evaluate": {"bootstrap_samples": 200},
+    "report": {"pictures": True},
+    "gate": {"min_miou": 0.0, "bootstrap_samples": 200},
+    "hardware": {"workers": 0, "threads": 1},
+}
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["dvc", *arguments],
+        cwd=root,
+        env=pipeline.environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+def segops(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["segops", *arguments],
+        cwd=root,
+        env=pipeline.environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+def set_params(root: Path, **sections: dict[str, Any]) -> None:
+    """Change single values of a workspace's params.yaml."""
+    path = root / "params.yaml"
+    tree = yaml.safe_load(path.read_text())
+    for name, values in sections.items():
+        tree.setdefault(name, {}).update(values)
+    path.write_text(yaml.safe_dump(tree))
+
+
+def make_workspace(root: Path) -> Path:
+    """A committed checkout with 12 train and 6 val images of 80 x 64 pixels, nothing run yet."""
+    from segops.voc.sample import generate
+
+    root.mkdir(parents=True)
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    (root / "params.yaml").write_text(yaml.safe_dump(SMALL))
+    generate(root / "data" / "voc", train=12, val=6, seed=3, size=(80, 64))
+    git(root, "init", "--initial-branch", "main")
+    assert dvc(root, "init").returncode == 0
+    assert dvc(root, "add", "data/voc").returncode == 0
+    git(root, "add", "-A")
+    git(root, "commit", "-m", "workspace")
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace of this test's own."""
+    return make_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which `dvc repro` has run once. Shared: read it, do not change it."""
+    root = make_workspace(tmp_path_factory.mktemp("reproduced") / "workspace")
+    done = dvc(root, "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture
+def reproduced_copy(reproduced: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced workspace that a test may change."""
+    target = tmp_path / "workspace"
+    shutil.copytree(reproduced, target, symlinks=True)
+    return target

@@ -1,0 +1,129 @@
+"""The retraining flow on a real Prefect server, a real DVC and a real SQLite MLflow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.states import Failed
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import retrain as retrain_module
+from segops import files, pipeline
+from segops.errors import SegopsError, TransientError
+from segops.registry import ledger
+from segops.registry.status import status
+from tests.integration.conftest import make_workspace, set_params
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(
+    server: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, retrain_module.Summary]:
+    """A workspace in which the flow has run once."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
+    return root, retrain_module.run(root)
+
+
+def retrain(root: Path) -> Any:
+    return retrain_module.retrain(root=str(root), return_state=True)
+
+
+def artifacts(key: str) -> list[Any]:
+    async def read() -> list[Any]:
+        async with get_client() as client:
+            return await client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+            )
+
+    return asyncio.run(read())
+
+
+def test_first_run_ends_with_a_champion(first: tuple[Path, retrain_module.Summary]) -> None:
+    root, summary = first
+    assert set(summary.outcomes.values()) == {"ran"}
+    assert summary.created
+    assert summary.decision.verdict == "promoted", summary.decision
+    assert {one.alias: str(one.version) for one in status(root).versions} == {"champion": "1"}
+    assert len(ledger.read(root / "ledger.jsonl")) >= 1
+
+
+def test_verdict_and_metrics_stand_on_the_flow_page(
+    first: tuple[Path, retrain_module.Summary],
+) -> None:
+    _, summary = first
+    verdict = artifacts("verdict")
+    assert "promoted" in verdict[-1].data
+    assert f"{summary.evaluation['miou']:.3f}" in verdict[-1].data
+    assert "background" in str(artifacts("class-iou")[-1].data)
+
+
+def test_second_run_changes_nothing_and_says_so(
+    first: tuple[Path, retrain_module.Summary],
+) -> None:
+    root, _ = first
+    decisions = ledger.read(root / "ledger.jsonl")
+    state = retrain(root)
+    summary = state.result()
+    assert state.name == "Unchanged"
+    assert "Nothing changed" in state.message
+    assert set(summary.outcomes.values()) == {"unchanged"}
+    assert not summary.created
+    assert summary.version == "1"
+    assert ledger.read(root / "ledger.jsonl") == decisions
+
+
+def test_second_run_is_refused_while_one_is_under_way(
+    first: tuple[Path, retrain_module.Summary],
+) -> None:
+    root, _ = first
+    with files.exclusive(root / files.RUN_LOCK, "a run"):
+        state = retrain(root)
+    assert state.is_failed()
+    assert "another run is under way in this workspace" in state.message
+
+
+def test_a_users_mistake_fails_the_run_at_once(
+    server: None, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_params(workspace, model={"architecture": "no_such_network"})
+    state = retrain(workspace)
+    assert state.is_failed()
+    with pytest.raises(SegopsError, match="train"):
+        state.result()
+    assert "no_such_network" in caplog.text
+    assert "Retry" not in caplog.text
+    assert not (workspace / files.SEGMENTER).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (TransientError("connection lost"), True),
+        (pipeline.BusyError("lock"), True),
+        (SegopsError("bad parameter"), False),
+        (ValueError("bug"), False),
+    ],
+)
+def test_only_lost_connections_and_busy_locks_are_tried_again(
+    error: Exception, again: bool
+) -> None:
+    assert retrain_module.is_transient(None, None, Failed(data=error)) is again  # type: ignore[arg-type]
+
+
+def test_a_bad_cron_expression_is_named() -> None:
+    with pytest.raises(SegopsError, match="every monday"):
+        retrain_module.serve("every monday", "UTC")

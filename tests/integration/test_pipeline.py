@@ -1,0 +1,116 @@
+"""The graph of dvc.yaml, run by the real DVC."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from segops import files, pipeline
+from segops.errors import SegopsError
+from tests.integration.conftest import dvc, segops, set_params
+
+log = logging.getLogger("segops")
+
+
+def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
+    stages = pipeline.stages(workspace)
+    assert [stage.name for stage in stages] == [
+        "validate", "prepare", "augment", "train", "evaluate",
+    ]  # fmt: skip
+    upstream = {stage.name: set(stage.upstream) for stage in stages}
+    assert upstream["prepare"] == {"validate"}
+    assert upstream["train"] == {"prepare", "augment"}
+
+
+def test_repro_writes_every_declared_output(reproduced: Path) -> None:
+    for path in (
+        files.VERDICT, files.POLICY, files.AUGMENTATION_SHEET, files.SEGMENTER, files.LAST_WEIGHTS,
+        files.EVALUATION, files.COUNTS, files.EVALUATION_PAGE, files.VALIDATION_PAGE,
+    ):  # fmt: skip
+        assert (reproduced / path).exists(), path
+    evaluation = files.read_json(reproduced / files.EVALUATION)
+    assert 0 <= evaluation["miou_low"] <= evaluation["miou_high"] <= 1
+    assert evaluation["images"] == 6
+
+
+def test_second_repro_runs_nothing(reproduced: Path) -> None:
+    done = dvc(reproduced, "repro")
+    assert done.returncode == 0
+    assert "Running stage" not in done.stdout
+    assert all(pipeline.is_unchanged(reproduced, one.name) for one in pipeline.stages(reproduced))
+
+
+def test_a_cosmetic_change_retrains_nothing(reproduced_copy: Path) -> None:
+    set_params(reproduced_copy, report={"pictures": False})
+    done = dvc(reproduced_copy, "repro")
+    assert done.returncode == 0, done.stderr
+    assert "Running stage 'validate'" in done.stdout
+    assert "Running stage 'train'" not in done.stdout
+
+
+def test_force_trains_again_and_gives_the_same_bytes(reproduced_copy: Path) -> None:
+    before = files.read_json(reproduced_copy / files.TRAINING)
+    history = reproduced_copy / ".segops" / "history.jsonl"
+    started = json.loads(history.read_text().splitlines()[0])["started"]
+    done = dvc(reproduced_copy, "repro", "--force", "train")
+    assert done.returncode == 0, done.stderr
+    after = files.read_json(reproduced_copy / files.TRAINING)
+    assert json.loads(history.read_text().splitlines()[0])["started"] != started
+    assert before["optimizer_steps"] == after["optimizer_steps"] > 0
+    assert before["weights_sha256"] == after["weights_sha256"]
+
+
+def test_bad_data_stop_the_pipeline_before_training(workspace: Path) -> None:
+    images = sorted((workspace / "data/voc/JPEGImages").glob("*.jpg"))
+    content = images[0].read_bytes()
+    images[0].unlink()  # what DVC tracks may be a read-only link
+    images[0].write_bytes(content[: len(content) // 2])
+    masks = sorted((workspace / "data/voc/SegmentationClass").glob("*.png"))
+    masks[3].unlink()
+    done = dvc(workspace, "repro")
+    assert done.returncode != 0
+    for name in (images[0].name, masks[3].name):
+        assert name in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not files.read_json(workspace / files.VERDICT)["passed"]
+    assert (workspace / files.VALIDATION_PAGE).is_file()
+    assert not (workspace / files.PACKED).exists()
+    assert not (workspace / files.SEGMENTER).exists()
+
+
+def test_a_stage_is_refused_while_another_is_under_way(workspace: Path) -> None:
+    with files.exclusive(workspace / files.STAGE_LOCK, "a stage"):
+        done = segops(workspace, "stage", "validate")
+    assert done.returncode == 1
+    assert "is under way in this workspace" in done.stderr
+
+
+def test_missing_data_are_named(workspace: Path) -> None:
+    (workspace / "data/voc.dvc").unlink()
+    with pytest.raises(SegopsError, match="no such directory"):
+        pipeline.sync_data(workspace, Path("data/elsewhere"), log.info)
+
+
+def test_new_content_is_tracked_and_forgets_the_sample_remote(workspace: Path) -> None:
+    pointer = workspace / "data/voc.dvc"
+    pointer.write_text(pointer.read_text() + "  remote: sample\n  push: false\n")
+    assert dvc(workspace, "remote", "add", "sample", "data/sample").returncode == 0
+    (workspace / "data/voc/extra.txt").write_text("new")
+    pipeline.sync_data(workspace, Path("data/voc"), log.info)
+    assert "remote" not in pointer.read_text()
+    assert pipeline.is_unchanged(workspace, "data/voc.dvc")
+
+
+def test_a_pointer_that_moved_on_brings_its_data(workspace: Path) -> None:
+    pointer = workspace / "data/voc.dvc"
+    first = pointer.read_text()
+    extra = workspace / "data/voc/extra.txt"
+    extra.write_text("new")
+    assert dvc(workspace, "add", "data/voc").returncode == 0
+    pointer.write_text(first)  # as a git pull or checkout does
+    pipeline.sync_data(workspace, Path("data/voc"), log.info)
+    assert not extra.exists()
+    assert pointer.read_text() == first

@@ -1,0 +1,465 @@
+"""The record: MLflow holds what the workspace holds, live or later, once and not twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segops import files, params
+from segops.errors import SegopsError, TransientError
+from segops.registry import lineage, runs, tracking
+from segops.registry.lineage import LINEAGE_FIELDS, tag
+from segops.registry.record import Recorded, record
+from segops.registry.register import register
+from segops.registry.results import EVALUATED, TRAINED
+
+from . import registry_workspace as made
+
+
+@pytest.fixture(autouse=True)
+def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorded]:
+    """A recorded workspace. Shared: read it, do not change it."""
+    root = made.make(tmp_path_factory.mktemp("recorded") / "checkout")
+    made.train(root, seed=1)
+    return root, record(root)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace with a trained and evaluated model, nothing recorded yet."""
+    root = made.make(tmp_path / "checkout")
+    made.train(root, seed=1)
+    return root
+
+
+@pytest.fixture
+def copy(recorded: tuple[Path, Recorded], tmp_path: Path) -> tuple[Path, Recorded]:
+    """A recorded workspace that a test may change; MLflow's paths still lead to its artifacts."""
+    source, done = recorded
+    target = tmp_path / "checkout"
+    shutil.copytree(source, target)
+    return target, done
+
+
+def test_everything_is_recorded(recorded: tuple[Path, Recorded]) -> None:
+    root, done = recorded
+    assert done.created
+    client = made.client(root)
+    run = client.get_run(done.run_id)
+    assert run.info.status == "FINISHED"
+    flat = params.load(root).flat()
+    assert set(run.data.params) == set(flat)
+    assert run.data.params["train.lr"] == str(flat["train.lr"])
+    assert run.data.params["augment.scale.range"] == "[0.5, 2.0]"
+    for name in runs.EPOCH_METRICS:
+        history = {one.step: one.value for one in client.get_metric_history(done.run_id, name)}
+        assert history == {row["epoch"]: row[name] for row in made.curves(1)}
+    evaluation = files.read_json(root / files.EVALUATION)
+    assert run.data.metrics["miou"] == evaluation["miou"]
+    assert run.data.metrics["iou/car"] == evaluation["classes"]["car"]["iou"]
+    absent = [name for name, one in evaluation["classes"].items() if one["iou"] is None]
+    assert absent
+    assert not {f"iou/{name}" for name in absent} & set(run.data.metrics)
+
+
+def artifacts(root: Path, run_id: str, path: str | None = None) -> set[str]:
+    found: set[str] = set()
+    for one in made.client(root).list_artifacts(run_id, path):
+        found |= artifacts(root, run_id, one.path) if one.is_dir else {one.path}
+    return found
+
+
+def test_reports_and_files_are_artifacts(recorded: tuple[Path, Recorded]) -> None:
+    root, done = recorded
+    held = artifacts(root, done.run_id)
+    expected = {path.as_posix() for path in (*TRAINED, *EVALUATED) if (root / path).is_file()}
+    assert len(expected) >= 10
+    assert expected <= held
+    assert {"lineage/params.yaml", "lineage/dvc.lock", "lineage/data.dvc"} <= held
+    assert {"lineage/environment.txt", "lineage/reproduce.sh"} <= held
+
+
+@pytest.mark.parametrize("field", LINEAGE_FIELDS)
+def test_lineage_field_is_a_tag(field: str, recorded: tuple[Path, Recorded]) -> None:
+    root, done = recorded
+    assert made.client(root).get_run(done.run_id).data.tags.get(tag(field))
+
+
+def test_nothing_is_pickled(recorded: tuple[Path, Recorded]) -> None:
+    root, _ = recorded
+    suffixes = {path.suffix for path in (root / "mlartifacts").rglob("*") if path.is_file()}
+    assert ".safetensors" in suffixes
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy"}
+
+
+def test_no_phantom_runs(recorded: tuple[Path, Recorded]) -> None:
+    root, done = recorded
+    assert list(made.snapshot(root)["runs"]) == [done.run_id]
+
+
+def test_a_second_call_changes_nothing(root: Path) -> None:
+    first = record(root)
+    registered = register(root, first)
+    before = made.snapshot(root)
+    second = record(root)
+    assert (second.run_id, second.created, second.changed) == (first.run_id, False, [])
+    again = register(root, second)
+    assert (again.version, again.created) == (registered.version, False)
+    assert made.snapshot(root) == before
+
+
+def without_ids(snapshot: dict[str, Any]) -> Any:
+    """What of a run does not depend on when and as what it was written."""
+    (run,) = snapshot["runs"].values()
+    tags = {name: value for name, value in run["tags"].items() if name != tag("reproduce")}
+    metrics = {
+        name: [(step, value) for step, value, _ in history]
+        for name, history in run["metrics"].items()
+    }
+    contents = sorted(
+        (Path(path).name, digest)
+        for path, digest in snapshot["artifacts"].items()
+        if Path(path).name != "MLmodel"
+    )
+    models = list(snapshot["models"].values())
+    return run["status"], run["params"], tags, metrics, contents, models
+
+
+def test_a_deleted_database_is_filled_again(root: Path) -> None:
+    record(root)
+    before = without_ids(made.snapshot(root))
+    (root / "mlflow.db").unlink()
+    shutil.rmtree(root / "mlartifacts")
+    # In a process of its own, as in life: in this one MLflow still holds the deleted file open.
+    code = "import sys, pathlib, segops.registry.record as r; r.record(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(root)], check=True)
+    moved = root.rename(root.with_name("again"))
+    assert without_ids(made.snapshot(moved)) == before
+
+
+def test_lost_artifacts_come_back(root: Path) -> None:
+    done = record(root)
+    before = made.snapshot(root)["artifacts"]
+    for path in root.glob("mlartifacts/*/artifacts/reports/evaluation.html"):
+        path.unlink()
+    assert record(root).changed == ["files"]
+    assert made.snapshot(root)["artifacts"] == before
+    assert record(root) == Recorded(done.run_id, False, [])
+
+
+def test_another_evaluation_of_the_same_weights_moves_the_scores_on(root: Path) -> None:
+    first = record(root)
+    registered = register(root, first)
+    client = made.client(root)
+    before = client.get_run(first.run_id)
+    made.use_data(root, seed=4)
+    made.set_params(root, evaluate={"seed": 7})
+    made.evaluate(root, quality=0.5)
+    second = record(root)
+    assert second.run_id == first.run_id
+    assert {"metrics", "lineage", "files"} <= set(second.changed)
+    after = client.get_run(first.run_id)
+    assert after.data.metrics["miou"] < before.data.metrics["miou"]
+    evaluation = files.read_json(root / files.EVALUATION)
+    assert after.data.tags[tag("val_hash")] == evaluation["val_hash"]
+    assert after.data.tags[tag("train_hash")] == before.data.tags[tag("train_hash")]
+    assert json.loads(after.data.tags[tag("params_changed")]) == {"evaluate.seed": 7}
+    again = register(root, second)
+    assert (again.version, again.created) == (registered.version, False)
+    (version,) = made.snapshot(root)["versions"].values()
+    assert version[tag("val_hash")] == evaluation["val_hash"]
+    assert float(version[tag("miou")]) == pytest.approx(evaluation["miou"], abs=1e-6)
+    assert record(root).changed == []
+
+
+def test_training_alone_is_recorded_and_an_old_evaluation_is_not_taken_for_its_own(
+    root: Path,
+) -> None:
+    stale = files.read_json(root / files.EVALUATION)["weights_sha256"]
+    made.train(root, seed=2, quality=None)
+    run = made.client(root).get_run
+    done = record(root)
+    assert run(done.run_id).data.tags[tag("weights_sha256")] != stale
+    assert "miou" not in run(done.run_id).data.metrics
+    assert "val_hash" in lineage.missing(run(done.run_id).data.tags)
+    made.evaluate(root, quality=0.8)
+    record(root)
+    assert "miou" in run(done.run_id).data.metrics
+    assert lineage.missing(run(done.run_id).data.tags) == []
+
+
+def test_before_the_first_commit_it_records_and_the_code_is_filled_in_later(
+    tmp_path: Path,
+) -> None:
+    root = made.make(tmp_path / "checkout", commit=False)
+    made.train(root, seed=1)
+    done = record(root)
+    client = made.client(root)
+    tags = client.get_run(done.run_id).data.tags
+    assert lineage.missing(tags) == ["code_commit", "code_differs", "reproduce"]
+    made.git(root, "add", ".")
+    made.git(root, "commit", "-q", "-m", "first")
+    assert record(root).changed == ["lineage"]
+    assert lineage.missing(client.get_run(done.run_id).data.tags) == []
+    assert record(root).changed == []
+
+
+def test_code_that_differs_is_stored_and_stays_as_it_was_first_told(root: Path) -> None:
+    (root / "src/code.py").write_text("CODE = 2\n", encoding="utf-8")
+    done = record(root)
+    client = made.client(root)
+    tags = client.get_run(done.run_id).data.tags
+    assert tags[tag("code_differs")] == "true"
+    patch = Path(client.download_artifacts(done.run_id, "lineage/code.patch"))
+    assert "+CODE = 2" in patch.read_text()
+    assert files.sha256_file(patch) == tags[tag("code_patch")]
+    (root / "src/code.py").write_text("CODE = 3\n", encoding="utf-8")
+    assert record(root).changed == []
+
+
+def test_a_worktree_records_into_the_main_checkout(root: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    made.git(root, "worktree", "add", "-q", "--detach", str(tree))
+    for name in ("data", "models", "metrics", "plots", "reports"):
+        (root / name).rename(tree / name)
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(root / name, tree / name)
+    record(tree)
+    assert (root / "mlflow.db").is_file()
+    assert not (tree / "mlflow.db").exists()
+    assert len(made.snapshot(root)["runs"]) == 1
+
+
+def test_class_names_of_any_kind_are_kept_apart() -> None:
+    names = ["c+", "c#", "..", "traffic light", "bâtiment", "a/b", "x" * 300]
+    keys = [runs.key(f"iou/{name}") for name in names]
+    assert len(set(keys)) == len(names)
+    assert keys[3:6] == ["iou/traffic light", "iou/bâtiment", "iou/a/b"]
+
+
+def test_odd_class_names_are_logged(root: Path) -> None:
+    evaluation = files.read_json(root / files.EVALUATION)
+    some = evaluation["classes"].pop("car")
+    evaluation["classes"] |= {"c+": some, "c#": some, "../up": some}
+    files.write_json(root / files.EVALUATION, evaluation)
+    done = record(root)
+    metrics = made.client(root).get_run(done.run_id).data.metrics
+    assert {"iou/c_x2b_", "iou/c_x23_"} <= set(metrics)
+
+
+def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
+    root = made.make(tmp_path / "checkout")
+    with pytest.raises(SegopsError, match="segops run"):
+        record(root)
+
+
+def test_a_model_that_is_not_the_trained_one_is_refused(root: Path) -> None:
+    (root / files.SEGMENTER / "requirements.txt").write_text("evil\n")
+    with pytest.raises(SegopsError, match="bundle_digest"):
+        record(root)
+
+
+def test_an_unreachable_server_is_told_quickly(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9") as caught:
+        record(root)
+    assert time.monotonic() - start < 30
+    assert "secret" not in str(caught.value)
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from segops import params
+from segops.registry.tracking import session
+root = Path(sys.argv[1])
+with session(root, params.load(root).registry) as store:
+    print(store.experiment_id)
+"""
+
+
+def test_processes_that_create_the_database_at_once_do_not_collide(tmp_path: Path) -> None:
+    root = made.make(tmp_path / "checkout", database=False)
+    command = [sys.executable, "-c", OPEN, str(root)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [(*one.communicate(), one.returncode) for one in started]
+    assert [status for *_, status in ended] == [0, 0, 0], ended
+    assert len({out for out, *_ in ended}) == 1
+
+
+# Live logging.
+
+
+class Training:
+    """A training as the follower sees it: a process, and lines in a file."""
+
+    def __init__(self, root: Path, fingerprint: str) -> None:
+        self.root = root
+        self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        self.path = root / ".segops" / "history.jsonl"
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps({"fingerprint": fingerprint, "started": "now"}) + "\n")
+
+    def write(self, *rows: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def follow(self, **environment: str) -> subprocess.Popen[str]:
+        code = (
+            "import sys; from pathlib import Path; from segops.registry.follow import follow; "
+            "sys.exit(follow(Path(sys.argv[1]), int(sys.argv[2])))"
+        )
+        command = [sys.executable, "-c", code, str(self.root), str(self.process.pid)]
+        return subprocess.Popen(
+            command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def training(root: Path) -> Any:
+    fingerprint = files.read_json(root / files.TRAINING)["fingerprint"]
+    training = Training(root, fingerprint)
+    yield training
+    training.kill()
+
+
+def wait_for(condition: Any, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.3)
+    raise AssertionError("it did not happen in time")
+
+
+def live_epochs(root: Path) -> dict[int, float]:
+    """Epoch -> loss, over all runs; opened as segops opens it, or the two would collide."""
+    with tracking.session(root, params.load(root).registry) as store:
+        found = store.client.search_runs([store.experiment_id])
+        histories = [
+            store.client.get_metric_history(run.info.run_id, "train_loss") for run in found
+        ]
+    return {one.step: one.value for history in histories for one in history}
+
+
+def test_live_epochs_and_the_record_after_double_nothing(root: Path, training: Training) -> None:
+    rows = made.curves(1)
+    follower = training.follow()
+    training.write(rows[0])
+    wait_for(lambda: set(live_epochs(root)) == {1})
+    (run,) = made.snapshot(root)["runs"].values()
+    assert run["status"] == "RUNNING"
+    assert run["params"]["train.epochs"] == str(made.EPOCHS)
+    assert tag("code_commit") in run["tags"]
+    training.write(rows[1])
+    wait_for(lambda: set(live_epochs(root)) == {1, 2})
+    training.write(rows[2])
+    training.kill()
+    assert follower.wait(60) == 0
+    assert set(live_epochs(root)) == {1, 2, 3}
+    done = record(root)
+    assert not done.created
+    (run,) = made.snapshot(root)["runs"].values()
+    assert run["status"] == "FINISHED"
+    for name in runs.EPOCH_METRICS:
+        assert [(step, value) for step, value, _ in run["metrics"][name]] == [
+            (row["epoch"], row[name]) for row in rows
+        ]
+    assert record(root).changed == []
+
+
+def test_a_killed_training_that_is_continued_goes_on_in_its_run(
+    root: Path, training: Training
+) -> None:
+    rows = made.curves(1)
+    training.write(rows[0], rows[1])
+    first = training.follow()
+    wait_for(lambda: set(live_epochs(root)) == {1, 2})
+    training.kill()
+    assert first.wait(60) == 0
+    (run,) = made.snapshot(root)["runs"].values()
+    assert run["status"] == "KILLED"
+    resumed = Training(root, files.read_json(root / files.TRAINING)["fingerprint"])
+    resumed.write(*rows, {"ended": True})
+    assert resumed.follow().wait(60) == 0
+    resumed.kill()
+    (run,) = made.snapshot(root)["runs"].values()
+    assert [step for step, *_ in run["metrics"]["train_loss"]] == [1, 2, 3]
+    assert not record(root).created
+
+
+def test_a_server_that_is_away_stops_nothing_and_loses_nothing(
+    root: Path, training: Training
+) -> None:
+    away = training.follow(
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+    )
+    training.write(*made.curves(1))
+    time.sleep(5)
+    assert away.poll() is None
+    training.kill()
+    assert away.wait(60) == 1
+    assert away.stderr is not None
+    assert "127.0.0.1:9" in away.stderr.read()
+    done = record(root)
+    assert done.created
+    assert set(live_epochs(root)) == {1, 2, 3}
+
+
+def live(root: Path, rows: list[dict[str, float]]) -> None:
+    """Leave a live run of a training that has ended."""
+    fingerprint = files.read_json(root / files.TRAINING)["fingerprint"]
+    ended = Training(root, fingerprint)
+    ended.write(*rows, {"ended": True})
+    ended.kill()
+    assert ended.follow().wait(90) == 0
+
+
+def test_a_forced_training_with_the_same_weights_leaves_one_run(root: Path) -> None:
+    done = record(root)
+    live(root, made.curves(1))
+    assert len(made.snapshot(root)["runs"]) == 2
+    again = record(root)
+    assert (again.run_id, again.created, again.changed) == (done.run_id, False, [])
+    stages = [run["stage"] for run in made.snapshot(root)["runs"].values()]
+    assert sorted(stages) == ["active", "deleted"]
+
+
+def test_the_live_run_of_an_abandoned_training_is_not_taken_up(root: Path) -> None:
+    live(root, made.curves(9))
+    done = record(root)
+    assert done.created
+    found = made.snapshot(root)["runs"]
+    assert len(found) == 2
+    (other,) = (run for run_id, run in found.items() if run_id != done.run_id)
+    assert other["status"] == "KILLED"
+    assert record(root).changed == []
+
+
+def test_the_identity_of_the_registry_holds_no_credentials(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.identity(root) == "local"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.example.org:5000/x")
+    assert tracking.identity(root) == "https://tracking.example.org:5000/x"

@@ -1,0 +1,191 @@
+"""The evaluate stage on generated data: what it writes, twice the same, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segops import files
+from segops.data.store import PackedStore, pack
+from segops.errors import SegopsError
+from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
+from segops.evaluate.pictures import choose, image_scores
+from segops.models.zoo import build
+from segops.predict.bundle import bundle_digest, write_bundle
+from segops.stages import evaluate
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+from segops.voc.sample import generate
+from tests.unit.test_evaluate_score import SPEC, lively
+
+WRITTEN = (
+    files.EVALUATION,
+    files.COUNTS,
+    files.CONFUSION_PLOT,
+    files.CLASS_PLOT,
+    files.EVALUATION_PAGE,
+)
+
+
+def workspace(root: Path, params: str) -> Path:
+    generate(root / "voc", train=2, val=6, seed=3, size=(80, 64))
+    pack(open_layout(root / "voc"), root / files.PACKED, VOC_CLASSES)
+    network = lively(PackedStore(root / files.PACKED))
+    write_bundle(root / files.SEGMENTER, network, SPEC, VOC_CLASSES, {}, {})
+    (root / "params.yaml").write_text(params)
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = workspace(tmp_path_factory.mktemp("one"), "hardware: {threads: 1}\n")
+    evaluate.run(root)
+    return root
+
+
+def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
+    found = json.loads((evaluated / files.EVALUATION).read_text())
+    store = PackedStore(evaluated / files.PACKED)
+    counts = pd.read_parquet(evaluated / files.COUNTS)
+    assert list(found) == [
+        "split",
+        "images",
+        "miou",
+        "miou_low",
+        "miou_high",
+        "confidence",
+        "miou_truth_or_prediction",
+        "pixel_accuracy",
+        "mean_class_accuracy",
+        "frequency_weighted_iou",
+        "mean_precision",
+        "mean_recall",
+        "mean_f1",
+        "classes",
+        "data_hash",
+        "val_hash",
+        "weights_sha256",
+        "bundle_digest",
+    ]
+    assert (found["split"], found["images"], found["confidence"]) == ("val", 6, 0.95)
+    assert found["miou"] == pytest.approx(miou_from_counts(counts, true_classes(counts)))
+    assert (found["miou_low"], found["miou_high"]) == interval(counts, 1000, 0.95, 0)
+    assert found["miou_low"] < found["miou_high"]
+    assert found["data_hash"] == store.data_hash
+    assert found["val_hash"] == store.split_hash("val")
+    assert found["bundle_digest"] == bundle_digest(evaluated / files.SEGMENTER)
+    assert list(found["classes"]) == list(VOC_CLASSES)
+    absent = found["classes"]["dog"]  # the sample has no dogs
+    assert absent["truth_pixels"] == 0
+    assert absent["recall"] in (None, 0)
+    sums = counts.groupby("class_id")[["intersection", "predicted", "truth"]].sum()
+    for label, row in sums.iterrows():
+        figures = found["classes"][VOC_CLASSES[int(str(label))]]
+        assert figures["intersection"] == row["intersection"]
+        assert figures["predicted_pixels"] == row["predicted"]
+        assert figures["truth_pixels"] == row["truth"]
+        iou = row["intersection"] / (row["predicted"] + row["truth"] - row["intersection"])
+        assert figures["iou"] == pytest.approx(iou)
+
+
+def test_the_plots_hold_the_confusion_matrix_and_the_classes(evaluated: Path) -> None:
+    with (evaluated / files.CONFUSION_PLOT).open() as file:
+        cells = list(csv.DictReader(file))
+    counts = pd.read_parquet(evaluated / files.COUNTS)
+    assert list(cells[0]) == ["actual", "predicted", "pixels", "share"]
+    assert sum(int(cell["pixels"]) for cell in cells) == counts["truth"].sum()
+    for label in {cell["actual"] for cell in cells}:
+        shares = [float(cell["share"]) for cell in cells if cell["actual"] == label]
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+    with (evaluated / files.CLASS_PLOT).open() as file:
+        classes = list(csv.DictReader(file))
+    evaluation = json.loads((evaluated / files.EVALUATION).read_text())
+    assert len(classes) == len(true_classes(counts))
+    mean = np.mean([float(row["iou"]) for row in classes])
+    assert mean == pytest.approx(evaluation["miou"], abs=1e-5)
+
+
+def test_the_page_shows_images_of_each_group(evaluated: Path) -> None:
+    page = (evaluated / files.EVALUATION_PAGE).read_text()
+    scores = image_scores(pd.read_parquet(evaluated / files.COUNTS))
+    for group, image_id in choose(scores):
+        assert group in page.lower()
+        assert image_id in page
+
+
+def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    again = workspace(tmp_path, "hardware: {threads: 1}\nreport: {pictures: false}\n")
+    evaluate.run(again)
+    for name in WRITTEN:
+        same = (again / name).read_bytes() == (evaluated / name).read_bytes()
+        assert same == (name != files.EVALUATION_PAGE), name
+    page = (again / files.EVALUATION_PAGE).read_text()
+    assert "data:image/jpeg" not in page
+    assert PackedStore(again / files.PACKED).ids("val")[0] not in page
+
+
+def test_a_model_that_was_trained_on_val_is_not_evaluated(tmp_path: Path) -> None:
+    root = workspace(tmp_path, "")
+    store = PackedStore(root / files.PACKED)
+    seen = store.ids("val")[2]
+    images = {"copy_under_another_name": store.image_sha256(seen)}
+    write_bundle(root / files.SEGMENTER, build(SPEC), SPEC, VOC_CLASSES, images, {})
+    with pytest.raises(SegopsError, match=rf"trained on 1 image\(s\) of val: {seen}"):
+        evaluate.run(root)
+    assert not (root / files.EVALUATION).exists()
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    root = workspace(tmp_path, "")
+    (root / files.SEGMENTER / "model.json").unlink()
+    with pytest.raises(SegopsError, match=r"model\.json: no such file"):
+        evaluate.run(root)
+
+
+def test_an_image_score_is_the_mean_over_the_images_own_true_classes() -> None:
+    rows = [
+        ("a", "", 0, 8, 10, 10),  # 8 / 12
+        ("a", "", 1, 0, 0, 2),  # 0
+        ("a", "", 2, 0, 2, 0),  # not in the truth: no part of it
+        ("b", "", 0, 5, 5, 5),
+        ("c", "", 0, 0, 3, 0),  # all void
+    ]
+    found = image_scores(pd.DataFrame(rows, columns=list(COLUMNS)))
+    assert found == {"a": pytest.approx(8 / 12 / 2), "b": 1.0}
+
+
+@given(
+    st.dictionaries(st.text("abcde", min_size=1, max_size=4), st.floats(0, 1)), st.integers(1, 4)
+)
+def test_pictures_are_in_order_and_none_twice(scores: dict[str, float], most: int) -> None:
+    chosen = choose(scores, most)
+    ids = [image_id for _, image_id in chosen]
+    assert len(set(ids)) == len(ids)
+    groups = {
+        group: [scores[image_id] for name, image_id in chosen if name == group]
+        for group in ("best", "median", "worst")
+    }
+    assert all(len(group) <= most for group in groups.values())
+    assert groups["best"] == sorted(groups["best"], reverse=True)
+    assert groups["worst"] == sorted(groups["worst"])
+    assert len(ids) == min(len(scores), 3 * min(most, max(1, len(scores) // 3)))
+    if len(scores) > 1:
+        assert groups["best"][0] == max(scores.values())
+        assert groups["worst"][0] == min(scores.values())
+    if groups["median"]:
+        assert min(groups["best"]) >= max(groups["median"])
+        assert min(groups["median"]) >= max(groups["worst"])
+
+
+def test_the_median_group_holds_the_median() -> None:
+    scores = {f"{number:02d}": number / 20 for number in range(21)}
+    assert [one for group, one in choose(scores) if group == "median"] == ["11", "10", "09"]

@@ -1,0 +1,194 @@
+"""The facts table says what the files hold."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from segops.errors import SegopsError
+from segops.files import sha256_file
+from segops.quality.facts import (
+    MISSING,
+    data_hash,
+    empty_facts,
+    read_facts,
+    scan,
+    split_hash,
+    write_facts,
+)
+from segops.voc.layout import Layout, open_layout
+from segops.voc.masks import read_mask, write_mask
+
+NAMES = ("background", "cat")
+
+
+def write_voc(root: Path, masks: list[NDArray[np.uint8]], val: int = 1) -> Layout:
+    """A data set with one image for every mask, the last `val` of them in val."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / name).mkdir(parents=True)
+    ids = [f"image{index}" for index in range(len(masks))]
+    for image_id, mask in zip(ids, masks, strict=True):
+        image = np.full((*mask.shape, 3), len(image_id), dtype=np.uint8)
+        Image.fromarray(image).save(root / f"JPEGImages/{image_id}.jpg")
+        write_mask(root / f"SegmentationClass/{image_id}.png", mask)
+    for split, part in (("train", ids[:-val]), ("val", ids[-val:])):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(part) + "\n")
+    return open_layout(root)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        hnp.arrays(
+            np.uint8,
+            hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+            elements=st.sampled_from([0, 1, 7, 20, 254, 255]) | st.integers(0, 255),
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_labels_and_sizes_are_those_of_the_masks(masks: list[NDArray[np.uint8]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        facts = scan(write_voc(Path(directory) / "voc", masks), workers=2)
+    assert facts["mask_error"].isna().all()
+    for mask, row in zip(masks, facts.to_dict("records"), strict=True):
+        ids, counts = np.unique(mask, return_counts=True)
+        assert list(row["label_ids"]) == ids.tolist()
+        assert list(row["label_pixels"]) == counts.tolist()
+        assert (row["mask_height"], row["mask_width"]) == mask.shape
+        assert (row["height"], row["width"]) == mask.shape
+        assert row["void_fraction"] == pytest.approx((mask == 255).mean())
+
+
+def test_a_row_for_every_listed_image(tiny_voc: Path) -> None:
+    facts = scan(open_layout(tiny_voc))
+    assert facts["split"].tolist() == ["train"] * 12 + ["val"] * 6
+    row = facts.iloc[3]
+    assert row["image_path"] == f"JPEGImages/{row['image_id']}.jpg"
+    assert row["mask_path"] == f"SegmentationClass/{row['image_id']}.png"
+    assert row["image_sha256"] == sha256_file(tiny_voc / row["image_path"])
+    assert row["mask_sha256"] == sha256_file(tiny_voc / row["mask_path"])
+    assert row["image_bytes"] == (tiny_voc / row["image_path"]).stat().st_size
+    assert (row["mode"], row["channels"], row["mask_mode"]) == ("RGB", 3, "P")
+    assert facts[["image_error", "mask_error"]].isna().all(axis=None)
+
+
+def test_workers_change_nothing(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    pd.testing.assert_frame_equal(scan(layout, workers=1), scan(layout, workers=4))
+
+
+def test_missing_and_unreadable_files_give_rows_with_errors(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    one, two, three, four, *_ = layout.ids("train")
+    layout.image_path(one).unlink()
+    layout.mask_path(two).write_bytes(b"\x89PNG nothing of the kind")
+    content = layout.image_path(three).read_bytes()
+    layout.image_path(three).write_bytes(content[:-1])
+    layout.mask_path(four).unlink()
+    layout.mask_path(four).mkdir()
+    facts = scan(layout).set_index("image_id")
+    assert len(facts) == 18
+    assert facts.loc[one, "image_error"] == MISSING
+    assert pd.isna(facts.loc[one, "image_sha256"])
+    assert pd.isna(facts.loc[one, "width"])
+    assert "not an image file" in facts.loc[two, "mask_error"]
+    assert pd.isna(facts.loc[two, "void_fraction"])
+    assert "truncated" in facts.loc[three, "image_error"]
+    assert "directory" in facts.loc[four, "mask_error"].lower()
+
+
+def test_every_truncation_of_an_image_or_mask_is_seen(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    image_id = layout.ids("train")[0]
+    (tiny_voc / "ImageSets/Segmentation/train.txt").write_text(f"{image_id}\n")
+    for kind, path in (
+        ("image", layout.image_path(image_id)),
+        ("mask", layout.mask_path(image_id)),
+    ):
+        content = path.read_bytes()
+        # The last four bytes of a PNG are the checksum of a chunk that holds nothing.
+        shortest = 1 if kind == "image" else 5
+        for cut in [*range(shortest, 40), len(content) // 2, len(content) - 3, len(content)]:
+            path.write_bytes(content[:-cut])
+            assert scan(layout)[f"{kind}_error"].notna().iloc[0], f"{kind} cut by {cut}"
+        path.write_bytes(content)
+
+
+def test_exif_orientation_is_reported(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    path = layout.image_path(layout.ids("val")[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+    facts = scan(layout)
+    assert facts[facts["split"] == "val"]["orientation"].tolist() == [6, 1, 1, 1, 1, 1]
+
+
+def test_facts_survive_parquet(tiny_voc: Path, tmp_path: Path) -> None:
+    layout = open_layout(tiny_voc)
+    layout.mask_path(layout.ids("train")[0]).unlink()
+    facts = scan(layout)
+    for table in (facts, empty_facts()):
+        first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+        write_facts(first, table)
+        write_facts(second, read_facts(first))
+        pd.testing.assert_frame_equal(read_facts(first), table)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_reading_what_is_no_facts_table(tmp_path: Path) -> None:
+    with pytest.raises(SegopsError, match="no such file"):
+        read_facts(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("no")
+    with pytest.raises(SegopsError, match="not Parquet"):
+        read_facts(tmp_path / "text.parquet")
+    pd.DataFrame({"image_id": ["a"]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(SegopsError, match="has columns image_id"):
+        read_facts(tmp_path / "other.parquet")
+
+
+def test_hashes_hold_under_order_and_change_with_the_data(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    before = scan(layout)
+    train = layout.list_path("train")
+    train.write_text("\n".join(reversed(train.read_text().split())) + "\n")
+    turned = scan(layout)
+    assert turned["image_id"].tolist() != before["image_id"].tolist()
+    assert data_hash(turned, NAMES) == data_hash(before, NAMES)
+    assert split_hash(turned, "train", NAMES) == split_hash(before, "train", NAMES)
+
+    path = layout.mask_path(layout.ids("val")[0])
+    mask = read_mask(path)
+    mask[0, 0] = 9 if mask[0, 0] != 9 else 8
+    write_mask(path, mask)
+    after = scan(layout)
+    assert data_hash(after, NAMES) != data_hash(before, NAMES)
+    assert split_hash(after, "val", NAMES) != split_hash(before, "val", NAMES)
+    assert split_hash(after, "train", NAMES) == split_hash(before, "train", NAMES)
+
+
+def test_hashes_tell_splits_and_classes_apart(tiny_voc: Path) -> None:
+    facts = scan(open_layout(tiny_voc))
+    moved = facts.copy()
+    moved.loc[0, "split"] = "val"
+    hashes = {
+        data_hash(facts, NAMES),
+        data_hash(moved, NAMES),
+        data_hash(facts, NAMES[::-1]),
+        split_hash(facts, "train", NAMES),
+        split_hash(facts, "val", NAMES),
+        data_hash(empty_facts(), NAMES),
+    }
+    assert len(hashes) == 6

@@ -1,0 +1,96 @@
+"""The stage writes everything, then stops the pipeline where the data are not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from segops.errors import SegopsError
+from segops.files import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
+from segops.quality.facts import data_hash, read_facts
+from segops.stages.validate import DATA_DOCS, run
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+
+PARAMS = "data: {path: voc}\nvalidate: {required_classes: [background]}\n"
+
+
+@pytest.fixture
+def root(tiny_voc: Path) -> Path:
+    (tiny_voc.parent / "params.yaml").write_text(PARAMS)
+    return tiny_voc.parent
+
+
+def test_good_data_give_a_verdict_that_holds_only_what_decides(root: Path) -> None:
+    run(root)
+    verdict = json.loads((root / VERDICT).read_text())
+    facts = read_facts(root / FACTS)
+    assert set(verdict) == {"passed", "data_hash", "train_hash", "val_hash", "classes", "images"}
+    assert verdict["passed"] is True
+    assert verdict["data_hash"] == data_hash(facts, VOC_CLASSES)
+    assert verdict["classes"] == list(VOC_CLASSES)
+    assert verdict["images"] == {"train": 12, "val": 6}
+    assert json.loads((root / VALIDATION_JSON).read_text())["passed"] is True
+    assert "Fit for training" in (root / VALIDATION_PAGE).read_text()
+    assert (root / DATA_DOCS / "index.html").exists()
+
+
+def test_the_same_data_give_the_same_bytes(root: Path) -> None:
+    outputs = (FACTS, VERDICT, VALIDATION_JSON, VALIDATION_PAGE)
+    run(root)
+    before = [(root / path).read_bytes() for path in outputs]
+    run(root)
+    assert [(root / path).read_bytes() for path in outputs] == before
+
+
+def test_a_cosmetic_change_leaves_the_verdict_alone(root: Path) -> None:
+    run(root)
+    verdict, page = (root / VERDICT).read_bytes(), (root / VALIDATION_PAGE).read_text()
+    (root / "params.yaml").write_text(PARAMS + "report: {pictures: false}\n")
+    run(root)
+    assert (root / VERDICT).read_bytes() == verdict
+    assert "data:image" in page
+    assert "data:image" not in (root / VALIDATION_PAGE).read_text()
+
+
+def test_broken_data_stop_the_pipeline_after_all_is_written(root: Path) -> None:
+    layout = open_layout(root / "voc")
+    one, two, *_ = layout.ids("train")
+    layout.mask_path(one).unlink()
+    layout.image_path(two).write_bytes(b"no image")
+    with pytest.raises(SegopsError) as caught:
+        run(root)
+    message = str(caught.value)
+    assert message.startswith("voc: not fit for training. 2 of 13 checks failed")
+    assert f"SegmentationClass/{one}.png: no such file" in message
+    assert f"JPEGImages/{two}.jpg: not decodable" in message
+    assert json.loads((root / VERDICT).read_text())["passed"] is False
+    found = json.loads((root / VALIDATION_JSON).read_text())
+    assert set(found["files"]) == {f"SegmentationClass/{one}.png", f"JPEGImages/{two}.jpg"}
+    assert len(read_facts(root / FACTS)) == 18
+    page = (root / VALIDATION_PAGE).read_text()
+    assert "Not fit for training" in page
+    assert f"SegmentationClass/{one}.png" in page
+    assert f"JPEGImages/{two}.jpg" in page
+
+
+def test_a_layout_that_cannot_be_read_is_reported_too(root: Path) -> None:
+    shutil.rmtree(root / "voc/SegmentationClass")
+    (root / "voc/ImageSets/Segmentation/val.txt").write_text("")
+    with pytest.raises(SegopsError) as caught:
+        run(root)
+    assert "SegmentationClass: no such directory" in str(caught.value)
+    assert "ImageSets/Segmentation/val.txt: names no image" in str(caught.value)
+    verdict = json.loads((root / VERDICT).read_text())
+    assert verdict["passed"] is False
+    assert verdict["images"] == {"train": 0, "val": 0}
+    assert "Not fit for training" in (root / VALIDATION_PAGE).read_text()
+
+
+def test_a_missing_directory_names_itself(root: Path) -> None:
+    shutil.rmtree(root / "voc")
+    with pytest.raises(SegopsError, match="no such directory"):
+        run(root)

@@ -2,9 +2,9 @@
 
 The usual way is a plain ``torch`` data set that reads JPEG and PNG files with Pillow and augments
 with Albumentations' own transforms under the same parameters, in the same number of workers. Both
-hand out uint8 batches of the same size; neither normalises. What is the usual way's favour: OpenCV
-runs on one thread in both, rotation, shift and shear are one ``Affine`` of the probability that any
-of them acts, and the generated photographs are a third of the size of real ones.
+hand out uint8 batches of the same size; neither normalises. OpenCV runs on one thread in both. Two
+things favour the usual way: rotation, shift and shear are one ``Affine`` of the probability that
+any of them acts, and the generated photographs take a third of the bytes of real ones.
 The two are measured in turn, so that both see the same machine.
 Run: ``python benchmarks/input_pipeline.py [--voc DIRECTORY] [--workers 0 2]``.
 """

@@ -114,3 +114,16 @@ def test_a_pointer_that_moved_on_brings_its_data(workspace: Path) -> None:
     pipeline.sync_data(workspace, Path("data/voc"), log.info)
     assert not extra.exists()
     assert pointer.read_text() == first
+
+
+def test_a_new_val_image_retrains_nothing(reproduced_copy: Path) -> None:
+    voc = reproduced_copy / "data/voc"
+    names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()
+    listed = voc / "ImageSets/Segmentation/val.txt"
+    listed.unlink()  # what DVC tracks may be a read-only link
+    listed.write_text("\n".join(names[:-1]) + "\n")
+    done = dvc(reproduced_copy, "repro")
+    assert done.returncode == 0, done.stderr
+    assert "Running stage 'evaluate'" in done.stdout
+    assert "Running stage 'train'" not in done.stdout
+    assert files.read_json(reproduced_copy / files.EVALUATION)["images"] == len(names) - 1

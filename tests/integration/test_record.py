@@ -45,15 +45,6 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def copy(recorded: tuple[Path, Recorded], tmp_path: Path) -> tuple[Path, Recorded]:
-    """A recorded workspace that a test may change; MLflow's paths still lead to its artifacts."""
-    source, done = recorded
-    target = tmp_path / "checkout"
-    shutil.copytree(source, target)
-    return target, done
-
-
 def test_everything_is_recorded(recorded: tuple[Path, Recorded]) -> None:
     root, done = recorded
     assert done.created

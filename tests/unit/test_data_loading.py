@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from pathlib import Path
 
@@ -98,10 +99,16 @@ def test_torch_s_global_generator_is_left_alone(dataset: TrainDataset, workers: 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_worker_s_error_reaches_the_caller(dataset: TrainDataset) -> None:
+def test_a_worker_s_error_reaches_the_caller(
+    dataset: TrainDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How long torch waits for a worker that failed; 5 seconds otherwise.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     broken = TrainDataset(dataset.store, ["unknown"], dataset.policy, seed=0)
-    with pytest.raises(KeyError, match="unknown"):
+    with pytest.raises(KeyError, match="unknown") as caught:
         list(train_loader(broken, EpochSampler(1, 1, seed=0), 1, workers=1))
+    del caught
+    gc.collect()
 
 
 def test_a_data_set_can_be_pickled(dataset: TrainDataset) -> None:

@@ -187,7 +187,7 @@ def test_a_killed_packing_leaves_the_old_store_and_the_next_cleans_up(
     assert sha256_tree(target) == before
     leftovers = [path for path in tmp_path.iterdir() if path.name.startswith(".packed.")]
     assert len(leftovers) == 1
-    assert (leftovers[0] / "images.bin").is_file()
+    assert (leftovers[0] / "train" / "images.bin").is_file()
     pack(small, target, VOC_CLASSES)
     assert {path.name for path in tmp_path.iterdir()} == {"voc", "packed"}
 
@@ -224,23 +224,23 @@ def test_decoding_never_runs_far_ahead(small: Layout, monkeypatch: pytest.Monkey
     stream.close()
 
 
-@pytest.mark.parametrize("name", ["images.bin", "masks.bin"])
+@pytest.mark.parametrize("name", ["train/images.bin", "val/masks.bin"])
 def test_a_store_that_is_not_whole_is_refused(small: Layout, tmp_path: Path, name: str) -> None:
     pack(small, tmp_path / "packed", VOC_CLASSES)
     path = tmp_path / "packed" / name
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(SegopsError, match=f"{name}: {len(content) - 1} bytes long"):
-        PackedStore(tmp_path / "packed")
+        PackedStore(tmp_path / "packed").ids(name.partition("/")[0])
     path.unlink()
     with pytest.raises(SegopsError, match=f"{name}: missing"):
-        PackedStore(tmp_path / "packed")
+        PackedStore(tmp_path / "packed").ids(name.partition("/")[0])
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SegopsError, match=r"index\.json: no such file"):
         PackedStore(tmp_path)
-    write_json(tmp_path / "index.json", {"format": 99})
+    write_json(tmp_path / "train" / "index.json", {"format": 99})
     with pytest.raises(SegopsError, match="expected a packed store of format 1"):
         PackedStore(tmp_path)
 

@@ -50,7 +50,8 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
                 [
                     "The augmentation policy breaks the bond of image and mask:",
                     *faults,
-                    "No parameter can cause this; change the code in segops/augment back.",
+                    "Neither data nor parameters can cause this: the mistake is in the code of "
+                    "segops/augment, or in a library it uses.",
                 ]
             )
         )

@@ -23,6 +23,7 @@ from segops.voc.layout import Layout
 from segops.voc.masks import decode_mask
 
 FORMAT = 1
+SPLITS = ("train", "val")
 IMAGES = "images.bin"
 MASKS = "masks.bin"
 INDEX = "index.json"
@@ -31,10 +32,9 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class Entry:
-    """Where an image lies in the store.
+    """Where an image lies in its split of the store.
 
     Attributes:
-        split: ``train`` or ``val``.
         height: In pixels.
         width: In pixels.
         offset: Pixels before it; the image begins at byte ``3 * offset``, the mask at ``offset``.
@@ -42,7 +42,6 @@ class Entry:
         mask_sha256: Hash of the mask's file, in hexadecimal.
     """
 
-    split: str
     height: int
     width: int
     offset: int
@@ -58,43 +57,34 @@ class Entry:
 class PackedStore:
     """Read-only access to a store that :func:`pack` wrote.
 
-    Nothing is read before it is asked for, and all processes of a machine share the same pages of
-    memory. It can be pickled and forked: what travels is the path.
+    A split lies in a directory of its own and is opened when it is asked for, so that a stage
+    depends on the splits that it reads and on no other. All processes of a machine share the same
+    pages of memory. It can be pickled and forked: what travels is the path.
 
     Args:
         path: The store's directory.
 
     Raises:
-        SegopsError: There is no whole store of this version at `path`.
+        SegopsError: There is no whole store of this version at `path`; so do the methods for the
+            split that they open.
 
     Attributes:
         path: As given.
         class_names: Names of the classes in id order.
-        data_hash: Hash of all images and masks, splits and class names.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        index = read_json(path / INDEX)
-        if not isinstance(index, dict) or index.get("format") != FORMAT:
-            raise SegopsError(
-                f"{path / INDEX}: expected a packed store of format {FORMAT}. "
-                "`dvc repro --force prepare` makes it anew."
-            )
-        self.class_names: tuple[str, ...] = tuple(index["classes"])
-        self.data_hash: str = index["data_hash"]
-        self._split_hashes: dict[str, str] = index["split_hashes"]
-        self._entries = {name: Entry(**entry) for name, entry in index["images"].items()}
-        pixels = sum(entry.pixels for entry in self._entries.values())
-        self._images = _mapped(path / IMAGES, pixels * CHANNELS)
-        self._masks = _mapped(path / MASKS, pixels)
+        self._opened: dict[str, _Split] = {}
+        present = [split for split in SPLITS if (path / split / INDEX).is_file()]
+        self.class_names = self._split(present[0] if present else SPLITS[0]).class_names
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedStore, (self.path,)
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Image ids of `split` (``train`` or ``val``), sorted."""
-        return tuple(name for name, entry in self._entries.items() if entry.split == split)
+        return tuple(self._split(split).entries)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the file.
@@ -102,9 +92,9 @@ class PackedStore:
         Raises:
             KeyError: There is no such image.
         """
-        entry = self._entries[image_id]
+        split, entry = self._find(image_id)
         start = entry.offset * CHANNELS
-        flat = self._images[start : start + entry.pixels * CHANNELS]
+        flat = split.images[start : start + entry.pixels * CHANNELS]
         return flat.reshape(entry.height, entry.width, CHANNELS)
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
@@ -113,26 +103,61 @@ class PackedStore:
         Raises:
             KeyError: There is no such image.
         """
-        entry = self._entries[image_id]
-        flat = self._masks[entry.offset : entry.offset + entry.pixels]
+        split, entry = self._find(image_id)
+        flat = split.masks[entry.offset : entry.offset + entry.pixels]
         return flat.reshape(entry.height, entry.width)
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
-        entry = self._entries[image_id]
+        entry = self._find(image_id)[1]
         return entry.height, entry.width
 
     def image_sha256(self, image_id: str) -> str:
         """SHA-256 of the image's file, in hexadecimal."""
-        return self._entries[image_id].image_sha256
+        return self._find(image_id)[1].image_sha256
 
     def mask_sha256(self, image_id: str) -> str:
         """SHA-256 of the mask's file, in hexadecimal."""
-        return self._entries[image_id].mask_sha256
+        return self._find(image_id)[1].mask_sha256
 
     def split_hash(self, split: str) -> str:
         """Hash of the images and masks of `split` and of the class names, in hexadecimal."""
-        return self._split_hashes[split]
+        return dataset_hash(_rows(split, self._split(split).entries), self.class_names)
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of all images and masks, splits and class names; it opens every split."""
+        rows = (row for split in SPLITS for row in _rows(split, self._split(split).entries))
+        return dataset_hash(rows, self.class_names)
+
+    def _split(self, split: str) -> _Split:
+        if split not in self._opened:
+            self._opened[split] = _Split(self.path / split)
+        return self._opened[split]
+
+    def _find(self, image_id: str) -> tuple[_Split, Entry]:
+        for name in (*self._opened, *SPLITS):
+            split = self._split(name)
+            if image_id in split.entries:
+                return split, split.entries[image_id]
+        raise KeyError(image_id)
+
+
+class _Split:
+    """One split's directory, mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        index = read_json(path / INDEX)
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise SegopsError(
+                f"{path / INDEX}: expected a packed store of format {FORMAT}. "
+                "`dvc repro --force prepare` makes it anew."
+            )
+        self.class_names: tuple[str, ...] = tuple(index["classes"])
+        self.entries = {name: Entry(**entry) for name, entry in index["images"].items()}
+        pixels = sum(entry.pixels for entry in self.entries.values())
+        self.images = _mapped(path / IMAGES, pixels * CHANNELS)
+        self.masks = _mapped(path / MASKS, pixels)
 
 
 def pack(
@@ -164,21 +189,21 @@ def pack(
     _remove_leftovers(target)
     with atomic_directory(target) as directory:
         try:
-            index = _write_pixels(layout, directory, workers)
-            hashes = _hashes(index, class_names)
-            if expected_hash is not None and hashes[""] != expected_hash:
+            splits = _write_pixels(layout, directory, workers)
+            rows = (row for split, entries in splits.items() for row in _rows(split, entries))
+            found = dataset_hash(rows, class_names)
+            if expected_hash is not None and found != expected_hash:
                 raise SegopsError(
-                    f"{layout.root}: not the data that was validated: its hash is {hashes['']}, "
+                    f"{layout.root}: not the data that was validated: its hash is {found}, "
                     f"the verdict's is {expected_hash}. `dvc repro validate` validates it anew."
                 )
-            content = {
-                "format": FORMAT,
-                "classes": list(class_names),
-                "data_hash": hashes.pop(""),
-                "split_hashes": hashes,
-                "images": {name: asdict(entry) for name, entry in index.items()},
-            }
-            write_json(directory / INDEX, content)
+            for split, entries in splits.items():
+                content = {
+                    "format": FORMAT,
+                    "classes": list(class_names),
+                    "images": {name: asdict(entry) for name, entry in entries.items()},
+                }
+                write_json(directory / split / INDEX, content)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -195,33 +220,40 @@ class _Decoded(NamedTuple):
     mask_sha256: str
 
 
-def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, Entry]:
-    splits = {split: sorted(ids) for split, ids in layout.splits().items()}
-    listed = [(split, image_id) for split, ids in splits.items() for image_id in ids]
-    entries: dict[str, Entry] = {}
+def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, dict[str, Entry]]:
+    """Write the pixels of every split; returns its entries by image id."""
+    splits: dict[str, dict[str, Entry]] = {}
     faults: list[str] = []
-    offset = 0
-    with (directory / IMAGES).open("wb") as images, (directory / MASKS).open("wb") as masks:
-        decoded = _decode_all(layout, [image_id for _, image_id in listed], workers)
-        progress = track(decoded, "Packing images", len(listed))
-        for (split, image_id), found in zip(listed, progress, strict=True):
-            if isinstance(found, SegopsError):
-                faults.append(f"  {found}")
-                continue
-            if image_id in entries:
-                faults.append(f"  {image_id}: in both splits")
-                continue
-            height, width = found.mask.shape
-            entries[image_id] = Entry(
-                split, height, width, offset, found.image_sha256, found.mask_sha256
-            )
-            offset += found.mask.size
-            if not faults:
-                images.write(found.image.data)
-                masks.write(found.mask.data)
+    seen: set[str] = set()
+    for split, ids in layout.splits().items():
+        entries = splits[split] = {}
+        (directory / split).mkdir()
+        offset = 0
+        with (
+            (directory / split / IMAGES).open("wb") as images,
+            (directory / split / MASKS).open("wb") as masks,
+        ):
+            decoded = _decode_all(layout, sorted(ids), workers)
+            progress = track(decoded, f"Packing {split}", len(ids))
+            for image_id, found in zip(sorted(ids), progress, strict=True):
+                if isinstance(found, SegopsError):
+                    faults.append(f"  {found}")
+                    continue
+                if image_id in seen:
+                    faults.append(f"  {image_id}: in both splits")
+                    continue
+                seen.add(image_id)
+                height, width = found.mask.shape
+                entries[image_id] = Entry(
+                    height, width, offset, found.image_sha256, found.mask_sha256
+                )
+                offset += found.mask.size
+                if not faults:
+                    images.write(found.image.data)
+                    masks.write(found.mask.data)
     if faults:
         raise SegopsError("\n".join([f"{layout.root}: {len(faults)} image(s) unusable:", *faults]))
-    return entries
+    return splits
 
 
 def _decode_all(
@@ -254,16 +286,10 @@ def _decode(layout: Layout, image_id: str) -> _Decoded | SegopsError:
     return _Decoded(image, mask, sha256_bytes(image_bytes), sha256_bytes(mask_bytes))
 
 
-def _hashes(entries: dict[str, Entry], class_names: Sequence[str]) -> dict[str, str]:
-    """The hash of each split, and under the empty name that of all."""
-
-    def rows(split: str) -> Iterator[HashRow]:
-        for name, entry in entries.items():
-            if split in ("", entry.split):
-                yield entry.split, name, entry.image_sha256, entry.mask_sha256
-
-    splits = dict.fromkeys(entry.split for entry in entries.values())
-    return {split: dataset_hash(rows(split), class_names) for split in ("", *splits)}
+def _rows(split: str, entries: dict[str, Entry]) -> Iterator[HashRow]:
+    """What the hash of a data set is made of, for one split."""
+    for name, entry in entries.items():
+        yield split, name, entry.image_sha256, entry.mask_sha256
 
 
 def _mapped(path: Path, size: int) -> NDArray[np.uint8]:

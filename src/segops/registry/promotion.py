@@ -141,11 +141,7 @@ def promote(root: Path, decision: Decision) -> None:
                 f"{decision.version} was held against {decision.champion_version or '(none)'}. "
                 "`segops promote` decides anew."
             )
-        after: dict[str, str | None] = {
-            PREVIOUS: now.get(CHAMPION),
-            CHAMPION: decision.version,
-            CHALLENGER: None if now.get(CHALLENGER) == decision.version else now.get(CHALLENGER),
-        }
+        after = {PREVIOUS: now.get(CHAMPION), CHAMPION: decision.version}
         intent = registry.ledger.append(
             "intent",
             verdict="promote",
@@ -154,7 +150,7 @@ def promote(root: Path, decision: Decision) -> None:
             version=decision.version,
             run_id=decision.run_id,
             details={
-                "before": {alias: now.get(alias) for alias in versions.ALIASES},
+                "before": {alias: now.get(alias) for alias in after},
                 "after": after,
                 "decision": decided.sequence,
                 "bundle_digest": decided.details["bundle_digest"],
@@ -195,11 +191,7 @@ def rollback(root: Path, reason: str) -> RolledBack:
             )
         withdrawn = versions.get(registry.store, registry.model, champion)
         older = past.before(back)
-        after: dict[str, str | None] = {
-            PREVIOUS: older if older != champion else None,
-            CHAMPION: back,
-            CHALLENGER: now.get(CHALLENGER),
-        }
+        after = {PREVIOUS: older if older != champion else None, CHAMPION: back}
         intent = registry.ledger.append(
             "intent",
             verdict="rollback",
@@ -208,7 +200,7 @@ def rollback(root: Path, reason: str) -> RolledBack:
             version=champion,
             run_id=withdrawn.run_id,
             details={
-                "before": {alias: now.get(alias) for alias in versions.ALIASES},
+                "before": {alias: now.get(alias) for alias in after},
                 "after": after,
             },
         )
@@ -319,8 +311,11 @@ def _carry_out(registry: _Registry, intent: Entry) -> None:
         versions.set_tags(
             registry.store, registry.model, withdrawn, {versions.WITHDRAWN: intent.reason}
         )
-    for alias in (PREVIOUS, CHAMPION, CHALLENGER):
+    for alias in (PREVIOUS, CHAMPION):
         versions.set_alias(registry.store, registry.model, alias, after[alias])
+    # Whoever is challenger by now stays so, unless it has just become champion.
+    if registry.aliases().get(CHALLENGER) == after[CHAMPION]:
+        versions.set_alias(registry.store, registry.model, CHALLENGER, None)
     _end(registry, intent, "done", intent.reason)
     _publish(registry, intent.run_id)
 

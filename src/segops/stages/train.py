@@ -116,7 +116,6 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
         "fingerprint": job.history.fingerprint,
         "weights_sha256": weights_sha256(root / files.SEGMENTER),
         "bundle_digest": bundle_digest(root / files.SEGMENTER),
-        "data_hash": store.data_hash,
         "train_hash": store.split_hash("train"),
         "code_hash": job.parts["code"],
         "epochs_run": len(outcome.rows),

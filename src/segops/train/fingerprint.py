@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ LIBRARIES = (
     "torch",
     "torchvision",
 )
-ROOMS = ("augment", "data", "metrics", "models", "predict", "train", "voc")
-"""Rooms whose code takes part in a training; with them goes ``stages/train.py``."""
+STAGE = "segops.stages.train"
 
 
 def training_parts(
@@ -73,13 +73,46 @@ def fingerprint(parts: Mapping[str, str]) -> str:
 
 
 def code_hash() -> str:
-    """SHA-256 over the source files that take part in a training, in hexadecimal."""
-    root = Path(segops.__file__).parent
-    sources = [path for room in ROOMS for path in (root / room).rglob("*.py")]
-    sources.append(root / "stages" / "train.py")
-    return sha256_lines(
-        f"{path.relative_to(root).as_posix()} {sha256_file(path)}" for path in sorted(sources)
-    )
+    """SHA-256 over the source files of segops that the stage imports, in hexadecimal."""
+    found = sources()
+    return sha256_lines(f"{name} {sha256_file(found[name])}" for name in sorted(found))
+
+
+def sources() -> dict[str, Path]:
+    """The modules of segops that the stage imports, itself included, and the file of each."""
+    found: dict[str, Path] = {}
+    waiting = [STAGE]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if path is None or name in found:
+            continue
+        found[name] = path
+        waiting.append(name.rpartition(".")[0])
+        waiting += _imports(path, name if path.name == "__init__.py" else name.rpartition(".")[0])
+    return found
+
+
+def _source(name: str) -> Path | None:
+    """The file of a module of segops; None where `name` is no such module."""
+    top, *parts = name.split(".")
+    if top != "segops":
+        return None
+    place = Path(segops.__file__).parent.joinpath(*parts)
+    files = (place / "__init__.py", place.with_suffix(".py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _imports(path: Path, package: str) -> Iterator[str]:
+    """All names that a file imports and that may be modules; `package` is the one it lies in."""
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = [*(parents if node.level else []), *([node.module] if node.module else [])]
+            yield ".".join(base)
+            yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
 def encoder_file(root: Path, encoder_weights: str | None) -> Path | None:

@@ -6,7 +6,10 @@ apart; scale, colour and light are drawn at random, so that colour alone tells n
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
@@ -21,6 +24,19 @@ CLASS_IDS: tuple[int, ...] = tuple(kind.class_id for kind in KINDS)
 """The VOC ids that the sample's masks hold, beside 0 (background) and 255 (void)."""
 
 JPEG_QUALITY = 85
+
+
+class _Settings(TypedDict):
+    train: int
+    val: int
+    seed: int
+
+
+SHIPPED: _Settings = {"train": 240, "val": 80, "seed": 2026}
+"""Arguments of :func:`generate` that made the shipped sample."""
+
+SHIPPED_MD5 = ""
+"""The hash by which DVC names the shipped sample's directory, where Pillow is the pinned one."""
 
 
 def scene(seed: int, split: int, index: int, size: tuple[int, int] = (160, 128)) -> Scene:
@@ -72,3 +88,17 @@ def generate(
                 write_mask(layout.mask_path(image_id), drawn.mask())
                 ids.append(image_id)
             layout.list_path(name).write_text("\n".join(ids) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make a sample: ``python -m segops.voc.sample TARGET``; as it is shipped, if not told else."""
+    parser = argparse.ArgumentParser(prog="python -m segops.voc.sample", description=__doc__)
+    parser.add_argument("target", type=Path, help="directory that the data set takes the place of")
+    for name, value in (*SHIPPED.items(), ("width", 160), ("height", 128)):
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
+    given = parser.parse_args(arguments)
+    generate(given.target, given.train, given.val, given.seed, (given.width, given.height))
+
+
+if __name__ == "__main__":
+    main()

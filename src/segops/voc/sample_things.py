@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .sample_shapes import Part, box, direction, ellipse, polygon, smooth, stripes
+from .sample_shapes import Paint, Part, box, direction, ellipse, polygon, smooth, stripes
 
 
 def bird(rng: np.random.Generator) -> list[Part]:
@@ -37,10 +37,10 @@ def bird(rng: np.random.Generator) -> list[Part]:
             parts.append(Part(foot, "dark"))
     parts += [
         Part(tail, "second"),
-        *stripes("second", 0.55, across=(-0.5, 0.9), along=(-1.2, 0.0), pitch=0.12),
+        *_plumage("second", (-1.2, -0.4, 0.0, 0.8)),
         Part(beak, "light"),
         Part(ellipse(0.0, 0.0, 0.64, plump, tilt), "body"),
-        *_plumage(),
+        *_plumage("body", (-0.7, -0.5, 0.63, 0.5)),
         Part(ellipse(x, y, size, size), "body", 1.05),
         Part(ellipse(x + 0.3 * size, y - 0.2 * size, 0.32 * size, 0.32 * size), "light", 1.3),
         Part(ellipse(x + 0.34 * size, y - 0.2 * size, 0.18 * size, 0.18 * size), "dark", 0.4),
@@ -48,40 +48,38 @@ def bird(rng: np.random.Generator) -> list[Part]:
     if raised:
         parts += _raised_wing(0.12, 0.85 * reach, 1.0)
     else:
-        for index in range(4):
-            back, down = 0.05 - 0.14 * index, 0.02 + 0.05 * index
-            feather = ellipse(back, down, 0.34 - 0.03 * index, 0.16, tilt + 4 * index)
-            parts.append(Part(feather, "second", (1.3, 0.8)[index % 2]))
+        parts.append(Part(ellipse(-0.15, 0.08, 0.45, 0.22, tilt + 8), "second"))
+        parts += _plumage("second", (-0.65, -0.2, 0.35, 0.4))
     return parts
 
 
-def _plumage() -> list[Part]:
-    """Overlapping feathers in rows, each a bright rim around a darker middle."""
+def _plumage(paint: Paint, bounds: tuple[float, float, float, float]) -> list[Part]:
+    """Overlapping feathers in rows on the part before, each a bright rim around a dark middle."""
+    left, top, right, bottom = bounds
     parts = []
-    for row in range(6):
-        for column in range(7):
-            x, y = 0.63 - 0.22 * column - 0.11 * (row % 2), -0.45 + 0.17 * row
+    for row in range(int((bottom - top) / 0.17) + 1):
+        for column in range(int((right - left) / 0.22) + 1):
+            x, y = right - 0.22 * column - 0.11 * (row % 2), top + 0.17 * row
             parts.append(Part(ellipse(x, y, 0.15, 0.13), "light", inside=True))
-            parts.append(Part(ellipse(x + 0.04, y, 0.11, 0.09), "body", 0.6, inside=True))
+            parts.append(Part(ellipse(x + 0.04, y, 0.11, 0.09), paint, 0.6, inside=True))
     return parts
 
 
 def _raised_wing(x: float, reach: float, shade: float) -> list[Part]:
-    feathers = []
-    for index in reversed(range(4)):
-        tip = -reach + 0.13 * index
-        feather = polygon(
-            (x + 0.22 - 0.12 * index, -0.05),
-            (x - 0.12 - 0.2 * index, tip),
-            (x - 0.32 - 0.2 * index, tip + 0.08),
-            (x + 0.0 - 0.12 * index, 0.05),
-        )
-        feathers.append(Part(feather, "second", shade * (1.25, 0.75)[index % 2]))
-    return feathers
+    wing = polygon(
+        (x + 0.26, -0.05),
+        (x + 0.05, -0.6 * reach),
+        (x - 0.2, -reach),
+        (x - 0.45, -0.9 * reach),
+        (x - 0.75, -0.5 * reach),
+        (x - 0.35, 0.05),
+    )
+    bounds = (x - 0.8, -reach, x + 0.3, 0.05)
+    return [Part(smooth(wing, 2), "second", shade), *_plumage("second", bounds)]
 
 
 def bottle(rng: np.random.Generator) -> list[Part]:
-    """Upright: glass with light along its sides, a label, shoulders, neck and cap."""
+    """Upright: glass with light along its sides, a latticed label, shoulders, neck and cap."""
     wide = rng.uniform(0.33, 0.44)
     neck = rng.uniform(0.13, 0.17)
     shoulder = rng.uniform(-0.35, -0.1)
@@ -98,7 +96,7 @@ def bottle(rng: np.random.Generator) -> list[Part]:
         (-wide, shoulder + 0.12),
         (-neck, shoulder - 0.22),
     )
-    upper, lower = shoulder + rng.uniform(0.25, 0.35), rng.uniform(0.6, 0.8)
+    upper, lower = shoulder + rng.uniform(0.2, 0.3), rng.uniform(0.7, 0.85)
     parts = [Part(glass, "body")]
     for left, right, shade in (
         (-1.0, -0.75, 0.5),
@@ -110,10 +108,16 @@ def bottle(rng: np.random.Generator) -> list[Part]:
         parts.append(Part(band, "body", shade, inside=True))
     parts.append(Part(box(-0.6 * neck, top, -0.1 * neck, shoulder), "body", 1.7, inside=True))
     parts.append(Part(box(-wide, upper, wide, lower), "light"))
-    lines = int(rng.integers(2, 5))
-    for index in range(lines):
-        y = upper + (lower - upper) * (index + 0.6) / (lines + 0.6)
-        parts.append(Part(box(-0.7 * wide, y, 0.6 * wide, y + 0.07), "second", inside=True))
+    for lean in (-0.7, 0.7):
+        parts += stripes(
+            "second",
+            1.0,
+            across=(upper - 0.7, lower + 0.7),
+            along=(-wide, wide),
+            pitch=0.22,
+            share=0.35,
+            lean=lean * 2 * wide,
+        )
     parts.append(Part(box(-1.2 * neck, -1.04, 1.2 * neck, top + 0.02), "second"))
     parts += stripes(
         "second", 0.5, across=(-1.2 * neck, neck), along=(-1.04, top), pitch=0.08, upright=True
@@ -126,9 +130,9 @@ def pottedplant(rng: np.random.Generator) -> list[Part]:
     rim = rng.uniform(0.4, 0.5)
     foot = rng.uniform(0.26, 0.36)
     line = rng.uniform(0.3, 0.42)
-    count = int(rng.integers(9, 14))
+    count = int(rng.integers(8, 12))
     length = rng.uniform(0.95, 1.3)
-    width = rng.uniform(0.15, 0.22)
+    width = rng.uniform(0.19, 0.25)
     parts: list[Part] = []
     for index in rng.permutation(count):
         degrees = -170.0 + 160.0 * (float(index) + 0.5) / count + rng.uniform(-8, 8)
@@ -159,8 +163,8 @@ def _leaf(degrees: float, line: float, reach: float, width: float, shade: float)
     lit = polygon(at(0, 0), at(0.45, -1.1 * width), at(1.05, -0.5 * width), at(1.05, 0))
     rib = polygon(at(0, 0.03), at(1.0, 0.0), at(0, -0.03))
     return [
-        Part(leaf, "body", 0.7 * shade),
-        Part(lit, "body", 1.35 * shade, inside=True),
+        Part(leaf, "body", 0.55 * shade),
+        Part(lit, "body", 1.5 * shade, inside=True),
         Part(rib, "light", inside=True),
     ]
 

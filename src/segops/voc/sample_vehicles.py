@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .sample_shapes import Outline, Part, box, dots, ellipse, polygon, smooth, stripes, wheel
+from .sample_shapes import Outline, Paint, Part, box, dots, ellipse, polygon, smooth, stripes, wheel
 
 
 def aeroplane(rng: np.random.Generator) -> list[Part]:
@@ -196,10 +196,10 @@ def car(rng: np.random.Generator) -> list[Part]:
 def _checks(top: float) -> list[Part]:
     """A chequered band along the doors."""
     side = 0.1
-    return [
-        Part(box(x, top + side * row, x + side, top + side * (row + 1)), paint, inside=True)
-        for row in range(2)
-        for column in range(20)
-        for x in [-1.0 + side * column]
-        for paint in [("dark", "light")[(row + column) % 2]]
-    ]
+    parts = []
+    for row in range(2):
+        for column in range(20):
+            x, y = -1.0 + side * column, top + side * row
+            paint: Paint = "light" if (row + column) % 2 else "dark"
+            parts.append(Part(box(x, y, x + side, y + side), paint, inside=True))
+    return parts

@@ -1,0 +1,530 @@
+"""Register, gate, promote, roll back: with a real MLflow, and with crashes in between.
+
+Mistakes are those that promoters in the field made; the rest of the ten stand in
+tests/unit/test_gate.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from segops import files
+from segops.errors import SegopsError
+from segops.registry import promotion, versions
+from segops.registry.gate import Decision
+from segops.registry.lineage import tag
+from segops.registry.record import record
+from segops.registry.register import Registered, register
+from segops.registry.status import status
+
+from . import registry_workspace as made
+
+
+@pytest.fixture(autouse=True)
+def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return made.make(tmp_path / "checkout")
+
+
+def challenge(root: Path, seed: int, quality: float) -> Registered:
+    """Train, record and register a model."""
+    made.train(root, seed, quality)
+    return register(root, record(root))
+
+
+def release(root: Path, seed: int, quality: float) -> Decision:
+    """The whole way to the gate's decision, carried out."""
+    challenge(root, seed, quality)
+    decision = promotion.gate(root)
+    promotion.promote(root, decision)
+    return decision
+
+
+def aliases(root: Path) -> dict[str, str]:
+    found = made.snapshot(root)["aliases"].get("segops", {})
+    return {alias: str(number) for alias, number in found.items()}
+
+
+def kinds(root: Path) -> list[tuple[str, str, str]]:
+    return [(one["kind"], one["verdict"], one["version"]) for one in made.lines(root)]
+
+
+def failed(decision: Decision) -> list[str]:
+    return [check.name for check in decision.checks if not check.passed]
+
+
+# The usual life.
+
+
+def test_releases_follow_each_other(root: Path) -> None:
+    registered = challenge(root, seed=1, quality=0.7)
+    assert registered == Registered("1", True)
+    assert aliases(root) == {"challenger": "1"}
+    decision = promotion.gate(root)
+    assert decision.verdict == "promoted"
+    assert aliases(root) == {"challenger": "1"}
+    promotion.promote(root, decision)
+    assert aliases(root) == {"champion": "1"}
+
+    assert release(root, seed=2, quality=0.8).verdict == "promoted"
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    assert kinds(root) == [
+        ("decision", "promoted", "1"),
+        ("intent", "promote", "1"),
+        ("done", "promote", "1"),
+        ("decision", "promoted", "2"),
+        ("intent", "promote", "2"),
+        ("done", "promote", "2"),
+    ]
+
+
+def test_a_run_in_which_nothing_changed_makes_no_version_and_says_so(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    before, ledger = made.snapshot(root), made.lines(root)
+    registered = register(root, record(root))
+    assert registered == Registered("1", False)
+    decision = promotion.gate(root)
+    assert decision.verdict == "unchanged"
+    promotion.promote(root, decision)
+    assert made.snapshot(root) == before
+    assert made.lines(root) == ledger
+
+
+def test_the_decision_lies_in_workspace_ledger_and_mlflow(root: Path) -> None:
+    decision = release(root, seed=1, quality=0.7)
+    assert Decision.model_validate(files.read_json(root / promotion.DECISION)) == decision
+    first = made.lines(root)[0]
+    assert first["details"]["evidence"]["score"]["miou"] == pytest.approx(
+        files.read_json(root / files.EVALUATION)["miou"]
+    )
+    assert first["details"]["evidence"]["champion"]["kind"] == "NoRelease"
+    client = made.client(root)
+    held = sorted(one.path for one in client.list_artifacts(decision.run_id, "decisions"))
+    assert held == [f"decisions/{number:04d}.json" for number in (1, 2, 3)]
+    copied = json.loads(Path(client.download_artifacts(decision.run_id, held[0])).read_text())
+    assert copied == first
+    version = client.get_model_version("segops", "1")
+    assert version.tags[tag("decision")] == "promoted"
+    assert "mIoU" in version.tags[tag("decision_reason")]
+
+
+def test_the_version_carries_lineage_and_scores(root: Path) -> None:
+    from segops.registry.lineage import missing
+
+    challenge(root, seed=1, quality=0.7)
+    version = made.client(root).get_model_version("segops", "1")
+    assert missing(version.tags) == []
+    assert 0.2 < float(version.tags[tag("miou")]) < 1
+
+
+def test_status_tells_all_of_it(root: Path) -> None:
+    assert status(root).versions == ()
+    release(root, seed=1, quality=0.7)
+    release(root, seed=2, quality=0.8)
+    release(root, seed=3, quality=0.1)
+    found = status(root)
+    assert {one.alias: one.version for one in found.versions} == {
+        "champion": "2",
+        "previous": "1",
+        "challenger": "3",
+    }
+    assert all(one.miou is not None for one in found.versions)
+    assert [(one.verdict, one.version) for one in found.decisions] == [
+        ("promoted", "1"),
+        ("promote", "1"),
+        ("promoted", "2"),
+        ("promote", "2"),
+        ("rejected", "3"),
+    ]
+    assert found.tracking_uri.endswith("mlflow.db")
+
+
+def test_a_decision_on_the_same_evidence_is_written_once(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    release(root, seed=2, quality=0.1)
+    ledger = made.lines(root)
+    assert promotion.gate(root).verdict == "rejected"
+    assert made.lines(root) == ledger
+    made.set_params(root, gate={"min_miou": 0.3})
+    assert promotion.gate(root).verdict == "rejected"
+    assert len(made.lines(root)) == len(ledger) + 1
+
+
+# The mistakes of promoters that take a registry.
+
+
+def test_mistake_1_registry_outage_read_as_no_champion(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.8)
+    challenge(root, seed=2, quality=0.9)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    decision = promotion.gate(root)
+    assert decision.verdict == "rejected"
+    assert "does not answer" in decision.reason
+    promotion.promote(root, decision)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert aliases(root) == {"champion": "1", "challenger": "2"}
+
+
+def test_mistake_1_a_registry_that_lost_its_champion_is_no_fresh_one(root: Path) -> None:
+    release(root, seed=1, quality=0.8)
+    challenge(root, seed=2, quality=0.9)
+    made.client(root).delete_registered_model_alias("segops", "champion")
+    decision = promotion.gate(root)
+    assert decision.verdict == "rejected"
+    assert "the ledger names version 1" in decision.reason
+
+
+def test_mistake_2_rejected_challenger_takes_the_alias_off_the_champion(root: Path) -> None:
+    release(root, seed=1, quality=0.8)
+    decision = release(root, seed=2, quality=0.6)
+    assert decision.verdict == "rejected"
+    assert aliases(root) == {"champion": "1", "challenger": "2"}
+    with pytest.raises(SegopsError, match="last decision on it is rejected"):
+        promotion.promote(root, decision.model_copy(update={"verdict": "promoted"}))
+    assert aliases(root) == {"champion": "1", "challenger": "2"}
+
+
+def test_mistake_3_tolerance_that_ratchets_quality_down(root: Path) -> None:
+    """Every model loses less than the margin to the one before; the first stays the measure."""
+    verdicts = [
+        release(root, seed=seed, quality=0.9 - 0.007 * (seed - 1)).verdict for seed in range(1, 6)
+    ]
+    assert verdicts[:2] == ["promoted", "promoted"]
+    assert verdicts[-1] == "rejected"
+    champion = aliases(root)["champion"]
+    scores = {
+        number: float(tags[tag("miou")]) for number, tags in made.snapshot(root)["versions"].items()
+    }
+    assert scores[int(champion)] >= scores[1] - 0.02
+
+
+def test_mistake_6_evaluating_after_promoting(root: Path) -> None:
+    """No alias moves before the ledger holds a decision that rests on an evaluation."""
+    challenge(root, seed=1, quality=0.8)
+    hasty = Decision(verdict="promoted", checks=(), model="segops", version="1")
+    with pytest.raises(SegopsError, match="last decision on it is none"):
+        promotion.promote(root, hasty)
+    (root / files.EVALUATION).unlink()
+    decision = promotion.gate(root)
+    assert decision.verdict == "rejected"
+    assert "evaluation.json" in decision.reason
+    assert aliases(root) == {"challenger": "1"}
+
+
+def test_mistake_7_comparing_stored_scores_made_on_different_data(root: Path) -> None:
+    """On new data the champion is scored again from its artifact, whatever score it came with."""
+    release(root, seed=1, quality=0.95)
+    made.use_data(root, seed=4)
+    made.train(root, seed=2, quality=0.6)
+    register(root, record(root))
+    decision = promotion.gate(root)
+    assert decision.verdict == "promoted"
+    check = next(one for one in decision.checks if one.name == "champion")
+    assert "against 0.0" in check.sentence  # untrained weights, and no longer the 0.9 of before
+    shown = made.lines(root)[-1]["details"]["evidence"]["champion"]
+    assert shown["val_hash"] == files.read_json(root / files.EVALUATION)["val_hash"]
+    (kept,) = (root / ".segops/judged").iterdir()
+    assert set(pd.read_parquet(kept)["image_id"]) == set(
+        pd.read_parquet(root / files.COUNTS)["image_id"]
+    )
+
+
+def test_mistake_8_promoting_the_latest_unconditionally(root: Path) -> None:
+    release(root, seed=1, quality=0.8)
+    assert challenge(root, seed=2, quality=0.5).version == "2"
+    promotion.promote(root, promotion.gate(root))
+    assert aliases(root)["champion"] == "1"
+
+
+@pytest.mark.parametrize("key", ["miou", "val_hash", "bundle_digest", "data_hash"])
+def test_mistake_9_a_missing_metric_passes(root: Path, key: str) -> None:
+    challenge(root, seed=1, quality=0.8)
+    evaluation = files.read_json(root / files.EVALUATION)
+    del evaluation[key]
+    files.write_json(root / files.EVALUATION, evaluation)
+    assert promotion.gate(root).verdict == "rejected"
+
+
+# The gate fails closed.
+
+
+def spoil_counts(root: Path) -> None:
+    counts = pd.read_parquet(root / files.COUNTS)
+    counts["intersection"] = counts["truth"].clip(upper=counts["predicted"])
+    counts.to_parquet(root / files.COUNTS, index=False)
+
+
+def spoil_evaluation(root: Path) -> None:
+    evaluation = files.read_json(root / files.EVALUATION)
+    files.write_json(root / files.EVALUATION, {**evaluation, "miou": 0.99})
+
+
+def spoil_artifact(root: Path) -> None:
+    (weights,) = root.glob("mlartifacts/models/*/artifacts/artifacts/segmenter/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"evil")
+
+
+def spoil_validation(root: Path) -> None:
+    verdict = files.read_json(root / files.VERDICT)
+    files.write_json(root / files.VERDICT, {**verdict, "passed": False})
+
+
+def spoil_lineage(root: Path) -> None:
+    made.client(root).delete_model_version_tag("segops", "1", tag("seed"))
+
+
+def spoil_parquet(root: Path) -> None:
+    (root / files.COUNTS).write_bytes(b"PAR1")
+
+
+def train_on_val(root: Path) -> None:
+    """A val image among the training images: the whole bundle is made anew with it."""
+    made.use_data(root, seed=3)
+    from segops.data.store import PackedStore
+
+    store = PackedStore(root / files.PACKED)
+    seen = store.ids("val")[0]
+    model = files.read_json(root / files.SEGMENTER / "model.json")
+    model["training_images"][seen] = store.image_sha256(seen)
+    files.write_json(root / files.SEGMENTER / "model.json", model)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (spoil_counts, "mIoU"),
+        (spoil_evaluation, "mIoU"),
+        (spoil_artifact, "artifact"),
+        (spoil_validation, "validation"),
+        (spoil_lineage, "lineage"),
+        (spoil_parquet, "mIoU"),
+        (train_on_val, "artifact"),
+    ],
+)
+def test_spoilt_evidence_rejects(root: Path, spoil: Any, check: str) -> None:
+    challenge(root, seed=1, quality=0.8)
+    spoil(root)
+    decision = promotion.gate(root)
+    assert decision.verdict == "rejected"
+    assert check in failed(decision)
+
+
+def test_a_champion_whose_artifact_was_changed_is_not_run(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    spoil_artifact(root)
+    decision = release(root, seed=2, quality=0.9)
+    assert decision.verdict == "rejected"
+    assert "changed since" in decision.reason
+    assert aliases(root) == {"champion": "1", "challenger": "2"}
+
+
+def test_counts_that_were_altered_in_mlflow_are_made_anew(root: Path) -> None:
+    release(root, seed=1, quality=0.95)
+    (held,) = root.glob("mlartifacts/*/artifacts/metrics/counts.parquet")
+    spoilt = pd.read_parquet(held)
+    spoilt["intersection"] = 0
+    spoilt.to_parquet(held, index=False)
+    challenge(root, seed=2, quality=0.7)
+    promotion.gate(root)
+    assert list((root / ".segops/judged").iterdir())
+
+
+def test_a_tampered_ledger_stops_everything(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    challenge(root, seed=2, quality=0.8)
+    path = root / "ledger.jsonl"
+    path.write_text(path.read_text().replace("promoted", "rejected", 1))
+    for step in (promotion.gate, status, lambda root: promotion.rollback(root, "why")):
+        with pytest.raises(SegopsError, match=r"ledger\.jsonl: line 2"):
+            step(root)
+    assert aliases(root) == {"champion": "1", "challenger": "2"}
+
+
+def test_a_champion_that_changed_since_the_decision_is_not_replaced(root: Path) -> None:
+    release(root, seed=1, quality=0.6)
+    challenge(root, seed=2, quality=0.7)
+    slow = promotion.gate(root)
+    release(root, seed=3, quality=0.9)
+    with pytest.raises(SegopsError, match="version 3 is champion"):
+        promotion.promote(root, slow)
+    assert aliases(root)["champion"] == "3"
+
+
+def test_a_champion_set_by_hand_is_written_down_and_counts(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    release(root, seed=2, quality=0.5)
+    made.client(root).set_registered_model_alias("segops", "champion", "2")
+    decision = release(root, seed=3, quality=0.55)
+    assert ("observed", "observed", "2") in kinds(root)
+    assert failed(decision) == ["best release"]
+    assert decision.champion_version == "2"
+
+
+def test_few_images_that_cannot_decide_are_inconclusive(root: Path) -> None:
+    """Much better on every other image and worse on the rest: eight images cannot tell."""
+    release(root, seed=1, quality=0.7)
+    made.train(root, seed=2, quality=None)
+    made.evaluate(root, quality=0.72, wobble=0.25)
+    register(root, record(root))
+    decision = promotion.gate(root)
+    promotion.promote(root, decision)
+    assert decision.verdict == "inconclusive", decision.reason
+    assert "smallest difference that these images could have shown" in decision.reason
+    assert aliases(root) == {"champion": "1", "challenger": "2"}
+
+
+# Rolling back.
+
+
+def test_rollback_through_a_chain_of_three(root: Path) -> None:
+    for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
+        release(root, seed, quality)
+    assert aliases(root) == {"champion": "3", "previous": "2"}
+
+    result = promotion.rollback(root, "halos around birds")
+    assert (result.withdrawn, result.champion, result.previous) == ("3", "2", "1")
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    version = made.client(root).get_model_version("segops", "3")
+    assert version.tags[versions.WITHDRAWN] == "halos around birds"
+
+    result = promotion.rollback(root, "worse")
+    assert (result.withdrawn, result.champion, result.previous) == ("2", "1", None)
+    assert aliases(root) == {"champion": "1"}
+    with pytest.raises(SegopsError, match="only release"):
+        promotion.rollback(root, "all of them")
+    assert aliases(root) == {"champion": "1"}
+    assert kinds(root)[-1] == ("done", "rollback", "2")
+
+
+def test_a_withdrawn_version_comes_back_by_no_way(root: Path) -> None:
+    release(root, seed=1, quality=0.6)
+    decision = release(root, seed=2, quality=0.8)
+    promotion.rollback(root, "broke in production")
+    again = release(root, seed=2, quality=0.8)
+    assert again.verdict == "rejected"
+    assert "broke in production" in again.reason
+    with pytest.raises(SegopsError, match="last decision"):
+        promotion.promote(root, decision)
+    assert aliases(root)["champion"] == "1"
+
+    assert release(root, seed=3, quality=0.65).verdict == "promoted", "2 is no measure any more"
+    assert aliases(root)["previous"] == "1"
+    promotion.rollback(root, "worse")
+    assert aliases(root)["champion"] == "1"
+
+
+def test_a_decision_from_before_the_rollback_is_used_up(root: Path) -> None:
+    release(root, seed=1, quality=0.6)
+    decision = release(root, seed=2, quality=0.8)
+    promotion.rollback(root, "broke in production")
+    with pytest.raises(SegopsError, match="withdrawn by a rollback: broke in production"):
+        promotion.promote(root, decision)
+    assert aliases(root)["champion"] == "1"
+
+
+def test_rollback_without_a_champion_or_a_reason(root: Path) -> None:
+    with pytest.raises(SegopsError, match="no champion"):
+        promotion.rollback(root, "why")
+    with pytest.raises(SegopsError, match="reason"):
+        promotion.rollback(root, " ")
+
+
+# Crashes.
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def _arm(patch: pytest.MonkeyPatch, changes: int) -> None:
+    """Let the process end before the n-th change of an alias or of a version's tags."""
+    left = [changes]
+
+    def guard(function: Any) -> Any:
+        def guarded(*arguments: Any) -> Any:
+            if left[0] == 0:
+                raise Crash
+            left[0] -= 1
+            return function(*arguments)
+
+        return guarded
+
+    patch.setattr(versions, "set_alias", guard(versions.set_alias))
+    patch.setattr(versions, "set_tags", guard(versions.set_tags))
+
+
+@pytest.mark.parametrize("changes", [0, 1, 2])
+def test_a_crash_while_promoting_is_completed_by_whoever_comes_next(
+    root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.6)
+    challenge(root, seed=2, quality=0.8)
+    decision = promotion.gate(root)
+    with monkeypatch.context() as patch:
+        _arm(patch, changes)
+        with pytest.raises(Crash):
+            promotion.promote(root, decision)
+    assert kinds(root)[-1] == ("intent", "promote", "2")
+    promotion.promote(root, decision)
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    assert kinds(root)[-1] == ("done", "promote", "2")
+    assert promotion.gate(root).verdict == "unchanged"
+
+
+@pytest.mark.parametrize("changes", [0, 1, 2, 3])
+def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
+    root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.6)
+    release(root, seed=2, quality=0.8)
+    with monkeypatch.context() as patch:
+        _arm(patch, changes)
+        with pytest.raises(Crash):
+            promotion.rollback(root, "broke")
+    challenge(root, seed=3, quality=0.1)
+    promotion.gate(root)
+    assert aliases(root) == {"champion": "1", "challenger": "3"}
+    assert ("done", "rollback", "2") in kinds(root)
+    tags = made.client(root).get_model_version("segops", "2").tags
+    assert tags[versions.WITHDRAWN] == "broke"
+
+
+def test_an_intent_that_the_world_overtook_is_abandoned(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.6)
+    challenge(root, seed=2, quality=0.7)
+    decision = promotion.gate(root)
+    with monkeypatch.context() as patch:
+        _arm(patch, 0)
+        with pytest.raises(Crash):
+            promotion.promote(root, decision)
+    challenge(root, seed=3, quality=0.8)
+    made.client(root).set_registered_model_alias("segops", "champion", "3")
+    assert promotion.gate(root).verdict == "unchanged"
+    assert ("abandoned", "promote", "2") in kinds(root)
+    assert aliases(root)["champion"] == "3"
+
+
+def test_lost_database_and_kept_ledger_reject_with_what_to_do(root: Path, tmp_path: Path) -> None:
+    release(root, seed=1, quality=0.8)
+    fresh = made.make(tmp_path / "fresh")
+    shutil.copy(root / "ledger.jsonl", fresh / "ledger.jsonl")
+    decision = release(fresh, seed=2, quality=0.9)
+    assert decision.verdict == "rejected"
+    assert "move ledger.jsonl away" in decision.reason
+    (fresh / "ledger.jsonl").unlink()
+    assert release(fresh, seed=2, quality=0.9).verdict == "promoted"

@@ -1,0 +1,122 @@
+"""The fingerprint moves with everything that moves the weights, and with nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segops.augment.policy import build_policy
+from segops.data.store import PackedStore, pack
+from segops.params import Params, parse
+from segops.train.fingerprint import (
+    code_hash,
+    encoder_file,
+    fingerprint,
+    sources,
+    training_parts,
+)
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+
+
+@pytest.fixture
+def store(tiny_voc: Path, tmp_path: Path) -> PackedStore:
+    pack(open_layout(tiny_voc), tmp_path / "packed", VOC_CLASSES)
+    return PackedStore(tmp_path / "packed")
+
+
+def parts(store: PackedStore, tree: dict[str, Any] | None = None, **given: Any) -> dict[str, str]:
+    settings: Params = parse(tree or {})
+    policy = given.pop("policy", build_policy(settings.augment).to_json())
+    local = encoder_file(Path("/"), settings.model.encoder_weights)
+    place = {"device": "cpu", "precision": "fp32"} | given
+    return training_parts(settings, store, policy, local, **place)
+
+
+def changed(left: dict[str, str], right: dict[str, str]) -> set[str]:
+    assert (fingerprint(left) == fingerprint(right)) == (left == right)
+    return {name for name in left if left[name] != right[name]}
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"train": {"lr": 0.5}}, {"parameters"}),
+        ({"train": {"seed": 1}}, {"parameters"}),
+        ({"model": {"encoder": "resnet34"}}, {"parameters"}),
+        ({"model": {"options": {"decoder_channels": [8]}}}, {"parameters"}),
+        ({"augment": {"flip": {"p": 0.1}}}, {"policy"}),
+        ({"hardware": {"threads": 1, "workers": 3}}, set()),
+        ({"report": {"pictures": False}}, set()),
+        ({"evaluate": {"seed": 3}}, set()),
+        ({"gate": {"min_miou": 0.9}}, set()),
+    ],
+)
+def test_parameters(tree: dict[str, Any], expected: set[str], store: PackedStore) -> None:
+    assert changed(parts(store), parts(store, tree)) == expected
+
+
+def test_device_and_precision(store: PackedStore) -> None:
+    assert changed(parts(store), parts(store, precision="bf16")) == {"device"}
+    assert changed(parts(store), parts(store, device="cuda")) == {"device"}
+
+
+def test_data(store: PackedStore, tiny_voc: Path, tmp_path: Path) -> None:
+    before = parts(store)
+    layout = open_layout(tiny_voc)
+    one = layout.image_path(layout.ids("train")[0])
+    one.write_bytes(one.read_bytes() + b"\0")  # another file, the same picture
+    pack(open_layout(tiny_voc), tmp_path / "changed", VOC_CLASSES)
+    assert changed(before, parts(PackedStore(tmp_path / "changed"))) == {"data"}
+
+
+def test_val_changes_no_training(store: PackedStore, tiny_voc: Path, tmp_path: Path) -> None:
+    before = parts(store)
+    (tiny_voc / "ImageSets/Segmentation/val.txt").write_text(store.ids("val")[0] + "\n")
+    pack(open_layout(tiny_voc), tmp_path / "changed", VOC_CLASSES)
+    assert changed(before, parts(PackedStore(tmp_path / "changed"))) == set()
+
+
+def test_an_encoder_file_counts_by_its_content(store: PackedStore, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    for path, content in zip(paths, (b"one", b"one", b"two"), strict=True):
+        path.write_bytes(content)
+    trees = [{"model": {"encoder_weights": str(path)}} for path in paths]
+    first, copy, other = (parts(store, tree) for tree in trees)
+    assert changed(first, copy) == set()
+    assert changed(first, other) == {"parameters"}
+    assert changed(first, parts(store)) == {"parameters"}
+
+
+def test_where_an_encoder_file_lies() -> None:
+    assert encoder_file(Path("/root"), None) is None
+    assert encoder_file(Path("/root"), "imagenet") is None
+    assert encoder_file(Path("/root"), "w/a.safetensors") == Path("/root/w/a.safetensors")
+    assert encoder_file(Path("/root"), "/b.safetensors") == Path("/b.safetensors")
+
+
+def test_the_code_is_what_the_stage_really_imports() -> None:
+    """In a process of its own, because this one has imported more."""
+    code = (
+        "import sys, segops.stages.train;"
+        "print(*(n for n in sys.modules if n.partition('.')[0] == 'segops'))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) == set(sources())
+    assert {"segops.train.loop", "segops.models.losses", "segops.voc.classes"} <= set(sources())
+
+
+def test_the_code_hash_moves_with_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_hash()
+    copies = {}
+    for name, path in sources().items():
+        copies[name] = tmp_path / f"{name}.py"
+        copies[name].write_bytes(path.read_bytes())
+    monkeypatch.setattr("segops.train.fingerprint.sources", lambda: copies)
+    assert code_hash() == before
+    copies["segops.models.losses"].write_text("changed = True\n")
+    assert code_hash() != before

@@ -1,0 +1,92 @@
+"""Device, precision, threads, optimisers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from segops.errors import SegopsError
+from segops.params import HardwareParams, TrainParams
+from segops.train import hardware
+from segops.train.optimizers import build_optimizer
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+def test_cpu_can_be_asked_for() -> None:
+    assert hardware.choose_device("cpu") == "cpu"
+
+
+@NO_GPU
+def test_without_a_gpu() -> None:
+    assert hardware.choose_device("auto") == "cpu"
+    with pytest.raises(SegopsError, match=r"train\.device: cuda, but torch sees no GPU"):
+        hardware.choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_f": True, "amx_bf16": False}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_cpu_computes_it(
+    known: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert hardware.choose_precision("auto", "cpu") == expected
+    assert hardware.choose_precision("fp32", "cpu") == "fp32"
+    assert hardware.choose_precision("bf16", "cpu") == "bf16"
+
+
+def test_threads_and_workers() -> None:
+    assert hardware.choose_threads(HardwareParams(threads=3)) == 3
+    assert 1 <= hardware.choose_threads(HardwareParams()) <= (os.cpu_count() or 1)
+    assert hardware.choose_workers(HardwareParams(), "cpu") == 0
+    assert hardware.choose_workers(HardwareParams(), "cuda") >= 1
+    assert hardware.choose_workers(HardwareParams(workers=5), "cpu") == 5
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_fabric_computes_in_the_precision(name: str, kind: torch.dtype) -> None:
+    fabric, _, chosen = hardware.build_fabric(
+        TrainParams.model_validate({"precision": name, "device": "cpu"})
+    )
+    inside: list[torch.dtype] = []
+    network = nn.Conv2d(3, 2, 1)
+    network.register_forward_hook(lambda _module, _inputs, output: inside.append(output.dtype))
+    model = fabric.setup_module(network)
+    assert model(torch.rand(1, 3, 4, 4)).dtype == torch.float32
+    assert inside == [kind]
+    assert chosen == name
+
+
+def test_reproducible_is_for_a_while() -> None:
+    before = torch.get_num_threads()
+    with hardware.reproducible("cpu", threads=1):
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+)
+def test_optimizers_by_name(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    params = TrainParams.model_validate(
+        {"optimizer": name, "lr": 0.3, "weight_decay": 0.02, "momentum": 0.7}
+    )
+    optimizer = build_optimizer([nn.Parameter(torch.ones(2))], params)
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.3, 0.02)
+    if name == "sgd":
+        assert group["momentum"] == 0.7

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
@@ -127,3 +130,34 @@ def test_only_lost_connections_and_busy_locks_are_tried_again(
 def test_a_bad_cron_expression_is_named() -> None:
     with pytest.raises(SegopsError, match="every monday"):
         retrain_module.serve("every monday", "UTC")
+
+
+def test_schedule_registers_an_active_deployment(server: None, workspace: Path) -> None:
+    url = PREFECT_API_URL.value()
+    assert url is not None
+    serving = subprocess.Popen(
+        ["segops", "schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin"],
+        cwd=workspace,
+        env={**pipeline.environment(), "PREFECT_API_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert serving.stdout is not None
+    try:
+        for line in serving.stdout:
+            if "is being served" in line:
+                break
+        deployment = asyncio.run(read_deployment("retrain/scheduled"))
+        assert not deployment.paused
+        assert deployment.schedules[0].active
+        assert deployment.schedules[0].schedule.cron == "0 3 * * 1"
+        assert deployment.schedules[0].schedule.timezone == "Europe/Berlin"
+    finally:
+        serving.send_signal(signal.SIGINT)
+        serving.communicate(timeout=60)
+
+
+async def read_deployment(name: str) -> Any:
+    async with get_client() as client:
+        return await client.read_deployment_by_name(name)

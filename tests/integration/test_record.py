@@ -306,6 +306,9 @@ class Training:
         self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         self.path = root / ".segops" / "history.jsonl"
         self.path.parent.mkdir(exist_ok=True)
+        self.start(fingerprint)
+
+    def start(self, fingerprint: str) -> None:
         self.path.write_text(json.dumps({"fingerprint": fingerprint, "started": "now"}) + "\n")
 
     def write(self, *rows: dict[str, Any]) -> None:
@@ -392,11 +395,33 @@ def test_a_killed_training_that_is_continued_goes_on_in_its_run(
     (run,) = made.snapshot(root)["runs"].values()
     assert run["status"] == "KILLED"
     resumed = Training(root, files.read_json(root / files.TRAINING)["fingerprint"])
-    resumed.write(*rows, {"ended": True})
-    assert resumed.follow().wait(60) == 0
+    resumed.write(*rows, {"ended": "now"})
     resumed.kill()
+    assert resumed.follow().wait(60) == 0
     (run,) = made.snapshot(root)["runs"].values()
     assert [step for step, *_ in run["metrics"]["train_loss"]] == [1, 2, 3]
+    assert not record(root).created
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_file_of_the_training_before_is_not_taken_for_this_one(
+    root: Path, training: Training, ended: bool
+) -> None:
+    training.start("before")
+    training.write({"epoch": 1, "train_loss": 9.0})
+    if ended:
+        training.write({"ended": "yesterday"})
+    follower = training.follow()
+    wait_for(lambda: ended or live_epochs(root) == {1: 9.0})
+    time.sleep(3)
+    training.start(files.read_json(root / files.TRAINING)["fingerprint"])
+    training.write(*made.curves(1))
+    wait_for(lambda: set(live_epochs(root)) == {1, 2, 3})
+    training.write({"ended": "now"})
+    training.kill()
+    assert follower.wait(60) == 0
+    states = [run["status"] for run in made.snapshot(root)["runs"].values()]
+    assert sorted(states) == (["FINISHED"] if ended else ["FINISHED", "KILLED"])
     assert not record(root).created
 
 
@@ -422,7 +447,7 @@ def live(root: Path, rows: list[dict[str, float]]) -> None:
     """Leave a live run of a training that has ended."""
     fingerprint = files.read_json(root / files.TRAINING)["fingerprint"]
     ended = Training(root, fingerprint)
-    ended.write(*rows, {"ended": True})
+    ended.write(*rows, {"ended": "now"})
     ended.kill()
     assert ended.follow().wait(90) == 0
 

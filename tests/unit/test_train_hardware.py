@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
 from segops.errors import SegopsError
@@ -43,6 +44,25 @@ def test_auto_is_bf16_where_the_cpu_computes_it(
     assert hardware.choose_precision("auto", "cpu") == expected
     assert hardware.choose_precision("fp32", "cpu") == "fp32"
     assert hardware.choose_precision("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "device", "wanted", "expected"),
+    [
+        ("resnet18", "cpu", True, torch.channels_last),
+        ("mobilenet_v2", "cpu", True, torch.channels_last),
+        ("resnet18", "cpu", False, torch.contiguous_format),
+        ("mobileone_s0", "cpu", True, torch.contiguous_format),
+        ("mobileone_s0", "cuda", True, torch.channels_last),
+    ],
+)
+def test_memory_format(
+    encoder: str, device: hardware.Device, wanted: bool, expected: torch.memory_format
+) -> None:
+    """MobileOne in channels-last memory crashes torch 2.15 on the CPU."""
+    params = TrainParams.model_validate({"channels_last": wanted})
+    network = get_encoder(encoder, weights=None)
+    assert hardware.choose_layout(params, network, device) is expected
 
 
 def test_threads_and_workers() -> None:

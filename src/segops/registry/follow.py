@@ -24,6 +24,8 @@ from segops.registry.tracking import Store, locked, session
 HISTORY = files.STATE / "history.jsonl"
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BEFORE_RETRY = 10.0
+SECONDS_AFTER_END = 60.0
+"""A process that lives on this long after its training has ended does something else by now."""
 log = logging.getLogger("segops")
 
 
@@ -93,7 +95,7 @@ def follow(root: Path, pid: int) -> int:
         over = not runs.is_alive(pid)
         try:
             history.refresh()
-            if history.fingerprint:
+            if history.fingerprint and (over or not history.ended):
                 with session(root, settings) as store:
                     return _deliver_until_end(root, store, history, pid)
         except SegopsError as error:
@@ -102,29 +104,45 @@ def follow(root: Path, pid: int) -> int:
                 return 1
             _sleep_while_alive(pid, SECONDS_BEFORE_RETRY)
         else:
+            # A file that says "ended" beside a living training is that of the training before.
             if over:
                 return 1
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
 
 
 def _deliver_until_end(root: Path, store: Store, history: History, pid: int) -> int:
     """Deliver what is new until the training is over and all of it is delivered."""
-    with locked(root, "record"):
-        run_id = _run(store, root, history, pid)
+    fingerprint, run_id = "", ""
     delivered: set[int] = set()
+    ended_at: float | None = None
     while True:
-        over = history.ended or not runs.is_alive(pid)
+        alive = runs.is_alive(pid)
         history.refresh()
+        if history.fingerprint != fingerprint:
+            if run_id:  # what was there first was left by a killed training
+                _close(store, run_id, "KILLED")
+            fingerprint, delivered = history.fingerprint, set()
+            with locked(root, "record"):
+                run_id = _run(store, root, history, pid)
         if set(history.rows) - delivered:
             with locked(root, "record"):
                 _deliver(store, run_id, history)
             delivered = set(history.rows)
-        if history.ended or over:
+        if not history.ended:
+            ended_at = None
+        elif ended_at is None:
+            ended_at = time.monotonic()
+        if not alive or (ended_at and time.monotonic() - ended_at > SECONDS_AFTER_END):
             # A training that was killed leaves the run open for the one that continues it.
-            if not _has_weights(store, run_id):
-                store.client.set_terminated(run_id, "FINISHED" if history.ended else "KILLED")
+            _close(store, run_id, "FINISHED" if history.ended else "KILLED")
             return 0
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
+
+
+def _close(store: Store, run_id: str, status: str) -> None:
+    """End a live run, unless the record has taken it over."""
+    if runs.WEIGHTS not in store.client.get_run(run_id).data.tags:
+        store.client.set_terminated(run_id, status)
 
 
 def _run(store: Store, root: Path, history: History, pid: int) -> str:
@@ -150,11 +168,7 @@ def _deliver(store: Store, run_id: str, history: History) -> None:
     runs.add_epochs(store, run_id, history.rows.values(), runs.epochs(store, run_id))
 
 
-def _has_weights(store: Store, run_id: str) -> bool:
-    return runs.WEIGHTS in store.client.get_run(run_id).data.tags
-
-
 def _sleep_while_alive(pid: int, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and runs.is_alive(pid):
-        time.sleep(0.2)
+        time.sleep(min(0.2, seconds))

@@ -118,14 +118,14 @@ def session(root: Path, settings: RegistryParams) -> Iterator[Store]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
     for name, level in (
         ("alembic", logging.WARNING),
         ("mlflow", logging.WARNING),
         ("urllib3.connectionpool", logging.ERROR),  # the outage is told once, by our own error
     ):
-        logging.getLogger(name).setLevel(level)
-    from mlflow import MlflowClient
-
+        logging.getLogger(name).setLevel(level)  # importing mlflow had set its own
     uri = tracking_uri(root)
     with _errors(uri):
         # Several processes that create the same database at once collide.

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from segops.errors import SegopsError
 from segops.params import HardwareParams, TrainParams
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+NARROW = 16
 _settings: Any = torch.utils.deterministic
 
 
@@ -65,6 +67,26 @@ def choose_workers(hardware: HardwareParams, device: Device) -> int:
     if hardware.workers is None and device == "cpu":
         return 0
     return hardware.worker_count
+
+
+def choose_layout(params: TrainParams, network: nn.Module, device: Device) -> torch.memory_format:
+    """The memory format of images and weights, as ``train.channels_last`` says.
+
+    Where the CPU's kernels cannot be trusted with it, the ordinary format is taken: torch 2.15
+    writes beyond a buffer in the backward pass of a strided 1x1 convolution of fewer than 16
+    channels (MobileOne begins with one), which ends the process or spoils its numbers.
+    """
+    broken = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels < NARROW
+    ]
+    if not params.channels_last or (device == "cpu" and broken):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def build_fabric(params: TrainParams) -> tuple[Fabric, Device, Precision]:

@@ -28,7 +28,13 @@ from segops.predict.predictor import Predictor
 from segops.progress import track
 from segops.train import checkpoint as checkpoints
 from segops.train.checkpoint import Best, Checkpoint, Weights
-from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
+from segops.train.hardware import (
+    build_fabric,
+    choose_layout,
+    choose_threads,
+    choose_workers,
+    reproducible,
+)
 from segops.train.history import History
 from segops.train.losslog import LossLog, Step, diverged
 from segops.train.optimizers import build_optimizer
@@ -130,10 +136,10 @@ class _Training:
         self.schedule = Schedule.of(params, len(self.sampler))
         self.plateau = Plateau(params.step_factor, params.plateau_patience)
         self.loss = build_loss(params.loss)
-        self.layout = torch.channels_last if params.channels_last else torch.contiguous_format
 
         torch.manual_seed(params.seed)
         self.network = build(job.spec, job.encoder_weights)
+        self.layout = choose_layout(params, self.network, fabric.device.type)
         self.network.to(fabric.device).to(memory_format=self.layout)
         self.model, self.optimizer = fabric.setup(
             self.network, build_optimizer(self.network.parameters(), params)

@@ -1,8 +1,7 @@
 """One picture of the generated sample: background, objects, light, camera, and its mask.
 
-Everything random comes from the generator that is handed in. Pixels see additions,
-multiplications and Pillow's integer filters alone, so that the same seed gives the same picture on
-another processor too.
+Everything random comes from the generator that is handed in. Pixels see sums, products and
+Pillow's own filters alone, whose bits no processor changes: the same seed gives the same picture.
 """
 
 from __future__ import annotations
@@ -191,7 +190,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
         x, y = rng.uniform(0, width), rng.uniform(horizon, height + 1)
         across = rng.uniform(0.04, 0.14) * width
         stone = smooth(ellipse(x, y, across, across * rng.uniform(0.3, 0.8)), 1)
-        _paint_flat(rng, canvas, [stone])
+        _paint_shapes(rng, canvas, [stone])
     return canvas
 
 
@@ -203,17 +202,17 @@ def _paint_far_thing(rng: np.random.Generator, canvas: Image.Image, horizon: flo
     if choice == 0:
         reach, rise = rng.uniform(0.3, 0.7) * width, rng.uniform(0.1, 0.5) * height
         hill = polygon((x - reach, height), (x - 0.3 * reach, horizon - rise), (x + reach, height))
-        _paint_flat(rng, canvas, [smooth(hill)])
+        _paint_shapes(rng, canvas, [smooth(hill)])
     elif choice == 1:
         wide, high = rng.uniform(0.15, 0.4) * width, rng.uniform(0.3, 0.9) * height
-        _paint_flat(rng, canvas, [box(x, horizon - high, x + wide, height)])
+        _paint_shapes(rng, canvas, [box(x, horizon - high, x + wide, height)])
         pitch = SUPERSAMPLING * rng.uniform(8, 14)
         panes = [
             box(left, top, left + 0.35 * pitch, top + 0.55 * pitch)
             for left in np.arange(x + 0.4 * pitch, x + wide - 0.5 * pitch, pitch)
             for top in np.arange(horizon - high + 0.4 * pitch, horizon, pitch)
         ]
-        _paint_flat(rng, canvas, panes)
+        _paint_shapes(rng, canvas, panes)
     elif choice == 2:
         y = rng.uniform(0, horizon)
         puffs = [
@@ -225,15 +224,16 @@ def _paint_far_thing(rng: np.random.Generator, canvas: Image.Image, horizon: flo
             )
             for _ in range(5)
         ]
-        _paint_flat(rng, canvas, puffs, soft=3.0 * SUPERSAMPLING)
+        _paint_shapes(rng, canvas, puffs, soft=3.0 * SUPERSAMPLING)
     else:
         thick = SUPERSAMPLING * rng.uniform(1.5, 4)
-        _paint_flat(rng, canvas, [box(x, rng.uniform(-1, horizon), x + thick, height)])
+        _paint_shapes(rng, canvas, [box(x, rng.uniform(-1, horizon), x + thick, height)])
 
 
-def _paint_flat(
+def _paint_shapes(
     rng: np.random.Generator, canvas: Image.Image, shapes: list[Outline], soft: float = 0.0
 ) -> None:
+    """Paint polygons with one surface, their outlines blurred by `soft` pixels."""
     if not shapes:
         return
     cover = _cover(canvas.size, shapes)
@@ -326,12 +326,15 @@ def _paint_shadow(
     extent: float,
     light: tuple[float, float],
 ) -> None:
-    shift = 0.12 * extent
+    """Darken what lies beside an object, away from the light."""
     soft = cover.reduce(SUPERSAMPLING).filter(
         ImageFilter.GaussianBlur(0.08 * extent / SUPERSAMPLING)
     )
     soft = soft.resize(cover.size, Image.Resampling.NEAREST)
-    soft = ImageChops.offset(soft, round(-light[0] * shift), round(-light[1] * shift))
+    shift = round(0.12 * extent * light[0]), round(0.12 * extent * light[1])
+    soft = soft.transform(
+        soft.size, Image.Transform.AFFINE, (1, 0, shift[0], 0, 1, shift[1]), fillcolor=0
+    )
     strength = rng.uniform(0.1, 0.6)
     canvas.paste((0, 0, 0), (0, 0), soft.point(lambda value: round(value * strength)))
 

@@ -1,0 +1,58 @@
+"""`segops data use`: a user's own data take the sample's place and lose nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segops.voc.layout import open_layout
+from segops.voc.sample import generate
+from tests.integration.conftest import dvc, segops
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Another data set, 5 train and 2 val images."""
+    target = tmp_path / "own"
+    generate(target, train=5, val=2, seed=9, size=(80, 64))
+    return target
+
+
+def test_own_data_are_put_in_place_and_tracked(workspace: Path, own: Path) -> None:
+    pointer = workspace / "data/voc.dvc"
+    before = yaml.safe_load(pointer.read_text())["outs"][0]["md5"]
+    done = segops(workspace, "data", "use", str(own))
+    assert done.returncode == 0, done.stderr
+    assert "5 train, 2 val" in done.stdout
+    output = yaml.safe_load(pointer.read_text())["outs"][0]
+    assert output["md5"] != before
+    assert "remote" not in output
+    found = open_layout(workspace / "data/voc").splits()
+    assert {split: len(ids) for split, ids in found.items()} == {"train": 5, "val": 2}
+    # What was there before is still to be had from DVC's cache.
+    pointer.write_text(pointer.read_text().replace(output["md5"], before))
+    assert dvc(workspace, "checkout", "--force", "data/voc.dvc").returncode == 0
+    assert len(open_layout(workspace / "data/voc").ids("train")) == 12
+
+
+def test_untracked_content_is_not_replaced(workspace: Path, own: Path) -> None:
+    extra = workspace / "data/voc/notes.txt"
+    extra.write_text("mine")
+    done = segops(workspace, "data", "use", str(own))
+    assert done.returncode == 1
+    assert "does not track" in done.stderr
+    assert extra.read_text() == "mine"
+
+
+def test_incomplete_data_are_refused_and_change_nothing(workspace: Path, own: Path) -> None:
+    for mask in sorted((own / "SegmentationClass").glob("*.png"))[:2]:
+        mask.unlink()
+    pointer = (workspace / "data/voc.dvc").read_text()
+    done = segops(workspace, "data", "use", str(own))
+    assert done.returncode == 1
+    assert done.stderr.count(".png") >= 2
+    assert "Traceback" not in done.stderr
+    assert (workspace / "data/voc.dvc").read_text() == pointer
+    assert len(open_layout(workspace / "data/voc").ids("train")) == 12

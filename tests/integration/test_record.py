@@ -443,6 +443,13 @@ def test_a_server_that_is_away_stops_nothing_and_loses_nothing(
     assert set(live_epochs(root)) == {1, 2, 3}
 
 
+def test_a_follower_that_comes_after_the_record_adds_nothing(root: Path) -> None:
+    record(root)
+    before = made.snapshot(root)
+    live(root, made.curves(1))
+    assert made.snapshot(root) == before
+
+
 def live(root: Path, rows: list[dict[str, float]]) -> None:
     """Leave a live run of a training that has ended."""
     fingerprint = files.read_json(root / files.TRAINING)["fingerprint"]
@@ -452,14 +459,25 @@ def live(root: Path, rows: list[dict[str, float]]) -> None:
     assert ended.follow().wait(90) == 0
 
 
+def active(root: Path) -> list[str]:
+    runs_ = made.snapshot(root)["runs"]
+    return [run_id for run_id, run in runs_.items() if run["stage"] == "active"]
+
+
 def test_a_forced_training_with_the_same_weights_leaves_one_run(root: Path) -> None:
     done = record(root)
-    live(root, made.curves(1))
-    assert len(made.snapshot(root)["runs"]) == 2
+    forced = Training(root, files.read_json(root / files.TRAINING)["fingerprint"])
+    forced.start(files.read_json(root / files.TRAINING)["fingerprint"])
+    follower = forced.follow()
+    wait_for(lambda: len(made.snapshot(root)["runs"]) == 2)
+    forced.write(*made.curves(1), {"ended": "now"})
+    assert record(root).changed == []
+    assert len(active(root)) == 2, "a training under way keeps its live run"
+    forced.kill()
+    assert follower.wait(60) == 0
     again = record(root)
     assert (again.run_id, again.created, again.changed) == (done.run_id, False, [])
-    stages = [run["stage"] for run in made.snapshot(root)["runs"].values()]
-    assert sorted(stages) == ["active", "deleted"]
+    assert active(root) == [done.run_id]
 
 
 def test_the_live_run_of_an_abandoned_training_is_not_taken_up(root: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def look_up(shipped: Layout, bits: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("bits", [3, 4, 5])
 def test_colour_alone_tells_next_to_nothing(
-    shipped: Layout, bits: int, record_property: pytest.FixtureRequest
+    shipped: Layout, bits: int, record_property: Callable[[str, object], None]
 ) -> None:
     coloured, background = look_up(shipped, bits)
     record_property("colour_look_up_miou", coloured)

@@ -123,6 +123,8 @@ def _deliver_until_end(root: Path, store: Store, history: History, pid: int) -> 
                 _close(store, run_id, "KILLED")
             fingerprint, delivered = history.fingerprint, set()
             with locked(root, "record"):
+                if not alive and _is_recorded(store, history):
+                    return 0
                 run_id = _run(store, root, history, pid)
         if set(history.rows) - delivered:
             with locked(root, "record"):
@@ -137,6 +139,15 @@ def _deliver_until_end(root: Path, store: Store, history: History, pid: int) -> 
             _close(store, run_id, "FINISHED" if history.ended else "KILLED")
             return 0
         _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
+
+
+def _is_recorded(store: Store, history: History) -> bool:
+    """Whether the record was quicker: a short training is over before this process looks."""
+    return any(
+        runs.WEIGHTS in run.data.tags
+        and runs.tell_all(runs.epochs(store, run.info.run_id), history.rows.values())
+        for run in runs.of_fingerprint(store, history.fingerprint)
+    )
 
 
 def _close(store: Store, run_id: str, status: str) -> None:

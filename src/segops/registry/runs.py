@@ -38,14 +38,21 @@ def find(store: Store, weights_sha256: str) -> Run | None:
     return _first(store, f"tags.`{WEIGHTS}` = '{weights_sha256}'")
 
 
+def of_fingerprint(store: Store, fingerprint: str) -> list[Run]:
+    """The runs of trainings with this fingerprint, oldest first."""
+    return list(
+        store.client.search_runs(
+            [store.experiment_id],
+            f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+            order_by=["attributes.start_time ASC"],
+        )
+    )
+
+
 def find_live(store: Store, fingerprint: str) -> Run | None:
     """The run of a training with this fingerprint that has not delivered weights yet, or None."""
-    found = store.client.search_runs(
-        [store.experiment_id],
-        f"tags.`{FINGERPRINT}` = '{fingerprint}'",
-        order_by=["attributes.start_time ASC"],
-    )
     ended = (WEIGHTS, SUPERSEDED)
+    found = of_fingerprint(store, fingerprint)
     live = [run for run in found if not any(name in run.data.tags for name in ended)]
     return live[0] if live else None
 
@@ -240,6 +247,15 @@ def contradict(
         not _same(truth[epoch].get(name), value) if epoch in truth else complete
         for name, values in known.items()
         for epoch, value in values.items()
+    )
+
+
+def tell_all(known: Mapping[str, Mapping[int, float]], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every value of these rows is logged."""
+    return all(
+        _same(known[name].get(epoch), value)
+        for epoch, values in map(_values, rows)
+        for name, value in values.items()
     )
 
 

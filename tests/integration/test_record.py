@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from segops import files, params
+from segops import files, params, pipeline
 from segops.errors import SegopsError, TransientError
 from segops.registry import lineage, runs, tracking
 from segops.registry.lineage import LINEAGE_FIELDS, tag
@@ -232,6 +232,30 @@ def test_a_worktree_records_into_the_main_checkout(root: Path, tmp_path: Path) -
     assert (root / "mlflow.db").is_file()
     assert not (tree / "mlflow.db").exists()
     assert len(made.snapshot(root)["runs"]) == 1
+
+
+def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path) -> None:
+    """In a real workspace, from code that was not committed."""
+    root = reproduced_copy
+    with (root / "src/segops/cli.py").open("a") as file:
+        file.write("# not committed\n")
+    done = record(root)
+    tags = made.client(root).get_run(done.run_id).data.tags
+    assert tags[tag("code_differs")] == "true"
+    before = files.sha256_tree(root / files.SEGMENTER)
+    again = subprocess.run(
+        tags[tag("reproduce")],
+        shell=True,
+        cwd=root,
+        env=pipeline.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    (tree,) = root.glob(".segops/reproduce-*/worktree")
+    assert (tree / "src/segops/cli.py").read_text().endswith("# not committed\n")
+    assert files.sha256_tree(tree / files.SEGMENTER) == before
+    assert list(made.snapshot(root)["runs"]) == [done.run_id]
 
 
 def test_class_names_of_any_kind_are_kept_apart() -> None:

@@ -199,24 +199,25 @@ def reproduce_command(run_id: str, uri: str) -> str:
         run_id: The run that holds the lineage.
         uri: MLflow's address, without credentials.
     """
-    folder = f"reproduce-{run_id[:8]}"
+    folder = f"{files.STATE}/reproduce-{run_id[:8]}"
     return (
         f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow artifacts download --run-id {run_id} "
         f"--artifact-path lineage --dst-path {folder} && sh {folder}/lineage/reproduce.sh"
     )
 
 
-def reproduce_script(commit: str, data_path: str) -> bytes:
+def reproduce_script(commit: str, data_path: str, weights_sha256: str) -> bytes:
     """The script behind :func:`reproduce_command`, stored with the run.
 
     Args:
         commit: The code's commit.
         data_path: The data directory, relative to the workspace.
+        weights_sha256: What the training must come to; the script fails where it does not.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
     return f"""#!/bin/sh
-# Makes this model again in a git worktree beside this script's directory, and prints the hash of
-# its weights. Run it in the main checkout, with segops' environment on the PATH.
+# Makes this model again in a git worktree beside this file, and compares the weights.
+# Run it in the main checkout, with segops' environment on the PATH.
 set -eu
 lineage=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 main=$(git rev-parse --path-format=absolute --show-toplevel)
@@ -228,8 +229,13 @@ cp "$lineage/params.yaml" params.yaml
 cp "$lineage/data.dvc" {pointer}
 dvc cache dir --local "$main/.dvc/cache"
 dvc checkout {pointer} || dvc pull {pointer}
-PYTHONPATH="$tree/src" dvc repro --force evaluate
-cat metrics/training.json
+SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force evaluate
+if grep -q '"weights_sha256": "{weights_sha256}"' metrics/training.json; then
+  echo "The same weights: {weights_sha256}"
+else
+  echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
+  exit 1
+fi
 """.encode()
 
 

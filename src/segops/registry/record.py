@@ -148,7 +148,7 @@ def _reproduce(store: Store, run: Run, data_path: str) -> list[str]:
     if commit is None or name in run.data.tags:
         return []
     run_id = run.info.run_id
-    script = lineage.reproduce_script(commit, data_path)
+    script = lineage.reproduce_script(commit, data_path, run.data.tags[runs.WEIGHTS])
     runs.put(store, run_id, f"{runs.LINEAGE_DIRECTORY}/reproduce.sh", script)
     command = lineage.reproduce_command(run_id, without_credentials(store.uri))
     return runs.add_tags(store, run, {name: command}, overwrite=False)

@@ -50,7 +50,7 @@ class Version:
 
 
 def aliases(store: Store, model: str) -> dict[str, str]:
-    """Alias -> version, for those of :data:`ALIASES` that are set.
+    """Alias -> version, those of :data:`ALIASES` first.
 
     An empty answer means that the registry answered: there is no such model, or no alias. When it
     does not answer, this raises.
@@ -64,7 +64,12 @@ def aliases(store: Store, model: str) -> dict[str, str]:
         if is_missing(error):
             return {}
         raise
-    return {alias: str(found.aliases[alias]) for alias in ALIASES if alias in found.aliases}
+    set_ = {alias: str(number) for alias, number in found.aliases.items()}
+    return {alias: set_[alias] for alias in sorted(set_, key=_place)}
+
+
+def _place(alias: str) -> tuple[int, str]:
+    return (ALIASES.index(alias) if alias in ALIASES else len(ALIASES), alias)
 
 
 def get(store: Store, model: str, number: str) -> Version:

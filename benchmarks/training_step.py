@@ -53,7 +53,7 @@ def plain(architecture: str, encoder: str, images: Tensor, masks: Tensor) -> Ste
         logits = network((images.float() / 255 - mean) / std)
         loss = functional.cross_entropy(logits, masks.long(), ignore_index=VOID)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         return loss.detach()
 

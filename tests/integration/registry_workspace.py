@@ -28,6 +28,10 @@ from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import summary
 from segops.models.zoo import ModelSpec, build
 from segops.predict.bundle import bundle_digest, weights_sha256, write_bundle
+from segops.registry import promotion
+from segops.registry.gate import Decision
+from segops.registry.record import record
+from segops.registry.register import Registered, register
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
@@ -276,3 +280,30 @@ def lines(root: Path) -> list[dict[str, Any]]:
     """The ledger as it lies on the disk."""
     path = root / "ledger.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def challenge(root: Path, seed: int, quality: float) -> Registered:
+    """Train, record and register a model."""
+    train(root, seed, quality)
+    return register(root, record(root))
+
+
+def release(root: Path, seed: int, quality: float) -> Decision:
+    """The whole way to the gate's decision, carried out."""
+    challenge(root, seed, quality)
+    decision = promotion.gate(root)
+    promotion.promote(root, decision)
+    return decision
+
+
+def aliases(root: Path) -> dict[str, str]:
+    found = snapshot(root)["aliases"].get("segops", {})
+    return {alias: str(number) for alias, number in found.items()}
+
+
+def kinds(root: Path) -> list[tuple[str, str, str]]:
+    return [(one["kind"], one["verdict"], one["version"]) for one in lines(root)]
+
+
+def failed(decision: Decision) -> list[str]:
+    return [check.name for check in decision.checks if not check.passed]

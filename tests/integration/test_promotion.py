@@ -6,17 +6,26 @@ tests/unit/test_gate.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
 
 from segops import files
-from segops.errors import SegopsError
-from segops.registry import promotion, versions
+from segops.errors import SegopsError, TransientError
+from segops.registry import promotion
 from segops.registry.gate import Decision
 from segops.registry.lineage import tag
 from segops.registry.record import record
@@ -24,6 +33,7 @@ from segops.registry.register import Registered, register
 from segops.registry.status import status
 
 from . import registry_workspace as made
+from .registry_workspace import aliases, challenge, failed, kinds, release
 
 
 @pytest.fixture(autouse=True)
@@ -34,33 +44,6 @@ def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return made.make(tmp_path / "checkout")
-
-
-def challenge(root: Path, seed: int, quality: float) -> Registered:
-    """Train, record and register a model."""
-    made.train(root, seed, quality)
-    return register(root, record(root))
-
-
-def release(root: Path, seed: int, quality: float) -> Decision:
-    """The whole way to the gate's decision, carried out."""
-    challenge(root, seed, quality)
-    decision = promotion.gate(root)
-    promotion.promote(root, decision)
-    return decision
-
-
-def aliases(root: Path) -> dict[str, str]:
-    found = made.snapshot(root)["aliases"].get("segops", {})
-    return {alias: str(number) for alias, number in found.items()}
-
-
-def kinds(root: Path) -> list[tuple[str, str, str]]:
-    return [(one["kind"], one["verdict"], one["version"]) for one in made.lines(root)]
-
-
-def failed(decision: Decision) -> list[str]:
-    return [check.name for check in decision.checks if not check.passed]
 
 
 # The usual life.
@@ -386,139 +369,6 @@ def test_few_images_that_cannot_decide_are_inconclusive(root: Path) -> None:
     assert aliases(root) == {"champion": "1", "challenger": "2"}
 
 
-# Rolling back.
-
-
-def test_rollback_through_a_chain_of_three(root: Path) -> None:
-    for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
-        release(root, seed, quality)
-    assert aliases(root) == {"champion": "3", "previous": "2"}
-
-    result = promotion.rollback(root, "halos around birds")
-    assert (result.withdrawn, result.champion, result.previous) == ("3", "2", "1")
-    assert aliases(root) == {"champion": "2", "previous": "1"}
-    version = made.client(root).get_model_version("segops", "3")
-    assert version.tags[versions.WITHDRAWN] == "halos around birds"
-
-    result = promotion.rollback(root, "worse")
-    assert (result.withdrawn, result.champion, result.previous) == ("2", "1", None)
-    assert aliases(root) == {"champion": "1"}
-    with pytest.raises(SegopsError, match="only release"):
-        promotion.rollback(root, "all of them")
-    assert aliases(root) == {"champion": "1"}
-    assert kinds(root)[-1] == ("done", "rollback", "2")
-
-
-def test_a_withdrawn_version_comes_back_by_no_way(root: Path) -> None:
-    release(root, seed=1, quality=0.6)
-    decision = release(root, seed=2, quality=0.8)
-    promotion.rollback(root, "broke in production")
-    again = release(root, seed=2, quality=0.8)
-    assert again.verdict == "rejected"
-    assert "broke in production" in again.reason
-    with pytest.raises(SegopsError, match="last decision"):
-        promotion.promote(root, decision)
-    assert aliases(root)["champion"] == "1"
-
-    assert release(root, seed=3, quality=0.65).verdict == "promoted", "2 is no measure any more"
-    assert aliases(root)["previous"] == "1"
-    promotion.rollback(root, "worse")
-    assert aliases(root)["champion"] == "1"
-
-
-def test_a_decision_from_before_the_rollback_is_used_up(root: Path) -> None:
-    release(root, seed=1, quality=0.6)
-    decision = release(root, seed=2, quality=0.8)
-    promotion.rollback(root, "broke in production")
-    with pytest.raises(SegopsError, match="withdrawn by a rollback: broke in production"):
-        promotion.promote(root, decision)
-    assert aliases(root)["champion"] == "1"
-
-
-def test_rollback_without_a_champion_or_a_reason(root: Path) -> None:
-    with pytest.raises(SegopsError, match="no champion"):
-        promotion.rollback(root, "why")
-    with pytest.raises(SegopsError, match="reason"):
-        promotion.rollback(root, " ")
-
-
-# Crashes.
-
-
-class Crash(BaseException):
-    """The process ends here."""
-
-
-def _arm(patch: pytest.MonkeyPatch, changes: int) -> None:
-    """Let the process end before the n-th change of an alias or of a version's tags."""
-    left = [changes]
-
-    def guard(function: Any) -> Any:
-        def guarded(*arguments: Any) -> Any:
-            if left[0] == 0:
-                raise Crash
-            left[0] -= 1
-            return function(*arguments)
-
-        return guarded
-
-    patch.setattr(versions, "set_alias", guard(versions.set_alias))
-    patch.setattr(versions, "set_tags", guard(versions.set_tags))
-
-
-@pytest.mark.parametrize("changes", [0, 1, 2])
-def test_a_crash_while_promoting_is_completed_by_whoever_comes_next(
-    root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release(root, seed=1, quality=0.6)
-    challenge(root, seed=2, quality=0.8)
-    decision = promotion.gate(root)
-    with monkeypatch.context() as patch:
-        _arm(patch, changes)
-        with pytest.raises(Crash):
-            promotion.promote(root, decision)
-    assert kinds(root)[-1] == ("intent", "promote", "2")
-    promotion.promote(root, decision)
-    assert aliases(root) == {"champion": "2", "previous": "1"}
-    assert kinds(root)[-1] == ("done", "promote", "2")
-    assert promotion.gate(root).verdict == "unchanged"
-
-
-@pytest.mark.parametrize("changes", [0, 1, 2, 3])
-def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
-    root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release(root, seed=1, quality=0.6)
-    release(root, seed=2, quality=0.8)
-    with monkeypatch.context() as patch:
-        _arm(patch, changes)
-        with pytest.raises(Crash):
-            promotion.rollback(root, "broke")
-    challenge(root, seed=3, quality=0.1)
-    promotion.gate(root)
-    assert aliases(root) == {"champion": "1", "challenger": "3"}
-    assert ("done", "rollback", "2") in kinds(root)
-    tags = made.client(root).get_model_version("segops", "2").tags
-    assert tags[versions.WITHDRAWN] == "broke"
-
-
-def test_an_intent_that_the_world_overtook_is_abandoned(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release(root, seed=1, quality=0.6)
-    challenge(root, seed=2, quality=0.7)
-    decision = promotion.gate(root)
-    with monkeypatch.context() as patch:
-        _arm(patch, 0)
-        with pytest.raises(Crash):
-            promotion.promote(root, decision)
-    challenge(root, seed=3, quality=0.8)
-    made.client(root).set_registered_model_alias("segops", "champion", "3")
-    assert promotion.gate(root).verdict == "unchanged"
-    assert ("abandoned", "promote", "2") in kinds(root)
-    assert aliases(root)["champion"] == "3"
-
-
 def test_lost_database_and_kept_ledger_reject_with_what_to_do(root: Path, tmp_path: Path) -> None:
     release(root, seed=1, quality=0.8)
     fresh = made.make(tmp_path / "fresh")
@@ -528,3 +378,58 @@ def test_lost_database_and_kept_ledger_reject_with_what_to_do(root: Path, tmp_pa
     assert "move ledger.jsonl away" in decision.reason
     (fresh / "ledger.jsonl").unlink()
     assert release(fresh, seed=2, quality=0.9).verdict == "promoted"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """A real tracking server that keeps the artifacts itself; MLFLOW_TRACKING_URI names it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    folder = tmp_path / "server"
+    folder.mkdir()
+    options = ["--workers", "1", "--port", str(port), "--backend-store-uri", "sqlite:///server.db"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options, "--artifacts-destination", "store"],
+        cwd=folder,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=(folder / "log").open("wb"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{uri}/health").is_success:
+                    break
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_over_a_real_server_until_it_goes_away(root: Path, server: subprocess.Popen[bytes]) -> None:
+    assert release(root, seed=1, quality=0.7).verdict == "promoted"
+    made.use_data(root, seed=4)
+    assert release(root, seed=2, quality=0.8).verdict == "promoted"
+    assert list((root / ".segops/judged").iterdir()), "the champion was fetched and scored anew"
+    result = promotion.rollback(root, "worse")
+    assert (result.withdrawn, result.champion) == ("2", "1")
+    found = status(root)
+    assert [(one.alias, one.version) for one in found.versions] == [("champion", "1")]
+    assert {line["registry"] for line in made.lines(root)} == {found.tracking_uri}
+    assert not made.snapshot(root)["runs"], "nothing goes into the embedded database"
+
+    os.killpg(server.pid, signal.SIGKILL)
+    decision = promotion.gate(root)
+    assert decision.verdict == "rejected"
+    assert "does not answer" in decision.reason
+    with pytest.raises(TransientError, match="does not answer"):
+        promotion.rollback(root, "why")

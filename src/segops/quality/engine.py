@@ -62,7 +62,7 @@ def evaluate(
         An outcome for every key.
     """
     # It tells of its temporary directories.
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    logging.getLogger(ProgressBarsConfig.__module__).setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)

@@ -1,0 +1,157 @@
+"""Rolling back, and completing what a crash left half done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segops.errors import SegopsError
+from segops.registry import promotion, versions
+
+from . import registry_workspace as made
+from .registry_workspace import aliases, challenge, kinds, release
+
+
+@pytest.fixture(autouse=True)
+def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return made.make(tmp_path / "checkout")
+
+
+# Rolling back.
+
+
+def test_rollback_through_a_chain_of_three(root: Path) -> None:
+    for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
+        release(root, seed, quality)
+    assert aliases(root) == {"champion": "3", "previous": "2"}
+
+    result = promotion.rollback(root, "halos around birds")
+    assert (result.withdrawn, result.champion, result.previous) == ("3", "2", "1")
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    version = made.client(root).get_model_version("segops", "3")
+    assert version.tags[versions.WITHDRAWN] == "halos around birds"
+
+    result = promotion.rollback(root, "worse")
+    assert (result.withdrawn, result.champion, result.previous) == ("2", "1", None)
+    assert aliases(root) == {"champion": "1"}
+    with pytest.raises(SegopsError, match="only release"):
+        promotion.rollback(root, "all of them")
+    assert aliases(root) == {"champion": "1"}
+    assert kinds(root)[-1] == ("done", "rollback", "2")
+
+
+def test_a_withdrawn_version_comes_back_by_no_way(root: Path) -> None:
+    release(root, seed=1, quality=0.6)
+    decision = release(root, seed=2, quality=0.8)
+    promotion.rollback(root, "broke in production")
+    again = release(root, seed=2, quality=0.8)
+    assert again.verdict == "rejected"
+    assert "broke in production" in again.reason
+    with pytest.raises(SegopsError, match="last decision"):
+        promotion.promote(root, decision)
+    assert aliases(root)["champion"] == "1"
+
+    assert release(root, seed=3, quality=0.65).verdict == "promoted", "2 is no measure any more"
+    assert aliases(root)["previous"] == "1"
+    promotion.rollback(root, "worse")
+    assert aliases(root)["champion"] == "1"
+
+
+def test_a_decision_from_before_the_rollback_is_used_up(root: Path) -> None:
+    release(root, seed=1, quality=0.6)
+    decision = release(root, seed=2, quality=0.8)
+    promotion.rollback(root, "broke in production")
+    with pytest.raises(SegopsError, match="withdrawn by a rollback: broke in production"):
+        promotion.promote(root, decision)
+    assert aliases(root)["champion"] == "1"
+
+
+def test_rollback_without_a_champion_or_a_reason(root: Path) -> None:
+    with pytest.raises(SegopsError, match="no champion"):
+        promotion.rollback(root, "why")
+    with pytest.raises(SegopsError, match="reason"):
+        promotion.rollback(root, " ")
+
+
+# Crashes.
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def _arm(patch: pytest.MonkeyPatch, changes: int) -> None:
+    """Let the process end before the n-th change of an alias or of a version's tags."""
+    left = [changes]
+
+    def guard(function: Any) -> Any:
+        def guarded(*arguments: Any) -> Any:
+            if left[0] == 0:
+                raise Crash
+            left[0] -= 1
+            return function(*arguments)
+
+        return guarded
+
+    patch.setattr(versions, "set_alias", guard(versions.set_alias))
+    patch.setattr(versions, "set_tags", guard(versions.set_tags))
+
+
+@pytest.mark.parametrize("changes", [0, 1, 2])
+def test_a_crash_while_promoting_is_completed_by_whoever_comes_next(
+    root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.6)
+    challenge(root, seed=2, quality=0.8)
+    decision = promotion.gate(root)
+    with monkeypatch.context() as patch:
+        _arm(patch, changes)
+        with pytest.raises(Crash):
+            promotion.promote(root, decision)
+    assert kinds(root)[-1] == ("intent", "promote", "2")
+    promotion.promote(root, decision)
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+    assert kinds(root)[-1] == ("done", "promote", "2")
+    assert promotion.gate(root).verdict == "unchanged"
+
+
+@pytest.mark.parametrize("changes", [0, 1, 2, 3])
+def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
+    root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.6)
+    release(root, seed=2, quality=0.8)
+    with monkeypatch.context() as patch:
+        _arm(patch, changes)
+        with pytest.raises(Crash):
+            promotion.rollback(root, "broke")
+    challenge(root, seed=3, quality=0.1)
+    promotion.gate(root)
+    assert aliases(root) == {"champion": "1", "challenger": "3"}
+    assert ("done", "rollback", "2") in kinds(root)
+    tags = made.client(root).get_model_version("segops", "2").tags
+    assert tags[versions.WITHDRAWN] == "broke"
+
+
+def test_an_intent_that_the_world_overtook_is_abandoned(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(root, seed=1, quality=0.6)
+    challenge(root, seed=2, quality=0.7)
+    decision = promotion.gate(root)
+    with monkeypatch.context() as patch:
+        _arm(patch, 0)
+        with pytest.raises(Crash):
+            promotion.promote(root, decision)
+    challenge(root, seed=3, quality=0.8)
+    made.client(root).set_registered_model_alias("segops", "champion", "3")
+    assert promotion.gate(root).verdict == "unchanged"
+    assert ("abandoned", "promote", "2") in kinds(root)
+    assert aliases(root)["champion"] == "3"

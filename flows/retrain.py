@@ -100,13 +100,13 @@ def stage(root: Path, name: str, force: bool) -> pipeline.Outcome | State[Any]:
     return guarded(bring_up_to_date)
 
 
-@step()
+@step(task_run_name="data")
 def data(root: Path, path: Path) -> State[Any] | None:
     """Make the data and their ``.dvc`` file agree: pull what is missing, track what is new."""
     return guarded(lambda: pipeline.sync_data(root, path, get_run_logger().info))
 
 
-@step()
+@step(task_run_name="record")
 def record(root: Path) -> Recorded | State[Any]:
     """Bring MLflow up to date with what lies in the workspace."""
     from segops.registry.record import record as record_run
@@ -114,7 +114,7 @@ def record(root: Path) -> Recorded | State[Any]:
     return guarded(lambda: record_run(root))
 
 
-@step()
+@step(task_run_name="register")
 def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
     """Make a version of the workspace's model, unless there is one."""
     from segops.registry.register import register as register_model
@@ -122,7 +122,7 @@ def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
     return guarded(lambda: register_model(root, recorded))
 
 
-@step()
+@step(task_run_name="gate")
 def gate(root: Path) -> Decision | State[Any]:
     """Put the challenger before the gate."""
     from segops.registry import promotion
@@ -130,7 +130,7 @@ def gate(root: Path) -> Decision | State[Any]:
     return guarded(lambda: promotion.gate(root))
 
 
-@step()
+@step(task_run_name="promote")
 def promote(root: Path, decision: Decision) -> State[Any] | None:
     """Carry out the gate's decision on the registry's aliases."""
     from segops.registry import promotion

@@ -15,6 +15,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     NO_ALBUMENTATIONS_UPDATE="1",
     HF_HUB_OFFLINE="1",
+    # The test processes share the cores; torch's threads would wait for each other.
+    OMP_NUM_THREADS="1",
 )
 
 

@@ -263,6 +263,8 @@ def ui(
         command += ["--port", str(port or 5000)]
     else:
         command = ["prefect", "server", "start", "--port", str(port or 4200)]
+        # The page would ask port 4200 whatever --port says.
+        os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port or 4200}/api"
     binary = Path(sys.executable).with_name(command[0])
     os.execv(binary, [str(binary), *command[1:]])
 
@@ -330,6 +332,9 @@ def _flow(root: Path) -> Any:
             f"{root}/flows/retrain.py: no such file. Every checkout of segops has it."
         )
     sys.path.insert(0, str(root))
+    # Prefect sets up logging, to its page too, only where nobody else has.
+    logging.root.handlers.clear()
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", log.name)
     return importlib.import_module("flows.retrain")
 
 

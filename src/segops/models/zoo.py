@@ -144,11 +144,13 @@ def build(spec: ModelSpec, encoder_weights: str | None = None) -> Segmenter:
     except SegopsError:
         raise
     except Exception as error:
+        options_used = f" and options {spec.options}" if spec.options else ""
         raise SegopsError(
             f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
-            f"{f' and options {spec.options}' if spec.options else ''}: "
-            f"{type(error).__name__}: {error}. Choose another encoder (resnet18 to resnet152 work "
-            "with all architectures but dpt, which takes tu-vit models) or another architecture."
+            f"{options_used}: {type(error).__name__}: {error}. "
+            f"{'Check model.options, or choose' if spec.options else 'Choose'} another encoder "
+            "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
+            "models) or another architecture."
         ) from error
     return segmenter
 

@@ -23,11 +23,10 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install ## Run validation, augmentation, training, evaluation and the gate on the sample
-	@test -d data/voc || dvc pull --quiet data/voc.dvc
+	@test -d data/voc || dvc pull --quiet --remote sample data/voc.dvc
 	@segops run
 
 test: install ## Run the tests
-	@test -d data/voc || dvc pull --quiet data/voc.dvc
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install ## Check style, types and the import contracts

@@ -106,7 +106,9 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reproduced_copy(reproduced: Path, tmp_path: Path) -> Path:
-    """A copy of the reproduced workspace that a test may change."""
+    """A copy of the reproduced workspace that a test may change, with no record yet."""
     target = tmp_path / "workspace"
-    shutil.copytree(reproduced, target, symlinks=True)
+    # MLflow's record holds absolute paths: a copy of it would write into the shared workspace.
+    record = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
+    shutil.copytree(reproduced, target, symlinks=True, ignore=record)
     return target

@@ -6,8 +6,10 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench bench-gpu clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +38,10 @@ format: install ## Format the code
 	@ruff check --fix . ; ruff format .
 
 bench: install ## Run the benchmarks that need no GPU
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+bench-gpu: install ## Measure all that a GPU has to show, in a few minutes
+	@$(BIN)/python -m benchmarks.gpu --json bench-gpu.json
 
 clean: ## Remove outputs and caches; keeps .venv, data, mlflow.db, mlartifacts and the ledger
 	@rm -rf .segops models metrics plots reports data/packed data/facts.parquet data/verdict.json \

@@ -3,51 +3,50 @@
 Both train the same network from the same start on the same batches, on the same threads. The plain
 loop is what a tutorial shows: `smp`, float images in NCHW, `torch.optim.AdamW`,
 `F.cross_entropy(ignore_index=255)`. Ours is what the stage runs, deterministic kernels included, in
-the precision that `auto` chooses on this machine. Steps are taken in turn, so that both see the
-same machine.
-Run: ``python benchmarks/training_step.py [--architecture unet] [--encoder resnet18] ...``.
+fp32, in the precision that `auto` chooses on this machine, and with `--compile` compiled too (a
+minute or two for the first step). Steps are taken in turn, so that both see the same machine.
+The network is that of ``params.yaml`` unless another is named.
+Run: ``python -m benchmarks.training_step [--architecture unet] [--encoder resnet18] ...``.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segops.models.losses import build_loss
-from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, build
-from segops.params import HardwareParams, TrainParams
-from segops.train.hardware import build_fabric, choose_layout, choose_threads, reproducible
-from segops.train.optimizers import build_optimizer
-from segops.voc.classes import VOID
+from benchmarks.common import generated_store, job_of, random_batch, settings_of
+from segops.data.store import PackedStore
+from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from segops.params import HardwareParams, Params
+from segops.train.engine import Engine
+from segops.train.hardware import build_fabric, choose_threads, reproducible
+from segops.voc.classes import VOC_CLASSES, VOID
 
-CLASSES = 21
-ROUNDS = 5
+CLASSES = len(VOC_CLASSES)
+ROUNDS = 7
 LEARNING_RATE = 1e-3
 Step = Callable[[], Tensor]
 
 
-def batch(size: int, crop: int) -> tuple[Tensor, Tensor]:
-    """Images, uint8 (N, 3, crop, crop), and masks, uint8 (N, crop, crop), a tenth of them void."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8, generator=generator)
-    masks = torch.randint(0, CLASSES, (size, crop, crop), dtype=torch.uint8, generator=generator)
-    masks[torch.rand(masks.shape, generator=generator) < 0.1] = VOID
-    return images, masks
-
-
-def plain(architecture: str, encoder: str, images: Tensor, masks: Tensor) -> Step:
+def plain(settings: Params, images: Tensor, masks: Tensor) -> Step:
     """The loop of a tutorial."""
     torch.manual_seed(0)
-    network = smp.create_model(architecture, encoder, encoder_weights=None, classes=CLASSES)
+    network = smp.create_model(
+        settings.model.architecture, settings.model.encoder, encoder_weights=None, classes=CLASSES
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+    images = images.contiguous()
 
     def step() -> Tensor:
         logits = network((images.float() / 255 - mean) / std)
@@ -60,28 +59,20 @@ def plain(architecture: str, encoder: str, images: Tensor, masks: Tensor) -> Ste
     return step
 
 
-def ours(architecture: str, encoder: str, images: Tensor, masks: Tensor, precision: str) -> Step:
+def ours(
+    settings: Params, store: PackedStore, images: Tensor, masks: Tensor, **changes: Any
+) -> Step:
     """What the stage runs."""
-    params = TrainParams.model_validate(
-        {"lr": LEARNING_RATE, "precision": precision, "device": "cpu", "optimizer": "adamw"}
-    )
-    fabric, device, _ = build_fabric(params)
-    torch.manual_seed(0)
-    network = build(ModelSpec(architecture, encoder, CLASSES))
-    layout = choose_layout(params, network, device)
-    network.to(memory_format=layout)
-    model, optimizer = fabric.setup(network, build_optimizer(network.parameters(), params))
-    loss_of = build_loss(params.loss)
-    images = images.contiguous(memory_format=layout)
+    train = settings.train.model_validate(settings.train.model_dump() | changes)
+    changed = settings.model_copy(update={"train": train})
+    fabric, device, _ = build_fabric(train)
+    engine = Engine(job_of(changed, store, store.path.parent), fabric)
+    engine.train_mode()
     threads = torch.get_num_threads()
 
     def step() -> Tensor:
-        with reproducible(device, threads):
-            loss = loss_of(model(images), masks)
-            fabric.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-        return loss.detach()
+        with reproducible(device, threads, train.deterministic):
+            return engine.step(images, masks, 0, LEARNING_RATE)
 
     return step
 
@@ -89,19 +80,36 @@ def ours(architecture: str, encoder: str, images: Tensor, masks: Tensor, precisi
 def main() -> None:
     """Compare and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--architecture", default="unet")
-    parser.add_argument("--encoder", default="resnet18")
-    parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--architecture")
+    parser.add_argument("--encoder")
+    parser.add_argument("--crop", type=int)
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(choose_threads(HardwareParams(threads=given.threads)))
-    model = (given.architecture, given.encoder, *batch(given.batch_size, given.crop))
-    steps = {
-        "plain fp32": plain(*model),
-        "segops fp32": ours(*model, "fp32"),
-        "segops auto": ours(*model, "auto"),
-    }
+    settings = settings_of(loss="cross_entropy", optimizer="adamw", device="cpu", lr=LEARNING_RATE)
+    named = {"architecture": given.architecture, "encoder": given.encoder}
+    model = {key: value for key, value in named.items() if value}
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update=model)})
+    crop = (given.crop, given.crop) if given.crop else settings.augment.crop
+    size = given.batch_size or settings.train.batch_size
+    images, masks = random_batch(size, crop, CLASSES)
+    with tempfile.TemporaryDirectory() as directory:
+        store = generated_store(Path(directory), 1)
+        steps = {
+            "plain fp32": plain(settings, images, masks),
+            "segops fp32": ours(settings, store, images, masks, precision="fp32"),
+            "segops auto": ours(settings, store, images, masks, precision="auto"),
+        }
+        if given.compile:
+            compiled = {"precision": "auto", "compile": True, "deterministic": False}
+            steps["segops compiled"] = ours(settings, store, images, masks, **compiled)
+        report(settings, steps, size, crop)
+
+
+def report(settings: Params, steps: dict[str, Step], size: int, crop: tuple[int, int]) -> None:
+    """Take the steps in turn, then print what they took."""
     first = {name: float(step()) for name, step in steps.items()}
     wall: dict[str, list[float]] = {name: [] for name in steps}
     busy: dict[str, list[float]] = {name: [] for name in steps}
@@ -112,15 +120,15 @@ def main() -> None:
             busy[name].append(time.process_time() - cpu)
             wall[name].append(time.perf_counter() - start)
     print(
-        f"{given.architecture}, {given.encoder}, {given.batch_size} crops of {given.crop} px, "
-        f"{torch.get_num_threads()} threads, median of {ROUNDS}"
+        f"{settings.model.architecture}, {settings.model.encoder}, {size} crops of "
+        f"{crop[0]} x {crop[1]} px, {torch.get_num_threads()} threads, median of {ROUNDS}"
     )
     reference = statistics.median(wall["plain fp32"])
     for name in steps:
         median = statistics.median(wall[name])
         print(
-            f"{name:>12}: {median:6.3f} s a step ({statistics.median(busy[name]):.3f} s of CPU), "
-            f"{given.batch_size / median:5.1f} images/s, {reference / median:4.2f} times plain, "
+            f"{name:>15}: {median:6.3f} s a step ({statistics.median(busy[name]):.3f} s of CPU), "
+            f"{size / median:5.1f} images/s, {reference / median:4.2f} times plain, "
             f"first loss {first[name]:.4f}"
         )
 

@@ -21,7 +21,8 @@ COPIED = (
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"path": "data/voc", "classes": "voc"},
     "validate": {"required_classes": ["background"]},
-    "augment": {"crop": [64, 64]},
+    # DVC wants every parameter that a stage names to be written.
+    "augment": {"crop": [64, 64], "device": "cpu", "copy_paste": {"p": 0.0}},
     "model": {"architecture": "plain_cnn"},
     "train": {"epochs": 3, "batch_size": 4, "warmup_epochs": 0, "selection_share": 0.2},
     "evaluate": {"bootstrap_samples": 200},

@@ -126,6 +126,11 @@ def test_every_parameter_reaches_the_policy() -> None:
             "color_jitter": {
                 "brightness": 0.22, "contrast": 0.23, "saturation": 0.24, "hue": 0.06, "p": 0.51,
             },
+            "cat_max_ratio": 0.75,
+            "photometric": {
+                "brightness": 30, "contrast": [0.6, 1.4], "saturation": [0.7, 1.3], "hue": 36,
+                "p": 0.52,
+            },
             "blur": {"sigma": [0.4, 1.3], "p": 0.11},
             "noise": {"std": [0.02, 0.06], "p": 0.12},
         }
@@ -136,9 +141,13 @@ def test_every_parameter_reaches_the_policy() -> None:
         {
             "size": [11, 13], "scale": [0.6, 1.7], "scale_p": 0.91, "flip_p": 0.41, "rotate": 17,
             "rotate_p": 0.31, "shift": 0.07, "shift_p": 0.32, "shear": 6, "shear_p": 0.21,
-            "fill": [124, 116, 104], "fill_mask": 255, "p": 1.0,
+            "cat_max_ratio": 0.75, "fill": [124, 116, 104], "fill_mask": 255, "p": 1.0,
         },
         {"brightness": 0.22, "contrast": 0.23, "saturation": 0.24, "hue": 0.06, "p": 0.51},
+        {
+            "brightness": 30, "contrast": [0.6, 1.4], "saturation": [0.7, 1.3], "hue": 36,
+            "p": 0.52,
+        },
         {"sigma": [0.4, 1.3], "p": 0.11},
         {"std": [0.02, 0.06], "p": 0.12},
     ]  # fmt: skip

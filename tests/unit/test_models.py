@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import pytest
 import timm
@@ -21,8 +20,8 @@ from segops.models import encoder_weights as downloads
 from segops.models.fcn import FCN
 from segops.models.segmenter import Segmenter
 from segops.models.zoo import ARCHITECTURES, ModelSpec, build, encoder_names, normalisation
+from tests.unit.networks import CLASSES, random_images, small
 
-CLASSES = 5
 UNIT = ((0.0, 0.0, 0.0), (1 / 255,) * 3)
 """A normalisation that changes nothing."""
 
@@ -34,10 +33,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def encoder_for(architecture: str) -> str:
-    return "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
 
 
 class Recorder(nn.Module):
@@ -56,42 +51,8 @@ def test_all_names_are_there() -> None:
     assert set(ARCHITECTURES) >= {
         *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3"),
         *("deeplabv3plus", "upernet", "segformer", "dpt", "fcn8s", "fcn16s", "fcn32s", "plain_cnn"),
+        *("dilated_fcn", "dilated_pspnet", "dilated_deeplabv3", "dilated_deeplabv3plus"),
     }
-
-
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_any_size_gives_logits_of_that_size(architecture: str) -> None:
-    torch.manual_seed(0)
-    network = build(ModelSpec(architecture, encoder_for(architecture), CLASSES))
-    network.eval()
-    with torch.no_grad():
-        for height, width in [(1, 1), (37, 53), (64, 70)]:
-            images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
-            logits = network(images)
-            assert logits.shape == (1, CLASSES, height, width)
-            assert logits.dtype == torch.float32
-        assert torch.equal(logits, network(images.float()))
-
-
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_a_batch_of_one_trains(architecture: str) -> None:
-    """The last batch of an epoch may hold one image, which pooled batch norm refuses."""
-    torch.manual_seed(0)
-    network = build(ModelSpec(architecture, encoder_for(architecture), CLASSES))
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    logits = network(torch.randint(0, 256, (1, 3, 40, 32), dtype=torch.uint8))
-    logits.square().mean().backward()
-    assert all(module.training for module in network.modules())
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    assert gradients
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    assert all(torch.isfinite(buffer).all() for buffer in network.buffers())
-    if architecture != "dpt":  # the layers that see more than one value do learn their statistics
-        assert any(
-            not torch.equal(buffer, before[name])
-            for name, buffer in network.named_buffers()
-            if name.endswith("running_mean")
-        )
 
 
 def test_batch_norm_on_one_value_uses_and_keeps_its_running_statistics() -> None:
@@ -134,20 +95,39 @@ def test_wrong_shape_is_named() -> None:
         Segmenter(Recorder(), *UNIT, 1)(torch.zeros(1, 4, 8, 8))
 
 
-def test_weights_are_a_function_of_the_seed_and_the_state_dict_rebuilds_the_network() -> None:
-    spec = ModelSpec("unet", "resnet18", CLASSES, {"decoder_channels": [32, 16, 16, 8, 8]})
-    torch.manual_seed(7)
-    first = build(spec)
-    torch.manual_seed(7)
-    second = build(spec)
-    third = build(ModelSpec(**json.loads(json.dumps(asdict(spec)))))
-    images = torch.randint(0, 256, (1, 3, 40, 50), dtype=torch.uint8)
-    outputs = [network.eval()(images) for network in (first, second)]
-    assert torch.equal(*outputs)
-    assert not torch.equal(outputs[0], third.eval()(images))
-    third.load_state_dict(first.state_dict(), strict=True)
-    assert torch.equal(outputs[0], third.eval()(images))
-    assert not any(name in {"mean", "std"} for name in first.state_dict())
+def test_the_auxiliary_head_is_apart_and_goes() -> None:
+    network = build(small("upernet"), auxiliary=True)
+    names = {name.partition(".")[0] for name, _ in network.named_parameters()}
+    assert names == {"network", "auxiliary"}
+    images = random_images(2, 40, 32)
+    logits, auxiliary = network(images, with_auxiliary=True)
+    assert logits.shape == auxiliary.shape == (2, CLASSES, 40, 32)
+    auxiliary.mean().backward()  # reaches the encoder up to the next-to-last stage, and no decoder
+    taught = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any("encoder.model.layer3" in name for name in taught)
+    assert not any("decoder" in name or "layer4" in name for name in taught)
+    network.drop_auxiliary()
+    assert all(name.startswith("network.") for name in network.state_dict())
+    with pytest.raises(ValueError, match="no auxiliary head"):
+        network(images, with_auxiliary=True)
+    with pytest.raises(SegopsError, match=r"auxiliary_weight: plain_cnn has no encoder"):
+        build(small("plain_cnn"), auxiliary=True)
+
+
+def test_the_encoder_and_its_parameters() -> None:
+    network = build(small("unet"), auxiliary=True)
+    own = {id(p) for name, p in network.named_parameters() if name.startswith("network.encoder.")}
+    assert {id(p) for p in network.encoder_parameters()} == own
+    assert network.encoder is network.get_submodule("network.encoder")
+    plain = build(small("plain_cnn"))
+    assert plain.encoder is None
+    assert list(plain.encoder_parameters()) == []
+
+
+def test_swin_takes_any_size() -> None:
+    """Timm's windowed transformers take one size only, unless they are told."""
+    network = build(ModelSpec("fpn", "tu-swin_tiny_patch4_window7_224", 3, {}))
+    assert network.eval()(torch.zeros(1, 3, 40, 70)).shape == (1, 3, 40, 70)
 
 
 @pytest.mark.parametrize(("name", "levels"), [("fcn32s", 1), ("fcn16s", 2), ("fcn8s", 3)])

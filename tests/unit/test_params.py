@@ -47,12 +47,62 @@ def test_defaults_are_usable() -> None:
         ({"train": {"selection_share": 0, "schedule": "plateau"}}, "plateau schedule needs"),
         ({"train": {"epochs": 1, "warmup_epochs": 1}}, "leaves none of 1 epochs"),
         ({"train": {"lr": 0.1, "min_lr": 0.2}}, "min_lr 0.2 is above lr 0.1"),
+        ({"train": {"batch_size": 10, "accumulate": 4}}, "nearest: 8 or 12"),
+        ({"train": {"batch_size": 1, "devices": 2}}, "= 2 equal parts; nearest: 2"),
+        ({"train": {"compile": True}}, "compile and deterministic exclude each other"),
+        ({"train": {"sync_batch_norm": True}}, "sync_batch_norm needs several devices"),
+        ({"train": {"loss": "dice+unicorn"}}, "train.loss.1.name: Input should be 'cross_entropy'"),
+        ({"train": {"loss": []}}, "train.loss: "),
+        ({"train": {"loss": [{"name": "dice", "gamma": 2.0}]}}, "dice has no option gamma"),
+        (
+            {"train": {"loss": [{"name": "focal", "gama": 2.0}]}},
+            "train.loss.0.gama: no such parameter; expected one of name, weight, label_smoothing",
+        ),
+        ({"train": {"loss": "dice", "class_weights": "median_frequency"}}, "class_weights act on"),
+        ({"train": {"class_weights": [0.0, 0.0]}}, "expected at least one above 0"),
+        ({"train": {"class_weights": [1.0, 2.0]}}, "train.class_weights has 2 numbers"),
+        ({"augment": {"photometric": {"contrast": [2, 1]}}}, "expected the smallest factor first"),
+        ({"augment": {"copy_paste": {"classes": ["unicorn"]}}}, "copy_paste.classes names unicorn"),
+        ({"model": {"encoder_weights": "imagenet", "start_from": "b"}}, "must be null (found"),
+        ({"model": {"output_stride": 4}}, "model.output_stride"),
+        ({"tune": {"ranges": {"gate.margin": {"low": 0, "high": 1}}}}, "ranges names gate.margin"),
+        (
+            {"tune": {"ranges": {"train.rl": {"low": 0, "high": 1}}}},
+            "tune.ranges names train.rl, which is no parameter; did you mean train.lr?",
+        ),
+        ({"tune": {"ranges": {"train.lr": {"low": 1, "high": 1}}}}, "expected low 1 below high 1"),
+        (
+            {"tune": {"ranges": {"train.lr": {"low": 0, "high": 1, "log": True}}}},
+            "a logarithmic range begins above 0",
+        ),
+        ({"tune": {"ranges": {"train.loss": {"choices": []}}}}, "expected one choice or more"),
+        (
+            {"tune": {"ranges": {"train.lr": {"choices": [1], "low": 0}}}},
+            "expected either choices, or low and high",
+        ),
     ],
 )
 def test_bad_value_is_named(tree: dict[str, object], expected: str) -> None:
     with pytest.raises(SegopsError) as caught:
         params.parse(tree)
     assert expected in str(caught.value)
+
+
+def test_a_loss_is_spelled_as_short_as_it_can_be() -> None:
+    plain = params.parse({"train": {"loss": "cross_entropy+dice"}})
+    assert [part.name for part in plain.train.loss] == ["cross_entropy", "dice"]
+    assert plain.flat()["train.loss"] == "cross_entropy+dice"
+    parts = [{"name": "ohem", "threshold": 0.6}, {"name": "lovasz", "weight": 0.5}]
+    weighted = params.parse({"train": {"loss": parts}})
+    assert weighted.train.loss[0].options() == {"threshold": 0.6}
+    spelled = weighted.flat()["train.loss"]
+    assert spelled == [{"name": "ohem", "weight": 1.0, "threshold": 0.6}, parts[1]]
+    assert params.parse({"train": {"loss": spelled}}) == weighted
+
+
+def test_what_is_dumped_is_read_again() -> None:
+    shipped = params.load(ROOT)
+    assert params.parse(shipped.model_dump(mode="json", by_alias=True)) == shipped
 
 
 def test_all_bad_values_are_listed() -> None:

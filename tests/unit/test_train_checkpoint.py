@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from segops.train.checkpoint import NAME, Best, Checkpoint, load, on_cpu, remove, save
+from segops.train.checkpoint import NAME, Best, Checkpoint, load, remove, save
+
+from .training import with_little_room
 
 PARTS = {"parameters": "p", "code": "c", "data": "d"}
 
 
-def example() -> Checkpoint:
-    torch.manual_seed(0)
+def example(epoch: int = 2, batch: int = 3) -> Checkpoint:
+    torch.manual_seed(epoch)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(
         memory_format=torch.channels_last  # type: ignore[call-overload]
     )
@@ -25,43 +28,130 @@ def example() -> Checkpoint:
     optimizer.step()
     return Checkpoint(
         parts=PARTS,
-        epoch=2,
-        batch=3,
-        network=network.state_dict(),
-        optimizer=optimizer.state_dict(),
+        epoch=epoch,
+        batch=batch,
+        engine={
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": {"updates": 7, "network": network.state_dict()},
+            "scaler": {"scale": 4.0, "_growth_tracker": 3},
+        },
         plateau={"scale": 1.0, "best": float("-inf"), "waited": 0.0},
-        losses={"total": 1.5, "count": 3.0},
+        losses=[{"total": 1.5, "count": 3, "skipped": 0}],
         rows=[{"epoch": 1, "selection_miou": 0.5}, {"epoch": 2, "selection_miou": None}],
-        best=Best(1, 0.5, on_cpu(network.state_dict())),
     )
 
 
+def with_best(epoch: int = 2, batch: int = 3, best_epoch: int = 1) -> tuple[Checkpoint, Best]:
+    checkpoint, at_best = example(epoch, batch), example(best_epoch, 0)
+    for one in (checkpoint, at_best):
+        one.best_epoch, one.best_score = best_epoch, 0.5
+    return checkpoint, Best(best_epoch, 0.5, at_best)
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right) and left.stride() == right.stride()
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[n], right[n]) for n in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    saved = example()
-    save(tmp_path / "resume", saved)
+    """Last and best alike: network, optimiser, average, scaler, plateau, losses, place."""
+    saved, best = with_best()
+    assert save(tmp_path / "resume", saved, best)
     found = load(tmp_path / "resume", PARTS)
     assert found is not None
-    assert (found.epoch, found.batch, found.rows) == (2, 3, saved.rows)
-    assert found.plateau == saved.plateau
-    assert found.losses == saved.losses
-    assert saved.best is not None
-    assert found.best is not None
-    assert (found.best.epoch, found.best.score) == (1, 0.5)
-    for name, tensor in saved.network.items():
-        assert torch.equal(found.network[name], tensor)
-        assert found.network[name].stride() == tensor.stride()
-        assert torch.equal(found.best.weights[name], saved.best.weights[name])
-    for key, state in saved.optimizer["state"].items():
-        assert all(torch.equal(found.optimizer["state"][key][n], t) for n, t in state.items())
+    assert same(vars(found[0]), vars(saved))
+    assert found[1] is not None
+    assert same(vars(found[1].checkpoint), vars(best.checkpoint))
+    assert (found[1].epoch, found[1].score, found[1].is_written) == (1, 0.5, True)
 
 
 def test_without_selection_there_is_no_best(tmp_path: Path) -> None:
-    saved = example()
-    saved.best = None
-    save(tmp_path, saved)
+    save(tmp_path, example())
     found = load(tmp_path, PARTS)
     assert found is not None
-    assert found.best is None
+    assert found[1] is None
+    assert names(tmp_path) == [NAME]
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_only_the_newest_best_is_kept_and_written_once(tmp_path: Path) -> None:
+    checkpoint, first = with_best(2, 3, 1)
+    save(tmp_path, checkpoint, first)
+    written = (tmp_path / "best-000001.pt").stat()
+    checkpoint.batch = 4
+    save(tmp_path, checkpoint, first)
+    assert (tmp_path / "best-000001.pt").stat().st_ino == written.st_ino
+    checkpoint, second = with_best(3, 0, 3)
+    save(tmp_path, checkpoint, second)
+    assert names(tmp_path) == ["best-000003.pt", NAME]
+    assert (tmp_path / NAME).samefile(tmp_path / "best-000003.pt")  # one file, not two
+    found = load(tmp_path, PARTS)
+    assert found is not None
+    assert found[1] is not None
+    assert (found[0].epoch, found[1].epoch, found[1].is_written) == (3, 3, True)
+
+
+def test_killed_between_two_files_the_older_pair_is_whole(tmp_path: Path) -> None:
+    """The new best lies there, the new last one does not."""
+    checkpoint, best = with_best(2, 3, 1)
+    save(tmp_path, checkpoint, best)
+    state = (tmp_path / NAME).read_bytes()
+    first = (tmp_path / "best-000001.pt").read_bytes()
+    save(tmp_path, *with_best(3, 0, 3))
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).write_bytes(state)
+    (tmp_path / "best-000001.pt").write_bytes(first)
+    found = load(tmp_path, PARTS)
+    assert found is not None
+    assert found[1] is not None
+    assert (found[0].epoch, found[0].batch, found[1].epoch) == (2, 3, 1)
+
+
+def test_a_damaged_last_checkpoint_leaves_the_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, *with_best(2, 3, 1))
+    (tmp_path / NAME).write_bytes(b"half")
+    found = load(tmp_path, PARTS)
+    assert "state.pt: not a usable checkpoint" in caplog.text
+    assert found is not None
+    assert found[1] is not None
+    assert (found[0].epoch, found[0].batch, found[1].epoch) == (1, 0, 1)
+
+
+def test_a_lost_best_starts_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, *with_best(2, 3, 1))
+    (tmp_path / "best-000001.pt").unlink()
+    assert load(tmp_path, PARTS) is None
+    assert "no usable checkpoint; starting afresh" in caplog.text
+
+
+def save_in_vain(directory: Path) -> None:
+    """Save a later checkpoint and find the earlier one still there."""
+    assert not save(directory, *with_best(5, 1, 4))
+    found = load(directory, PARTS)
+    assert found is not None
+    assert found[1] is not None
+    assert (found[0].epoch, found[0].batch, found[1].epoch) == (2, 3, 1)
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_full_disk_leaves_the_old_checkpoint(room: int, tmp_path: Path) -> None:
+    """The kernel refuses to let a file grow, in the middle of it too, as on a full disk."""
+    save(tmp_path, *with_best(2, 3, 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    said = with_little_room(room, lambda: save_in_vain(tmp_path))
+    assert "no checkpoint could be written: File too large. The one before it is kept" in said
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("changed", sorted(PARTS))
@@ -112,8 +202,11 @@ def test_what_cannot_be_read_is_left_unread(
     assert "not a usable checkpoint" in caplog.text
 
 
-def test_a_copy_on_the_cpu_does_not_follow_later_steps() -> None:
-    weight = torch.ones(3)
-    copy = on_cpu({"weight": weight})
+def test_a_copy_does_not_follow_later_steps() -> None:
+    checkpoint = example()
+    weight = checkpoint.engine["network"]["0.weight"]
+    before = weight.clone()
+    copy = checkpoint.copied()
+    assert same(copy.engine, checkpoint.engine)
     weight += 1
-    assert torch.equal(copy["weight"], torch.ones(3))
+    assert torch.equal(copy.engine["network"]["0.weight"], before)

@@ -19,6 +19,7 @@ from segops.train.fingerprint import (
     sources,
     training_parts,
 )
+from segops.train.start import Start
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
@@ -54,6 +55,11 @@ def changed(left: dict[str, str], right: dict[str, str]) -> set[str]:
         ({"report": {"pictures": False}}, set()),
         ({"evaluate": {"seed": 3}}, set()),
         ({"gate": {"min_miou": 0.9}}, set()),
+        ({"tune": {"trials": 3}}, set()),
+        ({"train": {"devices": 2}}, {"parameters"}),
+        ({"augment": {"copy_paste": {"p": 0.5}}}, {"parameters"}),
+        ({"augment": {"copy_paste": {"max_objects": 5}}}, set()),  # and none is pasted
+        ({"augment": {"device": "auto"}}, set()),  # what is chosen counts
     ],
 )
 def test_parameters(tree: dict[str, Any], expected: set[str], store: PackedStore) -> None:
@@ -63,6 +69,18 @@ def test_parameters(tree: dict[str, Any], expected: set[str], store: PackedStore
 def test_device_and_precision(store: PackedStore) -> None:
     assert changed(parts(store), parts(store, precision="bf16")) == {"device"}
     assert changed(parts(store), parts(store, device="cuda")) == {"device"}
+    assert changed(parts(store), parts(store, ranks=2)) == {"device"}
+    assert changed(parts(store), parts(store, executor="gpu")) == {"device"}
+
+
+def test_the_start_model_counts_by_its_weights(store: PackedStore) -> None:
+    tree = {"model": {"start_from": "models:/segops@champion"}}
+    first = parts(store, tree, start=Start({}, "a" * 64, {}))
+    other = {"model": {"start_from": "models:/segops/3"}}
+    assert changed(first, parts(store, other, start=Start({}, "a" * 64, {}))) == set()
+    moved = parts(store, tree, start=Start({}, "b" * 64, {}))
+    assert changed(first, moved) == {"start"}
+    assert "start" not in parts(store)
 
 
 def test_data(store: PackedStore, tiny_voc: Path, tmp_path: Path) -> None:

@@ -12,20 +12,21 @@ from torch import nn
 from segops.errors import SegopsError
 from segops.params import HardwareParams, TrainParams
 from segops.train import hardware
+from segops.train.devices import Device, choose_device, choose_world
 from segops.train.optimizers import build_optimizer
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
 
 def test_cpu_can_be_asked_for() -> None:
-    assert hardware.choose_device("cpu") == "cpu"
+    assert choose_device("cpu") == "cpu"
 
 
 @NO_GPU
 def test_without_a_gpu() -> None:
-    assert hardware.choose_device("auto") == "cpu"
+    assert choose_device("auto") == "cpu"
     with pytest.raises(SegopsError, match=r"train\.device: cuda, but torch sees no GPU"):
-        hardware.choose_device("cuda")
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_auto_is_bf16_where_the_cpu_computes_it(
     ],
 )
 def test_memory_format(
-    encoder: str, device: hardware.Device, wanted: bool, expected: torch.memory_format
+    encoder: str, device: Device, wanted: bool, expected: torch.memory_format
 ) -> None:
     """MobileOne in channels-last memory crashes torch 2.15 on the CPU."""
     params = TrainParams.model_validate({"channels_last": wanted})
@@ -110,3 +111,34 @@ def test_optimizers_by_name(name: str, kind: type[torch.optim.Optimizer]) -> Non
     assert (group["lr"], group["weight_decay"]) == (0.3, 0.02)
     if name == "sgd":
         assert group["momentum"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (1, 1)),
+        ({"devices": "auto"}, (1, 1)),
+        ({"devices": 4, "batch_size": 8}, (4, 1)),
+        ({"devices": 2, "nodes": 3, "accumulate": 2, "batch_size": 24}, (2, 3)),
+    ],
+)
+def test_devices_and_machines(given: dict[str, object], expected: tuple[int, int]) -> None:
+    assert choose_world(TrainParams.model_validate(given), "cpu") == expected
+
+
+def test_a_batch_that_cannot_be_divided_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `auto` the number of devices is known on the machine only."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    params = TrainParams.model_validate({"devices": "auto", "accumulate": 2, "batch_size": 16})
+    with pytest.raises(SegopsError, match=r"batch_size: 16 .*2 x 3 x 1 .*Nearest: 12 or 18\."):
+        choose_world(params, "cuda")
+    with pytest.raises(SegopsError, match=r"train\.devices: 4, but torch sees 3 GPU"):
+        choose_world(TrainParams.model_validate({"devices": 4, "batch_size": 16}), "cuda")
+
+
+def test_ranks_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = hardware.choose_threads(HardwareParams())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert hardware.choose_threads(HardwareParams()) == max(1, alone // 2)
+    assert hardware.choose_threads(HardwareParams(threads=3)) == 3
+    assert hardware.choose_workers(HardwareParams(), "cuda") >= 1

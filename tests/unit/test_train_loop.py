@@ -3,105 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from segops.augment.policy import build_policy
 from segops.data.split import selection_split
-from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec
-from segops.params import AugmentParams, HardwareParams, TrainParams
+from segops.params import HardwareParams, TrainParams
 from segops.train import checkpoint as checkpoints
-from segops.train import loop
-from segops.train.history import History
-from segops.train.loop import Job, Outcome, train
+from segops.train import engine, loop
+from segops.train.loop import train
 from segops.train.losslog import LossLog
-from segops.voc.classes import VOC_CLASSES
-from segops.voc.layout import open_layout
 
-HARDWARE = HardwareParams(workers=0, threads=1)
-BASE: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 3,
-    "lr": 0.01,
-    "loss": "cross_entropy+dice",
-    "warmup_epochs": 1,
-    "selection_share": 0.1,
-    "device": "cpu",
-}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def job(tiny_voc: Path, tmp_path: Path) -> Callable[..., Job]:
-    """Makes jobs on the tiny data set; each named directory is one workspace."""
-    pack(open_layout(tiny_voc), tmp_path / "packed", VOC_CLASSES)
-    store = PackedStore(tmp_path / "packed")
-    policy = build_policy(AugmentParams(crop=(64, 64)))
-
-    def make(
-        name: str = "run",
-        architecture: str = "plain_cnn",
-        encoder: str = "resnet18",
-        options: dict[str, Any] | None = None,
-        **params: Any,
-    ) -> Job:
-        state = tmp_path / name
-        return Job(
-            params=TrainParams.model_validate(BASE | params),
-            hardware=HARDWARE,
-            spec=ModelSpec(architecture, encoder, len(VOC_CLASSES), options or {}),
-            encoder_weights=None,
-            store=store,
-            policy=policy,
-            parts={"parameters": repr(sorted(params.items()))},
-            resume=state / "resume",
-            history=History(state / "history.jsonl", name, {}),
-        )
-
-    return make
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the loop catches it."""
-
-
-def interrupt(job: Job, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train until `steps` steps are taken, a checkpoint after every one, then die."""
-    take, taken = loop._Training._take_step, 0
-
-    def dying(self: Any, images: Tensor, masks: Tensor) -> None:
-        nonlocal taken
-        if taken == steps:
-            raise Killed
-        take(self, images, masks)
-        taken += 1
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-        patch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
-        patch.setattr(loop._Training, "_take_step", dying)
-        with pytest.raises(Killed):
-            train(job)
-    assert (job.resume / checkpoints.NAME).is_file()
+from .training import Jobs, assert_equal, interrupt, same, scores
 
 
 @pytest.mark.parametrize(
@@ -113,7 +30,7 @@ def interrupt(job: Job, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda model: model["architecture"],
 )
-def test_same_inputs_same_bits(job: Callable[..., Job], model: dict[str, Any]) -> None:
+def test_same_inputs_same_bits(job: Jobs, model: dict[str, Any]) -> None:
     first = train(job("first", **model))
     torch.rand(7)  # whatever happened before in this process
     second = train(job("second", **model))
@@ -123,7 +40,7 @@ def test_same_inputs_same_bits(job: Callable[..., Job], model: dict[str, Any]) -
     assert same(first.network.state_dict(), second.network.state_dict())
 
 
-def test_steps_change_the_weights_and_the_loss_falls(job: Callable[..., Job]) -> None:
+def test_steps_change_the_weights_and_the_loss_falls(job: Jobs) -> None:
     outcome = train(job(epochs=12, selection_share=0, warmup_epochs=0))
     losses = [row["train_loss"] for row in outcome.rows]
     assert losses[-1] < 0.8 * losses[0]
@@ -131,14 +48,14 @@ def test_steps_change_the_weights_and_the_loss_falls(job: Callable[..., Job]) ->
     assert not same(outcome.last, train(job("one", epochs=1, warmup_epochs=0)).last)
 
 
-def test_another_seed_gives_other_weights(job: Callable[..., Job]) -> None:
+def test_another_seed_gives_other_weights(job: Jobs) -> None:
     assert not same(train(job("a")).last, train(job("b", seed=1)).last)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("steps", [1, 3, 5, 8])
 def test_a_resumed_training_equals_the_unbroken_one(
-    job: Callable[..., Job], steps: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
+    job: Jobs, steps: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps an epoch: killed in the middle of an epoch, and at its border."""
     model = {"architecture": "plain_cnn", "optimizer": optimizer, "schedule": "plateau"}
@@ -151,7 +68,7 @@ def test_a_resumed_training_equals_the_unbroken_one(
 
 
 def test_dropout_goes_on_as_in_the_unbroken_training(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    job: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = {"architecture": "deeplabv3plus", "options": {"decoder_channels": 16}}
     unbroken = train(job("unbroken", **model))
@@ -160,7 +77,7 @@ def test_dropout_goes_on_as_in_the_unbroken_training(
 
 
 def test_a_training_killed_twice_equals_the_unbroken_one(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    job: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = train(job("unbroken"))
     interrupt(job("broken"), 2, monkeypatch)
@@ -168,26 +85,7 @@ def test_a_training_killed_twice_equals_the_unbroken_one(
     assert_equal(train(job("broken")), unbroken)
 
 
-def assert_equal(resumed: Outcome, unbroken: Outcome) -> None:
-    assert resumed.rows == unbroken.rows
-    assert same(resumed.last, unbroken.last)
-    assert same(resumed.network.state_dict(), unbroken.network.state_dict())
-    assert (resumed.best_epoch, resumed.selection_miou, resumed.steps) == (
-        unbroken.best_epoch,
-        unbroken.selection_miou,
-        unbroken.steps,
-    )
-
-
-def scores(values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the selection split give these scores, epoch by epoch."""
-    left = iter(values)
-    monkeypatch.setattr(loop, "selection_miou", lambda *_: next(left))
-
-
-def test_the_best_epoch_survives_a_kill(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_epoch_survives_a_kill(job: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     scores([0.5, 0.1, 0.4], monkeypatch)
     unbroken = train(job("unbroken"))
     assert unbroken.best_epoch == 1
@@ -199,7 +97,7 @@ def test_the_best_epoch_survives_a_kill(
 
 
 def test_the_chosen_weights_are_those_of_the_best_epoch(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    job: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores([0.2, 0.6, 0.6], monkeypatch)
     outcome = train(job(schedule="step"))
@@ -209,27 +107,27 @@ def test_the_chosen_weights_are_those_of_the_best_epoch(
     assert same(outcome.network.state_dict(), short.last)
 
 
-def test_without_selection_the_last_weights_are_the_model(job: Callable[..., Job]) -> None:
+def test_without_selection_the_last_weights_are_the_model(job: Jobs) -> None:
     outcome = train(job(selection_share=0))
     assert same(outcome.last, outcome.network.state_dict())
     assert (outcome.best_epoch, outcome.selection_miou) == (3, None)
     assert [row["selection_miou"] for row in outcome.rows] == [None] * 3
 
 
-def test_early_stopping(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping(job: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     scores([0.1, 0.3, 0.2, 0.3, 0.9, 0.9], monkeypatch)
     outcome = train(job(epochs=6, early_stopping_patience=2))
     assert len(outcome.rows) == 4
     assert (outcome.best_epoch, outcome.steps) == (2, 12)
 
 
-def test_plateau_lowers_the_rate(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plateau_lowers_the_rate(job: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     scores([0.3, 0.2, 0.2, 0.2], monkeypatch)
     outcome = train(job(epochs=4, schedule="plateau", plateau_patience=2, warmup_epochs=0))
     assert [row["lr"] for row in outcome.rows] == pytest.approx([0.01, 0.01, 0.01, 0.001])
 
 
-def test_selection_images_train_nothing(job: Callable[..., Job]) -> None:
+def test_selection_images_train_nothing(job: Jobs) -> None:
     given = job(epochs=2)
     ids, selection = selection_split(given.store.ids("train"), 0.1)
     training = loop._Training(given, *fabric())
@@ -244,7 +142,7 @@ def fabric() -> tuple[Any, int]:
 
 
 def test_other_parts_start_afresh(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: Jobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(job("broken"), 5, monkeypatch)
     changed = replace(job("broken"), parts={"parameters": "others"})
@@ -255,9 +153,7 @@ def test_other_parts_start_afresh(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_diverging_training_names_step_rate_and_images(
-    job: Callable[..., Job], precision: str
-) -> None:
+def test_a_diverging_training_names_step_rate_and_images(job: Jobs, precision: str) -> None:
     given = job(lr=1e30, warmup_epochs=0, precision=precision, optimizer="sgd", schedule="step")
     with pytest.raises(SegopsError, match=r"diverged.*at step \d \(epoch 1\).*1e\+30") as error:
         train(given)
@@ -269,26 +165,26 @@ def test_a_diverging_training_names_step_rate_and_images(
 
 @pytest.mark.parametrize("window", [1, 50])
 def test_a_poisoned_step_is_found_exactly(
-    job: Callable[..., Job], window: int, monkeypatch: pytest.MonkeyPatch
+    job: Jobs, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when losses are looked at a window at a time, as on a GPU."""
     given = job(epochs=3)
     training = loop._Training(given, *fabric())
     training.losses = LossLog(torch.device("cpu"), window)
-    whole, calls = training.loss, 0
+    whole, calls = training.engine.loss, 0
 
     def poisoned(logits: Tensor, masks: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         return whole(logits, masks) * (float("nan") if calls == 5 else 1)
 
-    training.loss = poisoned
+    training.engine.loss = poisoned
     expected = ", ".join(training._image_ids(1, 1))
     with pytest.raises(SegopsError, match=rf"loss is nan at step 5 \(epoch 2\).*: {expected}\."):
         training.run()
 
 
-def test_weights_broken_by_the_last_step_are_no_model(job: Callable[..., Job]) -> None:
+def test_weights_broken_by_the_last_step_are_no_model(job: Jobs) -> None:
     given = job(epochs=1, batch_size=9, warmup_epochs=0, lr=3e38, optimizer="sgd", precision="fp32")
     given = replace(given, params=given.params.model_copy(update={"lr": 1e39}))
     with pytest.raises(SegopsError, match="the weights are not finite at step 1"):
@@ -297,32 +193,32 @@ def test_weights_broken_by_the_last_step_are_no_model(job: Callable[..., Job]) -
 
 @pytest.mark.parametrize(("size", "advice"), [(3, "batch_size: 1"), (1, "smaller augment.crop")])
 def test_out_of_memory_says_what_to_try(
-    job: Callable[..., Job], size: int, advice: str, monkeypatch: pytest.MonkeyPatch
+    job: Jobs, size: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop.Segmenter, "forward", full)
-    monkeypatch.setattr(loop, "build", lambda spec, _: loop.Segmenter(torch.nn.Conv2d(3, 21, 1), spec.mean, spec.std, 1))  # noqa: E501  # fmt: skip
+    monkeypatch.setattr(engine.Segmenter, "forward", full)
+    monkeypatch.setattr(engine, "build", lambda spec, _, **__: engine.Segmenter(torch.nn.Conv2d(3, 21, 1), spec.mean, spec.std, 1))  # noqa: E501  # fmt: skip
     with pytest.raises(SegopsError, match=rf"ran out of memory.*64 x 64 pixels\. Try .*{advice}"):
         train(job(batch_size=size))
 
 
-def test_one_image_cannot_be_divided(job: Callable[..., Job]) -> None:
+def test_one_image_cannot_be_divided(job: Jobs) -> None:
     given = job()
     given.store.ids = lambda _: ("2007_000001",)  # type: ignore[method-assign]
     with pytest.raises(SegopsError, match=r"train\.selection_share: train holds 1 image"):
         train(given)
 
 
-def test_the_process_is_left_as_it_was(job: Callable[..., Job]) -> None:
+def test_the_process_is_left_as_it_was(job: Jobs) -> None:
     torch.set_num_threads(2)
     train(job(epochs=1, warmup_epochs=0))
     assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_workers_change_nothing(job: Callable[..., Job]) -> None:
+def test_workers_change_nothing(job: Jobs) -> None:
     alone = train(job("alone"))
     helped = train(replace(job("helped"), hardware=HardwareParams(workers=2, threads=1)))
     assert same(alone.last, helped.last)

@@ -70,3 +70,17 @@ def test_a_restored_log_gives_the_same_mean(split: int) -> None:
     for value in values[split:]:
         second.add(torch.tensor(value), step(1))
     assert second.close() == unbroken.close()
+
+
+def test_in_fp16_some_losses_in_a_row_may_overflow() -> None:
+    """They count in no mean; a good one among them starts the count anew, a resume does not."""
+    nan, good = torch.tensor(float("nan")), torch.tensor(2.0)
+    log = LossLog(CPU, 1, tolerated=2)
+    for number, loss in enumerate([nan, nan, good, nan], 1):
+        log.add(loss, step(number))
+    assert log.close() == 2.0
+    resumed = LossLog(CPU, 1, tolerated=2)
+    resumed.restore(log.state())
+    resumed.add(nan, step(5))
+    with pytest.raises(SegopsError, match="loss is nan at step 6"):
+        resumed.add(nan, step(6))

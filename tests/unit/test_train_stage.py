@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from segops import files, params
 from segops.augment.policy import build_policy
+from segops.data.imbalance import class_weights
+from segops.data.split import selection_split
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
+from segops.models.zoo import ModelSpec, build
 from segops.params import parse
+from segops.predict.bundle import read_model, weights_sha256, write_bundle
 from segops.stages import train as stage
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
@@ -29,7 +34,7 @@ def root(tiny_voc: Path, tmp_path: Path) -> Path:
 
 def job(root: Path, tree: dict[str, Any]) -> stage.Job:
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
-    return stage._job(root, params.load(root), PackedStore(root / files.PACKED))
+    return stage.build_job(root, params.load(root), PackedStore(root / files.PACKED))
 
 
 def test_the_job_is_what_params_say(root: Path) -> None:
@@ -79,3 +84,76 @@ def test_live_logging_can_be_switched_off_and_never_fails(
     monkeypatch.setattr("sys.executable", str(root / "no-such-python"))
     stage._start_live_logging(root)
     assert "Live logging did not start" in caplog.text
+
+
+def bundle(root: Path, images: dict[str, str], classes: tuple[str, ...] = VOC_CLASSES) -> Path:
+    torch.manual_seed(9)
+    spec = ModelSpec("plain_cnn", "resnet18", len(classes))
+    write_bundle(root / "started", build(spec), spec, classes, images, {})
+    return root / "started"
+
+
+def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
+    """Its weights are the first ones, its images count as seen, its weights' hash is told."""
+    store = PackedStore(root / files.PACKED)
+    own = {one: store.image_sha256(one) for one in store.ids("train")}
+    known, other = store.ids("train")[:2]
+    directory = bundle(root, {known: own[known], other: "0" * 64, "2007_000001": "1" * 64})
+    tree = {
+        "model": {"architecture": "plain_cnn", "start_from": "started"},
+        "augment": {"crop": [64, 64]},
+        "train": {"epochs": 2, "iterations": 1, "lr": 1e-9, "batch_size": 3, "warmup_epochs": 0,
+                  "weight_decay": 0.0, "device": "cpu", "precision": "fp32"},
+    }  # fmt: skip
+    made = job(root, tree)
+    assert made.start is not None
+    assert made.parts["start"] == made.start.sha256 == weights_sha256(directory)
+    stage.run(root)
+    trained = load_file(root / files.LAST_WEIGHTS)
+    started = load_file(directory / "weights.safetensors")
+    for name, one in started.items():
+        if one.ndim > 1:
+            torch.testing.assert_close(trained[name], one, atol=1e-6, rtol=0)
+    assert files.read_json(root / files.TRAINING)["start_sha256"] == made.start.sha256
+    images = read_model(root / files.SEGMENTER)["training_images"]
+    assert images == {**own, f"start_from/{other}": "0" * 64, "2007_000001": "1" * 64}
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("absent", r"absent: no bundle there"),
+        ("models:/segops@champion", r"champion"),
+    ],
+)
+def test_a_start_model_that_is_not_there_is_named(
+    start: str, message: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    with pytest.raises(SegopsError, match=message):
+        job(root, {"model": {"architecture": "plain_cnn", "start_from": start}})
+
+
+def test_class_weights_count_the_images_that_are_trained_on(root: Path) -> None:
+    store = PackedStore(root / files.PACKED)
+    ids, selection = selection_split(store.ids("train"), 0.1)
+    made = job(root, {"train": {"class_weights": "median_frequency"}})
+    assert selection
+    assert made.class_weights == class_weights(store, ids, "median_frequency")
+    assert made.class_weights != class_weights(store, store.ids("train"), "median_frequency")
+
+
+def test_what_else_params_say_reaches_the_job(root: Path) -> None:
+    made = job(
+        root,
+        {
+            "model": {"auxiliary_weight": 0.4, "output_stride": 16, "dropout": 0.2},
+            "augment": {"copy_paste": {"p": 0.3}, "device": "gpu"},
+        },
+    )
+    assert made.auxiliary_weight == 0.4
+    assert (made.spec.output_stride, made.spec.dropout) == (16, 0.2)
+    assert made.copy_paste is not None
+    assert made.augment_device == "gpu"
+    assert job(root, {}).copy_paste is None
+    assert job(root, {}).augment_device == "cpu"

@@ -20,6 +20,12 @@ IMAGENET_MEAN_COLOR = (124, 116, 104)
 MARGIN = 3
 """Source pixels kept around what a crop shows, so that interpolation never meets a cut edge."""
 
+REDRAWS = 10
+"""Times that a crop is drawn again at most."""
+
+JUDGED = 128
+"""Pixels along the crop's shorter side from which its classes are judged, at least."""
+
 Affine = tuple[float, float, float, float, float, float]
 """The map (x, y) -> (a x + b y + c, d x + e y + f) as (a, b, c, d, e, f).
 
@@ -53,6 +59,11 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         shift_p: Probability of the shift.
         shear: Shear along each axis between -shear and shear, in degrees, about the centre.
         shear_p: Probability of the shear.
+        cat_max_ratio: Largest share of the crop's labelled pixels that one class may have. While
+            it has as much or more, or none is labelled, the crop's place is drawn again, up to ten
+            times; the last one is taken as it is. Judged on a grid of at least 128 pixels a side
+            (or all, if fewer), the mask seen through the whole map. 1: never, nor is anything
+            judged. As ``RandomCrop`` of MMSegmentation has it.
         fill: RGB, 0 to 255.
         fill_mask: Id, 0 to 255.
         p: Probability of all of it; a policy needs 1, since the crop's size is fixed.
@@ -71,6 +82,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         shift_p: float = Field(ge=0, le=1)
         shear: float = Field(ge=0, lt=90)
         shear_p: float = Field(ge=0, le=1)
+        cat_max_ratio: float = Field(gt=0, le=1)
         fill: tuple[int, int, int]
         fill_mask: int = Field(ge=0, le=255)
 
@@ -86,6 +98,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         shift_p: float = 0.0,
         shear: float = 0.0,
         shear_p: float = 0.0,
+        cat_max_ratio: float = 1.0,
         fill: tuple[int, int, int] = IMAGENET_MEAN_COLOR,
         fill_mask: int = VOID,
         p: float = 1.0,
@@ -101,6 +114,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         self.shift_p = shift_p
         self.shear = shear
         self.shear_p = shear_p
+        self.cat_max_ratio = cat_max_ratio
         self.fill = fill
         self.fill_mask = fill_mask
 
@@ -119,8 +133,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         crop_height, crop_width = self.size
         uniform, happens = self.py_random.uniform, self._happens
         scale = uniform(*self.scale) if happens(self.scale_p) else 1.0
-        left = self._offset(width * scale - crop_width)
-        top = self._offset(height * scale - crop_height)
+        place = self._place(width * scale, height * scale)
         flip = happens(self.flip_p)
         angle = uniform(-self.rotate, self.rotate) if happens(self.rotate_p) else 0.0
         shift = shear = (0.0, 0.0)
@@ -131,40 +144,36 @@ class Warp(A.DualTransform):  # type: ignore[misc]
             )
         if happens(self.shear_p):
             shear = (uniform(-self.shear, self.shear), uniform(-self.shear, self.shear))
-        # Each step undone, the last one first.
-        to_source = _chain(
-            _translation(-crop_width / 2 - shift[0], -crop_height / 2 - shift[1]),
-            _rotation(-angle),
-            *_sheared_back(*shear),
-            (-1.0 if flip else 1.0, 0, 0, 0, 1, 0),
-            _translation(crop_width / 2 + left, crop_height / 2 + top),
-            (1 / scale, 0, 0, 0, 1 / scale, 0),
-        )
-        return {
-            "scale": scale,
-            "flip": flip,
-            "angle": angle,
-            "shift": shift,
-            "shear": shear,
-            "to_source": to_source,
-            "window": self._window(to_source, width, height),
-        }
+
+        def drawn(place: tuple[int, int]) -> dict[str, Any]:
+            to_source = self._to_source(scale, place, flip, angle, shift, shear)
+            return {
+                "scale": scale,
+                "flip": flip,
+                "angle": angle,
+                "shift": shift,
+                "shear": shear,
+                "to_source": to_source,
+                "window": self._window(to_source, width, height),
+            }
+
+        found = drawn(place)
+        if self.cat_max_ratio < 1 and "mask" in data:
+            for _ in range(REDRAWS):
+                if self._is_varied(data["mask"], found):
+                    break
+                found = drawn(self._place(width * scale, height * scale))
+        return found
 
     def apply(
         self, img: NDArray[np.uint8], to_source: Affine, window: Window, scale: float, **_: Any
     ) -> NDArray[np.uint8]:
         """Warp an image: uint8 (H, W, 3) to uint8 of the crop's size, bilinearly."""
-        part, to_part = _needed(img, to_source, window, MARGIN + math.ceil(1 / scale))
+        part, to_part = self.shown(img, to_source, window, scale)
         if part.size == 0:
             return np.full((*self.size, 3), self.fill, dtype=np.uint8)
         # OpenCV's bilinear warp of four channels takes a third of the time of three.
         part = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2RGBA), dtype=np.uint8)
-        times = int(1 / scale)
-        if times >= 2:
-            height, width = part.shape[:2]
-            reduced = max(1, round(width / times)), max(1, round(height / times))
-            part = np.asarray(cv2.resize(part, reduced, interpolation=cv2.INTER_AREA), np.uint8)
-            to_part = _chain(to_part, (reduced[0] / width, 0, 0, 0, reduced[1] / height, 0))
         warped = _warp(part, to_part, window, cv2.INTER_LINEAR, (*self.fill, 0))
         return self._padded(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), window, self.fill)
 
@@ -172,19 +181,90 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         self, mask: NDArray[np.uint8], to_source: Affine, window: Window, **_: Any
     ) -> NDArray[np.uint8]:
         """Warp a mask: uint8 (H, W) to uint8 of the crop's size, by nearest neighbour."""
-        part, to_part = _needed(mask, to_source, window, MARGIN)
+        part, to_part = self.shown_mask(mask, to_source, window)
         if part.size == 0:
             return np.full(self.size, self.fill_mask, dtype=np.uint8)
         warped = _warp(part, to_part, window, cv2.INTER_NEAREST, (self.fill_mask,))
         return self._padded(warped, window, (self.fill_mask,))
 
+    def shown(
+        self, img: NDArray[np.uint8], to_source: Affine, window: Window, scale: float
+    ) -> tuple[NDArray[np.uint8], Affine]:
+        """What a bilinear warp of an image reads, for whoever warps it.
+
+        Args:
+            img: uint8 (H, W, 3).
+            to_source: As drawn; so are `window` and `scale`.
+            window: See `to_source`.
+            scale: See `to_source`.
+
+        Returns:
+            The part of `img` that the crop shows, reduced by area where it shrinks to less than
+            half, and the map from crop to that part; of size 0 where the crop is all padding.
+        """
+        part, to_part = _needed(img, to_source, window, MARGIN + math.ceil(1 / scale))
+        times = int(1 / scale)
+        if part.size and times >= 2:
+            height, width = part.shape[:2]
+            reduced = max(1, round(width / times)), max(1, round(height / times))
+            part = np.asarray(cv2.resize(part, reduced, interpolation=cv2.INTER_AREA), np.uint8)
+            to_part = _chain(to_part, (reduced[0] / width, 0, 0, 0, reduced[1] / height, 0))
+        return part, to_part
+
+    def shown_mask(
+        self, mask: NDArray[np.uint8], to_source: Affine, window: Window
+    ) -> tuple[NDArray[np.uint8], Affine]:
+        """Of a mask, uint8 (H, W), what :meth:`shown` is of an image; never reduced."""
+        return _needed(mask, to_source, window, MARGIN)
+
     def _happens(self, probability: float) -> bool:
         return bool(self.py_random.random() < probability)
+
+    def _place(self, width: float, height: float) -> tuple[int, int]:
+        """Left and top of a crop in a scaled image of `width` x `height`."""
+        return self._offset(width - self.size[1]), self._offset(height - self.size[0])
 
     def _offset(self, surplus: float) -> int:
         """Where a crop begins in a scaled image; negative where padding comes first."""
         drawn = int(self.py_random.randint(0, math.floor(abs(surplus))))
         return drawn if surplus >= 0 else -drawn
+
+    def _to_source(
+        self,
+        scale: float,
+        place: tuple[int, int],
+        flip: bool,
+        angle: float,
+        shift: tuple[float, float],
+        shear: tuple[float, float],
+    ) -> Affine:
+        """The map from crop to image: each step undone, the last one first."""
+        height, width = self.size
+        return _chain(
+            _translation(-width / 2 - shift[0], -height / 2 - shift[1]),
+            _rotation(-angle),
+            *_sheared_back(*shear),
+            (-1.0 if flip else 1.0, 0, 0, 0, 1, 0),
+            _translation(width / 2 + place[0], height / 2 + place[1]),
+            (1 / scale, 0, 0, 0, 1 / scale, 0),
+        )
+
+    def _is_varied(self, mask: NDArray[np.uint8], drawn: dict[str, Any]) -> bool:
+        """Whether no class has `cat_max_ratio` of the crop's labelled pixels, and some are."""
+        part, to_part = self.shown_mask(mask, drawn["to_source"], drawn["window"])
+        if part.size == 0:
+            return False
+        step = max(1, min(self.size) // JUDGED)
+        grid = _chain((step, 0, 0, 0, step, 0), to_part)
+        seen = _warp(
+            part,
+            grid,
+            (0, 0, self.size[1] // step, self.size[0] // step),
+            cv2.INTER_NEAREST,
+            (self.fill_mask,),
+        )
+        counts = cv2.calcHist([seen], [0], None, [256], [0, 256]).reshape(-1)[:VOID]
+        return bool(counts.sum() and counts.max() < self.cat_max_ratio * counts.sum())
 
     def _window(self, to_source: Affine, width: int, height: int) -> Window:
         """The part of the crop that an image of `width` x `height` can touch."""

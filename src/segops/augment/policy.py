@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.geometry import Warp
+from segops.augment.photometric import PhotometricDistortion
 from segops.errors import SegopsError
 from segops.params import AugmentParams
 
@@ -105,8 +106,9 @@ def build_policy(params: AugmentParams) -> Policy:
         shift_p=params.shift.p,
         shear=params.shear.limit,
         shear_p=params.shear.p,
+        cat_max_ratio=params.cat_max_ratio,
     )
-    jitter = params.color_jitter
+    jitter, distortion = params.color_jitter, params.photometric
     parts: list[Any] = [
         ColorJitter(
             brightness=jitter.brightness,
@@ -114,6 +116,13 @@ def build_policy(params: AugmentParams) -> Policy:
             saturation=jitter.saturation,
             hue=jitter.hue,
             p=jitter.p,
+        ),
+        PhotometricDistortion(
+            brightness=distortion.brightness,
+            contrast=distortion.contrast,
+            saturation=distortion.saturation,
+            hue=distortion.hue,
+            p=distortion.p,
         ),
         GaussianBlur(sigma=params.blur.sigma, p=params.blur.p),
         GaussianNoise(std=params.noise.std, p=params.noise.p),

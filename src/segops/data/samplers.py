@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from segops.augment.policy import sample_seed
+from segops.data.imbalance import RareFirst
 
 SampleKey = tuple[int, int]
 """(epoch, index), from which :class:`~segops.data.datasets.TrainDataset` makes a sample."""
@@ -23,21 +25,28 @@ class EpochSampler:
     there are fewer images than a batch holds, the pass wraps around: an index of ``length`` or more
     means the image ``index % length`` once more, augmented in another way.
 
+    With rare-class sampling an epoch has as many batches, but each image is drawn on its own: some
+    come several times (again as ``index % length``), some not at all.
+
     Args:
         length: Number of images, 1 or more.
         batch_size: Images in a batch, 1 or more.
         seed: Seed of the order.
+        rare_first: Draws images by their classes, in place of a shuffled pass.
 
     Raises:
         ValueError: `length` or `batch_size` is below 1.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rare_first: RareFirst | None = None
+    ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"expected 1 image or more, got {length}, batch size {batch_size}")
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
+        self.rare_first = rare_first
 
     def __len__(self) -> int:
         """Batches in an epoch, 1 or more."""
@@ -47,6 +56,9 @@ class EpochSampler:
         """Indices in the order of `epoch`, (batches * batch_size,), each at most once."""
         generator = np.random.Generator(np.random.PCG64(sample_seed(self.seed, epoch, -1)))
         used = len(self) * self.batch_size
+        if self.rare_first is not None:
+            drawn = self.rare_first.draw(generator, used)
+            return drawn + _times_before(drawn) * self.length
         passes = -(-used // self.length)
         rounds = [generator.permutation(self.length) + k * self.length for k in range(passes)]
         return np.concatenate(rounds)[:used].astype(np.int64)
@@ -62,30 +74,69 @@ class EpochSampler:
         return next(self.batches(epoch, number))
 
 
+def _times_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value occurred before it."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    firsts = np.searchsorted(ordered, ordered)
+    times = np.empty_like(values)
+    times[order] = np.arange(len(values)) - firsts
+    return times
+
+
 class BatchStream(Sampler[list[SampleKey]]):
     """The batches of many epochs in one stream, so that workers never wait at an epoch's border.
+
+    Several ranks train on one batch together: rank r takes the r-th of `ranks` equal, contiguous
+    parts of every batch, so that together they see what one rank would see, in the same order.
 
     Args:
         sampler: Draws the order.
         epochs: Epochs in all; the stream ends with the last batch of epoch ``epochs - 1``.
         start_epoch: The epoch of the first batch handed out.
         start_batch: Its number in that epoch.
+        total_steps: Batches of the whole training, which may end within an epoch; None: all of
+            `epochs`.
+        rank: Which part of every batch is handed out.
+        ranks: Into how many parts; a divisor of the sampler's batch size.
+
+    Raises:
+        ValueError: `ranks` does not divide the batch size.
     """
 
     def __init__(
-        self, sampler: EpochSampler, epochs: int, start_epoch: int = 0, start_batch: int = 0
+        self,
+        sampler: EpochSampler,
+        epochs: int,
+        start_epoch: int = 0,
+        start_batch: int = 0,
+        *,
+        total_steps: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        if sampler.batch_size % ranks:
+            raise ValueError(f"{ranks} ranks cannot share batches of {sampler.batch_size} equally")
         self.sampler = sampler
         self.epochs = epochs
         self.start_epoch = start_epoch
         self.start_batch = start_batch
+        whole = epochs * len(sampler)
+        self.total_steps = whole if total_steps is None else min(total_steps, whole)
+        share = sampler.batch_size // ranks
+        self._share = slice(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         """Batches that are left."""
-        return max(0, (self.epochs - self.start_epoch) * len(self.sampler) - self.start_batch)
+        done = self.start_epoch * len(self.sampler) + self.start_batch
+        return max(0, self.total_steps - done)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Hand out batches of (epoch, index)."""
+        return islice(self._endless(), len(self))
+
+    def _endless(self) -> Iterator[list[SampleKey]]:
         for epoch in range(self.start_epoch, self.epochs):
             start = self.start_batch if epoch == self.start_epoch else 0
-            yield from self.sampler.batches(epoch, start)
+            for keys in self.sampler.batches(epoch, start):
+                yield keys[self._share]

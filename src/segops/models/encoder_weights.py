@@ -1,99 +1,92 @@
-"""Where an encoder's first weights come from: a download or a local safetensors file."""
+"""Where an encoder's first weights come from: a download or a local file."""
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
 from ..errors import SegopsError
+from .loading import CHECKPOINTS, LoadReport, State, read_weights, rename, take
 
 IMAGENET = "imagenet"
-LEAST_MATCH = 0.9
-"""Share of an encoder's tensors that a file must bring; below it, it is another network's file."""
-
+KEY = "model.encoder_weights"
 SECONDS_TO_ANSWER = 1.5
+_FILES = (".safetensors", *CHECKPOINTS)
 _PREFIXES = ("", "encoder.", "network.encoder.", "model.", "backbone.", "module.", "features.")
-log = logging.getLogger("segops")
+_MMCV_STEM = {"stem.7.": "bn1.", "stem.": "conv1."}
+"""Names of the three-convolution stem in mmcv's ResNetV1c, and in timm's `resnet50c`."""
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What a weights file brought.
-
-    Attributes:
-        matched: Names of the encoder's tensors that the file holds in the right shape.
-        missing: Names that it does not hold.
-        unexpected: Names in the file that the encoder does not have (a classifier, for instance).
-        mismatched: Names that it holds in another shape, with both shapes.
-    """
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
+def is_file(weights: str) -> bool:
+    """Whether weights are given as a file rather than by a published name."""
+    return "/" in weights or weights.endswith(_FILES) or Path(weights).is_file()
 
 
 def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
-    """Load a local safetensors file into an encoder.
+    """Load a local safetensors file or checkpoint into an encoder.
 
     Names may carry a prefix, as `encoder.` in a whole network's file; timm's own files fit the
-    `tu-` encoders. What is missing keeps its random start and is logged.
+    `tu-` encoders, and mmcv's ResNetV1c files (`resnet50_v1c`) fit `tu-resnet50c`. What is missing
+    keeps its random start. How the names map is logged.
 
     Raises:
-        SegopsError: The file is missing, is not safetensors, or fits fewer than 90 % of the
-            encoder's tensors.
+        SegopsError: The file is missing, cannot be read, or fits fewer than 90 % of the encoder's
+            tensors.
     """
-    tensors = _read(path)
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    tensors = read_weights(path, KEY)
+    expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
     renamed = max(
-        (_rename(tensors, strip, add) for strip in _PREFIXES for add in ("", "model.")),
+        _spellings(tensors),
         key=lambda names: sum(expected.get(name) == tuple(t.shape) for name, t in names.items()),
     )
-    report = _compare(expected, renamed)
-    # A counter of batches, which many files leave out, decides nothing about a match.
-    counted = [name for name in expected if not name.endswith("num_batches_tracked")]
-    found = len(set(counted) & set(report.matched))
-    if found < LEAST_MATCH * len(counted):
-        raise SegopsError(
-            f"model.encoder_weights: {path} does not fit this encoder: {found} of {len(counted)} "
-            f"tensors match, {len(report.missing)} are missing, {len(report.mismatched)} have "
-            f"another shape, {len(report.unexpected)} in the file are unknown"
-            f"{_sample(report)}. Give a file of the same encoder, or set model.encoder to its."
-        )
-    encoder.load_state_dict({name: renamed[name] for name in report.matched}, strict=False)
-    log.info(
-        "%s: %d of %d encoder tensors loaded, %d missing, %d of another shape, %d unknown.",
-        path,
-        len(report.matched),
-        len(expected),
-        len(report.missing),
-        len(report.mismatched),
-        len(report.unexpected),
+    return take(
+        encoder,
+        renamed,
+        lambda words: (
+            f"{KEY}: {path} does not fit this encoder: {words}. Give a file of the same encoder, "
+            "or set model.encoder to its."
+        ),
+        str(path),
     )
-    return report
 
 
-def check_download(encoder: str) -> None:
-    """Make sure, within a second or two, that `imagenet` weights of an encoder can be had.
+def _spellings(tensors: State) -> list[dict[str, Tensor]]:
+    """The tensors under every name that they may have in one of our encoders."""
+    plain = [rename(tensors, strip, add) for strip in _PREFIXES for add in ("", "model.")]
+    return plain + [
+        {f"model.{_timm_stem(name)}": one for name, one in rename(tensors, strip, "").items()}
+        for strip in _PREFIXES
+    ]
+
+
+def _timm_stem(name: str) -> str:
+    for theirs, ours in _MMCV_STEM.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def check_download(encoder: str, weights: str = IMAGENET) -> None:
+    """Make sure, within a second or two, that published weights of an encoder can be had.
+
+    Args:
+        encoder: Name of an SMP encoder, or `tu-` and the name of a timm model, which may end in
+            one of its tags (`tu-resnet50.a1_in1k`).
+        weights: A name that SMP publishes weights of that encoder under; `imagenet` for timm's.
 
     Raises:
-        SegopsError: The encoder has none, or they are neither in the local cache nor is the
+        SegopsError: There are none of that name, or they are neither in the local cache nor is the
             server that holds them within reach.
     """
-    repository, revision = _published(encoder)
+    repository, revision = _published(encoder, weights)
     cached = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
     if isinstance(cached, str):
         return
@@ -103,31 +96,60 @@ def check_download(encoder: str) -> None:
         reason = _unreachable(constants.ENDPOINT)
     if reason:
         raise SegopsError(
-            f"model.encoder_weights: {IMAGENET} weights of {encoder} are not in the local cache "
+            f"{KEY}: {weights} weights of {encoder} are not in the local cache "
             f"({constants.HF_HUB_CACHE}) and cannot be downloaded: {reason}. Connect this machine, "
-            "set model.encoder_weights to the path of a local safetensors file of this encoder, "
+            f"set {KEY} to the path of a local safetensors file or checkpoint of this encoder, "
             "or set it to null for a random start."
         )
 
 
-def _published(encoder: str) -> tuple[str, str | None]:
+def _published(encoder: str, weights: str) -> tuple[str, str | None]:
     if encoder.startswith("tu-"):
-        config = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
-        if config is None or not config.has_weights or not config.hf_hub_id:
-            raise SegopsError(_none_published(encoder, "timm has none to download"))
-        return config.hf_hub_id, None
+        return _published_by_timm(encoder.removeprefix("tu-"), weights), None
     settings = encoders.get(encoder, {}).get("pretrained_settings", {})
-    if IMAGENET not in settings:
+    if weights not in settings:
         raise SegopsError(
-            _none_published(encoder, f"published are {', '.join(settings) or 'none at all'}")
+            _none_published(encoder, weights, f"published are {', '.join(settings) or 'none'}")
         )
-    return settings[IMAGENET]["repo_id"], settings[IMAGENET]["revision"]
+    return settings[weights]["repo_id"], settings[weights]["revision"]
 
 
-def _none_published(encoder: str, reason: str) -> str:
+def timm_settings(model: str) -> Any:
+    """What timm knows of a model's published weights; None where there are none.
+
+    Raises:
+        SegopsError: The name ends in a tag that timm does not have for that model.
+    """
+    try:
+        return timm.models.get_pretrained_cfg(model)
+    except RuntimeError:
+        name, _, tag = model.partition(".")
+        raise SegopsError(
+            f"model.encoder: timm has no weights {tag!r} of {name}. Expected {_tags(name)}."
+        ) from None
+
+
+def _tags(name: str) -> str:
+    return ", ".join(f"tu-{one}" for one in timm.list_pretrained(f"{name}.*")) or "no tag"
+
+
+def _published_by_timm(model: str, weights: str) -> str:
+    config = timm_settings(model)
+    if weights != IMAGENET:
+        reason = (
+            f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
+            f"{_tags(model.partition('.')[0])}"
+        )
+        raise SegopsError(_none_published(f"tu-{model}", weights, reason))
+    if config is None or not config.has_weights or not config.hf_hub_id:
+        raise SegopsError(_none_published(f"tu-{model}", weights, "timm has none to download"))
+    return str(config.hf_hub_id)
+
+
+def _none_published(encoder: str, weights: str, reason: str) -> str:
     return (
-        f"model.encoder_weights: there are no {IMAGENET} weights for {encoder}: {reason}. "
-        "Set it to null, or to the path of a local safetensors file."
+        f"{KEY}: there are no {weights} weights for {encoder}: {reason}. "
+        "Set it to null, or to the path of a local safetensors file or checkpoint."
     )
 
 
@@ -150,45 +172,3 @@ def _unreachable(address: str) -> str:
     thread.start()
     thread.join(SECONDS_TO_ANSWER)
     return answer[0]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise SegopsError(
-            f"model.encoder_weights: {path}: no such file. Expected `{IMAGENET}`, null, or the "
-            "path of a local safetensors file."
-        )
-    try:
-        return load_file(os.fspath(path))
-    except (SafetensorError, OSError) as error:
-        raise SegopsError(
-            f"model.encoder_weights: {path} is not a safetensors file ({error}). Pickled formats "
-            "(.pt, .pth, .bin) are not read, because loading them can run code; convert the file "
-            "with safetensors.torch.save_file."
-        ) from None
-
-
-def _rename(tensors: dict[str, Tensor], strip: str, add: str) -> dict[str, Tensor]:
-    return {add + re.sub(f"^{re.escape(strip)}", "", name): t for name, t in tensors.items()}
-
-
-def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, Tensor]) -> LoadReport:
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    both = [name for name in expected if name in shapes]
-    return LoadReport(
-        matched=tuple(name for name in both if shapes[name] == expected[name]),
-        missing=tuple(name for name in expected if name not in shapes),
-        unexpected=tuple(name for name in shapes if name not in expected),
-        mismatched=tuple(
-            f"{name}: {shapes[name]} in the file, {expected[name]} in the encoder"
-            for name in both
-            if shapes[name] != expected[name]
-        ),
-    )
-
-
-def _sample(report: LoadReport) -> str:
-    parts = [f"missing {report.missing[0]}"] if report.missing else []
-    parts += [report.mismatched[0]] if report.mismatched else []
-    parts += [f"unknown {report.unexpected[0]}"] if report.unexpected else []
-    return f" (for instance {'; '.join(parts)})" if parts else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
-from torch.nn import functional
+
+from .heads import resize
 
 
 class FCN(nn.Module):
@@ -60,16 +62,13 @@ class FCN(nn.Module):
         Returns:
             float logits of shape (N, C, H, W).
         """
-        features = self.encoder(images)
+        return self.decode(self.encoder(images), images.shape[-2:])
+
+    def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Logits (N, C, *size) of what the encoder returns for an image of that size."""
         coarse, *finer = self.levels
         logits: Tensor = self.scores[0](self.dropout(features[coarse]))
         for level, score in zip(finer, list(self.scores)[1:], strict=True):
             skip = score(features[level])
-            logits = skip + _resize(logits, skip)
-        return _resize(logits, images)
-
-
-def _resize(logits: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(
-        logits, size=like.shape[-2:], mode="bilinear", align_corners=False
-    )
+            logits = skip + resize(logits, skip.shape[-2:])
+        return resize(logits, size)

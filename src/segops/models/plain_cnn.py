@@ -14,9 +14,10 @@ class PlainCNN(nn.Module):
     Args:
         classes: Number of classes C.
         width: Channels of the first stage; doubled by each further stage.
+        dropout: Probability of dropping a channel before the score layer.
     """
 
-    def __init__(self, classes: int, width: int = 32) -> None:
+    def __init__(self, classes: int, width: int = 32, dropout: float = 0.0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -30,6 +31,7 @@ class PlainCNN(nn.Module):
                 ]
                 channels = out
         self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(channels, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ class PlainCNN(nn.Module):
             float logits of shape (N, C, H, W).
         """
         return functional.interpolate(
-            self.score(self.layers(images)),
+            self.score(self.dropout(self.layers(images))),
             size=images.shape[-2:],
             mode="bilinear",
             align_corners=False,

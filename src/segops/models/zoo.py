@@ -17,8 +17,11 @@ from segmentation_models_pytorch.encoders import is_equivalent_to_timm_universal
 from torch import nn
 
 from ..errors import SegopsError
-from .encoder_weights import IMAGENET, check_download, load_encoder_weights
+from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
+from .encoder_weights import check_download, is_file, load_encoder_weights, timm_settings
 from .fcn import FCN
+from .heads import auxiliary_head
+from .options import any_size_options, dropout_options, put_dropout, stride_options
 from .plain_cnn import PlainCNN
 from .segmenter import Segmenter
 
@@ -43,6 +46,9 @@ class ModelSpec:
         options: Further keyword arguments of the architecture.
         mean: Per-channel mean for the normalisation, in 0..1, RGB.
         std: Per-channel standard deviation for the normalisation, in 0..1, RGB.
+        output_stride: Stride of the encoder's coarsest features, by dilation: 8, 16, 32, or None
+            for the architecture's own.
+        dropout: Probability of dropout before the classifier; None for the architecture's own.
     """
 
     architecture: str
@@ -51,6 +57,8 @@ class ModelSpec:
     options: dict[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    output_stride: int | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -60,22 +68,29 @@ class ModelSpec:
 Builder = Callable[..., nn.Module]
 
 
-def _fcn(finest: int) -> Builder:
-    def build_fcn(*, encoder_name: str, encoder_weights: Any, classes: int, **options: Any) -> FCN:
-        return FCN(encoder_name, encoder_weights, classes, finest, **options)
+def _ours(network: type[nn.Module], **fixed: Any) -> Builder:
+    """A builder of a network of ours that is called like SMP's, and shows its arguments."""
 
-    build_fcn.__signature__ = inspect.signature(FCN)  # type: ignore[attr-defined]
-    return build_fcn
+    def build_ours(**arguments: Any) -> nn.Module:
+        return network(**fixed, **arguments)
+
+    build_ours.__signature__ = inspect.signature(network)  # type: ignore[attr-defined]
+    return build_ours
 
 
 ARCHITECTURES: dict[str, Builder] = {
     **smp.MODEL_ARCHITECTURES_MAPPING,
-    "fcn8s": _fcn(8),
-    "fcn16s": _fcn(16),
-    "fcn32s": _fcn(32),
+    "fcn8s": _ours(FCN, finest=8),
+    "fcn16s": _ours(FCN, finest=16),
+    "fcn32s": _ours(FCN, finest=32),
+    "dilated_fcn": _ours(DilatedFCN),
+    "dilated_pspnet": _ours(DilatedPSPNet),
+    "dilated_deeplabv3": _ours(DilatedDeepLabV3),
+    "dilated_deeplabv3plus": _ours(DilatedDeepLabV3Plus),
     "plain_cnn": PlainCNN,
 }
-"""Builders by name: SMP's classes, FCN (Long et al. 2015), and the plain baseline."""
+"""Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
+encoders, and the plain baseline."""
 
 
 def encoder_names() -> list[str]:
@@ -91,15 +106,17 @@ def normalisation(
     ImageNet's where the encoder starts at random or the weights do not say.
 
     Raises:
-        SegopsError: `imagenet` weights are asked for and cannot be had.
+        SegopsError: Published weights are asked for and cannot be had.
     """
     settings: Any = {}
     if encoder_weights is not None and encoder.startswith("tu-"):
-        config = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        if not is_file(encoder_weights):
+            check_download(encoder, encoder_weights)
+        config = timm_settings(encoder.removeprefix("tu-"))
         settings = asdict(config) if config else {}
-    elif encoder_weights == IMAGENET and _is_smp(encoder):
-        check_download(encoder)
-        settings = smp.encoders.get_preprocessing_params(encoder, IMAGENET)
+    elif encoder_weights is not None and not is_file(encoder_weights) and _is_smp(encoder):
+        check_download(encoder, encoder_weights)
+        settings = smp.encoders.get_preprocessing_params(encoder, encoder_weights)
     full = max(settings.get("input_range") or (0, 1))
     return (
         tuple(value / full for value in settings.get("mean", IMAGENET_MEAN)),
@@ -107,12 +124,17 @@ def normalisation(
     )
 
 
-def build(spec: ModelSpec, encoder_weights: str | None = None) -> Segmenter:
+def build(
+    spec: ModelSpec, encoder_weights: str | None = None, auxiliary: bool = False
+) -> Segmenter:
     """Build a network.
 
     Args:
         spec: What to build.
-        encoder_weights: `imagenet`, None (random), or the path of a local safetensors file.
+        encoder_weights: `imagenet` or another name that SMP publishes weights of the encoder
+            under, None (random), or the path of a local safetensors file or checkpoint.
+        auxiliary: Add an auxiliary FCN head on the encoder's next-to-last features. It is built
+            last: the network starts the same with and without it.
 
     Returns:
         A network in training mode that takes images in 0..255 of shape (N, 3, H, W), any size,
@@ -120,39 +142,76 @@ def build(spec: ModelSpec, encoder_weights: str | None = None) -> Segmenter:
 
     Raises:
         SegopsError: An unknown architecture, encoder or option; a pair that does not work
-            together; weights that cannot be had or do not fit.
+            together; an output stride that it cannot have; weights that cannot be had or do not
+            fit.
     """
     _check_names(spec)
-    options = dict(spec.options)
+    options = _options(spec)
     if spec.architecture != "plain_cnn":
         options |= {"encoder_name": spec.encoder, "encoder_weights": None}
-        if encoder_weights == IMAGENET:
-            check_download(spec.encoder)
-            options["encoder_weights"] = IMAGENET if _is_smp(spec.encoder) else True
+        if encoder_weights is not None and not is_file(encoder_weights):
+            check_download(spec.encoder, encoder_weights)
+            options["encoder_weights"] = encoder_weights if _is_smp(spec.encoder) else True
     elif encoder_weights is not None:
         raise SegopsError("model.encoder_weights: plain_cnn has no encoder; set it to null.")
-    if spec.architecture == "dpt":
-        options.setdefault("dynamic_img_size", True)  # else a ViT takes one image size only
+    elif auxiliary:
+        raise SegopsError(
+            "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
+        )
     try:
         network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
-        if encoder_weights not in (None, IMAGENET):
-            load_encoder_weights(network.get_submodule("encoder"), Path(str(encoder_weights)))
+        if spec.dropout is not None and not dropout_options(spec.architecture, spec.dropout, {}):
+            put_dropout(network, spec.dropout)
+        if encoder_weights is not None and is_file(encoder_weights):
+            load_encoder_weights(network.get_submodule("encoder"), Path(encoder_weights))
         segmenter = Segmenter(
-            network, spec.mean, spec.std, *_least_sizes(spec.architecture, network)
+            network,
+            spec.mean,
+            spec.std,
+            *_least_sizes(spec.architecture, network),
+            auxiliary=_auxiliary(network, spec.classes) if auxiliary else None,
         )
-        _try_once(segmenter, spec.classes)
+        _try_once(segmenter, spec)
     except SegopsError:
         raise
     except Exception as error:
-        options_used = f" and options {spec.options}" if spec.options else ""
-        raise SegopsError(
-            f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
-            f"{options_used}: {type(error).__name__}: {error}. "
-            f"{'Check model.options, or choose' if spec.options else 'Choose'} another encoder "
-            "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
-            "models) or another architecture."
-        ) from error
+        raise SegopsError(_not_together(spec, error)) from error
     return segmenter
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    """The keyword arguments of the architecture, apart from encoder and classes."""
+    options = any_size_options(spec.architecture, spec.encoder) | spec.options
+    if spec.output_stride is not None:
+        # What follows from the stride (SMP's upsampling, say) gives way to what the user said.
+        options = stride_options(spec.architecture, spec.output_stride, spec.options) | options
+    if spec.dropout is not None:
+        options |= dropout_options(spec.architecture, spec.dropout, spec.options)
+    return options
+
+
+def _not_together(spec: ModelSpec, error: Exception) -> str:
+    used = [f"options {spec.options}"] if spec.options else []
+    used += [f"output stride {spec.output_stride}"] if spec.output_stride else []
+    keys = ["model.options"] if spec.options else []
+    keys += ["model.output_stride"] if spec.output_stride else []
+    reason = str(error) or "it gives no reason"
+    first = f"Check {' and '.join(keys)}, or choose" if keys else "Choose"
+    return (
+        f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
+        f"{''.join(f' and {one}' for one in used)}: {type(error).__name__}: {reason}. "
+        f"{first} another encoder "
+        "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
+        "models) or another architecture."
+    )
+
+
+def _auxiliary(network: nn.Module, classes: int) -> nn.Module:
+    encoder: Any = network.encoder
+    channels = list(encoder.out_channels)
+    if len(channels) < 3 or not channels[-2]:
+        raise ValueError(f"no features for an auxiliary head: channels {channels} of the encoder")
+    return auxiliary_head(channels[-2], classes)
 
 
 def _check_names(spec: ModelSpec) -> None:
@@ -189,7 +248,7 @@ def _is_smp(encoder: str) -> bool:
 
 def _is_encoder(name: str) -> bool:
     if name.startswith("tu-"):
-        return bool(timm.is_model(name.removeprefix("tu-").split(".")[0]))
+        return timm.is_model(name.removeprefix("tu-"))
     return _is_smp(name) or is_equivalent_to_timm_universal(name)
 
 
@@ -202,6 +261,8 @@ def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
     """Stride and shortest side, in pixels, that a network needs."""
     encoder = getattr(network, "encoder", None)
     own = int(getattr(encoder, "output_stride", DEFAULT_STRIDE))
+    if architecture.startswith("dilated_"):
+        return own, 1
     if architecture == "dpt":  # its coarsest features have twice the stride of the patches
         return math.lcm(DEFAULT_STRIDE, 2 * own), 1
     if architecture == "pan":  # its pyramid halves the features three times
@@ -210,10 +271,26 @@ def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _try_once(segmenter: Segmenter, classes: int) -> None:
+def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
     """Run a small image through: some pairs fail only then."""
     segmenter.eval()
-    shape = tuple(segmenter(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape)
-    segmenter.train()
-    if shape != (1, classes, 64, 64):
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    logits = segmenter(images, with_auxiliary=segmenter.auxiliary is not None)
+    shape = tuple((logits[0] if isinstance(logits, tuple) else logits).shape)
+    if shape != (1, spec.classes, 64, 64):
         raise ValueError(f"an image of (64, 64) gives logits {shape}: check `upsampling`")
+    if spec.output_stride is not None or spec.architecture.startswith("dilated_"):
+        _check_stride(segmenter.encoder)
+    segmenter.train()
+
+
+def _check_stride(encoder: Any) -> None:
+    """Not every encoder that takes an output stride keeps to it."""
+    if encoder is None:
+        return
+    stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
+    if stride != encoder.output_stride:
+        raise ValueError(
+            f"the encoder's coarsest features have stride {stride}, not {encoder.output_stride}: "
+            "it cannot be dilated"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import logging
 import os
@@ -16,17 +17,23 @@ import safetensors.torch
 
 from segops import files, params
 from segops.augment.policy import Policy
+from segops.data.device.choose import choose_executor
+from segops.data.imbalance import class_weights
+from segops.data.split import selection_split
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, normalisation
 from segops.params import Params
 from segops.predict.bundle import bundle_digest, weights_sha256, write_bundle
-from segops.train import checkpoint
+from segops.train import checkpoint, launch
+from segops.train.devices import choose_device, choose_world
 from segops.train.fingerprint import encoder_file, fingerprint, training_parts
-from segops.train.fresh import wants_fresh
-from segops.train.hardware import choose_device, choose_precision, choose_threads
+from segops.train.fresh import VARIABLE, wants_fresh
+from segops.train.hardware import choose_precision, choose_threads, choose_workers
 from segops.train.history import History
-from segops.train.loop import Job, Outcome, train
+from segops.train.job import Job, Outcome
+from segops.train.loop import train
+from segops.train.start import Start, all_images
 
 HISTORY = files.STATE / "history.jsonl"
 FOLLOW_LOG = files.STATE / "follow.log"
@@ -37,6 +44,8 @@ log = logging.getLogger("segops")
 def run(root: Path, fresh: bool = False) -> None:
     """Train, or continue a training that was killed, and write what it gives.
 
+    Where something started this process as one rank of several, it is that rank; rank zero writes.
+
     Args:
         root: The workspace.
         fresh: Start from the beginning; so do ``SEGOPS_FRESH=1`` and a DVC that was told `--force`.
@@ -45,12 +54,23 @@ def run(root: Path, fresh: bool = False) -> None:
         SegopsError: The parameters, the data and the machine do not allow it, or it diverged.
     """
     settings = params.load(root)
+    if fresh:
+        os.environ[VARIABLE] = "1"
+    with launch.as_rank():
+        _train(root, settings)
+
+
+def _train(root: Path, settings: Params) -> None:
+    is_first = launch.rank() == 0
     store = PackedStore(root / files.PACKED)
-    if fresh or wants_fresh():
+    if is_first and wants_fresh():
         checkpoint.remove(root / files.RESUME)
-    job = _job(root, settings, store)
-    _start_live_logging(root)
+    job = build_job(root, settings, store)
+    if is_first:
+        _start_live_logging(root)
     outcome = train(job)
+    if not is_first:
+        return
     _write(root, settings, job, outcome)
     job.history.end()
     checkpoint.remove(root / files.RESUME)
@@ -62,7 +82,17 @@ def run(root: Path, fresh: bool = False) -> None:
     )
 
 
-def _job(root: Path, settings: Params, store: PackedStore) -> Job:
+def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
+    """What the parameters of a workspace ask for.
+
+    Args:
+        root: The workspace.
+        settings: Its parameters.
+        store: Its packed images.
+
+    Raises:
+        SegopsError: Parameters and data do not fit together, or a file is missing.
+    """
     names = settings.data.class_names
     if store.class_names != names:
         raise SegopsError(
@@ -79,22 +109,61 @@ def _job(root: Path, settings: Params, store: PackedStore) -> Job:
         )
     device = choose_device(settings.train.device)
     precision = choose_precision(settings.train.precision, device)
-    parts = training_parts(settings, store, serialised, local, device, precision)
+    devices, nodes = choose_world(settings.train, device)
+    policy = Policy.from_json(serialised)
+    pasted = settings.augment.copy_paste
+    executor = choose_executor(
+        settings.augment.device,
+        device,
+        policy,
+        cores=choose_workers(settings.hardware, device),
+    )
+    start = _start(root, settings.model.start_from)
+    parts = training_parts(
+        settings, store, serialised, local, device, precision,
+        ranks=devices * nodes, executor=executor, start=start,
+    )  # fmt: skip
     encoder = settings.model.encoder
     mean, std = normalisation(encoder, weights)
+    ids, _ = selection_split(store.ids("train"), settings.train.selection_share)
     return Job(
         params=settings.train,
         hardware=settings.hardware,
         spec=ModelSpec(
-            settings.model.architecture, encoder, len(names), settings.model.options, mean, std
+            settings.model.architecture,
+            encoder,
+            len(names),
+            settings.model.options,
+            mean,
+            std,
+            output_stride=settings.model.output_stride,
+            dropout=settings.model.dropout,
         ),
         encoder_weights=weights if local is None else str(local),
         store=store,
-        policy=Policy.from_json(serialised),
+        policy=policy,
         parts=parts,
         resume=root / files.RESUME,
         history=History(root / HISTORY, fingerprint(parts), settings.flat()),
+        auxiliary_weight=settings.model.auxiliary_weight,
+        class_weights=class_weights(store, ids, settings.train.class_weights),
+        start=start,
+        copy_paste=pasted if pasted.p else None,
+        augment_device=executor,
     )
+
+
+def _start(root: Path, model: str | None) -> Start | None:
+    """The model to start from; rank zero alone looks, the others are given its weights."""
+    if model is None or launch.rank():
+        return None
+    if not model.startswith("models:"):
+        model = str(root / Path(model).expanduser())
+    # By its name, because the registry's code decides nothing about the weights of a training:
+    # what it finds enters the fingerprint by its content.
+    registry: Any = importlib.import_module("segops.registry.resolve")
+    with registry.resolved(model, root) as bundle:
+        return Start.of(bundle)
 
 
 def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
@@ -105,13 +174,14 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
         job.spec,
         store.class_names,
         # Those of the selection split too: they chose the checkpoint.
-        {image_id: store.image_sha256(image_id) for image_id in store.ids("train")},
+        all_images({one: store.image_sha256(one) for one in store.ids("train")}, job.start),
         {"train_hash": store.split_hash("train"), "seed": seed},
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
     files.write_bytes(root / files.LAST_WEIGHTS, safetensors.torch.save(last))
     files.write_text(root / files.LEARNING_CURVES, _table(outcome.rows))
     device = choose_device(job.params.device)
+    devices, nodes = choose_world(job.params, device)
     training = {
         "fingerprint": job.history.fingerprint,
         "weights_sha256": weights_sha256(root / files.SEGMENTER),
@@ -127,6 +197,11 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
         "device": device,
         "precision": choose_precision(job.params.precision, device),
         "threads": choose_threads(settings.hardware),
+        "devices": devices,
+        "nodes": nodes,
+        "augment_device": job.augment_device,
+        "start_sha256": None if job.start is None else job.start.sha256,
+        "nondeterministic": list(outcome.nondeterministic),
     }
     files.write_json(root / files.TRAINING, training)
 

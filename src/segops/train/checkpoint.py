@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,13 @@ from torch import Tensor
 
 from segops.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 NAME = "state.pt"
 Weights = dict[str, Tensor]
 _UNUSABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError)
 """What reading a damaged file raises."""
 
 log = logging.getLogger("segops")
-
-
-@dataclass
-class Best:
-    """The best epoch so far.
-
-    Attributes:
-        epoch: Its number, from 1.
-        score: Its selection mIoU.
-        weights: The network's state dict after it, on the CPU.
-    """
-
-    epoch: int
-    score: float
-    weights: Weights
 
 
 @dataclass
@@ -50,65 +36,106 @@ class Checkpoint:
         parts: Hashes of all that the training depends on, by name.
         epoch: Epochs completed.
         batch: Steps taken in the epoch under way.
-        network: State dict of the network.
-        optimizer: State dict of the optimiser.
+        engine: State of :class:`~segops.train.engine.Engine`: network, optimiser, moving average
+            and, in fp16, the scaler of gradients.
         plateau: State of :class:`~segops.train.schedules.Plateau`.
-        losses: State of :class:`~segops.train.losslog.LossLog`.
+        losses: States of every rank's :class:`~segops.train.losslog.LossLog`.
         rows: Learning curves so far, one mapping an epoch.
-        best: The best epoch so far, where there is a selection split.
+        best_epoch: The best epoch so far, where there is a selection split.
+        best_score: Its selection mIoU.
     """
 
     parts: dict[str, str]
     epoch: int
     batch: int
-    network: Weights
-    optimizer: dict[str, Any]
+    engine: dict[str, Any]
     plateau: dict[str, float]
-    losses: dict[str, float]
+    losses: list[dict[str, float]]
     rows: list[dict[str, Any]]
-    best: Best | None
+    best_epoch: int | None = None
+    best_score: float | None = None
+
+    def copied(self) -> Checkpoint:
+        """The same on the CPU, in memory of its own."""
+        return replace(self, engine=on_cpu(self.engine))
 
 
-def save(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint into `directory`, whole or not at all."""
-    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
-    content["best"] = None if checkpoint.best is None else dict(vars(checkpoint.best))
-    with atomic_path(directory / NAME) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+@dataclass
+class Best:
+    """The best epoch so far.
+
+    Attributes:
+        epoch: Its number, from 1.
+        score: Its selection mIoU.
+        checkpoint: The training at its end, on the CPU; None on ranks that write nothing.
+        is_written: Whether its file lies beside the last checkpoint.
+    """
+
+    epoch: int
+    score: float
+    checkpoint: Checkpoint | None = None
+    is_written: bool = False
 
 
-def load(directory: Path, parts: Mapping[str, str]) -> Checkpoint | None:
+def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> bool:
+    """Write a checkpoint into `directory`, and the best epoch's where it is new.
+
+    Both hold all it takes to go on. Each file is written whole or not at all, and what was there
+    stays until the new last checkpoint is in place.
+
+    Returns:
+        Whether it was written; if not (a full disk), the reason is logged and the checkpoint that
+        was there can still be used.
+    """
+    path = directory / NAME
+    try:
+        if best is not None and best.checkpoint is not None and not best.is_written:
+            _write(_best_path(directory, best.epoch), best.checkpoint)
+            best.is_written = True
+            if (best.epoch, 0) == (checkpoint.epoch, checkpoint.batch):
+                _link(_best_path(directory, best.epoch), path)  # the two are one
+                _forget_older(directory, best)
+                return True
+        _write(path, checkpoint)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        kept = "The one before it is kept" if path.is_file() else "There is none yet"
+        log.warning("%s: no checkpoint could be written: %s. %s.", path, reason, kept)
+        return False
+    _forget_older(directory, best)
+    return True
+
+
+def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | None] | None:
     """Read the checkpoint in `directory`, if there is one of this very training.
+
+    Where the last one cannot be read, the best epoch's is taken: the training then repeats some
+    epochs and ends the same.
 
     Args:
         directory: Where :func:`save` wrote it.
         parts: Hashes of all that the training depends on, by name.
 
     Returns:
-        The checkpoint; None where there is none, or one that cannot be read or that belongs to a
-        training with other parameters, data or code (logged).
+        The checkpoint, and the best epoch so far; None where there is none, or one that cannot be
+        read or that belongs to a training with other parameters, data or code (logged).
     """
-    path = directory / NAME
-    if not path.is_file():
+    candidates = [directory / NAME, *sorted(directory.glob("best-*.pt"), reverse=True)]
+    for path in candidates:
+        if not path.is_file():
+            continue
+        try:
+            checkpoint = _read(path)
+            best = _best_of(directory, checkpoint)
+        except _UNUSABLE as error:
+            log.warning("%s: not a usable checkpoint (%s).", path, error)
+            continue
+        if _is_of(checkpoint, parts):
+            return checkpoint, best
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.pop("format") != FORMAT:
-            raise KeyError("format")
-        best = content.pop("best")
-        checkpoint = Checkpoint(**content, best=None if best is None else Best(**best))
-    except _UNUSABLE as error:
-        log.warning("%s: not a usable checkpoint (%s); starting afresh.", path, error)
-        return None
-    if checkpoint.parts != dict(parts):
-        changed = sorted(
-            name
-            for name in {*parts, *checkpoint.parts}
-            if parts.get(name) != checkpoint.parts.get(name)
-        )
-        log.info("The interrupted training had another %s; starting afresh.", ", ".join(changed))
-        return None
-    return checkpoint
+    if directory.is_dir() and any(path.is_file() for path in candidates):
+        log.warning("%s: no usable checkpoint; starting afresh.", directory)
+    return None
 
 
 def remove(directory: Path) -> None:
@@ -117,6 +144,86 @@ def remove(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-def on_cpu(state: Mapping[str, Tensor]) -> Weights:
-    """A copy of a state dict that later steps do not change, on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+def on_cpu(state: Any) -> Any:
+    """A copy of a state, tensors in mappings and lists, that no later step changes, on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: on_cpu(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(on_cpu(value) for value in state)
+    return state
+
+
+def _best_path(directory: Path, epoch: int) -> Path:
+    return directory / f"best-{epoch:06d}.pt"
+
+
+def _write(path: Path, checkpoint: Checkpoint) -> None:
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:  # how torch's writer tells that a write failed
+            raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> OSError:
+    """The operating system's error that torch's writer ran into."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError):
+            return found
+        found = found.__cause__ or found.__context__
+    return OSError(str(error).splitlines()[0])
+
+
+def _link(source: Path, target: Path) -> None:
+    """Have `target` be the same file as `source`."""
+    temporary = target.with_name(f".{target.name}.link")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def _forget_older(directory: Path, best: Best | None) -> None:
+    kept = None if best is None else _best_path(directory, best.epoch)
+    for path in directory.glob("best-*.pt"):
+        if path != kept:
+            path.unlink()
+
+
+def _read(path: Path) -> Checkpoint:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content.pop("format") != FORMAT:
+        raise KeyError("format")
+    return Checkpoint(**content)
+
+
+def _best_of(directory: Path, checkpoint: Checkpoint) -> Best | None:
+    """The best epoch that a checkpoint knows of; a KeyError if it is not the one that lies here."""
+    if checkpoint.best_epoch is None or checkpoint.best_score is None:
+        return None
+    if (checkpoint.best_epoch, 0) == (checkpoint.epoch, checkpoint.batch):
+        found = checkpoint
+    else:
+        found = _read(_best_path(directory, checkpoint.best_epoch))
+        if found.parts != checkpoint.parts or found.best_score != checkpoint.best_score:
+            raise KeyError("best")
+    is_written = _best_path(directory, checkpoint.best_epoch).is_file()
+    return Best(checkpoint.best_epoch, checkpoint.best_score, found, is_written)
+
+
+def _is_of(checkpoint: Checkpoint, parts: Mapping[str, str]) -> bool:
+    if checkpoint.parts == dict(parts):
+        return True
+    changed = sorted(
+        name
+        for name in {*parts, *checkpoint.parts}
+        if parts.get(name) != checkpoint.parts.get(name)
+    )
+    log.info("The interrupted training had another %s; starting afresh.", ", ".join(changed))
+    return False

@@ -12,8 +12,9 @@ from typing import Any
 import segops
 from segops.data.store import PackedStore
 from segops.files import sha256_bytes, sha256_file, sha256_lines
-from segops.models.encoder_weights import IMAGENET
+from segops.models.encoder_weights import is_file
 from segops.params import Params
+from segops.train.start import Start
 
 LIBRARIES = (
     "albumentations",
@@ -26,6 +27,8 @@ LIBRARIES = (
     "torchvision",
 )
 STAGE = "segops.stages.train"
+START = "start"
+"""Name of the part that says which model a training started from; rank zero alone knows it."""
 
 
 def training_parts(
@@ -35,6 +38,10 @@ def training_parts(
     encoder_file: Path | None,
     device: str,
     precision: str,
+    *,
+    ranks: int = 1,
+    executor: str = "cpu",
+    start: Start | None = None,
 ) -> dict[str, str]:
     """Hashes of all that a training depends on.
 
@@ -45,26 +52,36 @@ def training_parts(
         encoder_file: Local file of the encoder's first weights.
         device: As chosen.
         precision: As chosen.
+        ranks: Devices of all machines; batch norm sees each one's share of a batch.
+        executor: Where batches are augmented, as chosen; their noise differs in bits.
+        start: The model to start from.
 
     Returns:
-        SHA-256 by name: `parameters`, `policy`, `data`, `code`, `libraries`, `device`.
+        SHA-256 by name: `parameters`, `policy`, `data`, `code`, `libraries`, `device`, and `start`
+        where there is one.
     """
     model = settings.model.model_dump(mode="json")
     if encoder_file:  # it counts by what it holds, not by where it lies
         model["encoder_weights"] = sha256_file(encoder_file)
+    if start:
+        model.pop("start_from")
     parameters = {
         "model": model,
         "train": settings.train.model_dump(mode="json"),
         "classes": list(store.class_names),
     }
-    return {
+    pasted = settings.augment.copy_paste
+    if pasted.p:
+        parameters["copy_paste"] = pasted.model_dump(mode="json")
+    parts = {
         "parameters": _hash(parameters),
         "policy": _hash(policy),
         "data": store.split_hash("train"),
         "code": code_hash(),
         "libraries": sha256_lines([f"{name} {version(name)}" for name in LIBRARIES]),
-        "device": _hash([device, precision]),
+        "device": _hash([device, precision, ranks, executor]),
     }
+    return parts if start is None else parts | {START: start.sha256}
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:
@@ -117,9 +134,10 @@ def _imports(path: Path, package: str) -> Iterator[str]:
 
 def encoder_file(root: Path, encoder_weights: str | None) -> Path | None:
     """The local file of the encoder's first weights, if that is what is asked for."""
-    if encoder_weights in (None, IMAGENET):
+    if encoder_weights is None:
         return None
-    return root / Path(str(encoder_weights)).expanduser()
+    path = root / Path(encoder_weights).expanduser()
+    return path if is_file(encoder_weights) or path.is_file() else None
 
 
 def _hash(content: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from segops.files import write_text
+
+log = logging.getLogger("segops")
 
 
 class History:
@@ -27,6 +31,7 @@ class History:
         self.path = path
         self.fingerprint = fingerprint
         self.params = dict(params)
+        self._waiting: list[str] = []
 
     def start(self, epochs: int) -> None:
         """Begin the file, keeping the lines of the first `epochs` epochs of this same training."""
@@ -49,10 +54,20 @@ class History:
         self._append({"ended": datetime.now(UTC).isoformat(timespec="seconds")})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a line; where the disk is full it waits for the next one."""
+        self._waiting.append(json.dumps(row, allow_nan=False) + "\n")
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                size = file.tell()
+                content = "".join(self._waiting).encode()
+                if file.write(content) != len(content):  # there was room for a part of it
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+        except OSError as error:
+            log.warning("%s: could not be written: %s.", self.path, error.strerror)
+            return
+        self._waiting.clear()
 
     def _lines(self) -> list[str]:
         try:

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segops.augment.policy import Policy
-from segops.data.datasets import TrainDataset, train_loader
+from segops.data.datasets import Sample, TrainDataset
 from segops.data.samplers import EpochSampler
 from segops.data.split import selection_split
-from segops.data.store import PackedStore
 from segops.errors import SegopsError
-from segops.models.losses import build_loss
-from segops.models.segmenter import Segmenter
-from segops.models.zoo import ModelSpec, build
-from segops.params import HardwareParams, TrainParams
 from segops.predict.predictor import Predictor
 from segops.progress import track
 from segops.train import checkpoint as checkpoints
-from segops.train.checkpoint import Best, Checkpoint, Weights
-from segops.train.hardware import (
-    build_fabric,
-    choose_layout,
-    choose_threads,
-    choose_workers,
-    reproducible,
+from segops.train.batches import batches_of, build_dataset, build_sampler
+from segops.train.checkpoint import Best, Checkpoint
+from segops.train.engine import Engine, result_of, shipped
+from segops.train.fingerprint import START
+from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
+from segops.train.job import Job, Outcome
+from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
+from segops.train.ranks import (
+    gathered,
+    leave,
+    mean,
+    of_first,
+    require_equal,
+    share_statistics,
 )
-from segops.train.history import History
-from segops.train.losslog import LossLog, Step, diverged
-from segops.train.optimizers import build_optimizer
 from segops.train.schedules import Plateau, Schedule
 from segops.train.selection import selection_miou
+
+__all__ = ["Job", "Outcome", "train"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Within an epoch; at its end a checkpoint is written whenever :data:`CHECKPOINT_SHARE` allows."""
@@ -47,74 +45,33 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 CHECKPOINT_SHARE = 0.05
 """Writing checkpoints takes no more than this share of the time."""
 
+STEPS_BETWEEN_LOOKS = 50
+"""Steps after which several ranks ask rank zero whether to write a checkpoint."""
+
 log = logging.getLogger("segops")
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a training needs.
-
-    Attributes:
-        params: Section `train` of ``params.yaml``.
-        hardware: Section `hardware`.
-        spec: The network.
-        encoder_weights: `imagenet`, None, or the path of a local safetensors file.
-        store: The images.
-        policy: The augmentation.
-        parts: Hashes of all that the training depends on, by name.
-        resume: Directory of the checkpoint.
-        history: Where every epoch is told.
-    """
-
-    params: TrainParams
-    hardware: HardwareParams
-    spec: ModelSpec
-    encoder_weights: str | None
-    store: PackedStore
-    policy: Policy
-    parts: dict[str, str]
-    resume: Path
-    history: History
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished training.
-
-    Attributes:
-        network: The network with the chosen weights, on the CPU.
-        last: State dict after the last step, on the CPU.
-        rows: Learning curves: `epoch`, `step`, `lr`, `train_loss`, `selection_miou`.
-        best_epoch: The epoch whose weights were chosen, from 1.
-        selection_miou: Their score; None without a selection split.
-        steps: Optimiser steps of the whole training, those before a resume included.
-        images_per_second: Speed of the training steps of this process; 0 if it took none.
-    """
-
-    network: Segmenter
-    last: Weights
-    rows: list[dict[str, Any]]
-    best_epoch: int
-    selection_miou: float | None
-    steps: int
-    images_per_second: float
 
 
 def train(job: Job) -> Outcome:
     """Train from the start, or continue from the checkpoint in `job.resume`.
+
+    With several devices this is one rank of them; rank zero alone writes and tells.
 
     Returns:
         The finished training; the checkpoint is left to the caller to remove.
 
     Raises:
         SegopsError: The network cannot be built, the device is not there or has too little memory,
-            or the training diverged.
+            an operation has no deterministic kernel, or the training diverged.
     """
     fabric, device, precision = build_fabric(job.params)
     threads = choose_threads(job.hardware)
-    log.info("Training on %s in %s with %d threads.", device, precision, threads)
-    with reproducible(device, threads):
-        return _Training(job, fabric, choose_workers(job.hardware, device)).run()
+    ranks = f"{fabric.world_size} devices, each " if fabric.world_size > 1 else ""
+    if fabric.is_global_zero:
+        log.info("Training on %s%s in %s with %d threads.", ranks, device, precision, threads)
+    with reproducible(device, threads, job.params.deterministic) as operations:
+        outcome = _Training(job, fabric, choose_workers(job.hardware, device)).run()
+    leave(fabric)
+    return replace(outcome, nondeterministic=tuple(sorted(operations)))
 
 
 class _Training:
@@ -124,28 +81,25 @@ class _Training:
         params = job.params
         self.job = job
         self.fabric = fabric
+        self.is_first = fabric.global_rank == 0
         ids, self.selection = selection_split(job.store.ids("train"), params.selection_share)
         if params.selection_share and not self.selection:
             raise SegopsError(
                 f"train.selection_share: train holds {len(ids)} image(s), which leaves none to "
                 "choose the checkpoint with. Set it to 0."
             )
-        self.dataset = TrainDataset(job.store, ids, job.policy, params.seed)
-        self.sampler = EpochSampler(len(ids), params.batch_size, params.seed)
+        require_equal({name: one for name, one in job.parts.items() if name != START}, fabric)
+        self.dataset: TrainDataset = build_dataset(job, ids)
+        self.sampler: EpochSampler = build_sampler(job, ids)
         self.workers = workers
         self.schedule = Schedule.of(params, len(self.sampler))
+        self.steps = self.schedule.total_steps
+        self.epochs = -(-self.steps // len(self.sampler))
         self.plateau = Plateau(params.step_factor, params.plateau_patience)
-        self.loss = build_loss(params.loss)
-
-        torch.manual_seed(params.seed)
-        self.network = build(job.spec, job.encoder_weights)
-        self.layout = choose_layout(params, self.network, fabric.device.type)
-        self.network.to(fabric.device).to(memory_format=self.layout)
-        self.model, self.optimizer = fabric.setup(
-            self.network, build_optimizer(self.network.parameters(), params)
-        )
-        self.predictor = Predictor(self.network, job.store.class_names, fabric.device)
-        self.losses = LossLog(fabric.device)
+        self.engine = Engine(job, fabric)
+        self.predictor = Predictor(self.engine.result, job.store.class_names, fabric.device)
+        tolerated = 0 if self.engine.scale is None else FP16_TOLERATED
+        self.losses = LossLog(fabric.device, tolerated=tolerated)
         self.rows: list[dict[str, Any]] = []
         self.best: Best | None = None
         self.epoch = self.batch = 0
@@ -154,152 +108,187 @@ class _Training:
 
     def run(self) -> Outcome:
         self._restore()
-        self.job.history.start(self.epoch)
-        loader = train_loader(
-            self.dataset,
-            self.sampler,
-            self.job.params.epochs,
-            start_epoch=self.epoch,
-            start_batch=self.batch,
-            workers=self.workers,
-            pin_memory=self.fabric.device.type == "cuda",
-        )
-        batches = iter(loader)
-        while self.epoch < self.job.params.epochs and not self._has_stalled():
+        if self.is_first:
+            self.job.history.start(self.epoch)
+        stream = batches_of(
+            self.job, self.fabric, self.dataset, self.sampler, self.steps,
+            (self.epoch, self.batch), self.workers,
+        )  # fmt: skip
+        batches = iter(stream)
+        while self.epoch < self.epochs and not self._has_stalled():
             self._run_epoch(batches)
         return self._outcome()
 
-    def _run_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def _run_epoch(self, batches: Iterator[Sample]) -> None:
         started = time.monotonic()
-        label = f"epoch {self.epoch + 1} of {self.job.params.epochs}"
-        left = len(self.sampler) - self.batch
-        self.network.train()
-        for images, masks in track(islice(batches, left), label, total=left):
+        length = min(len(self.sampler), self.steps - self._done)
+        left = length - self.batch
+        self.engine.freeze_encoder(self.epoch < self.job.params.freeze_encoder_epochs)
+        self.engine.train_mode()
+        for images, masks in self._shown(islice(batches, left), left):
             self._take_step(images, masks)
-            if self.batch < len(self.sampler) and self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS):
+            if self.batch < length and self._is_save_due():
                 self._save()
-        loss = self.losses.close()
-        self._require_finite_weights()
+        loss = mean(self.losses.close(), self.fabric)
+        self._require_finite()
         speed = left * self.job.params.batch_size / (time.monotonic() - started)
         self.epoch, self.batch = self.epoch + 1, 0
         self._end_epoch(loss, started, speed)
-        if self.epoch < self.job.params.epochs and self.timer.is_due(0):
+        if self.epoch < self.epochs and of_first(self.timer.is_due(0), self.fabric):
             self._save()
 
+    @property
+    def _done(self) -> int:
+        """Steps taken in whole epochs."""
+        return min(self.epoch * len(self.sampler), self.steps)
+
+    def _shown(self, batches: Iterable[Sample], count: int) -> Iterable[Sample]:
+        label = f"epoch {self.epoch + 1} of {self.epochs}"
+        return track(batches, label, total=count) if self.is_first else batches
+
     def _take_step(self, images: Tensor, masks: Tensor) -> None:
-        number = self.epoch * len(self.sampler) + self.batch
+        number = self._done + self.batch
         rate = self.schedule.learning_rate(number, self.plateau.scale)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Whatever the network draws (dropout) is a function of the seed and the step: a resumed
-        # training needs no random state.
-        torch.manual_seed(_step_seed(self.job.params.seed, number))
         epoch, batch = self.epoch, self.batch
         step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
-        try:
-            images = self.fabric.to_device(images.contiguous(memory_format=self.layout))
-            loss = self.loss(self.model(images), self.fabric.to_device(masks))
-            self.fabric.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(self.job.params.batch_size, images.shape) from error
-        self.losses.add(loss, step)
+        self.losses.add(self.engine.step(images, masks, number, rate), step)
         self.last_step = step
         self.batch += 1
 
     def _end_epoch(self, loss: float, started: float, speed: float) -> None:
-        score = None
-        if self.selection:
-            score = selection_miou(self.predictor, self.job.store, self.selection)
-            if self.job.params.schedule == "plateau":
-                self.plateau.update(score)
-            if self.best is None or score > self.best.score:
-                weights = checkpoints.on_cpu(self.network.state_dict())
-                self.best = Best(self.epoch, score, weights)
+        score = self._score() if self.selection else None
         rate = self.last_step.learning_rate if self.last_step else self.job.params.lr
         row = {
             "epoch": self.epoch,
-            "step": self.epoch * len(self.sampler),
+            "step": self._done,
             "lr": rate,
             "train_loss": loss,
             "selection_miou": score,
         }
         self.rows.append(row)
+        self._judge(score)
         self.timer.add(speed)
         seconds = round(time.monotonic() - started, 3)
-        self.job.history.epoch({**row, "seconds": seconds, "images_per_second": round(speed, 2)})
+        if self.is_first:
+            self._tell({**row, "seconds": seconds, "images_per_second": round(speed, 2)})
+
+    def _score(self) -> float:
+        share_statistics(self.engine.result, self.fabric)
+        return selection_miou(self.predictor, self.job.store, self.selection, self.fabric)
+
+    def _judge(self, score: float | None) -> None:
+        if score is None:
+            return
+        if self.job.params.schedule == "plateau":
+            self.plateau.update(score)
+        if self.best is None or score > self.best.score:
+            self.best = Best(self.epoch, score)
+            if self.is_first:
+                losses = [self.losses.state()] * self.fabric.world_size  # closed, all alike
+                self.best.checkpoint = self._checkpoint(losses).copied()
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        self.job.history.epoch(row)
+        score = row["selection_miou"]
         log.info(
             "epoch %d of %d: loss %.4f%s, lr %.2g, %.1f images/s",
             self.epoch,
-            self.job.params.epochs,
-            loss,
+            self.epochs,
+            row["train_loss"],
             "" if score is None else f", selection mIoU {score:.3f}",
-            rate,
-            speed,
+            row["lr"],
+            row["images_per_second"],
         )
+        if self.job.on_epoch is not None:
+            self.job.on_epoch(row)
 
     def _has_stalled(self) -> bool:
         patience = self.job.params.early_stopping_patience
         if patience is None or self.best is None or self.epoch - self.best.epoch < patience:
             return False
-        log.info("No gain in %d epochs since epoch %d: stopping.", patience, self.best.epoch)
+        if self.is_first:
+            log.info("No gain in %d epochs since epoch %d: stopping.", patience, self.best.epoch)
         return True
 
-    def _require_finite_weights(self) -> None:
+    def _require_finite(self) -> None:
         # The last step of an epoch has no later loss to show what it did.
-        state = self.network.state_dict().values()
+        state = self.engine.network.state_dict().values()
         sums = [tensor.sum() for tensor in state if tensor.is_floating_point()]
-        if self.last_step and not bool(torch.stack(sums).isfinite().all()):
+        if self.last_step is None:
+            return
+        if not bool(torch.stack(sums).isfinite().all()):
             raise diverged("the weights are not finite", self.last_step)
+        scale = self.engine.scale
+        if scale is not None and scale < 2.0**-FP16_TOLERATED:
+            raise diverged("every gradient overflows in fp16, so no step is taken", self.last_step)
+
+    def _is_save_due(self) -> bool:
+        if self.fabric.world_size == 1:
+            return self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS)
+        if self.batch % STEPS_BETWEEN_LOOKS:
+            return False
+        return bool(of_first(self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS), self.fabric))
 
     def _save(self) -> None:
-        self.timer.begin_save()
-        checkpoint = Checkpoint(
+        losses = gathered(self.losses.state(), self.fabric)
+        if self.is_first:
+            self.timer.begin_save()
+            checkpoints.save(self.job.resume, self._checkpoint(losses), self.best)
+            self.timer.end_save()
+
+    def _checkpoint(self, losses: list[dict[str, float]]) -> Checkpoint:
+        return Checkpoint(
             parts=self.job.parts,
             epoch=self.epoch,
             batch=self.batch,
-            losses=self.losses.state(),
-            network=self.network.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            engine=self.engine.state(),
             plateau=self.plateau.state(),
-            rows=self.rows,
-            best=self.best,
+            losses=losses,
+            rows=list(self.rows),
+            best_epoch=None if self.best is None else self.best.epoch,
+            best_score=None if self.best is None else self.best.score,
         )
-        checkpoints.save(self.job.resume, checkpoint)
-        self.timer.end_save()
 
     def _restore(self) -> None:
-        found = checkpoints.load(self.job.resume, self.job.parts)
-        if found is None:
+        found = checkpoints.load(self.job.resume, self.job.parts) if self.is_first else None
+        checkpoint = of_first(found[0] if found else None, self.fabric)
+        if checkpoint is None:
             return
-        self.network.load_state_dict(found.network)
-        self.optimizer.load_state_dict(found.optimizer)
-        self.plateau.restore(found.plateau)
-        self.losses.restore(found.losses)
-        self.rows, self.best = found.rows, found.best
-        self.epoch, self.batch = found.epoch, found.batch
-        log.info("Continuing an interrupted training: %d epochs and %d of %d steps are done.",
-                 self.epoch, self.batch, len(self.sampler))  # fmt: skip
+        self.engine.restore(checkpoint.engine)
+        self.plateau.restore(checkpoint.plateau)
+        self.losses.restore(checkpoint.losses[self.fabric.global_rank])
+        self.rows = list(checkpoint.rows)
+        self.epoch, self.batch = checkpoint.epoch, checkpoint.batch
+        if found:
+            self.best = found[1]
+            log.info("Continuing an interrupted training: %d epochs and %d of %d steps are done.",
+                     self.epoch, self.batch, len(self.sampler))  # fmt: skip
+        elif checkpoint.best_epoch is not None:  # its weights stay with rank zero
+            self.best = Best(checkpoint.best_epoch, checkpoint.best_score)
 
     def _outcome(self) -> Outcome:
-        last = checkpoints.on_cpu(self.network.state_dict())
-        network = self.network.to("cpu")
-        if self.best is not None:
-            network.load_state_dict(self.best.weights)
+        network = self.engine.result
+        last = shipped(checkpoints.on_cpu(network.state_dict()))
+        network.to("cpu")
+        if self.best is not None and self.best.checkpoint is not None:
+            network.load_state_dict(result_of(self.best.checkpoint.engine))
+        network.drop_auxiliary()
         return Outcome(
             network=network,
             last=last,
             rows=self.rows,
             best_epoch=self.best.epoch if self.best else self.epoch,
             selection_miou=self.best.score if self.best else None,
-            steps=self.epoch * len(self.sampler),
+            steps=self._done,
             images_per_second=self.timer.speed,
         )
 
     def _image_ids(self, epoch: int, batch: int) -> list[str]:
+        """The images of this rank's share of a batch."""
         keys = self.sampler.batch(epoch, batch)
-        return [self.dataset.image_id(index) for _, index in keys]
+        share = len(keys) // self.fabric.world_size
+        own = keys[self.fabric.global_rank * share :][:share]
+        return [self.dataset.image_id(index) for _, index in own]
 
 
 class _Timer:
@@ -330,19 +319,3 @@ class _Timer:
         """Median images per second over the epochs of this process; 0 if there was none."""
         ordered = sorted(self._speeds)
         return ordered[len(ordered) // 2] if ordered else 0.0
-
-
-def _step_seed(seed: int, step: int) -> int:
-    digest = hashlib.blake2b(f"step {seed} {step}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def _out_of_memory(batch_size: int, shape: Sequence[int]) -> SegopsError:
-    if batch_size > 1:
-        advice = f"Try train.batch_size: {batch_size // 2}."
-    else:
-        advice = "Try a smaller augment.crop or a smaller model.encoder."
-    return SegopsError(
-        f"The device ran out of memory with train.batch_size: {batch_size} and crops of "
-        f"{shape[-2]} x {shape[-1]} pixels. {advice}"
-    )

@@ -14,6 +14,9 @@ from segops.errors import SegopsError
 GPU_WINDOW = 50
 """Steps between two looks at a GPU's losses; each look waits for the device."""
 
+FP16_TOLERATED = 20
+"""So many steps in a row may fail in fp16: halved as often, its scale of 65,536 is below one."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -41,10 +44,14 @@ class LossLog:
     Args:
         device: Where the losses are.
         window: Steps between two looks.
+        tolerated: So many losses in a row may be not finite; they count in no mean. In fp16 an
+            overflow is one of these: the scaler skips the step and lowers its scale.
     """
 
-    def __init__(self, device: torch.device, window: int | None = None) -> None:
+    def __init__(self, device: torch.device, window: int | None = None, tolerated: int = 0) -> None:
         self.window = window or (1 if device.type == "cpu" else GPU_WINDOW)
+        self.tolerated = tolerated
+        self._skipped = 0
         self._losses = torch.zeros(self.window, device=device)
         self._steps: list[Step] = []
         self._total = 0.0
@@ -69,10 +76,14 @@ class LossLog:
                 ids of its images.
         """
         for value, step in zip(self._losses[: len(self._steps)].tolist(), self._steps, strict=True):
-            if not math.isfinite(value):
+            if math.isfinite(value):
+                self._total += value
+                self._count += 1
+                self._skipped = 0
+            elif self._skipped < self.tolerated:
+                self._skipped += 1
+            else:
                 raise diverged(f"the loss is {value}", step)
-            self._total += value
-            self._count += 1
         self._steps = []
 
     def close(self) -> float:
@@ -93,11 +104,12 @@ class LossLog:
             SegopsError: One is not finite.
         """
         self.check()
-        return {"total": self._total, "count": float(self._count)}
+        return {"total": self._total, "count": self._count, "skipped": self._skipped}
 
     def restore(self, state: dict[str, float]) -> None:
         """Go on from a :meth:`state`."""
         self._total, self._count = state["total"], int(state["count"])
+        self._skipped = int(state["skipped"])
 
 
 def diverged(what: str, step: Step) -> SegopsError:

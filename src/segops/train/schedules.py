@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from segops.errors import SegopsError
 from segops.params import TrainParams
 
 
@@ -34,13 +35,25 @@ class Schedule:
 
     @classmethod
     def of(cls, params: TrainParams, steps_per_epoch: int) -> Schedule:
-        """The schedule that ``params.yaml`` asks for."""
+        """The schedule that ``params.yaml`` asks for.
+
+        Raises:
+            SegopsError: The warm-up leaves none of ``train.iterations``.
+        """
+        total = params.iterations or params.epochs * steps_per_epoch
+        warmup = round(params.warmup_epochs * steps_per_epoch)
+        if warmup >= total:
+            raise SegopsError(
+                f"train.warmup_epochs: {params.warmup_epochs:g} makes {warmup} steps of "
+                f"{steps_per_epoch} an epoch, which leaves none of train.iterations: {total}. "
+                "Shorten the warm-up, or raise the iterations."
+            )
         return cls(
             name=params.schedule,
             peak=params.lr,
             floor=params.min_lr,
-            warmup_steps=round(params.warmup_epochs * steps_per_epoch),
-            total_steps=params.epochs * steps_per_epoch,
+            warmup_steps=warmup,
+            total_steps=total,
             power=params.poly_power,
             drop_steps=params.step_epochs * steps_per_epoch,
             factor=params.step_factor,
@@ -54,7 +67,8 @@ class Schedule:
             scale: What :class:`Plateau` has come to; 1 for the other schedules.
 
         Source:
-            `poly`: Chen et al., DeepLab, TPAMI 2018, section 4.1: (1 - t)^power. `cosine`:
+            `poly`: Chen et al., DeepLab, TPAMI 2018, section 4.1: (1 - t)^power, down to the floor
+            as MMSegmentation has it. `cosine`:
             Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, without restarts.
         """
         if step < self.warmup_steps:
@@ -66,7 +80,7 @@ class Schedule:
     def _after_warmup(self, step: int) -> float:
         progress = min(step / max(self.total_steps - self.warmup_steps, 1), 1.0)
         if self.name == "poly":
-            return self.peak * math.pow(1 - progress, self.power)
+            return self.floor + (self.peak - self.floor) * math.pow(1 - progress, self.power)
         if self.name == "cosine":
             wave = (1 + math.cos(math.pi * progress)) / 2
             return self.floor + (self.peak - self.floor) * wave

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import miou
 from segops.predict.predictor import Predictor
+from segops.train.ranks import total
 
 
-def selection_miou(predictor: Predictor, store: PackedStore, ids: Sequence[str]) -> float:
+def selection_miou(
+    predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
+) -> float:
     """MIoU on the selection split, computed as evaluation does on val.
 
-    Whole images at their own size, one confusion matrix over all of them.
+    Whole images at their own size, one confusion matrix over all of them. Several ranks divide the
+    images among them; each image counts once.
 
     Args:
-        predictor: Holds the network.
+        predictor: Holds the network, the same on every rank.
         store: Holds the images.
         ids: The selection split, at least one id.
+        fabric: Knows the ranks, all of which must call this.
 
     Returns:
         mIoU in 0..1.
@@ -30,15 +38,23 @@ def selection_miou(predictor: Predictor, store: PackedStore, ids: Sequence[str])
     Raises:
         SegopsError: The split has no labelled pixel.
     """
-    classes = len(predictor.class_names)
-    total = np.zeros((classes, classes), dtype=np.int64)
-    for image_id in ids:
-        prediction = predictor.predict_mask(store.image(image_id))
-        total += confusion_matrix(store.mask(image_id), prediction, classes)
-    score = miou(total)
+    score = miou(selection_confusion(predictor, store, ids, fabric))
     if math.isnan(score):
         raise SegopsError(
             f"train.selection_share: the {len(ids)} images of the selection split have no labelled "
             "pixel. Raise the share, or set it to 0."
         )
     return score
+
+
+def selection_confusion(
+    predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
+) -> NDArray[np.int64]:
+    """The confusion matrix of :func:`selection_miou`, (classes, classes), rows are truth."""
+    classes = len(predictor.class_names)
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    for image_id in ids[fabric.global_rank :: fabric.world_size]:
+        prediction = predictor.predict_mask(store.image(image_id))
+        counts += confusion_matrix(store.mask(image_id), prediction, classes)
+    summed: NDArray[np.int64] = total(torch.from_numpy(counts), fabric).numpy()
+    return summed

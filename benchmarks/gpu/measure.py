@@ -1,0 +1,188 @@
+"""What is timed on the card: matrix products, training steps, feeding them, confusion matrices."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from benchmarks.common import Timer, random_batch
+from benchmarks.gpu.contenders import Contender, Plan, contenders, job_on, ours, step_flops
+from segops.data.datasets import TrainDataset, train_loader
+from segops.data.device_augment import device_loader
+from segops.data.samplers import EpochSampler
+from segops.data.store import PackedStore
+from segops.data.workers import READ_AHEAD
+from segops.errors import SegopsError
+from segops.metrics.confusion import confusion_matrix
+from segops.voc.classes import VOC_CLASSES, VOID
+
+Row = dict[str, Any]
+DEVICE_WORKERS = 4
+"""Processes that fetch and draw for the device's executor; one does it at thousands a second."""
+
+
+def peak(plan: Plan, dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product: the median of several, after a warm-up."""
+    timer = Timer(torch.device(plan.device))
+    side = plan.matmul
+    left, right = (torch.randn(side, side, device=plan.device, dtype=dtype) for _ in range(2))
+    times = [timer(lambda: left @ right) for _ in range(20)]
+    return 2 * side**3 / statistics.median(times[5:])
+
+
+def steps(
+    plan: Plan, store: PackedStore, directory: Path, batch_size: int, peak_flops: float
+) -> list[Row]:
+    """Images a second of every contender on one cached batch, in turns."""
+    device = torch.device(plan.device)
+    images, masks = random_batch(batch_size, (plan.crop, plan.crop), len(VOC_CLASSES))
+    batch = images.to(device), masks.to(device)
+    rows: list[Row] = []
+    running: list[tuple[Row, Contender, int]] = []
+    for name, make in contenders(plan, store, directory, batch_size):
+        row: Row = {"batch": batch_size, "name": name, "rates": []}
+        try:
+            contender = make()
+            row |= _first_steps(plan, contender, batch)
+        # One that cannot run here (memory, no compiler) must not cost the visit's other figures.
+        except (RuntimeError, SegopsError) as error:
+            row["error"] = str(error).strip().split("\n")[0]
+            if plan.device == "cuda":
+                torch.cuda.empty_cache()
+        else:
+            count = max(1, round(plan.seconds / row["step_seconds"]))
+            running.append((row, contender, count))
+        rows.append(row)
+    timer = Timer(device)
+    for _, (row, contender, count) in itertools.product(range(plan.rounds), running):
+        with contender.mode():
+            seconds = timer(lambda: [contender.take(*batch) for _ in range(count)])  # noqa: B023
+        row["rates"].append(count * batch_size / seconds)
+    flops = step_flops(plan)
+    for row, _, _ in running:
+        row["images_per_second"] = statistics.median(row.pop("rates"))
+        row["tflops"] = row["images_per_second"] * flops / 1e12
+        row["share_of_peak"] = row["images_per_second"] * flops / peak_flops
+    return rows
+
+
+def _first_steps(plan: Plan, contender: Contender, batch: tuple[Tensor, Tensor]) -> Row:
+    """Compile and warm up; then the time of a step and the memory that it takes at most."""
+    on_gpu = plan.device == "cuda"
+    timer = Timer(torch.device(plan.device))
+    with contender.mode():
+        first = timer(lambda: contender.take(*batch))
+        before = 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        warm = [timer(lambda: contender.take(*batch)) for _ in range(plan.warm_up)]
+    # What a step takes beside the weights and states of every contender.
+    used = torch.cuda.max_memory_allocated() - before if on_gpu else 0
+    return {"first_seconds": first, "step_seconds": min(warm), "step_gib": used / 2**30}
+
+
+def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) -> list[Row]:
+    """Images a second with real data from either executor, against one cached batch, in turns."""
+    job = job_on(plan, store, directory, batch_size, compile=plan.compile)
+    contender = ours(job)
+    ids = store.ids("train")
+    dataset = TrainDataset(store, ids, job.policy, seed=0)
+    sampler = EpochSampler(len(ids), batch_size, seed=0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_gpu = plan.device == "cuda"
+    workers = {"cpu": (cores or 1) if on_gpu else 0, "gpu": DEVICE_WORKERS if on_gpu else 0}
+    workers["gpu"] = min(workers["gpu"], workers["cpu"])
+    epochs = 1_000_000
+    streams: dict[str, Iterator[tuple[Tensor, Tensor]]] = {
+        "cpu": iter(
+            train_loader(dataset, sampler, epochs, workers=workers["cpu"], pin_memory=on_gpu)
+        ),
+        "gpu": iter(
+            device_loader(dataset, sampler, epochs, device=plan.device, workers=workers["gpu"])
+        ),
+    }
+    timer = Timer(torch.device(plan.device))
+    with contender.mode():
+        cached = tuple(one.to(plan.device) for one in next(streams["gpu"]))
+        warm = [timer(lambda: contender.take(*cached)) for _ in range(1 + plan.warm_up)]
+        count = max(1, round(plan.seconds / min(warm)))
+        streams["cached"] = itertools.repeat((cached[0], cached[1]))
+        rates: dict[str, list[float]] = {name: [] for name in streams}
+        for _, (name, stream) in itertools.product(range(plan.rounds), streams.items()):
+            _take(contender, stream, READ_AHEAD * workers.get(name, 0) + 1)
+            seconds = timer(lambda: _take(contender, stream, count))  # noqa: B023
+            rates[name].append(count * batch_size / seconds)
+        alone = {name: _alone(streams[name], batch_size, plan, timer) for name in workers}
+    limit = statistics.median(rates["cached"])
+    return [
+        {
+            "batch": batch_size,
+            "executor": name,
+            "workers": workers.get(name),
+            "images_per_second": statistics.median(values),
+            "share_of_cached": statistics.median(values) / limit,
+            "loader_alone": alone.get(name),
+        }
+        for name, values in rates.items()
+    ]
+
+
+def _take(contender: Contender, stream: Iterator[tuple[Tensor, Tensor]], count: int) -> None:
+    for images, masks in itertools.islice(stream, count):
+        contender.take(images, masks)
+
+
+def _alone(
+    stream: Iterator[tuple[Tensor, Tensor]], batch_size: int, plan: Plan, timer: Timer
+) -> float:
+    """Images a second that a loader makes when nothing is trained."""
+    for _ in range(READ_AHEAD * DEVICE_WORKERS if plan.device == "cuda" else 1):
+        next(stream)
+    timer.wait()
+    start, images = time.perf_counter(), 0
+    while time.perf_counter() - start < plan.seconds:
+        next(stream)
+        images += batch_size
+    timer.wait()
+    return images / (time.perf_counter() - start)
+
+
+def confusion(plan: Plan) -> list[Row]:
+    """Milliseconds of a confusion matrix of one VOC photograph, from logits on the card."""
+    device = torch.device(plan.device)
+    generator = torch.Generator().manual_seed(0)
+    height, width = plan.size[1], plan.size[0]
+    logits = torch.randn(1, len(VOC_CLASSES), height, width, generator=generator).to(device)
+    truth = random_batch(1, (height, width), len(VOC_CLASSES))[1]
+    truth_there, classes = truth.to(device).long(), len(VOC_CLASSES)
+
+    def through_numpy() -> Any:
+        return confusion_matrix(
+            truth[0].numpy(), logits.argmax(1)[0].to(torch.uint8).cpu().numpy(), classes
+        )
+
+    def torchmetrics() -> Any:
+        return multiclass_confusion_matrix(
+            logits, truth_there, num_classes=classes, ignore_index=VOID
+        )
+
+    same = (torch.as_tensor(through_numpy()) == torchmetrics().cpu()).all()
+    ways: dict[str, Callable[[], Any]] = {"segops": through_numpy, "torchmetrics": torchmetrics}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    timer = Timer(device)
+    for _, (name, way) in itertools.product(range(10 * plan.rounds), ways.items()):
+        times[name].append(timer(way))
+    return [
+        {"way": name, "milliseconds": 1e3 * statistics.median(values), "same": bool(same)}
+        for name, values in times.items()
+    ]

@@ -1,0 +1,59 @@
+"""The command line. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from segops.cli import data, life, look, tune
+from segops.errors import SegopsError
+
+app = typer.Typer(
+    help="From PASCAL VOC files to a promoted segmentation model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (
+    life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
+    look.predict, look.status, look.models, look.ui,
+):  # fmt: skip
+    app.command()(command)
+app.command("recipes")(tune.list_recipes)
+app.add_typer(data.app, name="data")
+app.add_typer(tune.app, name="tune")
+log = logging.getLogger("segops")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one clear message and exit status 1."""
+    _quiet()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    log.setLevel(logging.INFO)
+    try:
+        app()
+    except SegopsError as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Switch off telemetry and update checks of the libraries below, unless the user chose."""
+    for name, value in (
+        ("DVC_NO_ANALYTICS", "1"),
+        ("DO_NOT_TRACK", "true"),
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("PREFECT_SERVER_ANALYTICS_ENABLED", "false"),
+        ("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL"),
+        ("NO_ALBUMENTATIONS_UPDATE", "1"),
+    ):
+        os.environ.setdefault(name, value)

@@ -1,0 +1,79 @@
+"""`segops data`: get or replace the data set."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segops.cli.common import checkout, console
+
+app = typer.Typer(help="Get or replace the data set.", no_args_is_help=True)
+log = logging.getLogger("segops")
+
+
+class Published(StrEnum):
+    """Data sets that `segops data fetch` knows."""
+
+    voc2012 = "voc2012"
+    voc2007 = "voc2007"
+    sbd = "sbd"
+
+
+@app.command("fetch")
+def data_fetch(
+    name: Annotated[Published, typer.Argument(help="The data set.")],
+    mirror: Annotated[
+        str | None, typer.Option(help="Address of a directory that holds the same archives.")
+    ] = None,
+) -> None:
+    """Download VOC 2012, VOC 2007 or SBD (the 10,582-image trainaug list) and track it."""
+    from segops import pipeline
+    from segops.voc.fetch import fetch
+
+    root, target = _data_target()
+    pipeline.require_tracked(root, target)
+    fetch(name.value, root / target, root / ".segops" / "downloads", mirror)
+    _track(root, target)
+
+
+@app.command("use")
+def data_use(
+    path: Annotated[Path, typer.Argument(help="A data set in VOC layout.")],
+) -> None:
+    """Copy your own VOC-layout data set into place and track it."""
+    from segops import pipeline
+    from segops.voc.use import use
+
+    root, target = _data_target()
+    if path.resolve() != (root / target).resolve():
+        pipeline.require_tracked(root, target)
+    use(path, root / target)
+    _track(root, target)
+
+
+def _data_target() -> tuple[Path, Path]:
+    from segops import params
+
+    root = checkout()
+    return root, Path(params.load(root).data.path)
+
+
+def _track(root: Path, target: Path) -> None:
+    from segops import pipeline
+    from segops.voc.layout import open_layout
+
+    digest = pipeline.track_data(root, target, log.debug)
+    counts = ", ".join(
+        f"{len(ids)} {split}" for split, ids in open_layout(root / target).splits().items()
+    )
+    console.print(
+        f"{target} holds {counts} images; DVC tracks it as {digest}.\n"
+        f"Next: `git add {target}.dvc`, look at data.classes and validate.required_classes in "
+        "params.yaml, then `segops run`.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,155 @@
+"""The commands of a model's life: run, schedule, stage, record, promote, rollback."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segops.cli.common import checkout, console
+from segops.cli.summary import show_decision, show_summary
+from segops.cli.tune import put_recipe
+from segops.errors import SegopsError
+
+REJECTED = 3
+"""Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
+
+log = logging.getLogger("segops")
+
+
+class StageName(StrEnum):
+    """The stages; dvc.yaml says how they hang together."""
+
+    validate = "validate"
+    prepare = "prepare"
+    augment = "augment"
+    train = "train"
+    evaluate = "evaluate"
+
+
+def run(
+    force: Annotated[bool, typer.Option(help="Run every stage again, changed or not.")] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Write this recipe into params.yaml first; `segops recipes` lists them."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --recipe: show the change, write and run nothing.")
+    ] = False,
+) -> None:
+    """Run the whole pipeline: stages, record, register, gate, promote."""
+    root = checkout()
+    if recipe is not None:
+        put_recipe(root, recipe, check)
+    elif check:
+        raise SegopsError("--check belongs to --recipe; `segops status` shows what would run.")
+    if check:
+        return
+    summary = _flow(root).run(root, force=force)
+    show_summary(root, summary)
+    if summary.decision is not None and summary.decision.verdict in ("rejected", "inconclusive"):
+        raise typer.Exit(REJECTED)
+
+
+def schedule(
+    cron: Annotated[str, typer.Option(help='When, as a cron expression: "0 3 * * 1".')],
+    timezone: Annotated[str, typer.Option(help="Time zone of the expression.")] = "UTC",
+) -> None:
+    """Serve the retraining flow on a schedule until stopped."""
+    root = checkout()
+    os.chdir(root)
+    _flow(root).serve(cron, timezone)
+
+
+def stage(
+    name: Annotated[StageName, typer.Argument(help="The stage, as dvc.yaml names it.")],
+    fresh: Annotated[
+        bool, typer.Option(help="train: do not continue an interrupted training.")
+    ] = False,
+) -> None:
+    """Run one stage in this process; DVC calls this, see dvc.yaml."""
+    from segops import files
+    from segops.train.launch import launch, takes_lock
+
+    root = checkout()
+    if fresh:
+        os.environ["SEGOPS_FRESH"] = "1"
+    # Of several processes that train together one takes the lock for all.
+    lock = files.exclusive(root / files.STAGE_LOCK, "another stage")
+    with lock if takes_lock() else nullcontext():
+        if name is StageName.train and launch(root):
+            return
+        importlib.import_module(f"segops.stages.{name.value}").run(root)
+
+
+def record(
+    follow: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PID", help="Log a training live to MLflow until the process PID ends."
+        ),
+    ] = None,
+) -> None:
+    """Bring MLflow up to date with what lies in the workspace; a second call changes nothing."""
+    root = checkout()
+    if follow is not None:
+        from segops.registry.follow import follow as follow_training
+
+        raise typer.Exit(follow_training(root, follow))
+    from segops.registry.record import record as record_run
+
+    recorded = record_run(root)
+    state = "created" if recorded.created else "found"
+    changed = ", ".join(recorded.changed) if recorded.changed else "nothing to add"
+    console.print(f"MLflow run {recorded.run_id} {state}: {changed}.", highlight=False)
+
+
+def promote() -> None:
+    """Register the workspace's model, put it before the gate, and promote it if it passes.
+
+    The exit status is 3 when the gate rejects it or cannot decide.
+    """
+    from segops.registry import promotion
+    from segops.registry.record import record as record_run
+    from segops.registry.register import register
+
+    root = checkout()
+    registered = register(root, record_run(root))
+    decision = promotion.gate(root)
+    promotion.promote(root, decision)
+    show_decision(decision, registered.version)
+    if decision.verdict in ("rejected", "inconclusive"):
+        raise typer.Exit(REJECTED)
+
+
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; it is written into the ledger.")],
+) -> None:
+    """Withdraw the champion and put the previous one back."""
+    from segops.registry import promotion
+
+    result = promotion.rollback(checkout(), reason)
+    console.print(
+        f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
+        highlight=False,
+    )
+
+
+def _flow(root: Path) -> Any:
+    """The module ``flows/retrain.py`` of the checkout; Prefect lives there alone."""
+    if not (root / "flows" / "retrain.py").is_file():
+        raise SegopsError(
+            f"{root}/flows/retrain.py: no such file. Every checkout of segops has it."
+        )
+    sys.path.insert(0, str(root))
+    # Prefect sets up logging, to its page too, only where nobody else has.
+    logging.root.handlers.clear()
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", log.name)
+    return importlib.import_module("flows.retrain")

@@ -1,0 +1,106 @@
+"""The commands that look at what there is: predict, status, models, ui."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from segops.cli.common import checkout, console
+from segops.errors import SegopsError
+
+
+class Page(StrEnum):
+    """The pages that `segops ui` serves."""
+
+    mlflow = "mlflow"
+    prefect = "prefect"
+
+
+def predict(
+    source: Annotated[Path, typer.Argument(help="An image or a directory of images.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path(
+        "predictions"
+    ),
+) -> None:
+    """Write a palette PNG and an overlay for every image.
+
+    A broken image is named, the rest is done, and the exit status is 1.
+    """
+    from segops.predict.folder import predict_folder
+    from segops.registry.resolve import resolved
+
+    is_bundle = model is not None and not model.startswith("models:")
+    with resolved(model, Path() if is_bundle else checkout()) as bundle:
+        done, failed = predict_folder(source, bundle, output)
+    console.print(f"{done} mask(s) and overlay(s) in {output}.", highlight=False)
+    if failed:
+        raise SegopsError(
+            "\n".join([f"{len(failed)} image(s) could not be read:", *(f"  {f}" for f in failed)])
+        )
+
+
+def status() -> None:
+    """Show stages, versions and the last decisions."""
+    from segops import pipeline
+    from segops.registry.status import status as registry_status
+
+    root = checkout()
+    table = Table("stage", "state", title="Pipeline", title_justify="left")
+    for one in pipeline.stages(root):
+        table.add_row(one.name, "up to date" if pipeline.is_unchanged(root, one.name) else "stale")
+    console.print(table)
+    current = registry_status(root)
+    table = Table("alias", "version", "mIoU", title=f"Model {current.model}", title_justify="left")
+    for version in current.versions:
+        miou = "" if version.miou is None else f"{version.miou:.3f}"
+        table.add_row(version.alias, str(version.version), miou)
+    console.print(table)
+    table = Table("when", "what", "version", "why", title="Last decisions", title_justify="left")
+    for entry in current.decisions:
+        table.add_row(entry.time, entry.verdict, str(entry.version), entry.reason)
+    console.print(table)
+    console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
+
+
+def models(
+    architecture: Annotated[str | None, typer.Option(help="Show this one's encoders.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Show this one's architectures.")] = None,
+) -> None:
+    """Show which architectures work with which encoders."""
+    from segops.params.compatibility import listing
+
+    shown = listing(architecture, encoder)
+    table = Table(*shown.columns, title=shown.title, title_justify="left")
+    for row in shown.rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def ui(
+    page: Annotated[Page, typer.Argument(help="Which page.")],
+    port: Annotated[int | None, typer.Option(help="Port on this machine.")] = None,
+) -> None:
+    """Serve the MLflow or the Prefect page on this machine until stopped."""
+    root = checkout()
+    if page is Page.mlflow:
+        from segops.registry.tracking import tracking_uri
+
+        os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+        command = ["mlflow", "ui", "--backend-store-uri", tracking_uri(root), "--workers", "1"]
+        command += ["--port", str(port or 5000)]
+    else:
+        command = ["prefect", "server", "start", "--port", str(port or 4200)]
+        # The page would ask port 4200 whatever --port says.
+        os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port or 4200}/api"
+    binary = Path(sys.executable).with_name(command[0])
+    os.execv(binary, [str(binary), *command[1:]])

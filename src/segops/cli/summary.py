@@ -1,0 +1,74 @@
+"""What `run` and `promote` print at their end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from segops.cli.common import console
+
+if TYPE_CHECKING:
+    from segops.registry.gate import Decision
+
+
+def show_decision(decision: Decision, version: int | str) -> None:
+    """Print the gate's verdict on a version, and each of its checks."""
+    colour = {"promoted": "green", "rejected": "red", "inconclusive": "yellow"}.get(
+        decision.verdict, "cyan"
+    )
+    console.print(
+        f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]", highlight=False
+    )
+    for check in decision.checks:
+        mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        console.print(f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True)
+
+
+def show_summary(root: Path, summary: Any) -> None:
+    """Print what a run of the flow did, and where to look.
+
+    Args:
+        root: The workspace.
+        summary: What ``flows/retrain.py`` returns.
+    """
+    from segops import files
+
+    console.rule("segops run", align="left")
+    ran = [name for name, outcome in summary.outcomes.items() if outcome == "ran"]
+    restored = [name for name, outcome in summary.outcomes.items() if outcome == "restored"]
+    if ran:
+        console.print(f"Stages run: {', '.join(ran)}.", highlight=False)
+    elif restored:
+        console.print(f"Stages restored from the cache: {', '.join(restored)}.", highlight=False)
+    else:
+        console.print("Nothing changed: no stage was run again.", highlight=False)
+    score = summary.evaluation
+    console.print(
+        f"mIoU on val: [bold]{score['miou']:.3f}[/] ({score['confidence']:.0%} interval "
+        f"{score['miou_low']:.3f} to {score['miou_high']:.3f}, {score['images']} images)",
+        highlight=False,
+    )
+    if not summary.created:
+        console.print(
+            f"No new version: {summary.model} version {summary.version} holds these weights.",
+            highlight=False,
+        )
+    show_decision(summary.decision, summary.version)
+    aliases = ", ".join(_aliases(root, summary.version)) or "none"
+    console.print(
+        f"{summary.model} version {summary.version}, aliases: [bold]{aliases}[/]", highlight=False
+    )
+    console.print("\nLook at:")
+    for path in (files.VALIDATION_PAGE, files.AUGMENTATION_SHEET, files.EVALUATION_PAGE):
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    console.print("\nOpen the pages (Ctrl-C ends them):")
+    console.print("  .venv/bin/segops ui mlflow     runs, metrics, the model and its versions")
+    console.print("  .venv/bin/segops ui prefect    flow runs, their logs and artifacts")
+
+
+def _aliases(root: Path, version: str) -> list[str]:
+    from segops.registry.status import status as registry_status
+
+    return [one.alias for one in registry_status(root).versions if str(one.version) == version]

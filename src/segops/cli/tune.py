@@ -1,0 +1,219 @@
+"""The commands that change ``params.yaml``: recipes, and `segops tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from segops.cli.common import checkout, console
+
+if TYPE_CHECKING:
+    from segops.edit import Edit
+    from segops.recipes import Recipe
+
+app = typer.Typer(
+    help="Choose learning rate, batch size or any parameter by trying.", no_args_is_help=True
+)
+Apply = Annotated[bool, typer.Option("--apply", help="Write the suggestion into params.yaml.")]
+
+
+def list_recipes() -> None:
+    """List the recipes that `segops run --recipe` takes."""
+    from segops.recipes import every
+
+    table = Table("recipe", "network", "mIoU aimed at")
+    for one in every(checkout()):
+        aim = one.about.aim
+        figure = "none published" if aim.miou is None else f"{aim.miou:.1f} %"
+        table.add_row(escape(one.name), escape(one.about.title), figure)
+    console.print(table)
+    console.print(
+        "Sources of the figures and what differs from them stand in the files in recipes/.",
+        highlight=False,
+    )
+
+
+def put_recipe(root: Path, name: str, check: bool) -> None:
+    """Write a recipe's values into ``params.yaml`` and show what that changes.
+
+    Args:
+        root: The checkout.
+        name: The recipe's name, or the path of one.
+        check: Show, and write nothing.
+    """
+    from segops.recipes import doubts, find, put_over
+
+    recipe = find(root, name)
+    edit = put_over(root, recipe)
+    _show_recipe(recipe)
+    _show_changes(edit)
+    for sentence in doubts(root, recipe, edit.settings):
+        console.print(f"[yellow]warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+    if check:
+        console.print("Checked: the recipe is usable. Nothing is written.", highlight=False)
+        return
+    edit.write()
+    if edit.changes:
+        console.print("params.yaml is changed; `git diff params.yaml` shows it.", highlight=False)
+
+
+@app.command("lr")
+def tune_lr(
+    low: Annotated[float, typer.Option(help="First learning rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="Last learning rate.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of the sweep.")] = 100,
+    apply: Apply = False,
+) -> None:
+    """Raise the learning rate step by step and see where the loss falls and where it diverges."""
+    from segops import params
+    from segops.errors import SegopsError
+    from segops.tune.rate import range_test
+
+    root = checkout()
+    found, picture = range_test(root, params.load(root), low, high, steps)
+    table = Table("learning rate", "", title="Learning-rate range test", title_justify="left")
+    for rate, what in (
+        (found.steepest, "the loss falls fastest"),
+        (found.cautious, "a factor of 10 below divergence"),
+        (found.divergence, "the loss diverges"),
+    ):
+        table.add_row("none" if rate is None else f"{rate:.1e}", what)
+    console.print(table)
+    console.print(f"The curve: {picture}", highlight=False)
+    if found.suggestion is None:
+        raise SegopsError(
+            f"The loss never fell between {low:g} and {high:g}: no suggestion. Try more --steps, "
+            "or a higher --high."
+        )
+    _suggest(root, {"train.lr": found.suggestion}, apply)
+
+
+@app.command("batch")
+def tune_batch(
+    most: Annotated[int, typer.Option(min=1, help="Largest batch of a device.")] = 1024,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB that a batch may take (CPU); else most of what is free."),
+    ] = None,
+    apply: Apply = False,
+) -> None:
+    """Find the largest batch that fits into memory, and the size from which on speed is gained."""
+    from segops import params
+    from segops.tune.batch import find_batch_size
+
+    root = checkout()
+    found = find_batch_size(
+        root, params.load(root), most, None if memory is None else int(memory * 2**30)
+    )
+    table = Table(
+        "batch size", "images/s", "memory", title="Batch sizes of a device", title_justify="left"
+    )
+    for one in found.attempts:
+        if one.measured is None:
+            table.add_row(str(one.batch_size), "", "does not fit")
+        else:
+            gigabytes = f"{one.measured.memory / 2**30:.2f} GiB"
+            table.add_row(str(one.batch_size), f"{one.measured.images_per_second:.1f}", gigabytes)
+    console.print(table)
+    whole = "" if found.devices == 1 else f" over {found.devices} devices"
+    console.print(
+        f"Largest batch{whole}: {found.largest}. About as fast as any from {found.suggestion} on "
+        "(the steps alone, without the making of samples).\n"
+        "Another batch size wants another learning rate: `segops tune lr`.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _suggest(root, {"train.batch_size": found.suggestion}, apply)
+
+
+@app.command("search")
+def tune_search(
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, in place of tune.trials.")
+    ] = None,
+    apply: Apply = False,
+) -> None:
+    """Search the ranges under `tune` in params.yaml; a search that was stopped goes on."""
+    from segops import params
+    from segops.tune.search import search
+
+    root = checkout()
+    found = search(root, params.load(root), trials)
+    keys = list(found.best.values)
+    table = Table(
+        "trial", "outcome", "selection mIoU", *keys, title=found.study, title_justify="left"
+    )
+    for one in found.trials:
+        score = "" if one.score is None else f"{one.score:.4f}"
+        cells = [escape(_cell(one.values.get(key))) for key in keys]
+        style = "bold" if one.number == found.best.number else None
+        table.add_row(str(one.number), one.outcome, score, *cells, style=style)
+    console.print(table)
+    console.print(f"The picture: {found.picture}", highlight=False)
+    if found.mlflow_run is not None:
+        console.print(f"MLflow run {found.mlflow_run}, a nested run a trial.", highlight=False)
+    console.print(
+        f"Best: trial {found.best.number}. The score chose it: evaluation on val will tell.",
+        highlight=False,
+    )
+    _finish(found.edit, apply)
+
+
+def _suggest(root: Path, values: dict[str, float], apply: bool) -> None:
+    from segops.edit import plan
+
+    _finish(plan(root, values, "the suggestion"), apply)
+
+
+def _finish(edit: Edit, apply: bool) -> None:
+    _show_diff(edit)
+    if not edit.changes:
+        return
+    if apply:
+        edit.write()
+        console.print("Written into params.yaml.", highlight=False)
+    else:
+        console.print("--apply writes this into params.yaml.", highlight=False)
+
+
+def _show_recipe(recipe: Recipe) -> None:
+    aim = recipe.about.aim
+    figure = "no published figure" if aim.miou is None else f"mIoU {aim.miou:.1f} %"
+    console.print(
+        f"Recipe [bold]{escape(recipe.name)}[/]: {escape(recipe.about.title)}. Aim: {figure} "
+        f"after {aim.iterations:,} iterations.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show_changes(edit: Edit) -> None:
+    if not edit.changes:
+        console.print("params.yaml holds these values already.", highlight=False)
+        return
+    table = Table("parameter", "is", "becomes")
+    for one in edit.changes:
+        table.add_row(one.key, escape(_cell(one.old)), escape(_cell(one.new)))
+    console.print(table)
+
+
+def _show_diff(edit: Edit) -> None:
+    if not edit.changes:
+        console.print("params.yaml holds these values already.", highlight=False)
+    elif console.is_terminal:
+        console.print(Syntax(edit.diff(), "diff", background_color="default"))
+    else:
+        console.print(edit.diff(), markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    import json
+
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)

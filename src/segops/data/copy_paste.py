@@ -1,0 +1,212 @@
+"""Copy-paste: objects of rare classes cut out of train images and put into others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segops.augment.policy import sample_seed
+from segops.data.imbalance import image_counts, rare_classes
+from segops.data.store import PackedStore
+from segops.errors import SegopsError
+from segops.params import CopyPasteParams
+from segops.voc.classes import VOID
+
+Pixels = NDArray[np.uint8]
+
+SCALE = (0.8, 1.25)
+"""Smallest and largest factor of an object's size, the paper's standard jitter; the policy that
+follows scales image and objects together."""
+
+BORDER = 5
+"""Pixels; void that lies this near an object is its border. PASCAL VOC's lines are as wide."""
+
+
+class Cutout(NamedTuple):
+    """An object cut out of an image, in its bounding box.
+
+    Attributes:
+        image: uint8 (h, w, 3), RGB.
+        labels: uint8 (h, w); the object's class, and 255 on its void border.
+        shape: bool (h, w); what of the box is pasted, border included.
+    """
+
+    image: Pixels
+    labels: Pixels
+    shape: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CopyPaste:
+    """Pastes objects into a train image; what it does is a function of a seed alone.
+
+    An object is a connected component of a class's pixels in the mask (a semantic mask tells no
+    instances apart) with the void line around it. It is taken from another image, flipped with
+    probability one half, scaled, and put at a random place, wholly inside where it fits. Image and
+    mask are pasted alike; the void line stays void. An image that is not drawn is handed on as it
+    is.
+
+    Attributes:
+        store: Holds the images.
+        sources: For every class that is copied its id, and the images with pixels enough of it.
+        p: Probability that an image receives objects.
+        max_objects: Most objects that it receives; their number is drawn evenly from 1 up.
+        min_area: Smallest object that is copied, in pixels.
+        scale: Smallest and largest factor of an object's size.
+
+    Source:
+        Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance
+        Segmentation", CVPR 2021; without blending, as there, and with objects of chosen classes in
+        place of all.
+    """
+
+    store: PackedStore
+    sources: tuple[tuple[int, tuple[str, ...]], ...]
+    p: float
+    max_objects: int
+    min_area: int
+    scale: tuple[float, float] = SCALE
+
+    @classmethod
+    def of(cls, store: PackedStore, ids: Sequence[str], params: CopyPasteParams) -> CopyPaste:
+        """The copy-paste of the training images `ids`.
+
+        Raises:
+            SegopsError: A class is named that does not exist, or has no pixels enough in any image;
+                or no class is rare.
+        """
+        counts = image_counts(store, ids)
+        if params.classes == "rare":
+            classes = rare_classes(counts)
+        else:
+            classes = tuple(_id_of(name, store.class_names) for name in params.classes)
+        sources = []
+        for c in classes:
+            holding = np.flatnonzero(counts[:, c] >= params.min_area)
+            if holding.size:
+                sources.append((c, tuple(ids[k] for k in holding.tolist())))
+            elif params.classes != "rare":
+                raise SegopsError(
+                    f"augment.copy_paste.classes: no training image has "
+                    f"augment.copy_paste.min_area: {params.min_area} pixels or more of "
+                    f"{store.class_names[c]}; lower min_area or leave the class out"
+                )
+        if not sources:
+            raise SegopsError(
+                "augment.copy_paste.classes: rare, but no class with fewer pixels than the median "
+                f"class has augment.copy_paste.min_area: {params.min_area} pixels in one image; "
+                "lower min_area, name the classes, or set augment.copy_paste.p to 0"
+            )
+        return cls(store, tuple(sources), params.p, params.max_objects, params.min_area)
+
+    def __call__(
+        self, image_id: str, image: Pixels, mask: Pixels, seed: int
+    ) -> tuple[Pixels, Pixels]:
+        """Paste objects into an image.
+
+        Args:
+            image_id: Its id; no object is taken from it.
+            image: uint8 (H, W, 3), RGB; it is left as it is.
+            mask: uint8 (H, W), ids and 255 for void; it is left as it is.
+            seed: Not negative.
+
+        Returns:
+            New image and mask, of the same size; those given where nothing is drawn.
+        """
+        # Not the policy's own generator: what the policy draws for a sample stays the same.
+        generator = np.random.default_rng(sample_seed(seed, 0, -2))
+        if generator.random() >= self.p:
+            return image, mask
+        image, mask = image.copy(), mask.copy()
+        for _ in range(int(generator.integers(1, self.max_objects + 1))):
+            cutout = self._draw(image_id, generator)
+            if cutout is not None:
+                _paste(image, mask, cutout, generator)
+        return image, mask
+
+    def _draw(self, image_id: str, generator: np.random.Generator) -> Cutout | None:
+        """An object of another image; None where the drawn image has none that is large enough."""
+        c, holding = self.sources[int(generator.integers(len(self.sources)))]
+        others = [one for one in holding if one != image_id]
+        if not others:
+            return None
+        source = others[int(generator.integers(len(others)))]
+        cutout = cut_out(
+            self.store.image(source), self.store.mask(source), c, self.min_area, generator
+        )
+        if cutout is None:
+            return None
+        return _changed(cutout, generator.random() < 0.5, generator.uniform(*self.scale))
+
+
+def cut_out(
+    image: Pixels, mask: Pixels, c: int, min_area: int, generator: np.random.Generator
+) -> Cutout | None:
+    """Cut a random object out of an image.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: uint8 (H, W).
+        c: Its class.
+        min_area: Its smallest area, in pixels.
+        generator: Draws which.
+
+    Returns:
+        The object; None where there is none.
+    """
+    number, components, facts, _ = cv2.connectedComponentsWithStats((mask == c).view(np.uint8))
+    large = [k for k in range(1, number) if facts[k, cv2.CC_STAT_AREA] >= min_area]
+    if not large:
+        return None
+    k = large[int(generator.integers(len(large)))]
+    left, top, width, height = facts[k, :4].tolist()
+    rows = slice(max(0, top - BORDER), top + height + BORDER)
+    columns = slice(max(0, left - BORDER), left + width + BORDER)
+    inside = components[rows, columns] == k
+    near = cv2.dilate(inside.view(np.uint8), np.ones((2 * BORDER + 1,) * 2, np.uint8)) > 0
+    border = near & (mask[rows, columns] == VOID)
+    labels = np.where(inside, c, VOID).astype(np.uint8)
+    return Cutout(image[rows, columns], labels, inside | border)
+
+
+def _changed(cutout: Cutout, flip: bool, scale: float) -> Cutout:
+    """Flip and scale an object."""
+    image, labels, shape = cutout
+    if flip:
+        image, labels, shape = image[:, ::-1], labels[:, ::-1], shape[:, ::-1]
+    height, width = shape.shape
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    # OpenCV's plain nearest neighbour lies half a pixel off from its bilinear interpolation.
+    nearest = cv2.INTER_NEAREST_EXACT
+    return Cutout(
+        np.asarray(cv2.resize(np.ascontiguousarray(image), size), np.uint8),
+        np.asarray(cv2.resize(np.ascontiguousarray(labels), size, interpolation=nearest), np.uint8),
+        cv2.resize(np.ascontiguousarray(shape).view(np.uint8), size, interpolation=nearest) > 0,
+    )
+
+
+def _paste(image: Pixels, mask: Pixels, cutout: Cutout, generator: np.random.Generator) -> None:
+    """Put an object at a random place; what of it lies beyond the image is lost."""
+    target, source = [], []
+    for room, length in zip(mask.shape, cutout.shape.shape, strict=True):
+        surplus = room - length
+        start = int(generator.integers(min(0, surplus), max(0, surplus) + 1))
+        target.append(slice(max(0, start), start + length))
+        source.append(slice(max(0, -start), max(0, -start) + min(room, length)))
+    shape = cutout.shape[tuple(source)]
+    image[tuple(target)][shape] = cutout.image[tuple(source)][shape]
+    mask[tuple(target)][shape] = cutout.labels[tuple(source)][shape]
+
+
+def _id_of(name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise SegopsError(
+            f"augment.copy_paste.classes: no class {name!r}; expected names out of "
+            f"{', '.join(names)}, or `rare`"
+        )
+    return names.index(name)

@@ -1,0 +1,175 @@
+"""The affine map from stored images to crops, for a batch whose images differ in size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segops.augment.draw import Drawn
+from segops.augment.geometry import Affine, Warp
+
+OUTSIDE = -9.0
+"""A position that lies beyond any frame."""
+
+
+class Sources(NamedTuple):
+    """Parts of images of several sizes in one buffer, each in a frame of one pixel of padding.
+
+    With the frame, a position beyond the border needs no test: moved to the nearest pixel, it finds
+    the padding.
+
+    Attributes:
+        pixels: uint8 (P, 3) of images, (P,) of masks: the framed parts, row by row.
+        places: int64 (N, 3): first pixel of each in `pixels`, and height and width of the part
+            without its frame.
+        maps: float64 (N, 6): for each the map from a crop's pixel to the part's, both counted from
+            the centre of the first pixel, as an ``Affine``.
+    """
+
+    pixels: Tensor
+    places: Tensor
+    maps: Tensor
+
+
+class WarpBatch(NamedTuple):
+    """All that a batch of crops is made of.
+
+    Attributes:
+        images: The parts that the crops show.
+        masks: Those of the masks.
+        windows: int64 (N, 4): left, top, right, bottom of what is not all padding in each crop.
+    """
+
+    images: Sources
+    masks: Sources
+    windows: Tensor
+
+
+class WarpSample(NamedTuple):
+    """The parts of an image and its mask that a crop shows, and the maps from crop to part."""
+
+    image: NDArray[np.uint8]
+    to_image: Affine
+    mask: NDArray[np.uint8]
+    to_mask: Affine
+    window: tuple[int, int, int, int]
+
+
+def fetch_parts(
+    warp: Warp, drawn: Drawn, image: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> WarpSample:
+    """What of a stored image and mask is needed; no pixel is copied, unless images are reduced.
+
+    The reduction by area, of images that shrink to less than half, is done here: what is sent to
+    the device becomes smaller, and it is the same as the CPU executor's to the bit.
+    """
+    to_source, window = drawn["to_source"], drawn["window"]
+    part, to_part = warp.shown(image, to_source, window, drawn["scale"])
+    mask_part, to_mask_part = warp.shown_mask(mask, to_source, window)
+    return WarpSample(part, to_part, mask_part, to_mask_part, window)
+
+
+def pack_parts(warp: Warp, samples: Sequence[WarpSample]) -> WarpBatch:
+    """Copy the parts of a batch into buffers."""
+    images = _framed([one.image for one in samples], [one.to_image for one in samples], warp.fill)
+    masks = _framed([one.mask for one in samples], [one.to_mask for one in samples], warp.fill_mask)
+    windows = torch.tensor([one.window for one in samples], dtype=torch.int64)
+    return WarpBatch(images, masks, windows)
+
+
+def warp_batch(batch: WarpBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Make the crops, on the device that holds `batch`.
+
+    Images are resampled bilinearly, masks by nearest neighbour, positions in float64: as OpenCV 5
+    does it.
+
+    Args:
+        batch: The sources.
+        size: Height and width of a crop, in pixels.
+
+    Returns:
+        Images, uint8 (N, h, w, 3), and masks, uint8 (N, h, w).
+    """
+    return (
+        _bilinear(batch.images, batch.windows, size),
+        _nearest(batch.masks, batch.windows, size),
+    )
+
+
+def _framed(
+    parts: Sequence[NDArray[np.uint8]], maps: Sequence[Affine], fill: tuple[int, ...] | int
+) -> Sources:
+    channels = parts[0].shape[2:]
+    # The part of a crop that is all padding may have a width without a height.
+    shapes = [part.shape[:2] if part.size else (0, 0) for part in parts]
+    areas = [(height + 2) * (width + 2) for height, width in shapes]
+    pixels = torch.empty((sum(areas), *channels), dtype=torch.uint8)
+    buffer = pixels.numpy()
+    places = []
+    first = 0
+    for part, (height, width), area in zip(parts, shapes, areas, strict=True):
+        frame = buffer[first : first + area].reshape(height + 2, width + 2, *channels)
+        frame[0] = frame[-1] = fill
+        frame[:, 0] = frame[:, -1] = fill
+        if part.size:
+            frame[1:-1, 1:-1] = part
+        places.append((first, height, width))
+        first += area
+    return Sources(
+        pixels,
+        torch.tensor(places, dtype=torch.int64),
+        torch.tensor([_from_centres(one) for one in maps], dtype=torch.float64),
+    )
+
+
+def _from_centres(affine: Affine) -> Affine:
+    """A map between positions counted from corners as one between pixels' numbers."""
+    a, b, c, d, e, f = affine
+    half = 0.5
+    return a, b, a * half + b * half + c - half, d, e, d * half + e * half + f - half
+
+
+def _bilinear(sources: Sources, windows: Tensor, size: tuple[int, int]) -> Tensor:
+    x, y = _positions(sources.maps, windows, size)
+    left, top = x.floor(), y.floor()
+    # One product and one sum after the other: a fused one rounds differently at the end of a row
+    # of vectors than within it, so that a sample would depend on its place in the batch.
+    right_share = (x - left).float().unsqueeze(-1)
+    lower_share = (y - top).float().unsqueeze(-1)
+    left_share, upper_share = 1 - right_share, 1 - lower_share
+    rows = []
+    for row in (top, top + 1):
+        first, second = (_at(sources, column, row).float() for column in (left, left + 1))
+        rows.append(first * left_share + second * right_share)
+    mixed = rows[0] * upper_share + rows[1] * lower_share
+    return mixed.round_().to(torch.uint8)
+
+
+def _nearest(sources: Sources, windows: Tensor, size: tuple[int, int]) -> Tensor:
+    x, y = _positions(sources.maps, windows, size)
+    return _at(sources, (x + 0.5).floor_(), (y + 0.5).floor_())
+
+
+def _positions(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Column and row in the source of every pixel of the crops, float64 (N, h, w) each."""
+    ys = torch.arange(size[0], device=maps.device)[None, :, None]
+    xs = torch.arange(size[1], device=maps.device)[None, None, :]
+    a, b, c, d, e, f = (one[:, None, None] for one in maps.unbind(1))
+    left, top, right, bottom = (one[:, None, None] for one in windows.unbind(1))
+    shown = ((xs >= left) & (xs < right)) & ((ys >= top) & (ys < bottom))
+    columns = a * xs + (b * ys + c)
+    rows = d * xs + (e * ys + f)
+    return columns.where(shown, OUTSIDE), rows.where(shown, OUTSIDE)
+
+
+def _at(sources: Sources, columns: Tensor, rows: Tensor) -> Tensor:
+    """The pixels at whole positions, of the frame where they lie beyond the part."""
+    first, height, width = (one[:, None, None] for one in sources.places.unbind(1))
+    column = torch.minimum(columns.clamp(min=-1), width).long() + 1
+    row = torch.minimum(rows.clamp(min=-1), height).long() + 1
+    return sources.pixels[first + row * (width + 2) + column]

@@ -1,0 +1,264 @@
+"""How unevenly classes occur in train, and what is derived from it: weights and a sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segops.data.store import PackedStore
+from segops.errors import SegopsError
+from segops.progress import track
+from segops.voc.classes import VOID
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LEAST_SHARE = 3000 / (2048 * 1024)
+"""An image of which a class covers less than this does not count as showing it, 0.14 %: DAFormer's
+3,000 pixels of a Cityscapes image, for images of any size."""
+
+TEMPERATURE = 0.01
+"""Of rare-class sampling, as in DAFormer."""
+
+EXACT = 1 << 24
+"""Pixels; a histogram of OpenCV is float32, exact up to here."""
+
+
+def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
+    """Pixels of each class in each image, int64 (len(ids), C); void is not counted.
+
+    Args:
+        store: Holds the masks.
+        ids: Which images.
+
+    Raises:
+        SegopsError: A mask holds an id that is neither a class nor 255.
+    """
+    classes = len(store.class_names)
+    found = np.zeros((len(ids), classes), dtype=np.int64)
+    for row, image_id in zip(found, track(ids, "Counting classes"), strict=True):
+        histogram = _histogram(store.mask(image_id))
+        row[:] = histogram[:classes]
+        strange = np.flatnonzero(histogram[classes:VOID])
+        if strange.size:
+            raise SegopsError(
+                f"{image_id}: the mask holds the ids {(strange + classes).tolist()}; expected 0 "
+                f"to {classes - 1}, or {VOID} for void. `dvc repro --force validate` names all "
+                "such masks."
+            )
+    return found
+
+
+def pixel_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
+    """Pixels of each class in all of `ids`, int64 (C,); see :func:`image_counts`."""
+    return np.asarray(image_counts(store, ids).sum(axis=0))
+
+
+def image_classes(
+    store: PackedStore, ids: Sequence[str], least: float = LEAST_SHARE
+) -> NDArray[np.bool_]:
+    """Which classes each image shows, bool (len(ids), C).
+
+    Args:
+        store: Holds the masks.
+        ids: Which images.
+        least: Share of an image's pixels, void included, that a class must cover.
+    """
+    areas = np.array([np.prod(store.size(image_id)) for image_id in ids], dtype=np.int64)
+    return _shown(image_counts(store, ids), areas, least)
+
+
+def median_frequency(counts: Counts) -> Floats:
+    """Weights by median frequency balancing: median(f) / f(c), f(c) the frequency of class c.
+
+    The frequency of a class is its pixels divided by the labelled pixels of the images that hold
+    it, so that a class that fills the few images it is in is not taken for a small one. The median
+    is over the classes that occur.
+
+    Args:
+        counts: Pixels of each class in each image, (images, C), as :func:`image_counts` gives them.
+
+    Returns:
+        float64 (C,), of mean 1 over the classes that occur (a common factor changes no weighted
+        mean); 0 for a class that does not, which no pixel asks for.
+
+    Source:
+        Eigen, Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
+        Multi-Scale Convolutional Architecture", ICCV 2015, section 6.3.
+    """
+    pixels = counts.sum(axis=0)
+    around = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
+    weights = np.zeros(len(pixels))
+    present = pixels > 0
+    frequency = pixels[present] / around[present]
+    weights[present] = np.median(frequency) / frequency if frequency.size else 0
+    return _of_mean_one(weights)
+
+
+def effective_number(counts: Counts, beta: float | None = None) -> Floats:
+    """Weights by the effective number of samples: (1 - β) / (1 - β^n).
+
+    Args:
+        counts: Pixels of each class, (C,), or of each class in each image, (images, C).
+        beta: β, 0 to below 1: 0 gives equal weights, and the nearer to 1, the nearer the weights
+            are to inverse counts. None: (N - 1) / N, the paper's relation of β to the number N of
+            distinct samples of a class, with N the mean number of pixels of a class that occurs:
+            classes of more than that weigh about alike, those of far fewer by their inverse count,
+            whatever the size of images and data set. (The paper's 0.9 to 0.9999 are for counts of
+            images; for pixels they would give all classes the same weight.)
+
+    Returns:
+        float64 (C,), of mean 1 over the classes that occur; 0 for a class that does not.
+
+    Raises:
+        ValueError: `beta` is not in [0, 1).
+
+    Source:
+        Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of Samples",
+        CVPR 2019, equations 3 and 8.
+    """
+    if beta is not None and not 0 <= beta < 1:
+        raise ValueError(f"expected 0 <= beta < 1, got {beta}")
+    pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
+    weights = np.zeros(len(pixels))
+    present = pixels > 0
+    if beta is None:
+        beta = 1 - 1 / max(1.0, float(pixels.sum() / max(1, present.sum())))
+    weights[present] = (1 - beta) / (1 - beta ** pixels[present].astype(np.float64))
+    return _of_mean_one(weights)
+
+
+def class_weights(
+    store: PackedStore, ids: Sequence[str], scheme: str | Sequence[float] | None
+) -> tuple[float, ...] | None:
+    """The class weights that ``train.class_weights`` asks for, in id order.
+
+    Args:
+        store: Holds the masks.
+        ids: The images that are trained on.
+        scheme: ``median_frequency``, ``effective_number``, the weights themselves, or None.
+
+    Raises:
+        SegopsError: There is no such scheme, or not one weight for each class.
+    """
+    if scheme is None:
+        return None
+    if not isinstance(scheme, str):
+        if len(scheme) != len(store.class_names):
+            raise SegopsError(
+                f"train.class_weights: {len(scheme)} weights for {len(store.class_names)} classes "
+                f"({', '.join(store.class_names)}); expected one for each, in this order"
+            )
+        return tuple(float(weight) for weight in scheme)
+    schemes = {"median_frequency": median_frequency, "effective_number": effective_number}
+    if scheme not in schemes:
+        raise SegopsError(
+            f"train.class_weights: no scheme {scheme!r}; expected {', '.join(schemes)}, a list of "
+            "weights, or null"
+        )
+    return tuple(schemes[scheme](image_counts(store, ids)).tolist())
+
+
+def rare_classes(counts: Counts) -> tuple[int, ...]:
+    """Ids of the classes that have fewer pixels than the median class.
+
+    Args:
+        counts: Pixels of each class, (C,), or of each class in each image, (images, C). The median
+            is over the classes that occur; one that does not is not rare but missing.
+    """
+    pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
+    present = pixels > 0
+    if not present.any():
+        return ()
+    rare = present & (pixels < np.median(pixels[present]))
+    return tuple(np.flatnonzero(rare).tolist())
+
+
+@dataclass(frozen=True)
+class RareFirst:
+    """Rare-class sampling: a class is drawn, rare ones more often, then an image that shows it.
+
+    The probability of class c is exp((1 - f(c)) / T) over the sum of these, with f(c) its share of
+    all labelled pixels and T the temperature: a small one favours the rarest classes, a large one
+    treats all alike. Classes that no image holds are not drawn.
+
+    Attributes:
+        probabilities: Of each class, float64 (C,), of sum 1.
+        images: For each class the numbers of the images that show it, int64.
+
+    Source:
+        Hoyer, Dai, Van Gool, "DAFormer", CVPR 2022, section 3.3, equations 8 and 9. Their crops are
+        redrawn until they show the class; ours are not.
+    """
+
+    probabilities: Floats
+    images: tuple[Counts, ...]
+
+    @classmethod
+    def of(
+        cls,
+        store: PackedStore,
+        ids: Sequence[str],
+        temperature: float = TEMPERATURE,
+        least: float = LEAST_SHARE,
+    ) -> RareFirst:
+        """The sampling of the images `ids`.
+
+        Args:
+            store: Holds the masks.
+            ids: The images that are trained on.
+            temperature: T, above 0.
+            least: Share of an image that a class must cover to be shown by it. Where no image
+                shows a class so well, any pixel will do.
+
+        Raises:
+            ValueError: `temperature` is not above 0.
+            SegopsError: No pixel of these images has a label.
+        """
+        if temperature <= 0:
+            raise ValueError(f"expected a temperature above 0, got {temperature}")
+        counts = image_counts(store, ids)
+        areas = np.array([np.prod(store.size(image_id)) for image_id in ids], dtype=np.int64)
+        shown = _shown(counts, areas, least)
+        shown = np.where(shown.any(axis=0), shown, counts > 0)
+        pixels = counts.sum(axis=0)
+        if not pixels.any():
+            raise SegopsError(
+                "train.sampling: rare_first, but no pixel of the training images has a label"
+            )
+        exponents = np.where(pixels > 0, (1 - pixels / pixels.sum()) / temperature, -np.inf)
+        odds = np.exp(exponents - exponents.max())
+        return cls(odds / odds.sum(), tuple(np.flatnonzero(column) for column in shown.T))
+
+    def draw(self, generator: np.random.Generator, number: int) -> Counts:
+        """Draw the numbers of `number` images, int64 (number,), independently of each other."""
+        classes = generator.choice(len(self.images), size=number, p=self.probabilities)
+        places = generator.random(number)
+        drawn = [
+            self.images[c][int(place * len(self.images[c]))]
+            for c, place in zip(classes.tolist(), places.tolist(), strict=True)
+        ]
+        return np.array(drawn, dtype=np.int64)
+
+
+def _histogram(mask: NDArray[np.uint8]) -> Counts:
+    """Pixels of every id, int64 (256,)."""
+    flat = mask.reshape(-1)
+    total = np.zeros(256, dtype=np.int64)
+    for start in range(0, flat.size, EXACT):
+        part = cv2.calcHist([flat[start : start + EXACT]], [0], None, [256], [0, 256])
+        total += part.reshape(-1).astype(np.int64)
+    return total
+
+
+def _shown(counts: Counts, areas: Counts, least: float) -> NDArray[np.bool_]:
+    return np.asarray((counts > 0) & (counts >= least * areas[:, None]))
+
+
+def _of_mean_one(weights: Floats) -> Floats:
+    present = weights > 0
+    return weights / weights[present].mean() if present.any() else weights

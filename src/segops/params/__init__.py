@@ -1,0 +1,187 @@
+"""``params.yaml``, typed once.
+
+Every stage, flow and command reads its parameters through :func:`load`. Unknown keys are refused,
+bounds are checked, and the message of an error names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from segops.errors import SegopsError
+from segops.params.augment import AugmentParams, CopyPasteParams
+from segops.params.base import Section
+from segops.params.data import DataParams, ValidateParams
+from segops.params.loss import LossParams
+from segops.params.model import ModelParams
+from segops.params.release import (
+    EvaluateParams,
+    GateParams,
+    HardwareParams,
+    RegistryParams,
+    ReportParams,
+)
+from segops.params.train import TrainParams
+from segops.params.tune import RangeParams, TuneParams
+
+__all__ = [
+    "AugmentParams",
+    "CopyPasteParams",
+    "DataParams",
+    "EvaluateParams",
+    "GateParams",
+    "HardwareParams",
+    "LossParams",
+    "ModelParams",
+    "Params",
+    "RangeParams",
+    "RegistryParams",
+    "ReportParams",
+    "Section",
+    "TrainParams",
+    "TuneParams",
+    "ValidateParams",
+    "flatten",
+    "load",
+    "parse",
+]
+
+
+class Params(Section):
+    """All of ``params.yaml``."""
+
+    data: DataParams = DataParams()
+    validate_: ValidateParams = Field(ValidateParams(), alias="validate")
+    augment: AugmentParams = AugmentParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+    gate: GateParams = GateParams()
+    registry: RegistryParams = RegistryParams()
+    hardware: HardwareParams = HardwareParams()
+    tune: TuneParams = TuneParams()
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Params:
+        names = self.data.class_names
+        required = self.validate_.required_classes
+        copied = self.augment.copy_paste.classes
+        for key, used in (
+            ("validate.required_classes", () if isinstance(required, str) else required),
+            ("gate.min_class_iou", tuple(self.gate.min_class_iou)),
+            ("augment.copy_paste.classes", () if isinstance(copied, str) else copied),
+        ):
+            unknown = [name for name in used if name not in names]
+            if unknown:
+                raise ValueError(
+                    f"{key} names {', '.join(unknown)}; data.classes has {', '.join(names)}"
+                )
+        weights = self.train.class_weights
+        if isinstance(weights, tuple) and len(weights) != len(names):
+            raise ValueError(
+                f"train.class_weights has {len(weights)} numbers, data.classes has {len(names)} "
+                "names; expected one for each, in id order"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_ranges(self) -> Params:
+        known = self.flat()
+        for key in self.tune.ranges:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"tune.ranges names {key}, which is no parameter{hint}")
+        return self
+
+    @property
+    def required_classes(self) -> tuple[str, ...]:
+        """Names of the classes that must occur in train."""
+        required = self.validate_.required_classes
+        return self.data.class_names if isinstance(required, str) else required
+
+    def flat(self) -> dict[str, Any]:
+        """Every parameter under its dotted key, as ``params.yaml`` would spell it."""
+        return flatten(self.model_dump(mode="json", by_alias=True))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def load(path: Path) -> Params:
+    """Read and check a ``params.yaml``.
+
+    Args:
+        path: The file, or the workspace directory that holds a ``params.yaml``.
+
+    Raises:
+        SegopsError: The file is missing, is not YAML, or holds an unknown key or a bad value;
+            every offending key is listed.
+    """
+    if path.is_dir():
+        path = path / "params.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SegopsError(
+            f"{path}: no such file. Run segops in the root of a checkout, beside dvc.yaml."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SegopsError(f"{path}: not readable as YAML: {error}") from None
+    return parse({} if tree is None else tree, str(path))
+
+
+def parse(tree: Any, name: str = "params.yaml") -> Params:
+    """Check parameters that are already read. `name` stands in the error message.
+
+    Raises:
+        SegopsError: As :func:`load`.
+    """
+    if not isinstance(tree, dict):
+        raise SegopsError(f"{name}: expected a mapping of sections, found {type(tree).__name__}.")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{name}: {error.error_count()} parameter(s) are not usable:"]
+        lines += [f"  {_describe(one)}" for one in error.errors()]
+        raise SegopsError("\n".join(lines)) from None
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "(all)"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such parameter; expected one of {', '.join(_siblings(error['loc']))}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = error["input"]
+    shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
+    return f"{key}: {message}{shown}"
+
+
+def _siblings(location: tuple[str | int, ...]) -> list[str]:
+    section: Any = Params
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        for name, field in section.model_fields.items():
+            if part in (name, field.alias):
+                section = _section(field.annotation)
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _section(annotation: Any) -> Any:
+    """The section in an annotation such as ``tuple[LossParams, ...]``."""
+    return next((one for one in get_args(annotation) if hasattr(one, "model_fields")), annotation)

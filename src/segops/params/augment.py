@@ -1,0 +1,150 @@
+"""Section `augment`: the augmentation policy of training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from segops.params.base import Count, Fraction, NonNegative, Positive, Probability, Section
+
+
+class ScaleParams(Section):
+    """Random scale."""
+
+    range: tuple[Positive, Positive] = Field(
+        (0.5, 2.0), description="Smallest and largest factor of the random scale."
+    )
+    p: Probability = Field(1.0, description="Probability of the random scale.")
+
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("expected the smallest factor first")
+        return value
+
+
+class FlipParams(Section):
+    """Horizontal flip."""
+
+    p: Probability = Field(0.5, description="Probability of the horizontal flip.")
+
+
+class RotateParams(Section):
+    """Random rotation."""
+
+    limit: Annotated[float, Field(ge=0, le=180)] = Field(
+        10.0, description="Rotation between -limit and limit, in degrees."
+    )
+    p: Probability = Field(0.3, description="Probability of the rotation.")
+
+
+class ShiftParams(Section):
+    """Random shift."""
+
+    limit: Fraction = Field(0.05, description="Shift up to this share of the crop's side.")
+    p: Probability = Field(0.3, description="Probability of the shift.")
+
+
+class ShearParams(Section):
+    """Random shear."""
+
+    limit: Annotated[float, Field(ge=0, lt=90)] = Field(
+        5.0, description="Shear between -limit and limit, in degrees."
+    )
+    p: Probability = Field(0.2, description="Probability of the shear.")
+
+
+class ColorJitterParams(Section):
+    """Random brightness, contrast, saturation and hue."""
+
+    brightness: Fraction = Field(0.3, description="Brightness factor within 1 ± this.")
+    contrast: Fraction = Field(0.3, description="Contrast factor within 1 ± this.")
+    saturation: Fraction = Field(0.3, description="Saturation factor within 1 ± this.")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.05, description="Hue shift within ± this share of the colour circle."
+    )
+    p: Probability = Field(0.5, description="Probability of the colour jitter.")
+
+
+class BlurParams(Section):
+    """Gaussian blur."""
+
+    sigma: tuple[Positive, Positive] = Field((0.3, 1.2), description="Range of sigma, in pixels.")
+    p: Probability = Field(0.1, description="Probability of the blur.")
+
+
+class NoiseParams(Section):
+    """Gaussian noise."""
+
+    std: tuple[NonNegative, NonNegative] = Field(
+        (0.01, 0.05), description="Range of the standard deviation, as a share of 255."
+    )
+    p: Probability = Field(0.1, description="Probability of the noise.")
+
+
+class PhotometricParams(Section):
+    """Photometric distortion, as in SSD and MMSegmentation."""
+
+    brightness: Annotated[float, Field(ge=0, le=255)] = Field(
+        32.0, description="Brightness moved by up to this many grey levels."
+    )
+    contrast: tuple[Positive, Positive] = Field(
+        (0.5, 1.5), description="Smallest and largest contrast factor."
+    )
+    saturation: tuple[Positive, Positive] = Field(
+        (0.5, 1.5), description="Smallest and largest saturation factor."
+    )
+    hue: Annotated[float, Field(ge=0, le=180)] = Field(
+        18.0, description="Hue turned by up to this, in degrees."
+    )
+    p: Probability = Field(
+        0.0, description="Probability of the distortion; each of its parts then has one half."
+    )
+
+    @field_validator("contrast", "saturation")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("expected the smallest factor first")
+        return value
+
+
+class CopyPasteParams(Section):
+    """Objects of rare classes copied from one train image into another."""
+
+    p: Probability = Field(0.0, description="Probability that an image receives objects.")
+    max_objects: Count = Field(3, description="Most objects that an image receives.")
+    min_area: Count = Field(64, description="Smallest object that is copied, in pixels.")
+    classes: Literal["rare"] | tuple[str, ...] = Field(
+        "rare",
+        description="Classes that are copied: `rare` (fewer pixels than the median class), "
+        "or names.",
+    )
+
+
+class AugmentParams(Section):
+    """The augmentation policy of training."""
+
+    crop: tuple[Count, Count] = Field((512, 512), description="Height and width of a crop, pixels.")
+    cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="A crop is drawn again, up to ten times, while one class has more than this "
+        "share of its labelled pixels; 1: never.",
+    )
+    scale: ScaleParams = ScaleParams()
+    flip: FlipParams = FlipParams()
+    rotate: RotateParams = RotateParams()
+    shift: ShiftParams = ShiftParams()
+    shear: ShearParams = ShearParams()
+    color_jitter: ColorJitterParams = ColorJitterParams()
+    photometric: PhotometricParams = PhotometricParams()
+    blur: BlurParams = BlurParams()
+    noise: NoiseParams = NoiseParams()
+    copy_paste: CopyPasteParams = CopyPasteParams()
+    device: Literal["cpu", "gpu", "auto"] = Field(
+        "cpu",
+        description="Where batches are augmented; `auto`: on the GPU where the cores cannot "
+        "feed it.",
+    )

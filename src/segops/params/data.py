@@ -1,0 +1,49 @@
+"""Sections `data` and `validate`: the data set and what it must fulfil."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from segops.params.base import Count, Probability, Section
+from segops.voc.classes import VOC_CLASSES
+
+
+class DataParams(Section):
+    """Where the data set lies and which classes its masks hold."""
+
+    path: str = Field("data/voc", description="Directory in VOC layout, tracked by DVC.")
+    classes: Literal["voc"] | tuple[str, ...] = Field(
+        "voc",
+        description="`voc` (the 21 classes) or a list of names in id order, background first.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if value == "voc":
+            return value
+        if not 2 <= len(value) <= 255:
+            raise ValueError("expected 2 to 255 names: id 255 means void and is not a class")
+        if len(set(value)) != len(value):
+            raise ValueError("expected every name once")
+        return value
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in id order; `len(class_names)` is the number of classes."""
+        return VOC_CLASSES if isinstance(self.classes, str) else self.classes
+
+
+class ValidateParams(Section):
+    """What the data must fulfil before anything is trained on it."""
+
+    required_classes: Literal["all"] | tuple[str, ...] = Field(
+        "all", description="Classes that must occur in train: `all`, or a list of names."
+    )
+    max_void_fraction: Probability = Field(
+        0.9, description="Largest share of void pixels allowed in one mask."
+    )
+    min_train_images: Count = Field(1, description="Fewest images that train may hold.")
+    min_val_images: Count = Field(1, description="Fewest images that val may hold.")

@@ -1,0 +1,63 @@
+"""The batches of a training: which images, in which order, augmented where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from segops.data.copy_paste import CopyPaste
+from segops.data.datasets import Sample, TrainDataset, train_loader
+from segops.data.device_augment import device_loader
+from segops.data.imbalance import RareFirst
+from segops.data.samplers import EpochSampler
+from segops.train.job import Job
+
+
+def build_dataset(job: Job, ids: Sequence[str]) -> TrainDataset:
+    """The samples of a job's training images `ids`."""
+    pasted = None if job.copy_paste is None else CopyPaste.of(job.store, ids, job.copy_paste)
+    return TrainDataset(job.store, ids, job.policy, job.params.seed, pasted)
+
+
+def build_sampler(job: Job, ids: Sequence[str]) -> EpochSampler:
+    """The order in which a job sees its training images `ids`."""
+    rare_first = RareFirst.of(job.store, ids) if job.params.sampling == "rare_first" else None
+    return EpochSampler(len(ids), job.params.batch_size, job.params.seed, rare_first)
+
+
+def batches_of(
+    job: Job,
+    fabric: Any,
+    dataset: TrainDataset,
+    sampler: EpochSampler,
+    steps: int,
+    start: tuple[int, int],
+    workers: int,
+) -> Iterable[Sample]:
+    """This rank's share of every batch from `start`, (epoch, batch), to the end of the training.
+
+    Args:
+        job: Says where batches are augmented.
+        fabric: Device and ranks.
+        dataset: Makes the samples.
+        sampler: Draws the order.
+        steps: Batches of the whole training.
+        start: Epoch and number of the first batch.
+        workers: Processes that make samples.
+
+    Returns:
+        Batches of images uint8 (N, 3, h, w) and masks uint8 (N, h, w).
+    """
+    which: dict[str, Any] = {
+        "start_epoch": start[0],
+        "start_batch": start[1],
+        "total_steps": steps,
+        "rank": fabric.global_rank,
+        "ranks": fabric.world_size,
+        "workers": workers,
+    }
+    epochs = -(-steps // len(sampler))
+    if job.augment_device == "gpu":
+        return device_loader(dataset, sampler, epochs, device=fabric.device, **which)
+    is_cuda = fabric.device.type == "cuda"
+    return train_loader(dataset, sampler, epochs, pin_memory=is_cuda, **which)

@@ -1,0 +1,66 @@
+"""Exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segops.models.segmenter import Segmenter
+
+
+class MovingAverage:
+    """A copy of a network whose weights follow the original's.
+
+    After update n (from 1) the average is ``d * average + (1 - d) * weights`` with
+    ``d = min(decay, (1 + n) / (10 + n))``, so that the random weights of the start are forgotten
+    within the first steps whatever the decay. Buffers (batch norm statistics) are copied: they are
+    averages already.
+
+    Args:
+        network: The original.
+        decay: In 0..1, exclusive.
+
+    Attributes:
+        network: The copy; its parameters take no gradient.
+        updates: Updates so far.
+
+    Source:
+        Polyak and Juditsky, SIAM J. Control Optim. 30 (1992), in the exponential form of Tarvainen
+        and Valpola (NIPS 2017); the warm-up is that of TensorFlow's ``ExponentialMovingAverage``.
+    """
+
+    def __init__(self, network: Segmenter, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._averages = _plain(self.network.parameters())
+        self._weights = _plain(network.parameters())
+        self._copies = list(self.network.buffers())
+        self._buffers = list(network.buffers())
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Follow the original, after a step of the optimiser."""
+        self.updates += 1
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self._averages, self._weights, share)
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._buffers)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`restore` needs to go on from here."""
+        return {"updates": self.updates, "network": self.network.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.updates = state["updates"]
+        self.network.load_state_dict(state["network"])
+
+
+def _plain(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors without their history, in the same memory."""
+    return [one.detach() for one in tensors]

@@ -1,0 +1,268 @@
+"""One optimiser step: network, optimiser, loss, and all that belongs to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from segops.errors import SegopsError
+from segops.models.loading import load_start
+from segops.models.losses import LossPart, build_loss
+from segops.models.segmenter import Segmenter
+from segops.models.zoo import build
+from segops.train.checkpoint import Weights
+from segops.train.ema import MovingAverage
+from segops.train.hardware import choose_layout, compiled, scaler_of
+from segops.train.job import Job
+from segops.train.optimizers import (
+    build_optimizer,
+    parameter_groups,
+    penalised,
+    set_learning_rate,
+)
+from segops.train.ranks import share_of_gradients, synchronise_norms
+
+
+class Engine:
+    """A network in training and what a step does to it.
+
+    Built from a job and a seed alone: two engines of the same job are bit for bit the same.
+
+    Args:
+        job: What to train, and how.
+        fabric: Device, precision and ranks, as :func:`segops.train.hardware.build_fabric` makes it.
+
+    Attributes:
+        network: The network; its state dict is the model's.
+        optimizer: The optimiser.
+        loss: Maps logits and masks to a scalar.
+        layout: Memory format of images and weights.
+        average: The moving average of the weights, where there is one.
+
+    Raises:
+        SegopsError: The network cannot be built, or it has not the parts that parameters speak of.
+    """
+
+    def __init__(self, job: Job, fabric: Any) -> None:
+        params = job.params
+        self.job = job
+        self.fabric = fabric
+        self._several = fabric.world_size > 1
+        torch.manual_seed(params.seed)
+        self.network = _network(job)
+        self.layout = choose_layout(params, self.network, fabric.device.type)
+        self.network.to(fabric.device).to(memory_format=self.layout)
+        if params.sync_batch_norm:
+            self.network = synchronise_norms(self.network, fabric)
+        if self._several:
+            share_of_gradients(self.network, self._first_loss)
+        parts = [LossPart(one.name, one.weight, one.options()) for one in params.loss_parts]
+        self.loss: Any = build_loss(parts, job.class_weights).to(fabric.device)
+        self._penalised = penalised(self.network) if params.l1 else []
+        self._trainable = [one for one in self.network.parameters() if one.requires_grad]
+        self._frozen = False
+        groups = parameter_groups(self.network, params)
+        self.optimizer: Any = fabric.setup_optimizers(build_optimizer(groups, params))
+        self.model: Any = self._wrapped()
+        self._scaler = scaler_of(fabric)
+        self.average = (
+            None if params.ema_decay is None else MovingAverage(self.network, params.ema_decay)
+        )
+
+    @property
+    def scale(self) -> float | None:
+        """By what fp16 multiplies gradients; None in other precisions. Waits for the device."""
+        return None if self._scaler is None else self._scaler.get_scale()
+
+    @property
+    def result(self) -> Segmenter:
+        """The network that is evaluated and shipped: the moving average where there is one."""
+        return self.network if self.average is None else self.average.network
+
+    def train_mode(self) -> None:
+        """Put the network in training mode, a frozen encoder in evaluation mode."""
+        self.network.train()
+        if self._frozen and self.network.encoder is not None:
+            self.network.encoder.eval()
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Have the following steps leave the encoder as it is, or train it again.
+
+        A frozen encoder takes no gradient, hence no weight decay and no momentum, and its batch
+        norm uses its statistics without changing them.
+        """
+        if frozen == self._frozen:
+            return
+        self._frozen = frozen
+        inside = {id(one) for one in self.network.encoder_parameters()}
+        for one in self._trainable:
+            if id(one) in inside:
+                one.requires_grad_(not frozen)
+        if self._several:  # which gradients are exchanged is settled when the network is wrapped
+            self.model = self._wrapped()
+        self.train_mode()
+
+    def step(self, images: Tensor, masks: Tensor, number: int, learning_rate: float) -> Tensor:
+        """Take one step of the optimiser; nothing in here waits for the device.
+
+        Args:
+            images: uint8 (N, 3, h, w); this rank's share of the batch.
+            masks: uint8 (N, h, w), 255 for void.
+            number: Optimiser steps taken before it, 0 or more.
+            learning_rate: Of the schedule, before the encoder's factor.
+
+        Returns:
+            The loss of this rank's share, detached, on the device: the mean over its parts, L1
+            penalty and auxiliary loss included.
+
+        Raises:
+            SegopsError: The device has too little memory.
+        """
+        set_learning_rate(self.optimizer, learning_rate)
+        # Whatever the network draws (dropout) is a function of the seed and the step: a resumed
+        # training needs no random state.
+        _seed(self.fabric.device, _step_seed(self.job.params.seed, number, self.fabric.global_rank))
+        try:
+            loss = self._backward(images, masks)
+            if self.job.params.gradient_clip is not None:
+                self._clip(self.job.params.gradient_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(self.job, images.shape) from error
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`restore` needs to go on from here: tensors as they are, not copies."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state(),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.restore(state["average"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+
+    def _backward(self, images: Tensor, masks: Tensor) -> Tensor:
+        parts = self.job.params.accumulate
+        total: Tensor | None = None
+        for k, (some_images, some_masks) in enumerate(
+            zip(images.chunk(parts), masks.chunk(parts), strict=True)
+        ):
+            some_images = self.fabric.to_device(some_images.contiguous(memory_format=self.layout))
+            with self._exchange(last=k == parts - 1):
+                loss = self._loss(some_images, self.fabric.to_device(some_masks))
+                if parts > 1:
+                    loss = loss / parts
+                self.fabric.backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        weight = self.job.auxiliary_weight
+        if weight:
+            logits, auxiliary = self.model(images, with_auxiliary=True)
+            loss: Tensor = self.loss(logits, masks) + weight * self.loss(auxiliary, masks)
+        else:
+            loss = self.loss(self.model(images), masks)
+        if self._penalised:
+            weights: list[Tensor] = [one for one in self._penalised if one.requires_grad]
+            loss = loss + self.job.params.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum()
+        return loss
+
+    def _seed(self, seed: int) -> None:
+        # Not `torch.manual_seed`: at every call it looks for GPUs through the driver's library,
+        # half a millisecond where there are none.
+        torch.default_generator.manual_seed(seed)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _clip(self, norm: float) -> None:
+        # Fabric's own clipping refuses a fused optimiser under fp16 and waits for the device.
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer.optimizer)
+        clip_grad_norm_(self._trainable, norm, error_if_nonfinite=False)
+
+    def _exchange(self, last: bool) -> AbstractContextManager[Any]:
+        """Ranks exchange gradients in the last part of a step only."""
+        if last or not self._several:
+            return nullcontext()
+        waiting: AbstractContextManager[Any] = self.fabric.no_backward_sync(self.model)
+        return waiting
+
+    def _wrapped(self) -> Any:
+        network = compiled(self.network) if self.job.params.compile else self.network
+        return self.fabric.setup_module(network)
+
+    def _first_loss(self) -> Tensor:
+        """A scalar that depends on every output of the network."""
+        images = torch.zeros(1, 3, 64, 64, device=self.fabric.device)
+        found: Any = self.network(images, with_auxiliary=self.job.auxiliary_weight > 0)
+        outputs = found if isinstance(found, tuple) else (found,)
+        return torch.stack([one.float().sum() for one in outputs]).sum()
+
+
+def result_of(state: Mapping[str, Any]) -> Weights:
+    """Of an engine's state, the weights that are evaluated and shipped."""
+    average = state["average"]
+    weights: Weights = state["network"] if average is None else average["network"]
+    return weights
+
+
+def shipped(weights: Weights) -> Weights:
+    """Weights without those of the auxiliary head, which is of use in training alone."""
+    return {name: one for name, one in weights.items() if not name.startswith("auxiliary.")}
+
+
+def _network(job: Job) -> Segmenter:
+    network = build(job.spec, job.encoder_weights, auxiliary=job.auxiliary_weight > 0)
+    if job.start is not None:
+        load_start(network, job.start.weights)
+    return network
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed what a step draws from: the CPU's generator and the device's own.
+
+    ``torch.manual_seed`` asks every kind of device that torch knows of, which takes 0.6 ms.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    # Ranks draw their dropout apart from each other.
+    text = f"step {seed} {step}" if rank == 0 else f"step {seed} {step} {rank}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _out_of_memory(job: Job, shape: Sequence[int]) -> SegopsError:
+    size, parts = job.params.batch_size, job.params.accumulate
+    if shape[0] % (2 * parts) == 0:
+        advice = f"Try train.accumulate: {2 * parts}, or train.batch_size: {size // 2}."
+    elif size > 1:
+        advice = f"Try train.batch_size: {size // 2}."
+    else:
+        advice = "Try a smaller augment.crop or a smaller model.encoder."
+    return SegopsError(
+        f"The device ran out of memory with train.batch_size: {size} and crops of "
+        f"{shape[-2]} x {shape[-1]} pixels. {advice}"
+    )

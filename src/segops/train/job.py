@@ -1,0 +1,81 @@
+"""What a training is given, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segops.augment.policy import Policy
+from segops.data.store import PackedStore
+from segops.models.segmenter import Segmenter
+from segops.models.zoo import ModelSpec
+from segops.params import CopyPasteParams, HardwareParams, TrainParams
+from segops.train.checkpoint import Weights
+from segops.train.history import History
+from segops.train.start import Start
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training needs.
+
+    Attributes:
+        params: Section `train` of ``params.yaml``.
+        hardware: Section `hardware`.
+        spec: The network.
+        encoder_weights: A published name, None, or the path of a local file.
+        store: The images.
+        policy: The augmentation.
+        parts: Hashes of all that the training depends on, by name.
+        resume: Directory of the checkpoints.
+        history: Where every epoch is told.
+        auxiliary_weight: Weight of the auxiliary head's loss; 0: the network has no such head.
+        class_weights: Weights of the classes in the losses that have such, in id order.
+        start: The trained model to begin from, in place of `encoder_weights`.
+        copy_paste: Objects copied between train images; None: none are.
+        augment_device: Where batches are augmented, `cpu` or `gpu`.
+        on_epoch: Called on rank zero with every epoch's row; what it raises ends the training.
+    """
+
+    params: TrainParams
+    hardware: HardwareParams
+    spec: ModelSpec
+    encoder_weights: str | None
+    store: PackedStore
+    policy: Policy
+    parts: dict[str, str]
+    resume: Path
+    history: History
+    auxiliary_weight: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    start: Start | None = None
+    copy_paste: CopyPasteParams | None = None
+    augment_device: str = "cpu"
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training.
+
+    Attributes:
+        network: The network with the chosen weights, on the CPU.
+        last: State dict after the last step, on the CPU; with a moving average, its state dict.
+        rows: Learning curves: `epoch`, `step`, `lr`, `train_loss`, `selection_miou`.
+        best_epoch: The epoch whose weights were chosen, from 1.
+        selection_miou: Their score; None without a selection split.
+        steps: Optimiser steps of the whole training, those before a resume included.
+        images_per_second: Speed of the training steps of this process; 0 if it took none.
+        nondeterministic: Operations that ran without a deterministic kernel, by torch's name.
+    """
+
+    network: Segmenter
+    last: Weights
+    rows: list[dict[str, Any]]
+    best_epoch: int
+    selection_miou: float | None
+    steps: int
+    images_per_second: float
+    nondeterministic: tuple[str, ...] = field(default=())

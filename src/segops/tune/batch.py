@@ -1,0 +1,196 @@
+"""The batch-size finder: the largest batch that fits into memory, and how fast each size is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from segops import files
+from segops.errors import SegopsError
+from segops.params import Params
+from segops.train.devices import choose_device
+from segops.tune.probe import OUT_OF_MEMORY, USABLE, Measured
+from segops.tune.setup import device_count, open_store
+
+AS_FAST = 0.97
+"""The suggestion is the smallest batch that reaches this share of the best speed."""
+FINENESS = 16
+"""The search ends when it knows the largest batch to one part in this many."""
+log = logging.getLogger("segops")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A batch size that was tried.
+
+    Attributes:
+        batch_size: Images of a step, on one device.
+        measured: Memory and speed; None where it did not fit.
+    """
+
+    batch_size: int
+    measured: Measured | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the finder found.
+
+    Attributes:
+        attempts: By batch size.
+        devices: Devices that a training uses; sizes of `attempts` are those of one.
+        limit: Bytes that a batch might take on the CPU; None on a GPU, whose memory is the limit.
+    """
+
+    attempts: tuple[Attempt, ...]
+    devices: int
+    limit: int | None
+
+    @property
+    def largest(self) -> int:
+        """The largest batch of a whole step that fits."""
+        return self.devices * max(one.batch_size for one in self.attempts if one.measured)
+
+    @property
+    def suggestion(self) -> int:
+        """The smallest batch of a whole step that is about as fast as any.
+
+        More than that takes memory and fewer steps an epoch, and gives no speed.
+        """
+        speeds = {
+            one.batch_size: one.measured.images_per_second for one in self.attempts if one.measured
+        }
+        enough = AS_FAST * max(speeds.values())
+        return self.devices * min(size for size, speed in speeds.items() if speed >= enough)
+
+
+def find_batch_size(
+    root: Path, settings: Params, most: int = 1024, memory: int | None = None
+) -> Found:
+    """Try batch sizes, each in a process of its own, with the workspace's network and images.
+
+    Args:
+        root: The workspace; its images are packed.
+        settings: Its parameters.
+        most: The largest batch of one device that is tried.
+        memory: Bytes that a batch may take on the CPU; by default most of what is free.
+
+    Raises:
+        SegopsError: The training cannot be built, or not even the smallest batch fits.
+    """
+    open_store(root)
+    devices = device_count(settings.train)
+    unit = settings.train.accumulate
+    on_cpu = choose_device(settings.train.device) == "cpu"
+    limit = (memory or int(USABLE * free_memory())) if on_cpu else None
+    state = root / files.STATE
+    state.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
+
+        def attempt(size: int) -> Attempt:
+            measured = _attempt(root, Path(scratch), size, limit)
+            log.info("batch size %d: %s", size, _told(measured))
+            return Attempt(size, measured)
+
+        attempts = search(attempt, unit, most, limit)
+    if not any(one.measured for one in attempts):
+        raise SegopsError(
+            f"Not even a batch of {attempts[0].batch_size} fits into memory. Try a smaller "
+            "augment.crop or model.encoder"
+            + ("." if limit is None else f", or free memory: it may take {limit / 2**30:.1f} GiB.")
+        )
+    return Found(tuple(attempts), devices, limit)
+
+
+def search(
+    attempt: Callable[[int], Attempt], unit: int, most: int, limit: int | None = None
+) -> list[Attempt]:
+    """Double the batch until it does not fit, then bisect.
+
+    Args:
+        attempt: Tries a size.
+        unit: Sizes are multiples of this.
+        most: No larger size is tried.
+        limit: Bytes; a size that would exceed them by what the smaller ones took is not tried.
+
+    Returns:
+        The attempts by size; at least one, which does not fit where nothing does.
+    """
+    done: dict[int, Attempt] = {}
+    # One image leaves batch norm nothing to take statistics of.
+    first = low = unit * math.ceil(2 / unit)
+    high: int | None = None
+    size = first
+    while size <= max(most, first):
+        done[size] = _foreseen(size, done, limit) or attempt(size)
+        if done[size].measured is None:
+            high = size
+            break
+        low, size = size, 2 * size
+    while high is not None and high > first and high - low > max(unit, low // FINENESS):
+        size = low + max(unit, (high - low) // 2 // unit * unit)
+        done[size] = _foreseen(size, done, limit) or attempt(size)
+        low, high = (low, size) if done[size].measured is None else (size, high)
+    return [done[size] for size in sorted(done)]
+
+
+def free_memory() -> int:
+    """Bytes that a process may still take: of the machine, or of the group that confines it."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        inactive = (group / "memory.stat").read_text().partition("inactive_file ")[2].split()[0]
+        return min(free, int(limit) - int(used) + int(inactive))
+    except (OSError, ValueError, IndexError):  # no such group, or one without a limit ("max")
+        return free
+
+
+def _foreseen(size: int, done: dict[int, Attempt], limit: int | None) -> Attempt | None:
+    """An attempt that two smaller ones show to be too large: memory grows evenly with the batch."""
+    fitting = [one for one in done.values() if one.measured and one.batch_size < size]
+    if limit is None or len(fitting) < 2:
+        return None
+    fitting.sort(key=lambda one: one.batch_size)
+    return Attempt(size, None) if _predicted(fitting[-2:], size) > 1.2 * limit else None
+
+
+def _predicted(two: Sequence[Attempt], size: int) -> float:
+    (small, low), (large, high) = (
+        (one.batch_size, one.measured.memory) for one in two if one.measured
+    )
+    return high + (high - low) / (large - small) * (size - large)
+
+
+def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> Measured | None:
+    command = [sys.executable, "-m", "segops.tune.probe", str(root), str(scratch)]
+    command += ["--batch-size", str(size)]
+    command += [] if limit is None else ["--memory", str(limit)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode in (OUT_OF_MEMORY, -signal.SIGKILL):
+        return None
+    result = scratch / f"{size}.json"
+    if not result.is_file():
+        raise SegopsError(
+            f"batch size {size}: the attempt ended with status {done.returncode}:\n{done.stderr}"
+        )
+    found = json.loads(result.read_text())
+    if "error" in found:
+        raise SegopsError(found["error"])
+    return Measured(**found)
+
+
+def _told(measured: Measured | None) -> str:
+    if measured is None:
+        return "does not fit"
+    return f"{measured.images_per_second:.1f} images/s, {measured.memory / 2**30:.2f} GiB"

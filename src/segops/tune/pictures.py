@@ -1,0 +1,169 @@
+"""Pictures of what was tried."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from segops.files import atomic_path
+from segops.report.plots import ACCENT, INK, LINE, MUTED
+
+if TYPE_CHECKING:
+    from segops.params import RangeParams
+    from segops.registry.study import Trial
+    from segops.tune.rate import RangeTest
+
+WARNING, DOT = "#b3261e", "#aeb6c1"
+
+
+def write_range_picture(path: Path, found: RangeTest) -> None:
+    """Draw loss over learning rate, with the points that it suggests."""
+    figure, axes = _figure(7.2, 4.2)
+    axes.plot(found.rates, found.losses, ".", color=DOT, markersize=4, label="loss of a step")
+    axes.plot(found.rates, found.smoothed, color=INK, linewidth=1.6, label="smoothed")
+    for rate, colour, label in (
+        (found.steepest, ACCENT, "steepest descent"),
+        (found.cautious, MUTED, "a factor of 10 below divergence"),
+        (found.divergence, WARNING, "divergence"),
+    ):
+        if rate is not None:
+            axes.axvline(rate, color=colour, linewidth=1.2, label=f"{label}: {rate:.1e}")
+    axes.set_xscale("log")
+    shown = sorted(found.smoothed)
+    low, high = shown[0], max(found.smoothed[0], shown[int(0.8 * (len(shown) - 1))])
+    margin = 0.25 * (high - low) or 0.1
+    axes.set_ylim(low - margin, high + 2 * margin)
+    axes.set_xlabel("train.lr", color=MUTED)
+    axes.set_ylabel("loss", color=MUTED)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(labelsize=9, colors=INK)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def write_search_picture(
+    path: Path, trials: Sequence[Trial], best: Trial, ranges: Mapping[str, RangeParams]
+) -> None:
+    """Draw every trial as a line over parallel axes: its values, then its score.
+
+    Complete trials are coloured by their score; broken grey lines were stopped early or failed;
+    the best one is drawn above all and its values are written beside it.
+    """
+    shown = [key for key in ranges if key in best.values]
+    scales = [_Scale([one.values[key] for one in trials], ranges[key]) for key in shown]
+    scores = [one.score for one in trials if one.outcome == "complete" and one.score is not None]
+    score = _Scale([*scores, *([scores[0] + 0.01] if len(set(scores)) == 1 else [])], None)
+    figure, axes = _figure(2.4 + 1.9 * len(scales), 4.4)
+    axes.axis("off")
+    colours = colormaps["viridis"]
+    for trial in sorted(trials, key=lambda one: (one.outcome == "complete", one.score or 0.0)):
+        places = [scale(trial.values[key]) for scale, key in zip(scales, shown, strict=True)]
+        if trial.outcome == "complete":
+            places.append(score(trial.score))
+            axes.plot(places, color=colours(0.95 - 0.9 * places[-1]), linewidth=1.2)
+        else:
+            axes.plot(places, color=DOT, linewidth=0.8, linestyle="--")
+    places = [scale(best.values[key]) for scale, key in zip(scales, shown, strict=True)]
+    axes.plot([*places, score(best.score)], color=ACCENT, linewidth=2.6, marker="o", markersize=4)
+    for place, (name, scale) in enumerate(
+        zip([*shown, "selection mIoU"], [*scales, score], strict=True)
+    ):
+        value = best.score if place == len(shown) else best.values[name]
+        _draw_axis(axes, place, name, scale, value)
+    axes.set_xlim(-0.45, len(scales) + 0.45)
+    axes.set_ylim(-0.13, 1.2)
+    counts = ", ".join(
+        f"{count} {outcome}"
+        for outcome in ("complete", "pruned", "failed")
+        if (count := sum(one.outcome == outcome for one in trials))
+    )
+    axes.set_title(
+        f"{counts}; darker is better; best: trial {best.number}",
+        fontsize=10,
+        color=INK,
+        loc="left",
+    )
+    _save(figure, path)
+
+
+class _Scale:
+    """Where a value lies on an axis, 0 at the bottom and 1 at the top."""
+
+    def __init__(self, values: Sequence[Any], given: RangeParams | None) -> None:
+        self.choices: list[str] | None = None
+        self.is_log = bool(given and given.log)
+        if given is not None and given.choices is not None:
+            self.choices = [_shown(_plain(one)) for one in given.choices]
+        elif given is not None and given.low is not None and given.high is not None:
+            self.low, self.high = given.low, given.high
+        else:
+            self.low, self.high = min(values), max(values)
+
+    def __call__(self, value: Any) -> float:
+        if self.choices is not None:
+            return self.choices.index(_shown(value)) / max(1, len(self.choices) - 1)
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return float((value - self.low) / (self.high - self.low))
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and labels."""
+        if self.choices is not None:
+            return [(self(one), one) for one in self.choices]
+        count = 5
+        shares = [step / (count - 1) for step in range(count)]
+        if self.is_log:
+            values = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            values = [self.low + share * (self.high - self.low) for share in shares]
+        return [(share, _shown(value)) for share, value in zip(shares, values, strict=True)]
+
+
+def _draw_axis(axes: Any, place: int, name: str, scale: _Scale, best: Any) -> None:
+    axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
+    for height, label in scale.ticks():
+        axes.plot([place - 0.02, place + 0.02], [height, height], color=MUTED, linewidth=1)
+        axes.annotate(
+            label,
+            (place, height),
+            (4, 3),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=INK,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+    axes.text(place, -0.05, name, ha="center", va="top", fontsize=9, color=INK)
+    axes.text(
+        place, 1.07, _shown(best), ha="center", va="bottom", fontsize=9, color=ACCENT, weight="bold"
+    )
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,192 @@
+"""The learning-rate range test: how the loss goes while the learning rate rises.
+
+Source:
+    Smith: Cyclical Learning Rates for Training Neural Networks, WACV 2017, section 3.3; the rate
+    rises exponentially, as Gugger and Howard have it in fastai.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segops import files
+from segops.data.split import selection_split
+from segops.errors import SegopsError
+from segops.params import Params
+from segops.progress import track
+from segops.train.batches import batches_of, build_dataset, build_sampler
+from segops.train.engine import Engine
+from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
+from segops.train.job import Job
+from segops.tune.pictures import write_range_picture
+from segops.tune.setup import build_trial, on_one_device, open_store
+
+PICTURE = Path("reports/learning_rate.png")
+WINDOW = 0.05
+"""Half-width of the smoothing window, as a share of the sweep."""
+SAFETY = 10.0
+"""The cautious suggestion is this factor below the rate at which the loss diverges."""
+HOPELESS = 4.0
+"""The sweep ends where the loss is this many times the smallest one so far."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a sweep showed.
+
+    Attributes:
+        rates: Learning rates, rising; those of the steps that were taken.
+        losses: The loss of each step.
+        smoothed: Weighted mean of the losses around each step.
+        steepest: Where the smoothed loss falls fastest per factor of the rate; None where it does
+            not fall.
+        divergence: The first rate, after the smallest smoothed loss, at which half of what was
+            gained is lost again; None where that does not happen.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    steepest: float | None
+    divergence: float | None
+
+    @property
+    def cautious(self) -> float | None:
+        """A factor of :data:`SAFETY` below the divergence."""
+        return None if self.divergence is None else self.divergence / SAFETY
+
+    @property
+    def suggestion(self) -> float | None:
+        """The steepest point, never less than a factor of two below divergence; two digits."""
+        if self.steepest is None:
+            return None
+        limit = math.inf if self.divergence is None else self.divergence / 2
+        return float(f"{min(self.steepest, limit):.1e}")
+
+
+def range_test(
+    root: Path, settings: Params, low: float, high: float, steps: int
+) -> tuple[RangeTest, Path]:
+    """Sweep the learning rate on the workspace's train data, and draw what happens.
+
+    The network, the augmentation, the order of the images and the steps are those of a training.
+    Nothing of a training's is touched: neither its outputs nor what it resumes from.
+
+    Args:
+        root: The workspace; its images are packed.
+        settings: Its parameters.
+        low: First learning rate.
+        high: Last learning rate.
+        steps: Optimiser steps.
+
+    Returns:
+        What the sweep showed, and the picture's path.
+
+    Raises:
+        SegopsError: The limits make no sweep, or the training cannot be built.
+    """
+    if not 0 < low < high:
+        raise SegopsError(f"--low {low:g} --high {high:g}: expected 0 < low < high.")
+    settings = on_one_device(settings)
+    store = open_store(root)
+    state = root / files.STATE
+    state.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
+        job = build_trial(root, settings, store, Path(scratch))
+        found = judge(*sweep(job, learning_rates(low, high, steps)))
+    write_range_picture(root / PICTURE, found)
+    return found, PICTURE
+
+
+def learning_rates(low: float, high: float, steps: int) -> tuple[float, ...]:
+    """`steps` learning rates from `low` to `high`, each the same factor above the one before."""
+    return tuple(float(rate) for rate in np.geomspace(low, high, steps))
+
+
+def sweep(job: Job, rates: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Train one step with each rate, until the loss is beyond hope.
+
+    Returns:
+        The rates of the steps that were taken, and their losses; a last one that is not finite
+        is kept as infinity.
+    """
+    losses: list[float] = []
+    best = math.inf
+    for loss in _losses(job, rates):
+        losses.append(loss if math.isfinite(loss) else math.inf)
+        # A mean of a few steps, so that one hard batch ends nothing.
+        recent = sum(losses[-5:]) / len(losses[-5:])
+        best = min(best, recent) if len(losses) >= 5 else best
+        if not math.isfinite(loss) or recent > HOPELESS * best:
+            break
+    return tuple(rates[: len(losses)]), tuple(losses)
+
+
+def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
+    """Read the sweep's curve.
+
+    Args:
+        rates: Learning rates, rising.
+        losses: The loss of each step.
+    """
+    finite = np.minimum(np.asarray(losses, dtype=np.float64), _ceiling(losses))
+    smoothed = _smooth(finite)
+    lowest = int(np.argmin(smoothed))
+    slope = np.gradient(smoothed, np.log(rates)) if len(rates) > 1 else np.zeros(1)
+    # The first means are of few steps: their slope is noise.
+    first = min(_half_window(len(rates)), lowest)
+    steepest = first + int(np.argmin(slope[first : lowest + 1]))
+    gained = smoothed[0] - smoothed[lowest]
+    lost = np.flatnonzero(smoothed[lowest:] > smoothed[lowest] + max(gained, 0) / 2)
+    diverges = lost.size > 0 and gained > 0
+    return RangeTest(
+        tuple(rates),
+        tuple(losses),
+        tuple(smoothed.tolist()),
+        float(rates[steepest]) if gained > 0 and slope[steepest] < 0 else None,
+        float(rates[lowest + lost[0]]) if diverges else None,
+    )
+
+
+def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
+    fabric, device, _ = build_fabric(job.params)
+    threads = choose_threads(job.hardware)
+    with reproducible(device, threads, job.params.deterministic):
+        ids, _ = selection_split(job.store.ids("train"), job.params.selection_share)
+        dataset, sampler = build_dataset(job, ids), build_sampler(job, ids)
+        engine = Engine(job, fabric)
+        engine.freeze_encoder(job.params.freeze_encoder_epochs > 0)
+        engine.train_mode()
+        workers = choose_workers(job.hardware, device)
+        stream = batches_of(job, fabric, dataset, sampler, len(rates), (0, 0), workers)
+        steps = track(zip(stream, rates, strict=False), "learning-rate range test", len(rates))
+        for number, ((images, masks), rate) in enumerate(steps):
+            yield float(engine.step(images, masks, number, rate))
+
+
+def _ceiling(losses: Sequence[float]) -> float:
+    """What stands for an infinite loss: beyond all that was seen."""
+    return HOPELESS * max((one for one in losses if math.isfinite(one)), default=1.0)
+
+
+def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Triangular mean around every step, (n,) float64: unlike an exponential one it does not lag,
+    and so does not move the curve to higher rates.
+    """  # noqa: D205
+    half = _half_window(len(losses))
+    window = np.bartlett(2 * half + 3)[1:-1]
+    total = np.convolve(losses, window, mode="full")[half:-half]
+    weight = np.convolve(np.ones_like(losses), window, mode="full")[half:-half]
+    smoothed: NDArray[np.float64] = total / weight
+    return smoothed
+
+
+def _half_window(steps: int) -> int:
+    return max(1, round(WINDOW * steps))

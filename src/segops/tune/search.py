@@ -1,0 +1,222 @@
+"""The search over declared ranges: trainings scored on the selection split, poor ones cut short."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from segops import files
+from segops.data.store import PackedStore
+from segops.edit import Edit, plan, put
+from segops.errors import SegopsError
+from segops.files import exclusive, state_home
+from segops.params import Params
+from segops.registry.study import Trial, record_study
+from segops.train.loop import train
+from segops.tune.pictures import write_search_picture
+from segops.tune.setup import build_trial, on_one_device, open_store
+from segops.tune.study import MESSAGE, ROWS, Study, open_study
+
+STORAGE = files.STATE / "tune.db"
+LOCK = files.STATE / "tune.lock"
+SCRATCH = files.STATE / "tune"
+PICTURE = Path("reports/search.png")
+SECONDS_AWAY = 60.0
+"""An MLflow that was away is not asked again before; each question takes seconds."""
+log = logging.getLogger("segops")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        study: The study's name.
+        trials: The trials that count, by number.
+        best: The best of them.
+        edit: The change of ``params.yaml`` that its values make; not written.
+        picture: The parallel-coordinates picture, relative to the workspace.
+        mlflow_run: Id of the study's run; None where MLflow was not to be had.
+    """
+
+    study: str
+    trials: tuple[Trial, ...]
+    best: Trial
+    edit: Edit
+    picture: Path
+    mlflow_run: str | None
+
+
+def search(root: Path, settings: Params, trials: int | None = None) -> Found:
+    """Run the study that ``params.yaml`` declares under `tune`, or what is left of it.
+
+    A trial is a training with other values of the parameters that have ranges, scored by its best
+    mIoU on the selection split; val is not looked at. It is stopped early when its best mIoU so far
+    is below the median of the others at the same epoch. The values of ``params.yaml`` itself come
+    first. A study is bound to its data, parameters and ranges; it lies in ``.segops/tune.db`` of
+    the main checkout, and a killed one goes on where it was.
+
+    Args:
+        root: The workspace; its images are packed.
+        settings: Its parameters.
+        trials: Trials in all, in place of `tune.trials`.
+
+    Raises:
+        SegopsError: There are no ranges or no selection split, another search is under way, or no
+            trial gave a score.
+    """
+    base = _base(settings)
+    store = open_store(root)
+    home = state_home(root)
+    with exclusive(home / LOCK, "another search"):
+        scratch = home / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+        epochs = None if base.train.iterations else base.train.epochs
+        study = open_study(home / STORAGE, settings, store.split_hash("train"), epochs)
+        log.info("%s", study.news)
+        lost = study.requeue_lost()
+        if lost:
+            log.info("%d trial(s) of a killed search are tried once more.", lost)
+        record = _Record(root, settings, study)
+        record.deliver()
+        wanted = trials or settings.tune.trials
+        while len(study.ended()) < wanted:
+            _run_trial(root, base, store, study, scratch, wanted)
+            record.deliver()
+        shutil.rmtree(scratch, ignore_errors=True)
+        return _close(root, settings, study, record)
+
+
+def _base(settings: Params) -> Params:
+    """The parameters of a trial, apart from what is searched."""
+    if not settings.tune.ranges:
+        raise SegopsError(
+            "params.yaml: tune.ranges names no parameter. Give it some, such as "
+            "`train.lr: {low: 0.0001, high: 0.01, log: true}`."
+        )
+    if not settings.train.selection_share and "train.selection_share" not in settings.tune.ranges:
+        raise SegopsError(
+            "params.yaml: train.selection_share is 0, and a search is scored on the selection "
+            "split, never on val. Set it above 0."
+        )
+    if settings.tune.epochs:
+        length = {"train.epochs": settings.tune.epochs, "train.iterations": None}
+        settings = put(settings, length, "params.yaml with tune.epochs")
+    return on_one_device(settings)
+
+
+def _run_trial(
+    root: Path, base: Params, store: PackedStore, study: Study, scratch: Path, wanted: int
+) -> None:
+    trial, values = study.ask()
+    shown = ", ".join(f"{key} {_short(value)}" for key, value in values.items())
+    log.info("Trial %d of %d: %s", len(study.ended()) + 1, wanted, shown)
+    try:
+        score = _train(root, base, store, values, scratch / str(trial.number), _Watch(trial))
+        study.inner.tell(trial, score)
+        log.info("Selection mIoU %.4f.", score)
+    except optuna.TrialPruned:
+        study.inner.tell(trial, state=TrialState.PRUNED)
+        log.info("Stopped early: below the median of the other trials.")
+    except SegopsError as error:
+        # Pruned and not failed: the sampler learns from the one and forgets the other.
+        trial.set_user_attr(MESSAGE, str(error))
+        study.inner.tell(trial, state=TrialState.PRUNED)
+        log.warning("The trial failed: %s", error)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if torch.cuda.is_available():  # what is in cycles keeps the device's memory till collected
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _train(
+    root: Path,
+    base: Params,
+    store: PackedStore,
+    values: Mapping[str, Any],
+    scratch: Path,
+    watch: Callable[[Mapping[str, Any]], None],
+) -> float:
+    scratch.mkdir(parents=True)
+    settings = put(base, values, "the values of this trial")
+    job = replace(build_trial(root, settings, store, scratch), on_epoch=watch)
+    score = train(job).selection_miou
+    if score is None:
+        raise SegopsError("train.selection_share: 0 leaves nothing to score a trial with.")
+    return score
+
+
+class _Watch:
+    """Reports every epoch of a trial and ends it where it is hopeless."""
+
+    def __init__(self, trial: optuna.trial.Trial) -> None:
+        self.trial = trial
+        self.rows: list[dict[str, Any]] = []
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(dict(row))
+        self.trial.set_user_attr(ROWS, self.rows)
+        if row["selection_miou"] is None:
+            return
+        self.trial.report(row["selection_miou"], int(row["epoch"]))
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+class _Record:
+    """MLflow's record of the study: what cannot be delivered now is delivered with the next."""
+
+    def __init__(self, root: Path, settings: Params, study: Study) -> None:
+        self.root = root
+        self.settings = settings
+        self.study = study
+        self.failed_at: float | None = None
+
+    def deliver(self, **rest: Any) -> str | None:
+        """Bring MLflow up to date; returns the id of the study's run, None where it is away."""
+        if self.failed_at and not rest and time.monotonic() - self.failed_at < SECONDS_AWAY:
+            return None
+        try:
+            return record_study(
+                self.root, self.settings, self.study.name, self.study.trials(), **rest
+            )
+        except SegopsError as error:
+            if self.failed_at is None:
+                log.warning("%s Trials are kept in %s until then.", error, STORAGE)
+            self.failed_at = time.monotonic()
+            return None
+
+
+def _close(root: Path, settings: Params, study: Study, record: _Record) -> Found:
+    best = study.best()
+    if best is None:
+        why = {one.message or "stopped early" for one in study.ended()}
+        raise SegopsError(
+            "\n".join(["No trial of the study gave a score:", *(f"  {one}" for one in sorted(why))])
+        )
+    edit = plan(root, best.values, f"trial {best.number} of {study.name}")
+    trials = study.ended()
+    write_search_picture(root / PICTURE, trials, best, settings.tune.ranges)
+    run_id = record.deliver(
+        best=best,
+        pictures={
+            PICTURE.name: (root / PICTURE).read_bytes(),
+            "params.diff": edit.diff().encode(),
+        },
+    )
+    return Found(study.name, tuple(trials), best, edit, PICTURE, run_id)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,193 @@
+"""The table of architectures and encoders: true where it is tried again, quick, and helpful."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from segops.cli import app
+from segops.errors import SegopsError
+from segops.models.compatibility import Trials, _most_different_first, try_pair
+from segops.models.zoo import ARCHITECTURES, encoder_names
+from segops.params import ModelParams
+from segops.params.compatibility import TABLE, known_name, listing, refusal, table
+
+TRIED_AGAIN = 24
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SMP's about its old names
+        yield
+    torch.set_num_threads(before)
+
+
+def test_the_table_knows_every_architecture_and_every_encoder_of_smp() -> None:
+    found = table()
+    assert set(found.names()) == set(ARCHITECTURES)
+    assert set(encoder_names()) <= set(found.architectures)
+    timms = [name for name in found.architectures if name.startswith("tu-")]
+    assert len(timms) > 300
+    assert TABLE.stat().st_size < 150_000
+
+
+def test_the_pairs_that_everybody_uses_are_in_it() -> None:
+    found = table()
+    for name in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "efficientnet-b0"):
+        assert set(ARCHITECTURES) - found.architectures[name] == {"dpt", "plain_cnn"}
+    dilated = {name for name in ARCHITECTURES if name.startswith("dilated_")}
+    lacking = set(ARCHITECTURES) - found.architectures["vgg16"]
+    assert lacking == {"deeplabv3", "deeplabv3plus", "pan", "dpt", "plain_cnn", *dilated}
+    assert set(ARCHITECTURES) - found.architectures["mit_b0"] == {
+        *("unetplusplus", "linknet", "dpt", "plain_cnn")
+    }
+
+
+def _sample() -> list[tuple[str, str]]:
+    """Pairs to try again, the same ones each time: as many that work as do not."""
+    chooser = random.Random(0)
+    found = table()
+    light = [name for name in found.architectures if _is_light(name)]
+    pairs: list[tuple[str, str]] = []
+    for works in (True, False):
+        kind = [
+            (architecture, name)
+            for name in light
+            for architecture in found.names()
+            if architecture != "plain_cnn" and (architecture in found.architectures[name]) is works
+        ]
+        pairs += chooser.sample(sorted(kind), TRIED_AGAIN // 2)
+    return pairs
+
+
+def _is_light(encoder: str) -> bool:
+    heavy = ("large", "huge", "giant", "xl", "152", "b7", "b8", "l2", "m48", "x32d", "x48d", "dpn")
+    small = ("18", "atto", "tiny", "nano", "small", "b0", "_s", "34", "mobile", "lite", "26")
+    return any(word in encoder for word in small) and not any(word in encoder for word in heavy)
+
+
+def test_a_sample_tried_again_for_real_agrees_with_the_table() -> None:
+    disagreeing = []
+    for architecture, encoder in _sample():
+        works = architecture in table().architectures[encoder]
+        reason = try_pair(architecture, encoder)
+        if works != (reason is None):
+            disagreeing.append((architecture, encoder, works, reason))
+    assert disagreeing == []
+
+
+def test_trials_find_what_trying_for_real_finds() -> None:
+    """The shortcut that the table is made with, on encoders that end well and that do not."""
+    trials = Trials()
+    for encoder in ("tu-test_resnet", "tu-test_vit", "tu-halonet26t"):
+        works = trials.works(encoder)
+        for architecture in ("linknet", "pspnet", "dpt"):
+            assert (try_pair(architecture, encoder) is None) == (architecture in works)
+
+
+def test_the_most_different_models_come_first() -> None:
+    models = ["resnet18", "resnet34", "swin_s3", "vgg11", "vgg13"]
+    order = _most_different_first(models)
+    assert order == ["tu-resnet18", "tu-swin_s3", "tu-vgg11", "tu-resnet34", "tu-vgg13"]
+
+
+def test_a_refusal_names_what_works() -> None:
+    message = refusal("pan", "vgg11") or ""
+    assert "architecture pan does not work with encoder vgg11" in message
+    assert "resnet50" in message
+    assert "vgg11 works with fcn16s" in message
+    wanted = refusal("unetplusplus", "mit_b0") or ""
+    assert "unetplusplus works with" in wanted
+    plain = refusal("unet", "tu-vit_tiny_patch16_224") or ""
+    assert "tu-vit_tiny_patch16_224 works with dpt" in plain
+
+
+def test_parameters_are_refused_when_they_are_read() -> None:
+    with pytest.raises(ValidationError, match=r"pan does not work with encoder vgg11.*resnet50"):
+        ModelParams(architecture="pan", encoder="vgg11")
+    with pytest.raises(ValidationError, match=r"vgg11 cannot be dilated to output stride 8"):
+        ModelParams(architecture="unet", encoder="vgg11", output_stride=8)
+    ModelParams(architecture="pan", encoder="resnet18", output_stride=32)
+
+
+@pytest.mark.parametrize(
+    ("pair", "options", "stride"),
+    [
+        (("unet", "resnet18"), {}, None),
+        (("plain_cnn", "whatever"), {}, None),
+        (("unet", "an_encoder_never_tried"), {}, None),
+        (("an_architecture", "resnet18"), {}, None),
+        (("pan", "vgg11"), {"encoder_output_stride": 32}, None),
+        (("pan", "vgg11"), {}, 32),
+    ],
+)
+def test_what_may_work_is_let_through(
+    pair: tuple[str, str], options: dict[str, int], stride: int | None
+) -> None:
+    assert refusal(*pair, options, stride) is None
+
+
+def test_an_encoder_that_cannot_be_dilated_is_refused_for_an_output_stride() -> None:
+    assert refusal("unet", "vgg11") is None
+    message = refusal("unet", "vgg11", {"decoder_channels": [8]}, 8) or ""
+    assert "encoder vgg11 cannot be dilated to output stride 8" in message
+    assert refusal("unet", "resnet18", {}, 8) is None
+
+
+def test_names_with_tags_and_old_names_are_understood() -> None:
+    assert known_name("tu-resnet50.a1_in1k") == "tu-resnet50"
+    assert known_name("timm-regnetx_002") == "tu-regnetx_002"
+    assert known_name("timm-mobilenetv3_small_100") == "tu-tf_mobilenetv3_small_100"
+    assert known_name("timm-efficientnet-b0") == "timm-efficientnet-b0"
+
+
+def test_a_refusal_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, time; from segops.params.compatibility import refusal, table; table();"
+        "start = time.perf_counter(); refusal('pan', 'tu-vgg11');"
+        "print(time.perf_counter() - start, 'torch' in sys.modules, 'timm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, torch_loaded, timm_loaded = done.stdout.split()
+    assert float(seconds) < 0.05
+    assert torch_loaded == timm_loaded == "False"
+
+
+def test_the_command_shows_the_table() -> None:
+    runner = CliRunner()
+
+    def shown(*arguments: str) -> str:
+        result = runner.invoke(app, ["models", *arguments], terminal_width=200)
+        assert result.exit_code == 0, result.output
+        return " ".join(result.output.split())
+
+    overview = shown()
+    assert all(name in overview for name in ARCHITECTURES)
+    assert "tried" in overview
+    assert "resnet50" in shown("--architecture", "pan")
+    assert "vgg11" not in shown("--architecture", "pan").split("SMP")[1].split("tu-")[0]
+    assert "unetplusplus" not in shown("--encoder", "mit_b0")
+    assert "does not work" in shown("--encoder", "vgg11", "--architecture", "pan")
+    with pytest.raises(SegopsError, match=r"encoder 'resnet17' is not in .*Did you mean resnet1"):
+        listing(encoder="resnet17")
+    with pytest.raises(SegopsError, match=r"architecture 'u-net' .*Did you mean unet"):
+        listing(architecture="u-net")
+
+
+def test_no_encoder_is_in_the_table_twice() -> None:
+    content = json.loads(TABLE.read_text())
+    assert set(content) == {"versions", "any_encoder", "groups"}
+    encoders = [name for group in content["groups"] for name in group["encoders"]]
+    assert len(encoders) == len(set(encoders))

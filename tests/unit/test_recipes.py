@@ -1,0 +1,240 @@
+"""The recipes hold the published protocol and build the networks that its figures belong to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from segops import params, recipes
+from segops.errors import SegopsError
+from segops.models.zoo import ModelSpec, build
+from segops.params import Params
+from segops.recipes import Recipe
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("fcn", "unet", "pspnet", "deeplabv3", "deeplabv3plus")
+DILATED = ("fcn", "pspnet", "deeplabv3", "deeplabv3plus")
+
+# Of open-mmlab/mmsegmentation: configs/_base_/datasets/pascal_voc12_aug.py, schedule_20k.py, and
+# the auxiliary head of configs/_base_/models/*_r50-d8.py.
+PROTOCOL: dict[str, Any] = {
+    "data.classes": "voc",
+    "augment.crop": [512, 512],
+    "augment.cat_max_ratio": 0.75,
+    "augment.scale.range": [0.5, 2.0],
+    "augment.scale.p": 1.0,
+    "augment.flip.p": 0.5,
+    "augment.photometric.brightness": 32,
+    "augment.photometric.contrast": [0.5, 1.5],
+    "augment.photometric.saturation": [0.5, 1.5],
+    "augment.photometric.hue": 36,
+    "augment.photometric.p": 1.0,
+    "augment.rotate.p": 0.0,
+    "augment.shift.p": 0.0,
+    "augment.shear.p": 0.0,
+    "augment.color_jitter.p": 0.0,
+    "augment.blur.p": 0.0,
+    "augment.noise.p": 0.0,
+    "augment.copy_paste.p": 0.0,
+    "model.encoder_weights": "imagenet",
+    "model.start_from": None,
+    "model.auxiliary_weight": 0.4,
+    "model.options": {},
+    "train.iterations": 20000,
+    "train.batch_size": 16,
+    "train.accumulate": 1,
+    "train.sampling": "uniform",
+    "train.optimizer": "sgd",
+    "train.lr": 0.01,
+    "train.encoder_lr_factor": 1.0,
+    "train.freeze_encoder_epochs": 0,
+    "train.momentum": 0.9,
+    "train.weight_decay": 5e-4,
+    "train.l1": 0.0,
+    "train.gradient_clip": None,
+    "train.ema_decay": None,
+    "train.loss": "cross_entropy",
+    "train.class_weights": None,
+    "train.schedule": "poly",
+    "train.warmup_epochs": 0,
+    "train.min_lr": 1e-4,
+    "train.poly_power": 0.9,
+    "train.selection_share": 0.0,
+    "train.early_stopping_patience": None,
+}
+
+# mIoU in per cent, parameters of the network, parameters of the auxiliary head. The parameters
+# follow from the published layers: a convolution of i to o channels with batch norm has
+# i * o * k * k / groups + 2 * o, ResNetV1c-50 has 23,527,264, a classifier 21 * (c + 1).
+FIGURES: dict[str, tuple[float | None, int, int]] = {
+    "fcn": (67.1, 47_134_069, 2_365_205),
+    "pspnet": (76.8, 46_611_829, 2_365_205),
+    "deeplabv3": (76.2, 65_749_365, 2_365_205),
+    "deeplabv3plus": (75.9, 41_226_213, 2_365_205),
+    "unet": (None, 32_524_005, 2_365_205),
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The shipped parameters and recipes, with no data."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    return tmp_path
+
+
+def recipe(name: str, root: Path = ROOT) -> Recipe:
+    return recipes.find(root, f"voc2012-{name}-r50")
+
+
+def settings(name: str) -> Params:
+    return recipes.put_over(ROOT, recipe(name)).settings
+
+
+def test_there_are_these_recipes() -> None:
+    assert {one.name for one in recipes.every(ROOT)} == {f"voc2012-{name}-r50" for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_of_the_protocol_holds(name: str) -> None:
+    flat = settings(name).flat()
+    assert {key: flat[key] for key in PROTOCOL} == PROTOCOL
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_protocol_holds_whatever_the_params_were(name: str, tmp_path: Path) -> None:
+    """A recipe says all that its figure depends on, also where the shipped values would do."""
+    other = {
+        "augment": {"cat_max_ratio": 0.5, "crop": [64, 64], "flip": {"p": 0.1},
+                    "copy_paste": {"p": 1}},
+        "model": {"architecture": "plain_cnn", "options": {"width": 8}, "dropout": 0.5},
+        "train": {"optimizer": "adam", "momentum": 0.1, "ema_decay": 0.9, "loss": "dice", "l1": 1.0,
+                  "gradient_clip": 1.0, "sampling": "rare_first", "early_stopping_patience": 3,
+                  "accumulate": 2, "encoder_lr_factor": 0.1, "freeze_encoder_epochs": 1},
+    }  # fmt: skip
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(other))
+    changed = recipes.put_over(tmp_path, recipe(name)).settings
+    shipped = settings(name)
+    for section in ("augment", "model"):
+        assert getattr(changed, section) == getattr(shipped, section)
+    assert {key: changed.flat()[key] for key in PROTOCOL} == PROTOCOL
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_each_states_the_published_figure_and_its_source(name: str) -> None:
+    about = recipe(name).about
+    assert (about.aim.miou, about.aim.iterations) == (FIGURES[name][0], 20000)
+    assert f"open-mmlab/mmsegmentation, configs/{name}/README.md" in about.aim.source
+    assert f"{name}_r50-d8_4xb4-20k_voc12aug-512x512.py" in about.aim.source
+    assert (about.data.train_images, about.data.val_images) == (10582, 1449)
+    text = " ".join(about.differences)
+    assert "gluon_in1k" in text
+    assert "resnet50_v1c" in text
+
+
+def test_the_unet_says_that_there_is_no_figure() -> None:
+    about = recipe("unet").about
+    assert about.aim.miou is None
+    assert about.aim.source.startswith("No respected figure exists")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_builds_the_network_of_the_figure(name: str) -> None:
+    found = settings(name)
+    model = found.model
+    expected = ("unet", "resnet50") if name == "unet" else (f"dilated_{name}", "tu-resnet50c")
+    assert (model.architecture, model.encoder) == expected
+    spec = ModelSpec(
+        model.architecture,
+        model.encoder,
+        len(found.data.class_names),
+        model.options,
+        output_stride=model.output_stride,
+        dropout=model.dropout,
+    )
+    network = build(spec, None, auxiliary=model.auxiliary_weight > 0)
+    assert network.auxiliary is not None
+    assert network.encoder is not None
+    counts = [
+        sum(one.numel() for one in part.parameters())
+        for part in (network.network, network.auxiliary)
+    ]
+    assert counts == list(FIGURES[name][1:])
+    with torch.no_grad():
+        features = network.encoder.eval()(torch.zeros(1, 3, 64, 64))
+    strides = [64 // one.shape[-1] for one in features]
+    assert strides == ([1, 2, 4, 8, 16, 32] if name == "unet" else [1, 2, 4, 8, 8, 8])
+    dropouts = [one.p for one in network.modules() if isinstance(one, torch.nn.Dropout2d)]
+    assert dropouts == ([0.1] if name == "unet" else [0.1, 0.1])
+
+
+def test_putting_a_recipe_to_use_keeps_the_comments(checkout: Path) -> None:
+    before = (checkout / "params.yaml").read_text()
+    edit = recipes.put_over(checkout, recipe("fcn", checkout))
+    assert (checkout / "params.yaml").read_text() == before
+    edit.write()
+    after = (checkout / "params.yaml").read_text()
+    assert params.load(checkout) == edit.settings
+    for line in before.splitlines():
+        assert "#" not in line or line.split("#")[1] in after
+    assert recipes.put_over(checkout, recipe("fcn", checkout)).changes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {lr: 0.1}", "not a recipe; expected sections of params.yaml, and a mapping"),
+        ("recipe: {title: mine}", r"recipe\.aim: Field required"),
+        ("- a", "not a recipe"),
+        ("a: [", "not readable as YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SegopsError, match=message) as error:
+        recipes.read(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_recipe_s_unknown_keys_are_refused(checkout: Path) -> None:
+    path = checkout / "recipes" / "voc2012-fcn-r50.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  title:", "  score: 1\n  title:"))
+    with pytest.raises(SegopsError, match=r"recipe\.score: Extra inputs are not permitted"):
+        recipes.find(checkout, "voc2012-fcn-r50")
+    path.write_text(text.replace("  lr: 0.01", "  learning_rate: 0.01"))
+    before = (checkout / "params.yaml").read_text()
+    with pytest.raises(SegopsError, match=r"^recipes/voc2012-fcn-r50\.yaml, put over .*") as error:
+        recipes.put_over(checkout, recipe("fcn", checkout))
+    assert "train.learning_rate: no such parameter" in str(error.value)
+    assert (checkout / "params.yaml").read_text() == before
+
+
+def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(SegopsError, match="Did you mean voc2012-pspnet-r50") as error:
+        recipes.find(ROOT, "voc2012-psp-r50")
+    assert "voc2012-unet-r50" in str(error.value)
+    with pytest.raises(SegopsError, match="There is none"):
+        recipes.find(tmp_path, "voc2012-pspnet-r50")
+    with pytest.raises(SegopsError, match=r"mine\.yaml: no such recipe"):
+        recipes.find(ROOT, "mine.yaml")
+
+
+def test_other_data_than_the_figure_s_is_said(tiny_voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("data: {path: voc}\n")
+    fcn = recipe("fcn")
+    edit = recipes.put_over(tmp_path, fcn)
+    train, val = recipes.doubts(tmp_path, fcn, edit.settings)
+    assert train.startswith("voc holds 12 train images, the recipe is for 10,582")
+    assert "`segops data fetch sbd`" in train
+    assert val.startswith("voc holds 6 val images, the recipe is for 1,449")
+    shutil.rmtree(tiny_voc)
+    (missing,) = recipes.doubts(tmp_path, fcn, edit.settings)
+    assert "no such directory" in missing
+    assert "`segops data fetch sbd`" in missing

@@ -1,0 +1,154 @@
+"""Tiny trainings for the tests of the loop and of what belongs to it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import resource
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segops.augment.policy import build_policy
+from segops.data.store import PackedStore, pack
+from segops.models.zoo import ModelSpec
+from segops.params import AugmentParams, HardwareParams, TrainParams
+from segops.train import checkpoint as checkpoints
+from segops.train import loop
+from segops.train.history import History
+from segops.train.loop import Job, Outcome, train
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+
+HARDWARE = HardwareParams(workers=0, threads=1)
+BASE: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 3,
+    "lr": 0.01,
+    "loss": "cross_entropy+dice",
+    "warmup_epochs": 1,
+    "selection_share": 0.1,
+    "device": "cpu",
+}
+
+
+Jobs = Callable[..., Job]
+
+
+def job_maker(voc: Path, directory: Path) -> Jobs:
+    """Makes jobs on the data set `voc`; each named directory is one workspace."""
+    pack(open_layout(voc), directory / "packed", VOC_CLASSES)
+    store = PackedStore(directory / "packed")
+    policy = build_policy(AugmentParams(crop=(64, 64)))
+
+    def make(
+        name: str = "run",
+        architecture: str = "plain_cnn",
+        encoder: str = "resnet18",
+        options: dict[str, Any] | None = None,
+        more: dict[str, Any] | None = None,
+        **params: Any,
+    ) -> Job:
+        state = directory / name
+        return Job(
+            params=TrainParams.model_validate(BASE | params),
+            hardware=HARDWARE,
+            spec=ModelSpec(architecture, encoder, len(VOC_CLASSES), options or {}),
+            encoder_weights=None,
+            store=store,
+            policy=policy,
+            parts={"parameters": repr(sorted(params.items()))},
+            resume=state / "resume",
+            history=History(state / "history.jsonl", name, {}),
+            **(more or {}),
+        )
+
+    return make
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the loop catches it."""
+
+
+def save_always(patch: pytest.MonkeyPatch) -> None:
+    """Write a checkpoint after every step."""
+    patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    patch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
+    patch.setattr(loop, "STEPS_BETWEEN_LOOKS", 1)
+
+
+def interrupt(job: Job, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until `steps` steps are taken, a checkpoint after every one, then die."""
+    take, taken = loop._Training._take_step, 0
+
+    def dying(self: Any, images: Tensor, masks: Tensor) -> None:
+        nonlocal taken
+        if taken == steps:
+            raise Killed
+        take(self, images, masks)
+        taken += 1
+
+    with monkeypatch.context() as patch:
+        save_always(patch)
+        patch.setattr(loop._Training, "_take_step", dying)
+        with pytest.raises(Killed):
+            train(job)
+    assert (job.resume / checkpoints.NAME).is_file()
+
+
+def assert_equal(resumed: Outcome, unbroken: Outcome) -> None:
+    assert resumed.rows == unbroken.rows
+    assert same(resumed.last, unbroken.last)
+    assert same(resumed.network.state_dict(), unbroken.network.state_dict())
+    assert (resumed.best_epoch, resumed.selection_miou, resumed.steps) == (
+        unbroken.best_epoch,
+        unbroken.selection_miou,
+        unbroken.steps,
+    )
+
+
+def scores(values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the selection split give these scores, epoch by epoch."""
+    left = iter(values)
+    monkeypatch.setattr(loop, "selection_miou", lambda *_: next(left))
+
+
+def with_little_room(room: int, act: Callable[[], None]) -> str:
+    """Have `act` run in a process whose files may not grow beyond `room` bytes.
+
+    Returns:
+        What it logged; a failure in it fails the test.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child() -> None:
+        text = io.StringIO()
+        logging.getLogger("segops").addHandler(logging.StreamHandler(text))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        try:
+            act()
+        except BaseException:
+            text.write(traceback.format_exc())
+            raise
+        finally:
+            sender.send(text.getvalue())
+
+    process = context.Process(target=child)
+    process.start()
+    said: str = receiver.recv()
+    process.join()
+    assert process.exitcode == 0, said
+    return said

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from segops import files, params
 from segops.augment.policy import build_policy
 from segops.cli import app
+from segops.cli.common import console
 from segops.errors import SegopsError
 from segops.registry import study as record
 from segops.tune import search as searching
@@ -216,7 +217,7 @@ def test_no_trial_is_lost_while_mlflow_is_away(
 
 def test_the_command_applies_the_best_values(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "width", 200)
     declare(root, RANGES, lr=0.5)  # beyond the range: whatever is best differs
     shown = CliRunner().invoke(app, ["tune", "search", "--trials", "2"])
     assert shown.exit_code == 0, shown.output

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from segops import params
 from segops.cli import app
+from segops.cli.common import console
 from segops.errors import SegopsError
 from tests.unit.tune_workspace import prepare
 
@@ -24,7 +25,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(console, "width", 160)
     return tmp_path
 
 
@@ -85,7 +86,7 @@ def test_the_range_test_s_suggestion_is_applied(
 ) -> None:
     root = prepare(tiny_voc.parent)
     monkeypatch.chdir(root)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(console, "width", 160)
     sweep = ("tune", "lr", "--low", "1e-5", "--high", "1e4", "--steps", "40")
     shown = segops(*sweep)
     assert shown.exit_code == 0, shown.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,9 @@ def _start_worker(_: int) -> None:
     # What the parent has left to collect is not the worker's to finalise: it could be an earlier
     # loader, whose end would be told to the wrong processes.
     gc.freeze()
+    # Nor is what the parent's libraries want done when threads end: Prefect's would wait for
+    # threads that no fork has, and the worker would end with an error.
+    getattr(threading, "_threading_atexits", []).clear()
     # Every worker has one core; OpenCV's own threads would only contend for it.
     cv2.setNumThreads(0)
     # glibc keeps freed blocks of up to the largest size it has seen freed. Without this it returns

@@ -122,11 +122,6 @@ class TrainParams(Section):
         True, description="Same inputs, same bits; false: the device's quickest kernels."
     )
 
-    @property
-    def loss_parts(self) -> tuple[LossParams, ...]:
-        """The parts of the loss."""
-        return self.loss
-
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
         for check in (self._selection, self._lengths, self._classes, self._hardware):

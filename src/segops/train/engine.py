@@ -62,7 +62,7 @@ class Engine:
             self.network = synchronise_norms(self.network, fabric)
         if self._several:
             share_of_gradients(self.network, self._first_loss)
-        parts = [LossPart(one.name, one.weight, one.options()) for one in params.loss_parts]
+        parts = [LossPart(one.name, one.weight, one.options()) for one in params.loss]
         self.loss: Any = build_loss(parts, job.class_weights).to(fabric.device)
         self._penalised = penalised(self.network) if params.l1 else []
         self._trainable = [one for one in self.network.parameters() if one.requires_grad]

@@ -113,3 +113,11 @@ def reproduced_copy(reproduced: Path, tmp_path: Path) -> Path:
     record = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
     shutil.copytree(reproduced, target, symlinks=True, ignore=record)
     return target
+
+
+@pytest.fixture
+def promoted(reproduced_copy: Path) -> Path:
+    """A workspace whose model is champion."""
+    done = segops(reproduced_copy, "promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return reproduced_copy

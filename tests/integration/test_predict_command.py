@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from segops import files
@@ -13,14 +12,6 @@ from segops.predict.bundle import load_bundle
 from segops.voc.images import read_image
 from segops.voc.masks import read_mask
 from tests.integration.conftest import segops
-
-
-@pytest.fixture
-def promoted(reproduced_copy: Path) -> Path:
-    """A workspace whose model is champion."""
-    done = segops(reproduced_copy, "promote")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return reproduced_copy
 
 
 def test_every_name_of_the_model_gives_the_masks_of_its_bundle(promoted: Path) -> None:

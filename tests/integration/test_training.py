@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from segops import files, params, pipeline
 from segops.augment.policy import build_policy
@@ -220,3 +222,19 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_training_starts_from_the_champion(promoted: Path) -> None:
+    """Found in a real registry; its weights are what the new training begins with."""
+    champion = files.read_json(promoted / files.TRAINING)["weights_sha256"]
+    before = load_file(promoted / files.SEGMENTER / "weights.safetensors")
+    train = {"iterations": 1, "lr": 1e-9, "weight_decay": 0.0}
+    set_params(promoted, model={"start_from": "models:/segops@champion"}, train=train)
+    done = dvc(promoted, "repro", "train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    training = files.read_json(promoted / files.TRAINING)
+    assert training["start_sha256"] == champion != training["weights_sha256"]
+    after = load_file(promoted / files.SEGMENTER / "weights.safetensors")
+    for name, weights in before.items():
+        if weights.ndim > 1:
+            torch.testing.assert_close(after[name], weights, atol=1e-6, rtol=0)

@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-gpu clean
+.PHONY: help install demo test test-slow lint format bench bench-gpu clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ demo: install ## Run validation, augmentation, training, evaluation and the gate
 	@test -d data/voc || dvc pull --quiet --remote sample data/voc.dvc
 	@segops run
 
-test: install ## Run the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install ## Run the tests, but for a few slow ones
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: install ## Run the few tests that take longest
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: install ## Check style, types and the import contracts
 	@ruff check . && ruff format --check . && mypy && lint-imports

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from segops import pipeline
 
@@ -97,11 +98,17 @@ def workspace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which `dvc repro` has run once. Shared: read it, do not change it."""
-    root = make_workspace(tmp_path_factory.mktemp("reproduced") / "workspace")
-    done = dvc(root, "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
+def reproduced(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A workspace in which `dvc repro` has run once. Shared by all test processes: read it only."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    root, finished = base / "reproduced" / "workspace", base / "reproduced.finished"
+    with FileLock(base / "reproduced.lock"):
+        if not finished.exists():
+            make_workspace(root)
+            done = dvc(root, "repro")
+            assert done.returncode == 0, done.stdout + done.stderr
+            finished.touch()
     return root
 
 

@@ -36,11 +36,13 @@ def test_repro_writes_every_declared_output(reproduced: Path) -> None:
     assert evaluation["images"] == 6
 
 
-def test_second_repro_runs_nothing(reproduced: Path) -> None:
-    done = dvc(reproduced, "repro")
+def test_second_repro_runs_nothing(reproduced_copy: Path) -> None:
+    done = dvc(reproduced_copy, "repro")
     assert done.returncode == 0
     assert "Running stage" not in done.stdout
-    assert all(pipeline.is_unchanged(reproduced, one.name) for one in pipeline.stages(reproduced))
+    assert all(
+        pipeline.is_unchanged(reproduced_copy, one.name) for one in pipeline.stages(reproduced_copy)
+    )
 
 
 def test_a_cosmetic_change_retrains_nothing(reproduced_copy: Path) -> None:
@@ -51,6 +53,7 @@ def test_a_cosmetic_change_retrains_nothing(reproduced_copy: Path) -> None:
     assert "Running stage 'train'" not in done.stdout
 
 
+@pytest.mark.slow
 def test_force_trains_again_and_gives_the_same_bytes(reproduced_copy: Path) -> None:
     before = files.read_json(reproduced_copy / files.TRAINING)
     history = reproduced_copy / ".segops" / "history.jsonl"

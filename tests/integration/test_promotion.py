@@ -415,6 +415,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproce
         process.wait()
 
 
+@pytest.mark.slow
 def test_over_a_real_server_until_it_goes_away(root: Path, server: subprocess.Popen[bytes]) -> None:
     assert release(root, seed=1, quality=0.7).verdict == "promoted"
     made.use_data(root, seed=4)

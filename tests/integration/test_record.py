@@ -233,6 +233,7 @@ def test_a_worktree_records_into_the_main_checkout(root: Path, tmp_path: Path) -
     assert len(made.snapshot(root)["runs"]) == 1
 
 
+@pytest.mark.slow
 def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path) -> None:
     """In a real workspace, from code that was not committed."""
     root = reproduced_copy

@@ -174,6 +174,7 @@ def test_changed_parameters_start_afresh(root: Path) -> None:
     assert [row.get("epoch") for row in history(root)] == [None, 1, 2, 3, 4, None]
 
 
+@pytest.mark.slow
 def test_fresh_forgets_the_interrupted_training(unbroken: Path, root: Path) -> None:
     assert stage(root, kill_after=7).returncode == -signal.SIGKILL
     done = stage(root, SEGOPS_FRESH="1")
@@ -192,6 +193,7 @@ def test_a_live_logging_that_fails_stops_no_training(unbroken: Path, root: Path)
     assert "dvc.yaml" in (root / FOLLOW_LOG).read_text()
 
 
+@pytest.mark.slow
 def test_dvc_repro_continues_and_force_starts_afresh(workspace: Path) -> None:
     set_params(workspace, train={"epochs": 60, "batch_size": 2, "device": "cpu"})
     assert dvc(workspace, "repro", "augment").returncode == 0
@@ -224,6 +226,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_the_champion(promoted: Path) -> None:
     """Found in a real registry; its weights are what the new training begins with."""
     champion = files.read_json(promoted / files.TRAINING)["weights_sha256"]

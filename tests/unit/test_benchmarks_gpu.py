@@ -11,6 +11,7 @@ import torch
 from benchmarks.gpu.__main__ import main
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_in_small_on_the_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ def test_free_memory_is_of_this_machine() -> None:
     assert 0 < free_memory() <= psutil.virtual_memory().total
 
 
+@pytest.mark.slow
 def test_real_attempts_in_processes_of_their_own(tiny_voc: Path) -> None:
     root = prepare(tiny_voc.parent)
     settings = params.load(root)

@@ -77,11 +77,21 @@ def test_in_fp16_the_scale_goes_on_too(job: Jobs, monkeypatch: pytest.MonkeyPatc
     assert_equal(train(job("broken", **given)), unbroken)
 
 
-def test_with_all_options_on_workers_change_nothing(job: Jobs) -> None:
+def test_with_all_options_on_workers_change_nothing(
+    job: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do they change a resume in the middle of an epoch, with another number of them."""
     given = EVERYTHING | {"iterations": 3}
     alone = train(job("alone", **given))
-    helped = train(replace(job("helped", **given), hardware=HardwareParams(workers=2, threads=1)))
-    assert_equal(helped, alone)
+    helped = {
+        workers: replace(
+            job("helped", **given), hardware=HardwareParams(workers=workers, threads=1)
+        )
+        for workers in (1, 2)
+    }
+    interrupt(helped[2], 1, monkeypatch)
+    assert_equal(train(helped[1]), alone)
+    assert_equal(train(replace(helped[2], resume=helped[2].resume / "afresh")), alone)
 
 
 def test_iterations_in_place_of_epochs(job: Jobs) -> None:

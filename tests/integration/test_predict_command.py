@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from segops import files
@@ -29,6 +30,7 @@ def test_every_name_of_the_model_gives_the_masks_of_its_bundle(promoted: Path) -
                 assert (overlay.height, overlay.width) == image.shape[:2]
 
 
+@pytest.mark.slow
 def test_mistakes_are_named_and_the_rest_is_done(promoted: Path, tmp_path: Path) -> None:
     source = tmp_path / "photos"
     source.mkdir()

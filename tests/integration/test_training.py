@@ -146,7 +146,7 @@ def test_two_trainings_give_the_same_bytes(unbroken: Path, root: Path) -> None:
     assert files.read_json(root / files.TRAINING)["optimizer_steps"] == STEPS
 
 
-@pytest.mark.parametrize("kill_after", [7, 9])
+@pytest.mark.parametrize("kill_after", [7, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_killed_training_ends_as_the_unbroken_one(
     kill_after: int, unbroken: Path, root: Path
 ) -> None:
@@ -163,6 +163,7 @@ def test_a_killed_training_ends_as_the_unbroken_one(
     assert not (root / files.RESUME).exists()
 
 
+@pytest.mark.slow
 def test_changed_parameters_start_afresh(root: Path) -> None:
     assert stage(root, kill_after=7).returncode == -signal.SIGKILL
     set_params(root, train={"lr": 0.02})

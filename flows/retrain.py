@@ -158,9 +158,13 @@ def retrain(force: bool = False, root: str | None = None) -> State[Any]:
 
 
 def _retrain(root: Path, force: bool) -> Summary:
+    from segops.registry import reference
+    from segops.registry.tracking import tracking_uri
+
     parameters = params.load(root)
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
     _call(data, root, Path(parameters.data.path))
+    reference.refresh(root)  # the evaluation page shows the champion of now beside the new model
     states: dict[str, State[Any]] = {}
     for one in pipeline.stages(root):
         upstream = [states[name] for name in one.upstream]
@@ -171,9 +175,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     registered = _call(register, root, recorded)
     decision = _call(gate, root)
     _call(promote, root, decision)
-
-    from segops.registry.tracking import tracking_uri
-
+    reference.refresh(root)
     return Summary(
         outcomes={name: state.result() for name, state in states.items()},
         model=parameters.registry.model,

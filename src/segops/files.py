@@ -22,7 +22,9 @@ FACTS = Path("data/facts.parquet")
 VERDICT = Path("data/verdict.json")
 PACKED = Path("data/packed")
 POLICY = Path("models/augmentation.json")
+TRAINED = Path("models/trained")
 SEGMENTER = Path("models/segmenter")
+PACKAGE = Path("models/package.json")
 LAST_WEIGHTS = Path("models/last.safetensors")
 TRAINING = Path("metrics/training.json")
 EVALUATION = Path("metrics/evaluation.json")
@@ -41,6 +43,7 @@ STATE = Path(".segops")
 RUN_LOCK = STATE / "run.lock"
 STAGE_LOCK = STATE / "stage.lock"
 RESUME = STATE / "resume"
+REFERENCE = STATE / "reference"
 
 
 def workspace(start: Path | None = None) -> Path:

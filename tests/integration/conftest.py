@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "augment": {"crop": [64, 64], "device": "cpu", "copy_paste": {"p": 0.0}},
     "model": {"architecture": "plain_cnn"},
     "train": {"epochs": 3, "batch_size": 4, "warmup_epochs": 0, "selection_share": 0.2},
+    "predict": {},
     "evaluate": {"bootstrap_samples": 200},
     "report": {"pictures": True},
     "gate": {"min_miou": 0.0, "bootstrap_samples": 200},

@@ -27,11 +27,13 @@ from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import summary
 from segops.models.zoo import ModelSpec, build
-from segops.predict.bundle import bundle_digest, weights_sha256, write_bundle
+from segops.predict.bundle import bundle_digest
+from segops.predict.trained import weights_sha256, write_trained
 from segops.registry import promotion
 from segops.registry.gate import Decision
 from segops.registry.record import record
 from segops.registry.register import Registered, register
+from segops.stages import package
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
@@ -128,12 +130,12 @@ def train(root: Path, seed: int, quality: float | None = 0.8) -> str:
     images = {one: store.image_sha256(one) for one in store.ids("train")}
     network = build(SPEC)
     torch.nn.init.normal_(network.network.score.weight)
-    write_bundle(root / files.SEGMENTER, network, SPEC, VOC_CLASSES, images, {})
+    write_trained(root / files.TRAINED, network, SPEC, VOC_CLASSES, images, {})
+    package.run(root)
     fingerprint = files.sha256_bytes(str(seed).encode())
     training = {
         "fingerprint": fingerprint,
         "weights_sha256": weights_sha256(root / files.SEGMENTER),
-        "bundle_digest": bundle_digest(root / files.SEGMENTER),
         "data_hash": store.data_hash,
         "train_hash": store.split_hash("train"),
         "epochs_run": EPOCHS,

@@ -20,6 +20,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows import retrain as retrain_module
 from segops import files, pipeline
 from segops.errors import SegopsError, TransientError
+from segops.evaluate import reference
 from segops.registry import ledger
 from segops.registry.status import status
 from tests.integration.conftest import make_workspace, set_params
@@ -62,6 +63,10 @@ def test_first_run_ends_with_a_champion(first: tuple[Path, retrain_module.Summar
     assert summary.decision.verdict == "promoted", summary.decision
     assert {one.alias: str(one.version) for one in status(root).versions} == {"champion": "1"}
     assert len(ledger.read(root / "ledger.jsonl")) >= 1
+    champion = reference.read(root)
+    assert champion is not None
+    assert champion.version == "1"  # what the next evaluation page compares with
+    assert champion.evaluation == summary.evaluation
 
 
 def test_verdict_and_metrics_stand_on_the_flow_page(

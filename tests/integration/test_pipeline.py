@@ -18,7 +18,7 @@ log = logging.getLogger("segops")
 def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
     stages = pipeline.stages(workspace)
     assert [stage.name for stage in stages] == [
-        "validate", "prepare", "augment", "train", "evaluate",
+        "validate", "prepare", "augment", "train", "package", "evaluate",
     ]  # fmt: skip
     upstream = {stage.name: set(stage.upstream) for stage in stages}
     assert upstream["prepare"] == {"validate"}
@@ -27,7 +27,8 @@ def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
 
 def test_repro_writes_every_declared_output(reproduced: Path) -> None:
     for path in (
-        files.VERDICT, files.POLICY, files.AUGMENTATION_SHEET, files.SEGMENTER, files.LAST_WEIGHTS,
+        files.VERDICT, files.POLICY, files.AUGMENTATION_SHEET, files.TRAINED, files.SEGMENTER,
+        files.PACKAGE, files.LAST_WEIGHTS,
         files.EVALUATION, files.COUNTS, files.EVALUATION_PAGE, files.VALIDATION_PAGE,
     ):  # fmt: skip
         assert (reproduced / path).exists(), path

@@ -1,15 +1,17 @@
-"""`segops predict`: from what a person calls a model to masks and overlays."""
+"""`segops predict`: from what a person calls a model to masks, overlays and a table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from segops import files
 from segops.predict.bundle import load_bundle
+from segops.voc.classes import VOC_CLASSES
 from segops.voc.images import read_image
 from segops.voc.masks import read_mask
 from tests.integration.conftest import segops
@@ -28,6 +30,17 @@ def test_every_name_of_the_model_gives_the_masks_of_its_bundle(promoted: Path) -
             assert np.array_equal(mask, predictor.predict(image).mask)
             with Image.open(output / f"{path.stem}.overlay.jpg") as overlay:
                 assert (overlay.height, overlay.width) == image.shape[:2]
+    # Three names of one model: its digest is the same, so its masks are.
+    again = segops(promoted, "predict", str(images), "--output", str(output))
+    count = len(list(images.iterdir()))
+    assert f"{count} done before, 0 done now, in {output}" in again.stdout
+    table = pd.read_csv(output / "predictions.csv")
+    assert list(table.columns) == [
+        "image", "width", "height", "confidence", *VOC_CLASSES, "error",
+    ]  # fmt: skip
+    assert table["image"].is_monotonic_increasing
+    np.testing.assert_allclose(table[list(VOC_CLASSES)].sum(axis=1), 1)
+    assert table["error"].isna().all()
 
 
 @pytest.mark.slow
@@ -41,7 +54,11 @@ def test_mistakes_are_named_and_the_rest_is_done(promoted: Path, tmp_path: Path)
     done = segops(promoted, "predict", str(source), "--output", str(output))
     assert done.returncode == 1
     assert "broken.jpg" in done.stderr
-    assert {path.name for path in output.iterdir()} == {"whole.png", "whole.overlay.jpg"}
+    shown = {path.name for path in output.iterdir() if path.is_file()}
+    assert shown == {"whole.png", "whole.overlay.jpg", "predictions.csv"}
+    errors = pd.read_csv(output / "predictions.csv").set_index("image")["error"]
+    assert "broken.jpg" in errors["broken.jpg"]
+    assert pd.isna(errors["whole.jpg"])
     for model, said in (
         ("models:/segops@nobody", "no such alias"),
         ("models:/segops", "expected models:/NAME@ALIAS"),

@@ -25,16 +25,10 @@ from segops import files
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, build
 from segops.predict import isolate
-from segops.predict.bundle import (
-    LIBRARIES,
-    bundle_digest,
-    load_bundle,
-    read_model,
-    runtime_modules,
-    weights_sha256,
-    write_bundle,
-)
+from segops.predict.bundle import bundle_digest, load_bundle, read_model
+from segops.predict.package import LIBRARIES, runtime_modules, write_bundle
 from segops.predict.predictor import Predictor
+from segops.predict.trained import weights_sha256
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})
@@ -164,8 +158,8 @@ def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) ->
     code = other / "runtime" / "predict" / "predictor.py"
     text = code.read_text()
     changed = text.replace(
-        "return Prediction(_to_mask(mask), confidence)",
-        "return Prediction(_to_mask(0 * mask), 0.25)",
+        "return Prediction(_to_array(mask), float(confidence / mask.numel()))",
+        "return Prediction(_to_array(0 * mask), 0.25)",
     )
     assert changed != text
     code.write_text(changed)

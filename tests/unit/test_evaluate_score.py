@@ -19,7 +19,9 @@ from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.evaluate.score import Scores, score
 from segops.metrics.iou import miou
 from segops.models.zoo import ModelSpec, build
-from segops.predict.bundle import bundle_digest, load_bundle, weights_sha256, write_bundle
+from segops.predict.bundle import bundle_digest, load_bundle
+from segops.predict.package import write_bundle
+from segops.predict.trained import weights_sha256
 from segops.voc.classes import VOC_CLASSES, VOID
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
@@ -118,7 +120,7 @@ def test_images_that_do_not_count_are_left_out(
     assert scores.excluded == (store.ids("val")[1],)
     assert len(scores.images) == 4
     assert hidden not in set(scores.counts["image_sha256"])
-    with pytest.raises(SegopsError, match="no such file"):
+    with pytest.raises(SegopsError, match="holds no picture of"):
         scores.prediction(scores.excluded[0])
 
 

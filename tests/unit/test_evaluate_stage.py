@@ -15,16 +15,21 @@ from hypothesis import strategies as st
 from segops import files
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
+from segops.evaluate import reference
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
-from segops.evaluate.pictures import choose, image_scores
+from segops.evaluate.pictures import EXPLAINED, choose, image_scores
+from segops.evaluate.reference import Reference
 from segops.models.zoo import build
-from segops.predict.bundle import bundle_digest, write_bundle
+from segops.predict.bundle import bundle_digest
+from segops.predict.package import write_bundle
 from segops.stages import evaluate
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
 from tests.unit.test_evaluate_score import SPEC, lively
 
+PHOTOGRAPH = "/9j/"
+"""How a JPEG file begins in base 64."""
 WRITTEN = (
     files.EVALUATION,
     files.COUNTS,
@@ -68,7 +73,13 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
         "mean_precision",
         "mean_recall",
         "mean_f1",
+        "boundary",
+        "calibration",
+        "slices",
+        "confusions",
+        "errors",
         "classes",
+        "predict",
         "data_hash",
         "val_hash",
         "weights_sha256",
@@ -112,25 +123,45 @@ def test_the_plots_hold_the_confusion_matrix_and_the_classes(evaluated: Path) ->
     assert mean == pytest.approx(evaluation["miou"], abs=1e-5)
 
 
-def test_the_page_shows_images_of_each_group(evaluated: Path) -> None:
+def test_the_page_shows_images_of_each_group_and_explains_the_worst(evaluated: Path) -> None:
     page = (evaluated / files.EVALUATION_PAGE).read_text()
     scores = image_scores(pd.read_parquet(evaluated / files.COUNTS))
-    for group, image_id in choose(scores):
-        assert group in page.lower()
-        assert image_id in page
+    shown = choose(scores)
+    assert {group for group, _ in shown} == {"best", "median", "worst"}
+    for _, image_id in shown:
+        assert f'"{image_id}"' in page
+    assert page.count(PHOTOGRAPH) == len(scores)
+    assert len(scores) <= EXPLAINED
+    assert page.count('"explained": "') == len(scores)
+    assert "champion, version" not in page
 
 
 def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
     evaluated: Path, tmp_path: Path
 ) -> None:
     again = workspace(tmp_path, "hardware: {threads: 1}\nreport: {pictures: false}\n")
+    store = PackedStore(again / files.PACKED)
+    evaluation = json.loads((evaluated / files.EVALUATION).read_text())
+    counts = pd.read_parquet(evaluated / files.COUNTS)
+    champion = Reference(
+        model="segops",
+        version="7",
+        bundle_digest="another",
+        class_names=VOC_CLASSES,
+        trained_on=frozenset(),
+        val_hash=evaluation["val_hash"],
+        evaluation=evaluation,
+        counts=counts.assign(intersection=counts["intersection"] // 2),
+    )
+    reference.write(again, champion)
     evaluate.run(again)
     for name in WRITTEN:
         same = (again / name).read_bytes() == (evaluated / name).read_bytes()
         assert same == (name != files.EVALUATION_PAGE), name
     page = (again / files.EVALUATION_PAGE).read_text()
-    assert "data:image/jpeg" not in page
-    assert PackedStore(again / files.PACKED).ids("val")[0] not in page
+    assert PHOTOGRAPH not in page
+    assert not any(image_id in page for image_id in store.ids("val"))
+    assert "champion, version 7" in page
 
 
 def test_a_model_that_was_trained_on_val_is_not_evaluated(tmp_path: Path) -> None:

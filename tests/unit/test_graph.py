@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from segops import files
+from segops.predict.package import runtime_modules
 
 ROOT = Path(__file__).parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -18,7 +19,13 @@ STAGES: dict[str, dict[str, Any]] = GRAPH["stages"]
 
 # Modules that no import shows: run in a process of their own, or copied into the model.
 ALSO = {
-    "train": ("segops.predict.pyfunc_model",),
+    "package": (
+        "segops.predict.pyfunc_model",
+        *(
+            f"segops.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+            for name in runtime_modules()
+        ),
+    ),
     "evaluate": ("segops.evaluate.worker",),
 }
 

@@ -23,12 +23,11 @@ from segops.registry.lineage import LINEAGE_FIELDS, tag
 
 TRAINING = {
     "weights_sha256": "a" * 64,
-    "bundle_digest": "b" * 64,
     "train_hash": "c" * 64,
     "device": "cpu",
     "seed": 0,
 }
-EVALUATION = {"data_hash": "d" * 64, "val_hash": "e" * 64}
+EVALUATION = {"bundle_digest": "b" * 64, "data_hash": "d" * 64, "val_hash": "e" * 64}
 
 
 def git(root: Path, *arguments: str) -> str:

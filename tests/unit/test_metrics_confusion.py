@@ -145,8 +145,45 @@ def test_views_count_like_copies() -> None:
     )
 
 
-def test_counts_beyond_float32_are_exact() -> None:
-    pixels = module.EXACT_PIXELS + 3  # the first odd count that float32 cannot hold
-    truth = np.zeros((1, pixels), np.uint8)
+@pytest.mark.parametrize("speckled", [0.0, 0.02, 0.3, 1.0])
+def test_areas_and_speckles_count_alike(speckled: float) -> None:
+    random = np.random.default_rng(2)
+    truth, prediction = (
+        np.kron(random.integers(0, 21, (6, 5), dtype=np.uint8), np.ones((20, 30), np.uint8))
+        for _ in range(2)
+    )
+    truth[:, 40:50] = VOID
+    speckles = random.random(truth.shape) < speckled
+    prediction[speckles] = random.integers(0, 21, int(speckles.sum()))
+    expected = literal(truth, prediction, 21)
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 21), expected)
+    # Both ways of counting, whichever was taken.
+    by_pixel = module._count_pixels(truth.reshape(-1), prediction.reshape(-1), 21)
+    np.testing.assert_array_equal(by_pixel[1:, 1:], expected)  # type: ignore[index]
+    prediction[7, 7] = VOID
+    with pytest.raises(ValueError, match="prediction holds id 255"):
+        confusion_matrix(truth, prediction, 21)
+    prediction[7, 7], truth[8, 8] = 0, 21
+    with pytest.raises(ValueError, match="truth holds id 21;"):
+        confusion_matrix(truth, prediction, 21)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 254, 255])
+def test_any_number_of_classes(classes: int) -> None:
+    random = np.random.default_rng(3)
+    truth, prediction = random.integers(0, classes, (2, 30, 30), dtype=np.uint8)
+    truth[0], truth[1, 1], prediction[2, 2] = VOID, classes - 1, classes - 1
+    expected = literal(truth, prediction, classes)
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, classes), expected)
+    wide = [np.repeat(one, 20, axis=1) for one in (truth, prediction)]  # runs of 20
+    np.testing.assert_array_equal(confusion_matrix(*wide, classes), 20 * expected)
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["areas", "speckled"])
+def test_counts_beyond_float32_are_exact(step: int) -> None:
+    pixels = 2**24 + 3  # the first odd count that float32 cannot hold
+    truth = np.zeros((1, step * pixels), np.uint8)
+    truth[0, 1::2] = step - 1
     truth[0, -1] = 1
-    assert confusion_matrix(truth, np.zeros_like(truth), 2).tolist() == [[pixels - 1, 0], [1, 0]]
+    expected = [[pixels - 1, 0], [1, 0]] if step == 1 else [[pixels, 0], [pixels, 0]]
+    assert confusion_matrix(truth, np.zeros_like(truth), 2).tolist() == expected

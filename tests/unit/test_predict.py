@@ -175,11 +175,11 @@ def test_images_of_other_modes_are_read_as_rgb(network: nn.Module, mode: str, ki
 
 def test_what_is_no_image_is_refused_by_name() -> None:
     predictor = Predictor(Brightest(), NAMES)
-    deep = Image.fromarray(np.zeros((4, 4), np.uint16))
+    floating = Image.fromarray(np.zeros((4, 4), np.float32))
     for content, words in (
         (b"not an image", "image 7.*not an image"),
         (encoded(Image.fromarray(picture(40, 40)), "JPEG")[:-200], "image 7"),
-        (encoded(deep), "image 7.*8 bits"),
+        (encoded(floating, "TIFF"), "image 7.*mode F, floating point.*8 bits.*Convert it to RGB"),
         ("%%%", "image 7.*base64"),
         (b"", "image 7"),
     ):

@@ -1,97 +1,114 @@
-"""The evaluation page and the plots."""
+"""The evaluation page as a whole."""
 
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from segops.report import svg
-from segops.report.confusion import occurring, row_shares
+from segops.report import evaluation as page_module
 from segops.report.evaluation import write_evaluation_page
-from segops.report.html import decimal, number, percent
-from segops.report.overlay import Picture
-from segops.report.plots import write_class_iou_png, write_confusion_png
-from segops.voc.classes import VOC_CLASSES
+from tests.unit.evaluations import (
+    NAMES,
+    confusion_of,
+    evaluation_of,
+    old_evaluation,
+    opponent_of,
+    pictures_of,
+)
 
 CURVES = "epoch,step,lr,train_loss,selection_miou,seconds\n"
+VOID_ELEMENTS = {"meta", "link", "input", "br", "img"}
 
 
-def confusion_of(classes: int = 4) -> np.ndarray:
-    """Class 2 occurs nowhere, class 3 is predicted alone."""
-    matrix = np.zeros((classes, classes), dtype=np.int64)
-    matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1], matrix[0, 3] = 900, 90, 150, 50, 10
-    return matrix
+class Outline(HTMLParser):
+    """Elements that are open, ids, tables as lists of rows, and everything that could load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.headings: list[dict[str, str | None]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        if tag not in VOID_ELEMENTS:
+            self.open.append(tag)
+        if attributes.get("id"):
+            self.ids.append(str(attributes["id"]))
+        self.loads += [str(attributes[key]) for key in ("src", "href", "data") if key in attributes]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            if tag == "th" and "data-key" in attributes:
+                self.headings.append(attributes)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
 
 
-def evaluation_of(names: tuple[str, ...] = ("ground", "cat", "cow", "dog")) -> dict[str, Any]:
-    empty = dict.fromkeys(("iou", "precision", "recall", "f1"))
-    classes: dict[str, dict[str, Any]] = {
-        name: {**empty, "intersection": 0, "predicted_pixels": 0, "truth_pixels": 0}
-        for name in names
-    }
-    classes[names[1]] |= {"iou": 0.1724, "precision": 0.3571, "recall": 0.25, "f1": 0.2941}
-    classes[names[1]] |= {"intersection": 50, "predicted_pixels": 140, "truth_pixels": 1234567}
-    return {
-        "split": "val",
-        "images": 7,
-        "miou": 0.6123,
-        "miou_low": 0.5812,
-        "miou_high": 0.6499,
-        "confidence": 0.95,
-        "miou_truth_or_prediction": 0.4087,
-        "pixel_accuracy": 0.9011,
-        "mean_class_accuracy": 0.7022,
-        "frequency_weighted_iou": 0.8033,
-        "mean_precision": 0.6044,
-        "mean_recall": 0.7055,
-        "mean_f1": 0.6066,
-        "classes": classes,
-        "data_hash": "d" * 64,
-        "val_hash": "e" * 64,
-        "weights_sha256": "a" * 64,
-        "bundle_digest": "b" * 64,
-    }
-
-
-def pictures_of() -> list[Picture]:
-    image = np.full((30, 40, 3), 120, dtype=np.uint8)
-    mask = np.zeros((30, 40), dtype=np.uint8)
-    mask[5:20, 5:20] = 1
-    return [
-        Picture("one", 0.91, image, mask, mask, "best"),
-        Picture("two", 0.12, image, mask, np.zeros_like(mask), "worst"),
-    ]
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> str:
-    curves = tmp_path / "learning.csv"
-    curves.write_text(
-        CURVES + "0,10,0.001,2.5,0.31,3\n1,20,0.002,1.25,0.4567,3\n2,30,0.001,1,0.4,3"
-    )
-    path = tmp_path / "evaluation.html"
-    write_evaluation_page(path, evaluation_of(), confusion_of(), pictures_of(), curves)
+def write(path: Path, evaluation: dict[str, Any] | None = None, **options: Any) -> str:
+    options = {"pictures": (), "learning_curves": None} | options
+    write_evaluation_page(path, evaluation or evaluation_of(), confusion_of(), **options)
     return path.read_text()
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("page")
+    curves = directory / "learning.csv"
+    curves.write_text(
+        CURVES + "0,10,0.001,2.5,0.31,3\n1,20,0.002,1.25,0.4567,3\n2,30,0.001,1,0.4,3"
+    )
+    return write(
+        directory / "evaluation.html",
+        pictures=pictures_of(),
+        learning_curves=curves,
+        opponents=[opponent_of()],
+    )
+
+
 def test_the_page_stands_alone(page: str) -> None:
-    assert not re.search(r"https?:|<script|@import|url\(", page)
-    sources = re.findall(r"(?:src|href)=\"([^\"]{0,12})", page)
-    assert sources
-    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?:|@import|url\(|<script[^>]+src", page)
+    loads = Outline(page).loads
+    assert "data:," in loads
+    assert all(load.startswith(("data:", "#")) for load in loads)
+    assert "default-src 'none'; img-src data:" in page
+
+
+def test_the_page_is_well_formed_and_links_lead_somewhere(page: str) -> None:
+    outline = Outline(page)
+    assert outline.open == []
+    assert len(set(outline.ids)) == len(outline.ids)
+    targets = {load[1:] for load in outline.loads if load.startswith("#") and "=" not in load}
+    assert targets == {
+        "classes", "errors", "slices", "calibration", "matrix", "curves", "pictures", "lineage",
+    }  # fmt: skip
+    assert targets <= set(outline.ids)
 
 
 def test_the_page_shows_every_figure(page: str) -> None:
     for figure in ("0.612", "0.581 to 0.650", "95\u202f%", "0.409", "0.901", "0.702", "0.803"):
         assert figure in page
-    for figure in ("0.604", "0.706", "0.607", "0.172", "0.357", "0.250", "0.294"):
+    for figure in ("0.604", "0.706", "0.607", "0.172", "0.357", "0.250", "0.294", "1.311", "1.322"):
         assert figure in page
-    assert "1\u202f234\u202f567" in page
+    for figure in ("0.515", "0.525", "6.2\u202fpx", "27.1\u202fpx", "0.077", "1\u202f234\u202f567"):
+        assert figure in page
     assert "classes in truth or prediction" in page
     assert "mean IoU of the 2 classes" in page
     assert "Best: 0.457 in epoch 1" in page
@@ -99,46 +116,106 @@ def test_the_page_shows_every_figure(page: str) -> None:
         assert digest in page
 
 
-def test_pictures_come_in_threes_with_image_scores(page: str) -> None:
-    assert page.count("data:image/jpeg") == 6
-    assert "Best images" in page
-    assert "Worst images" in page
-    assert "Median images" not in page
-    assert "image score 0.910" in page
-    # A score of one image never goes by the name of the split's figure.
-    assert not re.search(r"<span[^>]*>[^<]*mIoU[^<]*</span>", page)
+def test_without_a_script_every_table_is_there(page: str) -> None:
+    text = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    classes, errors, slices, bins = Outline(text).tables
+    assert [row[0] for row in classes[2:]] == ["ground", "cat", "cow", "dog", "mean of 2"]
+    assert [row[0] for row in errors[1:]] == ["missed", "false alarm", "confusion", "boundary"]
+    assert [row[0] for row in slices[1:]] == ["object size", "small< 32²", "scene", "crowded>= 4"]
+    assert bins[2] == ["0.50–1.00", "1\u202f200", "0.800", "0.700", "\u22120.100"]
+    assert "need JavaScript" in text
+    assert "<strong>cat</strong> taken for <strong>ground</strong>: <b>75.0\u202f%</b> of" in text
 
 
-def test_without_pictures_no_photograph_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "evaluation.html"
-    write_evaluation_page(path, evaluation_of(), confusion_of(), [], None)
-    page = path.read_text()
-    assert "data:image" not in page
+def test_headings_carry_what_sorting_needs(page: str) -> None:
+    keys = [heading["data-key"] for heading in Outline(page).headings]
+    assert keys[:2] == ["class", "iou"]
+    assert keys[-2:] == ["iou1", "difference1"]
+    assert {"boundary_iou", "contour_distance", "f1", "truth_pixels"} <= set(keys)
+    assert re.search(r'data-column="difference1" data-value="0.11"', page)
+
+
+def test_absent_classes_come_last_and_grey(page: str) -> None:
+    rows = re.findall(
+        r'<tr( class="absent")?><th scope="row" class="name" data-column="class"', page
+    )
+    assert rows == ["", "", ' class="absent"', ' class="absent"']
+
+
+def test_an_evaluation_of_an_older_release_is_shown_with_dashes(tmp_path: Path) -> None:
+    opponents = [opponent_of("older", old=True)]
+    page = write(tmp_path / "old.html", old_evaluation(), opponents=opponents)
+    assert "Reliability diagram" not in page
+    assert 'id="slices"' not in page
+    assert "not recorded by this evaluation" in page
+    assert "None" not in page
+    mixed = write(tmp_path / "mixed.html", evaluation_of(), opponents=opponents)
+    assert "older: –" in mixed
+    assert "None" not in mixed
+
+
+def test_without_an_opponent_the_page_says_so(tmp_path: Path) -> None:
+    page = write(tmp_path / "e.html")
+    assert "no champion to compare with yet" in page
+    assert "paired" not in page
+    assert "<title>Evaluation · segops</title>" in page
+
+
+def test_a_comparison_names_its_models_in_the_title(tmp_path: Path) -> None:
+    opponents = [opponent_of("B <3"), opponent_of("C"), opponent_of("D", old=True)]
+    page = write(tmp_path / "c.html", name="A & co", opponents=opponents)
+    assert "<h1>A &amp; co compared with B &lt;3, C and D</h1>" in page
+    assert "mIoU of A &amp; co" in page
+    keys = [heading["data-key"] for heading in Outline(page).headings]
+    assert keys[-6:] == ["iou1", "difference1", "iou2", "difference2", "iou3", "difference3"]
+    assert page.count("<h3>B &lt;3</h3>") == 1
+
+
+def test_without_pictures_no_photograph_is_left_and_the_page_says_why(tmp_path: Path) -> None:
+    page = write(tmp_path / "e.html")
+    assert "data:image/" not in re.sub(r"<script>.*</script>", "", page, flags=re.S)
+    assert 'id="gallery-data"' not in page
+    assert "<code>report.pictures</code>" in page
     assert "Learning curves" not in page
-    assert "Pictures" not in page
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    one, two = tmp_path / "one.html", tmp_path / "two.html"
-    for path in (one, two):
-        write_evaluation_page(path, evaluation_of(), confusion_of(), pictures_of(), None)
-    assert one.read_bytes() == two.read_bytes()
+    one, two = (
+        write(tmp_path / name, pictures=pictures_of(), opponents=[opponent_of()])
+        for name in ("one.html", "two.html")
+    )
+    assert one == two
+
+
+def test_the_page_keeps_its_limit_and_says_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = len(write(tmp_path / "bare.html").encode())
+    limit = bare + page_module.GALLERY_FRAME + 8000
+    monkeypatch.setattr(page_module, "PAGE_LIMIT", limit)
+    page = write(tmp_path / "e.html", pictures=iter(pictures_of(9)))
+    found = re.search(r"The first (\d) of 9 pictures; more would take the page over 15 MB", page)
+    assert found
+    assert page.count('"id": "image') == int(found[1]) < 9
+    assert len(page.encode()) <= limit
+    monkeypatch.setattr(page_module, "PAGE_LIMIT", bare)
+    assert "None of the 9 pictures fits" in write(tmp_path / "e.html", pictures=pictures_of(9))
 
 
 def test_a_fixed_length_recipe_has_no_selection_curve(tmp_path: Path) -> None:
-    curves, path = tmp_path / "learning.csv", tmp_path / "evaluation.html"
+    curves = tmp_path / "learning.csv"
     curves.write_text(CURVES + "0,10,0.001,2.5,,3\n1,20,0.002,1.25,,3\n")
-    write_evaluation_page(path, evaluation_of(), confusion_of(), [], curves)
-    page = path.read_text()
+    page = write(tmp_path / "e.html", learning_curves=curves)
     assert "Training loss" in page
     assert "selection split" not in page
 
 
 def test_one_epoch_draws_a_curve(tmp_path: Path) -> None:
-    curves, path = tmp_path / "learning.csv", tmp_path / "evaluation.html"
+    curves = tmp_path / "learning.csv"
     curves.write_text(CURVES + "0,10,0.001,0.0,0.0,3\n")
-    write_evaluation_page(path, evaluation_of(), confusion_of(), [], curves)
-    assert "nan" not in re.sub(r"<style>.*</style>", "", path.read_text(), flags=re.S)
+    page = write(tmp_path / "e.html", learning_curves=curves)
+    assert "Learning rate" in page
+    assert not re.search(r'"nan|nan"', page)
 
 
 def test_absent_figures_are_dashes(tmp_path: Path) -> None:
@@ -151,12 +228,12 @@ def test_absent_figures_are_dashes(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    path = tmp_path / "evaluation.html"
-    names = ("ground", "<b>cat</b>", "cow", "dog & pony")
-    write_evaluation_page(path, evaluation_of(names), confusion_of(), [], None)
-    page = path.read_text()
-    assert "<b>" not in page
+    names = ("ground", "<b>cat</b>", "cow", '</script>"dog" & pony')
+    page = write(tmp_path / "e.html", evaluation_of(names), pictures=pictures_of())
+    assert "<b>cat" not in page
     assert "&lt;b&gt;cat" in page
+    assert page.count("</script>") == 2
+    assert Outline(page).open == []
 
 
 def test_a_matrix_of_other_classes_is_refused(tmp_path: Path) -> None:
@@ -164,57 +241,16 @@ def test_a_matrix_of_other_classes_is_refused(tmp_path: Path) -> None:
         write_evaluation_page(tmp_path / "e.html", evaluation_of(), confusion_of(5), [], None)
 
 
-def test_rows_are_normalised_and_absent_ones_are_nan() -> None:
-    shares = row_shares(confusion_of())
-    assert shares[0].tolist() == [0.9, 0.09, 0, 0.01]
-    assert shares[1].tolist() == [0.75, 0.25, 0, 0]
-    assert np.isnan(shares[2:]).all()
-    assert occurring(confusion_of()).tolist() == [0, 1, 3]
-
-
-def test_the_heat_map_names_all_21_classes() -> None:
-    chart = svg.heat_map(row_shares(np.eye(21, dtype=np.int64)), VOC_CLASSES)
-    assert all(chart.count(f">{name}</text>") == 2 for name in VOC_CLASSES)
-    assert chart.count(">100</text>") == 21
-
-
-def test_the_heat_map_leaves_small_shares_blank_and_absent_rows_empty() -> None:
-    chart = svg.heat_map(np.array([[0.996, 0.004], [np.nan, np.nan]]), ("a", "b"))
-    assert ">100</text>" in chart
-    assert ">0</text>" not in chart
-    assert chart.count('class="empty"') == 2
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.05), (0, 3.7), (0, 29), (317, 505)])
-def test_ticks_are_round_and_within(low: float, high: float) -> None:
-    ticks = svg.Axis(low, high, 0, 100).ticks()
-    assert 3 <= len(ticks) <= 7
-    assert all(low <= tick <= high + 1e-9 for tick in ticks)
-    assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
-
-
-def test_histograms_hold_every_value() -> None:
-    chart = svg.histogram({"train": [0.0, 0.1, 0.1, 1.0], "val": []}, "share", bins=10)
-    shares = [float(value) for value in re.findall(r": ([\d.]+)% of images", chart)]
-    assert sum(shares) == pytest.approx(100)
-
-
-def test_words_for_numbers() -> None:
-    assert number(1234567) == "1\u202f234\u202f567"
-    assert decimal(None) == number(None) == percent(None) == "–"
-    assert percent(0.123) == "12.3\u202f%"
-    assert percent(0.0) == "0\u202f%"
-    assert percent(0.0001) == "<0.1\u202f%"
-
-
-def test_plots_are_pictures_and_the_same_each_time(tmp_path: Path) -> None:
-    names = ("ground", "cat", "cow", "dog")
-    for turn in ("one", "two"):
-        write_confusion_png(tmp_path / f"confusion-{turn}.png", confusion_of(), names)
-        write_class_iou_png(tmp_path / f"iou-{turn}.png", [0.9, 0.1724, None, 0.0], names, 0.54)
-    for plot in ("confusion", "iou"):
-        one, two = tmp_path / f"{plot}-one.png", tmp_path / f"{plot}-two.png"
-        assert one.read_bytes() == two.read_bytes()
-        with Image.open(one) as picture:
-            assert min(picture.size) > 200
-            assert len(set(picture.convert("L").tobytes())) > 20
+def test_of_many_classes_the_matrix_shows_the_most_confused(tmp_path: Path) -> None:
+    names = tuple(f"class {index}" for index in range(60))
+    matrix = np.eye(60, dtype=np.int64) * 100
+    matrix[57, 58] = 30
+    path = tmp_path / "e.html"
+    write_evaluation_page(path, evaluation_of(names), matrix, [], None)
+    page = path.read_text()
+    assert "Of 60 classes the 40 with the most confused pixels are shown" in page
+    chart = page[page.index('<svg class="heat"') :]
+    assert ">class 58</text>" in chart
+    assert ">class 50</text>" not in chart
+    assert "<details><summary>40 × 40 classes" in page
+    assert len(NAMES) < page_module.MATRIX_OPEN

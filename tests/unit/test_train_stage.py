@@ -19,7 +19,9 @@ from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, build
 from segops.params import parse
-from segops.predict.bundle import read_model, weights_sha256, write_bundle
+from segops.predict.bundle import read_model
+from segops.predict.package import write_bundle
+from segops.predict.trained import weights_sha256
 from segops.stages import train as stage
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
@@ -115,7 +117,7 @@ def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
         if one.ndim > 1:
             torch.testing.assert_close(trained[name], one, atol=1e-6, rtol=0)
     assert files.read_json(root / files.TRAINING)["start_sha256"] == made.start.sha256
-    images = read_model(root / files.SEGMENTER)["training_images"]
+    images = read_model(root / files.TRAINED)["training_images"]
     assert images == {**own, f"start_from/{other}": "0" * 64, "2007_000001": "1" * 64}
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from segops.cli import data, life, look, tune
+from segops.cli import compare, data, evaluate, life, look, predict, tune
 from segops.errors import SegopsError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 for command in (
     life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
-    look.predict, look.status, look.models, look.ui,
+    evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -31,6 +31,7 @@ class StageName(StrEnum):
     prepare = "prepare"
     augment = "augment"
     train = "train"
+    package = "package"
     evaluate = "evaluate"
 
 
@@ -103,9 +104,11 @@ def record(
         from segops.registry.follow import follow as follow_training
 
         raise typer.Exit(follow_training(root, follow))
+    from segops.registry import reference
     from segops.registry.record import record as record_run
 
     recorded = record_run(root)
+    reference.refresh(root)
     state = "created" if recorded.created else "found"
     changed = ", ".join(recorded.changed) if recorded.changed else "nothing to add"
     console.print(f"MLflow run {recorded.run_id} {state}: {changed}.", highlight=False)
@@ -116,7 +119,7 @@ def promote() -> None:
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
-    from segops.registry import promotion
+    from segops.registry import promotion, reference
     from segops.registry.record import record as record_run
     from segops.registry.register import register
 
@@ -124,6 +127,7 @@ def promote() -> None:
     registered = register(root, record_run(root))
     decision = promotion.gate(root)
     promotion.promote(root, decision)
+    reference.refresh(root)
     show_decision(decision, registered.version)
     if decision.verdict in ("rejected", "inconclusive"):
         raise typer.Exit(REJECTED)
@@ -133,9 +137,11 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; it is written into the ledger.")],
 ) -> None:
     """Withdraw the champion and put the previous one back."""
-    from segops.registry import promotion
+    from segops.registry import promotion, reference
 
-    result = promotion.rollback(checkout(), reason)
+    root = checkout()
+    result = promotion.rollback(root, reason)
+    reference.refresh(root)
     console.print(
         f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
         highlight=False,

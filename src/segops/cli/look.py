@@ -1,4 +1,4 @@
-"""The commands that look at what there is: predict, status, models, ui."""
+"""The commands that look at what there is: status, models, ui."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console
-from segops.errors import SegopsError
 
 
 class Page(StrEnum):
@@ -20,33 +19,6 @@ class Page(StrEnum):
 
     mlflow = "mlflow"
     prefect = "prefect"
-
-
-def predict(
-    source: Annotated[Path, typer.Argument(help="An image or a directory of images.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory."),
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path(
-        "predictions"
-    ),
-) -> None:
-    """Write a palette PNG and an overlay for every image.
-
-    A broken image is named, the rest is done, and the exit status is 1.
-    """
-    from segops.predict.folder import predict_folder
-    from segops.registry.resolve import resolved
-
-    is_bundle = model is not None and not model.startswith("models:")
-    with resolved(model, Path() if is_bundle else checkout()) as bundle:
-        done, failed = predict_folder(source, bundle, output)
-    console.print(f"{done} mask(s) and overlay(s) in {output}.", highlight=False)
-    if failed:
-        raise SegopsError(
-            "\n".join([f"{len(failed)} image(s) could not be read:", *(f"  {f}" for f in failed)])
-        )
 
 
 def status() -> None:

@@ -15,7 +15,7 @@ plain percentile, the BCa and the normal interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,24 @@ class PairedDifference:
     low: float
     high: float
     minimum_detectable: float
+    images: int
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """IoU of one class of a model minus that of another on the same images.
+
+    Attributes:
+        difference: The difference on the split itself, -1..1; NaN where the class is not in the
+            truth.
+        low: Lower end of the two-sided interval; NaN where fewer than two images hold the class.
+        high: Upper end, likewise.
+        images: How many images hold the class in their truth.
+    """
+
+    difference: float
+    low: float
+    high: float
     images: int
 
 
@@ -149,6 +167,54 @@ def paired_difference(
     return PairedDifference(difference, low, high, detectable, number)
 
 
+def paired_class_differences(
+    counts_a: pd.DataFrame,
+    counts_b: pd.DataFrame,
+    classes: Sequence[int],
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> dict[int, ClassDifference]:
+    """Compare two models class by class on the same images by a paired bootstrap.
+
+    The draws are those of :func:`paired_difference` with the same seed: one set of resamples for
+    both models and for all classes. A resample that holds no true pixel of a class is left out for
+    that class. What widens the interval is the number of images that hold the class, because these
+    alone tell how much its IoU varies; where they are few, it ends near the extremes of the
+    resamples. The intervals are each for itself: of many classes some exclude 0 by chance.
+
+    Args:
+        counts_a: Table of counts of one model.
+        counts_b: Table of counts of the other.
+        classes: Class ids.
+        samples: Number of resamples.
+        confidence: Level of the two-sided intervals, 0..1.
+        seed: Seed of the resampling.
+
+    Returns:
+        By class id: the first model minus the second, with its interval.
+
+    Raises:
+        SegopsError: As :func:`paired_difference`.
+    """
+    _require_same_truth(counts_a, counts_b)
+    pair = np.stack([_per_image(counts_a, classes), _per_image(counts_b, classes)], axis=1)
+    holding = (pair[:, 0, :, 2] > 0).sum(axis=0)
+    iou = _iou(pair.sum(axis=0))
+    resampled = np.full((0, len(classes)), np.nan)
+    if len(pair) > 1:
+        parts = [_iou(sums) for sums in _resampled_sums(pair, samples, seed)]
+        resampled = np.concatenate([part[:, 0] - part[:, 1] for part in parts])
+    found = {}
+    for place, label in enumerate(classes):
+        images, low, high = int(holding[place]), math.nan, math.nan
+        if images > 1:
+            low, high = _bounds(resampled[:, place], _expanded((1 - confidence) / 2, images))
+        difference = float(iou[0, place] - iou[1, place])
+        found[int(label)] = ClassDifference(difference, low, high, images)
+    return found
+
+
 def _per_image(counts: pd.DataFrame, classes: Sequence[int]) -> NDArray[np.float64]:
     """The table as an array of shape (images, classes, 3), images in the order of their ids.
 
@@ -202,7 +268,14 @@ def _require_same_truth(counts_a: pd.DataFrame, counts_b: pd.DataFrame) -> None:
 
 
 def _resampled_mious(images: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:
-    """MIoU of every resample, shape (samples, models), from (images, models, classes, 3) counts.
+    """MIoU of every resample, shape (samples, models), from (images, models, classes, 3) counts."""
+    return np.concatenate([_miou(sums) for sums in _resampled_sums(images, samples, seed)])
+
+
+def _resampled_sums(
+    images: NDArray[np.float64], samples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Summed counts of some resamples at a time, shape (resamples, models, classes, 3).
 
     All models see the same draws. How often each image is drawn is multinomial, so that the sums of
     many resamples are one matrix product; they are integers and exact in any order of summing.
@@ -210,23 +283,31 @@ def _resampled_mious(images: NDArray[np.float64], samples: int, seed: int) -> ND
     number = len(images)
     flat = images.reshape(number, -1)
     random = np.random.default_rng(seed)
-    parts = []
     for start in range(0, samples, RESAMPLES_AT_ONCE):
         some = min(RESAMPLES_AT_ONCE, samples - start)
         times = random.multinomial(number, np.full(number, 1 / number), size=some)
         sums = times.astype(np.float64) @ flat
-        parts.append(_miou(sums.reshape(some, *images.shape[1:])))
-    return np.concatenate(parts)
+        yield sums.reshape(some, *images.shape[1:])
+
+
+def _iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of summed counts of shape (..., 3); NaN where the truth does not hold the class."""
+    both, predicted, truth = sums[..., 0], sums[..., 1], sums[..., 2]
+    absent = np.full(both.shape, np.nan)
+    iou: NDArray[np.float64] = np.divide(
+        both, predicted + truth - both, out=absent, where=truth > 0
+    )
+    return iou
 
 
 def _miou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """MIoU of summed counts of shape (..., classes, 3); NaN where no class occurs in the truth."""
-    both, predicted, truth = sums[..., 0], sums[..., 1], sums[..., 2]
-    occurs = truth > 0
-    iou = np.divide(both, predicted + truth - both, out=np.zeros_like(both), where=occurs)
-    number = occurs.sum(axis=-1)
+    iou = _iou(sums)
+    number = (~np.isnan(iou)).sum(axis=-1)
     empty = np.full(number.shape, np.nan)
-    means: NDArray[np.float64] = np.divide(iou.sum(axis=-1), number, out=empty, where=number > 0)
+    means: NDArray[np.float64] = np.divide(
+        np.nansum(iou, axis=-1), number, out=empty, where=number > 0
+    )
     return means
 
 

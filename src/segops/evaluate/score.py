@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,16 +22,24 @@ import segops
 from segops import files
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
+from segops.evaluate.album import Album
 from segops.predict import isolate
 from segops.progress import track
-from segops.voc.masks import read_mask
+from segops.voc.masks import decode_mask, read_mask
 
 log = logging.getLogger("segops")
 
 # The files that the worker writes. It imports torch; this module must not.
 COUNTS = "counts.parquet"
 CONFUSION = "confusion.npy"
+ERROR_TABLE = "errors.parquet"
+FIGURES = "figures.json"
+TIMING = "timing.json"
 MASKS = "masks"
+KINDS = "kinds"
+ACTIVATIONS = "activations"
+ERRORS = ("image_id", "class_id", "kind", "pixels")
+"""Columns of the table of errors."""
 LAST_WORDS = 15
 """Lines of a crashed worker's standard error that the message of the error repeats."""
 
@@ -46,6 +55,15 @@ class Scores:
         counts: One row per image and class that occurs in it; see
             :mod:`segops.evaluate.bootstrap`.
         confusion: int64 (C, C) over the whole split: rows are truth, columns prediction.
+        summary: What :meth:`segops.metrics.split.SplitFigures.summary` says of the split; empty
+            where only pixels were counted.
+        errors: One row per image, class and kind of error that occurs in it, with the columns
+            :data:`ERRORS`; `kind` is one of :data:`segops.metrics.errors.KINDS`.
+        confidences: Mean top probability by image id, 0..1; None where the model does not say.
+        explained: Id of the class that was explained, by the ids of the images that were.
+        milliseconds: Median time of predicting one image, the first left out; None for one image.
+            Only :func:`score_ways` gives the network the machine for itself.
+        predict: How it was predicted, as `predict` in ``params.yaml``; empty: plainly.
         bundle_digest: Digest of the bundle that was run.
         weights_sha256: SHA-256 of its weights.
         directory: Where the files lie.
@@ -56,6 +74,12 @@ class Scores:
     class_names: tuple[str, ...]
     counts: pd.DataFrame
     confusion: NDArray[np.int64]
+    summary: dict[str, Any]
+    errors: pd.DataFrame
+    confidences: dict[str, float | None]
+    explained: dict[str, int]
+    milliseconds: float | None
+    predict: dict[str, Any]
     bundle_digest: str
     weights_sha256: str
     directory: Path
@@ -66,7 +90,35 @@ class Scores:
         Raises:
             SegopsError: The masks were not kept, or the image did not count.
         """
-        return read_mask(self.directory / MASKS / f"{image_id}.png")
+        return decode_mask(self._masks.read(image_id), image_id)
+
+    def kinds(self, image_id: str) -> NDArray[np.uint8]:
+        """The kind of error of each pixel of an image, uint8 (H, W).
+
+        0 where right or void, else 1 + the place in :data:`segops.metrics.errors.KINDS`.
+
+        Raises:
+            SegopsError: The masks were not kept, the image did not count, or only pixels were
+                counted.
+        """
+        return decode_mask(self._kinds.read(image_id), image_id)
+
+    def activation(self, image_id: str) -> NDArray[np.uint8] | None:
+        """Where the network looked for the class in `explained`, uint8 (H, W), 0..255.
+
+        None where the image was not explained.
+        """
+        if image_id not in self.explained:
+            return None
+        return read_mask(self.directory / ACTIVATIONS / f"{image_id}.png")
+
+    @cached_property
+    def _masks(self) -> Album:
+        return Album(self.directory / MASKS)
+
+    @cached_property
+    def _kinds(self) -> Album:
+        return Album(self.directory / KINDS)
 
 
 def score(
@@ -80,8 +132,12 @@ def score(
     threads: int | None = None,
     exclude_sha256: Collection[str] = (),
     masks: bool = False,
+    predict: Mapping[str, Any] | None = None,
+    details: bool = True,
+    explain: int = 0,
+    limit: int | None = None,
 ) -> Scores:
-    """Load a bundle in a child process and count its right and wrong pixels on a split.
+    """Load a bundle in a child process and judge its predictions on a split.
 
     Masks are compared at the size of the ground truth; void pixels count nowhere.
 
@@ -94,7 +150,12 @@ def score(
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         threads: CPU threads of torch; None: its own choice.
         exclude_sha256: SHA-256 of images that do not count, as those the model was trained on.
-        masks: Whether to keep the predicted masks.
+        masks: Whether to keep the predicted masks and, with `details`, the kinds of errors.
+        predict: How to predict instead of the bundle's own way, as `predict` in ``params.yaml``.
+        details: Whether to judge contours, objects, calibration and kinds of errors too, or only
+            count pixels.
+        explain: How many of the worst images to explain; takes `details`.
+        limit: Only the first so many images of the split; None: all.
 
     Returns:
         The scores.
@@ -103,37 +164,166 @@ def score(
         SegopsError: The bundle or the data is not usable, its digest is another one, its classes
             are not those of the data, or the child process died; its own words are in the message.
     """
+    bundle, digest = _checked(bundle, store, expected_digest)
+    images, excluded = _divided(store, split, exclude_sha256, limit)
+    request = _request(bundle, digest, store, images, device, threads) | {
+        "masks": masks,
+        "details": details,
+        "explain": explain,
+        "apart": False,
+    }
+    with files.atomic_directory(out) as temporary:
+        way = {"predict": None if predict is None else dict(predict), "out": str(temporary)}
+        _run_worker(request | {"ways": [way]}, f"Scoring {split}", len(images))
+    return _read(out, store, images, excluded, bundle, digest, predict)
+
+
+def score_ways(
+    bundle: Path,
+    store: PackedStore,
+    split: str,
+    out: Path,
+    ways: Sequence[Mapping[str, Any]],
+    device: str = "auto",
+    *,
+    threads: int | None = None,
+    exclude_sha256: Collection[str] = (),
+    limit: int | None = None,
+) -> list[Scores]:
+    """As :func:`score`, for several ways of predicting one after another in one child process.
+
+    Each image is judged before the next is predicted, so that the time of a prediction is its own.
+
+    Args:
+        bundle: As for :func:`score`, and so all but `ways`.
+        store: The packed data.
+        split: `train` or `val`.
+        out: Directory for the results, one in it for each way.
+        ways: Ways of predicting, each as `predict` in ``params.yaml``.
+        device: A torch device, or `auto`.
+        threads: CPU threads of torch.
+        exclude_sha256: SHA-256 of images that do not count.
+        limit: Only the first so many images of the split.
+
+    Returns:
+        The scores of each way, in their order.
+
+    Raises:
+        SegopsError: As :func:`score`; or the bundle is too old to predict in more than one way.
+    """
+    bundle, digest = _checked(bundle, store, None)
+    images, excluded = _divided(store, split, exclude_sha256, limit)
+    request = _request(bundle, digest, store, images, device, threads) | {
+        "masks": False,
+        "details": True,
+        "explain": 0,
+        "apart": True,
+    }
+    names = [f"{number:02d}" for number in range(len(ways))]
+    with files.atomic_directory(out) as temporary:
+        described = []
+        for name, way in zip(names, ways, strict=True):
+            (temporary / name).mkdir()
+            described.append({"predict": dict(way), "out": str(temporary / name)})
+        label = f"Scoring {split} in {len(ways)} ways"
+        _run_worker(request | {"ways": described}, label, len(ways) * len(images))
+    return [
+        _read(out / name, store, images, excluded, bundle, digest, way)
+        for name, way in zip(names, ways, strict=True)
+    ]
+
+
+def read_scores(
+    out: Path,
+    bundle: Path,
+    store: PackedStore,
+    split: str,
+    digest: str,
+    exclude_sha256: Collection[str] = (),
+) -> Scores:
+    """Read what :func:`score` left in a directory that was kept, given the same things.
+
+    Args:
+        out: The directory.
+        bundle: The bundle.
+        store: The packed data.
+        split: `train` or `val`.
+        digest: Digest of the bundle.
+        exclude_sha256: SHA-256 of images that do not count.
+
+    Raises:
+        SegopsError: The directory is not whole.
+    """
+    images, excluded = _divided(store, split, exclude_sha256, None)
+    return _read(out, store, images, excluded, bundle, digest, None)
+
+
+def _checked(bundle: Path, store: PackedStore, expected_digest: str | None) -> tuple[Path, str]:
+    """The bundle's absolute path and the digest it must have; its classes are the data's."""
     bundle = bundle.resolve()
     if not bundle.is_dir():
-        raise SegopsError(f"{bundle}: no such directory. The stage `train` writes a bundle.")
+        raise SegopsError(f"{bundle}: no such directory. The stage `package` writes a bundle.")
     names = tuple(files.read_json(bundle / isolate.MODEL)["class_names"])
     if names != store.class_names:
         raise SegopsError(
             f"{bundle}: the model knows the classes {', '.join(names)}; the data has "
             f"{', '.join(store.class_names)}. They must be the same, in the same order."
         )
-    digest = files.sha256_tree(bundle) if expected_digest is None else expected_digest
-    unwanted = frozenset(exclude_sha256)
-    ids = store.ids(split)
-    images = tuple(one for one in ids if store.image_sha256(one) not in unwanted)
-    excluded = tuple(one for one in ids if store.image_sha256(one) in unwanted)
-    request = {
+    return bundle, files.sha256_tree(bundle) if expected_digest is None else expected_digest
+
+
+def _request(
+    bundle: Path,
+    digest: str,
+    store: PackedStore,
+    images: Sequence[str],
+    device: str,
+    threads: int | None,
+) -> dict[str, Any]:
+    """What the worker is to do, as far as every kind of scoring has it in common."""
+    return {
         "bundle": str(bundle),
         "store": str(store.path.resolve()),
-        "images": images,
+        "images": list(images),
         "expected_digest": digest,
         "device": device,
         "threads": threads,
-        "masks": masks,
     }
-    with files.atomic_directory(out) as temporary:
-        _run_worker(request | {"out": str(temporary.resolve())}, f"Scoring {split}", len(images))
+
+
+def _divided(
+    store: PackedStore, split: str, exclude_sha256: Collection[str], limit: int | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the images that count, and of those that do not."""
+    unwanted = frozenset(exclude_sha256)
+    ids = store.ids(split)[:limit]
+    images = tuple(one for one in ids if store.image_sha256(one) not in unwanted)
+    return images, tuple(one for one in ids if store.image_sha256(one) in unwanted)
+
+
+def _read(
+    out: Path,
+    store: PackedStore,
+    images: tuple[str, ...],
+    excluded: tuple[str, ...],
+    bundle: Path,
+    digest: str,
+    predict: Mapping[str, Any] | None,
+) -> Scores:
+    figures = files.read_json(out / FIGURES)
+    own = files.read_json(bundle / isolate.MODEL).get("predict", {})
     return Scores(
         images=images,
         excluded=excluded,
         class_names=store.class_names,
         counts=pd.read_parquet(out / COUNTS),
         confusion=np.load(out / CONFUSION, allow_pickle=False),
+        summary=figures["summary"],
+        errors=pd.read_parquet(out / ERROR_TABLE),
+        confidences=figures["confidences"],
+        explained=figures["explained"],
+        milliseconds=files.read_json(out / TIMING)["milliseconds"],
+        predict=dict(own if predict is None else predict),
         bundle_digest=digest,
         weights_sha256=files.sha256_file(bundle / isolate.WEIGHTS),
         directory=out,

@@ -2,30 +2,53 @@
 
 It gets the path of a request (JSON) and says on its standard output, line by line as JSON, which
 image is done, or what is wrong. Whatever the bundle's code prints goes to standard error.
+
+The network predicts in the main thread, one image after another; a few threads judge the masks
+meanwhile. What is judged is added up in the order of the images, so that the same request gives the
+same bytes, and only a handful of images is in memory at a time.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+import cv2
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from segops import files
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
-from segops.evaluate.bootstrap import COLUMNS
-from segops.evaluate.score import CONFUSION, COUNTS, MASKS
-from segops.metrics.confusion import confusion_matrix
-from segops.metrics.iou import intersection, predicted_pixels, truth_pixels
-from segops.predict.bundle import load_bundle
-from segops.voc.masks import encode_mask
+from segops.evaluate import pictures
+from segops.evaluate.album import AlbumWriter
+from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.pipeline import pipelined
+from segops.evaluate.score import (
+    ACTIVATIONS,
+    CONFUSION,
+    COUNTS,
+    ERROR_TABLE,
+    FIGURES,
+    KINDS,
+    MASKS,
+    TIMING,
+)
+from segops.predict.bundle import BundledPredictor, load_bundle
+
+MOST_THREADS = 4
+WAITING_PER_THREAD = 2
+"""Predictions that may wait for each judging thread."""
 
 
 def main() -> int:
@@ -33,7 +56,7 @@ def main() -> int:
     channel = _claim_standard_output()
     try:
         request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        for image_id in _score(request):
+        for image_id in score_images(request):
             _say(channel, {"done": image_id})
     except SegopsError as error:
         _say(channel, {"error": str(error)})
@@ -43,39 +66,141 @@ def main() -> int:
     return 0
 
 
-def _score(request: dict[str, Any]) -> Iterator[str]:
-    """Score the split and write the results; yields the id of each image that is done."""
+def score_images(request: dict[str, Any]) -> Iterator[str]:
+    """Score a split and write the results.
+
+    Args:
+        request: As :mod:`segops.evaluate.score` makes it.
+
+    Yields:
+        The id of each image that is done; of every way of predicting anew.
+
+    Raises:
+        SegopsError: The bundle or the data is not usable; the image is named where it is one.
+    """
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
+    cv2.setNumThreads(1)
     store = PackedStore(Path(request["store"]))
-    predictor = load_bundle(Path(request["bundle"]), request["device"], request["expected_digest"])
-    classes, out = len(store.class_names), Path(request["out"])
-    total = np.zeros((classes, classes), dtype=np.int64)
-    rows: list[tuple[Any, ...]] = []
-    for image_id in request["images"]:
-        prediction = predictor.predict_mask(store.image(image_id))
+    for way in request["ways"]:
+        predictor = _open(request, way["predict"])
+        yield from _score(request, predictor, store, Path(way["out"]))
+
+
+def _score(
+    request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, out: Path
+) -> Iterator[str]:
+    details, keep = request["details"], request["masks"]
+    tally, stopwatch = Tally(store.class_names, details), Stopwatch()
+    threads = _judging_threads(torch.device(predictor.device))
+    with ExitStack() as stack:
+        albums = {name: stack.enter_context(AlbumWriter(out / name)) for name in (MASKS, KINDS)}
+        for judged in pipelined(
+            _predictions(predictor, store, request["images"], details, stopwatch),
+            partial(judge, classes=len(store.class_names), details=details, keep=keep),
+            threads,
+            # To be timed by itself, the network must have the machine for itself.
+            0 if request["apart"] else WAITING_PER_THREAD * threads,
+        ):
+            tally.add(judged)
+            for name, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
+                if content is not None:
+                    albums[name].add(judged.image_id, content)
+            yield judged.image_id
+    counts, errors = tally.counts, tally.errors
+    explained = pictures.to_explain(counts, errors, request["explain"])
+    _explain(predictor, store, explained, out)
+    counts.to_parquet(out / COUNTS, index=False)
+    errors.to_parquet(out / ERROR_TABLE, index=False)
+    np.save(out / CONFUSION, tally.confusion)
+    found = {
+        "summary": tally.summary,
+        "confidences": tally.confidences,
+        "explained": explained,
+    }
+    files.write_json(out / FIGURES, found)
+    files.write_json(out / TIMING, {"milliseconds": stopwatch.milliseconds})
+
+
+def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPredictor:
+    predictor = load_bundle(
+        Path(request["bundle"]), request["device"], request["expected_digest"], predict
+    )
+    if predict is not None and not predictor.says_confidence:
+        raise SegopsError(
+            f"{request['bundle']}: this model predicts in one way only: it was made by segops "
+            f"{predictor.model.get('segops_version', '(unknown)')}, before there was a choice. "
+            "`dvc repro package` makes a new bundle of the same weights."
+        )
+    return predictor
+
+
+def _judging_threads(device: torch.device) -> int:
+    """As many threads as there are cores that the network leaves free, at least one."""
+    allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    cores = len(allowed(0))
+    taken = 1 if device.type == "cuda" else torch.get_num_threads()
+    return max(1, min(MOST_THREADS, cores - taken))
+
+
+class Stopwatch:
+    """Times predictions; the first one, which warms up, does not count."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds.append(time.perf_counter() - self._start)
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The median; None before the second prediction."""
+        return 1000 * statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
+
+
+def _predictions(
+    predictor: BundledPredictor,
+    store: PackedStore,
+    images: list[str],
+    details: bool,
+    stopwatch: Stopwatch,
+) -> Iterator[Predicted]:
+    """Predict the images, one after another."""
+    confident = details and predictor.says_confidence
+    for image_id in images:
+        top: NDArray[np.float32] | None = None
         try:
-            confusion = confusion_matrix(store.mask(image_id), prediction, classes)
-        except ValueError as error:
-            raise SegopsError(f"{image_id}: {error}.") from error
-        total += confusion
-        rows += _rows(image_id, store.image_sha256(image_id), confusion)
-        if request["masks"]:
-            (out / MASKS).mkdir(exist_ok=True)
-            (out / MASKS / f"{image_id}.png").write_bytes(encode_mask(prediction))
-        yield image_id
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(out / COUNTS, index=False)
-    np.save(out / CONFUSION, total)
+            with stopwatch:
+                if confident:
+                    ids, probabilities = predictor.predict_tensors(store.image(image_id))
+                    mask, top = ids.cpu().numpy(), probabilities.cpu().numpy()
+                else:
+                    mask = predictor.predict_mask(store.image(image_id))
+        except SegopsError as error:
+            raise SegopsError(f"{image_id}: {error}") from error
+        except Exception as error:
+            error.add_note(f"This happened with the image {image_id}.")
+            raise
+        truth = store.mask(image_id)
+        yield Predicted(image_id, store.image_sha256(image_id), truth, mask, top)
 
 
-def _rows(image_id: str, sha256: str, confusion: NDArray[np.int64]) -> list[tuple[Any, ...]]:
-    """The image's rows of the table of counts: its classes in truth or prediction, ascending."""
-    both, predicted = intersection(confusion), predicted_pixels(confusion)
-    truth = truth_pixels(confusion)
-    return [
-        (image_id, sha256, int(label), int(both[label]), int(predicted[label]), int(truth[label]))
-        for label in np.flatnonzero(truth + predicted)
-    ]
+def _explain(
+    predictor: BundledPredictor, store: PackedStore, explained: dict[str, int], out: Path
+) -> None:
+    """Keep where the network looked, for a class of each of some images."""
+    if not explained:
+        return
+    from segops.predict.explain import explain  # takes seconds
+
+    (out / ACTIVATIONS).mkdir()
+    for image_id, class_id in explained.items():
+        activation = explain(predictor, store.image(image_id), class_id)
+        grey = np.rint(255 * activation).astype(np.uint8)
+        Image.fromarray(grey).save(out / ACTIVATIONS / f"{image_id}.png", compress_level=1)
 
 
 def _claim_standard_output() -> TextIO:

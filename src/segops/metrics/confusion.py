@@ -1,4 +1,9 @@
-"""The confusion matrix of two masks."""
+"""The confusion matrix of two masks.
+
+Masks are made of areas, so their pixels come in runs of one pair of ids. Only where a run ends is
+looked at, and its length counted; speckled masks have too many runs for that to pay, and go through
+OpenCV's histogram, pixel by pixel. Both give the same whole numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,13 @@ from numpy.typing import NDArray
 from segops.voc.classes import VOID
 
 IDS = 256
-EXACT_PIXELS = 2**24
-"""``cv2.calcHist`` counts in integers and hands them out as float32, exact up to here."""
+EXACT_PIXELS = 2**20
+"""Pixels that are counted at a time: bounds the memory that counting takes, and stays below 2**24,
+up to which ``cv2.calcHist`` is exact (it counts in integers and hands them out as float32)."""
+_WORD = 8
+_WORDS_A_RUN = 3
+"""Words of 8 pixels for one that holds the end of a run, from which on counting runs is the faster
+way; measured at 500x375."""
 
 
 def confusion_matrix(
@@ -43,35 +53,87 @@ def confusion_matrix(
             f"prediction has shape {prediction.shape}, truth {truth.shape}; "
             "predict at the size of the ground truth"
         )
-    if truth.size == 0:
-        return np.zeros((classes, classes), dtype=np.int64)
-    if int(prediction.max()) >= classes:
-        raise ValueError(f"prediction holds id {prediction.max()}; expected ids below {classes}")
-    counts = _joint_histogram(truth, prediction)
-    illegal = np.flatnonzero(counts[classes:VOID].any(axis=1)) + classes
-    if illegal.size:
-        ids = ", ".join(str(one) for one in illegal)
-        raise ValueError(f"truth holds id {ids}; expected ids below {classes} or {VOID} for void")
-    return counts[:classes, :classes].astype(np.int64)
+    counts = joint_histogram(truth, prediction, classes)
+    if counts is None or counts[:, 0].any():
+        raise ValueError(_illegal(truth, prediction, classes))
+    return counts[1:, 1:]
 
 
-def _joint_histogram(
-    truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
-) -> NDArray[np.float32] | NDArray[np.int64]:
-    """Pixels by (truth id, predicted id), shape (256, 256), exact whatever the size."""
-    if truth.size <= EXACT_PIXELS:
-        return _histogram(truth, prediction)
-    total = np.zeros((IDS, IDS), dtype=np.int64)
-    flat_truth, flat_prediction = truth.reshape(1, -1), prediction.reshape(1, -1)
-    for start in range(0, truth.size, EXACT_PIXELS):
+def joint_histogram(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64] | None:
+    """Count the pixels by their pair of ids.
+
+    Args:
+        first: uint8 of shape (H, W).
+        second: uint8 of the same shape.
+        classes: Number of classes, 1 to 255.
+
+    Returns:
+        int64 of shape (classes + 1, classes + 1): rows are ids of `first`, columns of `second`.
+        Index 0 is void (255), `i + 1` is class `i`. None if there is an id that is neither.
+    """
+    one, other = first.reshape(-1), second.reshape(-1)  # copies only what is not contiguous
+    if 0 < one.size <= EXACT_PIXELS:
+        return _count(one, other, classes)
+    total = np.zeros((classes + 1, classes + 1), np.int64)
+    for start in range(0, one.size, EXACT_PIXELS):
         part = slice(start, start + EXACT_PIXELS)
-        total += _histogram(flat_truth[:, part], flat_prediction[:, part]).astype(np.int64)
+        counts = _count(one[part], other[part], classes)
+        if counts is None:
+            return None
+        total += counts
     return total
 
 
-def _histogram(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # All 256 ids, not only the classes: a size that is a power of two is the fastest here, and
-    # ids that are no class show up instead of being dropped.
-    pair = [np.ascontiguousarray(truth), np.ascontiguousarray(prediction)]
-    counts = cv2.calcHist(pair, [0, 1], None, [IDS, IDS], [0, IDS, 0, IDS])
-    return np.asarray(counts, dtype=np.float32)
+def _count(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64] | None:
+    """As :func:`joint_histogram`, of flat arrays of 1 to EXACT_PIXELS."""
+    pixels = first.size
+    last = np.zeros(-(-pixels // _WORD) * _WORD, np.uint8)  # not 0 where a run ends
+    np.bitwise_xor(first[1:], first[:-1], out=last[: pixels - 1])
+    last[: pixels - 1] |= second[1:] ^ second[:-1]
+    last[pixels - 1] = 1
+    # Most words are 0: to look for ends in the others alone is twice as fast as in all of `last`.
+    words = last.view(np.uint64)
+    places = np.flatnonzero(words != 0)
+    if places.size * _WORDS_A_RUN > words.size:
+        return _count_pixels(first, second, classes)
+    ends = np.flatnonzero(words.take(places).view(np.uint8) != 0)
+    # End e is byte e % 8 of the word at places[e // 8].
+    places -= np.arange(places.size)
+    places *= _WORD
+    ends += places.take(ends >> 3)
+    lengths = np.empty_like(ends)
+    lengths[0] = ends[0] + 1
+    np.subtract(ends[1:], ends[:-1], out=lengths[1:])
+    # Adding 1 in uint8 turns void into 0 and class i into i + 1.
+    row, column = first.take(ends) + np.uint8(1), second.take(ends) + np.uint8(1)
+    if max(row.max(), column.max()) > classes:
+        return None
+    pair = np.multiply(row, classes + 1, dtype=np.intp)
+    pair += column
+    # The lengths are added up in float64, exact up to 2**53.
+    counts = np.bincount(pair, lengths, minlength=(classes + 1) ** 2)
+    return counts.astype(np.int64).reshape(classes + 1, classes + 1)
+
+
+def _count_pixels(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64] | None:
+    # All 256 ids: a size that is a power of two is the fastest here.
+    pair = [first[None], second[None]]
+    every = cv2.calcHist(pair, [0, 1], None, [IDS, IDS], [0, IDS, 0, IDS])
+    legal = np.arange(-1, classes)  # void is last of the 256, and first here
+    counts = np.asarray(every[np.ix_(legal, legal)], np.int64)
+    return counts if counts.sum() == first.size else None
+
+
+def _illegal(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> str:
+    """What is wrong with masks that hold an id they may not."""
+    if (highest := int(prediction.max())) >= classes:
+        return f"prediction holds id {highest}; expected ids below {classes}"
+    illegal = [int(one) for one in np.unique(truth) if classes <= one < VOID]
+    ids = ", ".join(str(one) for one in illegal)
+    return f"truth holds id {ids}; expected ids below {classes} or {VOID} for void"

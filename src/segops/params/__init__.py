@@ -19,6 +19,7 @@ from segops.params.base import Section
 from segops.params.data import DataParams, ValidateParams
 from segops.params.loss import LossParams
 from segops.params.model import ModelParams
+from segops.params.predict import CrfParams, PredictParams
 from segops.params.release import (
     EvaluateParams,
     GateParams,
@@ -32,6 +33,7 @@ from segops.params.tune import RangeParams, TuneParams
 __all__ = [
     "AugmentParams",
     "CopyPasteParams",
+    "CrfParams",
     "DataParams",
     "EvaluateParams",
     "GateParams",
@@ -39,6 +41,7 @@ __all__ = [
     "LossParams",
     "ModelParams",
     "Params",
+    "PredictParams",
     "RangeParams",
     "RegistryParams",
     "ReportParams",
@@ -60,6 +63,7 @@ class Params(Section):
     augment: AugmentParams = AugmentParams()
     model: ModelParams = ModelParams()
     train: TrainParams = TrainParams()
+    predict: PredictParams = PredictParams()
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
     gate: GateParams = GateParams()

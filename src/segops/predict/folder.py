@@ -1,72 +1,329 @@
-"""Masks and overlays for an image or a directory of images."""
+"""Masks, overlays and a table for an image or a directory of images."""
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from segops import files
 from segops.errors import SegopsError
 from segops.progress import track
-from segops.report.overlay import overlay
 
-from ..voc.images import decode_image
-from ..voc.masks import encode_mask
-from .bundle import load_bundle
+from ..voc.images import decode_image, image_size, read_content
+from . import activation, outputs
+from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
+from .journal import JOURNAL, LOCK, Entry, Journal
+from .outputs import Finding, Options
+from .room import Room
+from .settings import InferenceSettings
+from .shares import TABLE, write_table
+from .sources import Source, find
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGES_AT_ONCE = 32
+BYTES_AT_ONCE = 512 << 20
+"""Of pictures read ahead, being predicted and being written; a larger one goes through alone."""
+
+BYTES_A_PIXEL = 16
+"""What a picture takes while it is decoded (the file's pixels, turned ones, RGB) or drawn."""
+
+LARGEST_PROBABILITIES = 1 << 30
+"""Bytes; the predictor holds twice as much, in float32."""
+
+THREADS = max(2, min(8, os.cpu_count() or 1))
+
+log = logging.getLogger("segops")
 
 
-def predict_folder(source: Path, bundle: Path, output: Path) -> tuple[int, list[str]]:
-    """Write a palette PNG ``NAME.png`` and an overlay ``NAME.overlay.jpg`` for every image.
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        now: Images predicted in this run.
+        before: Images that earlier runs had done.
+        failed: A message for each image that could not be done.
+        table: The table of all images.
+    """
+
+    now: int
+    before: int
+    failed: list[str]
+    table: Path
+
+
+def predict_folder(
+    source: Path,
+    bundle: Path,
+    output: Path,
+    options: Options | None = None,
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> Outcome:
+    """Write a palette PNG ``NAME.png`` for every image, what `options` ask for, and a table.
+
+    What is there already and whole is not done again: the same image (by its content), predicted by
+    the same model on the same kind of device. The table, ``predictions.csv``, is written at the
+    end; see :func:`segops.predict.shares.write_table`. A run that was killed leaves whole files
+    alone, and the next one ends with the same bytes as one that was not.
 
     Args:
-        source: An image, or a directory whose images (.jpg, .jpeg, .png) are taken, sub-directories
-            included; they keep their relative place.
+        source: An image, or a directory; see :func:`segops.predict.sources.find`.
         bundle: A model bundle's directory.
-        output: Directory of the masks and overlays.
+        output: Directory of the outputs. What earlier runs wrote there may be replaced.
+        options: What is written beside the mask; None: an overlay.
+        device: A torch device, or `auto`.
+        overwrite: Do again what is done.
 
     Returns:
-        How many images were done, and a message for each that could not be read.
+        What was done and what could not be.
 
     Raises:
-        SegopsError: `source` is missing or holds no image, two images would share one mask's name,
-            or the bundle is not usable.
+        SegopsError: The source, the output, the class to explain or the bundle is not usable, a
+            file cannot be written, or another prediction is writing there.
     """
-    targets = dict(_targets(source, output))
-    predictor = load_bundle(bundle)
-    failed: list[str] = []
-    for image_path, target in track(list(targets.items()), "predict"):
+    options = options or Options()
+    activation.require_class(options.explain, read_model(bundle).get("class_names", ()))
+    sources = find(source, output)
+    digest = bundle_digest(bundle)
+    predictor = load_bundle(bundle, device, digest)
+    with _putting(output), files.exclusive(output / LOCK, "a prediction"):
+        folders = {(one.output / one.mask).parent for one in sources}
+        outputs.sweep({output, (output / JOURNAL).parent, *folders})
+        journal = Journal(output)
+        work = _Work(predictor, digest, journal, options, overwrite)
+        finished = False
         try:
-            # An EXIF orientation is honoured, as the registered model honours it.
-            image = decode_image(image_path.read_bytes(), str(image_path), apply_orientation=True)
+            work.say_size(sources)
+            for _ in track(work.run(sources), "predict", len(sources)):
+                pass
+            rows = ((one.name, work.row(one)) for one in sources)
+            write_table(output / TABLE, predictor.class_names, rows)
+            finished = True
+        finally:
+            journal.close(compact=finished)
+    failed = [work.failed[one.name] for one in sources if one.name in work.failed]
+    done = len(sources) - len(failed)
+    return Outcome(done - work.before, work.before, failed, output / TABLE)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded image and the SHA-256 of its file's content."""
+
+    pixels: NDArray[np.uint8]
+    sha256: str
+
+
+class _Work:
+    """Reads ahead in threads, predicts in this one, writes in threads."""
+
+    def __init__(
+        self,
+        predictor: BundledPredictor,
+        digest: str,
+        journal: Journal,
+        options: Options,
+        overwrite: bool,
+    ) -> None:
+        self._predictor = predictor
+        self._key = (digest, str(torch.device(predictor.device).type))
+        self._journal = journal
+        self._options = options
+        self._overwrite = overwrite
+        self._settings = InferenceSettings.from_dict(predictor.model.get("predict", {}))
+        self._room = Room(IMAGES_AT_ONCE, BYTES_AT_ONCE)
+        self._writing: deque[Future[None]] = deque()
+        self.failed: dict[str, str] = {}
+        self.before = 0
+
+    def run(self, sources: list[Source]) -> Iterator[None]:
+        """Do all images; yields when one is predicted, or needs not be or cannot be."""
+        readers = ThreadPoolExecutor(THREADS, "read")
+        writers = ThreadPoolExecutor(THREADS, "write")
+        reading: deque[tuple[Source, int, Future[_Picture | Entry]]] = deque()
+        try:
+            for source in sources:
+                size = self._size(source)
+                while not self._room.enter(size, wait=not reading):
+                    self._finish(*reading.popleft(), writers)
+                    yield
+                reading.append((source, size, readers.submit(self._read, source)))
+            while reading:
+                self._finish(*reading.popleft(), writers)
+                yield
+            writers.shutdown()
+            self._raise_failed_writes()
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown()
+
+    def say_size(self, sources: list[Source]) -> None:
+        """Say how much the probabilities take, where they are asked for: it can be a lot."""
+        if self._options.probabilities:
+            size = sum(self._probabilities_size(*self._extent(source)) for source in sources)
+            log.info("probabilities: %.2f GiB in %d file(s)", size / 2**30, len(sources))
+
+    def row(self, source: Source) -> Entry | str:
+        """What the table says of an image."""
+        if source.name in self.failed:
+            return self.failed[source.name]
+        entry = self._journal.get(source.mask)
+        assert entry is not None, source.name
+        return entry
+
+    def _size(self, source: Source) -> int:
+        """Bytes that an image takes at most while it is under way."""
+        width, height = self._extent(source)
+        return width * height * BYTES_A_PIXEL + self._probabilities_size(width, height)
+
+    def _extent(self, source: Source) -> tuple[int, int]:
+        """Width and height by the file's header, 0 where reading it will say what is wrong."""
+        if not source.path.is_file():
+            return 0, 0
+        try:
+            with warnings.catch_warnings(action="ignore", category=DecompressionBombWarning):
+                width, height = image_size(source.path)
         except SegopsError as error:
-            failed.append(str(error))
-            continue
-        mask = predictor.predict(image).mask
-        files.write_bytes(target, encode_mask(mask))
-        with files.atomic_path(target.with_suffix(".overlay.jpg")) as temporary:
-            Image.fromarray(overlay(image, mask)).save(temporary, "JPEG", quality=90)
-    return len(targets) - len(failed), failed
+            # Pillow has a limit of its own, below what a model may allow.
+            is_large = isinstance(error.__cause__, DecompressionBombError)
+            return (self._settings.max_pixels, 1) if is_large else (0, 0)
+        return (width, height) if width * height <= self._settings.max_pixels else (0, 0)
 
+    def _probabilities_size(self, width: int, height: int) -> int:
+        """Bytes of an image's probabilities, 0 where nobody asked for them."""
+        classes = len(self._predictor.class_names)
+        return 2 * classes * width * height if self._options.probabilities else 0
 
-def _targets(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    if source.is_file():
-        yield source, output / f"{source.stem}.png"
-        return
-    if not source.is_dir():
-        raise SegopsError(f"{source}: no such file or directory.")
-    images = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise SegopsError(f"{source}: holds no image; expected {', '.join(SUFFIXES)}.")
-    taken: dict[Path, Path] = {}
-    for path in images:
-        target = (output / path.relative_to(source)).with_suffix(".png")
-        if target in taken:
+    def _read(self, source: Source) -> _Picture | Entry:
+        """The decoded image, or what is known of it if it is done. Runs in a thread."""
+        if source.path.exists() and not source.path.is_file():
+            raise SegopsError(f"{source.path}: is no file.")
+        name = Path(source.mask).stem
+        if len(os.fsencode(name)) > outputs.LONGEST_STEM:
             raise SegopsError(
-                f"{path} and {taken[target]}: both masks would be {target}. Rename one."
+                f"{source.path}: its name is too long for the names of its outputs; expected at "
+                f"most {outputs.LONGEST_STEM} bytes before the ending. Rename it."
             )
-        taken[target] = path
-        yield path, target
+        content = read_content(source.path)
+        sha256 = files.sha256_bytes(content)
+        entry = None if self._overwrite else self._journal.get(source.mask)
+        if entry is not None and (entry.image, entry.model, entry.device) == (sha256, *self._key):
+            kinds = self._options.kinds()
+            if outputs.whole(source.output / source.mask, entry.outputs, kinds):
+                return entry
+        pixels = decode_image(
+            content,
+            str(source.path),
+            apply_orientation=True,  # As the registered model does, and so the next.
+            sixteen_bits=True,
+            max_pixels=self._settings.max_pixels,
+        )
+        self._require_probabilities_fit(source, pixels)
+        return _Picture(pixels, sha256)
+
+    def _require_probabilities_fit(self, source: Source, pixels: NDArray[np.uint8]) -> None:
+        height, width = pixels.shape[:2]
+        size = self._probabilities_size(width, height)
+        if size > LARGEST_PROBABILITIES:
+            raise SegopsError(
+                f"{source.path}: its probabilities would take {size / 2**30:.1f} GiB "
+                f"({len(self._predictor.class_names)} classes, {width} x {height} pixels, 2 bytes "
+                f"each); at most {LARGEST_PROBABILITIES / 2**30:.1f} GiB are written. Leave "
+                "--probabilities out, or cut the image into parts."
+            )
+
+    def _finish(
+        self,
+        source: Source,
+        size: int,
+        future: Future[_Picture | Entry],
+        writers: ThreadPoolExecutor,
+    ) -> None:
+        """Predict an image that was read, and have the outputs written."""
+        self._raise_failed_writes()
+        try:
+            picture = future.result()
+            if isinstance(picture, Entry):
+                self.before += 1
+                self._room.leave(size)
+                return
+            finding = self._predict(picture.pixels)
+        except (SegopsError, torch.OutOfMemoryError, MemoryError) as error:
+            self.failed[source.name] = _message(source, error)
+            self._room.leave(size)
+            return
+        written = writers.submit(self._write, source, picture.sha256, finding)
+        written.add_done_callback(lambda _: self._room.leave(size))
+        self._writing.append(written)
+
+    def _predict(self, image: NDArray[np.uint8]) -> Finding:
+        found = self._predictor.predict(image)
+        probabilities = None
+        if self._options.probabilities:
+            # The mask does not come from these: rounded, they can tie where scores do not.
+            probabilities = self._predictor.predict_probabilities(image).astype(np.float16)
+        heat = None
+        if self._options.explain is not None:
+            heat = activation.view(self._predictor, image, found.mask, self._options.explain)
+        return Finding(image, found.mask, found.confidence, probabilities, heat)
+
+    def _write(self, source: Source, sha256: str, finding: Finding) -> None:
+        """Write an image's outputs, then say so in the journal. Runs in a thread."""
+        mask = source.output / source.mask
+        earlier = self._journal.get(source.mask)
+        with _putting(mask):
+            written = outputs.write(mask, finding, self._options.kinds())
+            if earlier is not None:
+                outputs.remove(mask, earlier.outputs, written)
+            counts = np.bincount(finding.mask.ravel(), minlength=len(self._predictor.class_names))
+            model, device = self._key
+            entry = Entry(
+                image=sha256,
+                model=model,
+                device=device,
+                width=finding.mask.shape[1],
+                height=finding.mask.shape[0],
+                confidence=finding.confidence,
+                pixels=tuple(counts.tolist()),
+                outputs=written,
+            )
+            self._journal.add(source.mask, entry)
+
+    def _raise_failed_writes(self) -> None:
+        while self._writing and self._writing[0].done():
+            self._writing.popleft().result()
+
+
+@contextmanager
+def _putting(path: Path) -> Iterator[None]:
+    """Say what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SegopsError(
+            f"{error.filename or path}: cannot be written: {error.strerror or error}. Once that is "
+            "put right, the same command goes on where it stopped."
+        ) from None
+
+
+def _message(source: Source, error: BaseException) -> str:
+    if isinstance(error, SegopsError):
+        text = str(error)
+        return text if str(source.path) in text else f"{source.path}: {text}"
+    return (
+        f"{source.path}: does not fit into memory. Predict it by windows: set predict.mode to auto "
+        "or window and package the model anew, or use another --device."
+    )

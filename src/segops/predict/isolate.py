@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -29,13 +29,19 @@ class BundleError(Exception):
     """The directory is no usable bundle, or not the one that was expected."""
 
 
-def open_bundle(directory: Path, device: str = "cpu", expected_digest: str | None = None) -> Any:
+def open_bundle(
+    directory: Path,
+    device: str = "cpu",
+    expected_digest: str | None = None,
+    predict: Mapping[str, Any] | None = None,
+) -> Any:
     """Open a bundle.
 
     Args:
         directory: The bundle.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         expected_digest: Digest that the bundle must have, checked before its code is run.
+        predict: Settings that take the place of the bundle's own, for trying others.
 
     Returns:
         The bundle's own predictor.
@@ -58,6 +64,8 @@ def open_bundle(directory: Path, device: str = "cpu", expected_digest: str | Non
         raise BundleError(
             f"{directory / MODEL}: format {model.get('format')!r}; this code reads {FORMAT}."
         )
+    if predict is not None:
+        model["predict"] = dict(predict)
     entry = _import(contents, directory, f"segops_bundle_{found}")
     return entry.load(model, contents[WEIGHTS], device)
 

@@ -9,7 +9,9 @@ import torch
 
 from ..errors import SegopsError
 from ..models.zoo import ModelSpec, build
+from .inference import Inference
 from .predictor import Predictor
+from .settings import InferenceSettings
 
 
 def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
@@ -18,7 +20,8 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
     The signature is what every version of segops may rely on for every bundle ever written.
 
     Args:
-        model: Content of the bundle's ``model.json``.
+        model: Content of the bundle's ``model.json``. Where it lacks `predict`, as older
+            bundles do, images are predicted plainly.
         weights: Content of the bundle's ``weights.safetensors``.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
 
@@ -26,12 +29,14 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         The predictor, its network in evaluation mode on the device.
 
     Raises:
-        SegopsError: The device is not there, or the weights do not fit the network.
+        SegopsError: The device is not there, the weights do not fit the network, or `predict`
+            says what this code does not know.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SegopsError(f"device {device}: there is no usable GPU. Set it to auto or cpu.")
+    inference = Inference(InferenceSettings.from_dict(model.get("predict") or {}))
     # Building draws random initial weights; the caller's random state is not ours to move.
     with torch.random.fork_rng(devices=[]):
         network = build(ModelSpec(**model["spec"]), encoder_weights=None)
@@ -39,4 +44,4 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         network.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise SegopsError(f"weights.safetensors does not fit model.json: {error}") from error
-    return Predictor(network.eval().to(device), model["class_names"], device)
+    return Predictor(network.eval().to(device), model["class_names"], device, inference)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,8 +33,30 @@ class Prediction:
     confidence: float
 
 
+class Inference(Protocol):
+    """A way of predicting other than the plain one: :class:`.inference.Inference`.
+
+    Training predicts plainly, and so depends on none of it.
+    """
+
+    @property
+    def max_pixels(self) -> int:
+        """Image files of more pixels are refused."""
+
+    def is_plain(self, height: int, width: int) -> bool:
+        """Whether an image of this size is just handed to the network, whole and once."""
+
+    def strips(
+        self,
+        image: NDArray[np.uint8],
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Rows, columns and probabilities (C, h, w) of the parts of an image."""
+
+
 class Predictor:
-    """Predicts whole images, one at a time, in float32.
+    """Predicts one image at a time, in float32.
 
     One image at a time and at its own size, so that no image's mask depends on its neighbours in a
     batch or on padding to them.
@@ -43,14 +66,20 @@ class Predictor:
             modules may be in training mode: they predict in evaluation mode and are put back.
         class_names: The C names in id order.
         device: Where the network lies and images are sent.
+        inference: How images are predicted; None: plainly, each whole and as it is.
     """
 
     def __init__(
-        self, network: nn.Module, class_names: Sequence[str], device: torch.device | str = "cpu"
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        device: torch.device | str = "cpu",
+        inference: Inference | None = None,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)
         self.device = torch.device(device)
+        self.inference = inference
         if not 1 <= len(self.class_names) <= VOID:
             raise SegopsError(f"{len(self.class_names)} classes; expected 1 to {VOID}.")
 
@@ -68,19 +97,66 @@ class Predictor:
             ValueError: `image` is no such array.
         """
         with _inference(self.network, self.device):
-            logits = self._logits(image)
-            top, mask = logits.max(dim=0)
-            self._require_finite(top)
-            probability = (top - logits.logsumexp(dim=0)).exp()
-            confidence = float(probability.mean(dtype=torch.float64))
-            return Prediction(_to_mask(mask), confidence)
+            mask = self._empty_mask(image)
+            confidence = torch.zeros((), dtype=torch.float64, device=self.device)
+            for place, ids, top in self._parts(image):
+                mask[place] = ids
+                confidence += top.sum(dtype=torch.float64)
+            return Prediction(_to_array(mask), float(confidence / mask.numel()))
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask of :meth:`predict`, without the cost of the confidence."""
         with _inference(self.network, self.device):
-            top, mask = self._logits(image).max(dim=0)
-            self._require_finite(top)
-            return _to_mask(mask)
+            mask = self._empty_mask(image)
+            for place, ids, _ in self._parts(image, with_probability=False):
+                mask[place] = ids
+            return _to_array(mask)
+
+    def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """The mask of :meth:`predict` and how sure it is, pixel by pixel, left on the device.
+
+        Args:
+            image: uint8 of shape (H, W, 3), RGB.
+
+        Returns:
+            The mask, uint8 (H, W), and the top class's probability, float32 (H, W), 1/C..1.
+
+        Raises:
+            SegopsError: As :meth:`predict`.
+            ValueError: As :meth:`predict`.
+        """
+        mask = self._empty_mask(image)
+        probability = torch.empty_like(mask, dtype=torch.float32)
+        with _inference(self.network, self.device):
+            for place, ids, top in self._parts(image):
+                mask[place] = ids
+                probability[place] = top
+        return mask, probability
+
+    def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability of every class at every pixel.
+
+        Args:
+            image: uint8 of shape (H, W, 3), RGB.
+
+        Returns:
+            float32 of shape (C, H, W), summing to 1 at each pixel.
+
+        Raises:
+            SegopsError: As :meth:`predict`.
+            ValueError: As :meth:`predict`.
+        """
+        _check(image)
+        found = np.empty((len(self.class_names), *image.shape[:2]), np.float32)
+        with _inference(self.network, self.device):
+            if self._is_plain(image):
+                logits = self._logits(image)
+                require_finite(logits.amax(dim=0))
+                found[:] = logits.softmax(dim=0).cpu().numpy()
+            else:
+                for rows, columns, probabilities in self._strips(image):
+                    found[:, rows, columns] = probabilities.cpu().numpy()
+        return found
 
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
         """Predict an image file's content.
@@ -95,7 +171,8 @@ class Predictor:
             The mask as a palette PNG of the image's size, and the confidence.
 
         Raises:
-            SegopsError: The content is not base64 or not decodable as an image of 8 bits a channel.
+            SegopsError: The content is not base64, is no image that can be read as RGB, or is one
+                of more pixels than the bundle's `predict.max_pixels`.
         """
         if isinstance(content, str):
             try:
@@ -104,19 +181,52 @@ class Predictor:
                 raise SegopsError(
                     f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
                 ) from None
-        prediction = self.predict(decode_image(content, name, apply_orientation=True))
+        image = decode_image(
+            content,
+            name,
+            apply_orientation=True,
+            sixteen_bits=True,
+            max_pixels=None if self.inference is None else self.inference.max_pixels,
+        )
+        prediction = self.predict(image)
         return encode_mask(prediction.mask), prediction.confidence
+
+    def _parts(
+        self, image: NDArray[np.uint8], with_probability: bool = True
+    ) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
+        """Rows and columns, class ids (h, w) and their probabilities (h, w) of all parts.
+
+        Without `with_probability` the last says nothing.
+        """
+        if not self._is_plain(image):
+            for rows, columns, probabilities in self._strips(image):
+                top, ids = probabilities.max(dim=0)
+                yield (rows, columns), ids, top
+            return
+        logits = self._logits(image)
+        top, ids = logits.max(dim=0)
+        require_finite(top)
+        if with_probability:
+            top = (top - logits.logsumexp(dim=0)).exp()
+        yield (slice(None), slice(None)), ids, top
+
+    def _is_plain(self, image: NDArray[np.uint8]) -> bool:
+        return self.inference is None or self.inference.is_plain(*image.shape[:2])
+
+    def _strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, slice, Tensor]]:
+        assert self.inference is not None
+        return self.inference.strips(image, self._run, self.device)
 
     def _logits(self, image: NDArray[np.uint8]) -> Tensor:
         """Logits of shape (C, H, W), float32."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(
-                f"image is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3)"
-            )
         # A copy, because the store hands out read-only views, which torch does not take.
         pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]
-        logits: Tensor = self.network(pixels.to(self.device))
-        expected = (1, len(self.class_names), *image.shape[:2])
+        return self._run(pixels.to(self.device))
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        """Logits (C, h, w), float32, of pixels (1, 3, h, w)."""
+        logits: Tensor = self.network(pixels)
+        expected = (1, len(self.class_names), *pixels.shape[2:])
         if tuple(logits.shape) != expected:
             raise SegopsError(
                 f"The network returns logits of shape {tuple(logits.shape)}; expected {expected}, "
@@ -124,20 +234,39 @@ class Predictor:
             )
         return logits[0].float()
 
-    def _require_finite(self, top: Tensor) -> None:
-        # A NaN anywhere among a pixel's logits is its maximum.
-        if not bool(top.isfinite().all()):
-            raise SegopsError(
-                "The network's output is not finite: its weights are broken. Train it anew."
-            )
+    def _empty_mask(self, image: NDArray[np.uint8]) -> Tensor:
+        _check(image)
+        return torch.empty(image.shape[:2], dtype=torch.uint8, device=self.device)
+
+
+def require_finite(values: Tensor) -> None:
+    """Check what a network said; a NaN anywhere among a pixel's logits is its maximum.
+
+    Raises:
+        SegopsError: A value is not finite.
+    """
+    if not bool(values.isfinite().all()):
+        raise SegopsError(
+            "The network's output is not finite: its weights are broken. Train it anew."
+        )
+
+
+def _check(image: NDArray[np.uint8]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3)"
+        )
 
 
 @contextmanager
 def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode, no gradients, true float32 and deterministic kernels, for a while."""
     training = [module for module in network.modules() if module.training]
+    precision = torch.get_float32_matmul_precision()
     for module in training:
         module.training = False
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
     try:
         with (
             torch.inference_mode(),
@@ -148,10 +277,12 @@ def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
         ):
             yield
     finally:
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
         for module in training:
             module.training = True
 
 
-def _to_mask(ids: Tensor) -> NDArray[np.uint8]:
-    mask: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()
-    return mask
+def _to_array(mask: Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = mask.cpu().numpy()
+    return array

@@ -7,6 +7,8 @@ versions of the model in the same process stay out of it.
 
 The model's configuration may hold `device` (a torch device; `auto` where it says nothing) and
 `bundle_digest`, which is then checked before the bundle's code is run.
+How images are predicted (windows, averages, refinement, the largest image) is no configuration: it
+is part of the bundle, so that what was scored is what is served.
 """
 
 from __future__ import annotations

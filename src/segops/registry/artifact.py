@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import yaml
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
@@ -44,6 +44,24 @@ def find(store: Store, run_id: str, digest: str) -> LoggedModel | None:
     )
     ready = [one for one in found if one.status == LoggedModelStatus.READY]
     return ready[0] if ready else None
+
+
+def of_run(store: Store, run: Run) -> LoggedModel | None:
+    """The model of a run: the one that was evaluated last, else the latest; None without any.
+
+    The same weights may be packaged in several ways, each of which is a model of their run.
+
+    Args:
+        store: The record.
+        run: The run.
+    """
+    found = store.client.search_logged_models(
+        [store.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    )
+    ready = [one for one in found if one.status == LoggedModelStatus.READY and DIGEST in one.tags]
+    evaluated = run.data.tags.get(DIGEST)
+    ready.sort(key=lambda one: (one.tags[DIGEST] == evaluated, one.creation_timestamp))
+    return ready[-1] if ready else None
 
 
 def log_bundle(
@@ -111,9 +129,36 @@ def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
         SegopsError: The artifact holds no bundle.
         MlflowException: The registry does not answer.
     """
+    uri = store.client.get_model_version_download_uri(model, version)
+    return _fetch(store, uri, f"{model} version {version}", target)
+
+
+def fetch_logged(store: Store, model: LoggedModel, target: Path) -> Path:
+    """Download a run's model and lead to the bundle in it, whose digest is the one logged.
+
+    Args:
+        store: The record.
+        model: The model, as :func:`of_run` found it.
+        target: As :func:`fetch_bundle`.
+
+    Raises:
+        SegopsError: The artifact holds no bundle, or was changed since.
+        MlflowException: MLflow does not answer.
+    """
+    name = f"the model of run {model.source_run_id}"
+    bundle = _fetch(store, model.artifact_location, name, target)
+    found, logged = bundle_digest(bundle), model.tags[DIGEST]
+    if found != logged:
+        raise SegopsError(
+            f"{name}: its artifact has the digest {found[:12]}, logged was {logged[:12]}. "
+            "It was changed since; its code is not run."
+        )
+    return bundle
+
+
+def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
-    uri = store.client.get_model_version_download_uri(model, version)
     target.mkdir(parents=True, exist_ok=True)
     try:
         local = Path(
@@ -123,11 +168,11 @@ def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
         place = tree["flavors"]["python_function"]["artifacts"][KEY]["path"]
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise SegopsError(
-            f"{model} version {version}: its artifact at {uri} holds no bundle of segops ({error})."
+            f"{name}: its artifact at {uri} holds no bundle of segops ({error})."
         ) from None
     bundle: Path = (local / str(place)).resolve()
     if not bundle.is_relative_to(local.resolve()) or not bundle.is_dir():
-        raise SegopsError(f"{model} version {version}: its artifact names no directory {place!r}.")
+        raise SegopsError(f"{name}: its artifact names no directory {place!r}.")
     return bundle
 
 

@@ -102,7 +102,7 @@ def judge(
             store, model, version.number, version.bundle_digest, Path(scratch)
         )
         described = files.read_json(bundle / isolate.MODEL)
-        counts = _recorded(store, version, val_hash)
+        counts = recorded_counts(store, version, val_hash)
         if counts is None:
             counts = _scored(root, bundle, version, val_hash, threads)
     return Judged(
@@ -158,8 +158,17 @@ def compare(challenger: Judged, reference: Judged, val_hash: str, policy: GatePa
     )
 
 
-def _recorded(store: Store, version: Version, val_hash: str) -> pd.DataFrame | None:
-    """The counts in the version's run, where they are of this artifact on this val, unaltered."""
+def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFrame | None:
+    """The counts in the version's run, where they are of this artifact on this val, unaltered.
+
+    Args:
+        store: The record.
+        version: The version.
+        val_hash: Hash of val.
+
+    Raises:
+        MlflowException: MLflow does not answer.
+    """
     tags = store.client.get_run(version.run_id).data.tags
     if (
         tags.get(tag("val_hash")) != val_hash
@@ -181,20 +190,27 @@ def _recorded(store: Store, version: Version, val_hash: str) -> pd.DataFrame | N
         return pd.read_parquet(local)
 
 
+def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
+    """Where the counts of an artifact that was scored anew on this val are kept."""
+    return root / JUDGED / f"{bundle_digest}-{val_hash}.parquet"
+
+
 def _scored(
     root: Path, bundle: Path, version: Version, val_hash: str, threads: int | None
 ) -> pd.DataFrame:
     """Score an artifact on val; what was scored once is kept in the workspace."""
     from segops.evaluate.score import score
 
-    kept = root / JUDGED / f"{version.bundle_digest}-{val_hash}.parquet"
+    kept = kept_counts(root, version.bundle_digest, val_hash)
     if kept.is_file():
         return pd.read_parquet(kept)
     packed = open_store(root, val_hash)
     log.info("Version %s was scored on other data; scoring it on this val.", version.number)
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         out = Path(scratch) / "scores"
-        counts = score(bundle, packed, SPLIT, out, version.bundle_digest, threads=threads).counts
+        scores = score(
+            bundle, packed, SPLIT, out, version.bundle_digest, threads=threads, details=False
+        )
     with files.atomic_path(kept) as temporary:
-        counts.to_parquet(temporary, index=False)
-    return counts
+        scores.counts.to_parquet(temporary, index=False)
+    return scores.counts

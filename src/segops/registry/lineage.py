@@ -44,12 +44,19 @@ ORIGIN_FIELDS: tuple[str, ...] = (
     "started_by",
 )
 """Where and by whom it was made: known when training starts."""
-TRAINING_FIELDS: tuple[str, ...] = ("weights_sha256", "bundle_digest", "train_hash")
+TRAINING_FIELDS: tuple[str, ...] = ("weights_sha256", "train_hash")
 """Known when training has ended."""
 RUN_FIELDS: tuple[str, ...] = ("device", "seed", "reproduce")
 """Known when training has ended; words, not hashes."""
-DATA_FIELDS: tuple[str, ...] = ("data_hash", "val_hash", "data_md5", "dvc_lock", "params")
-"""What the model was evaluated on and with; these move on when it is evaluated anew."""
+DATA_FIELDS: tuple[str, ...] = (
+    "bundle_digest",
+    "data_hash",
+    "val_hash",
+    "data_md5",
+    "dvc_lock",
+    "params",
+)
+"""What was evaluated, on what and with what; these move on when it is evaluated anew."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS, *DATA_FIELDS)
 """Every field that a complete lineage has; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
@@ -129,14 +136,15 @@ def outcome(training: Mapping[str, Any]) -> Lineage:
 
 
 def data(root: Path, data_path: str, evaluation: Mapping[str, Any]) -> Lineage:
-    """Data, parameters and ``dvc.lock`` as they stood when the model was evaluated.
+    """Bundle, data, parameters and ``dvc.lock`` as they stood when the model was evaluated.
 
     Args:
         root: The workspace.
         data_path: The data directory, relative to `root`; its ``.dvc`` file lies beside it.
         evaluation: The content of ``metrics/evaluation.json``.
     """
-    tags = {name: str(evaluation[name]) for name in ("data_hash", "val_hash") if name in evaluation}
+    names = ("bundle_digest", "data_hash", "val_hash")
+    tags = {name: str(evaluation[name]) for name in names if name in evaluation}
     artifacts: dict[str, bytes] = {}
     sources = {
         "params": ("params.yaml", root / "params.yaml"),

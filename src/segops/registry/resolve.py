@@ -12,7 +12,8 @@ from segops import params
 from segops.errors import SegopsError
 from segops.registry import versions
 from segops.registry.artifact import checked_bundle
-from segops.registry.tracking import session
+from segops.registry.tracking import Store, session
+from segops.registry.versions import Version
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -40,22 +41,37 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         return
     settings = params.load(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
+    with TemporaryDirectory() as scratch:
+        with session(root, settings) as store:
+            name, version = find_version(store, uri)
+            bundle = checked_bundle(
+                store, name, version.number, version.bundle_digest, Path(scratch)
+            )
+        yield bundle
+
+
+def find_version(store: Store, uri: str) -> tuple[str, Version]:
+    """The registered model's name and the version that a URI leads to.
+
+    Args:
+        store: The record.
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises:
+        SegopsError: It is none of the two, or there is no such alias.
+        MlflowException: There is no such version, or the registry does not answer.
+    """
     parts = URI.fullmatch(uri)
     if parts is None:
         raise SegopsError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
-    name = parts["name"]
-    with TemporaryDirectory() as scratch:
-        with session(root, settings) as store:
-            number = parts["version"]
-            if number is None:
-                aliases = versions.aliases(store, name)
-                if parts["alias"] not in aliases:
-                    known = ", ".join(aliases) or "none"
-                    raise SegopsError(
-                        f"{uri}: {name} has no such alias (it has: {known}). "
-                        "`segops run` makes a champion; `segops status` shows what there is."
-                    )
-                number = aliases[parts["alias"]]
-            digest = versions.get(store, name, number).bundle_digest
-            bundle = checked_bundle(store, name, number, digest, Path(scratch))
-        yield bundle
+    name, number = parts["name"], parts["version"]
+    if number is None:
+        aliases = versions.aliases(store, name)
+        if parts["alias"] not in aliases:
+            known = ", ".join(aliases) or "none"
+            raise SegopsError(
+                f"{uri}: {name} has no such alias (it has: {known}). "
+                "`segops run` makes a champion; `segops status` shows what there is."
+            )
+        number = aliases[parts["alias"]]
+    return name, versions.get(store, name, number)

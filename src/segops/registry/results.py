@@ -42,6 +42,14 @@ SCORES = (
     "mean_recall",
     "mean_f1",
 )
+DETAILS = {
+    "boundary_iou": ("boundary", "iou"),
+    "boundary_f1": ("boundary", "f1"),
+    "contour_distance": ("boundary", "contour_distance"),
+    "hausdorff95": ("boundary", "hausdorff95"),
+    "expected_calibration_error": ("calibration", "expected_calibration_error"),
+}
+"""Name in MLflow -> where in the evaluation it stands: part, key."""
 CLASS_SCORES = ("iou", "precision", "recall", "f1")
 TRAINING_NUMBERS = (
     "epochs_run",
@@ -71,7 +79,7 @@ class Results:
     Attributes:
         root: The workspace.
         training: ``metrics/training.json``.
-        evaluation: ``metrics/evaluation.json`` where it is of these weights, else None.
+        evaluation: ``metrics/evaluation.json`` where it is of this bundle, else None.
         weights_sha256: SHA-256 of the weights, computed from the bundle.
         bundle_digest: SHA-256 of the bundle, computed from its files.
     """
@@ -104,8 +112,14 @@ class Results:
             return found
         for name in SCORES:
             found[name] = _number(self.evaluation.get(name))
+        for name, (part, key) in DETAILS.items():
+            values = self.evaluation.get(part) or {}  # older evaluations lack these parts
+            if key in values:
+                found[name] = _number(values[key])
         for name, values in self.evaluation.get("classes", {}).items():
             found |= {f"{score}/{name}": _number(values.get(score)) for score in CLASS_SCORES}
+            if "boundary_iou" in values:
+                found[f"boundary_iou/{name}"] = _number(values["boundary_iou"])
         found["val_images"] = _number(self.evaluation.get("images"))
         return found
 
@@ -113,7 +127,7 @@ class Results:
 def read(root: Path) -> Results:
     """Read what the train and evaluate stages left.
 
-    An evaluation of other weights, as a training alone leaves it, does not count.
+    An evaluation of another bundle, as a training alone leaves it, does not count.
 
     Raises:
         SegopsError: There is no trained model, or it is not the one that the training wrote.
@@ -122,17 +136,21 @@ def read(root: Path) -> Results:
     if not bundle.is_dir():
         raise SegopsError(f"{bundle}: no trained model here. `segops run` trains one.")
     training = files.read_json(root / files.TRAINING)
+    package = files.read_json(root / files.PACKAGE)
     digest, weights = bundle_digest(bundle), files.sha256_file(bundle / isolate.WEIGHTS)
-    for name, found in (("weights_sha256", weights), ("bundle_digest", digest)):
-        if training.get(name) != found:
+    for path, said, name, found in (
+        (files.TRAINING, training, "weights_sha256", weights),
+        (files.PACKAGE, package, "bundle_digest", digest),
+    ):
+        if said.get(name) != found:
             raise SegopsError(
-                f"{bundle}: its {name} is {found[:12]}, {files.TRAINING} says "
-                f"{str(training.get(name))[:12]}. `dvc repro` brings both together."
+                f"{bundle}: its {name} is {found[:12]}, {path} says "
+                f"{str(said.get(name))[:12]}. `dvc repro` brings both together."
             )
     evaluation = None
     if (root / files.EVALUATION).is_file():
         evaluation = files.read_json(root / files.EVALUATION)
-        if evaluation.get("weights_sha256") != weights:
+        if evaluation.get("bundle_digest") != digest:
             evaluation = None
     return Results(root, training, evaluation, weights, digest)
 

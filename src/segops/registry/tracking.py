@@ -64,6 +64,11 @@ def identity(root: Path) -> str:
     return LOCAL if uri == f"sqlite:///{_database(root)}" else without_credentials(uri)
 
 
+def has_record(root: Path) -> bool:
+    """Whether there can be a record: not before the embedded database is made."""
+    return identity(root) != LOCAL or _database(root).is_file()
+
+
 def without_credentials(uri: str) -> str:
     """`uri` without user name and password, for messages and for the ledger."""
     parts = urlsplit(uri)

@@ -15,6 +15,19 @@ def occurring(confusion: NDArray[np.int64]) -> NDArray[np.intp]:
     return np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
 
 
+def most_confused(confusion: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """Ids of the classes with most pixels off the diagonal, at most `most` of them, ascending.
+
+    Args:
+        confusion: int64 (C, C); rows are true classes, columns predicted ones.
+        most: How many; where no more occur, all that occur.
+    """
+    ids = occurring(confusion)
+    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
+    ranked = sorted(ids.tolist(), key=lambda index: (-int(wrong[index]), index))
+    return np.array(sorted(ranked[:most]), dtype=np.intp)
+
+
 def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Every row divided by its sum; NaN throughout the row of a class without true pixels.
 

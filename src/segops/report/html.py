@@ -1,8 +1,9 @@
-"""From templates to one HTML file that needs nothing else: no script, no network, no other file."""
+"""From templates to one HTML file that needs nothing else: no network and no other file."""
 
 from __future__ import annotations
 
 import base64
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from segops.files import write_text
 
 NONE = "–"
+MINUS = "\u2212"
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
@@ -26,6 +28,22 @@ def write_page(path: Path, template: str, **context: Any) -> None:
         template: File name in ``templates/``.
         context: What the template asks for; a name that it lacks is an error.
     """
+    write_text(path, render(template, **context))
+
+
+def render(template: str, **context: Any) -> str:
+    """The page as text.
+
+    Args:
+        template: File name in ``templates/``.
+        context: What the template asks for; a name that it lacks is an error.
+    """
+    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    return _environment().get_template(template).render(style=Markup(style), **context)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("segops.report"),
         autoescape=True,
@@ -36,11 +54,11 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     environment.filters |= {
         "number": number,
         "decimal": decimal,
+        "signed": signed,
         "percent": percent,
         "photograph": photograph,
     }
-    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
-    write_text(path, environment.get_template(template).render(style=Markup(style), **context))
+    return environment
 
 
 def number(value: float | None) -> str:
@@ -51,6 +69,14 @@ def number(value: float | None) -> str:
 def decimal(value: float | None, digits: int = 3) -> str:
     """A number with `digits` decimals; a dash where there is none."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A number with its sign and `digits` decimals; a dash where there is none."""
+    if value is None:
+        return NONE
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,34 +10,10 @@ from numpy.typing import NDArray
 
 from segops.voc.classes import VOID, palette
 
-Group = Literal["best", "median", "worst"]
-
 VOID_LIGHT = (236, 236, 236)
 VOID_DARK = (120, 120, 120)
 _STRIPE = 4
 _INTERIOR = 7
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of the evaluation page.
-
-    Attributes:
-        image_id: Its id.
-        score: The image score: the mean IoU of this image alone, in [0, 1]. It ranks pictures and
-            is no part of mIoU, which comes from one confusion matrix over the whole split.
-        image: uint8 (H, W, 3), RGB.
-        truth: uint8 (H, W), class ids and 255 for void.
-        prediction: uint8 (H, W), class ids.
-        group: Why it is shown.
-    """
-
-    image_id: str
-    score: float
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    prediction: NDArray[np.uint8]
-    group: Group
 
 
 def overlay(
@@ -68,10 +42,17 @@ def overlay(
     weights[VOID] = 218
     weight = weights[mask][..., None]
     blended = ((image * (256 - weight) + colours(mask) * weight) >> 8).astype(np.uint8)
-    outline = _outline(mask)
-    # Half way to white, so that VOC's dark colours show on dark photographs.
-    blended[outline] = palette()[mask[outline]] // 2 + 127
+    edge = outline(mask)
+    blended[edge] = outline_colours()[mask[edge]]
     return blended
+
+
+def outline_colours() -> NDArray[np.uint8]:
+    """Colour of each class's outline, uint8 (256, 3), RGB.
+
+    Half way to white, so that VOC's dark colours show on dark photographs.
+    """
+    return palette() // 2 + 127
 
 
 def colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -86,20 +67,26 @@ def colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     table = palette()
     table[VOID] = VOID_LIGHT
     shown = table[mask]
-    void = (mask == VOID).astype(np.uint8)
-    if void.any():
-        area = cv2.erode(void, np.ones((_INTERIOR, _INTERIOR), np.uint8), borderValue=1)
-        diagonal = np.add.outer(np.arange(mask.shape[0]), np.arange(mask.shape[1]))
-        stripes = diagonal // _STRIPE % 2 == 0
-        shown[(area == 1) & stripes] = VOID_DARK
+    shown[void_stripes(mask)] = VOID_DARK
     return shown
+
+
+def void_stripes(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where void is an area and not a thin border: every other stripe of it, bool (H, W)."""
+    void = (mask == VOID).astype(np.uint8)
+    if not void.any():
+        return np.zeros(mask.shape, dtype=bool)
+    area = cv2.erode(void, np.ones((_INTERIOR, _INTERIOR), np.uint8), borderValue=1)
+    diagonal = np.add.outer(np.arange(mask.shape[0]), np.arange(mask.shape[1]))
+    stripes: NDArray[np.bool_] = (area == 1) & (diagonal // _STRIPE % 2 == 0)
+    return stripes
 
 
 def present(masks: Iterable[NDArray[np.uint8]]) -> list[int]:
     """The ids that occur in any of the masks, ascending (255, void, comes last)."""
     found = np.zeros(256, dtype=bool)
     for mask in masks:
-        found[np.unique(mask)] = True
+        found |= np.bincount(mask.ravel(), minlength=256) > 0
     return [int(index) for index in np.flatnonzero(found)]
 
 
@@ -109,8 +96,15 @@ def css_colour(index: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of a class beside another class or background; void marks its borders itself."""
+def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels of a class beside another class or background; void marks its borders itself.
+
+    Args:
+        mask: uint8 (H, W), class ids and 255 for void.
+
+    Returns:
+        bool (H, W).
+    """
     edge = np.zeros(mask.shape, dtype=bool)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         apart = (mask[one] != mask[other]) & (mask[one] != VOID) & (mask[other] != VOID)

@@ -190,12 +190,12 @@ def _cell(x: float, y: float, size: int, share: float, truth: str, predicted: st
     title = f"{share:.2%} of the pixels of {escape(truth)} predicted as {escape(predicted)}"
     # The square root lets small confusions show.
     strength = math.sqrt(share)
-    text = ""
-    if share >= 0.005:
+    number, text = f"{share * 100:.0f}", ""
+    if number != "0":
         side = "strong" if strength > 0.78 else "middle" if strength > 0.5 else "weak"
         text = (
             f'<text class="cell {side}" x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}" '
-            f'text-anchor="middle">{share * 100:.0f}</text>'
+            f'text-anchor="middle">{number}</text>'
         )
     return (
         f'<g><title>{title}</title><rect class="ground" {box}/>'

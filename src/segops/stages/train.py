@@ -24,7 +24,7 @@ from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, normalisation
 from segops.params import Params
-from segops.predict.bundle import bundle_digest, weights_sha256, write_bundle
+from segops.predict.trained import weights_sha256, write_trained
 from segops.train import checkpoint, launch
 from segops.train.devices import choose_device, choose_world
 from segops.train.fingerprint import encoder_file, fingerprint, training_parts
@@ -168,8 +168,8 @@ def _start(root: Path, model: str | None) -> Start | None:
 
 def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
     store, seed = job.store, job.params.seed
-    write_bundle(
-        root / files.SEGMENTER,
+    write_trained(
+        root / files.TRAINED,
         outcome.network,
         job.spec,
         store.class_names,
@@ -184,8 +184,7 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
     devices, nodes = choose_world(job.params, device)
     training = {
         "fingerprint": job.history.fingerprint,
-        "weights_sha256": weights_sha256(root / files.SEGMENTER),
-        "bundle_digest": bundle_digest(root / files.SEGMENTER),
+        "weights_sha256": weights_sha256(root / files.TRAINED),
         "train_hash": store.split_hash("train"),
         "code_hash": job.parts["code"],
         "epochs_run": len(outcome.rows),

@@ -11,9 +11,8 @@ import safetensors.torch
 from torch import Tensor
 
 from segops.errors import SegopsError
-from segops.files import sha256_bytes
-from segops.predict.bundle import read_model
-from segops.predict.isolate import WEIGHTS
+from segops.files import read_json, sha256_bytes
+from segops.predict.isolate import MODEL, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Start:
         Raises:
             SegopsError: It is no bundle, or its weights cannot be read.
         """
-        images = read_model(bundle).get("training_images", {})
+        images = read_json(bundle / MODEL).get("training_images", {})
         path = bundle / WEIGHTS
         try:
             content = path.read_bytes()

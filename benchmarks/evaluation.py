@@ -1,0 +1,144 @@
+"""Time of the whole evaluation against the same predictor alone, over the same images.
+
+The whole evaluation is the evaluate stage: it counts, follows contours, looks at objects and
+calibration, keeps masks and errors, explains the worst images, and writes the page with its
+gallery. Alone, the same bundle predicts the same packed images to their masks (reading, upsampling
+and argmax included) and throws the masks away. Each is a process of its own from start to end, so
+that imports and the loading of the network count in both; they are run in turn, so that both see
+the same machine. The images are generated ones of the size of VOC's photographs.
+
+The default network is that of the demo, which is cheap and so the hard case; without training its
+masks are more ragged than a trained one's, so that there is more to judge. A trained model can be
+given with --bundle.
+Run: ``python benchmarks/evaluation.py [--images 300] [--threads 1 2] [--heavy] [--bundle DIR]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from segops import files, params
+from segops.data.store import pack
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import Layout, open_layout
+from segops.voc.sample import generate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SIZE = (500, 375)
+DISTINCT = 60
+"""Generated photographs; more images are these again under other names."""
+ROUNDS = 5
+
+WHOLE = """
+import sys
+from pathlib import Path
+from segops.stages import evaluate
+evaluate.run(Path(sys.argv[1]))
+"""
+ALONE = """
+import sys
+from pathlib import Path
+import torch
+from segops import files
+from segops.data.store import PackedStore
+from segops.predict.bundle import load_bundle
+torch.set_num_threads(int(sys.argv[2]))
+root = Path(sys.argv[1])
+store = PackedStore(root / files.PACKED)
+predictor = load_bundle(root / files.SEGMENTER, "auto")
+for image_id in store.ids("val"):
+    predictor.predict_mask(store.image(image_id))
+"""
+
+
+def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None:
+    """Put packed images and a bundle where the evaluate stage looks for them."""
+    generate(root / "voc", train=1, val=min(images, DISTINCT), seed=0, size=SIZE)
+    layout = open_layout(root / "voc")
+    _repeat(layout, images)
+    pack(open_layout(root / "voc"), root / files.PACKED, VOC_CLASSES, workers=2)
+    if bundle is not None:
+        shutil.copytree(bundle, root / files.SEGMENTER)
+        return
+    import torch
+
+    from segops.models.zoo import ModelSpec, build
+    from segops.predict.package import write_bundle
+
+    model = params.load(REPOSITORY).model
+    spec = ModelSpec(model.architecture, model.encoder, len(VOC_CLASSES), dict(model.options))
+    if heavy:
+        spec = ModelSpec("deeplabv3plus", "resnet50", len(VOC_CLASSES))
+    torch.manual_seed(0)
+    write_bundle(root / files.SEGMENTER, build(spec), spec, VOC_CLASSES, {}, {})
+
+
+def _repeat(layout: Layout, images: int) -> None:
+    """Give the images of val further names, until there are as many as wanted."""
+    ids = layout.ids("val")
+    names = [*ids, *(f"again_{number:05d}" for number in range(images - len(ids)))]
+    for number, name in enumerate(names[len(ids) :]):
+        source = ids[number % len(ids)]
+        for path in (layout.image_path(source), layout.mask_path(source)):
+            shutil.copy(path, path.with_name(f"{name}{path.suffix}"))
+    layout.list_path("val").write_text("".join(f"{name}\n" for name in names))
+
+
+def seconds(program: str, root: Path, threads: int) -> float:
+    """Wall time of a process that runs `program`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-c", program, str(root), str(threads)]
+    start = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def compare(root: Path, images: int, threads: int, rounds: int) -> None:
+    """Run both in turn and print the medians and their ratio."""
+    changes = {"hardware": {"threads": threads}}
+    (root / "params.yaml").write_text(yaml.safe_dump(changes), encoding="utf-8")
+    times: dict[str, list[float]] = {"whole": [], "alone": []}
+    for _ in range(rounds):
+        times["alone"].append(seconds(ALONE, root, threads))
+        times["whole"].append(seconds(WHOLE, root, threads))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [whole / alone for whole, alone in zip(times["whole"], times["alone"], strict=True)]
+    print(f"{threads} thread(s) of torch, {images} images, median of {rounds}:")
+    for name, what in (("whole", "evaluation"), ("alone", "prediction alone")):
+        each = 1000 * medians[name] / images
+        print(f"  {what:>16}: {medians[name]:7.2f} s  ({each:6.1f} ms an image)")
+    print(
+        f"  {'ratio':>16}: {medians['whole'] / medians['alone']:7.2f}    "
+        f"(of single rounds: {min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Make a workspace and compare in it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--heavy", action="store_true", help="DeepLabV3+ with a ResNet-50")
+    parser.add_argument("--bundle", type=Path, help="a model to take, as models/segmenter")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        workspace(root, arguments.images, arguments.heavy, arguments.bundle)
+        for threads in arguments.threads:
+            compare(root, arguments.images, threads, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`segops compare`: any runs or versions against each other, on one page and in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from segops.cli.common import checkout, console
+
+if TYPE_CHECKING:
+    from segops.registry.compare import Compared
+    from segops.report.judged import Opponent
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Run ids (or how they begin), run names, models:/NAME/VERSION, "
+            "models:/NAME@ALIAS, bundle directories, or `workspace`.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page; left out: reports/comparison.html of this checkout.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Score models on this checkout's val and compare the first with each other.
+
+    Every model is taken from its artifact and scored anew, on the images that none of them was
+    trained on.
+    """
+    from segops.registry.compare import PAGE
+    from segops.registry.compare import compare as compare_models
+
+    root = checkout()
+    page = root / PAGE if output is None else output
+    compared = compare_models(models, root, page)
+    _show(compared)
+    console.print(f"Page: {compared.page}", highlight=False, soft_wrap=True)
+
+
+def _show(compared: Compared) -> None:
+    images = f"{compared.images} images of val"
+    if compared.excluded:
+        images += f", without {compared.excluded} that one of the models was trained on"
+    table = Table(title=f"On {images}", title_justify="left")
+    table.add_column("model", overflow="fold")
+    table.add_column("mIoU", justify="right")
+    table.add_column("interval", justify="right", no_wrap=True)
+    table.add_column("boundary\nIoU", justify="right")
+    table.add_column("ECE", justify="right")
+    table.add_column("mIoU of the\nfirst minus this", justify="right", no_wrap=True)
+    differences = ["", *(_difference(one) for one in compared.opponents)]
+    for name, tree, difference in zip(
+        compared.names, compared.evaluations, differences, strict=True
+    ):
+        table.add_row(
+            escape(name),
+            _figure(tree["miou"]),
+            _interval(tree["miou_low"], tree["miou_high"]),
+            _figure(_part(tree, "boundary", "iou")),
+            _figure(_part(tree, "calibration", "expected_calibration_error")),
+            difference,
+        )
+    console.print(table)
+    level = compared.opponents[0].confidence
+    console.print(
+        f"Intervals: bootstrap over images at {level:.0%}; differences on the same draws.",
+        highlight=False,
+    )
+
+
+def _difference(opponent: Opponent) -> str:
+    found = opponent.miou
+    if found.low is None or found.high is None:
+        return f"{found.difference:+.3f}"
+    return f"{found.difference:+.3f}\n{found.low:+.3f} to {found.high:+.3f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _part(tree: Mapping[str, Any], part: str, key: str) -> float | None:
+    found: float | None = (tree.get(part) or {}).get(key)
+    return found
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,204 @@
+"""`segops evaluate`: how good a model is, and what other ways of predicting would give."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from segops.cli.common import checkout, console
+from segops.errors import SegopsError
+
+if TYPE_CHECKING:
+    from segops.data.store import PackedStore
+    from segops.evaluate.variants import Measured
+    from segops.params import Params
+
+SPLIT = "val"
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory; "
+            "left out: this checkout's model.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Try windows, flip, multi-scale and CRF, and show what each gives."
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many images of val.")
+    ] = None,
+) -> None:
+    """Score a model on val and show the figures. No output of the pipeline is touched."""
+    from segops import files, params
+    from segops.data.store import PackedStore
+    from segops.predict import isolate
+
+    root = checkout()
+    settings, store = params.load(root), PackedStore(root / files.PACKED)
+    with _bundle(model, root) as bundle:
+        trained_on = files.read_json(bundle / isolate.MODEL)["training_images"].values()
+        seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(SPLIT)}
+        _say_which(store, limit, seen)
+        if compare:
+            _compare(bundle, store, settings, seen, limit)
+        else:
+            _score(bundle, store, settings, seen, limit)
+
+
+@contextmanager
+def _bundle(model: str | None, root: Path) -> Iterator[Path]:
+    """The model's bundle; MLflow is asked only for a registered one."""
+    from segops import files
+    from segops.predict import isolate
+
+    if model is not None and model.startswith("models:"):
+        from segops.registry.resolve import resolved
+
+        with resolved(model, root) as bundle:
+            yield bundle
+        return
+    place = root / files.SEGMENTER if model is None else Path(model)
+    if not (place / isolate.MODEL).is_file():
+        hint = "`segops run` makes one here." if model is None else (
+            "Expected a bundle's directory, models:/NAME@ALIAS or models:/NAME/VERSION."
+        )  # fmt: skip
+        raise SegopsError(f"{place}: no bundle there (it lacks {isolate.MODEL}). {hint}")
+    yield place
+
+
+def _say_which(store: PackedStore, limit: int | None, seen: frozenset[str]) -> None:
+    ids = store.ids(SPLIT)
+    if limit is not None and limit < len(ids):
+        console.print(
+            f"Only the first {limit} of the {len(ids)} images of {SPLIT}: the figures are rough.",
+            highlight=False,
+        )
+    left_out = sum(store.image_sha256(one) in seen for one in ids[:limit])
+    if left_out:
+        console.print(
+            f"[yellow]warning:[/] {left_out} of these images are left out: the model was trained "
+            "on them.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _compare(
+    bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
+) -> None:
+    from segops.evaluate.variants import compare
+
+    found = compare(
+        bundle,
+        store,
+        SPLIT,
+        settings.evaluate,
+        threads=settings.hardware.threads,
+        exclude_sha256=seen,
+        limit=limit,
+    )
+    level = f"{100 * settings.evaluate.confidence:g} %"
+    console.print(_ways(found, level))
+    console.print(
+        f"Differences are from {found[0].variant.name}, with the {level} interval of the paired "
+        "bootstrap. Times are medians of the prediction alone.\nTo choose a way, set `predict` in "
+        "params.yaml; `segops run` packages the model anew and trains nothing.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _ways(found: list[Measured], level: str) -> Table:
+    table = Table(title="Ways to predict", title_justify="left")
+    table.add_column("way\n  settings")
+    for heading in (
+        "mIoU", "boundary\nIoU", "ms per\nimage", f"difference of mIoU\n{level} interval",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        table.add_row(
+            f"{escape(one.variant.name)}\n  [dim]{escape(one.variant.description)}[/]",
+            f"{one.miou:.4f}",
+            _figure(one.boundary_iou, 4),
+            _figure(one.milliseconds, 1),
+            _difference(one),
+        )
+    return table
+
+
+def _difference(one: Measured) -> str:
+    if one.difference is None:
+        return ""
+    interval = "" if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
+    return f"{one.difference:+.4f}\n{interval}"
+
+
+def _score(
+    bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
+) -> None:
+    from segops.evaluate.evaluation import evaluation, sentence
+    from segops.evaluate.score import score
+
+    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+        scores = score(
+            bundle,
+            store,
+            SPLIT,
+            Path(scratch) / "scores",
+            threads=settings.hardware.threads,
+            exclude_sha256=seen,
+            limit=limit,
+        )
+    found = evaluation(scores, store, SPLIT, settings.evaluate)
+    console.print(_classes(found))
+    boundary, calibration = found["boundary"], found["calibration"]
+    error = None if calibration is None else calibration["expected_calibration_error"]
+    lines = [
+        f"[bold]{escape(sentence(found))}[/]",
+        f"boundary IoU {_figure(boundary['iou'])}, boundary F1 {_figure(boundary['f1'])}, "
+        f"contour distance {_figure(boundary['contour_distance'], 2)} px "
+        f"(Hausdorff, 95th percentile: {_figure(boundary['hausdorff95'], 2)} px)",
+        f"expected calibration error {_figure(error)}",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+CLASS_COLUMNS: Mapping[str, str] = {
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "boundary_iou": "boundary\nIoU",
+    "boundary_f1": "boundary\nF1",
+}
+
+
+def _classes(found: Mapping[str, Any]) -> Table:
+    table = Table("class", title="Classes", title_justify="left")
+    for heading in (*CLASS_COLUMNS.values(), "contour\ndistance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, figures in found["classes"].items():
+        if figures["truth_pixels"] or figures["predicted_pixels"]:
+            table.add_row(
+                escape(name),
+                *(_figure(figures[key]) for key in CLASS_COLUMNS),
+                _figure(figures["contour_distance"], 2),
+            )
+    return table
+
+
+def _figure(value: float | None, decimals: int = 3) -> str:
+    return "none" if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,163 @@
+"""Judging predicted masks image by image, and adding up what comes of it.
+
+:func:`judge` works on one image and is safe to call in several threads at a time; a :class:`Tally`
+adds the results up in one thread, in the order of the images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from segops.errors import SegopsError
+from segops.evaluate.bootstrap import COLUMNS
+from segops.evaluate.score import ERRORS
+from segops.metrics.confusion import confusion_matrix
+from segops.metrics.image import judge_image
+from segops.metrics.iou import intersection, predicted_pixels, truth_pixels
+from segops.metrics.split import SplitFigures
+from segops.voc.classes import palette
+
+if TYPE_CHECKING:
+    from segops.metrics.image import ImageFigures
+
+_PALETTE = palette().tobytes()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A prediction that waits to be judged.
+
+    Attributes:
+        image_id: The image.
+        sha256: SHA-256 of the image's file.
+        truth: uint8 (H, W), ids and 255 for void.
+        mask: uint8 (H, W), predicted ids.
+        top: float32 (H, W), the probability of the predicted class; None where it is not told.
+    """
+
+    image_id: str
+    sha256: str
+    truth: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    top: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What there is to say about one image.
+
+    Attributes:
+        image_id: The image.
+        sha256: SHA-256 of the image's file.
+        confusion: int64 (C, C).
+        figures: Everything else; None where only pixels are counted.
+        confidence: Mean of the top probabilities; None where they are not told.
+        mask: The mask as a PNG file; None where it is not to be kept.
+        kinds: The kinds of errors as a PNG file; likewise.
+    """
+
+    image_id: str
+    sha256: str
+    confusion: NDArray[np.int64]
+    figures: ImageFigures | None
+    confidence: float | None
+    mask: bytes | None
+    kinds: bytes | None
+
+
+def judge(one: Predicted, classes: int, details: bool, keep: bool) -> Judged:
+    """Compare a prediction with the truth.
+
+    Args:
+        one: The prediction.
+        classes: Number of classes.
+        details: Whether to look at contours, objects, calibration and errors, or count pixels only.
+        keep: Whether to keep the mask and, with `details`, the kinds of errors.
+
+    Raises:
+        SegopsError: The mask is no prediction for this truth.
+    """
+    try:
+        figures = judge_image(one.truth, one.mask, classes, one.top) if details else None
+        confusion = (
+            confusion_matrix(one.truth, one.mask, classes) if figures is None else figures.confusion
+        )
+        mask = _png(one.mask) if keep else None
+        kinds = _png(figures.kinds) if keep and figures is not None else None
+    except ValueError as error:
+        raise SegopsError(f"{one.image_id}: {error}.") from error
+    except Exception as error:
+        error.add_note(f"This happened with the image {one.image_id}.")
+        raise
+    confidence = None if one.top is None else float(one.top.mean(dtype=np.float64))
+    return Judged(one.image_id, one.sha256, confusion, figures, confidence, mask, kinds)
+
+
+def _png(ids: NDArray[np.uint8]) -> bytes:
+    """A palette PNG that is packed lightly: it is read once and thrown away."""
+    image = Image.fromarray(ids)
+    image.putpalette(_PALETTE)
+    stream = BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+class Tally:
+    """Adds images up. What it keeps of each is a few numbers a class, and no pixels.
+
+    Args:
+        class_names: The names in id order.
+        details: Whether the images are judged in detail.
+    """
+
+    def __init__(self, class_names: tuple[str, ...], details: bool) -> None:
+        classes = len(class_names)
+        self._split = SplitFigures(class_names) if details else None
+        self.confusion = np.zeros((classes, classes), dtype=np.int64)
+        self._rows: list[tuple[Any, ...]] = []
+        self._errors: list[tuple[Any, ...]] = []
+        self.confidences: dict[str, float | None] = {}
+
+    def add(self, judged: Judged) -> None:
+        """Add an image."""
+        self.confusion += judged.confusion
+        self._rows += _rows(judged.image_id, judged.sha256, judged.confusion)
+        self.confidences[judged.image_id] = judged.confidence
+        if self._split is not None and judged.figures is not None:
+            self._split.add(judged.figures)
+            self._errors += [(judged.image_id, *error) for error in judged.figures.errors]
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """The table of counts; see :mod:`segops.evaluate.bootstrap`."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS))
+
+    @property
+    def errors(self) -> pd.DataFrame:
+        """The table of errors: one row per image, class and kind of error that occurs."""
+        table = pd.DataFrame(self._errors, columns=list(ERRORS))
+        return table.astype(
+            {"image_id": str, "class_id": np.int64, "kind": str, "pixels": np.int64}
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The figures of the whole split; empty where only pixels were counted."""
+        return {} if self._split is None else self._split.summary()
+
+
+def _rows(image_id: str, sha256: str, confusion: NDArray[np.int64]) -> list[tuple[Any, ...]]:
+    """The image's rows of the table of counts: its classes in truth or prediction, ascending."""
+    both, predicted = intersection(confusion), predicted_pixels(confusion)
+    truth = truth_pixels(confusion)
+    return [
+        (image_id, sha256, int(label), int(both[label]), int(predicted[label]), int(truth[label]))
+        for label in np.flatnonzero(truth + predicted)
+    ]

@@ -1,0 +1,71 @@
+"""Everything that is counted about one image, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segops.metrics.boundary import BoundaryCounts, boundary_counts, fill_void
+from segops.metrics.calibration import CalibrationCounts, calibration_counts
+from segops.metrics.confusion import confusion_matrix
+from segops.metrics.errors import find_errors
+from segops.metrics.iou import truth_pixels
+from segops.metrics.objects import Objects, find_objects
+
+
+@dataclass(frozen=True)
+class ImageFigures:
+    """The counts of one image.
+
+    Attributes:
+        confusion: int64 (C, C), rows truth, columns prediction; void is left out.
+        kinds: uint8 (H, W): 0 where a pixel is right or void, else 1 + the index of its kind of
+            error in :data:`segops.metrics.errors.KINDS`.
+        errors: Wrong pixels as (class, kind, pixels); see :mod:`segops.metrics.errors`.
+        boundary: Counts of bands and contours.
+        calibration: Counts by confidence, None where confidences are not known.
+        objects: The objects of the truth.
+    """
+
+    confusion: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    errors: list[tuple[int, str, int]]
+    boundary: BoundaryCounts
+    calibration: CalibrationCounts | None
+    objects: Objects
+
+
+def judge_image(
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    classes: int,
+    top: NDArray[np.float32] | None = None,
+) -> ImageFigures:
+    """Count everything about one image.
+
+    Safe to call in several threads; most of the time is spent without Python's lock.
+
+    Args:
+        truth: uint8 (H, W): ids below `classes`, or 255 for void.
+        prediction: uint8 (H, W): ids below `classes`.
+        classes: Number of classes.
+        top: Probability of the predicted class, float32 (H, W), if it is known.
+
+    Raises:
+        ValueError: Shapes or types are other than said, an id is no class, or `top` holds what is
+            no probability.
+    """
+    truth, prediction = np.ascontiguousarray(truth), np.ascontiguousarray(prediction)
+    confusion = confusion_matrix(truth, prediction, classes)
+    filled = fill_void(truth)
+    kinds, errors = find_errors(truth, filled, prediction)
+    return ImageFigures(
+        confusion=confusion,
+        kinds=kinds,
+        errors=errors,
+        boundary=boundary_counts(truth, filled, prediction, classes),
+        calibration=None if top is None else calibration_counts(truth, prediction, top),
+        objects=find_objects(truth, prediction, np.flatnonzero(truth_pixels(confusion)).tolist()),
+    )

@@ -1,0 +1,54 @@
+"""The table of a prediction: what every image shows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from segops import files
+
+from .journal import Entry
+
+TABLE = "predictions.csv"
+_FIRST = ("image", "width", "height", "confidence")
+_LAST = ("error",)
+
+
+def columns(class_names: Sequence[str]) -> list[str]:
+    """The table's columns: a class that is called like one of the others gets `class` before it."""
+    fixed = {*_FIRST, *_LAST}
+    classes = [f"class {name}" if name in fixed else name for name in class_names]
+    return [*_FIRST, *classes, *_LAST]
+
+
+def write_table(
+    path: Path, class_names: Sequence[str], rows: Iterable[tuple[str, Entry | str]]
+) -> None:
+    """Write the table, whole or not at all.
+
+    One row an image: its name, width and height as seen, the confidence (mean probability of the
+    top class), the share of the image (0..1) that each class was predicted on, and the error that
+    kept it from being predicted.
+
+    Args:
+        path: The CSV file, in UTF-8.
+        class_names: The names in id order.
+        rows: Every image's name with its entry, or with what is wrong with it.
+    """
+    empty = [""] * (len(_FIRST) - 1 + len(class_names))
+    with (
+        files.atomic_path(path) as temporary,
+        # A file's name need not be UTF-8; the table is.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns(class_names))
+        for name, found in rows:
+            if isinstance(found, str):
+                writer.writerow([name, *empty, found])
+                continue
+            total = found.width * found.height
+            shares = [pixels / total for pixels in found.pixels]
+            fixed = [name, found.width, found.height, found.confidence]
+            writer.writerow([*fixed, *shares, ""])

@@ -1,0 +1,90 @@
+"""What a training leaves: the weights, and what to build around them. No code, nothing pickled.
+
+    weights.safetensors   the network's weights
+    model.json            what to build, the classes, the images that it was trained on
+
+The stage ``package`` makes a bundle of it; see :mod:`segops.predict.bundle`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+import segops
+from segops import files
+from segops.errors import SegopsError
+
+from . import isolate
+
+if TYPE_CHECKING:
+    # A bundle brings its own copy of the zoo; importing ours as well would take seconds.
+    from ..models.zoo import ModelSpec
+
+
+def write_trained(
+    target_dir: Path,
+    network: nn.Module,
+    spec: ModelSpec,
+    class_names: Sequence[str],
+    training_images: Mapping[str, str],
+    extra: Mapping[str, Any],
+) -> None:
+    """Write a trained network, whole or not at all.
+
+    Args:
+        target_dir: The directory; what lies there is replaced.
+        network: As :func:`segops.models.zoo.build` returns it for `spec`, trained.
+        spec: What it takes to build the network.
+        class_names: The names in id order.
+        training_images: SHA-256 of every image that had a part in training, by image id; the
+            selection split's too, because it chose the checkpoint.
+        extra: Anything else worth keeping, ready for JSON; the same at every run of the same
+            training (no times), because it enters the bundle's digest.
+
+    Raises:
+        SegopsError: Names and network disagree on the number of classes.
+        ValueError: `extra` is not JSON.
+    """
+    if spec.classes != len(class_names):
+        raise SegopsError(
+            f"The network has {spec.classes} classes, but {len(class_names)} names are given: "
+            f"{', '.join(class_names)}."
+        )
+    model = {
+        "format": isolate.FORMAT,
+        "spec": asdict(spec),
+        "class_names": list(class_names),
+        "palette": "VOC colours; the value of a pixel is the class id",
+        "training_images": dict(sorted(training_images.items())),
+        "segops_version": segops.__version__,
+        "extra": dict(extra),
+    }
+    text = json.dumps(model, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    # Clones, because tensors that share memory are refused, and views would save what they hide.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
+    with files.atomic_directory(target_dir) as temporary:
+        (temporary / isolate.MODEL).write_text(text, encoding="utf-8")
+        (temporary / isolate.WEIGHTS).write_bytes(safetensors.torch.save(state))
+
+
+def weights_sha256(directory: Path) -> str:
+    """SHA-256 of the weights of a trained network or of a bundle, in hexadecimal.
+
+    Raises:
+        SegopsError: The file is missing.
+    """
+    path = directory / isolate.WEIGHTS
+    if not path.is_file():
+        raise SegopsError(f"{path}: no such file. `dvc repro package` makes a bundle.")
+    return files.sha256_file(path)

@@ -1,0 +1,93 @@
+"""The pictures of the evaluation page, within a budget of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from segops.report.judged import GalleryPicture
+from segops.report.layers import heat_layer, kind_layer, mask_layer, photo
+from segops.report.legend import legend
+from segops.report.overlay import present
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures as the page's script reads them.
+
+    Attributes:
+        total: How many pictures there were.
+        shown: How many of them are on the page: the first ones.
+        data: JSON, an array with one object a picture; safe inside a script element.
+        colours: Entries of the legend for the ids in the masks shown.
+        explained: Whether any picture shows where the network looked.
+    """
+
+    total: int
+    shown: int
+    data: Markup
+    colours: list[dict[str, Any]]
+    explained: bool
+
+
+def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], room: int) -> Gallery:
+    """Encode pictures in their order for as long as there is room.
+
+    Args:
+        pictures: Gone through once, one picture at a time in memory; most telling first.
+        class_names: Names in id order.
+        room: Bytes that the result's `data` may take.
+    """
+    texts: list[str] = []
+    ids: set[int] = set()
+    total, left, explained = 0, room - 2, False
+    for one in pictures:
+        total += 1
+        if len(texts) < total - 1:
+            continue
+        here = present((one.truth, one.prediction))
+        entry = _entry(one, [class_names[index] for index in here if index < len(class_names)])
+        text = str(htmlsafe_json_dumps(entry))
+        left -= len(text) + 2
+        if left < 0:
+            continue
+        texts.append(text)
+        ids.update(here)
+        explained |= one.activation is not None
+    return Gallery(
+        total=total,
+        shown=len(texts),
+        data=Markup("[" + ",\n".join(texts) + "]"),
+        colours=legend(sorted(ids), class_names),
+        explained=explained,
+    )
+
+
+def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
+    height, width = one.truth.shape
+    entry: dict[str, Any] = {
+        "id": one.image_id,
+        "score": _rounded(one.score),
+        "confidence": _rounded(one.confidence),
+        "width": width,
+        "height": height,
+        "pixels": int(np.count_nonzero(one.truth != 255)),
+        "errors": [[error.class_name, error.kind, error.pixels] for error in one.errors],
+        "classes": classes,
+        "photo": photo(one.image),
+        "truth": mask_layer(one.truth),
+        "prediction": mask_layer(one.prediction),
+        "kinds": kind_layer(one.kinds),
+    }
+    if one.activation is not None:
+        entry |= {"activation": heat_layer(one.activation), "explained": one.explained}
+    return entry
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)

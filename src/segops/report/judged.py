@@ -1,0 +1,95 @@
+"""What the evaluation page is told: pictures with their errors, and models to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PictureError:
+    """How many pixels of one class went wrong in one way in one image.
+
+    Attributes:
+        class_name: The class that was missed, falsely seen, confused or badly bounded.
+        kind: One of :data:`segops.metrics.errors.KINDS`.
+        pixels: Number of pixels, at least 1.
+    """
+
+    class_name: str
+    kind: str
+    pixels: int
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """One image of the gallery.
+
+    Attributes:
+        image_id: Its id.
+        score: The image score: the mean IoU of this image alone, 0..1; None where its truth is all
+            void. It ranks pictures and is no part of mIoU, which comes from one confusion matrix.
+        image: uint8 (H, W, 3), RGB.
+        truth: uint8 (H, W), class ids and 255 for void.
+        prediction: uint8 (H, W), class ids.
+        kinds: uint8 (H, W), kind of error of each pixel, 0 where right or void; ids of
+            :data:`segops.metrics.errors.KINDS` from 1.
+        errors: What went wrong, largest first.
+        confidence: Mean top probability of the image, 0..1; None where the model does not say.
+        activation: uint8 (H, W), 0..255: where the network looked for `explained`; None: not asked.
+        explained: Name of the class that `activation` explains.
+    """
+
+    image_id: str
+    score: float | None
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+    kinds: NDArray[np.uint8]
+    errors: tuple[PictureError, ...] = ()
+    confidence: float | None = None
+    activation: NDArray[np.uint8] | None = None
+    explained: str | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of this model minus the same figure of another, on the same images.
+
+    Attributes:
+        difference: -1..1.
+        low: Lower end of the two-sided paired bootstrap interval; None where there is none.
+        high: Upper end, likewise.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """Another model that was scored on the same split.
+
+    Attributes:
+        name: What people call it, as "champion, version 3".
+        evaluation: Its evaluation, of the form of ``metrics/evaluation.json``; an older one may
+            lack keys.
+        images: How many images the differences are over: those that neither was trained on.
+        excluded: How many images of the split were left out for that reason.
+        confidence: Level of the intervals, 0..1.
+        miou: Difference of mIoU, over the classes that occur in the truth of these images.
+        classes: Difference of IoU by class name, for the classes in the truth of these images.
+    """
+
+    name: str
+    evaluation: Mapping[str, Any]
+    images: int
+    excluded: int
+    confidence: float
+    miou: Difference
+    classes: Mapping[str, Difference]

@@ -1,0 +1,39 @@
+"""The kinds of error as the page shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of error.
+
+    Attributes:
+        name: As the evaluation names it.
+        colour: As CSS writes it; apart from the others in lightness too, for the colour-blind.
+        meaning: What it says of a pixel.
+    """
+
+    name: str
+    colour: str
+    meaning: str
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """The colour as red, green and blue, 0..255."""
+        red, green, blue = bytes.fromhex(self.colour[1:])
+        return red, green, blue
+
+
+# In the order of segops.metrics.errors.KINDS: a map of kinds holds an index into this plus 1.
+KINDS = (
+    Kind("missed", "#e5383b", "a class is there, and background was predicted"),
+    Kind("false alarm", "#ffc300", "background is there, and a class was predicted"),
+    Kind("confusion", "#a63cf0", "a class is there, and another class was predicted"),
+    Kind(
+        "boundary",
+        "#19a7f0",
+        "none of these: the contour of both classes was found and lies a little off",
+    ),
+)

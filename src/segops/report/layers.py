@@ -1,0 +1,137 @@
+"""Pictures made small for the page: photographs as JPEG, what lies over them as palette PNG."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segops.report.kinds import KINDS
+from segops.report.overlay import (
+    VOID_DARK,
+    VOID_LIGHT,
+    outline,
+    outline_colours,
+    present,
+    void_stripes,
+)
+from segops.voc.classes import VOID, palette
+
+SIDE = 400
+HEAT_SIDE = 128
+HEAT_LEVELS = 32
+QUALITY = 80
+VOID_ALPHA = 215
+# Dark violet over red and orange to pale yellow: lightness rises all the way.
+HEAT = ((40, 11, 84), (122, 28, 109), (203, 65, 73), (247, 140, 20), (252, 240, 140))
+
+
+def photo(image: NDArray[np.uint8]) -> str:
+    """A photograph as JPEG, at most :data:`SIDE` pixels wide and high.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+
+    Returns:
+        The file in base 64.
+    """
+    picture = Image.fromarray(image)
+    picture = picture.resize(shrunk(image.shape[:2]), Image.Resampling.LANCZOS)
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=QUALITY, optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def mask_layer(mask: NDArray[np.uint8]) -> str:
+    """A mask in VOC's colours with light outlines; background lets the photograph through.
+
+    Args:
+        mask: uint8 (H, W), class ids and 255 for void.
+
+    Returns:
+        A palette PNG in base 64, scaled down by nearest neighbour to fit :data:`SIDE`.
+    """
+    small = _nearest(mask, SIDE)
+    ids = np.array(present([small]))
+    place = np.zeros(256, dtype=np.uint8)
+    place[ids] = np.arange(len(ids))
+    indices = place[small]
+    colours = [
+        (*one, 255 if index else 0) for index, one in zip(ids, palette()[ids].tolist(), strict=True)
+    ]
+    if VOID in ids:
+        colours[-1] = (*VOID_LIGHT, VOID_ALPHA)
+        if len(colours) < 256:
+            indices[void_stripes(small)] = len(colours)
+            colours.append((*VOID_DARK, VOID_ALPHA))
+    if len(colours) + len(ids) <= 256:
+        edge = outline(small)
+        indices[edge] = place[small[edge]] + len(colours)
+        colours += [(*one, 255) for one in outline_colours()[ids].tolist()]
+    return _palette_png(indices, colours)
+
+
+def kind_layer(kinds: NDArray[np.uint8]) -> str:
+    """Where what kind of error is; what is right or void lets the photograph through.
+
+    Args:
+        kinds: uint8 (H, W), 0 where right or void, else 1 + index in :data:`KINDS`.
+
+    Returns:
+        A palette PNG in base 64, scaled down by nearest neighbour to fit :data:`SIDE`.
+    """
+    colours = [(0, 0, 0, 0), *((*one.rgb, 255) for one in KINDS)]
+    return _palette_png(_nearest(kinds, SIDE), colours)
+
+
+def heat_layer(activation: NDArray[np.uint8]) -> str:
+    """Where the network looked: strong is bright and opaque, nothing is transparent.
+
+    Args:
+        activation: uint8 (H, W), 0..255.
+
+    Returns:
+        A palette PNG in base 64 that fits :data:`HEAT_SIDE`: it is smooth, so the browser may
+        enlarge it.
+    """
+    size = shrunk(activation.shape, HEAT_SIDE)
+    small = Image.fromarray(activation).resize(size, Image.Resampling.BILINEAR)
+    levels = np.asarray(small).astype(np.uint16) * HEAT_LEVELS // 256
+    share = np.linspace(0, 1, HEAT_LEVELS)
+    stops = np.linspace(0, 1, len(HEAT))
+    rgb = [
+        np.interp(share, stops, channel).round().astype(int) for channel in zip(*HEAT, strict=True)
+    ]
+    alpha = (255 * np.minimum(share * 1.6, 1)).round().astype(int)
+    colours = np.stack([*rgb, alpha], axis=1).tolist()
+    return _palette_png(levels.astype(np.uint8), [tuple(one) for one in colours])
+
+
+def shrunk(shape: tuple[int, ...], side: int = SIDE) -> tuple[int, int]:
+    """Width and height that fit a square of `side` pixels; a smaller image keeps its own.
+
+    Args:
+        shape: Height and width.
+        side: Side of the square.
+    """
+    height, width = shape
+    scale = min(1.0, side / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _nearest(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    picture = Image.fromarray(mask)
+    return np.array(picture.resize(shrunk(mask.shape, side), Image.Resampling.NEAREST))
+
+
+def _palette_png(indices: NDArray[np.uint8], colours: Sequence[tuple[int, ...]]) -> str:
+    picture = Image.fromarray(indices).convert("L")
+    picture.putpalette([value for colour in colours for value in colour[:3]])
+    stream = BytesIO()
+    alpha = bytes(colour[3] for colour in colours)
+    picture.save(stream, "PNG", transparency=alpha)
+    return base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,68 @@
+"""Where a model came from and how it predicts, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segops.report.html import number, percent
+from segops.report.judged import Opponent
+
+KEYS = {
+    "weights_sha256": "weights",
+    "bundle_digest": "bundle",
+    "data_hash": "data",
+    "val_hash": "val",
+}
+
+
+def lineages(
+    name: str, evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
+) -> list[dict[str, Any]]:
+    """For every model its name, its way of predicting and its digests."""
+    return [
+        {
+            "name": title,
+            "rows": [(label, one[key]) for key, label in KEYS.items() if one.get(key)],
+            "predict": predict_words(one.get("predict")),
+        }
+        for title, one in [(name, evaluation), *((one.name, one.evaluation) for one in opponents)]
+    ]
+
+
+def predict_words(settings: Any) -> str:
+    """The way of predicting in one line.
+
+    Args:
+        settings: ``predict`` of an evaluation, as the section of params.yaml; an evaluation of an
+            older release has none.
+    """
+    if not isinstance(settings, Mapping):
+        return "not recorded by this evaluation"
+    parts = [_pieces(settings)]
+    scales = [float(one) for one in settings.get("scales") or (1.0,)]
+    if settings.get("flip"):
+        parts.append("averaged with the mirrored image")
+    if scales != [1.0]:
+        parts.append("averaged over the scales " + ", ".join(f"{one:g}" for one in scales))
+    crf = settings.get("crf")
+    iterations = crf.get("iterations", 0) if isinstance(crf, Mapping) else 0
+    if iterations:
+        parts.append(
+            f"refined by {iterations} iteration{'s' if iterations > 1 else ''} of a dense CRF"
+        )
+    return "; ".join(parts)
+
+
+def _pieces(settings: Mapping[str, Any]) -> str:
+    mode = settings.get("mode", "whole")
+    if mode == "whole":
+        return "each image whole"
+    height, width = settings.get("window") or (None, None)
+    overlap = percent(settings.get("overlap"), 0)
+    windows = f"windows of {width} × {height} pixels that overlap by {overlap}"
+    if mode == "window":
+        return f"each image by {windows}"
+    return (
+        f"each image whole up to {number(settings.get('whole_pixels'))} pixels, above by {windows}"
+    )

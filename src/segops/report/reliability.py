@@ -1,0 +1,149 @@
+"""The reliability diagram: does the model know how often it is right?
+
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from segops.report.figures import figure
+from segops.report.html import decimal, number, percent
+from segops.report.judged import Opponent
+from segops.report.svg import Axis
+
+WIDTH, HEIGHT = 420, 440
+LEFT, RIGHT, TOP = 56, 14, 12
+PLOT_END, COUNT_START, COUNT_END = 302, 318, 394
+LEAST = 1e-4
+TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def reliability(
+    evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
+) -> dict[str, Any] | None:
+    """The diagram, its bins and a sentence; None where the evaluation has no calibration."""
+    calibration = evaluation.get("calibration")
+    if not isinstance(calibration, Mapping) or not calibration.get("bins"):
+        return None
+    bins = [_bin(one) for one in calibration["bins"]]
+    pixels = sum(one["pixels"] for one in bins)
+    for one in bins:
+        one["share"] = one["pixels"] / pixels if pixels else 0.0
+    error = figure(calibration, "expected_calibration_error")
+    path = "calibration.expected_calibration_error"
+    return {
+        "chart": _chart(bins),
+        "bins": bins,
+        "error": error,
+        "sentence": _sentence(calibration, bins),
+        "others": [(one.name, figure(one.evaluation, path)) for one in opponents],
+    }
+
+
+def _bin(one: Mapping[str, Any]) -> dict[str, Any]:
+    confidence, accuracy = figure(one, "confidence"), figure(one, "accuracy")
+    gap = None if confidence is None or accuracy is None else accuracy - confidence
+    return {
+        "low": float(one["low"]),
+        "high": float(one["high"]),
+        "pixels": int(one.get("pixels") or 0),
+        "confidence": confidence,
+        "accuracy": accuracy,
+        "gap": gap,
+    }
+
+
+def _sentence(calibration: Mapping[str, Any], bins: Sequence[Mapping[str, Any]]) -> str:
+    known = [one for one in bins if one["accuracy"] is not None]
+    pixels = sum(one["pixels"] for one in known)
+    confidence = figure(calibration, "confidence")
+    if not pixels or confidence is None:
+        return ""
+    accuracy = sum(one["accuracy"] * one["pixels"] for one in known) / pixels
+    lead = "The model claims as much as it keeps"
+    if confidence - accuracy > 0.005:
+        lead = "The model is surer than it should be"
+    elif accuracy - confidence > 0.005:
+        lead = "The model is less sure than it could be"
+    return f"{lead}: mean confidence {decimal(confidence)}, accuracy {decimal(accuracy)}."
+
+
+def _chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
+    x = Axis(0, 1, LEFT, WIDTH - RIGHT)
+    y = Axis(0, 1, PLOT_END, TOP)
+    count = Axis(math.log10(LEAST), 0, COUNT_END, COUNT_START)
+    parts = _frame(x, y, count)
+    for one in bins:
+        if not one["pixels"]:
+            continue
+        left, width = x(one["low"]) + 0.75, x(one["high"]) - x(one["low"]) - 1.5
+        top = count(max(math.log10(max(one["share"], LEAST)), math.log10(LEAST)))
+        parts.append(f"<g><title>{_title(one)}</title>")
+        parts.append(_box("train", left, width, top, COUNT_END + 2))
+        if one["gap"] is not None:
+            accuracy, confidence = y(one["accuracy"]), y(one["confidence"])
+            parts.append(_box("train", left, width, accuracy, PLOT_END))
+            kind = "gap over" if one["gap"] < 0 else "gap under"
+            parts.append(
+                _box(kind, left, width, min(accuracy, confidence), max(accuracy, confidence))
+            )
+        parts.append("</g>")
+    parts.append(f'<line class="diagonal" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
+    return Markup(
+        f'<svg class="chart reliability" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="Reliability diagram">{"".join(parts)}</svg>'
+    )
+
+
+def _frame(x: Axis, y: Axis, count: Axis) -> list[str]:
+    parts = []
+    for tick in TICKS:
+        parts += [_line(y(tick)), _left(y(tick), f"{tick:g}")]
+        parts.append(
+            f'<text class="tick" x="{x(tick)}" y="{COUNT_END + 19}" text-anchor="middle">'
+            f"{tick:g}</text>"
+        )
+    for power, text in ((-4, "0.01%"), (-2, "1%"), (0, "100%")):
+        parts += [_line(count(power)), _left(count(power), text)]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(
+        f'<text class="axis-label" x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">'
+        "confidence</text>"
+    )
+    for centre, text in (
+        ((TOP + PLOT_END) / 2, "accuracy"),
+        ((COUNT_START + COUNT_END) / 2, "pixels"),
+    ):
+        parts.append(
+            f'<text class="axis-label" text-anchor="middle" '
+            f'transform="translate(11 {centre:.0f}) rotate(-90)">{text}</text>'
+        )
+    return parts
+
+
+def _line(y: float) -> str:
+    return f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+
+
+def _left(y: float, text: str) -> str:
+    return f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+
+
+def _box(kind: str, left: float, width: float, top: float, bottom: float) -> str:
+    return (
+        f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
+        f'height="{max(bottom - top, 0):.1f}"/>'
+    )
+
+
+def _title(one: Mapping[str, Any]) -> str:
+    return (
+        f"confidence {one['low']:.2f} to {one['high']:.2f}: {number(one['pixels'])} pixels "
+        f"({percent(one['share'])}), mean confidence {decimal(one['confidence'])}, "
+        f"accuracy {decimal(one['accuracy'])}"
+    )

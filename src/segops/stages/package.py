@@ -1,0 +1,38 @@
+"""Stage package: make the bundle that is evaluated, registered and served, of the trained network.
+
+A stage of its own, so that another way of predicting makes another model and trains nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from segops import files, params
+from segops.predict import isolate
+from segops.predict.package import package
+
+log = logging.getLogger("segops")
+
+
+def run(root: Path) -> None:
+    """Write the bundle, and what it is.
+
+    Args:
+        root: The workspace.
+
+    Raises:
+        SegopsError: There is no trained network.
+    """
+    predict = params.load(root).predict.model_dump(mode="json")
+    package(root / files.TRAINED, root / files.SEGMENTER, predict)
+    digest = files.sha256_tree(root / files.SEGMENTER)
+    files.write_json(
+        root / files.PACKAGE,
+        {
+            "bundle_digest": digest,
+            "weights_sha256": files.sha256_file(root / files.SEGMENTER / isolate.WEIGHTS),
+            "predict": predict,
+        },
+    )
+    log.info("%s: bundle %s", files.SEGMENTER, digest[:12])

@@ -1,0 +1,154 @@
+"""`segops evaluate`: its tables, its limit, and what it says to a model that is none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from segops import files
+from segops.cli import evaluate as command
+from segops.data.store import PackedStore, pack
+from segops.errors import SegopsError
+from segops.evaluate import variants
+from segops.evaluate.bootstrap import paired_difference, true_classes
+from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.variants import Measured
+from segops.metrics.iou import miou
+from segops.predict.bundle import load_bundle
+from segops.predict.package import write_bundle
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+from tests.unit.test_evaluate_score import SPEC, lively
+
+app = typer.Typer()
+app.command()(command.evaluate)
+
+
+@pytest.fixture(scope="module")
+def workspace(generated_voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("workspace")
+    pack(open_layout(generated_voc), root / files.PACKED, VOC_CLASSES)
+    store = PackedStore(root / files.PACKED)
+    seen = {"other_name": store.image_sha256(store.ids("val")[0])}
+    write_bundle(root / files.SEGMENTER, lively(store), SPEC, VOC_CLASSES, {}, {})
+    write_bundle(root / "other", lively(store), SPEC, VOC_CLASSES, seen, {})
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (root / "params.yaml").write_text("hardware: {threads: 1}\n")
+    return root
+
+
+def segops(workspace: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Run the command in the workspace; what it prints."""
+    monkeypatch.chdir(workspace)
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
+    wide = Console(width=160)
+    monkeypatch.setattr(command, "console", wide)
+    with wide.capture() as captured:
+        CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == before
+    return captured.get()
+
+
+def test_it_shows_the_figures_and_every_class(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = segops(workspace, monkeypatch)
+    assert re.search(r"mIoU 0\.\d{3} on 6 images of val \(95 % interval 0\.\d+ to 0\.\d+\)", said)
+    assert re.search(r"boundary IoU 0\.\d{3}, boundary F1 0\.\d{3}, contour distance \d+\.", said)
+    assert re.search(r"expected calibration error 0\.\d{3}", said)
+    assert re.search(r"│ background +│ 0\.\d{3} +│", said)
+    assert said.count("┏") == 1  # one table
+    assert "left out" not in said
+
+
+def test_compare_prints_one_table_of_all_ways(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Measured] = []
+    compare = variants.compare
+
+    def overheard(*arguments: Any, **named: Any) -> list[Measured]:
+        rows.extend(compare(*arguments, **named))
+        return rows
+
+    monkeypatch.setattr(variants, "compare", overheard)
+    said = segops(workspace, monkeypatch, "other", "--compare", "--limit", "4")
+    assert "Only the first 4 of the 6 images of val" in said
+    assert "1 of these images are left out: the model was trained on them" in said
+    assert said.count("┏") == 1
+    names = [one.variant.name for one in rows]
+    assert names == [one.name for one in variants.variants({}, [(1, 1)])]
+    for one in rows:
+        assert one.boundary_iou is not None
+        assert one.milliseconds is not None
+        line = (
+            rf"│ {one.variant.name} +│ +{one.miou:.4f} │ +{one.boundary_iou:.4f} "
+            rf"│ +{one.milliseconds:.1f} │ +"
+        )
+        settings = rf"│   {re.escape(one.variant.description)} +│ +│ +│ +│ +"
+        if one.difference is not None:
+            line += re.escape(f"{one.difference:+.4f}")
+            settings += re.escape(f"{one.low:+.4f} to {one.high:+.4f}")
+        assert re.search(rf"{line} *│\n{settings} *│", said), said
+    _require_what_the_worker_counts(workspace, rows)
+
+
+def _require_what_the_worker_counts(root: Path, rows: list[Measured]) -> None:
+    """Windows and the model's own way, counted once more, give the differences of the table."""
+    store = PackedStore(root / files.PACKED)
+    predictors = {
+        one.variant.name: load_bundle(root / "other", predict=one.variant.settings)
+        for one in rows
+        if one.variant.name in ("plain", "windows", "flip")
+    }
+    found = {}
+    for name, predictor in predictors.items():
+        tally = Tally(VOC_CLASSES, details=False)
+        for image_id in store.ids("val")[1:4]:
+            mask, truth = predictor.predict_mask(store.image(image_id)), store.mask(image_id)
+            predicted = Predicted(image_id, store.image_sha256(image_id), truth, mask, None)
+            tally.add(judge(predicted, len(VOC_CLASSES), details=False, keep=False))
+        found[name] = tally
+    plain = found["plain"].counts
+    for one in rows:
+        if one.variant.name in found:
+            tally = found[one.variant.name]
+            assert one.miou == miou(tally.confusion)
+        if one.variant.name in ("windows", "flip"):
+            expected = paired_difference(tally.counts, plain, true_classes(plain), 1000, 0.975, 0)
+            assert (one.difference, one.low, one.high) == (
+                expected.difference, expected.low, expected.high,
+            )  # fmt: skip
+    assert rows[-1].milliseconds == rows[0].milliseconds  # its own way is plain: scored once
+
+
+@pytest.mark.parametrize("model", ["nowhere", "params.yaml"])
+def test_what_is_no_model_is_named(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    with pytest.raises(SegopsError, match=rf"^{model}: no bundle there.*models:/NAME@ALIAS"):
+        segops(workspace, monkeypatch, model)
+
+
+def test_a_bad_registered_name_says_what_is_expected(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SegopsError, match=r"models:oops: expected models:/NAME@ALIAS"):
+        segops(workspace, monkeypatch, "models:oops")
+
+
+def test_a_checkout_without_a_model_is_told_what_makes_one(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("")
+    (tmp_path / "data").mkdir()
+    (tmp_path / files.PACKED).symlink_to(workspace / files.PACKED)
+    with pytest.raises(SegopsError, match=r"models/segmenter: no bundle there.*`segops run`"):
+        segops(tmp_path, monkeypatch)

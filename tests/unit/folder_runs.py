@@ -1,0 +1,76 @@
+"""Photographs, a small model's bundle and what a prediction of them wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from segops import files
+from segops.models.zoo import ModelSpec, build
+from segops.predict.package import write_bundle
+from segops.predict.shares import TABLE
+
+NAMES = ("background", "cat", "dog")
+SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})
+
+
+def make_bundle(
+    target: Path, seed: int = 0, predict: dict[str, Any] | None = None, bias: float = 0.0
+) -> Path:
+    """A bundle whose masks have areas of all three classes; with `bias`, of background alone."""
+    torch.manual_seed(seed)
+    network = build(SPEC)
+    convolutions = [one for one in network.modules() if isinstance(one, nn.Conv2d)]
+    for module in convolutions:
+        nn.init.kaiming_normal_(module.weight)
+    last = convolutions[-1]
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias[0] += bias
+    write_bundle(target, network, SPEC, NAMES, {}, {}, predict)
+    return target
+
+
+def picture(seed: int = 0, height: int = 37, width: int = 50) -> NDArray[np.uint8]:
+    """Coloured patches."""
+    patches = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    found = np.kron(patches, np.ones((-(-height // 6), -(-width // 7), 1), np.uint8))
+    return np.ascontiguousarray(found[:height, :width])
+
+
+def save(path: Path, seed: int = 0, height: int = 37, width: int = 50, **options: Any) -> Path:
+    """An image file of the kind that its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(seed, height, width)).save(path, **options)
+    return path
+
+
+def contents(output: Path) -> dict[str, str]:
+    """SHA-256 of every file below a directory but locks, by its relative path."""
+    return {
+        path.relative_to(output).as_posix(): files.sha256_file(path)
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def shown(output: Path) -> set[str]:
+    """The files that a person sees."""
+    return {name for name in contents(output) if not name.startswith(".")}
+
+
+def table(output: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the table by image; numbers as floats, None where nothing stands."""
+    frame = pd.read_csv(output / TABLE, keep_default_na=False, na_values=[""])
+    rows = frame.set_index("image").to_dict("index")
+    return {
+        str(image): {str(name): None if value != value else value for name, value in row.items()}
+        for image, row in rows.items()
+    }

@@ -1,0 +1,115 @@
+"""Judging while the next image is predicted: order, bounds, and memory that does not grow."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segops.errors import SegopsError
+from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.pipeline import pipelined
+from segops.voc.classes import VOC_CLASSES, VOID
+
+HEIGHT, WIDTH = 180, 240
+
+
+def test_results_come_in_order_however_long_each_takes() -> None:
+    def work(number: int) -> int:
+        time.sleep(0.002 * (number % 3 == 0))
+        return number * number
+
+    found = list(pipelined(range(50), work, threads=3, waiting=6))
+    assert found == [number * number for number in range(50)]
+
+
+@pytest.mark.parametrize(("threads", "waiting"), [(1, 0), (2, 4), (4, 1)])
+def test_no_more_than_the_bound_exist_at_a_time(threads: int, waiting: int) -> None:
+    lock, alive, peak = threading.Lock(), 0, 0
+
+    def items() -> Iterator[int]:
+        nonlocal alive, peak
+        for number in range(60):
+            with lock:
+                alive += 1
+                peak = max(peak, alive)
+            yield number
+
+    for _ in pipelined(items(), lambda number: time.sleep(0.0002), threads, waiting):
+        with lock:
+            alive -= 1
+    assert alive == 0
+    assert peak == waiting + 1
+
+
+def test_with_nothing_waiting_each_is_finished_before_the_next_is_made() -> None:
+    events: list[str] = []
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            events.append(f"make {number}")
+            yield number
+
+    for _ in pipelined(items(), lambda number: events.append(f"judge {number}"), 2, 0):
+        pass
+    assert events == [f"{what} {number}" for number in range(5) for what in ("make", "judge")]
+
+
+def test_an_error_in_a_thread_ends_all() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    def work(number: int) -> None:
+        if number == 3:
+            raise SegopsError("the fourth is broken")
+
+    with pytest.raises(SegopsError, match="the fourth is broken"):
+        list(pipelined(items(), work, threads=2, waiting=4))
+    assert len(made) <= 3 + 4 + 1
+    assert not any(one.name.startswith("judge") for one in threading.enumerate())
+
+
+def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """Truth, prediction and confidences of an image that is made up."""
+    truth = np.zeros((HEIGHT, WIDTH), np.uint8)
+    truth[20:100, 30 + number % 50 : 150] = 1 + number % 20
+    truth[:5] = VOID
+    prediction = np.roll(truth, 4, axis=1)
+    prediction[prediction == VOID] = 0
+    return truth, prediction, np.full((HEIGHT, WIDTH), 0.75, np.float32)
+
+
+def peak_bytes(images: int) -> int:
+    """Most memory that judging so many images took at a time."""
+
+    def predictions() -> Iterator[Predicted]:
+        for number in range(images):
+            truth, mask, top = scene(number)
+            yield Predicted(f"image_{number:04d}", "hash", truth, mask, top)
+
+    tally = Tally(VOC_CLASSES, details=True)
+    tracemalloc.start()
+    try:
+        for judged in pipelined(
+            predictions(), lambda one: judge(one, len(VOC_CLASSES), True, True), 2, 4
+        ):
+            tally.add(judged)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    peak_bytes(10)  # what is kept for ever is made at the first call
+    few, many = peak_bytes(20), peak_bytes(100)
+    pixels = 80 * HEIGHT * WIDTH
+    assert many - few < pixels / 4  # truth, mask and confidence alone are 6 bytes a pixel

@@ -1,0 +1,227 @@
+"""What the scoring process does, here in this process: figures, order, errors, old bundles."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from segops.data.store import PackedStore, pack
+from segops.errors import SegopsError
+from segops.evaluate import worker
+from segops.evaluate.album import Album
+from segops.evaluate.pictures import image_scores
+from segops.evaluate.score import ERRORS
+from segops.metrics.image import judge_image
+from segops.metrics.split import SplitFigures
+from segops.models.zoo import build
+from segops.predict.bundle import bundle_digest, load_bundle
+from segops.predict.explain import explain
+from segops.predict.package import write_bundle
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+from segops.voc.masks import decode_mask, read_mask
+from tests.unit.test_evaluate_score import SPEC, lively
+
+EXPLAINED = 2
+
+
+@pytest.fixture(scope="module")
+def store(generated_voc: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedStore:
+    packed = tmp_path_factory.mktemp("data") / "packed"
+    pack(open_layout(generated_voc), packed, VOC_CLASSES)
+    return PackedStore(packed)
+
+
+@pytest.fixture(scope="module")
+def bundle(store: PackedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("model") / "bundle"
+    write_bundle(target, lively(store), SPEC, VOC_CLASSES, {}, {})
+    return target
+
+
+def run(bundle: Path, store: PackedStore, out: Path, **changes: Any) -> list[str]:
+    """Have the worker score val; the ids in the order in which it says that they are done."""
+    out.mkdir()
+    request = {
+        "bundle": str(bundle),
+        "store": str(store.path),
+        "images": store.ids("val"),
+        "expected_digest": bundle_digest(bundle),
+        "device": "cpu",
+        "threads": 1,
+        "masks": True,
+        "details": True,
+        "explain": EXPLAINED,
+        "apart": False,
+        "ways": [{"predict": None, "out": str(out)}],
+    }
+    return list(worker.score_images(request | changes))
+
+
+def figures(out: Path) -> Any:
+    return json.loads((out / "figures.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def scored(bundle: Path, store: PackedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scored") / "out"
+    assert run(bundle, store, out) == list(store.ids("val"))
+    return out
+
+
+def test_every_figure_is_that_of_the_masks(scored: Path, bundle: Path, store: PackedStore) -> None:
+    predictor = load_bundle(bundle)
+    split, errors, confidences = SplitFigures(VOC_CLASSES), [], {}
+    masks, kinds = Album(scored / "masks"), Album(scored / "kinds")
+    for image_id in store.ids("val"):
+        mask, top = (one.numpy() for one in predictor.predict_tensors(store.image(image_id)))
+        found = judge_image(store.mask(image_id), mask, len(VOC_CLASSES), top)
+        split.add(found)
+        errors += [(image_id, *one) for one in found.errors]
+        confidences[image_id] = predictor.predict(store.image(image_id)).confidence
+        np.testing.assert_array_equal(decode_mask(masks.read(image_id), ""), mask)
+        np.testing.assert_array_equal(decode_mask(kinds.read(image_id), ""), found.kinds)
+    assert figures(scored)["summary"] == split.summary()
+    assert figures(scored)["confidences"] == pytest.approx(confidences, rel=1e-5)
+    np.testing.assert_array_equal(np.load(scored / "confusion.npy"), split.confusion)
+    expected = pd.DataFrame(errors, columns=list(ERRORS))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(scored / "errors.parquet"), expected, check_dtype=False
+    )
+    assert len(expected) > 20
+
+
+def test_the_worst_images_are_explained(scored: Path, bundle: Path, store: PackedStore) -> None:
+    scores = image_scores(pd.read_parquet(scored / "counts.parquet"))
+    errors = pd.read_parquet(scored / "errors.parquet")
+    explained, somewhere = figures(scored)["explained"], 0
+    assert list(explained) == sorted(scores, key=lambda one: (scores[one], one))[:EXPLAINED]
+    for image_id, class_id in explained.items():
+        wrong = errors[errors["image_id"] == image_id].groupby("class_id")["pixels"].sum()
+        assert wrong[class_id] == wrong.max()
+        kept = read_mask(scored / "activations" / f"{image_id}.png")
+        found = explain(load_bundle(bundle), store.image(image_id), class_id)
+        np.testing.assert_allclose(kept, 255 * found, atol=0.51)
+        somewhere += int(kept.max() == 255)
+    assert somewhere > 0  # for some class nothing may speak
+
+
+def test_the_same_request_gives_the_same_bytes_however_many_threads_judge(
+    scored: Path, bundle: Path, store: PackedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_judging_threads", lambda device: 4)
+    run(bundle, store, tmp_path / "out")
+    names = sorted(str(one.relative_to(scored)) for one in scored.rglob("*") if one.is_file())
+    assert names == sorted(
+        str(one.relative_to(tmp_path / "out"))
+        for one in (tmp_path / "out").rglob("*")
+        if one.is_file()
+    )
+    for name in names:
+        if name != "timing.json":
+            assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+
+
+def test_counting_alone_counts_the_same_and_keeps_no_kinds(
+    scored: Path, bundle: Path, store: PackedStore, tmp_path: Path
+) -> None:
+    run(bundle, store, tmp_path / "out", details=False, explain=0)
+    for name in ("counts.parquet", "confusion.npy", "masks.bin"):
+        assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+    found = figures(tmp_path / "out")
+    assert (found["summary"], found["explained"]) == ({}, {})
+    with pytest.raises(SegopsError, match="holds no picture of"):
+        Album(tmp_path / "out" / "kinds").read(store.ids("val")[0])
+
+
+def test_other_ways_of_predicting_are_scored_apart(
+    scored: Path, bundle: Path, store: PackedStore, tmp_path: Path
+) -> None:
+    plain, flipped = tmp_path / "plain", tmp_path / "flipped"
+    flipped.mkdir()
+    ways = [
+        {"predict": {"flip": False}, "out": str(plain)},
+        {"predict": {"flip": True}, "out": str(flipped)},
+    ]
+    done = run(bundle, store, plain, ways=ways, masks=False, apart=True, explain=0)
+    assert done == [*store.ids("val"), *store.ids("val")]
+    assert (plain / "counts.parquet").read_bytes() == (scored / "counts.parquet").read_bytes()
+    assert (flipped / "counts.parquet").read_bytes() != (scored / "counts.parquet").read_bytes()
+    for out in (plain, flipped):
+        assert json.loads((out / "timing.json").read_text())["milliseconds"] > 0
+
+
+def test_a_broken_network_is_told_with_its_image(store: PackedStore, tmp_path: Path) -> None:
+    network = build(SPEC)
+    with torch.no_grad():
+        network.network.score.bias[3] = torch.nan
+    write_bundle(tmp_path / "bundle", network, SPEC, VOC_CLASSES, {}, {})
+    with pytest.raises(SegopsError, match=rf"^{store.ids('val')[0]}: .*not finite"):
+        run(tmp_path / "bundle", store, tmp_path / "out")
+
+
+def test_a_mask_with_an_unknown_id_ends_the_run_with_its_image(
+    bundle: Path, generated_voc: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(generated_voc, tmp_path / "voc")
+    pack(open_layout(tmp_path / "voc"), tmp_path / "packed", VOC_CLASSES)
+    broken = PackedStore(tmp_path / "packed").ids("val")[2]
+    entry = json.loads((tmp_path / "packed" / "val" / "index.json").read_text())["images"][broken]
+    with (tmp_path / "packed" / "val" / "masks.bin").open("r+b") as file:
+        file.seek(entry["offset"] + 7)
+        file.write(bytes([77]))
+    with pytest.raises(SegopsError, match=rf"^{broken}: truth holds id 77"):
+        run(bundle, PackedStore(tmp_path / "packed"), tmp_path / "out")
+
+
+def test_a_crash_names_its_image(
+    bundle: Path, store: PackedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("segops.evaluate.judging.judge_image", crash)
+    with pytest.raises(MemoryError) as caught:
+        run(bundle, store, tmp_path / "out")
+    assert caught.value.__notes__ == [f"This happened with the image {store.ids('val')[0]}."]
+
+
+def without_method(path: Path, name: str) -> None:
+    """Remove a method from a source file."""
+    text = path.read_text()
+    (found,) = (
+        one
+        for one in ast.walk(ast.parse(text))
+        if isinstance(one, ast.FunctionDef) and one.name == name
+    )
+    lines = text.splitlines(keepends=True)
+    assert found.end_lineno is not None
+    path.write_text("".join(lines[: found.lineno - 1] + lines[found.end_lineno :]))
+
+
+def test_an_old_bundle_is_scored_without_confidence_and_in_its_only_way(
+    scored: Path, bundle: Path, store: PackedStore, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(bundle, old)
+    without_method(old / "runtime" / "predict" / "predictor.py", "predict_tensors")
+    run(old, store, tmp_path / "out")
+    for name in ("counts.parquet", "confusion.npy", "masks.bin", "kinds.bin", "errors.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+    new = figures(scored)
+    expected = new | {
+        "summary": new["summary"] | {"calibration": None},
+        "confidences": dict.fromkeys(store.ids("val")),
+    }
+    assert figures(tmp_path / "out") == expected
+    with pytest.raises(SegopsError, match=r"predicts in one way only.*package"):
+        ways = [{"predict": {"flip": True}, "out": str(tmp_path / "flip")}]
+        run(old, store, tmp_path / "flip", ways=ways)

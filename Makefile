@@ -28,10 +28,10 @@ demo: install ## Run validation, augmentation, training, evaluation and the gate
 	@test -d data/voc || dvc pull --quiet --remote sample data/voc.dvc
 	@segops run
 
-test: install ## Run the tests, but for a few slow ones
+test: install ## Run the tests, but for the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-slow: install ## Run the few tests that take longest
+test-slow: install ## Run the tests that take longest
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: install ## Check style, types and the import contracts

@@ -180,7 +180,12 @@ def sha256_tree(root: Path) -> str:
     """SHA-256 over the relative paths and contents of all files below `root`, in hexadecimal.
 
     Byte code (``__pycache__``) does not count.
+
+    Raises:
+        SegopsError: There is no such directory.
     """
+    if not root.is_dir():
+        raise SegopsError(f"{root}: no such directory.")
     files = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")

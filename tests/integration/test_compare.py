@@ -141,6 +141,7 @@ class TestNames:
 
 
 class TestComparison:
+    @pytest.mark.slow
     def test_models_are_scored_from_their_artifacts_on_this_val(
         self, root: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

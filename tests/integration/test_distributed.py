@@ -303,6 +303,7 @@ def stage(root: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

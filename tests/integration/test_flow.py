@@ -104,6 +104,7 @@ def test_second_run_is_refused_while_one_is_under_way(
     assert "another run is under way in this workspace" in state.message
 
 
+@pytest.mark.slow
 def test_a_users_mistake_fails_the_run_at_once(
     server: None, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

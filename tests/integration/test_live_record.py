@@ -139,6 +139,7 @@ def test_a_killed_training_that_is_continued_goes_on_in_its_run(
 
 
 @pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.slow
 def test_the_file_of_the_training_before_is_not_taken_for_this_one(
     root: Path, training: Training, ended: bool
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_server_that_is_away_stops_nothing_and_loses_nothing(
     assert set(live_epochs(root)) == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_follower_that_comes_after_the_record_adds_nothing(root: Path) -> None:
     record(root)
     before = made.snapshot(root)
@@ -199,6 +201,7 @@ def active(root: Path) -> list[str]:
     return [run_id for run_id, run in runs_.items() if run["stage"] == "active"]
 
 
+@pytest.mark.slow
 def test_a_forced_training_with_the_same_weights_leaves_one_run(root: Path) -> None:
     done = record(root)
     forced = Training(root, files.read_json(root / files.TRAINING)["fingerprint"])

@@ -46,6 +46,7 @@ def test_second_repro_runs_nothing(reproduced_copy: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_cosmetic_change_retrains_nothing(reproduced_copy: Path) -> None:
     set_params(reproduced_copy, report={"pictures": False})
     done = dvc(reproduced_copy, "repro")
@@ -120,6 +121,7 @@ def test_a_pointer_that_moved_on_brings_its_data(workspace: Path) -> None:
     assert pointer.read_text() == first
 
 
+@pytest.mark.slow
 def test_a_new_val_image_retrains_nothing(reproduced_copy: Path) -> None:
     voc = reproduced_copy / "data/voc"
     names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()

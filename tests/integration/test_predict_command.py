@@ -17,6 +17,7 @@ from segops.voc.masks import read_mask
 from tests.integration.conftest import segops
 
 
+@pytest.mark.slow
 def test_every_name_of_the_model_gives_the_masks_of_its_bundle(promoted: Path) -> None:
     images = promoted / "data/voc/JPEGImages"
     predictor = load_bundle(promoted / files.SEGMENTER)

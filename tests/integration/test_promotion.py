@@ -314,6 +314,7 @@ def test_a_champion_whose_artifact_was_changed_is_not_run(root: Path) -> None:
     assert aliases(root) == {"champion": "1", "challenger": "2"}
 
 
+@pytest.mark.slow
 def test_counts_that_were_altered_in_mlflow_are_made_anew(root: Path) -> None:
     release(root, seed=1, quality=0.95)
     (held,) = root.glob("mlartifacts/*/artifacts/metrics/counts.parquet")

@@ -308,6 +308,7 @@ with session(root, params.load(root).registry) as store:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_create_the_database_at_once_do_not_collide(tmp_path: Path) -> None:
     root = made.make(tmp_path / "checkout", database=False)
     command = [sys.executable, "-c", OPEN, str(root)]

@@ -123,6 +123,7 @@ def test_a_crash_while_promoting_is_completed_by_whoever_comes_next(
 
 
 @pytest.mark.parametrize("changes", [0, 1, 2, 3])
+@pytest.mark.slow
 def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
     root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

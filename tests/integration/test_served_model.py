@@ -31,6 +31,7 @@ from segops.voc.masks import decode_mask
 
 from . import registry_workspace as made
 
+pytestmark = pytest.mark.slow
 FOREIGN = ("segops", "dvc", "prefect", "albumentations", "great_expectations", "lightning_fabric")
 
 CONSUMER = """

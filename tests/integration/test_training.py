@@ -76,7 +76,7 @@ def stage(root: Path, kill_after: int = -1, **environment: str) -> subprocess.Co
 
 def outputs(root: Path) -> dict[str, str]:
     return {
-        "bundle": files.sha256_tree(root / files.SEGMENTER),
+        "bundle": files.sha256_tree(root / files.TRAINED),
         "last": files.sha256_file(root / files.LAST_WEIGHTS),
         "curves": (root / files.LEARNING_CURVES).read_text(),
         "training": (root / files.TRAINING).read_text(),
@@ -120,14 +120,13 @@ def root(prepared: Path, tmp_path: Path) -> Path:
 
 def test_what_a_training_leaves(unbroken: Path) -> None:
     training = files.read_json(unbroken / files.TRAINING)
-    model = files.read_json(unbroken / files.SEGMENTER / "model.json")
+    model = files.read_json(unbroken / files.TRAINED / "model.json")
     curves = (unbroken / files.LEARNING_CURVES).read_text().splitlines()
     assert training["optimizer_steps"] == STEPS
     assert training["epochs_run"] == 4
     assert training["weights_sha256"] == files.sha256_file(
-        unbroken / files.SEGMENTER / "weights.safetensors"
+        unbroken / files.TRAINED / "weights.safetensors"
     )
-    assert training["bundle_digest"] == files.sha256_tree(unbroken / files.SEGMENTER)
     assert len(model["training_images"]) == 12  # those of the selection split too
     assert curves[0] == "epoch,step,lr,train_loss,selection_miou"
     assert [line.split(",")[0] for line in curves[1:]] == ["1", "2", "3", "4"]
@@ -146,7 +145,8 @@ def test_two_trainings_give_the_same_bytes(unbroken: Path, root: Path) -> None:
     assert files.read_json(root / files.TRAINING)["optimizer_steps"] == STEPS
 
 
-@pytest.mark.parametrize("kill_after", [7, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_after", [7, 9])
 def test_a_killed_training_ends_as_the_unbroken_one(
     kill_after: int, unbroken: Path, root: Path
 ) -> None:
@@ -184,6 +184,7 @@ def test_fresh_forgets_the_interrupted_training(unbroken: Path, root: Path) -> N
     assert outputs(root) == outputs(unbroken)
 
 
+@pytest.mark.slow
 def test_a_live_logging_that_fails_stops_no_training(unbroken: Path, root: Path) -> None:
     """There is no dvc.yaml here, so the process that follows the training ends with an error."""
     assert stage(root, SEGOPS_LIVE="1").returncode == 0
@@ -231,14 +232,14 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 def test_a_training_starts_from_the_champion(promoted: Path) -> None:
     """Found in a real registry; its weights are what the new training begins with."""
     champion = files.read_json(promoted / files.TRAINING)["weights_sha256"]
-    before = load_file(promoted / files.SEGMENTER / "weights.safetensors")
+    before = load_file(promoted / files.TRAINED / "weights.safetensors")
     train = {"iterations": 1, "lr": 1e-9, "weight_decay": 0.0}
     set_params(promoted, model={"start_from": "models:/segops@champion"}, train=train)
     done = dvc(promoted, "repro", "train")
     assert done.returncode == 0, done.stdout + done.stderr
     training = files.read_json(promoted / files.TRAINING)
     assert training["start_sha256"] == champion != training["weights_sha256"]
-    after = load_file(promoted / files.SEGMENTER / "weights.safetensors")
+    after = load_file(promoted / files.TRAINED / "weights.safetensors")
     for name, weights in before.items():
         if weights.ndim > 1:
             torch.testing.assert_close(after[name], weights, atol=1e-6, rtol=0)

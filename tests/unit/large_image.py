@@ -58,7 +58,22 @@ def windowed(network: Brightest, window: int) -> Predictor:
     return Predictor(network, names, inference=Inference(settings))
 
 
-def main() -> None:
+def strips(height: int, width: int) -> None:
+    """Predict an image by windows; print its growth, and that of holding every class's plane."""
+    torch.set_num_threads(1)
+    blocks = np.random.default_rng(0).integers(1, 256, (height // 100, width // 100, 3), np.uint8)
+    image = blocks.repeat(100, axis=0).repeat(100, axis=1)
+    predictor = windowed(Brightest(21), 100)
+    predictor.predict(image[:150, :150])
+    with Peak() as peak:
+        mask = predictor.predict(image).mask
+    assert (mask == blocks.argmax(axis=2).repeat(100, axis=0).repeat(100, axis=1)).all()
+    with Peak() as held:
+        np.ones((21, height, width), np.float32)
+    sys.stdout.write(f"{peak.growth} {held.growth}")
+
+
+def whole() -> None:
     """Predict a PNG of 108 million pixels by windows; print by how many bytes that grew."""
     torch.set_num_threads(1)
     shape = (HEIGHT // 100, WIDTH // 100, 3)
@@ -78,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    strips(*map(int, sys.argv[1:])) if len(sys.argv) > 1 else whole()

@@ -78,6 +78,7 @@ def _is_light(encoder: str) -> bool:
     return any(word in encoder for word in small) and not any(word in encoder for word in heavy)
 
 
+@pytest.mark.slow
 def test_a_sample_tried_again_for_real_agrees_with_the_table() -> None:
     disagreeing = []
     for architecture, encoder in _sample():

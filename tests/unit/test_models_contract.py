@@ -26,6 +26,16 @@ NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", "dpt", "plain_cnn")
 exporter takes half a second, but can neither pool to a grid that does not divide the features nor
 export DPT."""
 
+# One of each family; the others take several seconds each.
+QUICKLY_EXPORTED = (
+    "deeplabv3plus",
+    "dilated_fcn",
+    "fcn8s",
+    "plain_cnn",
+    "pspnet",
+    "segformer",
+    "unet",
+)
 every_architecture = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 
 
@@ -147,7 +157,13 @@ def test_saved_weights_and_specification_give_the_same_network(
         assert torch.equal(loaded.eval()(images), logits)
 
 
-@every_architecture
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        one if one in QUICKLY_EXPORTED else pytest.param(one, marks=pytest.mark.slow)
+        for one in sorted(ARCHITECTURES)
+    ],
+)
 def test_exports_and_onnx_give_the_same_logits(architecture: str, tmp_path: Path) -> None:
     network = speaking(architecture)
     images = random_images(1, 40, 56)

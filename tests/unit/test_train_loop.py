@@ -67,6 +67,7 @@ def test_a_resumed_training_equals_the_unbroken_one(
     assert torch.isfinite(torch.tensor(resumed.rows[-1]["train_loss"]))
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_as_in_the_unbroken_training(
     job: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

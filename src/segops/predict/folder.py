@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from segops import files
 from segops.errors import SegopsError
@@ -194,12 +192,9 @@ class _Work:
         if not source.path.is_file():
             return 0, 0
         try:
-            with warnings.catch_warnings(action="ignore", category=DecompressionBombWarning):
-                width, height = image_size(source.path)
-        except SegopsError as error:
-            # Pillow has a limit of its own, below what a model may allow.
-            is_large = isinstance(error.__cause__, DecompressionBombError)
-            return (self._settings.max_pixels, 1) if is_large else (0, 0)
+            width, height = image_size(source.path)
+        except SegopsError:
+            return 0, 0
         return (width, height) if width * height <= self._settings.max_pixels else (0, 0)
 
     def _probabilities_size(self, width: int, height: int) -> int:

@@ -91,25 +91,30 @@ def _count(
 ) -> NDArray[np.int64] | None:
     """As :func:`joint_histogram`, of flat arrays of 1 to EXACT_PIXELS."""
     pixels = first.size
-    last = np.zeros(-(-pixels // _WORD) * _WORD, np.uint8)  # not 0 where a run ends
-    np.bitwise_xor(first[1:], first[:-1], out=last[: pixels - 1])
-    last[: pixels - 1] |= second[1:] ^ second[:-1]
+    last = np.empty(-(-pixels // _WORD) * _WORD, np.uint8)  # not 0 where a run ends
+    changes, other = last[: pixels - 1], np.empty(pixels - 1, np.uint8)
+    np.bitwise_xor(first[1:], first[:-1], out=changes)
+    np.bitwise_xor(second[1:], second[:-1], out=other)
+    np.bitwise_or(changes, other, out=changes)
     last[pixels - 1] = 1
+    last[pixels:] = 0
     # Most words are 0: to look for ends in the others alone is twice as fast as in all of `last`.
     words = last.view(np.uint64)
-    places = np.flatnonzero(words != 0)
+    places = (words != 0).nonzero()[0]
     if places.size * _WORDS_A_RUN > words.size:
         return _count_pixels(first, second, classes)
-    ends = np.flatnonzero(words.take(places).view(np.uint8) != 0)
+    ends = (words[places].view(np.uint8) != 0).nonzero()[0]
     # End e is byte e % 8 of the word at places[e // 8].
     places -= np.arange(places.size)
-    places *= _WORD
-    ends += places.take(ends >> 3)
+    places <<= 3
+    ends += places[ends >> 3]
     lengths = np.empty_like(ends)
     lengths[0] = ends[0] + 1
     np.subtract(ends[1:], ends[:-1], out=lengths[1:])
     # Adding 1 in uint8 turns void into 0 and class i into i + 1.
-    row, column = first.take(ends) + np.uint8(1), second.take(ends) + np.uint8(1)
+    row, column = first[ends], second[ends]
+    row += np.uint8(1)
+    column += np.uint8(1)
     if max(row.max(), column.max()) > classes:
         return None
     pair = np.multiply(row, classes + 1, dtype=np.intp)

@@ -6,13 +6,13 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-BENCHMARKS := confusion evaluation scan input_pipeline training_step data_bound_training loop_overhead
+BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench bench-gpu clean
+.PHONY: help install demo test test-slow lint format bench bench-evaluation bench-gpu clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(BIN)/.installed ## Create .venv and install the pinned dependencies
 
@@ -42,6 +42,9 @@ format: install ## Format the code
 
 bench: install ## Run the benchmarks that need no GPU
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+bench-evaluation: install ## Measure the whole evaluation against prediction alone (15 minutes)
+	@$(BIN)/python -m benchmarks.evaluation
 
 bench-gpu: install ## Measure all that a GPU has to show, in a few minutes
 	@$(BIN)/python -m benchmarks.gpu --json bench-gpu.json

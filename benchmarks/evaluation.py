@@ -10,7 +10,7 @@ the same machine. The images are generated ones of the size of VOC's photographs
 The default network is that of the demo, which is cheap and so the hard case; without training its
 masks are more ragged than a trained one's, so that there is more to judge. A trained model can be
 given with --bundle.
-Run: ``python benchmarks/evaluation.py [--images 300] [--threads 1 2] [--heavy] [--bundle DIR]``.
+Run: ``python benchmarks/evaluation.py [--images 300] [--threads 1] [--heavy] [--bundle DIR]``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--heavy", action="store_true", help="DeepLabV3+ with a ResNet-50")
     parser.add_argument("--bundle", type=Path, help="a model to take, as models/segmenter")
     arguments = parser.parse_args()

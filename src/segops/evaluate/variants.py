@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from segops import files
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
@@ -80,7 +82,13 @@ def variants(own: Mapping[str, Any], sizes: Collection[tuple[int, int]]) -> list
         Plain whole images, windows, flip, multi-scale, flip and multi-scale, CRF, and the model's
         own settings. Whatever a variant does not change is as in `own`, or off.
     """
-    base = PredictParams.model_validate(dict(own)).model_dump(mode="json")
+    try:
+        base = PredictParams.model_validate(dict(own)).model_dump(mode="json")
+    except ValidationError as error:
+        raise SegopsError(
+            f"The model's way of predicting is not one of this version of segops: {error}. "
+            "Compare it in a checkout of the version that made it."
+        ) from None
     largest = max(height * width for height, width in sizes)
     plain = copy.deepcopy(base)
     # Whole images however large would not fit into memory.

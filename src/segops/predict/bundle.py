@@ -147,7 +147,7 @@ def bundle_digest(directory: Path) -> str:
         SegopsError: There is no such directory.
     """
     if not directory.is_dir():
-        raise SegopsError(f"{directory}: no such directory. The stage `train` writes a bundle.")
+        raise SegopsError(f"{directory}: no such directory. The stage `package` writes a bundle.")
     return files.sha256_tree(directory)
 
 

@@ -141,7 +141,9 @@ class _Work:
         self._journal = journal
         self._options = options
         self._overwrite = overwrite
-        self._settings = InferenceSettings.from_dict(predictor.model.get("predict", {}))
+        # Of the settings this alone: the rest is read by the bundle's own code, of any version.
+        own = predictor.model.get("predict", {})
+        self._max_pixels = int(own.get("max_pixels", InferenceSettings().max_pixels))
         self._room = Room(IMAGES_AT_ONCE, BYTES_AT_ONCE)
         self._writing: deque[Future[None]] = deque()
         self.failed: dict[str, str] = {}
@@ -195,7 +197,7 @@ class _Work:
             width, height = image_size(source.path)
         except SegopsError:
             return 0, 0
-        return (width, height) if width * height <= self._settings.max_pixels else (0, 0)
+        return (width, height) if width * height <= self._max_pixels else (0, 0)
 
     def _probabilities_size(self, width: int, height: int) -> int:
         """Bytes of an image's probabilities, 0 where nobody asked for them."""
@@ -224,7 +226,7 @@ class _Work:
             str(source.path),
             apply_orientation=True,  # As the registered model does, and so the next.
             sixteen_bits=True,
-            max_pixels=self._settings.max_pixels,
+            max_pixels=self._max_pixels,
         )
         self._require_probabilities_fit(source, pixels)
         return _Picture(pixels, sha256)
@@ -256,7 +258,9 @@ class _Work:
                 self._room.leave(size)
                 return
             finding = self._predict(picture.pixels)
-        except (SegopsError, torch.OutOfMemoryError, MemoryError) as error:
+        except (SegopsError, RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                raise
             self.failed[source.name] = _message(source, error)
             self._room.leave(size)
             return
@@ -312,6 +316,11 @@ def _putting(path: Path) -> Iterator[None]:
             f"{error.filename or path}: cannot be written: {error.strerror or error}. Once that is "
             "put right, the same command goes on where it stopped."
         ) from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found too little memory, which on the CPU has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _message(source: Source, error: BaseException) -> str:

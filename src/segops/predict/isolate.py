@@ -86,7 +86,7 @@ def read_bundle(directory: Path) -> dict[str, bytes]:
     if missing:
         raise BundleError(
             f"{directory}: not a model bundle: {', '.join(missing)} missing. "
-            "The stage `train` writes one."
+            "The stage `package` writes one."
         )
     return contents
 

@@ -205,7 +205,7 @@ def _scored(
     if kept.is_file():
         return pd.read_parquet(kept)
     packed = open_store(root, val_hash)
-    log.info("Version %s was scored on other data; scoring it on this val.", version.number)
+    log.info("Version %s: no record of its counts on this val; scoring it now.", version.number)
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         out = Path(scratch) / "scores"
         scores = score(

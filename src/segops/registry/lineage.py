@@ -57,6 +57,13 @@ DATA_FIELDS: tuple[str, ...] = (
     "params",
 )
 """What was evaluated, on what and with what; these move on when it is evaluated anew."""
+PACKAGE_FIELDS: dict[str, str] = {
+    "package_commit": "code_commit",
+    "package_code_differs": "code_differs",
+    "package_environment": "environment",
+}
+"""Where the evaluated bundle was made, by the field of the origin that it repeats: a training that
+is packaged again, as after a change of the predicting code, has another origin than its bundle."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS, *DATA_FIELDS)
 """Every field that a complete lineage has; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
@@ -121,6 +128,21 @@ def origin(root: Path) -> Lineage:
                 tags[PATCH_FIELD] = files.sha256_bytes(patch)
                 artifacts["code.patch"] = patch
     return Lineage(_prefixed(tags), artifacts)
+
+
+def packaging(root: Path) -> Lineage:
+    """Code and software of the evaluated bundle, as :func:`origin` finds them now.
+
+    Args:
+        root: The workspace.
+    """
+    found = origin(root)
+    tags = {
+        name: found.tags[tag(field)]
+        for name, field in PACKAGE_FIELDS.items()
+        if tag(field) in found.tags
+    }
+    return Lineage(_prefixed(tags), found.artifacts)
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:

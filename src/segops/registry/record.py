@@ -129,13 +129,18 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     if run.data.tags.get(EVALUATED_AS) == digest:
         return []
     data = lineage.data(found.root, settings.data.path, found.evaluation)
+    packaging = lineage.packaging(found.root)
+    # Once more under the bundle's name: the run of a training that is packaged again goes on.
+    kept = f"{runs.LINEAGE_DIRECTORY}/{found.bundle_digest[:12]}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
-    tags = dict(data.tags)
+    for name, content in (data.artifacts | packaging.artifacts).items():
+        runs.put(store, run.info.run_id, f"{kept}/{name}", content)
+    tags = data.tags | packaging.tags
     if (found.root / files.COUNTS).is_file():
         tags[COUNTS] = files.sha256_file(found.root / files.COUNTS)
     differing = runs.changed_params(run, settings.flat())
-    if differing:
+    if differing or CHANGED_PARAMS in run.data.tags:
         # MLflow keeps a parameter as it was first logged; params.yaml among the artifacts is new.
         tags[CHANGED_PARAMS] = json.dumps(differing)
     changed = runs.add_tags(store, run, tags, overwrite=True)

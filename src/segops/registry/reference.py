@@ -132,6 +132,9 @@ def _recorded(case: _Case, kept: Reference | None) -> Reference | None:
             log.warning("Version %s: the evaluation in its run was altered.", case.champion.number)
             return None
         tree: dict[str, Any] = json.loads(content)
+        of = (tree.get("bundle_digest"), tree.get("val_hash"))
+        if of != (case.champion.bundle_digest, case.val_hash):
+            return None  # another evaluation was recorded meanwhile
         if kept is not None and kept.evaluation == tree:
             return kept
         bundle = artifact.checked_bundle(

@@ -70,7 +70,9 @@ def _create(store: Store, name: str, run_id: str, digest: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    scores = store.client.get_run(run_id).data.metrics
+    run = store.client.get_run(run_id)
+    is_evaluated = run.data.tags.get(tag("bundle_digest")) == digest
+    scores = run.data.metrics if is_evaluated else {}
     made = store.client.create_model_version(
         name,
         source=logged.artifact_location,
@@ -87,10 +89,14 @@ def _tags(store: Store, run_id: str, digest: str) -> dict[str, str]:
     """The lineage and the scores of a run, as tags of its version."""
     run = store.client.get_run(run_id)
     names = {tag(name) for name in (*lineage.LINEAGE_FIELDS, lineage.PATCH_FIELD)}
-    names |= {EVALUATED_AS, runs.FINGERPRINT}
+    names |= {tag(name) for name in lineage.PACKAGE_FIELDS} | {EVALUATED_AS, runs.FINGERPRINT}
+    is_evaluated = run.data.tags.get(tag("bundle_digest")) == digest
+    if not is_evaluated:  # what the run says of its evaluation is said of another bundle
+        names -= {tag(name) for name in (*lineage.DATA_FIELDS, *lineage.PACKAGE_FIELDS)}
+        names.discard(EVALUATED_AS)
     tags = {name: value for name, value in run.data.tags.items() if name in names}
     tags[tag("bundle_digest")] = digest
     for name in ("miou", "miou_low", "miou_high"):
-        if name in run.data.metrics:
+        if is_evaluated and name in run.data.metrics:
             tags[tag(name)] = f"{run.data.metrics[name]:.6f}"
     return tags

@@ -188,6 +188,8 @@ def load_image(content: bytes, name: str, max_pixels: int | None = None) -> Imag
                 if image.format == "PNG" and _lacks_rows(image, content):
                     raise OSError("fewer rows of pixels than the header says")
                 return image
+    except MemoryError:
+        raise
     except Exception as error:
         # Decoders raise whatever damaged bytes lead them to; all of it means one thing here.
         raise _undecodable(name, error) from error

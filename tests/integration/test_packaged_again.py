@@ -1,0 +1,96 @@
+"""One training packaged twice: two bundles of the same weights, two versions, one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segops import files, params
+from segops.registry import lineage
+from segops.registry.judge import recorded_counts
+from segops.registry.lineage import PACKAGE_FIELDS, tag
+from segops.registry.record import record
+from segops.registry.register import Registered, register
+from segops.registry.tracking import session
+from segops.registry.versions import Version, get
+from segops.stages import package
+
+from . import registry_workspace as made
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose model, packaged plainly, is version 1."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = made.make(tmp_path / "checkout")
+    made.train(root, seed=1)
+    assert registered(root).version == "1"
+    return root
+
+
+def registered(root: Path) -> Registered:
+    return register(root, record(root))
+
+
+def version(root: Path, number: str) -> Version:
+    with session(root, params.load(root).registry) as store:
+        return get(store, "segops", number)
+
+
+def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
+    first = version(root, "1")
+    plain = files.read_json(root / files.PACKAGE)
+    weights = files.sha256_file(root / files.SEGMENTER / "weights.safetensors")
+    made.set_params(root, predict={"flip": True})
+    package.run(root)
+    mirrored = files.read_json(root / files.PACKAGE)
+    assert mirrored["weights_sha256"] == plain["weights_sha256"] == weights
+    assert mirrored["bundle_digest"] != plain["bundle_digest"] == first.bundle_digest
+
+    # Not evaluated yet: nothing of the other bundle's evaluation is said of it.
+    assert registered(root).version == "2"
+    second = version(root, "2")
+    assert second.run_id == first.run_id
+    assert second.bundle_digest == mirrored["bundle_digest"]
+    assert second.miou is None
+    assert {"bundle_digest", "val_hash", "params"} & set(lineage.missing(second.tags)) == {
+        "val_hash",
+        "params",
+    }
+
+    made.evaluate(root, quality=0.6)
+    assert registered(root).version == "2"
+    second = version(root, "2")
+    assert second.miou is not None
+    assert second.miou != first.miou
+    assert lineage.missing(second.tags) == []
+    for name, field in PACKAGE_FIELDS.items():
+        assert second.tags[tag(name)] == second.tags[tag(field)]
+    assert version(root, "1").tags == first.tags
+
+    # Both bundles' parameters are kept, and no version is judged by the other's counts.
+    client = made.client(root)
+    for one, flip in ((first, None), (second, True)):
+        path = f"lineage/{one.bundle_digest[:12]}/params.yaml"
+        local = client.download_artifacts(first.run_id, path)
+        tree = yaml.safe_load(Path(local).read_text())
+        assert tree.get("predict", {}).get("flip") is flip
+        assert files.sha256_file(Path(local)) == one.tags[tag("params")]
+    with session(root, params.load(root).registry) as store:
+        assert recorded_counts(store, first, first.tags[tag("val_hash")]) is None
+        assert recorded_counts(store, second, second.tags[tag("val_hash")]) is not None
+
+
+def test_code_that_changed_after_the_training_is_told_apart(root: Path) -> None:
+    trained_at = version(root, "1").tags[tag("code_commit")]
+    (root / "constraints.txt").write_text("torch==2.15.0\n# another\n")
+    made.git(root, "commit", "-qam", "predicts in another way")
+    made.set_params(root, predict={"flip": True})
+    package.run(root)
+    made.evaluate(root, quality=0.8)
+    assert registered(root).version == "2"
+    tags = version(root, "2").tags
+    assert tags[tag("code_commit")] == trained_at
+    assert tags[tag("package_commit")] == made.git(root, "rev-parse", "HEAD").strip() != trained_at

@@ -7,6 +7,8 @@ OpenCV's histogram, pixel by pixel. Both give the same whole numbers.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -111,17 +113,30 @@ def _count(
     lengths = np.empty_like(ends)
     lengths[0] = ends[0] + 1
     np.subtract(ends[1:], ends[:-1], out=lengths[1:])
-    # Adding 1 in uint8 turns void into 0 and class i into i + 1.
-    row, column = first[ends], second[ends]
-    row += np.uint8(1)
-    column += np.uint8(1)
-    if max(row.max(), column.max()) > classes:
-        return None
-    pair = np.multiply(row, classes + 1, dtype=np.intp)
-    pair += column
+    row, column = _indices(classes)
+    pair = row[first[ends]]
+    pair += column[second[ends]]
+    cells = (classes + 1) ** 2
     # The lengths are added up in float64, exact up to 2**53.
-    counts = np.bincount(pair, lengths, minlength=(classes + 1) ** 2)
+    counts = np.bincount(pair, lengths, minlength=cells)
+    if counts.size > cells:
+        return None
     return counts.astype(np.int64).reshape(classes + 1, classes + 1)
+
+
+@lru_cache(maxsize=16)
+def _indices(classes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """By id, what it adds to the place of its pair in the flat matrix: as a row, as a column.
+
+    Void comes first, class i is i + 1; with an id that is neither, the place is beyond the matrix.
+    """
+    side = classes + 1
+    place = np.full(256, side * side, np.intp)
+    place[:classes] = np.arange(1, side)
+    place[VOID] = 0
+    row = place.copy()
+    row[:classes] *= side
+    return row, place
 
 
 def _count_pixels(

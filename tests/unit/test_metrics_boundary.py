@@ -270,3 +270,13 @@ def test_an_id_that_is_no_class_is_refused() -> None:
     truth = np.zeros((4, 4), np.uint8)
     with pytest.raises(ValueError, match="no class"):
         boundary_counts(truth, truth, truth + np.uint8(9), 3)
+
+
+def test_widths_are_the_published_shares_of_the_diagonal() -> None:
+    """2 % (Cheng et al., section 5) and 0.75 % (Csurka et al., section 4) of 500 pixels, and 1."""
+    assert band_width(300, 400) == 10
+    assert tolerance(300, 400) == pytest.approx(3.75)
+    assert (band_width(5, 5), tolerance(5, 5)) == (1, 1.0)
+    square = np.zeros((300, 400), np.uint8)
+    square[100:200, 100:200] = 1
+    assert np.count_nonzero(band(square, band_width(300, 400)) & (square == 1)) == 100**2 - 80**2

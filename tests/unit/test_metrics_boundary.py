@@ -273,7 +273,7 @@ def test_an_id_that_is_no_class_is_refused() -> None:
 
 
 def test_widths_are_the_published_shares_of_the_diagonal() -> None:
-    """2 % (Cheng et al., section 5) and 0.75 % (Csurka et al., section 4) of 500 pixels, and 1."""
+    """2 % (Cheng et al.) and 0.75 % (Csurka et al.) of 500 pixels; at least 1."""
     assert band_width(300, 400) == 10
     assert tolerance(300, 400) == pytest.approx(3.75)
     assert (band_width(5, 5), tolerance(5, 5)) == (1, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from segops import params
 from segops.augment.policy import build_policy
@@ -119,6 +121,27 @@ class Timer:
         """Wait until the device has done all that was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def matmul_peak(device: torch.device, side: int, dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product: the median of several, after a warm-up."""
+    timer = Timer(device)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = [timer(lambda: left @ right) for _ in range(20)]
+    return 2 * side**3 / statistics.median(times[5:])
+
+
+def step_flops(network: nn.Module, shape: tuple[int, int, int, int]) -> float:
+    """Operations of the products and convolutions of a forward and a backward pass.
+
+    Args:
+        network: A network on the device "meta".
+        shape: Of its images: (N, 3, h, w).
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network(torch.empty(shape, device="meta")).sum().backward()
+    return float(counter.get_total_flops())
 
 
 def repeated(batch: tuple[Tensor, Tensor], count: int) -> Iterator[tuple[Tensor, Tensor]]:

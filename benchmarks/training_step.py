@@ -5,7 +5,9 @@ loop is what a tutorial shows: `smp`, float images in NCHW, `torch.optim.AdamW`,
 `F.cross_entropy(ignore_index=255)`. Ours is what the stage runs, deterministic kernels included, in
 fp32, in the precision that `auto` chooses on this machine, and with `--compile` compiled too (a
 minute or two for the first step). Steps are taken in turn, so that both see the same machine.
-The network is that of ``params.yaml`` unless another is named.
+The network is that of ``params.yaml`` unless another is named. Beside the ratios stands the most
+that any loop could reach in fp32 here: the step's products and convolutions alone, at the rate at
+which torch multiplies large matrices. A CPU with bf16 or AMX is not bound by it.
 Run: ``python -m benchmarks.training_step [--architecture unet] [--encoder resnet18] ...``.
 """
 
@@ -24,7 +26,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import generated_store, job_of, random_batch, settings_of
+from benchmarks.common import (
+    generated_store,
+    job_of,
+    matmul_peak,
+    random_batch,
+    settings_of,
+    step_flops,
+)
 from segops.data.store import PackedStore
 from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from segops.params import HardwareParams, Params
@@ -34,16 +43,23 @@ from segops.voc.classes import VOC_CLASSES, VOID
 
 CLASSES = len(VOC_CLASSES)
 ROUNDS = 7
+MATRIX = 1024
 LEARNING_RATE = 1e-3
 Step = Callable[[], Tensor]
 
 
+def plain_network(settings: Params) -> Any:
+    """The network as SMP makes it."""
+    model = settings.model
+    return smp.create_model(
+        model.architecture, model.encoder, encoder_weights=None, classes=CLASSES
+    )
+
+
 def plain(settings: Params, images: Tensor, masks: Tensor) -> Step:
     """The loop of a tutorial."""
-    torch.manual_seed(0)
-    network = smp.create_model(
-        settings.model.architecture, settings.model.encoder, encoder_weights=None, classes=CLASSES
-    )
+    torch.manual_seed(settings.train.seed)
+    network = plain_network(settings)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
     images = images.contiguous()
@@ -131,6 +147,13 @@ def report(settings: Params, steps: dict[str, Step], size: int, crop: tuple[int,
             f"{size / median:5.1f} images/s, {reference / median:4.2f} times plain, "
             f"first loss {first[name]:.4f}"
         )
+    peak = matmul_peak(torch.device("cpu"), MATRIX, torch.float32)
+    flops = step_flops(plain_network(settings).to("meta"), (size, 3, *crop))
+    least = flops / peak
+    print(
+        f"{'fp32 at most':>15}: {least:6.3f} s a step, {reference / least:4.2f} times plain "
+        f"({flops / 1e9:.1f} GFLOP at the {peak / 1e9:.0f} GFLOP/s of a matrix product)"
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import LoopStep, job_of, settings_of
+from benchmarks.common import LoopStep, job_of, settings_of, step_flops
 from segops.data.store import PackedStore
 from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from segops.train.engine import Engine
@@ -137,15 +136,12 @@ def torchvision_style(plan: Plan, half: bool) -> Contender:
     return Contender(take, nullcontext)
 
 
-def step_flops(plan: Plan) -> float:
+def image_flops(plan: Plan) -> float:
     """Operations of a forward and a backward pass for one image, counted on two of them."""
     network: nn.Module = smp.DeepLabV3Plus(
         plan.encoder, encoder_weights=None, classes=len(VOC_CLASSES)
     ).to("meta")
-    counter = FlopCounterMode(display=False)
-    with counter:
-        network(torch.empty(2, 3, plan.crop, plan.crop, device="meta")).sum().backward()
-    return counter.get_total_flops() / 2
+    return step_flops(network, (2, 3, plan.crop, plan.crop)) / 2
 
 
 def contenders(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from benchmarks.common import Timer, random_batch
-from benchmarks.gpu.contenders import Contender, Plan, contenders, job_on, ours, step_flops
+from benchmarks.gpu.contenders import Contender, Plan, contenders, image_flops, job_on, ours
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device_augment import device_loader
 from segops.data.samplers import EpochSampler
@@ -28,15 +28,6 @@ from segops.voc.classes import VOC_CLASSES, VOID
 Row = dict[str, Any]
 DEVICE_WORKERS = 4
 """Processes that fetch and draw for the device's executor; one does it at thousands a second."""
-
-
-def peak(plan: Plan, dtype: torch.dtype) -> float:
-    """Operations a second of a matrix product: the median of several, after a warm-up."""
-    timer = Timer(torch.device(plan.device))
-    side = plan.matmul
-    left, right = (torch.randn(side, side, device=plan.device, dtype=dtype) for _ in range(2))
-    times = [timer(lambda: left @ right) for _ in range(20)]
-    return 2 * side**3 / statistics.median(times[5:])
 
 
 def steps(
@@ -67,7 +58,7 @@ def steps(
         with contender.mode():
             seconds = timer(lambda: [contender.take(*batch) for _ in range(count)])  # noqa: B023
         row["rates"].append(count * batch_size / seconds)
-    flops = step_flops(plan)
+    flops = image_flops(plan)
     for row, _, _ in running:
         row["images_per_second"] = statistics.median(row.pop("rates"))
         row["tflops"] = row["images_per_second"] * flops / 1e12

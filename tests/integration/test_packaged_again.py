@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from segops import files, params
-from segops.registry import lineage
+from segops.registry import artifact, lineage
 from segops.registry.judge import recorded_counts
 from segops.registry.lineage import PACKAGE_FIELDS, tag
 from segops.registry.record import record
@@ -79,6 +79,10 @@ def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
         assert tree.get("predict", {}).get("flip") is flip
         assert files.sha256_file(Path(local)) == one.tags[tag("params")]
     with session(root, params.load(root).registry) as store:
+        for one, flip in ((first, "False"), (second, "True")):
+            model = artifact.find(store, first.run_id, one.bundle_digest)
+            assert model is not None
+            assert model.params["predict.flip"] == flip
         assert recorded_counts(store, first, first.tags[tag("val_hash")]) is None
         assert recorded_counts(store, second, second.tags[tag("val_hash")]) is not None
 

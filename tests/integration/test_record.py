@@ -21,6 +21,7 @@ from segops.registry.register import register
 from segops.registry.results import EVALUATED, TRAINED
 
 from . import registry_workspace as made
+from .conftest import dvc
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,8 @@ def test_reports_and_files_are_artifacts(recorded: tuple[Path, Recorded]) -> Non
     assert len(expected) >= 10
     assert expected <= held
     assert {"lineage/params.yaml", "lineage/dvc.lock", "lineage/data.dvc"} <= held
-    assert {"lineage/environment.txt", "lineage/reproduce.sh"} <= held
+    digest = files.read_json(root / files.EVALUATION)["bundle_digest"]
+    assert {"lineage/environment.txt", f"lineage/{digest[:12]}/reproduce.sh"} <= held
 
 
 @pytest.mark.parametrize("field", LINEAGE_FIELDS)
@@ -233,6 +235,19 @@ def test_a_worktree_records_into_the_main_checkout(root: Path, tmp_path: Path) -
     assert len(made.snapshot(root)["runs"]) == 1
 
 
+def made_again(root: Path, run_id: str) -> Path:
+    """The worktree in which a run's command made the workspace's bundle again."""
+    command = made.client(root).get_run(run_id).data.tags[tag("reproduce")]
+    again = subprocess.run(
+        command, shell=True, cwd=root, env=pipeline.environment(), capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "The same bundle" in again.stdout
+    (tree,) = root.glob(".segops/reproduce-*/worktree")
+    assert files.sha256_tree(tree / files.SEGMENTER) == files.sha256_tree(root / files.SEGMENTER)
+    return tree
+
+
 @pytest.mark.slow
 def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path) -> None:
     """In a real workspace, from code that was not committed."""
@@ -243,20 +258,32 @@ def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path
     done = record(root)
     tags = made.client(root).get_run(done.run_id).data.tags
     assert tags[tag("code_differs")] == "true"
-    before = files.sha256_tree(root / files.SEGMENTER)
-    again = subprocess.run(
-        tags[tag("reproduce")],
-        shell=True,
-        cwd=root,
-        env=pipeline.environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    (tree,) = root.glob(".segops/reproduce-*/worktree")
+    tree = made_again(root, done.run_id)
     assert (tree / "src/segops/cli.py").read_text().endswith("# not committed\n")
-    assert files.sha256_tree(tree / files.SEGMENTER) == before
     assert list(made.snapshot(root)["runs"]) == [done.run_id]
+
+
+@pytest.mark.slow
+def test_a_bundle_of_other_code_than_trained_it_is_made_again(
+    reproduced_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = reproduced_copy
+    (root / "mlflow.db").unlink(missing_ok=True)
+    trained_with = root / "src/segops/not_committed.py"
+    trained_with.write_text("NAME = 1\n")
+    first = record(root)
+    trained_with.unlink()
+    code = root / "src/segops/predict/windows.py"
+    code.write_text(code.read_text() + "# Another bundle, as its code is part of it.\n")
+    made.git(root, "commit", "-qm", "later", "--", str(code))
+    monkeypatch.setenv("PYTHONPATH", str(root / "src"))
+    assert dvc(root, "repro").returncode == 0
+    monkeypatch.delenv("PYTHONPATH")
+    done = record(root)
+    assert (done.run_id, "model" in done.changed) == (first.run_id, True)
+    tree = made_again(root, done.run_id)
+    assert (tree / "src/segops/predict/windows.py").read_bytes() == code.read_bytes()
+    assert not (tree / "src/segops/not_committed.py").exists()
 
 
 def test_class_names_of_any_kind_are_kept_apart() -> None:

@@ -61,7 +61,10 @@ def checkout(tmp_path: Path) -> Path:
 def collect(root: Path) -> dict[str, str]:
     """All tags; `reproduce` names the run and is added where the run is known."""
     tags = lineage.collect(root, "data/voc", TRAINING, EVALUATION)
-    return {**tags, tag("reproduce"): lineage.reproduce_command("0" * 32, "http://tracking")}
+    return {
+        **tags,
+        tag("reproduce"): lineage.reproduce_command("0" * 32, "1" * 64, "http://tracking"),
+    }
 
 
 @pytest.mark.parametrize("field", LINEAGE_FIELDS)

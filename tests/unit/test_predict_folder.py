@@ -127,6 +127,21 @@ def test_what_is_broken_is_named_and_the_rest_goes_on(
     assert (outcome.now, outcome.before, len(outcome.failed)) == (1, 8, 5)
 
 
+def test_a_mask_does_not_outlive_its_image(bundle: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    path = save(photos / "one.png")
+    whole = path.read_bytes()
+    predict_folder(photos, bundle, out)
+    before = {name: (out / name).read_bytes() for name in shown(out)}
+    assert set(before) == {"one.png", "one.overlay.jpg", "predictions.csv"}
+    path.write_bytes(whole[:100])
+    assert len(predict_folder(photos, bundle, out).failed) == 1
+    assert shown(out) == {"predictions.csv"}
+    path.write_bytes(whole)
+    assert predict_folder(photos, bundle, out).now == 1
+    assert {name: (out / name).read_bytes() for name in shown(out)} == before
+
+
 def test_more_pixels_than_the_model_allows_are_refused_by_the_header(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", predict={"max_pixels": 2000})
     save(tmp_path / "photos/fits.png", height=40, width=50)

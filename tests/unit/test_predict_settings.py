@@ -161,3 +161,14 @@ def test_the_mode_chooses_between_whole_and_windows(
     settings = InferenceSettings(mode=mode, window=(20, 30), whole_pixels=1000)
     assert settings.by_windows(*size) is windows
     assert Inference(settings).is_plain(*size) is not windows
+
+
+@pytest.mark.parametrize(
+    ("scales", "windows"),
+    [((0.5, 1.0), False), ((1.0, 1.25), False), ((1.0, 1.5), True)],
+)
+def test_an_image_counts_at_the_largest_size_it_is_predicted_at(
+    scales: tuple[float, ...], windows: bool
+) -> None:
+    settings = InferenceSettings(mode="auto", window=(20, 30), whole_pixels=1563, scales=scales)
+    assert settings.by_windows(25, 40) is windows

@@ -105,17 +105,17 @@ def _count(
     places = (words != 0).nonzero()[0]
     if places.size * _WORDS_A_RUN > words.size:
         return _count_pixels(first, second, classes)
-    ends = (words[places].view(np.uint8) != 0).nonzero()[0]
+    ends = (words.take(places).view(np.uint8) != 0).nonzero()[0]
     # End e is byte e % 8 of the word at places[e // 8].
     places -= np.arange(places.size)
     places <<= 3
-    ends += places[ends >> 3]
+    ends += places.take(ends >> 3)
+    row, column = _indices(classes)
+    pair = row.take(first.take(ends))
+    pair += column.take(second.take(ends))
     lengths = np.empty_like(ends)
     lengths[0] = ends[0] + 1
     np.subtract(ends[1:], ends[:-1], out=lengths[1:])
-    row, column = _indices(classes)
-    pair = row[first[ends]]
-    pair += column[second[ends]]
     cells = (classes + 1) ** 2
     # The lengths are added up in float64, exact up to 2**53.
     counts = np.bincount(pair, lengths, minlength=cells)

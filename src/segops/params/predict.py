@@ -49,7 +49,9 @@ class PredictParams(Section):
         0.5, description="Share of a window that its neighbour covers too."
     )
     whole_pixels: Count = Field(
-        4_000_000, description="Largest image, in pixels, that `auto` predicts in one piece."
+        4_000_000,
+        description="Largest image, in pixels, that `auto` predicts in one piece; one that "
+        "`predict.scales` enlarges counts at its largest size.",
     )
     flip: bool = Field(
         False, description="Average with the prediction of the image mirrored left to right."

@@ -73,9 +73,10 @@ def predict_folder(
     """Write a palette PNG ``NAME.png`` for every image, what `options` ask for, and a table.
 
     What is there already and whole is not done again: the same image (by its content), predicted by
-    the same model on the same kind of device. The table, ``predictions.csv``, is written at the
-    end; see :func:`segops.predict.shares.write_table`. A run that was killed leaves whole files
-    alone, and the next one ends with the same bytes as one that was not.
+    the same model on the same kind of device. An image that cannot be done has no outputs: those of
+    an earlier run, of another content or model, are removed. The table, ``predictions.csv``, is
+    written at the end; see :func:`segops.predict.shares.write_table`. A run that was killed leaves
+    whole files alone, and the next one ends with the same bytes as one that was not.
 
     Args:
         source: An image, or a directory; see :func:`segops.predict.sources.find`.
@@ -262,11 +263,20 @@ class _Work:
             if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
                 raise
             self.failed[source.name] = _message(source, error)
+            self._forget(source)
             self._room.leave(size)
             return
         written = writers.submit(self._write, source, picture.sha256, finding)
         written.add_done_callback(lambda _: self._room.leave(size))
         self._writing.append(written)
+
+    def _forget(self, source: Source) -> None:
+        """Remove what an earlier run wrote for an image that cannot be done any more."""
+        mask = source.output / source.mask
+        earlier = self._journal.get(source.mask)
+        if earlier is not None:
+            with _putting(mask):
+                outputs.remove(mask, earlier.outputs, {})
 
     def _predict(self, image: NDArray[np.uint8]) -> Finding:
         found = self._predictor.predict(image)

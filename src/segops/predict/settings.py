@@ -42,7 +42,8 @@ class InferenceSettings:
             `whole_pixels`, by windows above.
         window: Height and width of a window, in pixels.
         overlap: Share of a window that its neighbour covers too, 0..0.9.
-        whole_pixels: Largest image, in pixels, that `auto` predicts in one piece.
+        whole_pixels: Largest image, in pixels, that `auto` predicts in one piece; one that
+            `scales` enlarges counts at its largest size.
         flip: Average with the prediction of the image mirrored left to right.
         scales: Average over the image predicted at these sizes; 1 is its own.
         crf: Refinement of the probabilities.
@@ -79,7 +80,8 @@ class InferenceSettings:
 
     def by_windows(self, height: int, width: int) -> bool:
         """Whether an image of this size takes more than one window."""
-        if self.mode == "whole" or (self.mode == "auto" and height * width <= self.whole_pixels):
+        pixels = height * width * max(1.0, *self.scales) ** 2
+        if self.mode == "whole" or (self.mode == "auto" and pixels <= self.whole_pixels):
             return False
         return height > self.window[0] or width > self.window[1]
 

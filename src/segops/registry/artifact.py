@@ -74,7 +74,7 @@ def log_bundle(
         run_id: The run.
         bundle: The bundle's directory.
         digest: Its digest.
-        params: The run's parameters as MLflow holds them; its model page shows them.
+        params: The bundle's parameters as MLflow holds them; its model page shows them.
 
     Raises:
         MlflowException: MLflow refuses.

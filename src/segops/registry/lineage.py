@@ -46,7 +46,7 @@ ORIGIN_FIELDS: tuple[str, ...] = (
 """Where and by whom it was made: known when training starts."""
 TRAINING_FIELDS: tuple[str, ...] = ("weights_sha256", "train_hash")
 """Known when training has ended."""
-RUN_FIELDS: tuple[str, ...] = ("device", "seed", "reproduce")
+RUN_FIELDS: tuple[str, ...] = ("device", "seed")
 """Known when training has ended; words, not hashes."""
 DATA_FIELDS: tuple[str, ...] = (
     "bundle_digest",
@@ -55,8 +55,10 @@ DATA_FIELDS: tuple[str, ...] = (
     "data_md5",
     "dvc_lock",
     "params",
+    "reproduce",
 )
-"""What was evaluated, on what and with what; these move on when it is evaluated anew."""
+"""What was evaluated, on what and with what, and the command that makes it again; these move on
+when it is evaluated anew."""
 PACKAGE_FIELDS: dict[str, str] = {
     "package_commit": "code_commit",
     "package_code_differs": "code_differs",
@@ -222,50 +224,78 @@ def started_by() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def reproduce_command(run_id: str, uri: str) -> str:
-    """The command, for the main checkout, that makes this model again in a worktree of its own.
+def bundle_directory(digest: str) -> str:
+    """Where a run keeps the lineage of one of its bundles, under its directory of lineage."""
+    return digest[:12]
+
+
+def reproduce_command(run_id: str, digest: str, uri: str) -> str:
+    """The command, for the main checkout, that makes this bundle again in a worktree of its own.
 
     Args:
         run_id: The run that holds the lineage.
+        digest: The bundle's digest.
         uri: MLflow's address, without credentials.
     """
-    folder = f"{files.STATE}/reproduce-{run_id[:8]}"
+    folder = f"{files.STATE}/reproduce-{digest[:8]}"
     return (
         f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow artifacts download --run-id {run_id} "
-        f"--artifact-path lineage --dst-path {folder} && sh {folder}/lineage/reproduce.sh"
+        f"--artifact-path lineage --dst-path {folder} && "
+        f"sh {folder}/lineage/{bundle_directory(digest)}/reproduce.sh"
     )
 
 
-def reproduce_script(commit: str, data_path: str, weights_sha256: str) -> bytes:
-    """The script behind :func:`reproduce_command`, stored with the run.
+def reproduce_script(
+    commit: str, packaged_at: str | None, data_path: str, weights_sha256: str, digest: str
+) -> bytes:
+    """The script behind :func:`reproduce_command`, stored with the bundle's lineage.
 
     Args:
-        commit: The code's commit.
+        commit: The commit of the code that trained.
+        packaged_at: The commit of the code that packaged, where that code was another.
         data_path: The data directory, relative to the workspace.
         weights_sha256: What the training must come to; the script fails where it does not.
+        digest: What the bundle must come to, likewise.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
+    settings = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
+    repro = 'SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force'
+    steps = f"{repro} evaluate"
+    if packaged_at is not None:
+        steps = f"""{repro} train
+# It was packaged by other code than trained it.
+if [ -s "$training/code.patch" ]; then git apply --reverse "$training/code.patch"; fi
+git checkout --quiet -- .
+git checkout --quiet --detach {shlex.quote(packaged_at)}
+if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
+{settings}
+{repro} --single-item package
+{repro} --single-item evaluate"""
     return f"""#!/bin/sh
-# Makes this model again in a git worktree beside this file, and compares the weights.
+# Makes this model again in a git worktree beside its lineage, and compares weights and bundle.
 # Run it in the main checkout, with segops' environment on the PATH.
 set -eu
-lineage=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+training=$(dirname "$bundle")
 main=$(git rev-parse --path-format=absolute --show-toplevel)
-tree=$(dirname "$lineage")/worktree
+tree=$(dirname "$training")/worktree
 git worktree add --detach "$tree" {shlex.quote(commit)}
 cd "$tree"
-if [ -s "$lineage/code.patch" ]; then git apply "$lineage/code.patch"; fi
-cp "$lineage/params.yaml" params.yaml
-cp "$lineage/data.dvc" {pointer}
+if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
+{settings}
 dvc cache dir --local "$main/.dvc/cache"
 dvc checkout {pointer} || dvc pull {pointer}
-SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force evaluate
-if grep -q '"weights_sha256": "{weights_sha256}"' metrics/training.json; then
-  echo "The same weights: {weights_sha256}"
-else
+{steps}
+if ! grep -q '"weights_sha256": "{weights_sha256}"' {files.TRAINING}; then
   echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
   exit 1
 fi
+if ! grep -q '"bundle_digest": "{digest}"' {files.PACKAGE}; then
+  echo "The same weights, but another bundle than {digest}: its libraries differ." >&2
+  exit 1
+fi
+echo "The same weights: {weights_sha256}"
+echo "The same bundle: {digest}"
 """.encode()
 
 

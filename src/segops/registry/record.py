@@ -19,6 +19,7 @@ from segops.registry.tracking import Store, locked, session, without_credentials
 MANIFEST = "files.json"
 """In the run: path -> SHA-256 of every file that :func:`record` put there."""
 EVALUATED_AS = tag("evaluation_sha256")
+PACKAGED_AT = tag("package_commit")
 COUNTS = tag("counts_sha256")
 """SHA-256 of the counts in the run; a comparison that uses them checks it."""
 CHANGED_PARAMS = tag("params_changed")
@@ -104,20 +105,20 @@ def _fill(store: Store, run: Run, found: Results, settings: Params) -> list[str]
         "lineage": [
             *runs.begin(store, run, found.root),
             *runs.add_tags(store, run, outcome.tags, overwrite=False),
-            *_evaluated(store, run, found, settings),
-            *_reproduce(store, store.client.get_run(run_id), settings.data.path),
+            *_evaluated(store, store.client.get_run(run_id), found, settings),
         ],
         "files": _files(store, run_id, found),
-        "model": _model(store, run_id, found),
+        "model": _model(store, run_id, found, settings),
     }
     return [name for name, parts in added.items() if parts]
 
 
-def _model(store: Store, run_id: str, found: Results) -> list[str]:
+def _model(store: Store, run_id: str, found: Results, settings: Params) -> list[str]:
     if artifact.find(store, run_id, found.bundle_digest) is not None:
         return []
-    params_logged = store.client.get_run(run_id).data.params
-    model = artifact.log_bundle(store, run_id, found.bundle, found.bundle_digest, params_logged)
+    # The run keeps the parameters of its first bundle.
+    of_bundle = store.client.get_run(run_id).data.params | runs.spelled(settings.flat())
+    model = artifact.log_bundle(store, run_id, found.bundle, found.bundle_digest, of_bundle)
     return [str(model.model_id)]
 
 
@@ -126,17 +127,25 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     if found.evaluation is None:
         return []
     digest = files.sha256_file(found.root / files.EVALUATION)
-    if run.data.tags.get(EVALUATED_AS) == digest:
+    known = run.data.tags
+    is_repeatable = tag("reproduce") in known or tag("code_commit") not in known
+    if known.get(EVALUATED_AS) == digest and is_repeatable:
         return []
     data = lineage.data(found.root, settings.data.path, found.evaluation)
     packaging = lineage.packaging(found.root)
     # Once more under the bundle's name: the run of a training that is packaged again goes on.
-    kept = f"{runs.LINEAGE_DIRECTORY}/{found.bundle_digest[:12]}"
+    kept = f"{runs.LINEAGE_DIRECTORY}/{lineage.bundle_directory(found.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
-    for name, content in (data.artifacts | packaging.artifacts).items():
+    script = _script(run, packaging, found, settings.data.path)
+    for name, content in (data.artifacts | packaging.artifacts | script).items():
         runs.put(store, run.info.run_id, f"{kept}/{name}", content)
     tags = data.tags | packaging.tags
+    if script:
+        uri = without_credentials(store.uri)
+        tags[tag("reproduce")] = lineage.reproduce_command(
+            run.info.run_id, found.bundle_digest, uri
+        )
     if (found.root / files.COUNTS).is_file():
         tags[COUNTS] = files.sha256_file(found.root / files.COUNTS)
     differing = runs.changed_params(run, settings.flat())
@@ -147,16 +156,24 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     return changed + runs.add_tags(store, run, {EVALUATED_AS: digest}, overwrite=True)
 
 
-def _reproduce(store: Store, run: Run, data_path: str) -> list[str]:
-    """The command that makes the model again, as soon as the code's commit is known."""
-    commit, name = run.data.tags.get(tag("code_commit")), tag("reproduce")
-    if commit is None or name in run.data.tags:
-        return []
-    run_id = run.info.run_id
-    script = lineage.reproduce_script(commit, data_path, run.data.tags[runs.WEIGHTS])
-    runs.put(store, run_id, f"{runs.LINEAGE_DIRECTORY}/reproduce.sh", script)
-    command = lineage.reproduce_command(run_id, without_credentials(store.uri))
-    return runs.add_tags(store, run, {name: command}, overwrite=False)
+def _script(
+    run: Run, packaging: lineage.Lineage, found: Results, data_path: str
+) -> dict[str, bytes]:
+    """The script that makes the bundle again, by its name; none where no commit is known."""
+    commit, packaged_at = run.data.tags.get(tag("code_commit")), packaging.tags.get(PACKAGED_AT)
+    if commit is None or packaged_at is None:
+        return {}
+    patch = packaging.artifacts.get("code.patch", b"")
+    patched = files.sha256_bytes(patch) if patch else None
+    is_same = (packaged_at, patched) == (commit, run.data.tags.get(tag(lineage.PATCH_FIELD)))
+    script = lineage.reproduce_script(
+        commit,
+        None if is_same else packaged_at,
+        data_path,
+        found.weights_sha256,
+        found.bundle_digest,
+    )
+    return {"reproduce.sh": script}
 
 
 def _files(store: Store, run_id: str, found: Results) -> list[str]:

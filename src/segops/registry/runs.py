@@ -152,12 +152,17 @@ def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
     Returns:
         Names of the parameters that were logged.
     """
-    wanted = {key(name): _spelled(value) for name, value in flat.items()}
+    wanted = spelled(flat)
     added = [name for name in wanted if name not in run.data.params]
     for start in range(0, len(added), AT_ONCE):
         part = [Param(name, wanted[name]) for name in added[start : start + AT_ONCE]]
         store.client.log_batch(run.info.run_id, params=part)
     return added
+
+
+def spelled(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as MLflow holds them."""
+    return {key(name): _spelled(value) for name, value in flat.items()}
 
 
 def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:

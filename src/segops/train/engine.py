@@ -186,13 +186,6 @@ class Engine:
             loss = loss + self.job.params.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum()
         return loss
 
-    def _seed(self, seed: int) -> None:
-        # Not `torch.manual_seed`: at every call it looks for GPUs through the driver's library,
-        # half a millisecond where there are none.
-        torch.default_generator.manual_seed(seed)
-        if self.fabric.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-
     def _clip(self, norm: float) -> None:
         # Fabric's own clipping refuses a fused optimiser under fp16 and waits for the device.
         if self._scaler is not None:

@@ -79,7 +79,7 @@ def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
         assert tree.get("predict", {}).get("flip") is flip
         assert files.sha256_file(Path(local)) == one.tags[tag("params")]
     with session(root, params.load(root).registry) as store:
-        for one, flip in ((first, "False"), (second, "True")):
+        for one, flip in ((first, "false"), (second, "true")):
             model = artifact.find(store, first.run_id, one.bundle_digest)
             assert model is not None
             assert model.params["predict.flip"] == flip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class Server:
         files: Content by path ("/voc/a.tar").
         ranges: Whether ``Range`` is honoured.
         etag: Sent as ``ETag`` and compared with ``If-Range``.
+        digests: Send each file's SHA-256 as its ``ETag``, as the hub does.
         cuts: For each request in turn, after how many bytes of the body the connection breaks;
             None: it holds.
         statuses: For each request in turn, a status to answer with instead; None: the usual.
@@ -39,6 +41,7 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     etag: str | None = None
+    digests: bool = False
     cuts: list[int | None] = field(default_factory=list)
     statuses: list[int | None] = field(default_factory=list)
     shift: int = 0
@@ -67,6 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: ClassVar[Server]
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         state = self.state
         request = Request(self.path, self.headers.get("Range"), self.headers.get("If-Range"))
@@ -81,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = dict(state.headers)
         if state.etag:
             headers["ETag"] = state.etag
+        if state.digests:
+            headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         found = re.fullmatch(r"bytes=(\d+)-", request.range or "")
         if found and state.ranges and request.if_range in (None, state.etag):
             start = int(found[1]) + state.shift
@@ -97,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         request.sent = len(body[:cut])
         self.wfile.write(body[:cut])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from segops.predict import folder
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
-from segops.predict.journal import JOURNAL
+from segops.predict.journal import JOURNAL, Entry, Journal
 from segops.predict.outputs import Options
 from segops.voc.images import read_image
 from segops.voc.masks import read_mask
@@ -205,3 +206,24 @@ def test_a_killed_run_and_its_sequel_end_as_one_that_was_not(
     assert (outcome.before, outcome.now, len(outcome.failed)) == (done, count - done, 1)
     predict_folder(tmp_path / "photos", bundle, tmp_path / "whole")
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_line_that_the_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:
+    entry = Entry("image", "model", "cpu", 2, 1, 0.5, (1, 1), {"mask": "sha"})
+    journal = Journal(tmp_path)
+    journal.add("a.png", entry)
+    path = tmp_path / JOURNAL
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            journal.add("b.png", entry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    journal.add("b.png", entry)
+    journal.close()
+    again = Journal(tmp_path)
+    assert (again.get("a.png"), again.get("b.png")) == (entry, entry)
+    again.close()

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from .loading import CHECKPOINTS, LoadReport, State, read_weights, rename, take
 IMAGENET = "imagenet"
 KEY = "model.encoder_weights"
 SECONDS_TO_ANSWER = 1.5
+_PUBLISHED = "model.safetensors"
 _FILES = (".safetensors", *CHECKPOINTS)
 _PREFIXES = ("", "encoder.", "network.encoder.", "model.", "backbone.", "module.", "features.")
 _MMCV_STEM = {"stem.7.": "bn1.", "stem.": "conv1."}
@@ -87,7 +89,7 @@ def check_download(encoder: str, weights: str = IMAGENET) -> None:
             server that holds them within reach.
     """
     repository, revision = _published(encoder, weights)
-    cached = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
+    cached = try_to_load_from_cache(repository, _PUBLISHED, revision=revision)
     if isinstance(cached, str):
         return
     if constants.HF_HUB_OFFLINE:
@@ -101,6 +103,37 @@ def check_download(encoder: str, weights: str = IMAGENET) -> None:
             f"set {KEY} to the path of a local safetensors file or checkpoint of this encoder, "
             "or set it to null for a random start."
         )
+
+
+def download(encoder: str, weights: str = IMAGENET) -> None:
+    """Bring published weights of an encoder into the local cache, unless they are there.
+
+    SMP and timm would do so too, but amid the building of a network, where it is hard to tell what
+    went wrong.
+
+    Args:
+        encoder: As for :func:`check_download`.
+        weights: Likewise.
+
+    Raises:
+        SegopsError: There are none of that name, or they cannot be had.
+    """
+    check_download(encoder, weights)
+    repository, revision = _published(encoder, weights)
+    of_timm = encoder.startswith("tu-")
+    for name in (_PUBLISHED,) if of_timm else ("config.json", _PUBLISHED):
+        try:
+            hf_hub_download(repository, name, revision=revision)
+        except Exception as error:  # of whichever library the hub's speaks HTTP with
+            if of_timm and isinstance(error, RemoteEntryNotFoundError):
+                continue  # timm knows other names for it
+            said = str(error).strip().split("\n")[0]
+            raise SegopsError(
+                f"{KEY}: {weights} weights of {encoder} cannot be downloaded: {repository} at "
+                f"{constants.ENDPOINT}: {type(error).__name__}: {said}. Try again later, set "
+                f"{KEY} to the path of a local safetensors file or checkpoint of this encoder, or "
+                "set it to null for a random start."
+            ) from error
 
 
 def _published(encoder: str, weights: str) -> tuple[str, str | None]:

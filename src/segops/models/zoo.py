@@ -18,7 +18,13 @@ from torch import nn
 
 from ..errors import SegopsError
 from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
-from .encoder_weights import check_download, is_file, load_encoder_weights, timm_settings
+from .encoder_weights import (
+    check_download,
+    download,
+    is_file,
+    load_encoder_weights,
+    timm_settings,
+)
 from .fcn import FCN
 from .heads import auxiliary_head
 from .options import any_size_options, dropout_options, put_dropout, stride_options
@@ -115,7 +121,7 @@ def normalisation(
         config = timm_settings(encoder.removeprefix("tu-"))
         settings = asdict(config) if config else {}
     elif encoder_weights is not None and not is_file(encoder_weights) and _is_smp(encoder):
-        check_download(encoder, encoder_weights)
+        download(encoder, encoder_weights)
         settings = smp.encoders.get_preprocessing_params(encoder, encoder_weights)
     full = max(settings.get("input_range") or (0, 1))
     return (
@@ -150,7 +156,7 @@ def build(
     if spec.architecture != "plain_cnn":
         options |= {"encoder_name": spec.encoder, "encoder_weights": None}
         if encoder_weights is not None and not is_file(encoder_weights):
-            check_download(spec.encoder, encoder_weights)
+            download(spec.encoder, encoder_weights)
             options["encoder_weights"] = encoder_weights if _is_smp(spec.encoder) else True
     elif encoder_weights is not None:
         raise SegopsError("model.encoder_weights: plain_cnn has no encoder; set it to null.")

@@ -10,6 +10,7 @@ that was cut off, changed or deleted is made again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -81,11 +82,17 @@ class Journal:
         return None if parsed is None else parsed[1]
 
     def add(self, mask: str, entry: Entry) -> None:
-        """Say that an image is done. May be called from any thread."""
+        """Say that an image is done. May be called from any thread.
+
+        Raises:
+            OSError: The line could not be written whole; the journal is as it was before.
+        """
         record = {"format": FORMAT, "mask": mask, **asdict(entry)}
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         with self._lock:
-            self._file.write(line)
+            if self._file.write(line) != len(line):  # as it is where the disk becomes full
+                self._file.truncate(self._end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             self._lines[mask] = (self._end, len(line))
             self._end += len(line)
 

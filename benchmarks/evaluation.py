@@ -7,9 +7,10 @@ and argmax included) and throws the masks away. Each is a process of its own fro
 that imports and the loading of the network count in both; they are run in turn, so that both see
 the same machine. The images are generated ones of the size of VOC's photographs.
 
-The default network is that of the demo, which is cheap and so the hard case; without training its
-masks are more ragged than a trained one's, so that there is more to judge. A trained model can be
-given with --bundle.
+The default network is that of the demo, which is cheap and so the hard case; it is not trained,
+which makes no difference to the time that judging takes. Another model can be given with --bundle.
+torch has all cores, as by default, unless --threads says otherwise: the fewer are left free, the
+less of the judging is for nothing.
 Run: ``python benchmarks/evaluation.py [--images 300] [--threads 1] [--heavy] [--bundle DIR]``.
 """
 
@@ -29,6 +30,8 @@ import yaml
 
 from segops import files, params
 from segops.data.store import pack
+from segops.params import HardwareParams
+from segops.train.hardware import choose_threads
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import Layout, open_layout
 from segops.voc.sample import generate
@@ -129,7 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    threads = [choose_threads(HardwareParams())]
+    parser.add_argument("--threads", type=int, nargs="+", default=threads, help="of torch")
     parser.add_argument("--heavy", action="store_true", help="DeepLabV3+ with a ResNet-50")
     parser.add_argument("--bundle", type=Path, help="a model to take, as models/segmenter")
     arguments = parser.parse_args()

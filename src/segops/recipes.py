@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
+from segops import params
 from segops.edit import Edit, overlay_values, plan
 from segops.errors import SegopsError
 from segops.params import Params, Section
@@ -23,6 +24,7 @@ from segops.voc.layout import SPLITS, open_layout
 DIRECTORY = Path("recipes")
 ABOUT = "recipe"
 """The key that is no parameter."""
+SYNCHRONISED = "train.sync_batch_norm"
 
 
 class Aim(Section):
@@ -157,13 +159,25 @@ def find(root: Path, name: str) -> Recipe:
 def put_over(root: Path, recipe: Recipe) -> Edit:
     """The change of ``params.yaml`` that puts a recipe to use; nothing is written.
 
+    Where one device trains there is no other to synchronise batch norm with, and parameters that
+    ask for it are refused; the recipe's `train.sync_batch_norm` is then taken as false.
+
     Raises:
         SegopsError: The recipe holds an unknown key or a bad value; file and key are named.
     """
     place = recipe.path
     if place.is_relative_to(root):
         place = place.relative_to(root)
-    return plan(root, recipe.values, str(place))
+    values = recipe.values
+    if values.get(SYNCHRONISED) is True and _on_one_device(root, values):
+        values = values | {SYNCHRONISED: False}
+    return plan(root, values, str(place))
+
+
+def _on_one_device(root: Path, values: dict[str, Any]) -> bool:
+    train = params.load(root).train
+    numbers = {"train.devices": train.devices, "train.nodes": train.nodes}
+    return all(values.get(key, number) == 1 for key, number in numbers.items())
 
 
 def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -187,6 +188,36 @@ class TestComparison:
     def test_it_takes_two(self, asked: list[str], released: Path, tmp_path: Path) -> None:
         with pytest.raises(SegopsError, match="expected at least two models"):
             compare(asked, released, tmp_path / "page.html")
+
+    def test_a_page_that_cannot_be_written_is_refused_before_anything_is_scored(
+        self, released: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "segops")
+        (tmp_path / "file").write_text("kept")
+        (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+        for page, says in (
+            (tmp_path, f"a directory; expected the HTML file .*{tmp_path}/comparison.html"),
+            (tmp_path / "file" / "page.html", "Not a directory. Give --output"),
+            (tmp_path / "nowhere" / "page.html", "cannot be written: .* Give --output"),
+            (Path("/dev/null"), "not a plain file. Give --output"),
+            (tmp_path / ("n" * 300), "cannot be written: File name too long"),
+        ):
+            # No such model: the page is looked at before any model is.
+            with pytest.raises(SegopsError, match=says) as error:
+                compare(["workspace", "models:/segops/99"], released, page)
+            assert str(error.value).startswith(f"{page}: ")
+        assert "Scoring" not in caplog.text
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "nowhere"]
+
+    def test_a_directory_that_takes_no_files_is_refused(
+        self, released: Path, tmp_path: Path
+    ) -> None:
+        closed = Path("/proc")  # also to root, who may write anywhere else
+        if os.geteuid() != 0:
+            closed = tmp_path / "closed"
+            closed.mkdir(mode=0o500)
+        with pytest.raises(SegopsError, match=r"deep/page\.html: cannot be written: .*--output"):
+            compare(["workspace", "models:/segops/99"], released, closed / "deep" / "page.html")
 
     def test_a_run_whose_training_has_not_ended_has_no_model(
         self, root: Path, tmp_path: Path

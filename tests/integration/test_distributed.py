@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -213,7 +214,7 @@ def test_ranks_with_other_data_or_parameters_are_told(job: Jobs) -> None:
 def test_a_number_of_processes_that_does_not_fit_is_told(job: Jobs) -> None:
     with pytest.raises(SegopsError, match=r"make 2 processes, but 1 run.*`segops stage train`"):
         train(job(**TWO))
-    with pytest.raises(SegopsError, match=r"train\.nodes: 2.*torchrun --nnodes 2"):
+    with pytest.raises(SegopsError, match=r"train\.nodes: 2.*SEGOPS_MAIN="):
         train(job(**TWO, nodes=2))
 
 
@@ -292,11 +293,11 @@ def root(tiny_voc: Path, tmp_path: Path) -> Path:
     return root
 
 
-def stage(root: Path) -> subprocess.Popen[str]:
+def stage(root: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "segops", "stage", "train"],
         cwd=root,
-        env={**os.environ, "SEGOPS_LIVE": "0"},
+        env={**os.environ, "SEGOPS_LIVE": "0", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -344,3 +345,38 @@ def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
     assert [row.get("epoch") for row in rows] == [None, *range(1, 26), None]
     assert files.read_json(root / files.TRAINING)["devices"] == 2
     assert not (root / files.RESUME).exists()
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one_with_two_devices(root: Path, tmp_path: Path) -> None:
+    """Two folders with an agent each, as two machines have; the second one is left as it was."""
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    train = {**settings["train"], "epochs": 2}
+    places = {name: tmp_path / name for name in ("alone", "first", "second")}
+    for name, place in places.items():
+        shutil.copytree(root, place)
+        own = {} if name == "alone" else {"devices": 1, "nodes": 2}
+        changed = {**settings, "train": {**train, **own}}
+        (place / "params.yaml").write_text(yaml.safe_dump(changed))
+    before = files.sha256_tree(places["second"])
+    refused = stage(places["first"])
+    assert "SEGOPS_MAIN is not set" in refused.communicate(timeout=60)[0]
+    assert refused.returncode == 1
+    alone = stage(places["alone"])
+    assert alone.wait(timeout=120) == 0
+    port = free_port()
+    machines = [
+        stage(
+            places[name],
+            SEGOPS_MAIN=f"127.0.0.1:{port}",
+            SEGOPS_NODE=str(node),
+            GLOO_SOCKET_IFNAME="lo",
+        )
+        for node, name in enumerate(("first", "second"))
+    ]
+    for one in machines:
+        said, _ = one.communicate(timeout=120)
+        assert one.returncode == 0, said
+    assert files.sha256_tree(places["second"]) == before
+    weights = [places[name] / files.TRAINED / "weights.safetensors" for name in ("alone", "first")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

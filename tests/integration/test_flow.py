@@ -108,12 +108,12 @@ def test_second_run_is_refused_while_one_is_under_way(
 def test_a_users_mistake_fails_the_run_at_once(
     server: None, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    set_params(workspace, model={"architecture": "no_such_network"})
+    set_params(workspace, model={"options": {"no_such_option": 1}})
     state = retrain(workspace)
     assert state.is_failed()
     with pytest.raises(SegopsError, match="train"):
         state.result()
-    assert "no_such_network" in caplog.text
+    assert "no_such_option" in caplog.text
     assert "Retry" not in caplog.text
     assert not (workspace / files.SEGMENTER).exists()
 

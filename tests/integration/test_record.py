@@ -19,9 +19,10 @@ from segops.registry.lineage import LINEAGE_FIELDS, tag
 from segops.registry.record import Recorded, record
 from segops.registry.register import register
 from segops.registry.results import EVALUATED, TRAINED
+from segops.stages import train
 
 from . import registry_workspace as made
-from .conftest import dvc
+from .conftest import dvc, set_params
 
 
 @pytest.fixture(autouse=True)
@@ -284,6 +285,51 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     tree = made_again(root, done.run_id)
     assert (tree / "src/segops/predict/windows.py").read_bytes() == code.read_bytes()
     assert not (tree / "src/segops/not_committed.py").exists()
+
+
+@pytest.mark.slow
+def test_a_training_from_an_alias_is_made_again_after_the_alias_moved(promoted: Path) -> None:
+    root = promoted
+    set_params(root, model={"start_from": "models:/segops@champion"}, train={"epochs": 1})
+    done = dvc(root, "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files.read_json(root / files.TRAINING)["start_model"] == "models:/segops/1"
+    recorded = record(root)
+    second = register(root, recorded).version
+    made.client(root).set_registered_model_alias("segops", "champion", second)
+    tree = made_again(root, recorded.run_id)
+    assert params.load(tree).model.start_from == "models:/segops/1"
+    assert files.read_json(tree / files.TRAINING)["start_model"] == "models:/segops/1"
+
+
+@pytest.mark.parametrize(
+    ("start", "pinned"),
+    [("models:/segops@champion", 1), ("models:/segops/3", 0), ("started", 0), (None, 0)],
+)
+def test_the_script_pins_what_an_alias_led_to_and_nothing_else(
+    start: str | None, pinned: int, root: Path
+) -> None:
+    made.set_params(root, model={"start_from": start})
+    training = files.read_json(root / files.TRAINING)
+    files.write_json(
+        root / files.TRAINING, training | {"start_model": start and "models:/segops/3"}
+    )
+    run_id = record(root).run_id
+    digest = files.read_json(root / files.PACKAGE)["bundle_digest"]
+    path = f"lineage/{digest[:12]}/reproduce.sh"
+    script = Path(made.client(root).download_artifacts(run_id, path)).read_text(encoding="utf-8")
+    assert script.count("models:/segops/3\n") == pinned
+
+
+def test_a_start_from_an_alias_is_told_by_its_version(root: Path) -> None:
+    version = register(root, record(root)).version
+    made.client(root).set_registered_model_alias("segops", "champion", version)
+    for uri in ("models:/segops@champion", f"models:/segops/{version}"):
+        made.set_params(root, model={"start_from": uri})
+        start = train._start(root, params.load(root))
+        assert start is not None
+        assert start.model == f"models:/segops/{version}"
+        assert start.sha256 == files.read_json(root / files.TRAINING)["weights_sha256"]
 
 
 def test_class_names_of_any_kind_are_kept_apart() -> None:

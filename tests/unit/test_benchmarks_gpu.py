@@ -27,10 +27,28 @@ def test_all_of_it_runs_in_small_on_the_cpu(
     assert all(row["images_per_second"] > 0 < row["tflops"] for row in figures["steps"])
     assert [row["executor"] for row in figures["feeding"]] == ["cpu", "gpu", "cached"]
     assert figures["feeding"][-1]["share_of_cached"] == 1
-    assert all(row["same"] for row in figures["confusion"])
+    assert [row["way"] for row in figures["confusion"]] == [
+        "segops through the CPU",
+        "segops on the device",
+        "torchmetrics on the device",
+    ]
+    assert all(row["same"] and row["ratio"] > 0 for row in figures["confusion"])
+    assert figures["confusion"][-1]["ratio"] == 1
     printed = capsys.readouterr().out
     assert "of the bf16 peak" in printed
     assert "of the cached batch" in printed
+    assert printed.count("same counts") == 3
+
+
+def test_a_file_that_cannot_take_the_figures_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in (tmp_path, tmp_path / "missing" / "figures.json"):
+        with pytest.raises(SystemExit):
+            main(["--device", "cpu", "--quick", "--json", str(place)])
+        shown = capsys.readouterr()
+        assert f"--json {place}: expected a file in a directory that exists" in shown.err
+        assert shown.out == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -12,7 +12,7 @@ import torch
 
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
-from segops.data.device.choose import peak_flops
+from segops.data.device.choose import PIXEL_FLOPS, peak_flops, pixel_flops
 from segops.data.device_augment import choose_executor
 from segops.errors import SegopsError
 from segops.params import AugmentParams
@@ -73,7 +73,7 @@ def test_auto_compares_what_cores_make_with_what_the_card_trains(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
     assert choose_executor("auto", "cuda", POLICY, cores=cores) == expected
     # A network of a tenth of the work is fed ten times as fast.
-    assert choose_executor("auto", "cuda", POLICY, cores=cores, pixel_flops=28e3) == (
+    assert choose_executor("auto", "cuda", POLICY, cores=cores, pixel_flops=lambda: 28e3) == (
         "cpu" if told is T4 and cores > 5 else "gpu"
     )
     assert choose_executor("auto", "cuda", UNKNOWN, cores=cores) == "cpu"
@@ -83,3 +83,30 @@ def test_auto_compares_what_cores_make_with_what_the_card_trains(
 def test_what_acts_on_the_cpu_alone_is_refused_by_name(device: str) -> None:
     with pytest.raises(SegopsError, match=r"gpu, but RandomGamma of the policy"):
         choose_executor("gpu", device, UNKNOWN)
+
+
+def test_a_network_is_counted_only_where_the_choice_depends_on_it() -> None:
+    def count() -> float:
+        raise AssertionError("counted")
+
+    for wanted, device in [("auto", "cpu"), ("cpu", "cuda"), ("gpu", "cpu")]:
+        assert choose_executor(wanted, device, POLICY, pixel_flops=count) in ("cpu", "gpu")
+    assert choose_executor("auto", "cuda", UNKNOWN, pixel_flops=count) == "cpu"
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_operations_are_counted_per_pixel(groups: int) -> None:
+    """Two for each weight that meets a pixel, in a convolution in groups too."""
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+    grouped = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+    network = torch.nn.Sequential(layer, grouped).to("meta")
+    expected = 2 * (layer.weight.numel() + grouped.weight.numel())
+    assert pixel_flops(network, (24, 32)) == expected
+
+
+def test_a_network_that_needs_values_counts_as_the_usual_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "segops"):
+        assert pixel_flops(lambda images: images.sum().item(), (8, 8)) == PIXEL_FLOPS
+    assert "cannot be counted" in caplog.text

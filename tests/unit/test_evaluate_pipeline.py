@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segops.errors import SegopsError
 from segops.evaluate.judging import Predicted, Tally, judge
-from segops.evaluate.pipeline import pipelined
+from segops.evaluate.pipeline import in_turns, pipelined
 from segops.voc.classes import VOC_CLASSES, VOID
 
 HEIGHT, WIDTH = 180, 240
@@ -45,6 +45,47 @@ def test_no_more_than_the_bound_exist_at_a_time(threads: int, waiting: int) -> N
             alive -= 1
     assert alive == 0
     assert peak == waiting + 1
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(1, 1), (2, 4), (3, 7)])
+def test_in_turns_nothing_is_made_while_work_is_done(threads: int, at_once: int) -> None:
+    lock, made, working = threading.Lock(), 0, 0
+
+    def items() -> Iterator[int]:
+        nonlocal made
+        for number in range(60):
+            assert working == 0
+            made += 1
+            yield number
+
+    def work(number: int) -> int:
+        nonlocal working
+        with lock:
+            working += 1
+        time.sleep(0.0005 * (number % 3))
+        with lock:
+            working -= 1
+        return number * number
+
+    taken = []
+    for one in in_turns(items(), work, threads, at_once):
+        assert made - len(taken) <= at_once
+        taken.append(one)
+    assert taken == [number * number for number in range(60)]
+
+
+def test_in_turns_an_error_ends_all() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_turns(items(), lambda number: 1 // (3 - number), 2, 4))
+    assert len(made) == 4
+    assert not any(one.name.startswith("judge") for one in threading.enumerate())
 
 
 def test_with_nothing_waiting_each_is_finished_before_the_next_is_made() -> None:

@@ -114,10 +114,16 @@ def test_the_worst_images_are_explained(scored: Path, bundle: Path, store: Packe
     assert somewhere > 0  # for some class nothing may speak
 
 
+@pytest.mark.parametrize("cores", [1, 8])
 def test_the_same_request_gives_the_same_bytes_however_many_threads_judge(
-    scored: Path, bundle: Path, store: PackedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cores: int,
+    scored: Path,
+    bundle: Path,
+    store: PackedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "_judging_threads", lambda device: 4)
+    monkeypatch.setattr(worker, "_cores", lambda: cores)
     run(bundle, store, tmp_path / "out")
     names = sorted(str(one.relative_to(scored)) for one in scored.rglob("*") if one.is_file())
     assert names == sorted(

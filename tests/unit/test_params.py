@@ -32,8 +32,12 @@ def test_defaults_are_usable() -> None:
         ({"train": {"optimizer": "lion"}}, "train.optimizer: Input should be 'sgd', 'adam'"),
         ({"train": {"lr": float("nan")}}, "train.lr"),
         ({"gate": {"min_miou": 1.5}}, "gate.min_miou"),
-        ({"augment": {"scale": {"range": [2.0, 0.5]}}}, "expected the smallest factor first"),
+        ({"augment": {"scale": {"range": [2.0, 0.5]}}}, "expected the smaller number first"),
+        ({"augment": {"blur": {"sigma": [2, 0.3]}}}, "augment.blur.sigma: expected the smaller"),
+        ({"augment": {"noise": {"std": [0.2, 0.1]}}}, "augment.noise.std: expected the smaller"),
+        ({"augment": {"noise": {"std": [1, 12]}}}, "less than or equal to 1 (found 12)"),
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
+        ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),
         ({"data": {"classes": ["background", "a", "a"]}}, "expected every name once"),
         ({"gate": {"min_class_iou": {"unicorn": 0.1}}}, "gate.min_class_iou names unicorn"),
         (
@@ -61,10 +65,18 @@ def test_defaults_are_usable() -> None:
         ({"train": {"loss": "dice", "class_weights": "median_frequency"}}, "class_weights act on"),
         ({"train": {"class_weights": [0.0, 0.0]}}, "expected at least one above 0"),
         ({"train": {"class_weights": [1.0, 2.0]}}, "train.class_weights has 2 numbers"),
-        ({"augment": {"photometric": {"contrast": [2, 1]}}}, "expected the smallest factor first"),
+        ({"augment": {"photometric": {"contrast": [2, 1]}}}, "expected the smaller number first"),
         ({"augment": {"copy_paste": {"classes": ["unicorn"]}}}, "copy_paste.classes names unicorn"),
         ({"model": {"encoder_weights": "imagenet", "start_from": "b"}}, "must be null (found"),
         ({"model": {"output_stride": 4}}, "model.output_stride"),
+        (
+            {"model": {"architecture": "plain_cnn", "encoder_weights": "imagenet"}},
+            "plain_cnn has no encoder, so encoder_weights must be null (found 'imagenet')",
+        ),
+        (
+            {"model": {"architecture": "plain_cnn", "auxiliary_weight": 0.4}},
+            "plain_cnn has no encoder for an auxiliary head, so auxiliary_weight must be 0",
+        ),
         ({"tune": {"ranges": {"gate.margin": {"low": 0, "high": 1}}}}, "ranges names gate.margin"),
         (
             {"tune": {"ranges": {"train.rl": {"low": 0, "high": 1}}}},
@@ -86,6 +98,57 @@ def test_bad_value_is_named(tree: dict[str, object], expected: str) -> None:
     with pytest.raises(SegopsError) as caught:
         params.parse(tree)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("train.lr", {"low": -3, "high": 1}, "Input should be greater than 0 (found -3"),
+        ("augment.scale.p", {"low": 0, "high": 2}, "less than or equal to 1 (found 2"),
+        ("train.optimizer", {"low": 0, "high": 1}, "train.optimizer is no number"),
+        ("train.deterministic", {"low": 0, "high": 1}, "train.deterministic is no number"),
+        ("model.output_stride", {"low": 8, "high": 32}, "model.output_stride is no number"),
+        ("train.optimizer", {"choices": ["sgd", "lion"]}, "or 'adamw' (found 'lion')"),
+        ("train.loss", {"choices": ["dice", "dise"]}, "(found 'dise')"),
+        ("train.batch_size", {"low": 2.5, "high": 8}, "valid integer"),
+        (
+            "model.architecture",
+            {"choices": ["unet", "u-net"]},
+            "did you mean unet? (found 'u-net')",
+        ),
+        ("model.encoder", {"choices": ["resnet18", "resnet500"]}, "nearest: resnet50"),
+    ],
+)
+def test_a_range_that_the_parameter_refuses_is_named(
+    key: str, given: dict[str, object], expected: str
+) -> None:
+    ranges = {"train.weight_decay": {"low": 0, "high": 0.1}, key: given}
+    with pytest.raises(SegopsError) as caught:
+        params.parse({"tune": {"ranges": ranges}})
+    assert f"tune.ranges.{key}: " in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_all_bad_ranges_are_listed() -> None:
+    ranges = {"train.lr": {"low": 0, "high": 1}, "train.epochs": {"low": 0, "high": 4}}
+    with pytest.raises(SegopsError, match=r"ranges\.train\.lr: .*; tune\.ranges\.train\.epochs: "):
+        params.parse({"tune": {"ranges": ranges}})
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("train.early_stopping_patience", {"low": 2, "high": 8}),
+        ("train.devices", {"low": 1, "high": 2}),
+        ("train.gradient_clip", {"choices": [None, 1]}),
+        ("model.options", {"choices": [{}, {"decoder_dropout": 0.1}]}),
+        # Refused beside the other values of now: a training must not fail for what a study tries.
+        ("train.min_lr", {"low": 0, "high": 100}),
+        ("train.warmup_epochs", {"choices": [0, 50]}),
+    ],
+)
+def test_a_range_that_may_work_is_taken(key: str, given: dict[str, object]) -> None:
+    assert key in params.parse({"tune": {"ranges": {key: given}}}).tune.ranges
 
 
 def test_a_loss_is_spelled_as_short_as_it_can_be() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
+import typer.main
+
+from segops.cli import app
 from segops.params import Params, Section
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +35,35 @@ def test_every_parameter_stands_in_the_table() -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z]+)`", README)) | set(
-        re.findall(r"^make ([a-z]+)", README, re.MULTILINE)
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`", README)) | set(
+        re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)
     )
-    assert named
+    assert {"demo", "bench-gpu", "test-slow"} <= named
     assert named <= targets
+
+
+def shown_commands() -> list[str]:
+    """The lines of the code blocks that call segops, comments included."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("segops ")]
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_exist_and_take_what_they_are_given(line: str) -> None:
+    _, *words = shlex.split(line, comments=True)
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, f"{line!r}: segops has no command {words[0]}"
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words)  # parses, runs nothing
+    known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    of_the_comment = re.findall(r"--[a-z][a-z-]*", line.partition("#")[2])
+    assert set(of_the_comment) <= known
+
+
+def test_the_code_blocks_show_commands() -> None:
+    assert len(shown_commands()) > 15
 
 
 def test_pictures_exist() -> None:

@@ -66,6 +66,10 @@ PROTOCOL: dict[str, Any] = {
     "train.poly_power": 0.9,
     "train.selection_share": 0.0,
     "train.early_stopping_patience": None,
+    "predict.mode": "whole",
+    "predict.flip": False,
+    "predict.scales": [1.0],
+    "predict.crf.iterations": 0,
 }
 
 # mIoU in per cent, parameters of the network, parameters of the auxiliary head. The parameters
@@ -116,6 +120,8 @@ def test_the_protocol_holds_whatever_the_params_were(name: str, tmp_path: Path) 
         "train": {"optimizer": "adam", "momentum": 0.1, "ema_decay": 0.9, "loss": "dice", "l1": 1.0,
                   "gradient_clip": 1.0, "sampling": "rare_first", "early_stopping_patience": 3,
                   "accumulate": 2, "encoder_lr_factor": 0.1, "freeze_encoder_epochs": 1},
+        "predict": {"mode": "window", "flip": True, "scales": [0.5, 1.5],
+                    "crf": {"iterations": 5}},
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(other))
     changed = recipes.put_over(tmp_path, recipe(name)).settings
@@ -123,6 +129,38 @@ def test_the_protocol_holds_whatever_the_params_were(name: str, tmp_path: Path) 
     for section in ("augment", "model"):
         assert getattr(changed, section) == getattr(shipped, section)
     assert {key: changed.flat()[key] for key in PROTOCOL} == PROTOCOL
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("train", "synchronised"),
+    [
+        ({}, False),
+        ({"devices": 1, "nodes": 1}, False),
+        ({"devices": 4}, True),
+        ({"devices": "auto"}, True),
+        ({"nodes": 2}, True),
+    ],
+)
+def test_batch_norm_is_over_the_whole_batch_on_any_number_of_devices(
+    name: str, train: dict[str, Any], synchronised: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": train}))
+    edit = recipes.put_over(tmp_path, recipe(name))
+    assert edit.settings.train.sync_batch_norm is synchronised
+    edit.write()
+    assert recipes.put_over(tmp_path, recipe(name)).changes == ()
+
+
+def test_a_recipe_s_own_devices_decide_on_its_batch_norm(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = (ROOT / "recipes" / "voc2012-fcn-r50.yaml").read_text()
+    path.write_text(text.replace("  accumulate: 1", "  accumulate: 1\n  devices: 2"))
+    (tmp_path / "params.yaml").write_text("train: {devices: 1}\n")
+    assert recipes.put_over(tmp_path, recipes.read(path)).settings.train.sync_batch_norm
+    path.write_text(text.replace("  accumulate: 1", "  accumulate: 1\n  devices: 1"))
+    (tmp_path / "params.yaml").write_text("train: {devices: 2, sync_batch_norm: true}\n")
+    assert not recipes.put_over(tmp_path, recipes.read(path)).settings.train.sync_batch_norm
 
 
 @pytest.mark.parametrize("name", DILATED)

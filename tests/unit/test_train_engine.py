@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from segops.errors import SegopsError
 from segops.models.losses import build_loss
-from segops.params import TrainParams
 from segops.train import hardware
 from segops.train.engine import Engine, shipped
 from segops.train.hardware import build_fabric
 from segops.train.loop import Job, train
+from segops.train.ranks import synchronise_norms
 
 from .training import Jobs, same
 
@@ -247,8 +247,15 @@ def test_compiling_needs_a_compiler(job: Jobs, monkeypatch: pytest.MonkeyPatch) 
         engine_of(job(compile=True, deterministic=False))
 
 
-def test_synchronised_norms_need_gpus(job: Jobs) -> None:
-    given = job()
-    params = TrainParams.model_construct(**dict(given.params) | {"sync_batch_norm": True})
+def test_synchronised_norms_of_several_devices_need_gpus(job: Jobs) -> None:
+    network = engine_of(job()).network
+    several = Fabric(accelerator="cpu", devices=2, strategy="ddp")  # not launched: one process
     with pytest.raises(SegopsError, match=r"train\.sync_batch_norm: true.*GPUs only"):
-        engine_of(replace(given, params=params))
+        synchronise_norms(network, several)
+
+
+def test_one_device_has_nothing_to_synchronise(job: Jobs) -> None:
+    network = engine_of(job(devices="auto", sync_batch_norm=True, **UNET)).network
+    kinds = {type(one) for one in network.modules()}
+    assert nn.BatchNorm2d in kinds
+    assert nn.SyncBatchNorm not in kinds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,13 @@ def test_device_and_precision(store: PackedStore) -> None:
 
 def test_the_start_model_counts_by_its_weights(store: PackedStore) -> None:
     tree = {"model": {"start_from": "models:/segops@champion"}}
-    first = parts(store, tree, start=Start({}, "a" * 64, {}))
+    start = Start({}, "a" * 64, {}, (0.5,) * 3, (0.5,) * 3, "models:/segops/3")
+    first = parts(store, tree, start=start)
     other = {"model": {"start_from": "models:/segops/3"}}
-    assert changed(first, parts(store, other, start=Start({}, "a" * 64, {}))) == set()
-    moved = parts(store, tree, start=Start({}, "b" * 64, {}))
-    assert changed(first, moved) == {"start"}
+    assert changed(first, parts(store, other, start=replace(start, model="there"))) == set()
+    for difference in ({"sha256": "b" * 64}, {"mean": (0.4,) * 3}, {"std": (0.4,) * 3}):
+        moved = parts(store, tree, start=replace(start, **difference))
+        assert changed(first, moved) == {"start"}
     assert "start" not in parts(store)
 
 

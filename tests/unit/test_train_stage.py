@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,10 +89,14 @@ def test_live_logging_can_be_switched_off_and_never_fails(
     assert "Live logging did not start" in caplog.text
 
 
-def bundle(root: Path, images: dict[str, str], classes: tuple[str, ...] = VOC_CLASSES) -> Path:
+MEAN, STD = (0.5, 0.45, 0.4), (0.5, 0.25, 0.125)
+"""A normalisation that is not ImageNet's."""
+
+
+def bundle(root: Path, images: dict[str, str]) -> Path:
     torch.manual_seed(9)
-    spec = ModelSpec("plain_cnn", "resnet18", len(classes))
-    write_bundle(root / "started", build(spec), spec, classes, images, {})
+    spec = ModelSpec("plain_cnn", "resnet18", len(VOC_CLASSES), mean=MEAN, std=STD)
+    write_bundle(root / "started", build(spec), spec, VOC_CLASSES, images, {})
     return root / "started"
 
 
@@ -109,16 +114,36 @@ def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     made = job(root, tree)
     assert made.start is not None
-    assert made.parts["start"] == made.start.sha256 == weights_sha256(directory)
+    assert made.start.sha256 == weights_sha256(directory)
+    assert (made.spec.mean, made.spec.std) == (MEAN, STD)
     stage.run(root)
     trained = load_file(root / files.LAST_WEIGHTS)
     started = load_file(directory / "weights.safetensors")
     for name, one in started.items():
         if one.ndim > 1:
             torch.testing.assert_close(trained[name], one, atol=1e-6, rtol=0)
-    assert files.read_json(root / files.TRAINING)["start_sha256"] == made.start.sha256
-    images = read_model(root / files.TRAINED)["training_images"]
+    training = files.read_json(root / files.TRAINING)
+    assert (training["start_model"], training["start_sha256"]) == ("started", made.start.sha256)
+    model = read_model(root / files.TRAINED)
+    assert (model["spec"]["mean"], model["spec"]["std"]) == (list(MEAN), list(STD))
+    images = model["training_images"]
     assert images == {**own, f"start_from/{other}": "0" * 64, "2007_000001": "1" * 64}
+
+
+def test_the_start_models_normalisation_counts_and_must_be_there(root: Path) -> None:
+    directory = bundle(root, {})
+    tree = {"model": {"architecture": "plain_cnn", "start_from": "started"}}
+    first = job(root, tree)
+    content = read_model(directory)
+    content["spec"]["mean"] = [0.1, 0.2, 0.3]
+    files.write_json(directory / "model.json", content)
+    second = job(root, tree)
+    assert second.spec.mean == (0.1, 0.2, 0.3)
+    assert {name for name in first.parts if first.parts[name] != second.parts[name]} == {"start"}
+    del content["spec"]["mean"]
+    files.write_json(directory / "model.json", content)
+    with pytest.raises(SegopsError, match=r"started/model\.json: spec\.mean: found None"):
+        job(root, tree)
 
 
 @pytest.mark.parametrize(
@@ -159,3 +184,29 @@ def test_what_else_params_say_reaches_the_job(root: Path) -> None:
     assert made.augment_device == "gpu"
     assert job(root, {}).copy_paste is None
     assert job(root, {}).augment_device == "cpu"
+
+
+def test_the_configured_network_decides_where_auto_augments(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five cores feed a card with a large network; a small one is trained faster than that."""
+    card = SimpleNamespace(major=8, minor=0, multi_processor_count=108, clock_rate=1_410_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(stage, "choose_device", lambda _: "cuda")
+    monkeypatch.setattr(stage, "choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr(stage, "choose_world", lambda *_: (1, 1))
+    monkeypatch.setattr(stage, "choose_workers", lambda *_: 5)
+
+    def chosen(**model: Any) -> str:
+        return job(root, {"model": model, "augment": {"device": "auto"}}).augment_device
+
+    assert chosen(architecture="plain_cnn") == "gpu"
+    assert chosen(architecture="fcn8s", encoder="vgg16_bn") == "cpu"
+
+
+def test_an_auxiliary_head_and_an_encoder_that_reads_numbers_back_are_counted() -> None:
+    spec = ModelSpec("fpn", "resnet18", 21)
+    plain = stage._pixel_flops(spec, (64, 64), auxiliary=False)
+    assert 5e4 < plain < stage._pixel_flops(spec, (64, 64), auxiliary=True)
+    # Its stochastic depth is read from a tensor, so it cannot be built without values.
+    assert stage._pixel_flops(ModelSpec("fpn", "mit_b0", 21), (64, 64), auxiliary=False) > 1e4

@@ -54,6 +54,14 @@ def test_ranges_become_distributions_of_their_kind(tmp_path: Path) -> None:
     }
 
 
+def test_a_parameter_of_whole_numbers_is_searched_in_whole_numbers(tmp_path: Path) -> None:
+    """Also where none is set now, and the value of now does not say so."""
+    given = settings({"train.early_stopping_patience": {"low": 2, "high": 8}})
+    assert given.train.early_stopping_patience is None
+    found = opened(tmp_path, given).ranges
+    assert found == {"train.early_stopping_patience": IntDistribution(2, 8)}
+
+
 def test_the_values_of_params_come_first(tmp_path: Path) -> None:
     first = finish(opened(tmp_path), 0.5)
     assert first == {

@@ -24,7 +24,10 @@ def predict(
     source: Annotated[Path, typer.Argument(help="An image or a directory of images.")],
     model: Annotated[
         str | None,
-        typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory."),
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory; without it, "
+            "the champion."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Where masks, overlays and the table go.")] = Path(
         "predictions"

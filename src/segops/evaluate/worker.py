@@ -4,8 +4,9 @@ It gets the path of a request (JSON) and says on its standard output, line by li
 image is done, or what is wrong. Whatever the bundle's code prints goes to standard error.
 
 The network predicts in the main thread, one image after another; a few threads judge the masks
-meanwhile. What is judged is added up in the order of the images, so that the same request gives the
-same bytes, and only a handful of images is in memory at a time.
+meanwhile, or in turns with it where it takes all cores. What is judged is added up in the order of
+the images, so that the same request gives the same bytes, and only a handful of images is in memory
+at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -32,8 +33,8 @@ from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate import pictures
 from segops.evaluate.album import AlbumWriter
-from segops.evaluate.judging import Predicted, Tally, judge
-from segops.evaluate.pipeline import pipelined
+from segops.evaluate.judging import Judged, Predicted, Tally, judge
+from segops.evaluate.pipeline import in_turns, pipelined
 from segops.evaluate.score import (
     ACTIVATIONS,
     CONFUSION,
@@ -92,16 +93,12 @@ def _score(
 ) -> Iterator[str]:
     details, keep = request["details"], request["masks"]
     tally, stopwatch = Tally(store.class_names, details), Stopwatch()
-    threads = _judging_threads(torch.device(predictor.device))
+    work = partial(judge, classes=len(store.class_names), details=details, keep=keep)
+    predictions = _predictions(predictor, store, request["images"], details, stopwatch)
+    device = torch.device(predictor.device)
     with ExitStack() as stack:
         albums = {name: stack.enter_context(AlbumWriter(out / name)) for name in (MASKS, KINDS)}
-        for judged in pipelined(
-            _predictions(predictor, store, request["images"], details, stopwatch),
-            partial(judge, classes=len(store.class_names), details=details, keep=keep),
-            threads,
-            # To be timed by itself, the network must have the machine for itself.
-            0 if request["apart"] else WAITING_PER_THREAD * threads,
-        ):
+        for judged in _judged(predictions, work, device, request["apart"]):
             tally.add(judged)
             for name, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
                 if content is not None:
@@ -135,12 +132,26 @@ def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPre
     return predictor
 
 
-def _judging_threads(device: torch.device) -> int:
-    """As many threads as there are cores that the network leaves free, at least one."""
+def _judged(
+    predictions: Iterator[Predicted],
+    work: Callable[[Predicted], Judged],
+    device: torch.device,
+    apart: bool,
+) -> Iterator[Judged]:
+    """Judge what is predicted, as the cores allow; `apart`: each before the next is predicted."""
+    if apart:  # to be timed by itself, the network must have the machine for itself
+        return in_turns(predictions, work, 1, 1)
+    cores = _cores()
+    free = cores - (1 if device.type == "cuda" else torch.get_num_threads())
+    threads = min(MOST_THREADS, free if free > 0 else cores)
+    overlap = pipelined if free > 0 else in_turns
+    return overlap(predictions, work, threads, WAITING_PER_THREAD * threads)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    cores = len(allowed(0))
-    taken = 1 if device.type == "cuda" else torch.get_num_threads()
-    return max(1, min(MOST_THREADS, cores - taken))
+    return len(allowed(0))
 
 
 class Stopwatch:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from segops.errors import SegopsError
 from segops.params.augment import AugmentParams, CopyPasteParams
@@ -28,7 +29,7 @@ from segops.params.release import (
     ReportParams,
 )
 from segops.params.train import TrainParams
-from segops.params.tune import RangeParams, TuneParams
+from segops.params.tune import RangeParams, TuneParams, number_types
 
 __all__ = [
     "AugmentParams",
@@ -50,6 +51,7 @@ __all__ = [
     "TuneParams",
     "ValidateParams",
     "flatten",
+    "is_whole_number",
     "load",
     "parse",
 ]
@@ -102,7 +104,42 @@ class Params(Section):
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"tune.ranges names {key}, which is no parameter{hint}")
+        reasons = [
+            f"tune.ranges.{key}: {reason}"
+            for key, given in self.tune.ranges.items()
+            for reason in self._unfit(key, given)
+        ]
+        if reasons:
+            raise ValueError("; ".join(reasons))
         return self
+
+    def _unfit(self, key: str, given: RangeParams) -> list[str]:
+        """What a parameter refuses of its range, whatever values the others have."""
+        field = _field(key)
+        if field is None:  # an entry of an open mapping, of which no type is known
+            return []
+        if given.choices is None and not number_types(field.annotation):
+            return [f"{key} is no number, so that it takes `choices`, not low and high"]
+        first, *path = key.split(".")
+        section = getattr(self, first)
+        reasons = []
+        for value in given.limits:
+            tree = section.model_dump(mode="json", by_alias=True)
+            place = tree
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+            try:
+                type(section).model_validate(tree)
+            except ValidationError as error:
+                # What a value does not go with is left to the search: another range may vary that,
+                # and a training, which reads this too, searches nothing.
+                own = [one for one in error.errors() if list(one["loc"][: len(path)]) == path]
+                reasons += [
+                    f"{one['msg'].removeprefix('Value error, ')} (found {value!r})"
+                    for one in own[:1]
+                ]
+        return reasons
 
     @property
     def required_classes(self) -> tuple[str, ...]:
@@ -124,6 +161,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def is_whole_number(key: str) -> bool:
+    """Whether the parameter of a dotted key takes whole numbers and no other numbers."""
+    field = _field(key)
+    return field is not None and number_types(field.annotation) == {int}
 
 
 def load(path: Path) -> Params:
@@ -184,6 +227,17 @@ def _siblings(location: tuple[str | int, ...]) -> list[str]:
             if part in (name, field.alias):
                 section = _section(field.annotation)
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _field(key: str) -> FieldInfo | None:
+    """The parameter of a dotted key; None for an entry of an open mapping."""
+    section: Any = Params
+    field: FieldInfo | None = None
+    for name in key.split("."):
+        fields = getattr(section, "model_fields", {})
+        field = next((one for own, one in fields.items() if name in (own, one.alias)), None)
+        section = field.annotation if field else None
+    return field
 
 
 def _section(annotation: Any) -> Any:

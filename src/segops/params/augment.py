@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from segops.params.base import Count, Fraction, NonNegative, Positive, Probability, Section
+from segops.params.base import (
+    Count,
+    Fraction,
+    PositiveRange,
+    Probability,
+    Section,
+    ShareRange,
+)
 
 
 class ScaleParams(Section):
     """Random scale."""
 
-    range: tuple[Positive, Positive] = Field(
+    range: PositiveRange = Field(
         (0.5, 2.0), description="Smallest and largest factor of the random scale."
     )
     p: Probability = Field(1.0, description="Probability of the random scale.")
-
-    @field_validator("range")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("expected the smallest factor first")
-        return value
 
 
 class FlipParams(Section):
@@ -71,14 +71,14 @@ class ColorJitterParams(Section):
 class BlurParams(Section):
     """Gaussian blur."""
 
-    sigma: tuple[Positive, Positive] = Field((0.3, 1.2), description="Range of sigma, in pixels.")
+    sigma: PositiveRange = Field((0.3, 1.2), description="Range of sigma, in pixels.")
     p: Probability = Field(0.1, description="Probability of the blur.")
 
 
 class NoiseParams(Section):
     """Gaussian noise."""
 
-    std: tuple[NonNegative, NonNegative] = Field(
+    std: ShareRange = Field(
         (0.01, 0.05), description="Range of the standard deviation, as a share of 255."
     )
     p: Probability = Field(0.1, description="Probability of the noise.")
@@ -90,10 +90,8 @@ class PhotometricParams(Section):
     brightness: Annotated[float, Field(ge=0, le=255)] = Field(
         32.0, description="Brightness moved by up to this many grey levels."
     )
-    contrast: tuple[Positive, Positive] = Field(
-        (0.5, 1.5), description="Smallest and largest contrast factor."
-    )
-    saturation: tuple[Positive, Positive] = Field(
+    contrast: PositiveRange = Field((0.5, 1.5), description="Smallest and largest contrast factor.")
+    saturation: PositiveRange = Field(
         (0.5, 1.5), description="Smallest and largest saturation factor."
     )
     hue: Annotated[float, Field(ge=0, le=180)] = Field(
@@ -102,13 +100,6 @@ class PhotometricParams(Section):
     p: Probability = Field(
         0.0, description="Probability of the distortion; each of its parts then has one half."
     )
-
-    @field_validator("contrast", "saturation")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("expected the smallest factor first")
-        return value
 
 
 class CopyPasteParams(Section):

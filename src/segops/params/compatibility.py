@@ -1,8 +1,9 @@
 """Which architectures work with which encoders, as ``segops.models.compatibility`` found out.
 
-The table holds what was tried, each pair as it is, with the architecture's own options. A pair that
-it does not know, or that is changed by options that reach the encoder, is let through: building the
-network tries it.
+The table holds what was tried, each pair as it is, with the architecture's own options: all that
+the libraries of its versions have. A name that it does not know is a mistake with these libraries;
+with others it is let through, as is a pair that is changed by options that reach the encoder:
+building the network tries it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,13 @@ from typing import Any
 from segops.errors import SegopsError
 
 TABLE = Path(__file__).with_name("compatibility.json")
+RENAMED = Path(__file__).with_name("renamed_encoders.json")
+"""Timm's deprecated names, which are still built -> the names in the table."""
 SHOWN = 6
 """Names that a refusal gives as examples."""
+NEAREST = 5
+"""Names that may have been meant in place of an unknown encoder."""
+SMP, TIMM = "segmentation-models-pytorch", "timm"
 
 _OLD = ("timm-regnet", "timm-res2", "timm-resnest", "timm-mobilenetv3", "timm-gernet")
 _DECODER = ("decoder_", "psp_", "dropout", "upsampling", "channels", "dilations", "pool_scales")
@@ -77,12 +84,57 @@ def table() -> Compatibility:
     )
 
 
+@cache
+def _renamed() -> dict[str, str]:
+    found: dict[str, str] = json.loads(RENAMED.read_text())
+    return found
+
+
 def known_name(encoder: str) -> str:
-    """An encoder's name as the table has it: timm's tag left out, SMP's old names made new."""
+    """An encoder's name as the table has it: timm's tag left out, old names made new."""
     if encoder.startswith(_OLD):
         encoder = encoder.replace("timm-", "tu-")
         encoder = encoder.replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
-    return encoder.partition(".")[0] if encoder.startswith("tu-") else encoder
+    if not encoder.startswith("tu-"):
+        return encoder
+    name = encoder.partition(".")[0]
+    return name if name in table().architectures else _renamed().get(name, name)
+
+
+def unknown_architecture(name: str) -> str | None:
+    """Why there is no such architecture; None where there is, or may be with the installed SMP."""
+    names = table().names()
+    if name in names or not _as_tried(SMP):
+        return None
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"expected one of {', '.join(names)}{hint}"
+
+
+def unknown_encoder(name: str) -> str | None:
+    """Why there is no such encoder; None where there is, or may be with the installed libraries.
+
+    Args:
+        name: As ``params.yaml`` gives it; a timm model may have a tag.
+    """
+    known = known_name(name)
+    names = table().architectures
+    if known in names or not _as_tried(SMP, TIMM):
+        return None
+    close = difflib.get_close_matches(known.lower(), names, n=NEAREST)
+    nearest = f"; nearest: {', '.join(close)}" if close else ""
+    return (
+        "expected an encoder of segmentation-models-pytorch, or tu-NAME for a model NAME of timm"
+        f"{nearest}. `segops models` lists those that work with each architecture"
+    )
+
+
+def _as_tried(*packages: str) -> bool:
+    """Whether the installed versions are those that the table was made with."""
+    try:
+        return all(version(name) == table().versions[name] for name in packages)
+    except PackageNotFoundError:
+        return False
 
 
 def refusal(

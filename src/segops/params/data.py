@@ -26,6 +26,9 @@ class DataParams(Section):
             return value
         if not 2 <= len(value) <= 255:
             raise ValueError("expected 2 to 255 names: id 255 means void and is not a class")
+        blank = [str(id_) for id_, name in enumerate(value) if not name.strip()]
+        if blank:
+            raise ValueError(f"expected a name for every id; blank: id {', '.join(blank)}")
         if len(set(value)) != len(value):
             raise ValueError("expected every name once")
         return value

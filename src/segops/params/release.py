@@ -64,7 +64,9 @@ class HardwareParams(Section):
     """What depends on the machine; no stage is run again for a change here."""
 
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Processes for reading and augmenting; null: one per core, at most 8."
+        None,
+        description="Processes for reading and augmenting; null: one per core, at most 8, and none "
+        "where the CPU trains.",
     )
     threads: Count | None = Field(
         None, description="CPU threads of torch; null: one per core. Fix it where bits matter."

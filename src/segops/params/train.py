@@ -48,8 +48,8 @@ class TrainParams(Section):
     )
     accumulate: Count = Field(
         1,
-        description="Parts in which a device takes its share of a batch: the same step in less "
-        "memory.",
+        description="Parts in which a device takes its share of a batch, for less memory. Batch "
+        "norm and losses over a whole batch (Dice, Jaccard, Tversky, Lovász) see a part each time.",
     )
     sampling: Literal["uniform", "rare_first"] = Field(
         "uniform",
@@ -112,7 +112,7 @@ class TrainParams(Section):
     devices: Count | Literal["auto"] = Field(
         1, description="Devices of a machine; `auto`: all its GPUs."
     )
-    nodes: Count = Field(1, description="Machines; each is started with `torchrun`.")
+    nodes: Count = Field(1, description="Machines; `SEGOPS_MAIN` and `SEGOPS_NODE` tell them apart.")
     sync_batch_norm: bool = Field(
         False, description="Batch norm statistics over the GPUs' shares of a batch together."
     )

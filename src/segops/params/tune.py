@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -44,6 +45,25 @@ class RangeParams(Section):
         if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
             raise ValueError("an integer range has whole numbers as low and high")
         return self
+
+    @property
+    def limits(self) -> tuple[Any, ...]:
+        """The choices, or both ends."""
+        return (self.low, self.high) if self.choices is None else self.choices
+
+
+def number_types(annotation: Any) -> frozenset[type]:
+    """`int` or `float`, where a parameter of that type takes such a number; else nothing.
+
+    A number among several choices (a `Literal`) and a number in a list do not count.
+    """
+    if annotation in (int, float):
+        return frozenset({annotation})
+    if get_origin(annotation) is Annotated:
+        return number_types(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return frozenset().union(*map(number_types, get_args(annotation)))
+    return frozenset()
 
 
 class TuneParams(Section):

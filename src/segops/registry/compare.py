@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,8 +65,8 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
         page: The HTML file to write.
 
     Raises:
-        SegopsError: Fewer than two models are given, one of them is not to be had or knows other
-            classes, or they were trained on all of val.
+        SegopsError: Fewer than two models are given, the page cannot be written, one of the models
+            is not to be had or knows other classes, or they were trained on all of val.
         TransientError: MLflow does not answer.
     """
     if len(references) < 2 or len(set(references)) < len(references):
@@ -73,6 +74,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             f"{' '.join(references) or 'nothing'}: expected at least two models, each given once: "
             "segops compare RUN RUN..."
         )
+    _require_writable(page)
     settings, store = params.load(root), PackedStore(root / files.PACKED)
     with contenders(references, root) as models:
         seen = _seen(store, models)
@@ -115,6 +117,29 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
         excluded=len(first.excluded),
         page=page,
     )
+
+
+def _require_writable(page: Path) -> None:
+    """Find out now, not after minutes of scoring, whether the page can be written. Makes nothing.
+
+    Raises:
+        SegopsError: It is a directory or no plain file, or its directory cannot be made or takes
+            no files.
+    """
+    advice = "Give --output a file to write, in a directory where you may write."
+    try:
+        if page.is_dir():
+            raise SegopsError(
+                f"{page}: a directory; expected the HTML file to write, such as {page / PAGE.name}."
+            )
+        if os.path.lexists(page) and not (page.is_file() or page.is_symlink()):
+            raise SegopsError(f"{page}: there, and not a plain file. {advice}")
+        # A link that leads nowhere counts as there, since no directory can take its name.
+        place = next(one for one in page.absolute().parents if os.path.lexists(one))
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise SegopsError(f"{page}: cannot be written: {error.strerror}. {advice}") from None
 
 
 def _with_pictures(models: list[Contender], wanted: bool) -> list[tuple[Contender, bool]]:

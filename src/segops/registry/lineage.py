@@ -70,6 +70,11 @@ LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS
 """Every field that a complete lineage has; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
 """SHA-256 of the patch stored with the run; asked for where the code differed from its commit."""
+_SET_START = (
+    "import pathlib, sys; from segops import edit; "
+    'edit.plan(pathlib.Path("params.yaml"), {"model.start_from": sys.argv[1]}).write()'
+)
+"""Python that puts its argument in the place of the start model in params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +251,12 @@ def reproduce_command(run_id: str, digest: str, uri: str) -> str:
 
 
 def reproduce_script(
-    commit: str, packaged_at: str | None, data_path: str, weights_sha256: str, digest: str
+    commit: str,
+    packaged_at: str | None,
+    data_path: str,
+    weights_sha256: str,
+    digest: str,
+    start: str | None = None,
 ) -> bytes:
     """The script behind :func:`reproduce_command`, stored with the bundle's lineage.
 
@@ -256,9 +266,15 @@ def reproduce_script(
         data_path: The data directory, relative to the workspace.
         weights_sha256: What the training must come to; the script fails where it does not.
         digest: What the bundle must come to, likewise.
+        start: The version of the model that the training started from, where its parameters name
+            an alias: it takes the alias's place.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
     settings = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
+    if start is not None:
+        settings += f"""
+# The alias in model.start_from may lead to another model by now.
+PYTHONPATH="$tree/src" python -c {shlex.quote(_SET_START)} {shlex.quote(start)}"""
     repro = 'SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force'
     steps = f"{repro} evaluate"
     if packaged_at is not None:

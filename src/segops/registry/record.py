@@ -137,7 +137,7 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     kept = f"{runs.LINEAGE_DIRECTORY}/{lineage.bundle_directory(found.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
-    script = _script(run, packaging, found, settings.data.path)
+    script = _script(run, packaging, found, settings)
     for name, content in (data.artifacts | packaging.artifacts | script).items():
         runs.put(store, run.info.run_id, f"{kept}/{name}", content)
     tags = data.tags | packaging.tags
@@ -157,7 +157,7 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
 
 
 def _script(
-    run: Run, packaging: lineage.Lineage, found: Results, data_path: str
+    run: Run, packaging: lineage.Lineage, found: Results, settings: Params
 ) -> dict[str, bytes]:
     """The script that makes the bundle again, by its name; none where no commit is known."""
     commit, packaged_at = run.data.tags.get(tag("code_commit")), packaging.tags.get(PACKAGED_AT)
@@ -166,12 +166,15 @@ def _script(
     patch = packaging.artifacts.get("code.patch", b"")
     patched = files.sha256_bytes(patch) if patch else None
     is_same = (packaged_at, patched) == (commit, run.data.tags.get(tag(lineage.PATCH_FIELD)))
+    wanted = settings.model.start_from or ""
+    is_alias = wanted.startswith("models:") and "@" in wanted
     script = lineage.reproduce_script(
         commit,
         None if is_same else packaged_at,
-        data_path,
+        settings.data.path,
         found.weights_sha256,
         found.bundle_digest,
+        found.training.get("start_model") if is_alias else None,
     )
     return {"reproduce.sh": script}
 

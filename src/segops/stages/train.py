@@ -10,19 +10,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from segops import files, params
 from segops.augment.policy import Policy
-from segops.data.device.choose import choose_executor
+from segops.data.device.choose import choose_executor, pixel_flops
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, normalisation
+from segops.models.zoo import ModelSpec, build, normalisation
 from segops.params import Params
 from segops.predict.trained import weights_sha256, write_trained
 from segops.train import checkpoint, launch
@@ -112,40 +114,32 @@ def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
     devices, nodes = choose_world(settings.train, device)
     policy = Policy.from_json(serialised)
     pasted = settings.augment.copy_paste
+    start = _start(root, settings)
+    spec = _spec(settings, start)
+    auxiliary = settings.model.auxiliary_weight
     executor = choose_executor(
         settings.augment.device,
         device,
         policy,
         cores=choose_workers(settings.hardware, device),
+        pixel_flops=lambda: _pixel_flops(spec, policy.crop, auxiliary > 0),
     )
-    start = _start(root, settings.model.start_from)
     parts = training_parts(
         settings, store, serialised, local, device, precision,
         ranks=devices * nodes, executor=executor, start=start,
     )  # fmt: skip
-    encoder = settings.model.encoder
-    mean, std = normalisation(encoder, weights)
     ids, _ = selection_split(store.ids("train"), settings.train.selection_share)
     return Job(
         params=settings.train,
         hardware=settings.hardware,
-        spec=ModelSpec(
-            settings.model.architecture,
-            encoder,
-            len(names),
-            settings.model.options,
-            mean,
-            std,
-            output_stride=settings.model.output_stride,
-            dropout=settings.model.dropout,
-        ),
+        spec=spec,
         encoder_weights=weights if local is None else str(local),
         store=store,
         policy=policy,
         parts=parts,
         resume=root / files.RESUME,
         history=History(root / HISTORY, fingerprint(parts), settings.flat()),
-        auxiliary_weight=settings.model.auxiliary_weight,
+        auxiliary_weight=auxiliary,
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
         copy_paste=pasted if pasted.p else None,
@@ -153,17 +147,56 @@ def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
     )
 
 
-def _start(root: Path, model: str | None) -> Start | None:
-    """The model to start from; rank zero alone looks, the others are given its weights."""
+def _spec(settings: Params, start: Start | None) -> ModelSpec:
+    """The network; weights that it starts from keep the normalisation that they were made with."""
+    model = settings.model
+    if start is None:
+        mean, std = normalisation(model.encoder, model.encoder_weights)
+    else:
+        mean, std = start.mean, start.std
+    return ModelSpec(
+        model.architecture,
+        model.encoder,
+        len(settings.data.class_names),
+        model.options,
+        mean,
+        std,
+        output_stride=model.output_stride,
+        dropout=model.dropout,
+    )
+
+
+def _pixel_flops(spec: ModelSpec, crop: tuple[int, int], auxiliary: bool) -> float:
+    """Operations of a forward pass in training, per pixel of a crop."""
+    try:
+        with torch.device("meta"):
+            network = build(spec, auxiliary=auxiliary)
+    except SegopsError:  # some encoders read numbers back while they are built
+        network = build(spec, auxiliary=auxiliary).to("meta")
+    return pixel_flops(partial(network, with_auxiliary=auxiliary), crop)
+
+
+def _start(root: Path, settings: Params) -> Start | None:
+    """The model to start from.
+
+    Rank zero alone looks; the others are given its weights and its normalisation, a buffer, when
+    the network is wrapped.
+    """
+    model = settings.model.start_from
     if model is None or launch.rank():
         return None
-    if not model.startswith("models:"):
-        model = str(root / Path(model).expanduser())
     # By its name, because the registry's code decides nothing about the weights of a training:
     # what it finds enters the fingerprint by its content.
     registry: Any = importlib.import_module("segops.registry.resolve")
-    with registry.resolved(model, root) as bundle:
-        return Start.of(bundle)
+    if model.startswith("models:"):
+        with registry.session(root, settings.registry) as store:
+            name, version = registry.find_version(store, model)
+        # The version, because an alias may move on before the bundle is fetched, and later.
+        place = model = f"models:/{name}/{version.number}"
+    else:
+        place = str(root / Path(model).expanduser())
+    with registry.resolved(place, root) as bundle:
+        return Start.of(bundle, model)
 
 
 def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
@@ -199,6 +232,7 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
         "devices": devices,
         "nodes": nodes,
         "augment_device": job.augment_device,
+        "start_model": None if job.start is None else job.start.model,
         "start_sha256": None if job.start is None else job.start.sha256,
         "nondeterministic": list(outcome.nondeterministic),
     }

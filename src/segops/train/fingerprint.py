@@ -81,7 +81,10 @@ def training_parts(
         "libraries": sha256_lines([f"{name} {version(name)}" for name in LIBRARIES]),
         "device": _hash([device, precision, ranks, executor]),
     }
-    return parts if start is None else parts | {START: start.sha256}
+    if start is None:
+        return parts
+    # Its images are no part of this: they change what is told of the model, not its weights.
+    return parts | {START: _hash([start.sha256, start.mean, start.std])}
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:

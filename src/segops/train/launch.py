@@ -21,8 +21,17 @@ from segops.errors import SegopsError
 LAUNCHED = "SEGOPS_LAUNCHED"
 """Set for ranks that segops started itself: whoever started them holds the lock and reports."""
 
+MAIN = "SEGOPS_MAIN"
+"""Where the machines of a training over several meet: ``HOST:PORT`` of the first, free there."""
+
+NODE = "SEGOPS_NODE"
+"""Which of them this one is, from 0 on. The first has rank zero: it alone writes anything."""
+
 SECONDS_TO_END = 10
 """What a rank is given to end when another one has failed, before it is killed."""
+
+SECONDS_TO_MEET = 900
+"""So long the first machine waits for the others, and they for it."""
 
 SECONDS_BEFORE_BLAME = 2.0
 """A rank that lost another one ends this much later, so that the other one is found to be first."""
@@ -33,6 +42,10 @@ _NO_MESSAGE = "<NONE>"
 
 _SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 _PR_SET_PDEATHSIG = 1
+_HOW = (
+    f"Set {MAIN}=FIRST_MACHINE:29400 on all machines and {NODE} to 0, 1, ... on each; start "
+    "`segops run` or `segops stage train` on the first and `segops stage train` on the others."
+)
 
 
 def rank() -> int:
@@ -52,7 +65,7 @@ def local_ranks() -> int:
 
 def takes_lock() -> bool:
     """Whether this process is the one to lock the workspace: rank zero, or who started it."""
-    return rank() == 0 and LAUNCHED not in os.environ
+    return rank() == 0 and LAUNCHED not in os.environ and os.environ.get(NODE, "0") == "0"
 
 
 def require_ranks(devices: int, nodes: int) -> None:
@@ -65,12 +78,14 @@ def require_ranks(devices: int, nodes: int) -> None:
     if world != devices * nodes:
         raise SegopsError(
             f"train.devices: {devices} and train.nodes: {nodes} make {devices * nodes} processes, "
-            f"but {world} run(s). {_how(devices, nodes)}"
+            f"but {world} run(s). {_how(nodes)}"
         )
 
 
 def launch(root: Path) -> bool:
     """Run the stage in one process for each device of this machine, where there are several.
+
+    Of several machines each does so for its own devices, and waits for the others.
 
     torch's elastic agent, the one of `torchrun`, starts them and ends all when one fails.
 
@@ -90,14 +105,33 @@ def launch(root: Path) -> bool:
 
     device = choose_device(settings.device)
     devices, nodes = choose_world(settings, device)
-    if nodes > 1:
-        raise SegopsError(f"train.nodes: {nodes}, but one process runs. {_how(devices, nodes)}")
-    if devices > 1:
-        _launch(root, devices, device)
-    return devices > 1
+    if devices * nodes > 1:
+        _launch(root, devices, nodes, device, _meeting(nodes))
+    return devices * nodes > 1
 
 
-def _launch(root: Path, devices: int, device: str) -> None:
+def _meeting(nodes: int) -> dict[str, Any]:
+    """How the machines find each other, as part of torch's configuration."""
+    if nodes == 1:
+        here = "127.0.0.1"
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": f"{here}:0", "local_addr": here}
+    main, node = os.environ.get(MAIN, ""), os.environ.get(NODE, "0")
+    host, _, port = main.rpartition(":")
+    if not host or not port.isdigit():
+        raise SegopsError(
+            f"train.nodes: {nodes}, and {MAIN} is {main or 'not set'}; expected HOST:PORT of the "
+            f"first machine. {_HOW}"
+        )
+    if not node.isdigit() or int(node) >= nodes:
+        raise SegopsError(f"{NODE} is {node}; expected 0 to {nodes - 1}. {_HOW}")
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": main,
+        "rdzv_configs": {"rank": int(node), "timeout": SECONDS_TO_MEET},
+    }
+
+
+def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str, Any]) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -106,20 +140,19 @@ def _launch(root: Path, devices: int, device: str) -> None:
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is told below
     added = {LAUNCHED: "1"}
-    if device == "cpu" and sys.platform == "linux":  # no other interface is needed
+    is_alone = "local_addr" in meeting
+    if is_alone and device == "cpu" and sys.platform == "linux":  # no other interface is needed
         added["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     with TemporaryDirectory() as scratch, contextlib.chdir(root), _environment(added):
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=nodes,
+            max_nodes=nodes,
             nproc_per_node=devices,
-            run_id=f"segops-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
+            run_id=f"segops-{os.getpid()}" if is_alone else "segops",
             max_restarts=0,
             shutdown_timeout=SECONDS_TO_END,
             logs_specs=DefaultLogsSpecs(log_dir=scratch),
+            **meeting,
         )
         try:
             elastic_launch(config, sys.executable)("-m", "segops", "stage", "train")
@@ -197,13 +230,8 @@ def _message(failure: Any) -> str:
     return "" if message == _NO_MESSAGE else message
 
 
-def _how(devices: int, nodes: int) -> str:
-    if nodes == 1:
-        return "`segops stage train` starts them."
-    return (
-        f"Start it on each of the {nodes} machines: torchrun --nnodes {nodes} --nproc-per-node "
-        f"{devices} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29400 -m segops stage train"
-    )
+def _how(nodes: int) -> str:
+    return "`segops stage train` starts them." if nodes == 1 else _HOW
 
 
 @contextlib.contextmanager

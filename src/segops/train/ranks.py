@@ -102,9 +102,13 @@ def share_of_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
 def synchronise_norms(network: Segmenter, fabric: Any) -> Segmenter:
     """Compute batch norm statistics over all ranks' shares of a batch together.
 
+    One rank alone has the whole batch: its network is left as it is, on any device.
+
     Raises:
         SegopsError: torch has no synchronised batch norm for this device.
     """
+    if fabric.world_size == 1:
+        return network
     if fabric.device.type != "cuda":
         raise SegopsError(
             "train.sync_batch_norm: true, but torch's SyncBatchNorm works on GPUs only. Set it to "

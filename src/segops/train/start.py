@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -23,29 +24,57 @@ class Start:
         weights: The state dict of its network.
         sha256: SHA-256 of its file of weights, in hexadecimal.
         training_images: SHA-256 of every image that had a part in its training, by image id.
+        mean: Per-channel mean of its normalisation, in 0..1, RGB: its weights are made for it.
+        std: Per-channel standard deviation of its normalisation, in 0..1, RGB.
+        model: What leads to it for good: ``models:/NAME/VERSION`` or the path of a bundle, as
+            params.yaml spells it.
     """
 
     weights: Mapping[str, Tensor]
     sha256: str
     training_images: Mapping[str, str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    model: str
 
     @classmethod
-    def of(cls, bundle: Path) -> Start:
+    def of(cls, bundle: Path, model: str) -> Start:
         """The model of a bundle; none of its code is run.
+
+        Args:
+            bundle: The bundle's directory.
+            model: What leads to it for good.
 
         Raises:
             SegopsError: It is no bundle, or its weights cannot be read.
         """
-        images = read_json(bundle / MODEL).get("training_images", {})
+        content = read_json(bundle / MODEL)
+        images = content.get("training_images", {})
+        mean, std = (_three(bundle / MODEL, content, name) for name in ("mean", "std"))
         path = bundle / WEIGHTS
         try:
-            content = path.read_bytes()
-            weights = safetensors.torch.load(content)
+            file = path.read_bytes()
+            weights = safetensors.torch.load(file)
         except (OSError, safetensors.SafetensorError) as error:
             raise SegopsError(
                 f"model.start_from: {path}: cannot be read: {error}. Expected a bundle's weights."
             ) from None
-        return cls(weights, sha256_bytes(content), images)
+        return cls(weights, sha256_bytes(file), images, mean, std, model)
+
+
+def _three(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    """A value of each channel, out of what a bundle says of its network."""
+    values = content.get("spec", {}).get(name)
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 3:
+        raise SegopsError(
+            f"model.start_from: {path}: spec.{name}: found {values!r}, expected three numbers, one "
+            "of each channel. Start from a bundle as `dvc repro package` makes it."
+        )
+    return numbers
 
 
 def all_images(own: Mapping[str, str], start: Start | None) -> dict[str, str]:

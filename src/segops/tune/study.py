@@ -20,7 +20,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from segops.files import sha256_bytes
-from segops.params import Params, RangeParams
+from segops.params import Params, RangeParams, is_whole_number
 from segops.registry.study import Trial
 
 STARTUP_TRIALS = 8
@@ -213,16 +213,17 @@ def _distributions(
             labels[key] = {_label(one): _plain(one) for one in given.choices}
             ranges[key] = CategoricalDistribution(tuple(labels[key]))
         else:
-            ranges[key] = _numbers(given, now.get(key))
+            ranges[key] = _numbers(key, given, now.get(key))
     return ranges, labels
 
 
-def _numbers(given: RangeParams, now: Any) -> BaseDistribution:
+def _numbers(key: str, given: RangeParams, now: Any) -> BaseDistribution:
     assert given.low is not None
     assert given.high is not None
     is_whole = given.low == int(given.low) and given.high == int(given.high)
-    is_integer = isinstance(now, int) and not isinstance(now, bool) and is_whole
-    if given.integer or is_integer:
+    # An entry of model.options has no type but that of its value.
+    is_integer = is_whole_number(key) or (isinstance(now, int) and not isinstance(now, bool))
+    if given.integer or (is_integer and is_whole):
         return IntDistribution(int(given.low), int(given.high), log=given.log)
     return FloatDistribution(given.low, given.high, log=given.log)
 

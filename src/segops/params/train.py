@@ -112,7 +112,9 @@ class TrainParams(Section):
     devices: Count | Literal["auto"] = Field(
         1, description="Devices of a machine; `auto`: all its GPUs."
     )
-    nodes: Count = Field(1, description="Machines; `SEGOPS_MAIN` and `SEGOPS_NODE` tell them apart.")
+    nodes: Count = Field(
+        1, description="Machines; `SEGOPS_MAIN` and `SEGOPS_NODE` tell them apart."
+    )
     sync_batch_norm: bool = Field(
         False, description="Batch norm statistics over the GPUs' shares of a batch together."
     )

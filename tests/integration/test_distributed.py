@@ -380,3 +380,50 @@ def test_two_machines_train_as_one_with_two_devices(root: Path, tmp_path: Path) 
     assert files.sha256_tree(places["second"]) == before
     weights = [places[name] / files.TRAINED / "weights.safetensors" for name in ("alone", "first")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("main", "node", "message"),
+    [
+        ("", "0", "SEGOPS_MAIN is not set"),
+        ("first", "0", "SEGOPS_MAIN is first; expected HOST:PORT"),
+        ("first:99999", "0", "expected HOST:PORT"),
+        ("first:29400", "2", "SEGOPS_NODE is 2; expected 0 to 1"),
+        ("first:29400", "\N{SUPERSCRIPT TWO}", "expected 0 to 1"),
+        ("127.0.0.1:{port}", "1", "the first machine did not answer within 1 s"),
+    ],
+)
+def test_machines_that_cannot_meet_say_why(
+    main: str, node: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "SECONDS_TO_MEET", 1)
+    monkeypatch.setenv(launch.MAIN, main.format(port=free_port()))
+    monkeypatch.setenv(launch.NODE, node)
+    with pytest.raises(SegopsError, match=message):
+        launch._meeting(2)
+
+
+def test_a_first_machine_that_stays_alone_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "SECONDS_TO_MEET", 2)
+    monkeypatch.setenv(launch.MAIN, f"127.0.0.1:{free_port()}")
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["train"] |= {"devices": 1, "nodes": 2}
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SegopsError, match=r"did not meet at 127\.0\.0\.1"):
+        launch.launch(root)
+
+
+def test_only_another_machine_of_the_same_training_takes_no_lock(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(launch.NODE, "1")
+    assert launch.takes_lock(root, "train")  # one machine, whatever is left in the environment
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["train"] |= {"devices": 1, "nodes": 2}
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    assert launch.takes_lock(root, "evaluate")
+    assert not launch.takes_lock(root, "train")
+    monkeypatch.setenv(launch.NODE, "0")
+    assert launch.takes_lock(root, "train")

@@ -78,6 +78,8 @@ def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
         tree = yaml.safe_load(Path(local).read_text())
         assert tree.get("predict", {}).get("flip") is flip
         assert files.sha256_file(Path(local)) == one.tags[tag("params")]
+    kept = client.download_artifacts(first.run_id, f"lineage/{lineage.TRAINED_WITH}")
+    assert "flip" not in yaml.safe_load(Path(kept).read_text()).get("predict", {})
     with session(root, params.load(root).registry) as store:
         for one, flip in ((first, "false"), (second, "true")):
             model = artifact.find(store, first.run_id, one.bundle_digest)

@@ -277,6 +277,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     code = root / "src/segops/predict/windows.py"
     code.write_text(code.read_text() + "# Another bundle, as its code is part of it.\n")
     made.git(root, "commit", "-qm", "later", "--", str(code))
+    made.set_params(root, predict={"flip": True})
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
     assert dvc(root, "repro").returncode == 0
     monkeypatch.delenv("PYTHONPATH")

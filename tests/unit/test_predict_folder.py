@@ -142,6 +142,19 @@ def test_a_mask_does_not_outlive_its_image(bundle: Path, tmp_path: Path) -> None
     assert {name: (out / name).read_bytes() for name in shown(out)} == before
 
 
+def test_a_mask_outlives_a_run_that_could_not_do_its_image(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    save(photos / "one.png")
+    predict_folder(photos, bundle, out)
+    before = shown(out)
+    monkeypatch.setattr(folder, "LARGEST_PROBABILITIES", 10)
+    outcome = predict_folder(photos, bundle, out, Options(probabilities=True))
+    assert "would take" in outcome.failed[0]
+    assert shown(out) == before
+
+
 def test_more_pixels_than_the_model_allows_are_refused_by_the_header(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", predict={"max_pixels": 2000})
     save(tmp_path / "photos/fits.png", height=40, width=50)

@@ -84,7 +84,7 @@ def stage(
         os.environ["SEGOPS_FRESH"] = "1"
     # Of several processes that train together one takes the lock for all.
     lock = files.exclusive(root / files.STAGE_LOCK, "another stage")
-    with lock if takes_lock() else nullcontext():
+    with lock if takes_lock(root, name.value) else nullcontext():
         if name is StageName.train and launch(root):
             return
         importlib.import_module(f"segops.stages.{name.value}").run(root)

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
@@ -125,7 +125,8 @@ def download(encoder: str, weights: str = IMAGENET) -> None:
         try:
             hf_hub_download(repository, name, revision=revision)
         except Exception as error:  # of whichever library the hub's speaks HTTP with
-            if of_timm and isinstance(error, RemoteEntryNotFoundError):
+            is_absent = isinstance(error, EntryNotFoundError)
+            if of_timm and is_absent and not isinstance(error, LocalEntryNotFoundError):
                 continue  # timm knows other names for it
             said = str(error).strip().split("\n")[0]
             raise SegopsError(

@@ -73,8 +73,8 @@ def predict_folder(
     """Write a palette PNG ``NAME.png`` for every image, what `options` ask for, and a table.
 
     What is there already and whole is not done again: the same image (by its content), predicted by
-    the same model on the same kind of device. An image that cannot be done has no outputs: those of
-    an earlier run, of another content or model, are removed. The table, ``predictions.csv``, is
+    the same model on the same kind of device. Of an image that cannot be done, outputs of another
+    content or model, which an earlier run wrote, are removed. The table, ``predictions.csv``, is
     written at the end; see :func:`segops.predict.shares.write_table`. A run that was killed leaves
     whole files alone, and the next one ends with the same bytes as one that was not.
 
@@ -271,10 +271,19 @@ class _Work:
         self._writing.append(written)
 
     def _forget(self, source: Source) -> None:
-        """Remove what an earlier run wrote for an image that cannot be done any more."""
+        """Remove what an earlier run wrote for another content of the image, or by another model.
+
+        What tells of this very image stays, as after a run that was short of memory.
+        """
         mask = source.output / source.mask
         earlier = self._journal.get(source.mask)
-        if earlier is not None:
+        if earlier is None:
+            return
+        try:
+            sha256 = files.sha256_bytes(read_content(source.path))
+        except SegopsError:  # nobody knows what it holds
+            return
+        if (earlier.image, earlier.model) != (sha256, self._key[0]):
             with _putting(mask):
                 outputs.remove(mask, earlier.outputs, {})
 

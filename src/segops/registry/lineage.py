@@ -70,6 +70,9 @@ LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS
 """Every field that a complete lineage has; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
 """SHA-256 of the patch stored with the run; asked for where the code differed from its commit."""
+TRAINED_WITH = "trained_with.yaml"
+"""In a run's lineage: params.yaml as it was when the training was first recorded. Code that trained
+may not know a parameter that was new when its weights were packaged again."""
 _SET_START = (
     "import pathlib, sys; from segops import edit; "
     'edit.plan(pathlib.Path("params.yaml"), {"model.start_from": sys.argv[1]}).write()'
@@ -244,9 +247,9 @@ def reproduce_command(run_id: str, digest: str, uri: str) -> str:
     """
     folder = f"{files.STATE}/reproduce-{digest[:8]}"
     return (
-        f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow artifacts download --run-id {run_id} "
-        f"--artifact-path lineage --dst-path {folder} && "
-        f"sh {folder}/lineage/{bundle_directory(digest)}/reproduce.sh"
+        f"(export MLFLOW_TRACKING_URI={shlex.quote(uri)}; mlflow artifacts download "
+        f"--run-id {run_id} --artifact-path lineage --dst-path {folder} && "
+        f"sh {folder}/lineage/{bundle_directory(digest)}/reproduce.sh)"
     )
 
 
@@ -270,11 +273,15 @@ def reproduce_script(
             an alias: it takes the alias's place.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
-    settings = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
+    settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
+    if packaged_at is not None:
+        first += f"""
+if [ -s "$training/{TRAINED_WITH}" ]; then cp "$training/{TRAINED_WITH}" params.yaml; fi"""
     if start is not None:
-        settings += f"""
+        pin = f"""
 # The alias in model.start_from may lead to another model by now.
 PYTHONPATH="$tree/src" python -c {shlex.quote(_SET_START)} {shlex.quote(start)}"""
+        settings, first = settings + pin, first + pin
     repro = 'SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force'
     steps = f"{repro} evaluate"
     if packaged_at is not None:
@@ -298,7 +305,7 @@ tree=$(dirname "$training")/worktree
 git worktree add --detach "$tree" {shlex.quote(commit)}
 cd "$tree"
 if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
-{settings}
+{first}
 dvc cache dir --local "$main/.dvc/cache"
 dvc checkout {pointer} || dvc pull {pointer}
 {steps}

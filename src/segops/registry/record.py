@@ -137,8 +137,12 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     kept = f"{runs.LINEAGE_DIRECTORY}/{lineage.bundle_directory(found.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
+    if "params.yaml" in data.artifacts:
+        _keep_first(store, run, data.artifacts["params.yaml"])
     script = _script(run, packaging, found, settings)
-    for name, content in (data.artifacts | packaging.artifacts | script).items():
+    # An empty patch takes the place of one of an earlier packaging of the same bundle.
+    own = data.artifacts | {"code.patch": b""} | packaging.artifacts | script
+    for name, content in own.items():
         runs.put(store, run.info.run_id, f"{kept}/{name}", content)
     tags = data.tags | packaging.tags
     if script:
@@ -154,6 +158,14 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
         tags[CHANGED_PARAMS] = json.dumps(differing)
     changed = runs.add_tags(store, run, tags, overwrite=True)
     return changed + runs.add_tags(store, run, {EVALUATED_AS: digest}, overwrite=True)
+
+
+def _keep_first(store: Store, run: Run, settings: bytes) -> None:
+    """Keep the params.yaml that the run's training was first recorded with."""
+    path = f"{runs.LINEAGE_DIRECTORY}/{lineage.TRAINED_WITH}"
+    held = store.client.list_artifacts(run.info.run_id, runs.LINEAGE_DIRECTORY)
+    if path not in {one.path for one in held}:
+        runs.put(store, run.info.run_id, path, settings)
 
 
 def _script(

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from typing import Any
 
 from segops import params
 from segops.errors import SegopsError
+
+log = logging.getLogger("segops")
 
 LAUNCHED = "SEGOPS_LAUNCHED"
 """Set for ranks that segops started itself: whoever started them holds the lock and reports."""
@@ -30,7 +33,7 @@ NODE = "SEGOPS_NODE"
 SECONDS_TO_END = 10
 """What a rank is given to end when another one has failed, before it is killed."""
 
-SECONDS_TO_MEET = 900
+SECONDS_TO_MEET = 300
 """So long the first machine waits for the others, and they for it."""
 
 SECONDS_BEFORE_BLAME = 2.0
@@ -40,7 +43,13 @@ _LOST = "lost"
 _NO_MESSAGE = "<NONE>"
 """What torch's agent puts in place of the message of a rank that left none."""
 
-_SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+_SIGNS_OF_LOSS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection was likely closed",
+    "Broken pipe",
+    "NCCL",
+)
 _PR_SET_PDEATHSIG = 1
 _HOW = (
     f"Set {MAIN}=FIRST_MACHINE:29400 on all machines and {NODE} to 0, 1, ... on each; start "
@@ -63,9 +72,18 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def takes_lock() -> bool:
-    """Whether this process is the one to lock the workspace: rank zero, or who started it."""
-    return rank() == 0 and LAUNCHED not in os.environ and os.environ.get(NODE, "0") == "0"
+def takes_lock(root: Path, stage: str) -> bool:
+    """Whether this process is the one to lock the workspace: rank zero, or who started it.
+
+    Args:
+        root: The workspace.
+        stage: The stage that is to run.
+    """
+    if rank() or LAUNCHED in os.environ:
+        return False
+    if stage != "train" or os.environ.get(NODE, "0") == "0":
+        return True
+    return params.load(root).train.nodes == 1  # else the first machine's, whose folder it may be
 
 
 def require_ranks(devices: int, nodes: int) -> None:
@@ -117,13 +135,16 @@ def _meeting(nodes: int) -> dict[str, Any]:
         return {"rdzv_backend": "c10d", "rdzv_endpoint": f"{here}:0", "local_addr": here}
     main, node = os.environ.get(MAIN, ""), os.environ.get(NODE, "0")
     host, _, port = main.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not _is_number(port, 65535):
         raise SegopsError(
             f"train.nodes: {nodes}, and {MAIN} is {main or 'not set'}; expected HOST:PORT of the "
             f"first machine. {_HOW}"
         )
-    if not node.isdigit() or int(node) >= nodes:
+    if not _is_number(node, nodes - 1):
         raise SegopsError(f"{NODE} is {node}; expected 0 to {nodes - 1}. {_HOW}")
+    log.info("Machine %s of %d: meeting the others at %s.", int(node) + 1, nodes, main)
+    if int(node):
+        _await(host, int(port))
     return {
         "rdzv_backend": "static",
         "rdzv_endpoint": main,
@@ -131,9 +152,32 @@ def _meeting(nodes: int) -> dict[str, Any]:
     }
 
 
+def _is_number(text: str, most: int) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= most
+
+
+def _await(host: str, port: int) -> None:
+    """Wait for the first machine, here and not within torch, where nobody can interrupt it."""
+    end = time.monotonic() + SECONDS_TO_MEET
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise SegopsError(
+                    f"{host}:{port}: the first machine did not answer within {SECONDS_TO_MEET} s: "
+                    f"{error}. {_HOW}"
+                ) from None
+            time.sleep(1)
+        else:
+            return
+
+
 def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str, Any]) -> None:
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in list(logging.root.manager.loggerDict):
@@ -158,6 +202,10 @@ def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str
             elastic_launch(config, sys.executable)("-m", "segops", "stage", "train")
         except ChildFailedError as error:
             raise _told(error.failures) from None
+        except (DistError, RendezvousError) as error:
+            raise SegopsError(
+                f"The machines did not meet at {meeting['rdzv_endpoint']}: {error}. {_HOW}"
+            ) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None

@@ -30,6 +30,7 @@ check_download(sys.argv[1])
 network = build(ModelSpec("unet", sys.argv[1], 3), "imagenet")
 torch.save(network.encoder.state_dict(), sys.argv[2])
 """
+pytestmark = pytest.mark.slow  # each starts a process that imports torch and timm
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

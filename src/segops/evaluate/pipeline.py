@@ -46,8 +46,8 @@ def in_turns(
 ) -> Iterator[Result]:
     """Yield ``work(item)`` of every item: make a few, work on them all, make the next few.
 
-    Where making an item takes all cores, work beside it costs more than it brings: the threads that
-    share the making wait for the one that lost its core.
+    For where making an item takes all cores: work beside it would take a core from it, and the
+    threads that share the making would wait for the one that lost its core.
 
     Args:
         items: What is worked on; made in the calling thread, with no work beside it.

@@ -1,15 +1,16 @@
 """Time of counting a split's confusion matrices: segops against torchmetrics, on one thread.
 
-Beside them stands OpenCV's two-dimensional histogram, which says how far the figures of two
-machines can be compared: it is 20 times as fast as torchmetrics on one and 96 times on another.
+torchmetrics is given int64 masks, as torch's argmax makes them and its losses take them, and for a
+second ratio the uint8 masks that segops counts, for which it takes less time. Beside them stands
+OpenCV's two-dimensional histogram of the uint8 masks, the usual quick way.
 
 A split of 20 pairs of 375x500 masks with 21 classes. Truth has objects with the strip of void that
 VOC draws around them. Predictions have the objects' contours displaced and some blobs of other
 classes; those of a second split have 5 % of their pixels speckled on top, which no network does.
 In each round every side counts the whole split, one after the other, so that all see the same
 machine: five times each, as once is over in 3 ms, most of it spent on fetching masks that the side
-before has pushed out of the caches, where an evaluation has just written them. The ratio is the
-median of those of the rounds. The counts of each side must be exactly equal, image by image.
+before has pushed out of the caches, where an evaluation has just written them. The ratios are
+medians of those of the rounds. The counts of each side must be exactly equal, image by image.
 Run: ``python benchmarks/confusion.py``. With a graphics card, the same on it, data staying there.
 """
 
@@ -35,6 +36,7 @@ IMAGES = 20
 ROUNDS = 9
 TIMES = 5
 SHAPE = (375, 500)
+WIDE, NARROW, GPU = "torchmetrics, int64", "torchmetrics, uint8", " on the GPU"
 
 Mask = NDArray[np.uint8]
 Pair = tuple[Mask, Mask]
@@ -70,6 +72,7 @@ def outline(random: np.random.Generator) -> NDArray[np.int32]:
 def sides(pairs: list[Pair]) -> dict[str, Callable[[], NDArray[np.int64]]]:
     """What is timed: each counts all pairs, int64 (images, classes, classes) on the CPU."""
     tensors = [(torch.from_numpy(truth), torch.from_numpy(found)) for truth, found in pairs]
+    wide = [(truth.long(), found.long()) for truth, found in tensors]
 
     def segops() -> NDArray[np.int64]:
         return np.stack([confusion_matrix(truth, found, CLASSES) for truth, found in pairs])
@@ -78,12 +81,16 @@ def sides(pairs: list[Pair]) -> dict[str, Callable[[], NDArray[np.int64]]]:
         "segops": segops,
         "segops, tensors on the CPU": lambda: on_device(tensors),
         "OpenCV's 2-D histogram": lambda: histograms(pairs),
-        "torchmetrics": lambda: theirs(tensors),
+        WIDE: lambda: theirs(wide),
+        NARROW: lambda: theirs(tensors),
     }
     if torch.cuda.is_available():
-        there = [(truth.cuda(), found.cuda()) for truth, found in tensors]
-        counters["segops on the GPU"] = lambda: on_device(there)
-        counters["torchmetrics on the GPU"] = lambda: theirs(there)
+        there, wide_there = (
+            [(truth.cuda(), found.cuda()) for truth, found in some] for some in (tensors, wide)
+        )
+        counters[f"segops{GPU}"] = lambda: on_device(there)
+        counters[WIDE + GPU] = lambda: theirs(wide_there)
+        counters[NARROW + GPU] = lambda: theirs(there)
     return counters
 
 
@@ -115,7 +122,7 @@ def theirs(tensors: list[tuple[Tensor, Tensor]]) -> NDArray[np.int64]:
 def compare(name: str, pairs: list[Pair]) -> bool:
     """Time all sides on a split and print medians and ratios; whether all counts agree."""
     counters = sides(pairs)
-    expected = counters["torchmetrics"]()
+    expected = counters[WIDE]()
     equal = all(np.array_equal(count(), expected) for count in counters.values())
     times: dict[str, list[float]] = {side: [] for side in counters}
     for _ in range(ROUNDS):
@@ -125,10 +132,15 @@ def compare(name: str, pairs: list[Pair]) -> bool:
                 count()  # ends with the counts on the CPU, so a graphics card is done
             times[side].append((time.perf_counter() - start) / len(pairs) / TIMES)
     print(f"{name}: {len(pairs)} pairs of {SHAPE[1]}x{SHAPE[0]}, medians of {ROUNDS} rounds")
+    print(f"{'':>28}  {'ms a pair':>10} {'times int64':>12} {'times uint8':>12}")
     for side, taken in times.items():
-        against = times["torchmetrics on the GPU" if side.endswith("GPU") else "torchmetrics"]
-        ratio = statistics.median(a / b for a, b in zip(against, taken, strict=True))
-        print(f"{side:>28}: {statistics.median(taken) * 1e3:7.3f} ms a pair, ratio {ratio:6.1f}")
+        where = GPU if side.endswith(GPU) else ""
+        ratios = [
+            statistics.median(a / b for a, b in zip(times[other + where], taken, strict=True))
+            for other in (WIDE, NARROW)
+        ]
+        each = statistics.median(taken) * 1e3
+        print(f"{side:>28}: {each:10.3f} {ratios[0]:12.1f} {ratios[1]:12.1f}")
     print(f"{'counts':>28}: {'all equal' if equal else 'DIFFERENT'}")
     return equal
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
@@ -22,7 +27,7 @@ from segops.evaluate.score import ERRORS
 from segops.metrics.image import judge_image
 from segops.metrics.split import SplitFigures
 from segops.models.zoo import build
-from segops.predict.bundle import bundle_digest, load_bundle
+from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
 from segops.predict.package import write_bundle
 from segops.voc.classes import VOC_CLASSES
@@ -114,9 +119,10 @@ def test_the_worst_images_are_explained(scored: Path, bundle: Path, store: Packe
     assert somewhere > 0  # for some class nothing may speak
 
 
-@pytest.mark.parametrize("cores", [1, 8])
-def test_the_same_request_gives_the_same_bytes_however_many_threads_judge(
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (8, 1), (2, 2), (4, 3)])
+def test_the_same_request_gives_the_same_bytes_on_any_number_of_threads(
     cores: int,
+    threads: int,
     scored: Path,
     bundle: Path,
     store: PackedStore,
@@ -124,7 +130,7 @@ def test_the_same_request_gives_the_same_bytes_however_many_threads_judge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "_cores", lambda: cores)
-    run(bundle, store, tmp_path / "out")
+    run(bundle, store, tmp_path / "out", threads=threads)
     names = sorted(str(one.relative_to(scored)) for one in scored.rglob("*") if one.is_file())
     assert names == sorted(
         str(one.relative_to(tmp_path / "out"))
@@ -134,6 +140,59 @@ def test_the_same_request_gives_the_same_bytes_however_many_threads_judge(
     for name in names:
         if name != "timing.json":
             assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of every prediction: how many were under way, and on how many threads of torch it ran."""
+    lock, under_way, seen = threading.Lock(), 0, []
+    predict = BundledPredictor.predict_tensors
+
+    def watch(self: BundledPredictor, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        nonlocal under_way
+        with lock:
+            under_way += 1
+        try:
+            time.sleep(0.02)
+            seen.append((under_way, torch.get_num_threads()))
+            return predict(self, image)
+        finally:
+            with lock:
+                under_way -= 1
+
+    monkeypatch.setattr(BundledPredictor, "predict_tensors", watch)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("threads", "room", "apart", "lanes", "each"),
+    [
+        (4, 1_000_000, False, 4, 1),
+        (4, 2 * 80 * 64 + 1, False, 2, 2),
+        (3, 2 * 80 * 64, False, 2, 1),
+        (4, 80 * 64 - 1, False, 1, 4),
+        (4, 1_000_000, True, 1, 4),
+        (1, 1_000_000, False, 1, 1),
+    ],
+)
+def test_as_many_images_at_a_time_as_there_are_threads_and_room(
+    threads: int,
+    room: int,
+    apart: bool,
+    lanes: int,
+    each: int,
+    bundle: Path,
+    store: PackedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    watched: list[tuple[int, int]],
+) -> None:
+    assert max(math.prod(store.size(one)) for one in store.ids("val")) == 80 * 64
+    monkeypatch.setattr(worker, "PIXELS_AT_ONCE", room)
+    run(bundle, store, tmp_path / "out", threads=threads, apart=apart, explain=0)
+    assert len(watched) == len(store.ids("val"))
+    assert max(under_way for under_way, _ in watched) == lanes
+    assert {found for _, found in watched} == {each}
 
 
 def test_counting_alone_counts_the_same_and_keeps_no_kinds(

@@ -3,15 +3,17 @@
 It gets the path of a request (JSON) and says on its standard output, line by line as JSON, which
 image is done, or what is wrong. Whatever the bundle's code prints goes to standard error.
 
-The network predicts in the main thread, one image after another; a few threads judge the masks
-meanwhile, or in turns with it where it takes all cores. What is judged is added up in the order of
-the images, so that the same request gives the same bytes, and only a handful of images is in memory
-at a time.
+On a CPU the network predicts several images at a time, each on its share of the cores: cores that
+work on one image wait for each other after every layer. On a graphics card it predicts one after
+another. A few threads judge the masks meanwhile. What is judged is added up in the order of the
+images, so that the same request gives the same bytes, and only a handful of images is in memory at
+a time.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -34,7 +36,6 @@ from segops.errors import SegopsError
 from segops.evaluate import pictures
 from segops.evaluate.album import AlbumWriter
 from segops.evaluate.judging import Judged, Predicted, Tally, judge
-from segops.evaluate.pipeline import in_turns, pipelined
 from segops.evaluate.score import (
     ACTIVATIONS,
     CONFUSION,
@@ -46,10 +47,16 @@ from segops.evaluate.score import (
     TIMING,
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
+from segops.threads import pipelined
 
-MOST_THREADS = 4
+MOST_JUDGES = 4
+"""Most threads that judge."""
 WAITING_PER_THREAD = 2
-"""Predictions that may wait for each judging thread."""
+"""Images that may wait for each thread."""
+PIXELS_AT_ONCE = 4_000_000
+"""Most pixels that are predicted at a time on a CPU, but for an image that has more by itself: as
+many as one image may have to be predicted whole, by default, so that many small ones take no more
+memory than it does."""
 
 
 def main() -> int:
@@ -91,14 +98,11 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
 def _score(
     request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, out: Path
 ) -> Iterator[str]:
-    details, keep = request["details"], request["masks"]
-    tally, stopwatch = Tally(store.class_names, details), Stopwatch()
-    work = partial(judge, classes=len(store.class_names), details=details, keep=keep)
-    predictions = _predictions(predictor, store, request["images"], details, stopwatch)
-    device = torch.device(predictor.device)
+    tally = Tally(store.class_names, request["details"])
+    seconds: list[float] = []
     with ExitStack() as stack:
         albums = {name: stack.enter_context(AlbumWriter(out / name)) for name in (MASKS, KINDS)}
-        for judged in _judged(predictions, work, device, request["apart"]):
+        for judged in _judged(request, predictor, store, seconds):
             tally.add(judged)
             for name, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
                 if content is not None:
@@ -116,7 +120,9 @@ def _score(
         "explained": explained,
     }
     files.write_json(out / FIGURES, found)
-    files.write_json(out / TIMING, {"milliseconds": stopwatch.milliseconds})
+    # The first one warms up.
+    milliseconds = 1000 * statistics.median(seconds[1:]) if len(seconds) > 1 else None
+    files.write_json(out / TIMING, {"milliseconds": milliseconds})
 
 
 def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPredictor:
@@ -133,19 +139,41 @@ def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPre
 
 
 def _judged(
-    predictions: Iterator[Predicted],
-    work: Callable[[Predicted], Judged],
-    device: torch.device,
-    apart: bool,
+    request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, seconds: list[float]
 ) -> Iterator[Judged]:
-    """Judge what is predicted, as the cores allow; `apart`: each before the next is predicted."""
-    if apart:  # to be timed by itself, the network must have the machine for itself
-        return in_turns(predictions, work, 1, 1)
-    cores = _cores()
-    free = cores - (1 if device.type == "cuda" else torch.get_num_threads())
-    threads = min(MOST_THREADS, free if free > 0 else cores)
-    overlap = pipelined if free > 0 else in_turns
-    return overlap(predictions, work, threads, WAITING_PER_THREAD * threads)
+    """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
+    images: list[str] = request["images"]
+    predict = partial(_predict, predictor, store, request["details"], seconds)
+    work = partial(
+        judge,
+        classes=len(store.class_names),
+        details=request["details"],
+        keep=request["masks"],
+    )
+    if request["apart"]:  # to be timed by itself, the network must have the machine for itself
+        yield from map(work, map(predict, images))
+        return
+    predictions: Iterator[Predicted] = map(predict, images)
+    lanes = _lanes(torch.device(predictor.device), store, images)
+    if lanes > 1:
+        in_lane = partial(_on_threads, torch.get_num_threads() // lanes, predict)
+        predictions = pipelined(images, in_lane, lanes, WAITING_PER_THREAD * lanes)
+    judges = min(MOST_JUDGES, _cores())
+    yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
+
+
+def _lanes(device: torch.device, store: PackedStore, images: list[str]) -> int:
+    """How many images are predicted at a time."""
+    if device.type != "cpu" or not images:
+        return 1
+    largest = max(math.prod(store.size(image_id)) for image_id in images)
+    return max(1, min(torch.get_num_threads(), PIXELS_AT_ONCE // largest))
+
+
+def _on_threads(threads: int, predict: Callable[[str], Predicted], image_id: str) -> Predicted:
+    """Predict on so many threads of torch, which counts them for each thread that calls it."""
+    torch.set_num_threads(threads)
+    return predict(image_id)
 
 
 def _cores() -> int:
@@ -154,49 +182,29 @@ def _cores() -> int:
     return len(allowed(0))
 
 
-class Stopwatch:
-    """Times predictions; the first one, which warms up, does not count."""
-
-    def __init__(self) -> None:
-        self._seconds: list[float] = []
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds.append(time.perf_counter() - self._start)
-
-    @property
-    def milliseconds(self) -> float | None:
-        """The median; None before the second prediction."""
-        return 1000 * statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
-
-
-def _predictions(
+def _predict(
     predictor: BundledPredictor,
     store: PackedStore,
-    images: list[str],
     details: bool,
-    stopwatch: Stopwatch,
-) -> Iterator[Predicted]:
-    """Predict the images, one after another."""
-    confident = details and predictor.says_confidence
-    for image_id in images:
-        top: NDArray[np.float32] | None = None
-        try:
-            with stopwatch:
-                if confident:
-                    ids, probabilities = predictor.predict_tensors(store.image(image_id))
-                    mask, top = ids.cpu().numpy(), probabilities.cpu().numpy()
-                else:
-                    mask = predictor.predict_mask(store.image(image_id))
-        except SegopsError as error:
-            raise SegopsError(f"{image_id}: {error}") from error
-        except Exception as error:
-            error.add_note(f"This happened with the image {image_id}.")
-            raise
-        truth = store.mask(image_id)
-        yield Predicted(image_id, store.image_sha256(image_id), truth, mask, top)
+    seconds: list[float],
+    image_id: str,
+) -> Predicted:
+    """Predict an image; safe to call in several threads."""
+    top: NDArray[np.float32] | None = None
+    start = time.perf_counter()
+    try:
+        if details and predictor.says_confidence:
+            ids, probabilities = predictor.predict_tensors(store.image(image_id))
+            mask, top = ids.cpu().numpy(), probabilities.cpu().numpy()
+        else:
+            mask = predictor.predict_mask(store.image(image_id))
+    except SegopsError as error:
+        raise SegopsError(f"{image_id}: {error}") from error
+    except Exception as error:
+        error.add_note(f"This happened with the image {image_id}.")
+        raise
+    seconds.append(time.perf_counter() - start)
+    return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
 
 
 def _explain(

@@ -1,11 +1,10 @@
-"""Work on one thing after another in a few threads, while the next ones are made or in turns."""
+"""Work on one thing after another in a few threads, while the next ones are made."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -27,7 +26,7 @@ def pipelined(
         waiting: How many items may be under way while the next one is made; 0: each is finished
             before the next one is begun.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="judge")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="segops")
     under_way: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -37,30 +36,5 @@ def pipelined(
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def in_turns(
-    items: Iterable[Item], work: Callable[[Item], Result], threads: int, at_once: int
-) -> Iterator[Result]:
-    """Yield ``work(item)`` of every item: make a few, work on them all, make the next few.
-
-    For where making an item takes all cores: work beside it would take a core from it, and the
-    threads that share the making would wait for the one that lost its core.
-
-    Args:
-        items: What is worked on; made in the calling thread, with no work beside it.
-        work: Done in a thread. What it raises is raised here, and the rest is given up.
-        threads: Number of threads, at least 1.
-        at_once: How many items are made before they are worked on: so many exist at a time.
-    """
-    source = iter(items)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="judge")
-    try:
-        while turn := [pool.submit(work, item) for item in list(islice(source, at_once))]:
-            turn.reverse()
-            while turn:
-                yield turn.pop().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Judging while the next image is predicted: order, bounds, and memory that does not grow."""
+"""Work in threads while the next item is made: order, bounds, and memory that does not grow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segops.errors import SegopsError
 from segops.evaluate.judging import Predicted, Tally, judge
-from segops.evaluate.pipeline import in_turns, pipelined
+from segops.threads import pipelined
 from segops.voc.classes import VOC_CLASSES, VOID
 
 HEIGHT, WIDTH = 180, 240
@@ -47,47 +47,6 @@ def test_no_more_than_the_bound_exist_at_a_time(threads: int, waiting: int) -> N
     assert peak == waiting + 1
 
 
-@pytest.mark.parametrize(("threads", "at_once"), [(1, 1), (2, 4), (3, 7)])
-def test_in_turns_nothing_is_made_while_work_is_done(threads: int, at_once: int) -> None:
-    lock, made, working = threading.Lock(), 0, 0
-
-    def items() -> Iterator[int]:
-        nonlocal made
-        for number in range(60):
-            assert working == 0
-            made += 1
-            yield number
-
-    def work(number: int) -> int:
-        nonlocal working
-        with lock:
-            working += 1
-        time.sleep(0.0005 * (number % 3))
-        with lock:
-            working -= 1
-        return number * number
-
-    taken = []
-    for one in in_turns(items(), work, threads, at_once):
-        assert made - len(taken) <= at_once
-        taken.append(one)
-    assert taken == [number * number for number in range(60)]
-
-
-def test_in_turns_an_error_ends_all() -> None:
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            made.append(number)
-            yield number
-
-    with pytest.raises(ZeroDivisionError):
-        list(in_turns(items(), lambda number: 1 // (3 - number), 2, 4))
-    assert len(made) == 4
-    assert not any(one.name.startswith("judge") for one in threading.enumerate())
-
-
 def test_with_nothing_waiting_each_is_finished_before_the_next_is_made() -> None:
     events: list[str] = []
 
@@ -96,9 +55,9 @@ def test_with_nothing_waiting_each_is_finished_before_the_next_is_made() -> None
             events.append(f"make {number}")
             yield number
 
-    for _ in pipelined(items(), lambda number: events.append(f"judge {number}"), 2, 0):
+    for _ in pipelined(items(), lambda number: events.append(f"work {number}"), 2, 0):
         pass
-    assert events == [f"{what} {number}" for number in range(5) for what in ("make", "judge")]
+    assert events == [f"{what} {number}" for number in range(5) for what in ("make", "work")]
 
 
 def test_an_error_in_a_thread_ends_all() -> None:
@@ -116,7 +75,7 @@ def test_an_error_in_a_thread_ends_all() -> None:
     with pytest.raises(SegopsError, match="the fourth is broken"):
         list(pipelined(items(), work, threads=2, waiting=4))
     assert len(made) <= 3 + 4 + 1
-    assert not any(one.name.startswith("judge") for one in threading.enumerate())
+    assert not any(one.name.startswith("segops") for one in threading.enumerate())
 
 
 def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:

@@ -9,8 +9,8 @@ the same machine. The images are generated ones of the size of VOC's photographs
 
 The default network is that of the demo, which is cheap and so the hard case; it is not trained,
 which makes no difference to the time that judging takes. Another model can be given with --bundle.
-torch has all cores, as by default, unless --threads says otherwise: the fewer are left free, the
-less of the judging is for nothing.
+torch has all cores, as by default, unless --threads says otherwise. Alone, they work on one image
+after another, as for whoever calls the predictor; the evaluation predicts several at a time.
 Run: ``python benchmarks/evaluation.py [--images 300] [--threads 1] [--heavy] [--bundle DIR]``.
 """
 

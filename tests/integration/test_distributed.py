@@ -2,85 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import multiprocessing
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
-import yaml
 
-from segops import files
 from segops.errors import SegopsError
 from segops.predict.predictor import Predictor
-from segops.stages.train import HISTORY, run
 from segops.train import launch, loop
 from segops.train.hardware import build_fabric
 from segops.train.loop import Outcome, train
 from segops.train.selection import selection_confusion
 
 from ..unit.training import Jobs, job_maker, save_always
-
-TWO: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 4,
-    "devices": 2,
-    "precision": "fp32",
-    "selection_share": 0.1,
-    "loss": "cross_entropy",
-}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def on_ranks(act: Callable[[int], Any], ranks: int = 2) -> list[Any]:
-    """What `act` gives on each of several ranks, in processes forked from this one."""
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    port = free_port()
-
-    def child(rank: int) -> None:
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(ranks),
-            LOCAL_WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            TORCHELASTIC_RUN_ID="test", GLOO_SOCKET_IFNAME="lo",
-        )  # fmt: skip
-        torch.set_num_threads(1)
-        try:
-            results.put((rank, act(rank), None))
-        except BaseException:
-            results.put((rank, None, traceback.format_exc()))
-
-    processes = [context.Process(target=child, args=(rank,)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    found: dict[int, Any] = {}
-    for _ in processes:
-        rank, value, failure = results.get(timeout=120)
-        assert failure is None, f"rank {rank}: {failure}"
-        found[rank] = value
-    for process in processes:
-        process.join()
-    return [found[rank] for rank in range(ranks)]
+from .ranks import TWO, on_ranks
 
 
 @pytest.fixture
@@ -267,163 +208,3 @@ def failure(code: int, **data: Any) -> SimpleNamespace:
 def test_of_several_failures_the_cause_is_told(failures: dict[int, Any], message: str) -> None:
     with pytest.raises(SegopsError, match=message):
         raise launch._told(failures)
-
-
-@pytest.fixture
-def root(tiny_voc: Path, tmp_path: Path) -> Path:
-    """A workspace as the stages before train leave it, for two CPU ranks."""
-    from segops import params
-    from segops.augment.policy import build_policy
-    from segops.data.store import pack
-    from segops.voc.layout import open_layout
-
-    root = tmp_path / "workspace"
-    root.mkdir()
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    settings = {
-        "augment": {"crop": [64, 64]},
-        "model": {"architecture": "plain_cnn"},
-        "train": {**TWO, "device": "cpu", "epochs": 25, "lr": 0.01},
-        "hardware": {"threads": 1},
-    }
-    (root / "params.yaml").write_text(yaml.safe_dump(settings))
-    made = params.load(root)
-    pack(open_layout(tiny_voc), root / files.PACKED, made.data.class_names)
-    files.write_json(root / files.POLICY, build_policy(made.augment).to_json())
-    return root
-
-
-def stage(root: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "segops", "stage", "train"],
-        cwd=root,
-        env={**os.environ, "SEGOPS_LIVE": "0", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the command line: SIGKILL of rank 1 in the middle of a training."""
-    process = stage(root)
-    state = root / files.RESUME / "state.pt"
-    while not state.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    ranks = {one.environ().get("RANK"): one for one in psutil.Process(process.pid).children()}
-    assert set(ranks) >= {"0", "1"}
-    ranks["1"].kill()
-    killed = time.monotonic()
-    said, _ = process.communicate(timeout=60)
-    assert time.monotonic() - killed < 30
-    assert process.returncode == 1
-    assert said.count("error:") == 1
-    assert "Rank 1 of the training" in said
-    assert "SIGKILL" in said
-    assert "Traceback" not in said
-    assert not any(psutil.pid_exists(one.pid) for one in ranks.values())
-    assert "torch.distributed" not in said
-
-    def go_on(_: int) -> str:
-        text = io.StringIO()
-        log = logging.getLogger("segops")
-        log.addHandler(logging.StreamHandler(text))
-        log.setLevel(logging.INFO)
-        run(root)
-        return text.getvalue()
-
-    monkeypatch.setenv("SEGOPS_LIVE", "0")
-    told, silence = on_ranks(go_on)
-    assert "Continuing an interrupted training" in told
-    assert "epoch 25 of 25" in told
-    assert silence == ""
-    rows = [json.loads(line) for line in (root / HISTORY).read_text().splitlines()]
-    assert [row.get("epoch") for row in rows] == [None, *range(1, 26), None]
-    assert files.read_json(root / files.TRAINING)["devices"] == 2
-    assert not (root / files.RESUME).exists()
-
-
-@pytest.mark.slow
-def test_two_machines_train_as_one_with_two_devices(root: Path, tmp_path: Path) -> None:
-    """Two folders with an agent each, as two machines have; the second one is left as it was."""
-    settings = yaml.safe_load((root / "params.yaml").read_text())
-    train = {**settings["train"], "epochs": 2}
-    places = {name: tmp_path / name for name in ("alone", "first", "second")}
-    for name, place in places.items():
-        shutil.copytree(root, place)
-        own = {} if name == "alone" else {"devices": 1, "nodes": 2}
-        changed = {**settings, "train": {**train, **own}}
-        (place / "params.yaml").write_text(yaml.safe_dump(changed))
-    before = files.sha256_tree(places["second"])
-    refused = stage(places["first"])
-    assert "SEGOPS_MAIN is not set" in refused.communicate(timeout=60)[0]
-    assert refused.returncode == 1
-    alone = stage(places["alone"])
-    assert alone.wait(timeout=120) == 0
-    port = free_port()
-    machines = [
-        stage(
-            places[name],
-            SEGOPS_MAIN=f"127.0.0.1:{port}",
-            SEGOPS_NODE=str(node),
-            GLOO_SOCKET_IFNAME="lo",
-        )
-        for node, name in enumerate(("first", "second"))
-    ]
-    for one in machines:
-        said, _ = one.communicate(timeout=120)
-        assert one.returncode == 0, said
-    assert files.sha256_tree(places["second"]) == before
-    weights = [places[name] / files.TRAINED / "weights.safetensors" for name in ("alone", "first")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("main", "node", "message"),
-    [
-        ("", "0", "SEGOPS_MAIN is not set"),
-        ("first", "0", "SEGOPS_MAIN is first; expected HOST:PORT"),
-        ("first:99999", "0", "expected HOST:PORT"),
-        ("first:29400", "2", "SEGOPS_NODE is 2; expected 0 to 1"),
-        ("first:29400", "\N{SUPERSCRIPT TWO}", "expected 0 to 1"),
-        ("127.0.0.1:{port}", "1", "the first machine did not answer within 1 s"),
-    ],
-)
-def test_machines_that_cannot_meet_say_why(
-    main: str, node: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "SECONDS_TO_MEET", 1)
-    monkeypatch.setenv(launch.MAIN, main.format(port=free_port()))
-    monkeypatch.setenv(launch.NODE, node)
-    with pytest.raises(SegopsError, match=message):
-        launch._meeting(2)
-
-
-def test_a_first_machine_that_stays_alone_says_so(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "SECONDS_TO_MEET", 2)
-    monkeypatch.setenv(launch.MAIN, f"127.0.0.1:{free_port()}")
-    settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["train"] |= {"devices": 1, "nodes": 2}
-    (root / "params.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(SegopsError, match=r"did not meet at 127\.0\.0\.1"):
-        launch.launch(root)
-
-
-def test_only_another_machine_of_the_same_training_takes_no_lock(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(launch.NODE, "1")
-    assert launch.takes_lock(root, "train")  # one machine, whatever is left in the environment
-    settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["train"] |= {"devices": 1, "nodes": 2}
-    (root / "params.yaml").write_text(yaml.safe_dump(settings))
-    assert launch.takes_lock(root, "evaluate")
-    assert not launch.takes_lock(root, "train")
-    monkeypatch.setenv(launch.NODE, "0")
-    assert launch.takes_lock(root, "train")

@@ -195,6 +195,19 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     assert {found for _, found in watched} == {each}
 
 
+def test_what_an_image_takes_is_reckoned_at_its_largest_scale(
+    bundle: Path,
+    store: PackedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    watched: list[tuple[int, int]],
+) -> None:
+    monkeypatch.setattr(worker, "PIXELS_AT_ONCE", 8 * 80 * 64)
+    ways = [{"predict": {"scales": [1.0, 2.0]}, "out": str(tmp_path / "out")}]
+    run(bundle, store, tmp_path / "out", threads=4, ways=ways, explain=0)
+    assert max(under_way for under_way, _ in watched) == 2
+
+
 def test_counting_alone_counts_the_same_and_keeps_no_kinds(
     scored: Path, bundle: Path, store: PackedStore, tmp_path: Path
 ) -> None:

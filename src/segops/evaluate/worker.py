@@ -18,7 +18,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -54,9 +54,9 @@ MOST_JUDGES = 4
 WAITING_PER_THREAD = 2
 """Images that may wait for each thread."""
 PIXELS_AT_ONCE = 4_000_000
-"""Most pixels that are predicted at a time on a CPU, but for an image that has more by itself: as
-many as one image may have to be predicted whole, by default, so that many small ones take no more
-memory than it does."""
+"""Most pixels that are predicted at a time on a CPU, at the largest scale, but for an image that
+has more by itself: as many as one image may have to be predicted whole, by default, so that many
+small ones take no more memory than it does."""
 
 
 def main() -> int:
@@ -92,17 +92,23 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
     store = PackedStore(Path(request["store"]))
     for way in request["ways"]:
         predictor = _open(request, way["predict"])
-        yield from _score(request, predictor, store, Path(way["out"]))
+        predict = way["predict"] or predictor.model.get("predict", {})
+        scale = max(predict.get("scales", [1.0]))
+        yield from _score(request, predictor, store, Path(way["out"]), scale)
 
 
 def _score(
-    request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, out: Path
+    request: dict[str, Any],
+    predictor: BundledPredictor,
+    store: PackedStore,
+    out: Path,
+    scale: float,
 ) -> Iterator[str]:
     tally = Tally(store.class_names, request["details"])
     seconds: list[float] = []
     with ExitStack() as stack:
         albums = {name: stack.enter_context(AlbumWriter(out / name)) for name in (MASKS, KINDS)}
-        for judged in _judged(request, predictor, store, seconds):
+        for judged in _judged(request, predictor, store, scale, seconds):
             tally.add(judged)
             for name, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
                 if content is not None:
@@ -139,7 +145,11 @@ def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPre
 
 
 def _judged(
-    request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, seconds: list[float]
+    request: dict[str, Any],
+    predictor: BundledPredictor,
+    store: PackedStore,
+    scale: float,
+    seconds: list[float],
 ) -> Iterator[Judged]:
     """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
     images: list[str] = request["images"]
@@ -154,7 +164,9 @@ def _judged(
         yield from map(work, map(predict, images))
         return
     predictions: Iterator[Predicted] = map(predict, images)
-    lanes = _lanes(torch.device(predictor.device), store, images)
+    lanes = 1
+    if images and torch.device(predictor.device).type == "cpu":
+        lanes = _lanes(math.prod(store.size(one)) * scale**2 for one in images)
     if lanes > 1:
         in_lane = partial(_on_threads, torch.get_num_threads() // lanes, predict)
         predictions = pipelined(images, in_lane, lanes, WAITING_PER_THREAD * lanes)
@@ -162,12 +174,9 @@ def _judged(
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
 
 
-def _lanes(device: torch.device, store: PackedStore, images: list[str]) -> int:
-    """How many images are predicted at a time."""
-    if device.type != "cpu" or not images:
-        return 1
-    largest = max(math.prod(store.size(image_id)) for image_id in images)
-    return max(1, min(torch.get_num_threads(), PIXELS_AT_ONCE // largest))
+def _lanes(pixels: Iterable[float]) -> int:
+    """How many images are predicted at a time on the CPU, by the pixels of each."""
+    return max(1, min(torch.get_num_threads(), int(PIXELS_AT_ONCE / max(pixels))))
 
 
 def _on_threads(threads: int, predict: Callable[[str], Predicted], image_id: str) -> Predicted:

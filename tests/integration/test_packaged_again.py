@@ -13,6 +13,7 @@ from segops.registry.judge import recorded_counts
 from segops.registry.lineage import PACKAGE_FIELDS, tag
 from segops.registry.record import record
 from segops.registry.register import Registered, register
+from segops.registry.reproduce import TRAINED_WITH
 from segops.registry.tracking import session
 from segops.registry.versions import Version, get
 from segops.stages import package
@@ -78,7 +79,7 @@ def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
         tree = yaml.safe_load(Path(local).read_text())
         assert tree.get("predict", {}).get("flip") is flip
         assert files.sha256_file(Path(local)) == one.tags[tag("params")]
-    kept = client.download_artifacts(first.run_id, f"lineage/{lineage.TRAINED_WITH}")
+    kept = client.download_artifacts(first.run_id, f"lineage/{TRAINED_WITH}")
     assert "flip" not in yaml.safe_load(Path(kept).read_text()).get("predict", {})
     with session(root, params.load(root).registry) as store:
         for one, flip in ((first, "false"), (second, "true")):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +20,7 @@ from segops.registry.evidence import (
 )
 from segops.registry.gate import decide
 from segops.registry.lineage import LINEAGE_FIELDS, tag
+from segops.registry.reproduce import reproduce_command
 
 TRAINING = {
     "weights_sha256": "a" * 64,
@@ -65,7 +64,7 @@ def collect(root: Path) -> dict[str, str]:
     tags = lineage.collect(root, "data/voc", TRAINING, EVALUATION)
     return {
         **tags,
-        tag("reproduce"): lineage.reproduce_command("0" * 32, "1" * 64, "http://tracking"),
+        tag("reproduce"): reproduce_command("0" * 32, "1" * 64, "http://tracking"),
     }
 
 
@@ -189,29 +188,3 @@ def test_a_user_without_a_name_is_no_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("SEGOPS_STARTED_BY", raising=False)
     monkeypatch.setattr("getpass.getuser", nameless)
     assert lineage.started_by().startswith("uid ")
-
-
-def script(start: str | None, packaged_at: str | None = None) -> str:
-    return lineage.reproduce_script(
-        "c" * 40, packaged_at, "data/voc", "a" * 64, "b" * 64, start
-    ).decode()
-
-
-def test_the_script_pins_the_version_that_an_alias_led_to(tmp_path: Path) -> None:
-    start = "models:/it's/3"
-    lines = script(start).splitlines()
-    added = set(lines) - set(script(None).splitlines())
-    (pin,) = (line for line in added if not line.startswith("#"))
-    assert lines.index('cp "$bundle/params.yaml" params.yaml') < lines.index(pin)
-    assert lines.index(pin) < next(n for n, line in enumerate(lines) if "dvc repro" in line)
-    # Packaged by other code: the parameters are put there a second time.
-    assert script(start, "d" * 40).splitlines().count(pin) == 2
-
-    tree = Path(__file__).parents[2]
-    text = "# Ours.\nmodel:\n  encoder_weights: null\n  start_from: {} # the one in service\n"
-    (tmp_path / "params.yaml").write_text(text.format("models:/it's@champion"), encoding="utf-8")
-    search = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["sh", "-euc", f"tree={shlex.quote(str(tree))}\n{pin}"]
-    subprocess.run(command, cwd=tmp_path, env=os.environ | search, check=True)
-    after = (tmp_path / "params.yaml").read_text(encoding="utf-8")
-    assert after.split() == text.format(start).split()

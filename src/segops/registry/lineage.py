@@ -6,7 +6,6 @@ import getpass
 import os
 import platform
 import re
-import shlex
 import socket
 import subprocess
 import tempfile
@@ -70,14 +69,6 @@ LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS
 """Every field that a complete lineage has; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
 """SHA-256 of the patch stored with the run; asked for where the code differed from its commit."""
-TRAINED_WITH = "trained_with.yaml"
-"""In a run's lineage: params.yaml as it was when the training was first recorded. Code that trained
-may not know a parameter that was new when its weights were packaged again."""
-_SET_START = (
-    "import pathlib, sys; from segops import edit; "
-    'edit.plan(pathlib.Path("params.yaml"), {"model.start_from": sys.argv[1]}).write()'
-)
-"""Python that puts its argument in the place of the start model in params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -230,96 +221,6 @@ def started_by() -> str:
     except (KeyError, OSError):  # a container's user need not have a name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
-
-
-def bundle_directory(digest: str) -> str:
-    """Where a run keeps the lineage of one of its bundles, under its directory of lineage."""
-    return digest[:12]
-
-
-def reproduce_command(run_id: str, digest: str, uri: str) -> str:
-    """The command, for the main checkout, that makes this bundle again in a worktree of its own.
-
-    Args:
-        run_id: The run that holds the lineage.
-        digest: The bundle's digest.
-        uri: MLflow's address, without credentials.
-    """
-    folder = f"{files.STATE}/reproduce-{digest[:8]}"
-    return (
-        f"(export MLFLOW_TRACKING_URI={shlex.quote(uri)}; mlflow artifacts download "
-        f"--run-id {run_id} --artifact-path lineage --dst-path {folder} && "
-        f"sh {folder}/lineage/{bundle_directory(digest)}/reproduce.sh)"
-    )
-
-
-def reproduce_script(
-    commit: str,
-    packaged_at: str | None,
-    data_path: str,
-    weights_sha256: str,
-    digest: str,
-    start: str | None = None,
-) -> bytes:
-    """The script behind :func:`reproduce_command`, stored with the bundle's lineage.
-
-    Args:
-        commit: The commit of the code that trained.
-        packaged_at: The commit of the code that packaged, where that code was another.
-        data_path: The data directory, relative to the workspace.
-        weights_sha256: What the training must come to; the script fails where it does not.
-        digest: What the bundle must come to, likewise.
-        start: The version of the model that the training started from, where its parameters name
-            an alias: it takes the alias's place.
-    """
-    pointer = shlex.quote(f"{data_path}.dvc")
-    settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
-    if packaged_at is not None:
-        first += f"""
-if [ -s "$training/{TRAINED_WITH}" ]; then cp "$training/{TRAINED_WITH}" params.yaml; fi"""
-    if start is not None:
-        pin = f"""
-# The alias in model.start_from may lead to another model by now.
-PYTHONPATH="$tree/src" python -c {shlex.quote(_SET_START)} {shlex.quote(start)}"""
-        settings, first = settings + pin, first + pin
-    repro = 'SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force'
-    steps = f"{repro} evaluate"
-    if packaged_at is not None:
-        steps = f"""{repro} train
-# It was packaged by other code than trained it.
-if [ -s "$training/code.patch" ]; then git apply --reverse "$training/code.patch"; fi
-git checkout --quiet -- .
-git checkout --quiet --detach {shlex.quote(packaged_at)}
-if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
-{settings}
-{repro} --single-item package
-{repro} --single-item evaluate"""
-    return f"""#!/bin/sh
-# Makes this model again in a git worktree beside its lineage, and compares weights and bundle.
-# Run it in the main checkout, with segops' environment on the PATH.
-set -eu
-bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-training=$(dirname "$bundle")
-main=$(git rev-parse --path-format=absolute --show-toplevel)
-tree=$(dirname "$training")/worktree
-git worktree add --detach "$tree" {shlex.quote(commit)}
-cd "$tree"
-if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
-{first}
-dvc cache dir --local "$main/.dvc/cache"
-dvc checkout {pointer} || dvc pull {pointer}
-{steps}
-if ! grep -q '"weights_sha256": "{weights_sha256}"' {files.TRAINING}; then
-  echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
-  exit 1
-fi
-if ! grep -q '"bundle_digest": "{digest}"' {files.PACKAGE}; then
-  echo "The same weights, but another bundle than {digest}: its libraries differ." >&2
-  exit 1
-fi
-echo "The same weights: {weights_sha256}"
-echo "The same bundle: {digest}"
-""".encode()
 
 
 def _prefixed(tags: dict[str, str]) -> dict[str, str]:

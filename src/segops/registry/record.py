@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from segops import files, params
 from segops.params import Params
-from segops.registry import artifact, lineage, results, runs
+from segops.registry import artifact, lineage, reproduce, results, runs
 from segops.registry.lineage import tag
 from segops.registry.results import Results
 from segops.registry.tracking import Store, locked, session, without_credentials
@@ -134,7 +134,7 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     data = lineage.data(found.root, settings.data.path, found.evaluation)
     packaging = lineage.packaging(found.root)
     # Once more under the bundle's name: the run of a training that is packaged again goes on.
-    kept = f"{runs.LINEAGE_DIRECTORY}/{lineage.bundle_directory(found.bundle_digest)}"
+    kept = f"{runs.LINEAGE_DIRECTORY}/{reproduce.bundle_directory(found.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
     if "params.yaml" in data.artifacts:
@@ -147,7 +147,7 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     tags = data.tags | packaging.tags
     if script:
         uri = without_credentials(store.uri)
-        tags[tag("reproduce")] = lineage.reproduce_command(
+        tags[tag("reproduce")] = reproduce.reproduce_command(
             run.info.run_id, found.bundle_digest, uri
         )
     if (found.root / files.COUNTS).is_file():
@@ -162,7 +162,7 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
 
 def _keep_first(store: Store, run: Run, settings: bytes) -> None:
     """Keep the params.yaml that the run's training was first recorded with."""
-    path = f"{runs.LINEAGE_DIRECTORY}/{lineage.TRAINED_WITH}"
+    path = f"{runs.LINEAGE_DIRECTORY}/{reproduce.TRAINED_WITH}"
     held = store.client.list_artifacts(run.info.run_id, runs.LINEAGE_DIRECTORY)
     if path not in {one.path for one in held}:
         runs.put(store, run.info.run_id, path, settings)
@@ -178,15 +178,13 @@ def _script(
     patch = packaging.artifacts.get("code.patch", b"")
     patched = files.sha256_bytes(patch) if patch else None
     is_same = (packaged_at, patched) == (commit, run.data.tags.get(tag(lineage.PATCH_FIELD)))
-    wanted = settings.model.start_from or ""
-    is_alias = wanted.startswith("models:") and "@" in wanted
-    script = lineage.reproduce_script(
+    script = reproduce.reproduce_script(
         commit,
         None if is_same else packaged_at,
         settings.data.path,
         found.weights_sha256,
         found.bundle_digest,
-        found.training.get("start_model") if is_alias else None,
+        reproduce.elsewhere(found.root, settings.model, found.training.get("start_model")),
     )
     return {"reproduce.sh": script}
 

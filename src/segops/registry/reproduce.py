@@ -1,0 +1,142 @@
+"""The command by which anybody makes a registered model again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from segops import files
+from segops.params.model import ModelParams
+
+TRAINED_WITH = "trained_with.yaml"
+"""In a run's lineage: params.yaml as it was when the training was first recorded. Code that trained
+may not know a parameter that was new when its weights were packaged again."""
+_SET = (
+    "import pathlib, sys; from segops import edit; "
+    'edit.plan(pathlib.Path("params.yaml"), {sys.argv[1]: sys.argv[2]}).write()'
+)
+"""Python that puts its second argument in the place of the parameter that its first one names."""
+
+
+def bundle_directory(digest: str) -> str:
+    """Where a run keeps the lineage of one of its bundles, under its directory of lineage."""
+    return digest[:12]
+
+
+def reproduce_command(run_id: str, digest: str, uri: str) -> str:
+    """The command, for the main checkout, that makes this bundle again in a worktree of its own.
+
+    Args:
+        run_id: The run that holds the lineage.
+        digest: The bundle's digest.
+        uri: MLflow's address, without credentials.
+    """
+    folder = f"{files.STATE}/reproduce-{digest[:8]}"
+    return (
+        f"(export MLFLOW_TRACKING_URI={shlex.quote(uri)}; mlflow artifacts download "
+        f"--run-id {run_id} --artifact-path lineage --dst-path {folder} && "
+        f"sh {folder}/lineage/{bundle_directory(digest)}/reproduce.sh)"
+    )
+
+
+def reproduce_script(
+    commit: str,
+    packaged_at: str | None,
+    data_path: str,
+    weights_sha256: str,
+    digest: str,
+    replaced: Mapping[str, str] | None = None,
+) -> bytes:
+    """The script behind :func:`reproduce_command`, stored with the bundle's lineage.
+
+    Args:
+        commit: The commit of the code that trained.
+        packaged_at: The commit of the code that packaged, where that code was another.
+        data_path: The data directory, relative to the workspace.
+        weights_sha256: What the training must come to; the script fails where it does not.
+        digest: What the bundle must come to, likewise.
+        replaced: What takes the place of parameters that a worktree would misunderstand, as
+            :func:`elsewhere` gives it.
+    """
+    pointer = shlex.quote(f"{data_path}.dvc")
+    settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
+    if packaged_at is not None:
+        first += f"""
+if [ -s "$training/{TRAINED_WITH}" ]; then cp "$training/{TRAINED_WITH}" params.yaml; fi"""
+    for key, value in (replaced or {}).items():
+        put = f"""
+PYTHONPATH="$tree/src" python -c {shlex.quote(_SET)} {key} {value}"""
+        settings, first = settings + put, first + put
+    repro = 'SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force'
+    steps = f"{repro} evaluate"
+    if packaged_at is not None:
+        steps = f"""{repro} train
+# It was packaged by other code than trained it.
+if [ -s "$training/code.patch" ]; then git apply --reverse "$training/code.patch"; fi
+git checkout --quiet -- .
+git checkout --quiet --detach {shlex.quote(packaged_at)}
+if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
+{settings}
+{repro} --single-item package
+{repro} --single-item evaluate"""
+    return f"""#!/bin/sh
+# Makes this model again in a git worktree beside its lineage, and compares weights and bundle.
+# Run it in the main checkout, with segops' environment on the PATH.
+set -eu
+bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+training=$(dirname "$bundle")
+main=$(git rev-parse --path-format=absolute --show-toplevel)
+tree=$(dirname "$training")/worktree
+git worktree add --detach "$tree" {shlex.quote(commit)}
+cd "$tree"
+if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
+{first}
+dvc cache dir --local "$main/.dvc/cache"
+dvc checkout {pointer} || dvc pull {pointer}
+{steps}
+if ! grep -q '"weights_sha256": "{weights_sha256}"' {files.TRAINING}; then
+  echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
+  exit 1
+fi
+if ! grep -q '"bundle_digest": "{digest}"' {files.PACKAGE}; then
+  echo "The same weights, but another bundle than {digest}: its libraries differ." >&2
+  exit 1
+fi
+echo "The same weights: {weights_sha256}"
+echo "The same bundle: {digest}"
+""".encode()
+
+
+def elsewhere(root: Path, model: ModelParams, start_model: str | None) -> dict[str, str]:
+    """Parameters that a worktree of the checkout would misunderstand, and what to put there.
+
+    An alias in ``model.start_from`` may lead to another version by then, and files that git does
+    not know lie in the main checkout alone.
+
+    Args:
+        root: The workspace.
+        model: How the model was made.
+        start_model: The version that an alias led to, where it is known.
+
+    Returns:
+        Words of a shell by key; `$main` is the main checkout.
+    """
+    found: dict[str, str] = {}
+    start, weights = model.start_from, model.encoder_weights
+    if start is not None and start.startswith("models:"):
+        if "@" in start and start_model is not None:
+            found["model.start_from"] = shlex.quote(start_model)
+    elif start is not None and _is_relative(start):
+        found["model.start_from"] = _in_main(start)
+    if weights is not None and _is_relative(weights) and (root / weights).is_file():
+        found["model.encoder_weights"] = _in_main(weights)
+    return found
+
+
+def _is_relative(path: str) -> bool:
+    return not Path(path).expanduser().is_absolute()
+
+
+def _in_main(path: str) -> str:
+    return f'"$main"/{shlex.quote(path)}'

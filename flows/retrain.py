@@ -165,6 +165,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
     _call(data, root, Path(parameters.data.path))
     reference.refresh(root)  # the evaluation page shows the champion of now beside the new model
+    reference.warn_of_other_classes(root, parameters.data.class_names)
     states: dict[str, State[Any]] = {}
     for one in pipeline.stages(root):
         upstream = [states[name] for name in one.upstream]

@@ -19,6 +19,7 @@ from segops import params
 from segops.edit import Edit, overlay_values, plan
 from segops.errors import SegopsError
 from segops.params import Params, Section
+from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import SPLITS, open_layout
 
 DIRECTORY = Path("recipes")
@@ -196,9 +197,14 @@ def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:
     except SegopsError as error:
         return [f"{str(error).splitlines()[0].rstrip('.')}. {get}"]
     wanted = {"train": needs.train_images, "val": needs.val_images}
-    return [
+    said = [
         f"{settings.data.path} holds {found[split]:,} {split} images, the recipe is for "
         f"{wanted[split]:,}: the figure it aims at does not hold for this data. {get}"
         for split in SPLITS
         if found[split] != wanted[split]
     ]
+    if settings.data.class_names != VOC_CLASSES:
+        said.append(
+            "data.classes are not those of VOC: they stay, and the figure does not hold for them."
+        )
+    return said

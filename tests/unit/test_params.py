@@ -186,3 +186,15 @@ def test_unusable_file_is_named(tmp_path: Path, content: str | None, expected: s
     with pytest.raises(SegopsError, match=expected) as caught:
         params.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["seed: 1\n  seed: 2", "{seed: 1, lr: 0.1, seed: 1}"])
+def test_a_key_that_stands_twice_is_named_with_its_line(text: str, tmp_path: Path) -> None:
+    text = f"# Ours.\ntrain:\n  {text}\n" if "\n" in text else f"train: {text}\n"
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SegopsError, match="the key seed stands twice") as caught:
+        params.load(tmp_path)
+    assert f"line {text.count(chr(10))}, column" in str(caught.value)
+    (tmp_path / "params.yaml").write_text("train: {seed: 1}\ngate: {seed: 1}\n? [a, b]\n: 1\n")
+    with pytest.raises(SegopsError, match="found unhashable key"):
+        params.load(tmp_path)

@@ -76,6 +76,16 @@ def test_every_image_gets_a_mask_an_overlay_and_a_row(
     assert classes == {0, 1, 2}
 
 
+@pytest.mark.parametrize("kind", ["avif", "gif", "JP2", "pgm", "ppm"])
+def test_a_directory_s_rarer_kinds_are_done_too(kind: str, bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "photos" / f"one.{kind}"
+    path.parent.mkdir()
+    image = Image.fromarray(picture())
+    (image.convert("L") if kind == "pgm" else image).save(path)
+    assert predict_folder(path.parent, bundle, tmp_path / "out").now == 1
+    assert read_mask(tmp_path / "out/one.png").shape == (37, 50)
+
+
 def test_one_image_can_be_asked_for(bundle: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "one.png")
     outcome = predict_folder(path, bundle, tmp_path / "out", Options(overlay=False))
@@ -218,7 +228,7 @@ def test_links_that_lead_back_are_not_followed(bundle: Path, tmp_path: Path) -> 
 
 def test_nothing_to_predict_is_an_error(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(SegopsError, match=r"holds no image; expected \.bmp, \.jpeg"):
+    with pytest.raises(SegopsError, match=r"holds no image; expected \.avif, \.bmp"):
         predict_folder(tmp_path / "none", bundle, tmp_path / "out")
     with pytest.raises(SegopsError, match="no such file or directory"):
         predict_folder(tmp_path / "nowhere", bundle, tmp_path / "out")

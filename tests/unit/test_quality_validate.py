@@ -14,6 +14,7 @@ from segops.quality.facts import data_hash, read_facts
 from segops.stages.validate import DATA_DOCS, run
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
+from segops.voc.masks import read_mask, write_mask
 
 PARAMS = "data: {path: voc}\nvalidate: {required_classes: [background]}\n"
 
@@ -94,3 +95,18 @@ def test_a_missing_directory_names_itself(root: Path) -> None:
     shutil.rmtree(root / "voc")
     with pytest.raises(SegopsError, match="no such directory"):
         run(root)
+
+
+def test_a_class_that_is_in_val_alone_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    layout = open_layout(root / "voc")
+    with caplog.at_level("WARNING", "segops"):
+        run(root)
+    assert not caplog.records
+    path = layout.mask_path(layout.ids("val")[0])
+    mask = read_mask(path)
+    mask[:20, :20] = VOC_CLASSES.index("sofa")
+    write_mask(path, mask)
+    with caplog.at_level("WARNING", "segops"):
+        run(root)
+    (record,) = caplog.records
+    assert "val holds classes that no mask of train holds: sofa. Their IoU" in record.message

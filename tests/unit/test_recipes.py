@@ -23,7 +23,6 @@ DILATED = ("fcn", "pspnet", "deeplabv3", "deeplabv3plus")
 # Of open-mmlab/mmsegmentation: configs/_base_/datasets/pascal_voc12_aug.py, schedule_20k.py, and
 # the auxiliary head of configs/_base_/models/*_r50-d8.py.
 PROTOCOL: dict[str, Any] = {
-    "data.classes": "voc",
     "augment.crop": [512, 512],
     "augment.cat_max_ratio": 0.75,
     "augment.scale.range": [0.5, 2.0],
@@ -276,3 +275,19 @@ def test_other_data_than_the_figure_s_is_said(tiny_voc: Path, tmp_path: Path) ->
     (missing,) = recipes.doubts(tmp_path, fcn, edit.settings)
     assert "no such directory" in missing
     assert "`segops data fetch sbd`" in missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_of_one_s_own_stay_and_are_no_match_for_the_figure(
+    name: str, tiny_voc: Path, tmp_path: Path
+) -> None:
+    own = ("background", "crack")
+    (tmp_path / "params.yaml").write_text(
+        f"data: {{path: voc, classes: [{', '.join(own)}]}}\n"
+        "validate: {required_classes: [background]}\n"
+    )
+    edit = recipes.put_over(tmp_path, recipe(name))
+    assert edit.settings.data.class_names == own
+    said = recipes.doubts(tmp_path, recipe(name), edit.settings)
+    assert len(said) == 3
+    assert "data.classes are not those of VOC" in said[-1]

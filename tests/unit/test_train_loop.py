@@ -6,10 +6,12 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from segops.data.imbalance import image_counts
 from segops.data.split import selection_split
 from segops.errors import SegopsError
 from segops.params import HardwareParams, TrainParams
@@ -17,6 +19,7 @@ from segops.train import checkpoint as checkpoints
 from segops.train import engine, loop
 from segops.train.loop import train
 from segops.train.losslog import LossLog
+from segops.train.selection import warn_of_absent_classes
 
 from .training import Jobs, assert_equal, interrupt, same, scores
 
@@ -223,3 +226,23 @@ def test_workers_change_nothing(job: Jobs) -> None:
     alone = train(job("alone"))
     helped = train(replace(job("helped"), hardware=HardwareParams(workers=2, threads=1)))
     assert same(alone.last, helped.last)
+
+
+def test_a_selection_split_that_lacks_most_classes_is_told(
+    job: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = job(selection_share=0.1).store
+    counts = image_counts(store, store.ids("train")) > 0
+    classes = np.flatnonzero(counts.any(axis=0))
+    poorest = int(counts.sum(axis=1).argmin())
+    assert 2 * counts[poorest].sum() < len(classes)
+    with caplog.at_level("WARNING", "segops"):
+        warn_of_absent_classes(store, store.ids("train"), store.ids("train")[:-1])
+        assert not caplog.records
+        warn_of_absent_classes(store, store.ids("train"), [store.ids("train")[poorest]])
+    (record,) = caplog.records
+    absent = len(classes) - counts[poorest].sum()
+    assert f"by 1 image(s), which lack {absent} of the {len(classes)} classes" in record.message
+    told = record.message.partition("(s)")[2].partition("(")[2].partition(")")[0]
+    missing = [store.class_names[one] for one in classes if not counts[poorest][one]]
+    assert told == ", ".join(missing)

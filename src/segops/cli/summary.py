@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +66,22 @@ def show_summary(root: Path, summary: Any) -> None:
     for path in (files.VALIDATION_PAGE, files.AUGMENTATION_SHEET, files.EVALUATION_PAGE):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     console.print("\nOpen the pages (Ctrl-C ends them):")
-    console.print("  .venv/bin/segops ui mlflow     runs, metrics, the model and its versions")
-    console.print("  .venv/bin/segops ui prefect    flow runs, their logs and artifacts")
+    for command, what in (
+        ("ui mlflow", "runs, metrics, the model and its versions"),
+        ("ui prefect", "flow runs, their logs and artifacts"),
+    ):
+        console.print(f"  {f'{_program()} {command}':<30} {what}", highlight=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How this very program is called from here."""
+    if shutil.which("segops"):
+        return "segops"
+    beside = Path(sys.executable).with_name("segops")
+    if not beside.is_file():
+        return f"{sys.executable} -m segops"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
 
 
 def _aliases(root: Path, version: str) -> list[str]:

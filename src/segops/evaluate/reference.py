@@ -146,7 +146,7 @@ def opponent(
     """
     champion = read(root)
     if champion is None:
-        log.info("No champion to compare with is known here; `segops run` fetches it.")
+        log.info("No champion of this val is known here: the page shows this model alone.")
         return None
     if champion.bundle_digest == bundle_digest:
         return None

@@ -169,6 +169,22 @@ def is_whole_number(key: str) -> bool:
     return field is not None and number_types(field.annotation) == {int}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice, as DVC does; YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} stands twice; remove one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path) -> Params:
     """Read and check a ``params.yaml``.
 
@@ -182,7 +198,7 @@ def load(path: Path) -> Params:
     if path.is_dir():
         path = path / "params.yaml"
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise SegopsError(
             f"{path}: no such file. Run segops in the root of a checkout, beside dvc.yaml."

@@ -11,7 +11,11 @@ from segops.errors import SegopsError
 
 from .journal import JOURNAL, written
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+"""Of the formats that are decoded; see :mod:`segops.voc.images`."""
 
 
 @dataclass(frozen=True, slots=True)

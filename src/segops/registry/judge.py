@@ -34,6 +34,12 @@ SPLIT = "val"
 JUDGED = files.STATE / "judged"
 log = logging.getLogger("segops")
 
+OWN_NAME = (
+    "A model of other classes needs a registered model of its own: set registry.model in "
+    "params.yaml to another name. `segops promote` then judges what is trained already."
+)
+"""What to do about a champion of other classes."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -104,7 +110,8 @@ def judge(
         described = files.read_json(bundle / isolate.MODEL)
         counts = recorded_counts(store, version, val_hash)
         if counts is None:
-            counts = _scored(root, bundle, version, val_hash, threads)
+            names = tuple(described["class_names"])
+            counts = _scored(root, bundle, version, names, val_hash, threads)
     return Judged(
         version.number,
         version.bundle_digest,
@@ -129,12 +136,7 @@ def compare(challenger: Judged, reference: Judged, val_hash: str, policy: GatePa
     Raises:
         SegopsError: They know other classes, or were not scored on the same images and masks.
     """
-    if challenger.class_names != reference.class_names:
-        raise SegopsError(
-            f"version {reference.version} knows the classes {', '.join(reference.class_names)}, "
-            f"the challenger {', '.join(challenger.class_names)}. Models of other classes need a "
-            "registered model of their own: set registry.model in params.yaml."
-        )
+    _require_same_classes(reference.version, reference.class_names, challenger.class_names)
     seen = challenger.trained_on | reference.trained_on
     ours, theirs = (without_images(one.counts, seen) for one in (challenger, reference))
     excluded = challenger.counts["image_id"].nunique() - ours["image_id"].nunique()
@@ -195,8 +197,21 @@ def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
     return root / JUDGED / f"{bundle_digest}-{val_hash}.parquet"
 
 
+def _require_same_classes(version: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
+    if theirs != ours:
+        raise SegopsError(
+            f"version {version} knows the classes {', '.join(theirs)}, the challenger "
+            f"{', '.join(ours)}. {OWN_NAME}"
+        )
+
+
 def _scored(
-    root: Path, bundle: Path, version: Version, val_hash: str, threads: int | None
+    root: Path,
+    bundle: Path,
+    version: Version,
+    class_names: tuple[str, ...],
+    val_hash: str,
+    threads: int | None,
 ) -> pd.DataFrame:
     """Score an artifact on val; what was scored once is kept in the workspace."""
     from segops.evaluate.score import score
@@ -205,6 +220,7 @@ def _scored(
     if kept.is_file():
         return pd.read_parquet(kept)
     packed = open_store(root, val_hash)
+    _require_same_classes(version.number, class_names, packed.class_names)
     log.info("Version %s: no record of its counts on this val; scoring it now.", version.number)
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         out = Path(scratch) / "scores"

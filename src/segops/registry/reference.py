@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,25 @@ def refresh(root: Path) -> None:
             _refresh(root, settings, store)
     except (SegopsError, OSError) as error:
         log.warning("The champion on the evaluation page stays as last known: %s", error)
+
+
+def warn_of_other_classes(root: Path, class_names: Sequence[str]) -> None:
+    """Say before a training that the gate cannot compare its model with the champion.
+
+    Args:
+        root: The workspace.
+        class_names: The names in id order that the training will use.
+    """
+    champion = kept_reference.read(root)
+    if champion is not None and champion.class_names != tuple(class_names):
+        log.warning(
+            "The %s knows the classes %s, data.classes in params.yaml are %s: the new model will "
+            "not be promoted over it. %s",
+            champion.name,
+            ", ".join(champion.class_names),
+            ", ".join(class_names),
+            judge.OWN_NAME,
+        )
 
 
 def _refresh(root: Path, settings: Params, store: Store) -> None:

@@ -15,7 +15,8 @@ from segops.quality.checks import Validation
 from segops.quality.expectations import check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
 from segops.report.validation import write_validation_page
-from segops.voc.layout import Layout, open_layout
+from segops.voc.classes import VOID
+from segops.voc.layout import SPLITS, Layout, open_layout
 
 log = logging.getLogger("segops")
 
@@ -61,6 +62,22 @@ def run(root: Path) -> None:
         ", ".join(f"{count} images in {split}" for split, count in validation.images.items()),
         len(validation.checks),
     )
+    untrained = _untrained(facts, settings.data.class_names)
+    if untrained:
+        log.warning(
+            "val holds classes that no mask of train holds: %s. Their IoU can only be 0, and mIoU "
+            "is the mean over them too. Add images of them to train, or take them off val.",
+            ", ".join(untrained),
+        )
+
+
+def _untrained(facts: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
+    """Classes in val's truth that train has none of."""
+    train, val = (
+        set(facts.loc[facts["split"] == split, "label_ids"].explode().dropna().astype(int))
+        for split in SPLITS
+    )
+    return [class_names[label] for label in sorted(val - train - {VOID})]
 
 
 def verdict(

@@ -35,7 +35,7 @@ from segops.train.ranks import (
     share_statistics,
 )
 from segops.train.schedules import Plateau, Schedule
-from segops.train.selection import selection_miou
+from segops.train.selection import selection_miou, warn_of_absent_classes
 
 __all__ = ["Job", "Outcome", "train"]
 
@@ -88,6 +88,8 @@ class _Training:
                 f"train.selection_share: train holds {len(ids)} image(s), which leaves none to "
                 "choose the checkpoint with. Set it to 0."
             )
+        if self.is_first and self.selection:
+            warn_of_absent_classes(job.store, ids, self.selection)
         require_equal({name: one for name, one in job.parts.items() if name != START}, fabric)
         self.dataset: TrainDataset = build_dataset(job, ids)
         self.sampler: EpochSampler = build_sampler(job, ids)

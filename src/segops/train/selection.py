@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segops.data.imbalance import pixel_counts
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import miou
 from segops.predict.predictor import Predictor
 from segops.train.ranks import total
+
+log = logging.getLogger("segops")
 
 
 def selection_miou(
@@ -45,6 +49,29 @@ def selection_miou(
             "pixel. Raise the share, or set it to 0."
         )
     return score
+
+
+def warn_of_absent_classes(
+    store: PackedStore, trained_on: Sequence[str], selection: Sequence[str]
+) -> None:
+    """Say so where the selection split lacks most of the classes, as small data sets have it.
+
+    Args:
+        store: Holds the masks.
+        trained_on: Ids of the images that are trained on.
+        selection: Ids of the selection split.
+    """
+    known, there = (pixel_counts(store, ids) > 0 for ids in (trained_on, selection))
+    absent = [store.class_names[index] for index in np.flatnonzero(known & ~there)]
+    if 2 * len(absent) > np.count_nonzero(known):
+        log.warning(
+            "The checkpoint is chosen by %d image(s), which lack %d of the %d classes trained on "
+            "(%s). Raise train.selection_share, or set it to 0 to take the last weights.",
+            len(selection),
+            len(absent),
+            np.count_nonzero(known),
+            ", ".join(absent),
+        )
 
 
 def selection_confusion(

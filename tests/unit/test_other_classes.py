@@ -1,0 +1,52 @@
+"""A champion of other classes: it is told of before a training, and by the gate with what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from segops import files
+from segops.data.store import PackedStore, pack
+from segops.errors import SegopsError
+from segops.evaluate import reference as kept_reference
+from segops.evaluate.bootstrap import COLUMNS
+from segops.evaluate.reference import Reference
+from segops.params import GateParams
+from segops.registry import judge, reference
+from segops.registry.judge import Judged
+from segops.registry.versions import Version
+from segops.voc.classes import VOC_CLASSES
+from segops.voc.layout import open_layout
+
+OWN = ("background", "crack")
+TOLD = r"set registry\.model in params\.yaml to another name"
+
+
+def test_the_gate_says_so_before_anything_is_scored(generated_voc: Path, tmp_path: Path) -> None:
+    pack(open_layout(generated_voc), tmp_path / files.PACKED, VOC_CLASSES)
+    val = PackedStore(tmp_path / files.PACKED).split_hash("val")
+    version = Version("3", "0" * 32, {})
+    with pytest.raises(SegopsError, match=TOLD) as caught:
+        judge._scored(tmp_path, tmp_path / "bundle", version, OWN, val, None)
+    assert "version 3 knows the classes background, crack, the challenger" in str(caught.value)
+    assert "bundle" not in str(caught.value)
+    ours = Judged("4", "1" * 64, OWN, frozenset(), pd.DataFrame(columns=list(COLUMNS)))
+    with pytest.raises(SegopsError, match=TOLD):
+        judge.compare(ours, replace(ours, class_names=VOC_CLASSES), val, GateParams())
+
+
+def test_it_is_told_before_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts = pd.DataFrame(columns=list(COLUMNS))
+    champion = Reference("segops", "3", "1" * 64, OWN, frozenset(), "2" * 64, {}, counts)
+    with caplog.at_level("WARNING", "segops"):
+        reference.warn_of_other_classes(tmp_path, VOC_CLASSES)
+        kept_reference.write(tmp_path, champion)
+        reference.warn_of_other_classes(tmp_path, OWN)
+        assert not caplog.records
+        reference.warn_of_other_classes(tmp_path, VOC_CLASSES)
+    (record,) = caplog.records
+    assert "champion, version 3 knows the classes background, crack" in record.message
+    assert "set registry.model" in record.message

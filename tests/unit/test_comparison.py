@@ -165,7 +165,7 @@ def test_no_champion_or_half_a_champion_is_passed_over(
     ours, theirs = pair()
     caplog.set_level(logging.INFO, "segops")
     assert met(tmp_path, ours) is None
-    assert "No champion to compare with" in caplog.text
+    assert "No champion of this val is known here" in caplog.text
     reference.write(tmp_path, champion(theirs))
     kept = tmp_path / files.REFERENCE
     (kept / "evaluation.json").write_text('{"miou": 1.0}\n')  # of another champion

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,17 +69,14 @@ def show_summary(root: Path, summary: Any) -> None:
         ("ui mlflow", "runs, metrics, the model and its versions"),
         ("ui prefect", "flow runs, their logs and artifacts"),
     ):
-        console.print(f"  {f'{_program()} {command}':<30} {what}", highlight=False, soft_wrap=True)
+        console.print(f"  {_program()} {command:<12} {what}", highlight=False, soft_wrap=True)
 
 
 def _program() -> str:
-    """How this very program is called from here."""
-    if shutil.which("segops"):
-        return "segops"
-    beside = Path(sys.executable).with_name("segops")
+    """How this very program is called from here, whatever the PATH is."""
+    beside, here = Path(sys.executable).with_name("segops"), Path.cwd()
     if not beside.is_file():
         return f"{sys.executable} -m segops"
-    here = Path.cwd()
     return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
 
 

@@ -8,9 +8,11 @@ that imports and the loading of the network count in both; they are run in turn,
 the same machine. The images are generated ones of the size of VOC's photographs.
 
 The default network is that of the demo, which is cheap and so the hard case; it is not trained,
-which makes no difference to the time that judging takes. Another model can be given with --bundle.
-torch has all cores, as by default, unless --threads says otherwise. Alone, they work on one image
-after another, as for whoever calls the predictor; the evaluation predicts several at a time.
+so that most pixels are wrong and judging takes as long as it can. Another model can be given with
+--bundle. torch has all cores, as by default, unless --threads says otherwise. The evaluation
+predicts several images at a time on a CPU. So there are two predictions alone: one that does the
+same, and one that has all cores work on one image after another, as for whoever calls the
+predictor.
 Run: ``python benchmarks/evaluation.py [--images 300] [--threads 1] [--heavy] [--bundle DIR]``.
 """
 
@@ -55,13 +57,17 @@ import torch
 from segops import files
 from segops.data.store import PackedStore
 from segops.predict.bundle import load_bundle
+from segops.predict.lanes import in_lanes, lanes_for
 torch.set_num_threads(int(sys.argv[2]))
 root = Path(sys.argv[1])
 store = PackedStore(root / files.PACKED)
 predictor = load_bundle(root / files.SEGMENTER, "auto")
-for image_id in store.ids("val"):
-    predictor.predict_mask(store.image(image_id))
+lanes = {lanes}
+for _ in in_lanes(lambda one: predictor.predict_mask(store.image(one)), store.ids("val"), lanes):
+    pass
 """
+AT_ONCE = ALONE.format(lanes=f"lanes_for(predictor.device, {SIZE[0] * SIZE[1]})")
+ONE_BY_ONE = ALONE.format(lanes=1)
 
 
 def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None:
@@ -110,21 +116,28 @@ def compare(root: Path, images: int, threads: int, rounds: int) -> None:
     """Run both in turn and print the medians and their ratio."""
     changes = {"hardware": {"threads": threads}}
     (root / "params.yaml").write_text(yaml.safe_dump(changes), encoding="utf-8")
-    times: dict[str, list[float]] = {"whole": [], "alone": []}
+    programs = {
+        "evaluation": WHOLE,
+        "prediction alone, as many at a time": AT_ONCE,
+        "prediction alone, one after another": ONE_BY_ONE,
+    }
+    times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
-        times["alone"].append(seconds(ALONE, root, threads))
-        times["whole"].append(seconds(WHOLE, root, threads))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [whole / alone for whole, alone in zip(times["whole"], times["alone"], strict=True)]
+        for name, program in programs.items():
+            times[name].append(seconds(program, root, threads))
     print(f"{threads} thread(s) of torch, {images} images, median of {rounds}:")
-    for name, what in (("whole", "evaluation"), ("alone", "prediction alone")):
-        each = 1000 * medians[name] / images
-        print(f"  {what:>16}: {medians[name]:7.2f} s  ({each:6.1f} ms an image)")
-    print(
-        f"  {'ratio':>16}: {medians['whole'] / medians['alone']:7.2f}    "
-        f"(of single rounds: {min(ratios):.2f} to {max(ratios):.2f})",
-        flush=True,
-    )
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        text = f"  {name:>36}: {median:7.2f} s  ({1000 * median / images:6.1f} ms an image)"
+        if name != "evaluation":
+            ratios = [
+                whole / alone for whole, alone in zip(times["evaluation"], taken, strict=True)
+            ]
+            text += (
+                f"  ratio {statistics.median(times['evaluation']) / median:.2f} "
+                f"(single rounds {min(ratios):.2f} to {max(ratios):.2f})"
+            )
+        print(text, flush=True)
 
 
 def main() -> None:

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.evaluate import worker
+from segops.evaluate import scoring
 from segops.evaluate.album import Album
 from segops.evaluate.pictures import image_scores
 from segops.evaluate.score import ERRORS
 from segops.metrics.image import judge_image
 from segops.metrics.split import SplitFigures
 from segops.models.zoo import build
+from segops.predict import lanes as lanes_module
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
 from segops.predict.package import write_bundle
@@ -68,7 +69,7 @@ def run(bundle: Path, store: PackedStore, out: Path, **changes: Any) -> list[str
         "apart": False,
         "ways": [{"predict": None, "out": str(out)}],
     }
-    return list(worker.score_images(request | changes))
+    return list(scoring.score_images(request | changes))
 
 
 def figures(out: Path) -> Any:
@@ -129,7 +130,7 @@ def test_the_same_request_gives_the_same_bytes_on_any_number_of_threads(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "_cores", lambda: cores)
+    monkeypatch.setattr(scoring, "_cores", lambda: cores)
     run(bundle, store, tmp_path / "out", threads=threads)
     names = sorted(str(one.relative_to(scored)) for one in scored.rglob("*") if one.is_file())
     assert names == sorted(
@@ -188,7 +189,7 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     watched: list[tuple[int, int]],
 ) -> None:
     assert max(math.prod(store.size(one)) for one in store.ids("val")) == 80 * 64
-    monkeypatch.setattr(worker, "PIXELS_AT_ONCE", room)
+    monkeypatch.setattr(lanes_module, "PIXELS_AT_ONCE", room)
     run(bundle, store, tmp_path / "out", threads=threads, apart=apart, explain=0)
     assert len(watched) == len(store.ids("val"))
     assert max(under_way for under_way, _ in watched) == lanes
@@ -202,7 +203,7 @@ def test_what_an_image_takes_is_reckoned_at_its_largest_scale(
     monkeypatch: pytest.MonkeyPatch,
     watched: list[tuple[int, int]],
 ) -> None:
-    monkeypatch.setattr(worker, "PIXELS_AT_ONCE", 8 * 80 * 64)
+    monkeypatch.setattr(lanes_module, "PIXELS_AT_ONCE", 8 * 80 * 64)
     ways = [{"predict": {"scales": [1.0, 2.0]}, "out": str(tmp_path / "out")}]
     run(bundle, store, tmp_path / "out", threads=4, ways=ways, explain=0)
     assert max(under_way for under_way, _ in watched) == 2

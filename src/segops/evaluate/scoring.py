@@ -1,0 +1,192 @@
+"""What the scoring process does: load a bundle, predict, judge and write down what came of it.
+
+On a CPU the network predicts several images at a time (:mod:`segops.predict.lanes`), on a graphics
+card one after another. A few threads judge the masks meanwhile. What is judged is added up in the
+order of the images, so that the same request gives the same bytes, and only a handful of images is
+in memory at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from segops import files
+from segops.data.store import PackedStore
+from segops.errors import SegopsError
+from segops.evaluate import pictures
+from segops.evaluate.album import AlbumWriter
+from segops.evaluate.judging import Judged, Predicted, Tally, judge
+from segops.evaluate.score import (
+    ACTIVATIONS,
+    CONFUSION,
+    COUNTS,
+    ERROR_TABLE,
+    FIGURES,
+    KINDS,
+    MASKS,
+    TIMING,
+)
+from segops.predict.bundle import BundledPredictor, load_bundle
+from segops.predict.lanes import in_lanes, lanes_for
+from segops.threads import pipelined
+
+MOST_JUDGES = 4
+"""Most threads that judge."""
+WAITING_PER_THREAD = 2
+"""Images that may wait for each thread."""
+
+
+def score_images(request: dict[str, Any]) -> Iterator[str]:
+    """Score a split and write the results.
+
+    Args:
+        request: As :mod:`segops.evaluate.score` makes it.
+
+    Yields:
+        The id of each image that is done; of every way of predicting anew.
+
+    Raises:
+        SegopsError: The bundle or the data is not usable; the image is named where it is one.
+    """
+    if request["threads"] is not None:
+        torch.set_num_threads(request["threads"])
+    cv2.setNumThreads(1)
+    store = PackedStore(Path(request["store"]))
+    for way in request["ways"]:
+        predictor = _open(request, way["predict"])
+        predict = way["predict"] or predictor.model.get("predict", {})
+        scale = max(predict.get("scales", [1.0]))
+        yield from _score(request, predictor, store, Path(way["out"]), scale)
+
+
+def _score(
+    request: dict[str, Any],
+    predictor: BundledPredictor,
+    store: PackedStore,
+    out: Path,
+    scale: float,
+) -> Iterator[str]:
+    tally = Tally(store.class_names, request["details"])
+    seconds: list[float] = []
+    with ExitStack() as stack:
+        albums = {name: stack.enter_context(AlbumWriter(out / name)) for name in (MASKS, KINDS)}
+        for judged in _judged(request, predictor, store, scale, seconds):
+            tally.add(judged)
+            for name, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
+                if content is not None:
+                    albums[name].add(judged.image_id, content)
+            yield judged.image_id
+    counts, errors = tally.counts, tally.errors
+    explained = pictures.to_explain(counts, errors, request["explain"])
+    _explain(predictor, store, explained, out)
+    counts.to_parquet(out / COUNTS, index=False)
+    errors.to_parquet(out / ERROR_TABLE, index=False)
+    np.save(out / CONFUSION, tally.confusion)
+    found = {
+        "summary": tally.summary,
+        "confidences": tally.confidences,
+        "explained": explained,
+    }
+    files.write_json(out / FIGURES, found)
+    # The first one warms up.
+    milliseconds = 1000 * statistics.median(seconds[1:]) if len(seconds) > 1 else None
+    files.write_json(out / TIMING, {"milliseconds": milliseconds})
+
+
+def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPredictor:
+    predictor = load_bundle(
+        Path(request["bundle"]), request["device"], request["expected_digest"], predict
+    )
+    if predict is not None and not predictor.says_confidence:
+        raise SegopsError(
+            f"{request['bundle']}: this model predicts in one way only: it was made by segops "
+            f"{predictor.model.get('segops_version', '(unknown)')}, before there was a choice. "
+            "`dvc repro package` makes a new bundle of the same weights."
+        )
+    return predictor
+
+
+def _judged(
+    request: dict[str, Any],
+    predictor: BundledPredictor,
+    store: PackedStore,
+    scale: float,
+    seconds: list[float],
+) -> Iterator[Judged]:
+    """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
+    images: list[str] = request["images"]
+    predict = partial(_predict, predictor, store, request["details"], seconds)
+    work = partial(
+        judge,
+        classes=len(store.class_names),
+        details=request["details"],
+        keep=request["masks"],
+    )
+    if request["apart"]:  # to be timed by itself, the network must have the machine for itself
+        yield from map(work, map(predict, images))
+        return
+    largest = max((math.prod(store.size(one)) for one in images), default=1)
+    lanes = lanes_for(predictor.device, largest * scale**2)
+    predictions = in_lanes(predict, images, lanes)
+    judges = min(MOST_JUDGES, _cores())
+    yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    return len(allowed(0))
+
+
+def _predict(
+    predictor: BundledPredictor,
+    store: PackedStore,
+    details: bool,
+    seconds: list[float],
+    image_id: str,
+) -> Predicted:
+    """Predict an image; safe to call in several threads."""
+    top: NDArray[np.float32] | None = None
+    start = time.perf_counter()
+    try:
+        if details and predictor.says_confidence:
+            ids, probabilities = predictor.predict_tensors(store.image(image_id))
+            mask, top = ids.cpu().numpy(), probabilities.cpu().numpy()
+        else:
+            mask = predictor.predict_mask(store.image(image_id))
+    except SegopsError as error:
+        raise SegopsError(f"{image_id}: {error}") from error
+    except Exception as error:
+        error.add_note(f"This happened with the image {image_id}.")
+        raise
+    seconds.append(time.perf_counter() - start)
+    return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
+
+
+def _explain(
+    predictor: BundledPredictor, store: PackedStore, explained: dict[str, int], out: Path
+) -> None:
+    """Keep where the network looked, for a class of each of some images."""
+    if not explained:
+        return
+    from segops.predict.explain import explain  # takes seconds
+
+    (out / ACTIVATIONS).mkdir()
+    for image_id, class_id in explained.items():
+        activation = explain(predictor, store.image(image_id), class_id)
+        grey = np.rint(255 * activation).astype(np.uint8)
+        Image.fromarray(grey).save(out / ACTIVATIONS / f"{image_id}.png", compress_level=1)

@@ -34,6 +34,7 @@ from segops.predict.package import write_bundle
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from segops.voc.masks import decode_mask, read_mask
+from tests.unit.emulated_card import CARD, Card, on_emulated_card
 from tests.unit.test_evaluate_score import SPEC, lively
 
 EXPLAINED = 2
@@ -141,6 +142,20 @@ def test_the_same_request_gives_the_same_bytes_on_any_number_of_threads(
     for name in names:
         if name != "timing.json":
             assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+def test_on_a_graphics_card_it_finds_the_same(
+    scored: Path, bundle: Path, store: PackedStore, tmp_path: Path
+) -> None:
+    def act(card: Card) -> None:
+        run(bundle, store, tmp_path / "out", device=str(CARD), explain=0)
+        assert card.waits
+
+    on_emulated_card(act)
+    for name in ("counts.parquet", "confusion.npy", "masks.bin", "kinds.bin", "errors.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+    assert figures(tmp_path / "out")["summary"] == figures(scored)["summary"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from io import BytesIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +27,7 @@ HEAT_SIDE = 128
 HEAT_LEVELS = 32
 QUALITY = 80
 VOID_ALPHA = 215
+_PALETTE, _OUTLINES = palette(), outline_colours()
 # Dark violet over red and orange to pale yellow: lightness rises all the way.
 HEAT = ((40, 11, 84), (122, 28, 109), (203, 65, 73), (247, 140, 20), (252, 240, 140))
 
@@ -39,10 +41,9 @@ def photo(image: NDArray[np.uint8]) -> str:
     Returns:
         The file in base 64.
     """
-    picture = Image.fromarray(image)
-    picture = picture.resize(shrunk(image.shape[:2]), Image.Resampling.LANCZOS)
+    small = cv2.resize(image, shrunk(image.shape[:2]), interpolation=cv2.INTER_AREA)
     stream = BytesIO()
-    picture.save(stream, "JPEG", quality=QUALITY, optimize=True)
+    Image.fromarray(small).save(stream, "JPEG", quality=QUALITY, optimize=True)
     return base64.b64encode(stream.getvalue()).decode()
 
 
@@ -61,7 +62,7 @@ def mask_layer(mask: NDArray[np.uint8]) -> str:
     place[ids] = np.arange(len(ids))
     indices = place[small]
     colours = [
-        (*one, 255 if index else 0) for index, one in zip(ids, palette()[ids].tolist(), strict=True)
+        (*one, 255 if index else 0) for index, one in zip(ids, _PALETTE[ids].tolist(), strict=True)
     ]
     if VOID in ids:
         colours[-1] = (*VOID_LIGHT, VOID_ALPHA)
@@ -71,7 +72,7 @@ def mask_layer(mask: NDArray[np.uint8]) -> str:
     if len(colours) + len(ids) <= 256:
         edge = outline(small)
         indices[edge] = place[small[edge]] + len(colours)
-        colours += [(*one, 255) for one in outline_colours()[ids].tolist()]
+        colours += [(*one, 255) for one in _OUTLINES[ids].tolist()]
     return _palette_png(indices, colours)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segops.data.imbalance import pixel_counts
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
-from segops.metrics.confusion import confusion_matrix
+from segops.metrics.device_confusion import DeviceConfusion
 from segops.metrics.iou import miou
 from segops.predict.predictor import Predictor
 from segops.train.ranks import total
@@ -77,11 +77,15 @@ def warn_of_absent_classes(
 def selection_confusion(
     predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
 ) -> NDArray[np.int64]:
-    """The confusion matrix of :func:`selection_miou`, (classes, classes), rows are truth."""
-    classes = len(predictor.class_names)
-    counts = np.zeros((classes, classes), dtype=np.int64)
+    """The confusion matrix of :func:`selection_miou`, (classes, classes), rows are truth.
+
+    Masks are counted on the device where they are predicted.
+    """
+    counter = DeviceConfusion(len(predictor.class_names))
     for image_id in ids[fabric.global_rank :: fabric.world_size]:
-        prediction = predictor.predict_mask(store.image(image_id))
-        counts += confusion_matrix(store.mask(image_id), prediction, classes)
+        # A copy, because the store hands out read-only views, which torch does not take.
+        truth = torch.from_numpy(np.array(store.mask(image_id))).to(predictor.device)
+        counter.add(truth, predictor.predict_ids(store.image(image_id)))
+    counts = counter.fetch().sum(axis=0)
     summed: NDArray[np.int64] = total(torch.from_numpy(counts), fabric).numpy()
     return summed

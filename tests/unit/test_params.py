@@ -39,7 +39,15 @@ def test_defaults_are_usable() -> None:
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
         ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),
         ({"data": {"classes": ["background", "a", "a"]}}, "expected every name once"),
-        ({"gate": {"min_class_iou": {"unicorn": 0.1}}}, "gate.min_class_iou names unicorn"),
+        ({"augment": {"crop": 64}}, "  augment.crop: expected a list, as in [512, 512] (found 64)"),
+        ({"gate": {"min_class_iou": {"unicorn": 0.1}}}, "  gate.min_class_iou names unicorn"),
+        (
+            {
+                "gate": {"min_class_iou": {"lion": 0.1}},
+                "validate": {"required_classes": ["unicorn"]},
+            },
+            "required_classes names unicorn; gate.min_class_iou names lion; data.classes has back",
+        ),
         (
             {"validate": {"required_classes": ["unicorn"]}},
             "validate.required_classes names unicorn",

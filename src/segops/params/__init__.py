@@ -78,6 +78,7 @@ class Params(Section):
         names = self.data.class_names
         required = self.validate_.required_classes
         copied = self.augment.copy_paste.classes
+        strange = []
         for key, used in (
             ("validate.required_classes", () if isinstance(required, str) else required),
             ("gate.min_class_iou", tuple(self.gate.min_class_iou)),
@@ -85,9 +86,9 @@ class Params(Section):
         ):
             unknown = [name for name in used if name not in names]
             if unknown:
-                raise ValueError(
-                    f"{key} names {', '.join(unknown)}; data.classes has {', '.join(names)}"
-                )
+                strange.append(f"{key} names {', '.join(unknown)}")
+        if strange:
+            raise ValueError(f"{'; '.join(strange)}; data.classes has {', '.join(names)}")
         weights = self.train.class_weights
         if isinstance(weights, tuple) and len(weights) != len(names):
             raise ValueError(
@@ -225,11 +226,17 @@ def parse(tree: Any, name: str = "params.yaml") -> Params:
 
 
 def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "(all)"
+    key = ".".join(str(part) for part in error["loc"])
+    message, found = error["msg"].removeprefix("Value error, "), error["input"]
+    if not key:  # about several parameters, which the message names
+        return str(message)
     if error["type"] == "extra_forbidden":
         return f"{key}: no such parameter; expected one of {', '.join(_siblings(error['loc']))}"
-    message = error["msg"].removeprefix("Value error, ")
-    found = error["input"]
+    if error["type"] == "tuple_type":
+        field = _field(key)
+        usual = field.default if field is not None else None
+        example = f", as in {list(usual)}" if isinstance(usual, tuple) and usual else ""
+        message = f"expected a list{example}"
     shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
     return f"{key}: {message}{shown}"
 

@@ -243,7 +243,8 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise SegopsError(
             f"{kind} {name!r} is not in the table of what was tried.{hint} "
-            "`segops models` lists the architectures and how to go on."
+            "`segops models` lists the architectures, `segops models --architecture NAME` the "
+            "encoders that one of them works with."
         )
 
 

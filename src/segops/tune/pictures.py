@@ -43,7 +43,7 @@ def write_range_picture(path: Path, found: RangeTest) -> None:
     axes.set_ylim(low - margin, high + 2 * margin)
     axes.set_xlabel("train.lr", color=MUTED)
     axes.set_ylabel("loss", color=MUTED)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside upper left", ncols=3)
     _save(figure, path)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
-
 from segops.report.judged import GalleryPicture, PictureError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
 

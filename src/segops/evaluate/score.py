@@ -12,10 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 import segops
@@ -26,6 +25,9 @@ from segops.evaluate.album import Album
 from segops.predict import isolate
 from segops.progress import track
 from segops.voc.masks import decode_mask, read_mask
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("segops")
 
@@ -310,6 +312,8 @@ def _read(
     digest: str,
     predict: Mapping[str, Any] | None,
 ) -> Scores:
+    import pandas as pd  # takes a second, for which the worker would wait to be started
+
     figures = files.read_json(out / FIGURES)
     own = files.read_json(bundle / isolate.MODEL).get("predict", {})
     return Scores(

@@ -1,0 +1,107 @@
+"""What the stage evaluate writes of a model's scores: figures, tables and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from segops import files
+from segops.evaluate import reference
+from segops.evaluate.evaluation import evaluation
+from segops.evaluate.pictures import gallery
+from segops.report.confusion import occurring, row_shares
+from segops.report.evaluation import write_evaluation_page
+
+if TYPE_CHECKING:
+    from segops.data.store import PackedStore
+    from segops.evaluate.score import Scores
+    from segops.params import Params
+
+DECIMALS = 6
+
+
+def write_results(
+    root: Path,
+    scores: Scores,
+    store: PackedStore,
+    split: str,
+    trained_on: Collection[str],
+    settings: Params,
+) -> dict[str, Any]:
+    """Write the evaluation, the table of counts, the plots and the page.
+
+    The page alone shows the champion beside the model, where one is known here.
+
+    Args:
+        root: The workspace.
+        scores: The model's scores, masks kept where pictures are wanted.
+        store: The packed data that it was scored on.
+        split: The split of it.
+        trained_on: SHA-256 of the images that the model was trained on.
+        settings: The parameters.
+
+    Returns:
+        The evaluation; see :func:`segops.evaluate.evaluation.evaluation`.
+
+    Raises:
+        SegopsError: The split has no labelled pixel.
+    """
+    found = evaluation(scores, store, split, settings.evaluate)
+    opponent = reference.opponent(
+        root,
+        scores.counts,
+        found["val_hash"],
+        scores.class_names,
+        scores.bundle_digest,
+        trained_on,
+        settings.evaluate,
+    )
+    write_evaluation_page(
+        root / files.EVALUATION_PAGE,
+        found,
+        scores.confusion,
+        gallery(scores, store) if settings.report.pictures else (),
+        root / files.LEARNING_CURVES,
+        () if opponent is None else (opponent,),
+    )
+    files.write_json(root / files.EVALUATION, found)
+    with files.atomic_path(root / files.COUNTS) as temporary:
+        scores.counts.to_parquet(temporary, index=False)
+    _write_csv(root / files.CONFUSION_PLOT, _confusion_table(scores))
+    _write_csv(root / files.CLASS_PLOT, _class_table(found))
+    return found
+
+
+def _confusion_table(scores: Scores) -> pd.DataFrame:
+    """One row a cell: classes that occur in the truth, by classes that occur at all."""
+    shares, shown = row_shares(scores.confusion), occurring(scores.confusion)
+    names = scores.class_names
+    rows = [
+        {
+            "actual": names[true],
+            "predicted": names[predicted],
+            "pixels": int(scores.confusion[true, predicted]),
+            "share": round(float(shares[true, predicted]), DECIMALS),
+        }
+        for true in shown
+        if scores.confusion[true].any()
+        for predicted in shown
+    ]
+    return pd.DataFrame(rows)
+
+
+def _class_table(evaluation: dict[str, Any]) -> pd.DataFrame:
+    """One row a class that occurs in the truth: those that mIoU is the mean over."""
+    rows = [
+        {"class": name, "iou": round(figures["iou"], DECIMALS)}
+        for name, figures in evaluation["classes"].items()
+        if figures["truth_pixels"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    files.write_text(path, table.to_csv(index=False, lineterminator="\n"))

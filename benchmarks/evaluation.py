@@ -66,7 +66,9 @@ lanes = {lanes}
 for _ in in_lanes(lambda one: predictor.predict_mask(store.image(one)), store.ids("val"), lanes):
     pass
 """
-AT_ONCE = ALONE.format(lanes=f"lanes_for(predictor.device, {SIZE[0] * SIZE[1]})")
+AT_ONCE = ALONE.format(
+    lanes=f"lanes_for(predictor.device, {SIZE[0] * SIZE[1]}, len(store.ids('val')))"
+)
 ONE_BY_ONE = ALONE.format(lanes=1)
 
 

@@ -26,10 +26,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 CARD = torch.device("cuda", 0)
 _aten = torch.ops.aten
 _TRANSFERS = {_aten._to_copy.default, _aten.copy_.default}
-_FETCHES = {_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default}
-_SIZES = {_aten.nonzero.default, _aten.masked_select.default, _aten._unique2.default}
 _INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 """Take indices that lie on the CPU too."""
+_WAITING = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 
 
 def _batch_norm(*args: Any) -> tuple[Tensor, ...]:
@@ -59,6 +58,8 @@ class _OnCard(Tensor):
         return f"_OnCard({self.content!r})"
 
     def tolist(self) -> Any:
+        for card in _cards:
+            card.waits.append("tolist")
         return self.content.tolist()
 
     @classmethod
@@ -82,9 +83,19 @@ class Card(TorchDispatchMode):
         found = _run(func, args, kwargs or {})
         if any(isinstance(one, _OnCard) for one in tree_leaves((args, kwargs))):
             leaves = isinstance(found, Tensor) and not isinstance(found, _OnCard)
-            if leaves or func in _FETCHES or func in _SIZES:
+            if leaves or _depends_on_content(func, args):
                 self.waits.append(func.overloadpacket.__name__)
         return found
+
+
+_cards: list[Card] = []
+
+
+def _depends_on_content(func: Any, args: Any) -> bool:
+    """Whether the CPU must know content of the arguments to go on."""
+    if func in _INDEXING:
+        return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+    return bool(_WAITING.intersection(func.tags))
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -92,16 +103,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     there = {id(one.content): one for one in tensors if isinstance(one, _OnCard)}
     if func is torch.ops.prim.device.default:
         return CARD if there else args[0].device
-    if there and func not in _TRANSFERS | _INDEXING:
-        _require_one_device(func, tensors)
+    if there and func not in _TRANSFERS:
+        _require_one_device(func, [args[0], *args[2:3]] if func in _INDEXING else tensors)
     wanted = kwargs.get("device")
     on_card = bool(there) if wanted is None else torch.device(wanted).type == CARD.type
     if wanted is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     compute = _STAND_INS.get(func, func)
     found = compute(*tree_map(_content, args), **tree_map(_content, kwargs))
-    if func in _FETCHES:
-        return found
     if func is _aten.copy_.default:
         return args[0]
 
@@ -141,6 +150,7 @@ def _emulated_card() -> Iterator[Card]:
         torch._C._set_only_lift_cpu_tensors(True)
         torch.__future__.set_swap_module_params_on_conversion(True)
         with Card() as card:
+            _cards.append(card)
             yield card
 
 

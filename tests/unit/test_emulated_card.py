@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,45 @@ def test_the_card_keeps_its_tensors_apart_from_those_of_the_cpu() -> None:
         assert there.sum().item() == 7 * 3 + 3 + 4 + 5
         assert card.waits == ["_to_copy", "_local_scalar_dense"]
         assert here[0, 0] == 0
-        with pytest.raises(RuntimeError, match=r"expected all tensors on the same device"):
-            there + here
+        for mixed in (
+            lambda: there + here,
+            lambda: here[there.long()],
+            lambda: there.index_put_((torch.tensor([0]),), here[:1]),
+        ):
+            with pytest.raises(RuntimeError, match=r"expected all tensors on the same device"):
+                mixed()
 
     on_emulated_card(act)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda there: there[there > 1],
+        lambda there: there.index_put_((there > 1,), there.sum()),
+        lambda there: there.nonzero(),
+        lambda there: there.long().flatten().bincount(),
+        lambda there: there.unique(),
+        lambda there: there.unique_consecutive(),
+        lambda there: torch.allclose(there, there + 1),
+        lambda there: torch.equal(there, there + 1),
+        lambda there: there.tolist(),
+        lambda there: bool(there.any()),
+        lambda there: there.cpu(),
+    ],
+)
+def test_the_card_notes_what_the_cpu_waits_for(ask: Callable[[torch.Tensor], Any]) -> None:
+    def act(card: Card) -> None:
+        there = torch.arange(6.0).view(2, 3).to(CARD)
+        there = there[:, torch.tensor([0, 2], device=CARD)] * 2 + there[:, :1].sum()
+        assert card.waits == []
+        ask(there)
+        assert len(card.waits) == 1
+
+    on_emulated_card(act)
+
+
+def test_what_fails_on_the_card_fails_the_test() -> None:
     with pytest.raises(pytest.fail.Exception, match="assert 1 == 2"):
         on_emulated_card(lambda card: pytest.fail("assert 1 == 2"))
 

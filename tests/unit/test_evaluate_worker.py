@@ -211,6 +211,13 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     assert {found for _, found in watched} == {each}
 
 
+def test_two_images_share_all_threads(
+    bundle: Path, store: PackedStore, tmp_path: Path, watched: list[tuple[int, int]]
+) -> None:
+    run(bundle, store, tmp_path / "out", threads=4, images=store.ids("val")[:2], explain=0)
+    assert [threads for _, threads in watched] == [2, 2]
+
+
 def test_what_an_image_takes_is_reckoned_at_its_largest_scale(
     bundle: Path,
     store: PackedStore,

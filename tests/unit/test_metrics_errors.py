@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from scipy import ndimage
 
@@ -106,3 +107,9 @@ def test_objects_are_the_connected_components(masks: tuple[Mask, Mask]) -> None:
     assert sorted((int(a), int(b), int(c), bool(d)) for a, b, c, d in rows_found) == sorted(
         expected
     )
+
+
+def test_void_cannot_be_predicted() -> None:
+    truth = np.zeros((3, 4), np.uint8)
+    with pytest.raises(ValueError, match="holds id 255, which is void"):
+        find_errors(truth, truth, truth + VOID)

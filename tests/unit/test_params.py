@@ -65,6 +65,7 @@ def test_defaults_are_usable() -> None:
         ({"train": {"sync_batch_norm": True}}, "sync_batch_norm needs several devices"),
         ({"train": {"loss": "dice+unicorn"}}, "train.loss.1.name: Input should be 'cross_entropy'"),
         ({"train": {"loss": []}}, "train.loss: "),
+        ({"train": {"loss": 64}}, "train.loss: expected a list (found 64)"),
         ({"train": {"loss": [{"name": "dice", "gamma": 2.0}]}}, "dice has no option gamma"),
         (
             {"train": {"loss": [{"name": "focal", "gama": 2.0}]}},

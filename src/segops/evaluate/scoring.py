@@ -140,7 +140,7 @@ def _judged(
         yield from map(work, map(predict, images))
         return
     largest = max((math.prod(store.size(one)) for one in images), default=1)
-    lanes = lanes_for(predictor.device, largest * scale**2)
+    lanes = lanes_for(predictor.device, largest * scale**2, len(images))
     predictions = in_lanes(predict, images, lanes)
     judges = min(MOST_JUDGES, _cores())
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)

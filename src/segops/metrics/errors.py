@@ -36,12 +36,15 @@ def find_errors(
     Args:
         truth: uint8 (H, W), 0 for background and 255 for void.
         filled: The same after :func:`segops.metrics.boundary.fill_void`.
-        prediction: uint8 (H, W).
+        prediction: uint8 (H, W), class ids below 255.
 
     Returns:
         uint8 (H, W), 0 where a pixel is right or void, else 1 + its kind's index in `KINDS`; and
         (class, kind, pixels), ascending, pixels above 0. Pixels belong to the truth's class, or to
         the predicted one where the truth is background.
+
+    Raises:
+        ValueError: Void is predicted where the truth is background.
     """
     wrong = truth != prediction
     wrong &= truth != VOID
@@ -80,7 +83,8 @@ def _rows(owner: Mask, kinds: Mask) -> list[tuple[int, str, int]]:
     """Pixels by owner and kind, of the pixels that have a kind."""
     ids = max(int(owner.max()), len(KINDS)) + 1
     counts = joint_histogram(owner, kinds, ids)
-    assert counts is not None  # no id is beyond `ids`
+    if counts is None:
+        raise ValueError(f"prediction holds id {VOID}, which is void; expected class ids")
     counts = counts[1:, 2 : 2 + len(KINDS)]  # neither void nor right
     return [
         (int(label), KINDS[kind], int(counts[label, kind])) for label, kind in np.argwhere(counts)

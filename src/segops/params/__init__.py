@@ -235,7 +235,8 @@ def _describe(error: Any) -> str:
     if error["type"] == "tuple_type":
         field = _field(key)
         usual = field.default if field is not None else None
-        example = f", as in {list(usual)}" if isinstance(usual, tuple) and usual else ""
+        numbers = isinstance(usual, tuple) and all(isinstance(one, (int, float)) for one in usual)
+        example = f", as in {list(usual)}" if usual and numbers else ""
         message = f"expected a list{example}"
     shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
     return f"{key}: {message}{shown}"

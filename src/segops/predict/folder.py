@@ -23,7 +23,6 @@ from ..voc.images import decode_image, image_size, read_content
 from . import activation, outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .journal import JOURNAL, LOCK, Entry, Journal
-from .lanes import Lanes
 from .outputs import Finding, Options
 from .room import Room
 from .settings import InferenceSettings
@@ -127,16 +126,8 @@ class _Picture:
     sha256: str
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """What was found in an image, and the SHA-256 of its file's content."""
-
-    finding: Finding
-    sha256: str
-
-
 class _Work:
-    """Reads ahead, predicts and writes in threads; what comes of it is looked at in this one."""
+    """Reads ahead in threads, predicts in this one, writes in threads."""
 
     def __init__(
         self,
@@ -151,12 +142,9 @@ class _Work:
         self._journal = journal
         self._options = options
         self._overwrite = overwrite
-        # Of the settings these alone: the rest is read by the bundle's own code, of any version.
+        # Of the settings this alone: the rest is read by the bundle's own code, of any version.
         own = predictor.model.get("predict", {})
         self._max_pixels = int(own.get("max_pixels", InferenceSettings().max_pixels))
-        self._scale = max(own.get("scales", [1.0]))
-        # An explanation watches the network while it runs, which must then run for it alone.
-        self._lanes = Lanes(predictor.device, None if options.explain is None else 1)
         self._room = Room(IMAGES_AT_ONCE, BYTES_AT_ONCE)
         self._writing: deque[Future[None]] = deque()
         self.failed: dict[str, str] = {}
@@ -165,27 +153,23 @@ class _Work:
     def run(self, sources: list[Source]) -> Iterator[None]:
         """Do all images; yields when one is predicted, or needs not be or cannot be."""
         readers = ThreadPoolExecutor(THREADS, "read")
-        predictors = ThreadPoolExecutor(self._lanes.count, "predict")
         writers = ThreadPoolExecutor(THREADS, "write")
-        under_way: deque[tuple[Source, int, Future[_Predicted | Entry]]] = deque()
+        reading: deque[tuple[Source, int, Future[_Picture | Entry]]] = deque()
         try:
             for source in sources:
                 size = self._size(source)
-                while not self._room.enter(size, wait=not under_way):
-                    self._finish(*under_way.popleft(), writers)
+                while not self._room.enter(size, wait=not reading):
+                    self._finish(*reading.popleft(), writers)
                     yield
-                picture = readers.submit(self._read, source)
-                under_way.append((source, size, predictors.submit(self._predict, picture)))
-            while under_way:
-                self._finish(*under_way.popleft(), writers)
+                reading.append((source, size, readers.submit(self._read, source)))
+            while reading:
+                self._finish(*reading.popleft(), writers)
                 yield
             writers.shutdown()
             self._raise_failed_writes()
         finally:
-            for pool in (readers, predictors):
-                pool.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
             writers.shutdown()
-            self._lanes.close()
 
     def say_size(self, sources: list[Source]) -> None:
         """Say how much the probabilities take, where they are asked for: it can be a lot."""
@@ -263,13 +247,18 @@ class _Work:
         self,
         source: Source,
         size: int,
-        future: Future[_Predicted | Entry],
+        future: Future[_Picture | Entry],
         writers: ThreadPoolExecutor,
     ) -> None:
-        """Have the outputs of an image written once it is predicted."""
+        """Predict an image that was read, and have the outputs written."""
         self._raise_failed_writes()
         try:
-            found = future.result()
+            picture = future.result()
+            if isinstance(picture, Entry):
+                self.before += 1
+                self._room.leave(size)
+                return
+            finding = self._predict(picture.pixels)
         except (SegopsError, RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
                 raise
@@ -277,11 +266,7 @@ class _Work:
             self._forget(source)
             self._room.leave(size)
             return
-        if isinstance(found, Entry):
-            self.before += 1
-            self._room.leave(size)
-            return
-        written = writers.submit(self._write, source, found)
+        written = writers.submit(self._write, source, picture.sha256, finding)
         written.add_done_callback(lambda _: self._room.leave(size))
         self._writing.append(written)
 
@@ -302,16 +287,7 @@ class _Work:
             with _putting(mask):
                 outputs.remove(mask, earlier.outputs, {})
 
-    def _predict(self, reading: Future[_Picture | Entry]) -> _Predicted | Entry:
-        """Wait until an image is read and predict it, if it is not done. Runs in a thread."""
-        picture = reading.result()
-        if isinstance(picture, Entry):
-            return picture
-        height, width = picture.pixels.shape[:2]
-        with self._lanes.taken(height * width * self._scale**2):
-            return _Predicted(self._found(picture.pixels), picture.sha256)
-
-    def _found(self, image: NDArray[np.uint8]) -> Finding:
+    def _predict(self, image: NDArray[np.uint8]) -> Finding:
         found = self._predictor.predict(image)
         probabilities = None
         if self._options.probabilities:
@@ -322,9 +298,9 @@ class _Work:
             heat = activation.view(self._predictor, image, found.mask, self._options.explain)
         return Finding(image, found.mask, found.confidence, probabilities, heat)
 
-    def _write(self, source: Source, predicted: _Predicted) -> None:
+    def _write(self, source: Source, sha256: str, finding: Finding) -> None:
         """Write an image's outputs, then say so in the journal. Runs in a thread."""
-        mask, finding = source.output / source.mask, predicted.finding
+        mask = source.output / source.mask
         earlier = self._journal.get(source.mask)
         with _putting(mask):
             written = outputs.write(mask, finding, self._options.kinds())
@@ -333,7 +309,7 @@ class _Work:
             counts = np.bincount(finding.mask.ravel(), minlength=len(self._predictor.class_names))
             model, device = self._key
             entry = Entry(
-                image=predicted.sha256,
+                image=sha256,
                 model=model,
                 device=device,
                 width=finding.mask.shape[1],

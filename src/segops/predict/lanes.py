@@ -1,18 +1,20 @@
 """Predicting several images at a time on a CPU, each on its share of the cores.
 
 Cores that work on one image wait for each other after every layer; two that have an image each do
-a quarter more. The predictions are the same. On a graphics card one image fills the device.
+a quarter more. What a network says can differ in the last bits with the number of threads that it
+has, as it does between machines. On a graphics card one image fills the device.
+
+For a process of its own, whose network predicts in evaluation mode and in full precision anyway:
+the predictor sets both for the whole process while it works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-from segops.predict.room import Room
 from segops.threads import pipelined
 
 Item = TypeVar("Item")
@@ -26,18 +28,17 @@ WAITING_PER_LANE = 2
 """Images that may wait for each lane."""
 
 
-def lanes_for(device: torch.device | str, pixels: float, threads: int | None = None) -> int:
+def lanes_for(device: torch.device | str, pixels: float, images: int) -> int:
     """How many images to predict at a time: at most one for each of torch's threads.
 
     Args:
         device: Where the network lies.
         pixels: Those of the largest image, at the largest scale it is predicted at.
-        threads: Torch's threads; None: as many as it has in the calling thread.
+        images: How many there are.
     """
     if torch.device(device).type != "cpu":
         return 1
-    threads = threads or torch.get_num_threads()
-    return max(1, min(threads, int(PIXELS_AT_ONCE / max(pixels, 1))))
+    return max(1, min(torch.get_num_threads(), images, int(PIXELS_AT_ONCE / max(pixels, 1))))
 
 
 def in_lanes(
@@ -64,46 +65,6 @@ def in_lanes(
         yield from pipelined(items, on_share, lanes, WAITING_PER_LANE * lanes)
     finally:
         torch.set_num_threads(threads)
-
-
-class Lanes:
-    """Lets threads predict images of different sizes beside each other.
-
-    As many go at a time as :func:`lanes_for` says of each; a large one goes alone.
-
-    Args:
-        device: Where the network lies.
-        most: Most images at a time; None: as many as suit the device.
-
-    Attributes:
-        count: Most images at a time.
-    """
-
-    def __init__(self, device: torch.device | str, most: int | None = None) -> None:
-        self._device = device
-        self._threads = torch.get_num_threads()
-        self.count = most or lanes_for(device, 1)
-        self._room = Room(self.count, PIXELS_AT_ONCE)
-
-    @contextmanager
-    def taken(self, pixels: float) -> Iterator[None]:
-        """Wait for a lane, and have the calling thread use that lane's share of torch's threads.
-
-        Args:
-            pixels: Those of the image, at the largest scale it is predicted at.
-        """
-        lanes = min(self.count, lanes_for(self._device, pixels, self._threads))
-        size = PIXELS_AT_ONCE // lanes
-        self._room.enter(size, wait=True)
-        try:
-            _use_threads(self._threads // lanes)
-            yield
-        finally:
-            self._room.leave(size)
-
-    def close(self) -> None:
-        """Give the threads that torch will be called by the number that it had before."""
-        torch.set_num_threads(self._threads)
 
 
 def _use_threads(threads: int) -> None:

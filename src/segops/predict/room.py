@@ -34,7 +34,7 @@ class Room:
         with self._changed:
             self._items -= 1
             self._size -= size
-            self._changed.notify_all()  # they wait for room of different sizes
+            self._changed.notify()
 
     def _fits(self, size: int) -> bool:
         if not self._items:

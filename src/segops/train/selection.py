@@ -19,6 +19,9 @@ from segops.metrics.iou import miou
 from segops.predict.predictor import Predictor
 from segops.train.ranks import total
 
+IMAGES_A_FETCH = 32
+"""Images whose counts lie on the device at a time, half a megabyte of 255 classes each."""
+
 log = logging.getLogger("segops")
 
 
@@ -81,11 +84,14 @@ def selection_confusion(
 
     Masks are counted on the device where they are predicted.
     """
-    counter = DeviceConfusion(len(predictor.class_names))
-    for image_id in ids[fabric.global_rank :: fabric.world_size]:
+    classes = len(predictor.class_names)
+    counter, counts = DeviceConfusion(classes), np.zeros((classes, classes), np.int64)
+    for number, image_id in enumerate(ids[fabric.global_rank :: fabric.world_size]):
+        if number % IMAGES_A_FETCH == 0:
+            counts += counter.fetch().sum(axis=0)
         # A copy, because the store hands out read-only views, which torch does not take.
         truth = torch.from_numpy(np.array(store.mask(image_id))).to(predictor.device)
         counter.add(truth, predictor.predict_ids(store.image(image_id)))
-    counts = counter.fetch().sum(axis=0)
+    counts += counter.fetch().sum(axis=0)
     summed: NDArray[np.int64] = total(torch.from_numpy(counts), fabric).numpy()
     return summed

@@ -43,7 +43,7 @@ format: install ## Format the code
 bench: install ## Run the benchmarks that need no GPU
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-bench-evaluation: install ## Measure the whole evaluation against prediction alone (10 minutes)
+bench-evaluation: install ## Measure the whole evaluation against prediction alone (15 minutes)
 	@$(BIN)/python -m benchmarks.evaluation
 
 bench-gpu: install ## Measure all that a GPU has to show, in a few minutes

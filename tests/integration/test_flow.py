@@ -161,7 +161,8 @@ def test_schedule_registers_an_active_deployment(server: None, workspace: Path) 
         assert deployment.schedules[0].schedule.timezone == "Europe/Berlin"
     finally:
         serving.send_signal(signal.SIGINT)
-        serving.communicate(timeout=60)
+        # It has the server pause the schedule first, and asks again while its SQLite is busy.
+        serving.communicate(timeout=150)
 
 
 async def read_deployment(name: str) -> Any:

@@ -148,6 +148,8 @@ def test_schedule_registers_an_active_deployment(server: None, workspace: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # Tests that a shell runs in the background ignore the signal, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert serving.stdout is not None
     try:
@@ -161,8 +163,7 @@ def test_schedule_registers_an_active_deployment(server: None, workspace: Path) 
         assert deployment.schedules[0].schedule.timezone == "Europe/Berlin"
     finally:
         serving.send_signal(signal.SIGINT)
-        # It has the server pause the schedule first, and asks again while its SQLite is busy.
-        serving.communicate(timeout=150)
+        serving.communicate(timeout=60)
 
 
 async def read_deployment(name: str) -> Any:

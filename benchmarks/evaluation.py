@@ -30,7 +30,7 @@ from pathlib import Path
 
 import yaml
 
-from segops import files, params
+from segops import params, paths
 from segops.data.store import pack
 from segops.params import HardwareParams
 from segops.train.hardware import choose_threads
@@ -54,14 +54,14 @@ ALONE = """
 import sys
 from pathlib import Path
 import torch
-from segops import files
+from segops import paths
 from segops.data.store import PackedStore
 from segops.predict.bundle import load_bundle
 from segops.predict.lanes import in_lanes, lanes_for
 torch.set_num_threads(int(sys.argv[2]))
 root = Path(sys.argv[1])
-store = PackedStore(root / files.PACKED)
-predictor = load_bundle(root / files.SEGMENTER, "auto")
+store = PackedStore(root / paths.PACKED)
+predictor = load_bundle(root / paths.SEGMENTER, "auto")
 lanes = {lanes}
 for _ in in_lanes(lambda one: predictor.predict_mask(store.image(one)), store.ids("val"), lanes):
     pass
@@ -77,9 +77,9 @@ def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None
     generate(root / "voc", train=1, val=min(images, DISTINCT), seed=0, size=SIZE)
     layout = open_layout(root / "voc")
     _repeat(layout, images)
-    pack(open_layout(root / "voc"), root / files.PACKED, VOC_CLASSES, workers=2)
+    pack(open_layout(root / "voc"), root / paths.PACKED, VOC_CLASSES, workers=2)
     if bundle is not None:
-        shutil.copytree(bundle, root / files.SEGMENTER)
+        shutil.copytree(bundle, root / paths.SEGMENTER)
         return
     import torch
 
@@ -91,7 +91,7 @@ def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None
     if heavy:
         spec = ModelSpec("deeplabv3plus", "resnet50", len(VOC_CLASSES))
     torch.manual_seed(0)
-    write_bundle(root / files.SEGMENTER, build(spec), spec, VOC_CLASSES, {}, {})
+    write_bundle(root / paths.SEGMENTER, build(spec), spec, VOC_CLASSES, {}, {})
 
 
 def _repeat(layout: Layout, images: int) -> None:

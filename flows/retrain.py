@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from segops import files, params, pipeline
+from segops import files, params, paths, pipeline
 from segops.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from segops.registry.register import Registered
 
 Result = TypeVar("Result")
-REPORTS = (files.VALIDATION_PAGE, files.AUGMENTATION_SHEET, files.EVALUATION_PAGE)
+REPORTS = (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def retrain(force: bool = False, root: str | None = None) -> State[Any]:
         root: The workspace; the working directory's by default.
     """
     try:
-        workspace = files.workspace(Path(root) if root else None)
-        with files.exclusive(workspace / files.RUN_LOCK, "another run"):
+        workspace = paths.workspace(Path(root) if root else None)
+        with files.exclusive(workspace / paths.RUN_LOCK, "another run"):
             summary = _retrain(workspace, force)
     except SegopsError as error:
         return Failed(message=str(error), data=error)
@@ -183,7 +183,7 @@ def _retrain(root: Path, force: bool) -> Summary:
         version=str(registered.version),
         created=registered.created,
         decision=decision,
-        evaluation=files.read_json(root / files.EVALUATION),
+        evaluation=files.read_json(root / paths.EVALUATION),
         tracking_uri=tracking_uri(root),
     )
 
@@ -275,4 +275,4 @@ def serve(cron: str, timezone: str) -> None:
 
 
 if __name__ == "__main__":
-    run(files.workspace())
+    run(paths.workspace())

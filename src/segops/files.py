@@ -1,4 +1,4 @@
-"""Files written whole or not at all, hashes, locks, and where things lie in a workspace."""
+"""Files written whole or not at all, hashes, locks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,70 +15,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from segops.errors import SegopsError
-
-# Outputs of the stages, relative to the workspace; dvc.yaml names the same paths (a test compares).
-FACTS = Path("data/facts.parquet")
-VERDICT = Path("data/verdict.json")
-PACKED = Path("data/packed")
-POLICY = Path("models/augmentation.json")
-TRAINED = Path("models/trained")
-SEGMENTER = Path("models/segmenter")
-PACKAGE = Path("models/package.json")
-LAST_WEIGHTS = Path("models/last.safetensors")
-TRAINING = Path("metrics/training.json")
-EVALUATION = Path("metrics/evaluation.json")
-COUNTS = Path("metrics/counts.parquet")
-LEARNING_CURVES = Path("plots/learning.csv")
-CONFUSION_PLOT = Path("plots/confusion.csv")
-CLASS_PLOT = Path("plots/class_iou.csv")
-VALIDATION_JSON = Path("reports/validation.json")
-VALIDATION_PAGE = Path("reports/validation.html")
-DATA_DOCS = Path("reports/data_docs")
-AUGMENTATION_SHEET = Path("reports/augmentation.png")
-EVALUATION_PAGE = Path("reports/evaluation.html")
-
-# State of this workspace that is no output: locks, resume state, live history.
-STATE = Path(".segops")
-RUN_LOCK = STATE / "run.lock"
-STAGE_LOCK = STATE / "stage.lock"
-RESUME = STATE / "resume"
-REFERENCE = STATE / "reference"
-
-
-def workspace(start: Path | None = None) -> Path:
-    """The root of the checkout: the nearest directory at or above `start` that holds ``dvc.yaml``.
-
-    Raises:
-        SegopsError: There is none.
-    """
-    start = (start or Path.cwd()).resolve()
-    for directory in (start, *start.parents):
-        if (directory / "dvc.yaml").is_file():
-            return directory
-    raise SegopsError(f"{start}: no dvc.yaml here or above. Run segops inside a segops checkout.")
-
-
-def state_home(root: Path) -> Path:
-    """The main checkout of `root`, where ``mlflow.db``, its artifacts and the ledger live.
-
-    A git worktree and the temporary copy of ``dvc exp run --temp`` both lead back to it.
-    """
-    root = root.resolve()
-    for parent in root.parents:
-        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
-            return parent.parents[2]
-    found = subprocess.run(
-        ["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode == 0:
-        toplevel, common = (Path(line) for line in found.stdout.splitlines()[:2])
-        if toplevel.resolve() == root and common.name == ".git":
-            return common.parent
-    return root
 
 
 @contextmanager

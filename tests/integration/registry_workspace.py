@@ -21,7 +21,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from segops import files
+from segops import files, paths
 from segops.data.store import PackedStore, pack
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.metrics.confusion import confusion_matrix
@@ -98,10 +98,10 @@ def make(root: Path, commit: bool = True, database: bool = True) -> Path:
 def use_data(root: Path, seed: int) -> None:
     """Put generated data in place, pack them, and let validation pass."""
     generate(root / "data/voc", train=4, val=8, seed=seed, size=(80, 64))
-    pack(open_layout(root / "data/voc"), root / files.PACKED, VOC_CLASSES)
-    store = PackedStore(root / files.PACKED)
+    pack(open_layout(root / "data/voc"), root / paths.PACKED, VOC_CLASSES)
+    store = PackedStore(root / paths.PACKED)
     files.write_json(
-        root / files.VERDICT,
+        root / paths.VERDICT,
         {
             "passed": True,
             "data_hash": store.data_hash,
@@ -125,17 +125,17 @@ def train(root: Path, seed: int, quality: float | None = 0.8) -> str:
     Returns:
         The fingerprint of the training.
     """
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     torch.manual_seed(seed)
     images = {one: store.image_sha256(one) for one in store.ids("train")}
     network = build(SPEC)
     torch.nn.init.normal_(network.network.score.weight)
-    write_trained(root / files.TRAINED, network, SPEC, VOC_CLASSES, images, {})
+    write_trained(root / paths.TRAINED, network, SPEC, VOC_CLASSES, images, {})
     package.run(root)
     fingerprint = files.sha256_bytes(str(seed).encode())
     training = {
         "fingerprint": fingerprint,
-        "weights_sha256": weights_sha256(root / files.SEGMENTER),
+        "weights_sha256": weights_sha256(root / paths.SEGMENTER),
         "data_hash": store.data_hash,
         "train_hash": store.split_hash("train"),
         "epochs_run": EPOCHS,
@@ -150,12 +150,12 @@ def train(root: Path, seed: int, quality: float | None = 0.8) -> str:
         "images_per_second": 12.5,
         "code_hash": "c" * 64,
     }
-    files.write_json(root / files.TRAINING, training)
+    files.write_json(root / paths.TRAINING, training)
     rows = curves(seed)
     table = pd.DataFrame(rows).drop(columns="seconds")
-    files.write_text(root / files.LEARNING_CURVES, table.to_csv(index=False))
-    files.write_json(root / files.POLICY, {"transforms": []})
-    files.write_bytes(root / files.AUGMENTATION_SHEET, b"png")
+    files.write_text(root / paths.LEARNING_CURVES, table.to_csv(index=False))
+    files.write_json(root / paths.POLICY, {"transforms": []})
+    files.write_bytes(root / paths.AUGMENTATION_SHEET, b"png")
     if quality is not None:
         evaluate(root, quality)
     return fingerprint
@@ -184,7 +184,7 @@ def evaluate(root: Path, quality: float, wobble: float = 0.01) -> None:
         quality: Share of every class's pixels that the model gets right.
         wobble: How much better and worse it is on every other image.
     """
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     total = np.zeros((21, 21), dtype=np.int64)
     rows = []
     for number, image_id in enumerate(store.ids("val")):
@@ -205,8 +205,8 @@ def evaluate(root: Path, quality: float, wobble: float = 0.01) -> None:
             if t or predicted[one]
         ]
     counts = pd.DataFrame(rows, columns=list(COLUMNS))
-    (root / files.COUNTS).parent.mkdir(exist_ok=True)
-    counts.to_parquet(root / files.COUNTS, index=False)
+    (root / paths.COUNTS).parent.mkdir(exist_ok=True)
+    counts.to_parquet(root / paths.COUNTS, index=False)
     figures = summary(total, VOC_CLASSES)
     miou = miou_from_counts(counts, true_classes(counts))
     evaluation = {
@@ -218,13 +218,13 @@ def evaluate(root: Path, quality: float, wobble: float = 0.01) -> None:
         "confidence": 0.95,
         "data_hash": store.data_hash,
         "val_hash": store.split_hash("val"),
-        "weights_sha256": weights_sha256(root / files.SEGMENTER),
-        "bundle_digest": bundle_digest(root / files.SEGMENTER),
+        "weights_sha256": weights_sha256(root / paths.SEGMENTER),
+        "bundle_digest": bundle_digest(root / paths.SEGMENTER),
     }
-    files.write_json(root / files.EVALUATION, evaluation)
-    files.write_text(root / files.EVALUATION_PAGE, f"<p>mIoU {miou}</p>")
-    files.write_text(root / files.CONFUSION_PLOT, "actual,predicted,pixels\n")
-    files.write_text(root / files.CLASS_PLOT, "class,iou\n")
+    files.write_json(root / paths.EVALUATION, evaluation)
+    files.write_text(root / paths.EVALUATION_PAGE, f"<p>mIoU {miou}</p>")
+    files.write_text(root / paths.CONFUSION_PLOT, "actual,predicted,pixels\n")
+    files.write_text(root / paths.CLASS_PLOT, "class,iou\n")
 
 
 def set_params(root: Path, **sections: dict[str, Any]) -> None:

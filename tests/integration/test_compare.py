@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from segops import files
+from segops import files, paths
 from segops.cli import life
 from segops.cli.compare import compare as command
 from segops.data.store import PackedStore
@@ -65,7 +65,7 @@ def run_ids(root: Path) -> dict[str, str]:
 class TestNames:
     def test_every_way_to_call_a_model_leads_to_it(self, released: Path, tmp_path: Path) -> None:
         ids = run_ids(released)
-        bundle = shutil.copytree(released / files.SEGMENTER, tmp_path / "bundle")
+        bundle = shutil.copytree(released / paths.SEGMENTER, tmp_path / "bundle")
         name = made.client(released).get_run(ids["1"]).info.run_name
         asked = {
             "workspace": "workspace",
@@ -85,7 +85,7 @@ class TestNames:
             assert older != newer
             assert by_asked[str(name)].bundle_digest == older
             assert by_asked[ids["1"][:9]].bundle_digest == older
-            store = PackedStore(released / files.PACKED)
+            store = PackedStore(released / paths.PACKED)
             trained = frozenset(store.image_sha256(one) for one in store.ids("train"))
             assert {one.trained_on for one in found} == {trained}
             # Two of them are the same run by its own name: what was typed tells them apart.
@@ -98,7 +98,7 @@ class TestNames:
         self, released: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        with contenders(["workspace", str(released / files.SEGMENTER)], released) as found:
+        with contenders(["workspace", str(released / paths.SEGMENTER)], released) as found:
             assert found[0].bundle_digest == found[1].bundle_digest
 
     def test_no_such_run_lists_the_latest(self, released: Path) -> None:
@@ -171,8 +171,8 @@ class TestComparison:
     def test_models_of_other_classes_or_that_saw_all_of_val_are_refused(
         self, root: Path, tmp_path: Path
     ) -> None:
-        store = PackedStore(root / files.PACKED)
-        other = shutil.copytree(root / files.SEGMENTER, tmp_path / "other")
+        store = PackedStore(root / paths.PACKED)
+        other = shutil.copytree(root / paths.SEGMENTER, tmp_path / "other")
         described = files.read_json(other / "model.json")
         names = described["class_names"]
         files.write_json(other / "model.json", described | {"class_names": [*names[:-1], "stool"]})
@@ -246,8 +246,8 @@ class TestComparison:
         self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made.set_params(root, report={"pictures": True})
-        store = PackedStore(root / files.PACKED)
-        leaky = shutil.copytree(root / files.SEGMENTER, tmp_path / "leaky")
+        store = PackedStore(root / paths.PACKED)
+        leaky = shutil.copytree(root / paths.SEGMENTER, tmp_path / "leaky")
         described = files.read_json(leaky / "model.json")
         first = store.ids("val")[0]
         images = described["training_images"] | {first: store.image_sha256(first)}
@@ -275,15 +275,15 @@ class TestReference:
         found = kept.read(root)
         assert found is not None
         assert (found.model, found.version) == ("segops", "2")
-        assert found.evaluation == files.read_json(root / files.EVALUATION)
-        pd.testing.assert_frame_equal(found.counts, pd.read_parquet(root / files.COUNTS))
-        before = (root / files.REFERENCE).stat().st_ino
+        assert found.evaluation == files.read_json(root / paths.EVALUATION)
+        pd.testing.assert_frame_equal(found.counts, pd.read_parquet(root / paths.COUNTS))
+        before = (root / paths.REFERENCE).stat().st_ino
         reference.refresh(root)
-        assert (root / files.REFERENCE).stat().st_ino == before  # nothing to do
+        assert (root / paths.REFERENCE).stat().st_ino == before  # nothing to do
         assert opponent(root) is None  # itself
 
     def test_a_new_model_meets_the_champion_of_the_registry(self, root: Path) -> None:
-        recorded = files.read_json(root / files.EVALUATION)
+        recorded = files.read_json(root / paths.EVALUATION)
         made.train(root, 3, 0.9)
         reference.refresh(root)
         found = kept.read(root)
@@ -291,16 +291,16 @@ class TestReference:
         assert found.version == "2"
         assert found.evaluation == recorded
         assert found.trained_on == frozenset(
-            files.read_json(root / files.SEGMENTER / "model.json")["training_images"].values()
+            files.read_json(root / paths.SEGMENTER / "model.json")["training_images"].values()
         )
         met = opponent(root)
         assert met is not None
         assert met.name == "champion, version 2"
-        gain = files.read_json(root / files.EVALUATION)["miou"] - recorded["miou"]
+        gain = files.read_json(root / paths.EVALUATION)["miou"] - recorded["miou"]
         assert met.miou.difference == pytest.approx(gain)
-        before = (root / files.REFERENCE).stat().st_ino
+        before = (root / paths.REFERENCE).stat().st_ino
         reference.refresh(root)
-        assert (root / files.REFERENCE).stat().st_ino == before
+        assert (root / paths.REFERENCE).stat().st_ino == before
 
     def test_the_commands_keep_it_up_to_date(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -311,7 +311,7 @@ class TestReference:
         met = opponent(root)
         assert met is not None
         assert met.name == "champion, version 1"
-        shutil.rmtree(root / files.REFERENCE)
+        shutil.rmtree(root / paths.REFERENCE)
         life.record(follow=None)
         assert opponent(root) is not None
         life.promote()
@@ -322,17 +322,17 @@ class TestReference:
     def test_on_other_val_data_there_is_no_champion_until_it_is_scored_on_them(
         self, root: Path
     ) -> None:
-        champion = results.bundle_digest(root / files.SEGMENTER)
+        champion = results.bundle_digest(root / paths.SEGMENTER)
         reference.refresh(root)
         made.use_data(root, seed=4)
         reference.refresh(root)
         assert kept.read(root) is None
         made.train(root, 3, 0.9)
-        val_hash = PackedStore(root / files.PACKED).split_hash("val")
+        val_hash = PackedStore(root / paths.PACKED).split_hash("val")
         # The gate scores the champion anew and keeps the counts here.
         judged = kept_counts(root, champion, val_hash)
         judged.parent.mkdir(parents=True)
-        counts = pd.read_parquet(root / files.COUNTS)
+        counts = pd.read_parquet(root / paths.COUNTS)
         counts.to_parquet(judged)
         reference.refresh(root)
         found = kept.read(root)
@@ -368,16 +368,16 @@ class TestReference:
         root = made.make(tmp_path / "checkout", database=False)
         reference.refresh(root)
         assert not (root / "mlflow.db").exists()
-        assert not (root / files.REFERENCE).exists()
+        assert not (root / paths.REFERENCE).exists()
 
 
 def opponent(root: Path) -> Opponent | None:
     """The opponent of the workspace's model, as the evaluate stage asks for it."""
-    described = files.read_json(root / files.SEGMENTER / "model.json")
-    evaluation = files.read_json(root / files.EVALUATION)
+    described = files.read_json(root / paths.SEGMENTER / "model.json")
+    evaluation = files.read_json(root / paths.EVALUATION)
     return kept.opponent(
         root,
-        pd.read_parquet(root / files.COUNTS),
+        pd.read_parquet(root / paths.COUNTS),
         evaluation["val_hash"],
         described["class_names"],
         evaluation["bundle_digest"],

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 from segops.stages.train import HISTORY, run
 from segops.train import launch
@@ -43,8 +43,8 @@ def root(tiny_voc: Path, tmp_path: Path) -> Path:
     }
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     made = params.load(root)
-    pack(open_layout(tiny_voc), root / files.PACKED, made.data.class_names)
-    files.write_json(root / files.POLICY, build_policy(made.augment).to_json())
+    pack(open_layout(tiny_voc), root / paths.PACKED, made.data.class_names)
+    files.write_json(root / paths.POLICY, build_policy(made.augment).to_json())
     return root
 
 
@@ -65,7 +65,7 @@ def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
 ) -> None:
     """By the command line: SIGKILL of rank 1 in the middle of a training."""
     process = stage(root)
-    state = root / files.RESUME / "state.pt"
+    state = root / paths.RESUME / "state.pt"
     while not state.exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
@@ -98,8 +98,8 @@ def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
     assert silence == ""
     rows = [json.loads(line) for line in (root / HISTORY).read_text().splitlines()]
     assert [row.get("epoch") for row in rows] == [None, *range(1, 26), None]
-    assert files.read_json(root / files.TRAINING)["devices"] == 2
-    assert not (root / files.RESUME).exists()
+    assert files.read_json(root / paths.TRAINING)["devices"] == 2
+    assert not (root / paths.RESUME).exists()
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_two_machines_train_as_one_with_two_devices(root: Path, tmp_path: Path) 
         said, _ = one.communicate(timeout=120)
         assert one.returncode == 0, said
     assert files.sha256_tree(places["second"]) == before
-    weights = [places[name] / files.TRAINED / "weights.safetensors" for name in ("alone", "first")]
+    weights = [places[name] / paths.TRAINED / "weights.safetensors" for name in ("alone", "first")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

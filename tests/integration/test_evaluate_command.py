@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from segops import files
+from segops import paths
 from segops.cli import evaluate as command
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
@@ -33,10 +33,10 @@ app.command()(command.evaluate)
 @pytest.fixture(scope="module")
 def workspace(generated_voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
-    pack(open_layout(generated_voc), root / files.PACKED, VOC_CLASSES)
-    store = PackedStore(root / files.PACKED)
+    pack(open_layout(generated_voc), root / paths.PACKED, VOC_CLASSES)
+    store = PackedStore(root / paths.PACKED)
     seen = {"other_name": store.image_sha256(store.ids("val")[0])}
-    write_bundle(root / files.SEGMENTER, lively(store), SPEC, VOC_CLASSES, {}, {})
+    write_bundle(root / paths.SEGMENTER, lively(store), SPEC, VOC_CLASSES, {}, {})
     write_bundle(root / "other", lively(store), SPEC, VOC_CLASSES, seen, {})
     (root / "dvc.yaml").write_text("stages: {}\n")
     (root / "params.yaml").write_text("hardware: {threads: 1}\n")
@@ -101,7 +101,7 @@ def test_compare_prints_one_table_of_all_ways(
 
 def _require_what_the_worker_counts(root: Path, rows: list[Measured]) -> None:
     """Windows and the model's own way, counted once more, give the differences of the table."""
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     predictors = {
         one.variant.name: load_bundle(root / "other", predict=one.variant.settings)
         for one in rows
@@ -149,6 +149,6 @@ def test_a_checkout_without_a_model_is_told_what_makes_one(
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("")
     (tmp_path / "data").mkdir()
-    (tmp_path / files.PACKED).symlink_to(workspace / files.PACKED)
+    (tmp_path / paths.PACKED).symlink_to(workspace / paths.PACKED)
     with pytest.raises(SegopsError, match=r"models/segmenter: no bundle there.*`segops run`"):
         segops(tmp_path, monkeypatch)

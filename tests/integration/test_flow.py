@@ -18,7 +18,7 @@ from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import retrain as retrain_module
-from segops import files, pipeline
+from segops import files, paths, pipeline
 from segops.errors import SegopsError, TransientError
 from segops.evaluate import reference
 from segops.registry import ledger
@@ -98,7 +98,7 @@ def test_second_run_is_refused_while_one_is_under_way(
     first: tuple[Path, retrain_module.Summary],
 ) -> None:
     root, _ = first
-    with files.exclusive(root / files.RUN_LOCK, "a run"):
+    with files.exclusive(root / paths.RUN_LOCK, "a run"):
         state = retrain(root)
     assert state.is_failed()
     assert "another run is under way in this workspace" in state.message
@@ -115,7 +115,7 @@ def test_a_users_mistake_fails_the_run_at_once(
         state.result()
     assert "no_such_option" in caplog.text
     assert "Retry" not in caplog.text
-    assert not (workspace / files.SEGMENTER).exists()
+    assert not (workspace / paths.SEGMENTER).exists()
 
 
 @pytest.mark.parametrize(

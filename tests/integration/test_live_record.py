@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from segops import files, params
+from segops import files, params, paths
 from segops.registry import runs, tracking
 from segops.registry.lineage import tag
 from segops.registry.record import record
@@ -67,7 +67,7 @@ class Training:
 
 @pytest.fixture
 def training(root: Path) -> Any:
-    fingerprint = files.read_json(root / files.TRAINING)["fingerprint"]
+    fingerprint = files.read_json(root / paths.TRAINING)["fingerprint"]
     training = Training(root, fingerprint)
     yield training
     training.kill()
@@ -129,7 +129,7 @@ def test_a_killed_training_that_is_continued_goes_on_in_its_run(
     assert first.wait(60) == 0
     (run,) = made.snapshot(root)["runs"].values()
     assert run["status"] == "KILLED"
-    resumed = Training(root, files.read_json(root / files.TRAINING)["fingerprint"])
+    resumed = Training(root, files.read_json(root / paths.TRAINING)["fingerprint"])
     resumed.write(*rows, {"ended": "now"})
     resumed.kill()
     assert resumed.follow().wait(60) == 0
@@ -150,7 +150,7 @@ def test_the_file_of_the_training_before_is_not_taken_for_this_one(
     follower = training.follow()
     wait_for(lambda: ended or live_epochs(root) == {1: 9.0})
     time.sleep(3)
-    training.start(files.read_json(root / files.TRAINING)["fingerprint"])
+    training.start(files.read_json(root / paths.TRAINING)["fingerprint"])
     training.write(*made.curves(1))
     wait_for(lambda: set(live_epochs(root)) == {1, 2, 3})
     training.write({"ended": "now"})
@@ -189,7 +189,7 @@ def test_a_follower_that_comes_after_the_record_adds_nothing(root: Path) -> None
 
 def live(root: Path, rows: list[dict[str, float]]) -> None:
     """Leave a live run of a training that has ended."""
-    fingerprint = files.read_json(root / files.TRAINING)["fingerprint"]
+    fingerprint = files.read_json(root / paths.TRAINING)["fingerprint"]
     ended = Training(root, fingerprint)
     ended.write(*rows, {"ended": "now"})
     ended.kill()
@@ -204,8 +204,8 @@ def active(root: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_forced_training_with_the_same_weights_leaves_one_run(root: Path) -> None:
     done = record(root)
-    forced = Training(root, files.read_json(root / files.TRAINING)["fingerprint"])
-    forced.start(files.read_json(root / files.TRAINING)["fingerprint"])
+    forced = Training(root, files.read_json(root / paths.TRAINING)["fingerprint"])
+    forced.start(files.read_json(root / paths.TRAINING)["fingerprint"])
     follower = forced.follow()
     wait_for(lambda: len(made.snapshot(root)["runs"]) == 2)
     forced.write(*made.curves(1), {"ended": "now"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segops import files, params
+from segops import files, params, paths
 from segops.registry import artifact, lineage
 from segops.registry.judge import recorded_counts
 from segops.registry.lineage import PACKAGE_FIELDS, tag
@@ -42,11 +42,11 @@ def version(root: Path, number: str) -> Version:
 
 def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
     first = version(root, "1")
-    plain = files.read_json(root / files.PACKAGE)
-    weights = files.sha256_file(root / files.SEGMENTER / "weights.safetensors")
+    plain = files.read_json(root / paths.PACKAGE)
+    weights = files.sha256_file(root / paths.SEGMENTER / "weights.safetensors")
     made.set_params(root, predict={"flip": True})
     package.run(root)
-    mirrored = files.read_json(root / files.PACKAGE)
+    mirrored = files.read_json(root / paths.PACKAGE)
     assert mirrored["weights_sha256"] == plain["weights_sha256"] == weights
     assert mirrored["bundle_digest"] != plain["bundle_digest"] == first.bundle_digest
 

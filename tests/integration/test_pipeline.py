@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segops import files, pipeline
+from segops import files, paths, pipeline
 from segops.errors import SegopsError
 from tests.integration.conftest import dvc, segops, set_params
 
@@ -27,12 +27,12 @@ def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
 
 def test_repro_writes_every_declared_output(reproduced: Path) -> None:
     for path in (
-        files.VERDICT, files.POLICY, files.AUGMENTATION_SHEET, files.TRAINED, files.SEGMENTER,
-        files.PACKAGE, files.LAST_WEIGHTS,
-        files.EVALUATION, files.COUNTS, files.EVALUATION_PAGE, files.VALIDATION_PAGE,
+        paths.VERDICT, paths.POLICY, paths.AUGMENTATION_SHEET, paths.TRAINED, paths.SEGMENTER,
+        paths.PACKAGE, paths.LAST_WEIGHTS,
+        paths.EVALUATION, paths.COUNTS, paths.EVALUATION_PAGE, paths.VALIDATION_PAGE,
     ):  # fmt: skip
         assert (reproduced / path).exists(), path
-    evaluation = files.read_json(reproduced / files.EVALUATION)
+    evaluation = files.read_json(reproduced / paths.EVALUATION)
     assert 0 <= evaluation["miou_low"] <= evaluation["miou_high"] <= 1
     assert evaluation["images"] == 6
 
@@ -57,12 +57,12 @@ def test_a_cosmetic_change_retrains_nothing(reproduced_copy: Path) -> None:
 
 @pytest.mark.slow
 def test_force_trains_again_and_gives_the_same_bytes(reproduced_copy: Path) -> None:
-    before = files.read_json(reproduced_copy / files.TRAINING)
+    before = files.read_json(reproduced_copy / paths.TRAINING)
     history = reproduced_copy / ".segops" / "history.jsonl"
     started = json.loads(history.read_text().splitlines()[0])["started"]
     done = dvc(reproduced_copy, "repro", "--force", "train")
     assert done.returncode == 0, done.stderr
-    after = files.read_json(reproduced_copy / files.TRAINING)
+    after = files.read_json(reproduced_copy / paths.TRAINING)
     assert json.loads(history.read_text().splitlines()[0])["started"] != started
     assert before["optimizer_steps"] == after["optimizer_steps"] > 0
     assert before["weights_sha256"] == after["weights_sha256"]
@@ -80,14 +80,14 @@ def test_bad_data_stop_the_pipeline_before_training(workspace: Path) -> None:
     for name in (images[0].name, masks[3].name):
         assert name in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert not files.read_json(workspace / files.VERDICT)["passed"]
-    assert (workspace / files.VALIDATION_PAGE).is_file()
-    assert not (workspace / files.PACKED).exists()
-    assert not (workspace / files.SEGMENTER).exists()
+    assert not files.read_json(workspace / paths.VERDICT)["passed"]
+    assert (workspace / paths.VALIDATION_PAGE).is_file()
+    assert not (workspace / paths.PACKED).exists()
+    assert not (workspace / paths.SEGMENTER).exists()
 
 
 def test_a_stage_is_refused_while_another_is_under_way(workspace: Path) -> None:
-    with files.exclusive(workspace / files.STAGE_LOCK, "a stage"):
+    with files.exclusive(workspace / paths.STAGE_LOCK, "a stage"):
         done = segops(workspace, "stage", "validate")
     assert done.returncode == 1
     assert "is under way in this workspace" in done.stderr
@@ -132,4 +132,4 @@ def test_a_new_val_image_retrains_nothing(reproduced_copy: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Running stage 'evaluate'" in done.stdout
     assert "Running stage 'train'" not in done.stdout
-    assert files.read_json(reproduced_copy / files.EVALUATION)["images"] == len(names) - 1
+    assert files.read_json(reproduced_copy / paths.EVALUATION)["images"] == len(names) - 1

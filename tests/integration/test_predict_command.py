@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from segops import files
+from segops import paths
 from segops.predict.bundle import load_bundle
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.images import read_image
@@ -20,8 +20,8 @@ from tests.integration.conftest import segops
 @pytest.mark.slow
 def test_every_name_of_the_model_gives_the_masks_of_its_bundle(promoted: Path) -> None:
     images = promoted / "data/voc/JPEGImages"
-    predictor = load_bundle(promoted / files.SEGMENTER)
-    names = ("models:/segops@champion", "models:/segops/1", str(files.SEGMENTER))
+    predictor = load_bundle(promoted / paths.SEGMENTER)
+    names = ("models:/segops@champion", "models:/segops/1", str(paths.SEGMENTER))
     for number, name in enumerate(names):
         output = promoted / f"out{number}"
         done = segops(promoted, "predict", str(images), "--model", name, "--output", str(output))

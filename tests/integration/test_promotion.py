@@ -23,7 +23,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError, TransientError
 from segops.registry import promotion
 from segops.registry.gate import Decision
@@ -88,7 +88,7 @@ def test_the_decision_lies_in_workspace_ledger_and_mlflow(root: Path) -> None:
     assert Decision.model_validate(files.read_json(root / promotion.DECISION)) == decision
     first = made.lines(root)[0]
     assert first["details"]["evidence"]["score"]["miou"] == pytest.approx(
-        files.read_json(root / files.EVALUATION)["miou"]
+        files.read_json(root / paths.EVALUATION)["miou"]
     )
     assert first["details"]["evidence"]["champion"]["kind"] == "NoRelease"
     client = made.client(root)
@@ -200,7 +200,7 @@ def test_mistake_6_evaluating_after_promoting(root: Path) -> None:
     hasty = Decision(verdict="promoted", checks=(), model="segops", version="1")
     with pytest.raises(SegopsError, match="last decision on it is none"):
         promotion.promote(root, hasty)
-    (root / files.EVALUATION).unlink()
+    (root / paths.EVALUATION).unlink()
     decision = promotion.gate(root)
     assert decision.verdict == "rejected"
     assert "evaluation.json" in decision.reason
@@ -218,10 +218,10 @@ def test_mistake_7_comparing_stored_scores_made_on_different_data(root: Path) ->
     check = next(one for one in decision.checks if one.name == "champion")
     assert "against 0.0" in check.sentence  # untrained weights, and no longer the 0.9 of before
     shown = made.lines(root)[-1]["details"]["evidence"]["champion"]
-    assert shown["val_hash"] == files.read_json(root / files.EVALUATION)["val_hash"]
+    assert shown["val_hash"] == files.read_json(root / paths.EVALUATION)["val_hash"]
     (kept,) = (root / ".segops/judged").iterdir()
     assert set(pd.read_parquet(kept)["image_id"]) == set(
-        pd.read_parquet(root / files.COUNTS)["image_id"]
+        pd.read_parquet(root / paths.COUNTS)["image_id"]
     )
 
 
@@ -235,9 +235,9 @@ def test_mistake_8_promoting_the_latest_unconditionally(root: Path) -> None:
 @pytest.mark.parametrize("key", ["miou", "val_hash", "bundle_digest", "data_hash"])
 def test_mistake_9_a_missing_metric_passes(root: Path, key: str) -> None:
     challenge(root, seed=1, quality=0.8)
-    evaluation = files.read_json(root / files.EVALUATION)
+    evaluation = files.read_json(root / paths.EVALUATION)
     del evaluation[key]
-    files.write_json(root / files.EVALUATION, evaluation)
+    files.write_json(root / paths.EVALUATION, evaluation)
     assert promotion.gate(root).verdict == "rejected"
 
 
@@ -245,14 +245,14 @@ def test_mistake_9_a_missing_metric_passes(root: Path, key: str) -> None:
 
 
 def spoil_counts(root: Path) -> None:
-    counts = pd.read_parquet(root / files.COUNTS)
+    counts = pd.read_parquet(root / paths.COUNTS)
     counts["intersection"] = counts["truth"].clip(upper=counts["predicted"])
-    counts.to_parquet(root / files.COUNTS, index=False)
+    counts.to_parquet(root / paths.COUNTS, index=False)
 
 
 def spoil_evaluation(root: Path) -> None:
-    evaluation = files.read_json(root / files.EVALUATION)
-    files.write_json(root / files.EVALUATION, {**evaluation, "miou": 0.99})
+    evaluation = files.read_json(root / paths.EVALUATION)
+    files.write_json(root / paths.EVALUATION, {**evaluation, "miou": 0.99})
 
 
 def spoil_artifact(root: Path) -> None:
@@ -261,8 +261,8 @@ def spoil_artifact(root: Path) -> None:
 
 
 def spoil_validation(root: Path) -> None:
-    verdict = files.read_json(root / files.VERDICT)
-    files.write_json(root / files.VERDICT, {**verdict, "passed": False})
+    verdict = files.read_json(root / paths.VERDICT)
+    files.write_json(root / paths.VERDICT, {**verdict, "passed": False})
 
 
 def spoil_lineage(root: Path) -> None:
@@ -270,7 +270,7 @@ def spoil_lineage(root: Path) -> None:
 
 
 def spoil_parquet(root: Path) -> None:
-    (root / files.COUNTS).write_bytes(b"PAR1")
+    (root / paths.COUNTS).write_bytes(b"PAR1")
 
 
 def train_on_val(root: Path) -> None:
@@ -278,11 +278,11 @@ def train_on_val(root: Path) -> None:
     made.use_data(root, seed=3)
     from segops.data.store import PackedStore
 
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     seen = store.ids("val")[0]
-    model = files.read_json(root / files.SEGMENTER / "model.json")
+    model = files.read_json(root / paths.SEGMENTER / "model.json")
     model["training_images"][seen] = store.image_sha256(seen)
-    files.write_json(root / files.SEGMENTER / "model.json", model)
+    files.write_json(root / paths.SEGMENTER / "model.json", model)
 
 
 @pytest.mark.parametrize(

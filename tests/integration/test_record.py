@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from segops import files, params, pipeline
+from segops import files, params, paths, pipeline
 from segops.errors import SegopsError, TransientError
 from segops.registry import lineage, runs, tracking
 from segops.registry.lineage import LINEAGE_FIELDS, tag
@@ -59,7 +59,7 @@ def test_everything_is_recorded(recorded: tuple[Path, Recorded]) -> None:
     for name in runs.EPOCH_METRICS:
         history = {one.step: one.value for one in client.get_metric_history(done.run_id, name)}
         assert history == {row["epoch"]: row[name] for row in made.curves(1)}
-    evaluation = files.read_json(root / files.EVALUATION)
+    evaluation = files.read_json(root / paths.EVALUATION)
     assert run.data.metrics["miou"] == evaluation["miou"]
     assert run.data.metrics["iou/car"] == evaluation["classes"]["car"]["iou"]
     absent = [name for name, one in evaluation["classes"].items() if one["iou"] is None]
@@ -81,7 +81,7 @@ def test_reports_and_files_are_artifacts(recorded: tuple[Path, Recorded]) -> Non
     assert len(expected) >= 10
     assert expected <= held
     assert {"lineage/params.yaml", "lineage/dvc.lock", "lineage/data.dvc"} <= held
-    digest = files.read_json(root / files.EVALUATION)["bundle_digest"]
+    digest = files.read_json(root / paths.EVALUATION)["bundle_digest"]
     assert {"lineage/environment.txt", f"lineage/{digest[:12]}/reproduce.sh"} <= held
 
 
@@ -166,7 +166,7 @@ def test_another_evaluation_of_the_same_weights_moves_the_scores_on(root: Path) 
     assert {"metrics", "lineage", "files"} <= set(second.changed)
     after = client.get_run(first.run_id)
     assert after.data.metrics["miou"] < before.data.metrics["miou"]
-    evaluation = files.read_json(root / files.EVALUATION)
+    evaluation = files.read_json(root / paths.EVALUATION)
     assert after.data.tags[tag("val_hash")] == evaluation["val_hash"]
     assert after.data.tags[tag("train_hash")] == before.data.tags[tag("train_hash")]
     assert json.loads(after.data.tags[tag("params_changed")]) == {"evaluate.seed": 7}
@@ -181,7 +181,7 @@ def test_another_evaluation_of_the_same_weights_moves_the_scores_on(root: Path) 
 def test_training_alone_is_recorded_and_an_old_evaluation_is_not_taken_for_its_own(
     root: Path,
 ) -> None:
-    stale = files.read_json(root / files.EVALUATION)["weights_sha256"]
+    stale = files.read_json(root / paths.EVALUATION)["weights_sha256"]
     made.train(root, seed=2, quality=None)
     run = made.client(root).get_run
     done = record(root)
@@ -245,7 +245,7 @@ def made_again(root: Path, run_id: str) -> Path:
     assert again.returncode == 0, again.stdout + again.stderr
     assert "The same bundle" in again.stdout
     (tree,) = root.glob(".segops/reproduce-*/worktree")
-    assert files.sha256_tree(tree / files.SEGMENTER) == files.sha256_tree(root / files.SEGMENTER)
+    assert files.sha256_tree(tree / paths.SEGMENTER) == files.sha256_tree(root / paths.SEGMENTER)
     return tree
 
 
@@ -294,13 +294,13 @@ def test_a_training_from_an_alias_is_made_again_after_the_alias_moved(promoted: 
     set_params(root, model={"start_from": "models:/segops@champion"}, train={"epochs": 1})
     done = dvc(root, "repro")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert files.read_json(root / files.TRAINING)["start_model"] == "models:/segops/1"
+    assert files.read_json(root / paths.TRAINING)["start_model"] == "models:/segops/1"
     recorded = record(root)
     second = register(root, recorded).version
     made.client(root).set_registered_model_alias("segops", "champion", second)
     tree = made_again(root, recorded.run_id)
     assert params.load(tree).model.start_from == "models:/segops/1"
-    assert files.read_json(tree / files.TRAINING)["start_model"] == "models:/segops/1"
+    assert files.read_json(tree / paths.TRAINING)["start_model"] == "models:/segops/1"
 
 
 @pytest.mark.parametrize(
@@ -311,12 +311,12 @@ def test_the_script_pins_what_an_alias_led_to_and_nothing_else(
     start: str | None, pinned: int, root: Path
 ) -> None:
     made.set_params(root, model={"start_from": start})
-    training = files.read_json(root / files.TRAINING)
+    training = files.read_json(root / paths.TRAINING)
     files.write_json(
-        root / files.TRAINING, training | {"start_model": start and "models:/segops/3"}
+        root / paths.TRAINING, training | {"start_model": start and "models:/segops/3"}
     )
     run_id = record(root).run_id
-    digest = files.read_json(root / files.PACKAGE)["bundle_digest"]
+    digest = files.read_json(root / paths.PACKAGE)["bundle_digest"]
     path = f"lineage/{digest[:12]}/reproduce.sh"
     script = Path(made.client(root).download_artifacts(run_id, path)).read_text(encoding="utf-8")
     assert script.count("models:/segops/3\n") == pinned
@@ -330,7 +330,7 @@ def test_a_start_from_an_alias_is_told_by_its_version(root: Path) -> None:
         start = train._start(root, params.load(root))
         assert start is not None
         assert start.model == f"models:/segops/{version}"
-        assert start.sha256 == files.read_json(root / files.TRAINING)["weights_sha256"]
+        assert start.sha256 == files.read_json(root / paths.TRAINING)["weights_sha256"]
 
 
 def test_class_names_of_any_kind_are_kept_apart() -> None:
@@ -341,10 +341,10 @@ def test_class_names_of_any_kind_are_kept_apart() -> None:
 
 
 def test_odd_class_names_are_logged(root: Path) -> None:
-    evaluation = files.read_json(root / files.EVALUATION)
+    evaluation = files.read_json(root / paths.EVALUATION)
     some = evaluation["classes"].pop("car")
     evaluation["classes"] |= {"c+": some, "c#": some, "../up": some}
-    files.write_json(root / files.EVALUATION, evaluation)
+    files.write_json(root / paths.EVALUATION, evaluation)
     done = record(root)
     metrics = made.client(root).get_run(done.run_id).data.metrics
     assert {"iou/c_x2b_", "iou/c_x23_"} <= set(metrics)
@@ -357,7 +357,7 @@ def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_the_trained_one_is_refused(root: Path) -> None:
-    (root / files.SEGMENTER / "requirements.txt").write_text("evil\n")
+    (root / paths.SEGMENTER / "requirements.txt").write_text("evil\n")
     with pytest.raises(SegopsError, match="bundle_digest"):
         record(root)
 

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 
-from segops import files
+from segops import paths
 from segops.data.store import PackedStore
 from segops.metrics.confusion import confusion_matrix
 from segops.predict.bundle import load_bundle
@@ -132,7 +132,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[s
 
     environment = folder / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
-    requirements = (root / files.SEGMENTER / "requirements.txt").read_text().splitlines()
+    requirements = (root / paths.SEGMENTER / "requirements.txt").read_text().splitlines()
     (packages,) = environment.glob("lib/python*/site-packages")
     link_distributions(closure(requirements), packages)
 
@@ -140,7 +140,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[s
     pictures, output = folder / "pictures", folder / "masks"
     pictures.mkdir()
     output.mkdir()
-    for image_id in PackedStore(root / files.PACKED).ids("val"):
+    for image_id in PackedStore(root / paths.PACKED).ids("val"):
         shutil.copy(root / "data/voc/JPEGImages" / f"{image_id}.jpg", pictures)
     clean = {
         name: value
@@ -186,8 +186,8 @@ def test_served_masks_are_those_of_the_bundle(
     served: tuple[Path, Path, dict[str, Any]],
 ) -> None:
     root, output, said = served
-    store = PackedStore(root / files.PACKED)
-    predictor = load_bundle(root / files.SEGMENTER, "cpu")
+    store = PackedStore(root / paths.PACKED)
+    predictor = load_bundle(root / paths.SEGMENTER, "cpu")
     for number, image_id in enumerate(sorted(store.ids("val"))):
         expected = predictor.predict(store.image(image_id))
         mask = decode_mask((output / f"{image_id}.png").read_bytes(), image_id)
@@ -201,8 +201,8 @@ def test_served_masks_are_the_evaluated_ones(
 ) -> None:
     """The counts that the gate looked at follow from the masks that a consumer gets."""
     root, output, _ = served
-    store = PackedStore(root / files.PACKED)
-    counts = pd.read_parquet(root / files.COUNTS)
+    store = PackedStore(root / paths.PACKED)
+    counts = pd.read_parquet(root / paths.COUNTS)
     assert counts["predicted"].gt(0).groupby(counts["image_id"]).sum().max() > 1
     for image_id in store.ids("val"):
         mask = decode_mask((output / f"{image_id}.png").read_bytes(), image_id)

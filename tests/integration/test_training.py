@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from segops import files, params, pipeline
+from segops import files, params, paths, pipeline
 from segops.augment.policy import build_policy
 from segops.data.store import pack
 from segops.stages.train import FOLLOW_LOG, HISTORY
@@ -76,10 +76,10 @@ def stage(root: Path, kill_after: int = -1, **environment: str) -> subprocess.Co
 
 def outputs(root: Path) -> dict[str, str]:
     return {
-        "bundle": files.sha256_tree(root / files.TRAINED),
-        "last": files.sha256_file(root / files.LAST_WEIGHTS),
-        "curves": (root / files.LEARNING_CURVES).read_text(),
-        "training": (root / files.TRAINING).read_text(),
+        "bundle": files.sha256_tree(root / paths.TRAINED),
+        "last": files.sha256_file(root / paths.LAST_WEIGHTS),
+        "curves": (root / paths.LEARNING_CURVES).read_text(),
+        "training": (root / paths.TRAINING).read_text(),
     }
 
 
@@ -96,8 +96,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
     generate(root / "data" / "voc", train=12, val=6, seed=3, size=(80, 64))
     settings = params.load(root)
-    pack(open_layout(root / "data" / "voc"), root / files.PACKED, settings.data.class_names)
-    files.write_json(root / files.POLICY, build_policy(settings.augment).to_json())
+    pack(open_layout(root / "data" / "voc"), root / paths.PACKED, settings.data.class_names)
+    files.write_json(root / paths.POLICY, build_policy(settings.augment).to_json())
     return root
 
 
@@ -119,18 +119,18 @@ def root(prepared: Path, tmp_path: Path) -> Path:
 
 
 def test_what_a_training_leaves(unbroken: Path) -> None:
-    training = files.read_json(unbroken / files.TRAINING)
-    model = files.read_json(unbroken / files.TRAINED / "model.json")
-    curves = (unbroken / files.LEARNING_CURVES).read_text().splitlines()
+    training = files.read_json(unbroken / paths.TRAINING)
+    model = files.read_json(unbroken / paths.TRAINED / "model.json")
+    curves = (unbroken / paths.LEARNING_CURVES).read_text().splitlines()
     assert training["optimizer_steps"] == STEPS
     assert training["epochs_run"] == 4
     assert training["weights_sha256"] == files.sha256_file(
-        unbroken / files.TRAINED / "weights.safetensors"
+        unbroken / paths.TRAINED / "weights.safetensors"
     )
     assert len(model["training_images"]) == 12  # those of the selection split too
     assert curves[0] == "epoch,step,lr,train_loss,selection_miou"
     assert [line.split(",")[0] for line in curves[1:]] == ["1", "2", "3", "4"]
-    assert not (unbroken / files.RESUME).exists()
+    assert not (unbroken / paths.RESUME).exists()
     header, *epochs, end = history(unbroken)
     assert header["fingerprint"] == training["fingerprint"]
     assert header["params"]["train.lr"] == 0.01
@@ -142,7 +142,7 @@ def test_what_a_training_leaves(unbroken: Path) -> None:
 def test_two_trainings_give_the_same_bytes(unbroken: Path, root: Path) -> None:
     assert stage(root).returncode == 0
     assert outputs(root) == outputs(unbroken)
-    assert files.read_json(root / files.TRAINING)["optimizer_steps"] == STEPS
+    assert files.read_json(root / paths.TRAINING)["optimizer_steps"] == STEPS
 
 
 @pytest.mark.slow
@@ -153,14 +153,14 @@ def test_a_killed_training_ends_as_the_unbroken_one(
     """Killed in the middle of the third epoch, and between two epochs."""
     killed = stage(root, kill_after=kill_after)
     assert killed.returncode == -signal.SIGKILL
-    assert (root / files.RESUME).is_dir()
-    assert not (root / files.TRAINING).exists()
+    assert (root / paths.RESUME).is_dir()
+    assert not (root / paths.TRAINING).exists()
     resumed = stage(root)
     assert resumed.returncode == 0, resumed.stderr
     assert f"{kill_after // 3} epochs and {kill_after % 3} of 3 steps are done" in resumed.stderr
     assert outputs(root) == outputs(unbroken)
     assert [row.get("epoch") for row in history(root)] == [None, 1, 2, 3, 4, None]
-    assert not (root / files.RESUME).exists()
+    assert not (root / paths.RESUME).exists()
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_changed_parameters_start_afresh(root: Path) -> None:
     changed = stage(root)
     assert "had another parameters; starting afresh" in changed.stderr
     assert "Continuing" not in changed.stderr
-    rates = [line.split(",")[2] for line in (root / files.LEARNING_CURVES).read_text().splitlines()]
+    rates = [line.split(",")[2] for line in (root / paths.LEARNING_CURVES).read_text().splitlines()]
     assert float(rates[1]) == 0.02
     assert [row.get("epoch") for row in history(root)] == [None, 1, 2, 3, 4, None]
 
@@ -207,10 +207,10 @@ def test_dvc_repro_continues_and_force_starts_afresh(workspace: Path) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(workspace / files.RESUME / "state.pt", process)
+    wait_for(workspace / paths.RESUME / "state.pt", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (workspace / files.TRAINING).exists()
+    assert not (workspace / paths.TRAINING).exists()
     resumed = dvc(workspace, "repro", "train")
     assert "Continuing an interrupted training" in resumed.stdout + resumed.stderr
     first = outputs(workspace)
@@ -231,15 +231,15 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 def test_a_training_starts_from_the_champion(promoted: Path) -> None:
     """Found in a real registry; its weights are what the new training begins with."""
-    champion = files.read_json(promoted / files.TRAINING)["weights_sha256"]
-    before = load_file(promoted / files.TRAINED / "weights.safetensors")
+    champion = files.read_json(promoted / paths.TRAINING)["weights_sha256"]
+    before = load_file(promoted / paths.TRAINED / "weights.safetensors")
     train = {"iterations": 1, "lr": 1e-9, "weight_decay": 0.0}
     set_params(promoted, model={"start_from": "models:/segops@champion"}, train=train)
     done = dvc(promoted, "repro", "train")
     assert done.returncode == 0, done.stdout + done.stderr
-    training = files.read_json(promoted / files.TRAINING)
+    training = files.read_json(promoted / paths.TRAINING)
     assert training["start_sha256"] == champion != training["weights_sha256"]
-    after = load_file(promoted / files.TRAINED / "weights.safetensors")
+    after = load_file(promoted / paths.TRAINED / "weights.safetensors")
     for name, weights in before.items():
         if weights.ndim > 1:
             torch.testing.assert_close(after[name], weights, atol=1e-6, rtol=0)

@@ -22,7 +22,7 @@ from mlflow.entities import Run
 from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
-from segops import files, params
+from segops import files, params, paths
 from segops.augment.policy import build_policy
 from segops.cli import app
 from segops.cli.common import console
@@ -54,7 +54,7 @@ def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def root(tmp_path: Path) -> Path:
     """A workspace prepared for training, without the val split: a search never looks at it."""
     root = made.make(tmp_path / "checkout")
-    shutil.rmtree(root / files.PACKED / "val")
+    shutil.rmtree(root / paths.PACKED / "val")
     declare(root, RANGES)
     return root
 
@@ -71,7 +71,7 @@ def declare(root: Path, ranges: dict[str, Any], **train: Any) -> None:
         "tune": {"trials": 3, "ranges": ranges},
     }  # fmt: skip
     (root / "params.yaml").write_text("# mine\n" + yaml.safe_dump(tree))
-    files.write_json(root / files.POLICY, build_policy(params.load(root).augment).to_json())
+    files.write_json(root / paths.POLICY, build_policy(params.load(root).augment).to_json())
 
 
 def recorded(root: Path) -> tuple[list[Run], list[Run]]:
@@ -93,8 +93,8 @@ def test_a_search_finds_records_and_writes_nothing_by_itself(
     ranges = RANGES | {"train.warmup_epochs": {"choices": [0, 7]}}  # 7 of 3 epochs do not go
     declare(root, ranges)
     before = (root / "params.yaml").read_text()
-    (root / files.RESUME).mkdir(parents=True)
-    (root / files.RESUME / "state.pt").write_bytes(b"a training's")
+    (root / paths.RESUME).mkdir(parents=True)
+    (root / paths.RESUME / "state.pt").write_bytes(b"a training's")
     found = search(root, params.load(root), trials=5)
     assert [one.number for one in found.trials] == list(range(5))
     complete = [one for one in found.trials if one.outcome == "complete"]
@@ -107,7 +107,7 @@ def test_a_search_finds_records_and_writes_nothing_by_itself(
     assert found.trials[0].values["train.lr"] == 0.01  # those of params.yaml come first
 
     assert (root / "params.yaml").read_text() == before
-    assert (root / files.RESUME / "state.pt").read_bytes() == b"a training's"
+    assert (root / paths.RESUME / "state.pt").read_bytes() == b"a training's"
     assert not (root / searching.SCRATCH).exists()
     assert not (root / ".segops" / "history.jsonl").exists()
     assert (root / found.picture).stat().st_size > 10_000
@@ -180,7 +180,7 @@ def test_a_hopeless_trial_is_stopped_early(root: Path) -> None:
     settings = params.load(root)
     from segops.data.store import PackedStore
 
-    data = PackedStore(root / files.PACKED).split_hash("train")
+    data = PackedStore(root / paths.PACKED).split_hash("train")
     study = open_study(root / STORAGE, settings, data, 3)
     for score in (0.97, 0.98, 0.99, 0.96, 0.95):
         values = {"train.lr": 0.05, "train.loss": "cross_entropy"}

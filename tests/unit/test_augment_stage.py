@@ -15,7 +15,8 @@ from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.files import AUGMENTATION_SHEET, PACKED, POLICY, read_json
+from segops.files import read_json
+from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.overlay import colours
 from segops.stages import augment
 from segops.voc.classes import VOC_CLASSES

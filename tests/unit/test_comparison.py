@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segops import files
+from segops import paths
 from segops.errors import SegopsError
 from segops.evaluate import reference
 from segops.evaluate.bootstrap import paired_difference, true_classes, without_images
@@ -167,7 +167,7 @@ def test_no_champion_or_half_a_champion_is_passed_over(
     assert met(tmp_path, ours) is None
     assert "No champion of this val is known here" in caplog.text
     reference.write(tmp_path, champion(theirs))
-    kept = tmp_path / files.REFERENCE
+    kept = tmp_path / paths.REFERENCE
     (kept / "evaluation.json").write_text('{"miou": 1.0}\n')  # of another champion
     assert met(tmp_path, ours) is None
     assert "do not belong together" in caplog.text
@@ -184,4 +184,4 @@ def test_a_write_that_fails_leaves_the_old_champion(tmp_path: Path) -> None:
     found = reference.read(tmp_path)
     assert found is not None
     assert found.version == "3"
-    assert [one.name for one in (tmp_path / files.STATE).iterdir()] == ["reference"]
+    assert [one.name for one in (tmp_path / paths.STATE).iterdir()] == ["reference"]

@@ -24,7 +24,8 @@ from segops import params
 from segops.data import store as store_module
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.files import PACKED, VERDICT, sha256_tree, write_json
+from segops.files import sha256_tree, write_json
+from segops.paths import PACKED, VERDICT
 from segops.quality.facts import data_hash, scan, split_hash
 from segops.stages import prepare
 from segops.voc.classes import VOC_CLASSES

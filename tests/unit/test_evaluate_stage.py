@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segops import files
+from segops import paths
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.evaluate import reference
@@ -31,19 +31,19 @@ from tests.unit.test_evaluate_score import SPEC, lively
 PHOTOGRAPH = "/9j/"
 """How a JPEG file begins in base 64."""
 WRITTEN = (
-    files.EVALUATION,
-    files.COUNTS,
-    files.CONFUSION_PLOT,
-    files.CLASS_PLOT,
-    files.EVALUATION_PAGE,
+    paths.EVALUATION,
+    paths.COUNTS,
+    paths.CONFUSION_PLOT,
+    paths.CLASS_PLOT,
+    paths.EVALUATION_PAGE,
 )
 
 
 def workspace(root: Path, params: str) -> Path:
     generate(root / "voc", train=2, val=6, seed=3, size=(80, 64))
-    pack(open_layout(root / "voc"), root / files.PACKED, VOC_CLASSES)
-    network = lively(PackedStore(root / files.PACKED))
-    write_bundle(root / files.SEGMENTER, network, SPEC, VOC_CLASSES, {}, {})
+    pack(open_layout(root / "voc"), root / paths.PACKED, VOC_CLASSES)
+    network = lively(PackedStore(root / paths.PACKED))
+    write_bundle(root / paths.SEGMENTER, network, SPEC, VOC_CLASSES, {}, {})
     (root / "params.yaml").write_text(params)
     return root
 
@@ -56,9 +56,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
-    found = json.loads((evaluated / files.EVALUATION).read_text())
-    store = PackedStore(evaluated / files.PACKED)
-    counts = pd.read_parquet(evaluated / files.COUNTS)
+    found = json.loads((evaluated / paths.EVALUATION).read_text())
+    store = PackedStore(evaluated / paths.PACKED)
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
     assert list(found) == [
         "split",
         "images",
@@ -91,7 +91,7 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
     assert found["miou_low"] < found["miou_high"]
     assert found["data_hash"] == store.data_hash
     assert found["val_hash"] == store.split_hash("val")
-    assert found["bundle_digest"] == bundle_digest(evaluated / files.SEGMENTER)
+    assert found["bundle_digest"] == bundle_digest(evaluated / paths.SEGMENTER)
     assert list(found["classes"]) == list(VOC_CLASSES)
     absent = found["classes"]["dog"]  # the sample has no dogs
     assert absent["truth_pixels"] == 0
@@ -107,25 +107,25 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
 
 
 def test_the_plots_hold_the_confusion_matrix_and_the_classes(evaluated: Path) -> None:
-    with (evaluated / files.CONFUSION_PLOT).open() as file:
+    with (evaluated / paths.CONFUSION_PLOT).open() as file:
         cells = list(csv.DictReader(file))
-    counts = pd.read_parquet(evaluated / files.COUNTS)
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
     assert list(cells[0]) == ["actual", "predicted", "pixels", "share"]
     assert sum(int(cell["pixels"]) for cell in cells) == counts["truth"].sum()
     for label in {cell["actual"] for cell in cells}:
         shares = [float(cell["share"]) for cell in cells if cell["actual"] == label]
         assert sum(shares) == pytest.approx(1, abs=1e-4)
-    with (evaluated / files.CLASS_PLOT).open() as file:
+    with (evaluated / paths.CLASS_PLOT).open() as file:
         classes = list(csv.DictReader(file))
-    evaluation = json.loads((evaluated / files.EVALUATION).read_text())
+    evaluation = json.loads((evaluated / paths.EVALUATION).read_text())
     assert len(classes) == len(true_classes(counts))
     mean = np.mean([float(row["iou"]) for row in classes])
     assert mean == pytest.approx(evaluation["miou"], abs=1e-5)
 
 
 def test_the_page_shows_images_of_each_group_and_explains_the_worst(evaluated: Path) -> None:
-    page = (evaluated / files.EVALUATION_PAGE).read_text()
-    scores = image_scores(pd.read_parquet(evaluated / files.COUNTS))
+    page = (evaluated / paths.EVALUATION_PAGE).read_text()
+    scores = image_scores(pd.read_parquet(evaluated / paths.COUNTS))
     shown = choose(scores)
     assert {group for group, _ in shown} == {"best", "median", "worst"}
     for _, image_id in shown:
@@ -140,9 +140,9 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
     evaluated: Path, tmp_path: Path
 ) -> None:
     again = workspace(tmp_path, "hardware: {threads: 1}\nreport: {pictures: false}\n")
-    store = PackedStore(again / files.PACKED)
-    evaluation = json.loads((evaluated / files.EVALUATION).read_text())
-    counts = pd.read_parquet(evaluated / files.COUNTS)
+    store = PackedStore(again / paths.PACKED)
+    evaluation = json.loads((evaluated / paths.EVALUATION).read_text())
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
     champion = Reference(
         model="segops",
         version="7",
@@ -157,8 +157,8 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
     evaluate.run(again)
     for name in WRITTEN:
         same = (again / name).read_bytes() == (evaluated / name).read_bytes()
-        assert same == (name != files.EVALUATION_PAGE), name
-    page = (again / files.EVALUATION_PAGE).read_text()
+        assert same == (name != paths.EVALUATION_PAGE), name
+    page = (again / paths.EVALUATION_PAGE).read_text()
     assert PHOTOGRAPH not in page
     assert not any(image_id in page for image_id in store.ids("val"))
     assert "champion, version 7" in page
@@ -166,18 +166,18 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
 
 def test_a_model_that_was_trained_on_val_is_not_evaluated(tmp_path: Path) -> None:
     root = workspace(tmp_path, "")
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     seen = store.ids("val")[2]
     images = {"copy_under_another_name": store.image_sha256(seen)}
-    write_bundle(root / files.SEGMENTER, build(SPEC), SPEC, VOC_CLASSES, images, {})
+    write_bundle(root / paths.SEGMENTER, build(SPEC), SPEC, VOC_CLASSES, images, {})
     with pytest.raises(SegopsError, match=rf"trained on 1 image\(s\) of val: {seen}"):
         evaluate.run(root)
-    assert not (root / files.EVALUATION).exists()
+    assert not (root / paths.EVALUATION).exists()
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     root = workspace(tmp_path, "")
-    (root / files.SEGMENTER / "model.json").unlink()
+    (root / paths.SEGMENTER / "model.json").unlink()
     with pytest.raises(SegopsError, match=r"model\.json: no such file"):
         evaluate.run(root)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 
 
@@ -65,7 +65,7 @@ def test_tree_hash_sees_names_and_contents(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from segops import files
+from segops import files, paths
 with files.exclusive(Path(sys.argv[1]), "a run"):
     print("held", flush=True)
     time.sleep(60)
@@ -91,9 +91,9 @@ def test_workspace_is_found_from_below_and_its_lack_is_named(tmp_path: Path) -> 
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
-    assert files.workspace(below) == tmp_path
+    assert paths.workspace(below) == tmp_path
     with pytest.raises(SegopsError, match=r"no dvc\.yaml"):
-        files.workspace(Path("/"))
+        paths.workspace(Path("/"))
 
 
 def test_state_home_of_a_worktree_and_of_an_experiment_is_the_main_checkout(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_state_home_of_a_worktree_and_of_an_experiment_is_the_main_checkout(tmp_
     git("worktree", "add", str(tmp_path / "other"))
     experiment = main / ".dvc" / "tmp" / "exps" / "standalone" / "x"
     experiment.mkdir(parents=True)
-    assert files.state_home(main) == main
-    assert files.state_home(tmp_path / "other") == main
-    assert files.state_home(experiment) == main
-    assert files.state_home(tmp_path) == tmp_path
+    assert paths.state_home(main) == main
+    assert paths.state_home(tmp_path / "other") == main
+    assert paths.state_home(experiment) == main
+    assert paths.state_home(tmp_path) == tmp_path

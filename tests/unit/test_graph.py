@@ -10,7 +10,7 @@ import grimp
 import pytest
 import yaml
 
-from segops import files
+from segops import paths
 from segops.predict.package import runtime_modules
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_outputs_are_the_paths_that_the_code_knows() -> None:
     declared = set().union(*(outputs(stage) for stage in STAGES))
     known = {
         str(value)
-        for name, value in vars(files).items()
+        for name, value in vars(paths).items()
         if name.isupper() and isinstance(value, Path) and not str(value).startswith(".segops")
     }
     assert declared == known

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from segops import files
+from segops import paths
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.evaluate import reference as kept_reference
@@ -26,8 +26,8 @@ TOLD = r"set registry\.model in params\.yaml to another name"
 
 
 def test_the_gate_says_so_before_anything_is_scored(generated_voc: Path, tmp_path: Path) -> None:
-    pack(open_layout(generated_voc), tmp_path / files.PACKED, VOC_CLASSES)
-    val = PackedStore(tmp_path / files.PACKED).split_hash("val")
+    pack(open_layout(generated_voc), tmp_path / paths.PACKED, VOC_CLASSES)
+    val = PackedStore(tmp_path / paths.PACKED).split_hash("val")
     version = Version("3", "0" * 32, {})
     with pytest.raises(SegopsError, match=TOLD) as caught:
         judge._scored(tmp_path, tmp_path / "bundle", version, OWN, val, None)

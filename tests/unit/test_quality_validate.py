@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segops.errors import SegopsError
-from segops.files import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
+from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.facts import data_hash, read_facts
 from segops.stages.validate import DATA_DOCS, run
 from segops.voc.classes import VOC_CLASSES

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
-from segops import files, params
+from segops import files, params, paths
 from segops.augment.policy import build_policy
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
@@ -30,14 +30,14 @@ from segops.voc.layout import open_layout
 
 @pytest.fixture
 def root(tiny_voc: Path, tmp_path: Path) -> Path:
-    pack(open_layout(tiny_voc), tmp_path / files.PACKED, VOC_CLASSES)
-    files.write_json(tmp_path / files.POLICY, build_policy(parse({}).augment).to_json())
+    pack(open_layout(tiny_voc), tmp_path / paths.PACKED, VOC_CLASSES)
+    files.write_json(tmp_path / paths.POLICY, build_policy(parse({}).augment).to_json())
     return tmp_path
 
 
 def job(root: Path, tree: dict[str, Any]) -> stage.Job:
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
-    return stage.build_job(root, params.load(root), PackedStore(root / files.PACKED))
+    return stage.build_job(root, params.load(root), PackedStore(root / paths.PACKED))
 
 
 def test_the_job_is_what_params_say(root: Path) -> None:
@@ -102,7 +102,7 @@ def bundle(root: Path, images: dict[str, str]) -> Path:
 
 def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
     """Its weights are the first ones, its images count as seen, its weights' hash is told."""
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     own = {one: store.image_sha256(one) for one in store.ids("train")}
     known, other = store.ids("train")[:2]
     directory = bundle(root, {known: own[known], other: "0" * 64, "2007_000001": "1" * 64})
@@ -117,14 +117,14 @@ def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
     assert made.start.sha256 == weights_sha256(directory)
     assert (made.spec.mean, made.spec.std) == (MEAN, STD)
     stage.run(root)
-    trained = load_file(root / files.LAST_WEIGHTS)
+    trained = load_file(root / paths.LAST_WEIGHTS)
     started = load_file(directory / "weights.safetensors")
     for name, one in started.items():
         if one.ndim > 1:
             torch.testing.assert_close(trained[name], one, atol=1e-6, rtol=0)
-    training = files.read_json(root / files.TRAINING)
+    training = files.read_json(root / paths.TRAINING)
     assert (training["start_model"], training["start_sha256"]) == ("started", made.start.sha256)
-    model = read_model(root / files.TRAINED)
+    model = read_model(root / paths.TRAINED)
     assert (model["spec"]["mean"], model["spec"]["std"]) == (list(MEAN), list(STD))
     images = model["training_images"]
     assert images == {**own, f"start_from/{other}": "0" * 64, "2007_000001": "1" * 64}
@@ -162,7 +162,7 @@ def test_a_start_model_that_is_not_there_is_named(
 
 
 def test_class_weights_count_the_images_that_are_trained_on(root: Path) -> None:
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     ids, selection = selection_split(store.ids("train"), 0.1)
     made = job(root, {"train": {"class_weights": "median_frequency"}})
     assert selection

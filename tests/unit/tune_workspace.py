@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from segops import files, params
+from segops import files, params, paths
 from segops.augment.policy import build_policy
 from segops.data.store import pack
 from segops.voc.classes import VOC_CLASSES
@@ -33,8 +33,8 @@ def prepare(root: Path, **sections: dict[str, Any]) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
     (root / "dvc.yaml").write_text("stages: {}\n")
     settings = params.load(root)
-    pack(open_layout(root / "voc"), root / files.PACKED, VOC_CLASSES)
-    files.write_json(root / files.POLICY, build_policy(settings.augment).to_json())
+    pack(open_layout(root / "voc"), root / paths.PACKED, VOC_CLASSES)
+    files.write_json(root / paths.POLICY, build_policy(settings.augment).to_json())
     return root
 
 

@@ -15,6 +15,6 @@ def checkout() -> Path:
     Raises:
         SegopsError: There is none.
     """
-    from segops import files
+    from segops import paths
 
-    return files.workspace()
+    return paths.workspace()

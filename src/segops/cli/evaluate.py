@@ -43,12 +43,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a model on val and show the figures. No output of the pipeline is touched."""
-    from segops import files, params
+    from segops import files, params, paths
     from segops.data.store import PackedStore
     from segops.predict import isolate
 
     root = checkout()
-    settings, store = params.load(root), PackedStore(root / files.PACKED)
+    settings, store = params.load(root), PackedStore(root / paths.PACKED)
     with _bundle(model, root) as bundle:
         trained_on = files.read_json(bundle / isolate.MODEL)["training_images"].values()
         seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(SPLIT)}
@@ -62,7 +62,7 @@ def evaluate(
 @contextmanager
 def _bundle(model: str | None, root: Path) -> Iterator[Path]:
     """The model's bundle; MLflow is asked only for a registered one."""
-    from segops import files
+    from segops import paths
     from segops.predict import isolate
 
     if model is not None and model.startswith("models:"):
@@ -71,7 +71,7 @@ def _bundle(model: str | None, root: Path) -> Iterator[Path]:
         with resolved(model, root) as bundle:
             yield bundle
         return
-    place = root / files.SEGMENTER if model is None else Path(model)
+    place = root / paths.SEGMENTER if model is None else Path(model)
     if not (place / isolate.MODEL).is_file():
         hint = "`segops run` makes one here." if model is None else (
             "Expected a bundle's directory, models:/NAME@ALIAS or models:/NAME/VERSION."

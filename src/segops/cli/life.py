@@ -76,14 +76,14 @@ def stage(
     ] = False,
 ) -> None:
     """Run one stage in this process; DVC calls this, see dvc.yaml."""
-    from segops import files
+    from segops import files, paths
     from segops.train.launch import launch, takes_lock
 
     root = checkout()
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
     # Of several processes that train together one takes the lock for all.
-    lock = files.exclusive(root / files.STAGE_LOCK, "another stage")
+    lock = files.exclusive(root / paths.STAGE_LOCK, "another stage")
     with lock if takes_lock(root, name.value) else nullcontext():
         if name is StageName.train and launch(root):
             return

@@ -34,7 +34,7 @@ def show_summary(root: Path, summary: Any) -> None:
         root: The workspace.
         summary: What ``flows/retrain.py`` returns.
     """
-    from segops import files
+    from segops import paths
 
     console.rule("segops run", align="left")
     ran = [name for name, outcome in summary.outcomes.items() if outcome == "ran"]
@@ -62,7 +62,7 @@ def show_summary(root: Path, summary: Any) -> None:
         f"{summary.model} version {summary.version}, aliases: [bold]{aliases}[/]", highlight=False
     )
     console.print("\nLook at:")
-    for path in (files.VALIDATION_PAGE, files.AUGMENTATION_SHEET, files.EVALUATION_PAGE):
+    for path in (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     console.print("\nOpen the pages (Ctrl-C ends them):")
     for command, what in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from segops import files
+from segops import paths
 from segops.errors import SegopsError
 from segops.evaluate.bootstrap import interval
 from segops.metrics.iou import summary
@@ -36,7 +36,7 @@ def evaluation(
         SegopsError: The split has no labelled pixel.
     """
     if scores.confusion.sum() == 0:
-        raise SegopsError(f"{files.PACKED}: {split} has no labelled pixel to score on.")
+        raise SegopsError(f"{paths.PACKED}: {split} has no labelled pixel to score on.")
     low, high = interval(
         scores.counts, settings.bootstrap_samples, settings.confidence, settings.seed
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 from segops.evaluate.comparison import oppose
 from segops.params import EvaluateParams
@@ -62,7 +62,7 @@ class Reference:
 
 def directory(root: Path) -> Path:
     """Where the champion's evaluation is kept: with the state of the main checkout of `root`."""
-    return files.state_home(root) / files.REFERENCE
+    return paths.state_home(root) / paths.REFERENCE
 
 
 def write(root: Path, reference: Reference) -> None:

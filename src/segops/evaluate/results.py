@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from segops import files
+from segops import files, paths
 from segops.evaluate import reference
 from segops.evaluate.evaluation import evaluation
 from segops.evaluate.pictures import gallery
@@ -60,18 +60,18 @@ def write_results(
         settings.evaluate,
     )
     write_evaluation_page(
-        root / files.EVALUATION_PAGE,
+        root / paths.EVALUATION_PAGE,
         found,
         scores.confusion,
         gallery(scores, store) if settings.report.pictures else (),
-        root / files.LEARNING_CURVES,
+        root / paths.LEARNING_CURVES,
         () if opponent is None else (opponent,),
     )
-    files.write_json(root / files.EVALUATION, found)
-    with files.atomic_path(root / files.COUNTS) as temporary:
+    files.write_json(root / paths.EVALUATION, found)
+    with files.atomic_path(root / paths.COUNTS) as temporary:
         scores.counts.to_parquet(temporary, index=False)
-    _write_csv(root / files.CONFUSION_PLOT, _confusion_table(scores))
-    _write_csv(root / files.CLASS_PLOT, _class_table(found))
+    _write_csv(root / paths.CONFUSION_PLOT, _confusion_table(scores))
+    _write_csv(root / paths.CLASS_PLOT, _class_table(found))
     return found
 
 

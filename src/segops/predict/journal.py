@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
-from segops import files
+from segops import files, paths
 
 from .outputs import path_of
 
-JOURNAL = files.STATE / "predictions.jsonl"
-LOCK = files.STATE / "predict.lock"
+JOURNAL = paths.STATE / "predictions.jsonl"
+LOCK = paths.STATE / "predict.lock"
 FORMAT = 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segops
-from segops import files, params
+from segops import files, params, paths
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate.comparison import oppose
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SPLIT = "val"
 PAGE = Path("reports/comparison.html")
-COMPARED = files.STATE / "compared"
+COMPARED = paths.STATE / "compared"
 KEPT = 12
 """How many models' scores are kept, so that comparing them again is quick."""
 log = logging.getLogger("segops")
@@ -75,7 +75,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             "segops compare RUN RUN..."
         )
     _require_writable(page)
-    settings, store = params.load(root), PackedStore(root / files.PACKED)
+    settings, store = params.load(root), PackedStore(root / paths.PACKED)
     with contenders(references, root) as models:
         seen = _seen(store, models)
         scored = [

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from segops import files, params
+from segops import files, params, paths
 from segops.errors import SegopsError
 from segops.predict import isolate
 from segops.registry import artifact, results, versions
@@ -104,7 +104,7 @@ def _local(reference: str, root: Path) -> Path | None:
     """The bundle's directory, or None where a reference is for MLflow to know."""
     if reference.startswith("models:"):
         return None
-    directory = root / files.SEGMENTER if reference == WORKSPACE else Path(reference)
+    directory = root / paths.SEGMENTER if reference == WORKSPACE else Path(reference)
     if (directory / isolate.MODEL).is_file():
         return directory.resolve()
     if reference == WORKSPACE:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segops import files, params
+from segops import params, paths
 from segops.errors import SegopsError
 from segops.registry import runs
 from segops.registry.tracking import Store, locked, session
 
-HISTORY = files.STATE / "history.jsonl"
+HISTORY = paths.STATE / "history.jsonl"
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BEFORE_RETRY = 10.0
 SECONDS_AFTER_END = 60.0

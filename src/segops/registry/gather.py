@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 from segops.evaluate.bootstrap import miou_from_counts, true_classes, without_images
 from segops.params import Params
@@ -137,19 +137,19 @@ def _challenger(case: _Case, version: Version) -> Challenger:
 
 
 def _evaluation(root: Path) -> dict[str, Any]:
-    evaluation: dict[str, Any] = files.read_json(root / files.EVALUATION)
+    evaluation: dict[str, Any] = files.read_json(root / paths.EVALUATION)
     return evaluation
 
 
 def _judged(case: _Case, version: Version) -> Judged:
     """The challenger's counts, as the evaluate stage made them from the bundle."""
-    described = files.read_json(case.root / files.SEGMENTER / isolate.MODEL)
+    described = files.read_json(case.root / paths.SEGMENTER / isolate.MODEL)
     return Judged(
         version.number,
         str(_evaluation(case.root)["bundle_digest"]),
         tuple(described["class_names"]),
         frozenset(described["training_images"].values()),
-        pd.read_parquet(case.root / files.COUNTS),
+        pd.read_parquet(case.root / paths.COUNTS),
     )
 
 
@@ -159,7 +159,7 @@ def _score(case: _Case, judged: Judged) -> Score:
     written = evaluation["miou"]
     if written is None or not math.isclose(whole, written, rel_tol=0, abs_tol=SAME_MIOU):
         raise SegopsError(
-            f"{files.EVALUATION} says mIoU {written}, {files.COUNTS} gives {whole}. "
+            f"{paths.EVALUATION} says mIoU {written}, {paths.COUNTS} gives {whole}. "
             "`dvc repro --force evaluate` makes both anew."
         )
     unseen = without_images(judged.counts, judged.trained_on)
@@ -179,7 +179,7 @@ def _score(case: _Case, judged: Judged) -> Score:
 
 
 def _validation(root: Path) -> Validation:
-    verdict = files.read_json(root / files.VERDICT)
+    verdict = files.read_json(root / paths.VERDICT)
     return Validation(verdict["passed"] is True, str(verdict["data_hash"]))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 from segops.evaluate.bootstrap import (
     miou_from_counts,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from segops.data.store import PackedStore
 
 SPLIT = "val"
-JUDGED = files.STATE / "judged"
+JUDGED = paths.STATE / "judged"
 log = logging.getLogger("segops")
 
 OWN_NAME = (
@@ -68,10 +68,10 @@ def open_store(root: Path, val_hash: str) -> PackedStore:
     """
     from segops.data.store import PackedStore
 
-    packed = PackedStore(root / files.PACKED)
+    packed = PackedStore(root / paths.PACKED)
     if packed.split_hash(SPLIT) != val_hash:
         raise SegopsError(
-            f"{files.PACKED} holds val {packed.split_hash(SPLIT)[:12]}, the evaluation is of "
+            f"{paths.PACKED} holds val {packed.split_hash(SPLIT)[:12]}, the evaluation is of "
             f"{val_hash[:12]}. `dvc repro` brings both together."
         )
     return packed
@@ -178,8 +178,8 @@ def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFra
         or COUNTS not in tags
     ):
         return None
-    path = files.COUNTS.as_posix()
-    held = store.client.list_artifacts(version.run_id, files.COUNTS.parent.as_posix())
+    path = paths.COUNTS.as_posix()
+    held = store.client.list_artifacts(version.run_id, paths.COUNTS.parent.as_posix())
     if path not in {one.path for one in held}:
         return None
     with tempfile.TemporaryDirectory() as scratch:

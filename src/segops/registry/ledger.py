@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 from segops.registry.tracking import locked
 
@@ -76,7 +76,7 @@ class Ledger:
     @property
     def path(self) -> Path:
         """The file."""
-        return files.state_home(self.root) / "ledger.jsonl"
+        return paths.state_home(self.root) / "ledger.jsonl"
 
     def entries(self) -> list[Entry]:
         """The lines about this model in this registry, oldest first.

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from segops import files, params
+from segops import files, params, paths
 from segops.errors import SegopsError
 from segops.params import Params
 from segops.registry import history, runs, versions
@@ -35,7 +35,7 @@ from segops.registry.tracking import (
 )
 from segops.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 
-DECISION = files.STATE / "decision.json"
+DECISION = paths.STATE / "decision.json"
 log = logging.getLogger("segops")
 
 

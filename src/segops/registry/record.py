@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow.entities import Run
 
-from segops import files, params
+from segops import files, params, paths
 from segops.params import Params
 from segops.registry import artifact, lineage, reproduce, results, runs
 from segops.registry.lineage import tag
@@ -74,7 +74,7 @@ def _run(store: Store, found: Results) -> tuple[Run, bool]:
     run = runs.find(store, found.weights_sha256)
     live = runs.find_live(store, fingerprint)
     if run is None and live is not None:
-        curves = runs.read_curves(found.root / files.LEARNING_CURVES)
+        curves = runs.read_curves(found.root / paths.LEARNING_CURVES)
         known = runs.epochs(store, live.info.run_id)
         if not runs.contradict(known, curves, complete=True):
             run, live = live, None
@@ -96,7 +96,7 @@ def _run(store: Store, found: Results) -> tuple[Run, bool]:
 def _fill(store: Store, run: Run, found: Results, settings: Params) -> list[str]:
     """Add what is missing, and say what was added."""
     run_id = run.info.run_id
-    curves = runs.read_curves(found.root / files.LEARNING_CURVES)
+    curves = runs.read_curves(found.root / paths.LEARNING_CURVES)
     outcome = lineage.outcome(found.training)
     added = {
         "params": runs.add_params(store, run, settings.flat()),
@@ -126,7 +126,7 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     """Bring the data's lineage to the evaluation in the workspace; its digest is written last."""
     if found.evaluation is None:
         return []
-    digest = files.sha256_file(found.root / files.EVALUATION)
+    digest = files.sha256_file(found.root / paths.EVALUATION)
     known = run.data.tags
     is_repeatable = tag("reproduce") in known or tag("code_commit") not in known
     if known.get(EVALUATED_AS) == digest and is_repeatable:
@@ -150,8 +150,8 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
         tags[tag("reproduce")] = reproduce.reproduce_command(
             run.info.run_id, found.bundle_digest, uri
         )
-    if (found.root / files.COUNTS).is_file():
-        tags[COUNTS] = files.sha256_file(found.root / files.COUNTS)
+    if (found.root / paths.COUNTS).is_file():
+        tags[COUNTS] = files.sha256_file(found.root / paths.COUNTS)
     differing = runs.changed_params(run, settings.flat())
     if differing or CHANGED_PARAMS in run.data.tags:
         # MLflow keeps a parameter as it was first logged; params.yaml among the artifacts is new.

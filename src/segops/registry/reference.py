@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from segops import files, params
+from segops import files, params, paths
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate import reference as kept_reference
@@ -106,9 +106,9 @@ def _refresh(root: Path, settings: Params, store: Store) -> None:
 
 def _val_hash(root: Path) -> str | None:
     """Hash of the val of the workspace's packed store; None where no data are packed."""
-    if not (root / files.PACKED).is_dir():
+    if not (root / paths.PACKED).is_dir():
         return None
-    return PackedStore(root / files.PACKED).split_hash(judge.SPLIT)
+    return PackedStore(root / paths.PACKED).split_hash(judge.SPLIT)
 
 
 def _is_of(case: _Case, kept: Reference) -> bool:
@@ -120,8 +120,8 @@ def _is_of(case: _Case, kept: Reference) -> bool:
 
 def _own(case: _Case, kept: Reference | None) -> Reference | None:
     """The workspace's evaluation, where its model is the champion."""
-    evaluation, counts = case.root / files.EVALUATION, case.root / files.COUNTS
-    bundle = case.root / files.SEGMENTER
+    evaluation, counts = case.root / paths.EVALUATION, case.root / paths.COUNTS
+    bundle = case.root / paths.SEGMENTER
     if not (evaluation.is_file() and counts.is_file() and bundle.is_dir()):
         return None
     tree = files.read_json(evaluation)
@@ -141,8 +141,8 @@ def _recorded(case: _Case, kept: Reference | None) -> Reference | None:
     if counts is None:
         return None
     run = case.store.client.get_run(case.champion.run_id)
-    path = files.EVALUATION.as_posix()
-    held = case.store.client.list_artifacts(run.info.run_id, files.EVALUATION.parent.as_posix())
+    path = paths.EVALUATION.as_posix()
+    held = case.store.client.list_artifacts(run.info.run_id, paths.EVALUATION.parent.as_posix())
     if path not in {one.path for one in held}:
         return None
     with tempfile.TemporaryDirectory() as scratch:

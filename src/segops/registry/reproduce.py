@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from segops import files
+from segops import paths
 from segops.params.model import ModelParams
 
 TRAINED_WITH = "trained_with.yaml"
@@ -32,7 +32,7 @@ def reproduce_command(run_id: str, digest: str, uri: str) -> str:
         digest: The bundle's digest.
         uri: MLflow's address, without credentials.
     """
-    folder = f"{files.STATE}/reproduce-{digest[:8]}"
+    folder = f"{paths.STATE}/reproduce-{digest[:8]}"
     return (
         f"(export MLFLOW_TRACKING_URI={shlex.quote(uri)}; mlflow artifacts download "
         f"--run-id {run_id} --artifact-path lineage --dst-path {folder} && "
@@ -95,11 +95,11 @@ if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
 dvc cache dir --local "$main/.dvc/cache"
 dvc checkout {pointer} || dvc pull {pointer}
 {steps}
-if ! grep -q '"weights_sha256": "{weights_sha256}"' {files.TRAINING}; then
+if ! grep -q '"weights_sha256": "{weights_sha256}"' {paths.TRAINING}; then
   echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
   exit 1
 fi
-if ! grep -q '"bundle_digest": "{digest}"' {files.PACKAGE}; then
+if ! grep -q '"bundle_digest": "{digest}"' {paths.PACKAGE}; then
   echo "The same weights, but another bundle than {digest}: its libraries differ." >&2
   exit 1
 fi

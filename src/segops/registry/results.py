@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segops import files
+from segops import files, paths
 from segops.errors import SegopsError
 from segops.predict import isolate
 
 EVALUATED = (
-    files.EVALUATION,
-    files.COUNTS,
-    files.CONFUSION_PLOT,
-    files.CLASS_PLOT,
-    files.EVALUATION_PAGE,
+    paths.EVALUATION,
+    paths.COUNTS,
+    paths.CONFUSION_PLOT,
+    paths.CLASS_PLOT,
+    paths.EVALUATION_PAGE,
 )
 """Files that belong to an evaluation."""
 TRAINED = (
-    files.TRAINING,
-    files.LEARNING_CURVES,
-    files.POLICY,
-    files.AUGMENTATION_SHEET,
-    files.VERDICT,
-    files.VALIDATION_JSON,
-    files.VALIDATION_PAGE,
+    paths.TRAINING,
+    paths.LEARNING_CURVES,
+    paths.POLICY,
+    paths.AUGMENTATION_SHEET,
+    paths.VERDICT,
+    paths.VALIDATION_JSON,
+    paths.VALIDATION_PAGE,
 )
 """Files that belong to a training and its data."""
 SCORES = (
@@ -93,7 +93,7 @@ class Results:
     @property
     def bundle(self) -> Path:
         """The bundle's directory."""
-        return self.root / files.SEGMENTER
+        return self.root / paths.SEGMENTER
 
     def artifacts(self) -> Iterator[Path]:
         """Paths, relative to the workspace, of the files that go into the run."""
@@ -132,15 +132,15 @@ def read(root: Path) -> Results:
     Raises:
         SegopsError: There is no trained model, or it is not the one that the training wrote.
     """
-    bundle = root / files.SEGMENTER
+    bundle = root / paths.SEGMENTER
     if not bundle.is_dir():
         raise SegopsError(f"{bundle}: no trained model here. `segops run` trains one.")
-    training = files.read_json(root / files.TRAINING)
-    package = files.read_json(root / files.PACKAGE)
+    training = files.read_json(root / paths.TRAINING)
+    package = files.read_json(root / paths.PACKAGE)
     digest, weights = bundle_digest(bundle), files.sha256_file(bundle / isolate.WEIGHTS)
     for path, said, name, found in (
-        (files.TRAINING, training, "weights_sha256", weights),
-        (files.PACKAGE, package, "bundle_digest", digest),
+        (paths.TRAINING, training, "weights_sha256", weights),
+        (paths.PACKAGE, package, "bundle_digest", digest),
     ):
         if said.get(name) != found:
             raise SegopsError(
@@ -148,8 +148,8 @@ def read(root: Path) -> Results:
                 f"{str(said.get(name))[:12]}. `dvc repro` brings both together."
             )
     evaluation = None
-    if (root / files.EVALUATION).is_file():
-        evaluation = files.read_json(root / files.EVALUATION)
+    if (root / paths.EVALUATION).is_file():
+        evaluation = files.read_json(root / paths.EVALUATION)
         if evaluation.get("bundle_digest") != digest:
             evaluation = None
     return Results(root, training, evaluation, weights, digest)

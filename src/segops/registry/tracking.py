@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
-from segops import files
+from segops import paths
 from segops.errors import SegopsError, TransientError
 from segops.params import RegistryParams
 
@@ -88,7 +88,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
     Raises:
         BusyError: Another process holds it for longer than `LOCK_SECONDS`.
     """
-    path = files.state_home(root) / files.STATE / f"{name}.lock"
+    path = paths.state_home(root) / paths.STATE / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -147,7 +147,7 @@ def is_missing(error: Exception) -> bool:
 
 
 def _database(root: Path) -> Path:
-    return files.state_home(root) / "mlflow.db"
+    return paths.state_home(root) / "mlflow.db"
 
 
 def _experiment(client: MlflowClient, root: Path, uri: str, name: str) -> str:
@@ -156,7 +156,7 @@ def _experiment(client: MlflowClient, root: Path, uri: str, name: str) -> str:
         # With no server there is nobody else to hold the artifacts, and MLflow's own default is
         # relative to whatever directory a process happens to run in.
         served = uri.startswith(("http://", "https://", "databricks"))
-        location = (files.state_home(root) / "mlartifacts").as_uri()
+        location = (paths.state_home(root) / "mlartifacts").as_uri()
         return str(client.create_experiment(name, artifact_location=None if served else location))
     if found.lifecycle_stage != "active":
         raise SegopsError(

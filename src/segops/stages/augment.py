@@ -11,7 +11,8 @@ from segops import params
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.augment.proof import prove
 from segops.data.store import PackedStore
-from segops.files import AUGMENTATION_SHEET, PACKED, POLICY, write_json
+from segops.files import write_json
+from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.augmentation import ContactRow, write_contact_sheet
 from segops.report.overlay import colours
 

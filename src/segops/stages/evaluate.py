@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
-from segops import files, params
+from segops import files, params, paths
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate.pictures import EXPLAINED
@@ -30,8 +30,8 @@ def run(root: Path) -> None:
             trained on, or val has no labelled pixel.
     """
     settings = params.load(root)
-    store = PackedStore(root / files.PACKED)
-    bundle = root / files.SEGMENTER
+    store = PackedStore(root / paths.PACKED)
+    bundle = root / paths.SEGMENTER
     trained_on = _require_unseen(store, bundle)
     shown = settings.report.pictures
     with (

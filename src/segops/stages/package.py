@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from segops import files, params
+from segops import files, params, paths
 from segops.predict import isolate
 from segops.predict.package import package
 
@@ -25,14 +25,14 @@ def run(root: Path) -> None:
         SegopsError: There is no trained network.
     """
     predict = params.load(root).predict.model_dump(mode="json")
-    package(root / files.TRAINED, root / files.SEGMENTER, predict)
-    digest = files.sha256_tree(root / files.SEGMENTER)
+    package(root / paths.TRAINED, root / paths.SEGMENTER, predict)
+    digest = files.sha256_tree(root / paths.SEGMENTER)
     files.write_json(
-        root / files.PACKAGE,
+        root / paths.PACKAGE,
         {
             "bundle_digest": digest,
-            "weights_sha256": files.sha256_file(root / files.SEGMENTER / isolate.WEIGHTS),
+            "weights_sha256": files.sha256_file(root / paths.SEGMENTER / isolate.WEIGHTS),
             "predict": predict,
         },
     )
-    log.info("%s: bundle %s", files.SEGMENTER, digest[:12])
+    log.info("%s: bundle %s", paths.SEGMENTER, digest[:12])

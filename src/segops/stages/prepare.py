@@ -8,7 +8,8 @@ from pathlib import Path
 from segops import params
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.files import PACKED, VERDICT, read_json
+from segops.files import read_json
+from segops.paths import PACKED, VERDICT
 from segops.voc.layout import open_layout
 
 log = logging.getLogger("segops")

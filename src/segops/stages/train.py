@@ -17,7 +17,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from segops import files, params
+from segops import files, params, paths
 from segops.augment.policy import Policy
 from segops.data.device.choose import choose_executor, pixel_flops
 from segops.data.imbalance import class_weights
@@ -37,8 +37,8 @@ from segops.train.job import Job, Outcome
 from segops.train.loop import train
 from segops.train.start import Start, all_images
 
-HISTORY = files.STATE / "history.jsonl"
-FOLLOW_LOG = files.STATE / "follow.log"
+HISTORY = paths.STATE / "history.jsonl"
+FOLLOW_LOG = paths.STATE / "follow.log"
 CURVES = ("epoch", "step", "lr", "train_loss", "selection_miou")
 log = logging.getLogger("segops")
 
@@ -64,9 +64,9 @@ def run(root: Path, fresh: bool = False) -> None:
 
 def _train(root: Path, settings: Params) -> None:
     is_first = launch.rank() == 0
-    store = PackedStore(root / files.PACKED)
+    store = PackedStore(root / paths.PACKED)
     if is_first and wants_fresh():
-        checkpoint.remove(root / files.RESUME)
+        checkpoint.remove(root / paths.RESUME)
     job = build_job(root, settings, store)
     if is_first:
         _start_live_logging(root)
@@ -75,7 +75,7 @@ def _train(root: Path, settings: Params) -> None:
         return
     _write(root, settings, job, outcome)
     job.history.end()
-    checkpoint.remove(root / files.RESUME)
+    checkpoint.remove(root / paths.RESUME)
     log.info(
         "Trained %d steps; weights of epoch %d%s.",
         outcome.steps,
@@ -98,10 +98,10 @@ def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
     names = settings.data.class_names
     if store.class_names != names:
         raise SegopsError(
-            f"{files.PACKED}: packed with other classes than data.classes in params.yaml. "
+            f"{paths.PACKED}: packed with other classes than data.classes in params.yaml. "
             "`dvc repro prepare` packs anew."
         )
-    serialised = files.read_json(root / files.POLICY)
+    serialised = files.read_json(root / paths.POLICY)
     weights = settings.model.encoder_weights
     local = encoder_file(root, weights)
     if local is not None and not local.is_file():
@@ -137,7 +137,7 @@ def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
         store=store,
         policy=policy,
         parts=parts,
-        resume=root / files.RESUME,
+        resume=root / paths.RESUME,
         history=History(root / HISTORY, fingerprint(parts), settings.flat()),
         auxiliary_weight=auxiliary,
         class_weights=class_weights(store, ids, settings.train.class_weights),
@@ -202,7 +202,7 @@ def _start(root: Path, settings: Params) -> Start | None:
 def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
     store, seed = job.store, job.params.seed
     write_trained(
-        root / files.TRAINED,
+        root / paths.TRAINED,
         outcome.network,
         job.spec,
         store.class_names,
@@ -211,13 +211,13 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
         {"train_hash": store.split_hash("train"), "seed": seed},
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
-    files.write_bytes(root / files.LAST_WEIGHTS, safetensors.torch.save(last))
-    files.write_text(root / files.LEARNING_CURVES, _table(outcome.rows))
+    files.write_bytes(root / paths.LAST_WEIGHTS, safetensors.torch.save(last))
+    files.write_text(root / paths.LEARNING_CURVES, _table(outcome.rows))
     device = choose_device(job.params.device)
     devices, nodes = choose_world(job.params, device)
     training = {
         "fingerprint": job.history.fingerprint,
-        "weights_sha256": weights_sha256(root / files.TRAINED),
+        "weights_sha256": weights_sha256(root / paths.TRAINED),
         "train_hash": store.split_hash("train"),
         "code_hash": job.parts["code"],
         "epochs_run": len(outcome.rows),
@@ -236,7 +236,7 @@ def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
         "start_sha256": None if job.start is None else job.start.sha256,
         "nondeterministic": list(outcome.nondeterministic),
     }
-    files.write_json(root / files.TRAINING, training)
+    files.write_json(root / paths.TRAINING, training)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

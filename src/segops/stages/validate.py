@@ -10,7 +10,8 @@ import pandas as pd
 
 from segops import params
 from segops.errors import SegopsError
-from segops.files import DATA_DOCS, FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT, write_json
+from segops.files import write_json
+from segops.paths import DATA_DOCS, FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
 from segops.quality.expectations import check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts

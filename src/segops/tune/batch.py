@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from segops import files
+from segops import paths
 from segops.errors import SegopsError
 from segops.params import Params
 from segops.train.devices import choose_device
@@ -93,7 +93,7 @@ def find_batch_size(
     unit = settings.train.accumulate
     on_cpu = choose_device(settings.train.device) == "cpu"
     limit = (memory or int(USABLE * free_memory())) if on_cpu else None
-    state = root / files.STATE
+    state = root / paths.STATE
     state.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
 

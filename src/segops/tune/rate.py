@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segops import files
+from segops import paths
 from segops.data.split import selection_split
 from segops.errors import SegopsError
 from segops.params import Params
@@ -96,7 +96,7 @@ def range_test(
         raise SegopsError(f"--low {low:g} --high {high:g}: expected 0 < low < high.")
     settings = on_one_device(settings)
     store = open_store(root)
-    state = root / files.STATE
+    state = root / paths.STATE
     state.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
         job = build_trial(root, settings, store, Path(scratch))

@@ -15,21 +15,22 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from segops import files
+from segops import paths
 from segops.data.store import PackedStore
 from segops.edit import Edit, plan, put
 from segops.errors import SegopsError
-from segops.files import exclusive, state_home
+from segops.files import exclusive
 from segops.params import Params
+from segops.paths import state_home
 from segops.registry.study import Trial, record_study
 from segops.train.loop import train
 from segops.tune.pictures import write_search_picture
 from segops.tune.setup import build_trial, on_one_device, open_store
 from segops.tune.study import MESSAGE, ROWS, Study, open_study
 
-STORAGE = files.STATE / "tune.db"
-LOCK = files.STATE / "tune.lock"
-SCRATCH = files.STATE / "tune"
+STORAGE = paths.STATE / "tune.db"
+LOCK = paths.STATE / "tune.lock"
+SCRATCH = paths.STATE / "tune"
 PICTURE = Path("reports/search.png")
 SECONDS_AWAY = 60.0
 """An MLflow that was away is not asked again before; each question takes seconds."""

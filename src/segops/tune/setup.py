@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from segops import files
+from segops import paths
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore
 from segops.edit import put
@@ -49,11 +49,11 @@ def open_store(root: Path) -> PackedStore:
     Raises:
         SegopsError: There are none yet.
     """
-    if not (root / files.PACKED).is_dir() or not (root / files.POLICY).is_file():
+    if not (root / paths.PACKED).is_dir() or not (root / paths.POLICY).is_file():
         raise SegopsError(
             f"{root}: nothing is prepared for training yet. `dvc repro augment` does it."
         )
-    return PackedStore(root / files.PACKED)
+    return PackedStore(root / paths.PACKED)
 
 
 def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path) -> Job:

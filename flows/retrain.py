@@ -22,6 +22,7 @@ from prefect.states import Completed, Failed
 
 from segops import files, params, paths, pipeline
 from segops.errors import SegopsError, TransientError
+from segops.report.figures import sentence
 
 if TYPE_CHECKING:
     from segops.registry.gate import Decision
@@ -208,9 +209,7 @@ def _show(summary: Summary) -> None:
     evaluation = summary.evaluation
     lines = [
         f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
-        f"mIoU on val **{evaluation['miou']:.3f}** ({evaluation['confidence']:.0%} interval "
-        f"{evaluation['miou_low']:.3f} to {evaluation['miou_high']:.3f}, "
-        f"{evaluation['images']} images). {_verdict(summary)}",
+        f"**{sentence(evaluation)}**. {_verdict(summary)}",
         "| check | passed | what was found |",
         "| --- | --- | --- |",
         *(

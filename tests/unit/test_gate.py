@@ -341,6 +341,7 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
         "pydantic",
         "segops.params",
         "segops.registry.evidence",
+        "segops.report.figures",
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from segops.cli.common import console
+from segops.report.figures import sentence
 
 if TYPE_CHECKING:
     from segops.registry.gate import Decision
@@ -45,12 +46,7 @@ def show_summary(root: Path, summary: Any) -> None:
         console.print(f"Stages restored from the cache: {', '.join(restored)}.", highlight=False)
     else:
         console.print("Nothing changed: no stage was run again.", highlight=False)
-    score = summary.evaluation
-    console.print(
-        f"mIoU on val: [bold]{score['miou']:.3f}[/] ({score['confidence']:.0%} interval "
-        f"{score['miou_low']:.3f} to {score['miou_high']:.3f}, {score['images']} images)",
-        highlight=False,
-    )
+    console.print(f"[bold]{escape(sentence(summary.evaluation))}[/]", highlight=False)
     if not summary.created:
         console.print(
             f"No new version: {summary.model} version {summary.version} holds these weights.",

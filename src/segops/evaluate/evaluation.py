@@ -62,16 +62,3 @@ def evaluation(
         "weights_sha256": scores.weights_sha256,
         "bundle_digest": scores.bundle_digest,
     }
-
-
-def sentence(evaluation: dict[str, Any]) -> str:
-    """The gist of an evaluation, for the log."""
-    text = (
-        f"mIoU {evaluation['miou']:.3f} on {evaluation['images']} images of {evaluation['split']}"
-    )
-    if evaluation["miou_low"] is None:
-        return text
-    return (
-        f"{text} ({100 * evaluation['confidence']:g} % interval "
-        f"{evaluation['miou_low']:.3f} to {evaluation['miou_high']:.3f})"
-    )

@@ -28,6 +28,7 @@ from segops.registry.evidence import (
     Reference,
     Unknown,
 )
+from segops.report.figures import counted, level
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
 TELLING = ("mIoU", "champion")
@@ -85,7 +86,8 @@ class Decision(BaseModel):
         """The sentences that decided: of the failed checks, else of those about mIoU."""
         failed = [check.sentence for check in self.checks if not check.passed]
         scores = [check.sentence for check in self.checks if check.name in TELLING]
-        return " ".join(failed or scores or [check.sentence for check in self.checks])
+        every = [check.sentence for check in self.checks]
+        return " ".join(dict.fromkeys(failed or scores or every))
 
 
 def decide(evidence: Evidence, policy: GateParams) -> Decision:
@@ -221,9 +223,10 @@ def _unseen(evidence: Evidence) -> Check:
         passed=score.seen_images == 0,
         observed=score.seen_images,
         required=0,
-        sentence=f"None of {score.images} images of val was trained on."
+        sentence=f"Not trained on any of the {counted(score.images, 'image')} of val."
         if score.seen_images == 0
-        else f"{score.seen_images} images of val were trained on: val and train must be disjoint.",
+        else f"Trained on {counted(score.seen_images, 'image')} of val: val and train must be "
+        "disjoint. Take the images out of one of the two lists and run again.",
     )
 
 
@@ -274,7 +277,7 @@ def _champion(evidence: Evidence, policy: GateParams) -> Check:
     about = (
         f"mIoU {found.challenger_miou:.3f} against {found.reference_miou:.3f} of champion version "
         f"{found.version} on {_images(found)}: {found.difference:+.3f}, with "
-        f"{policy.confidence:.0%} confidence at least {found.low:+.3f}"
+        f"{level(policy.confidence)} confidence at least {found.low:+.3f}"
     )
     if passed:
         end = f", so no loss beyond the margin of {policy.margin:.3f}."
@@ -345,8 +348,8 @@ def _comparable(
         return _failed(
             name,
             required,
-            f"Val holds {reference.images} image(s) that neither the challenger nor version "
-            f"{reference.version} was trained on: at least two are needed to compare them.",
+            f"Val holds {counted(reference.images, 'image')} that neither the challenger nor "
+            f"version {reference.version} was trained on: at least two are needed to compare them.",
         )
     numbers = (reference.difference, reference.low, reference.high, reference.minimum_detectable)
     if not (
@@ -363,7 +366,7 @@ def _comparable(
 
 def _images(comparison: Comparison) -> str:
     left_out = f", {comparison.excluded} trained on left out" if comparison.excluded else ""
-    return f"{comparison.images} images{left_out}"
+    return f"{counted(comparison.images, 'image')}{left_out}"
 
 
 def _is_share(value: float | None) -> bool:

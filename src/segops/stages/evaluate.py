@@ -14,6 +14,7 @@ from segops.errors import SegopsError
 from segops.evaluate.pictures import EXPLAINED
 from segops.evaluate.score import score
 from segops.predict import isolate
+from segops.report.figures import sentence
 
 SPLIT = "val"
 log = logging.getLogger("segops")
@@ -49,7 +50,6 @@ def run(root: Path) -> None:
             masks=shown,
             explain=EXPLAINED if shown else 0,
         )
-        from segops.evaluate.evaluation import sentence
         from segops.evaluate.results import write_results
 
         found = write_results(root, scores, store, SPLIT, trained_on, settings)

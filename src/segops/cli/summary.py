@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,26 @@ from segops.cli.common import console
 from segops.report.figures import sentence
 
 if TYPE_CHECKING:
-    from segops.registry.gate import Decision
+    from segops.registry.gate import Decision, Outcome, Verdict
+
+VERDICTS: Mapping[Verdict, str] = {
+    "promoted": "green",
+    "rejected": "red",
+    "inconclusive": "yellow",
+    "unchanged": "cyan",
+}
+OUTCOMES: Mapping[Outcome, str] = {"passed": "green", "failed": "red", "undecided": "yellow"}
 
 
 def show_decision(decision: Decision, version: int | str) -> None:
     """Print the gate's verdict on a version, and each of its checks."""
-    colour = {"promoted": "green", "rejected": "red", "inconclusive": "yellow"}.get(
-        decision.verdict, "cyan"
-    )
+    colour = VERDICTS[decision.verdict]
     console.print(
         f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]", highlight=False
     )
     for check in decision.checks:
-        mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        # As wide as "undecided", so that the sentences stand below each other.
+        mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
         console.print(f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True)
 
 

@@ -31,6 +31,7 @@ from segops.registry.evidence import (
 from segops.report.figures import counted, level
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
+Outcome = Literal["passed", "failed", "undecided"]
 TELLING = ("mIoU", "champion")
 """Names of the checks that say why a challenger was promoted."""
 ROUNDING = 1e-9
@@ -58,6 +59,11 @@ class Check(BaseModel):
     sentence: str
     undecided: bool = False
 
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it, in one word."""
+        return "passed" if self.passed else "undecided" if self.undecided else "failed"
+
 
 class Decision(BaseModel):
     """What the gate decided.
@@ -83,11 +89,14 @@ class Decision(BaseModel):
 
     @property
     def reason(self) -> str:
-        """The sentences that decided: of the failed checks, else of those about mIoU."""
-        failed = [check.sentence for check in self.checks if not check.passed]
-        scores = [check.sentence for check in self.checks if check.name in TELLING]
-        every = [check.sentence for check in self.checks]
-        return " ".join(dict.fromkeys(failed or scores or every))
+        """The sentences of the checks that decided: failed, else undecided, else about mIoU."""
+        told = (
+            [check for check in self.checks if check.outcome == "failed"]
+            or [check for check in self.checks if check.outcome == "undecided"]
+            or [check for check in self.checks if check.name in TELLING]
+            or list(self.checks)
+        )
+        return " ".join(dict.fromkeys(check.sentence for check in told))
 
 
 def decide(evidence: Evidence, policy: GateParams) -> Decision:
@@ -122,12 +131,14 @@ def decide(evidence: Evidence, policy: GateParams) -> Decision:
         _champion(evidence, policy),
         _best(evidence, policy),
     )
-    if all(check.passed for check in checks):
-        verdict: Verdict = "promoted"
-    elif all(check.passed or check.undecided for check in checks):
-        verdict = "inconclusive"
-    else:
-        verdict = "rejected"
+    outcomes = {check.outcome for check in checks}
+    verdict: Verdict = (
+        "rejected"
+        if "failed" in outcomes
+        else "inconclusive"
+        if "undecided" in outcomes
+        else "promoted"
+    )
     return Decision(verdict=verdict, checks=checks, **known)
 
 

@@ -106,7 +106,7 @@ def read(path: Path) -> Recipe:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SegopsError(f"{path}: no such recipe.") from None
+        raise SegopsError(f"{path}: no such recipe. `segops recipes` lists them.") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise SegopsError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get(ABOUT), dict):

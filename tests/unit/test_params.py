@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,8 @@ def test_defaults_are_usable() -> None:
                 "gate": {"min_class_iou": {"lion": 0.1}},
                 "validate": {"required_classes": ["unicorn"]},
             },
-            "required_classes names unicorn; gate.min_class_iou names lion; data.classes has back",
+            "required_classes names unicorn; gate.min_class_iou names lion; expected names out of "
+            "data.classes: background, aeroplane",
         ),
         (
             {"validate": {"required_classes": ["unicorn"]}},
@@ -57,8 +60,12 @@ def test_defaults_are_usable() -> None:
             "early_stopping_patience needs a selection split",
         ),
         ({"train": {"selection_share": 0, "schedule": "plateau"}}, "plateau schedule needs"),
-        ({"train": {"epochs": 1, "warmup_epochs": 1}}, "leaves none of 1 epochs"),
-        ({"train": {"lr": 0.1, "min_lr": 0.2}}, "min_lr 0.2 is above lr 0.1"),
+        (
+            {"train": {"epochs": 1, "warmup_epochs": 1}},
+            "train: warmup_epochs 1 leaves none of epochs 1 after it: set train.warmup_epochs to "
+            "0, or train.epochs to 2 or more",
+        ),
+        ({"train": {"lr": 0.1, "min_lr": 0.2}}, "min_lr 0.2 is above lr 0.1; expected at most 0.1"),
         ({"train": {"batch_size": 10, "accumulate": 4}}, "nearest: 8 or 12"),
         ({"train": {"batch_size": 1, "devices": 2}}, "= 2 equal parts; nearest: 2"),
         ({"train": {"compile": True}}, "compile and deterministic exclude each other"),
@@ -107,6 +114,23 @@ def test_bad_value_is_named(tree: dict[str, object], expected: str) -> None:
     with pytest.raises(SegopsError) as caught:
         params.parse(tree)
     assert expected in str(caught.value)
+
+
+REMEDIES = re.compile(
+    r"expected|[Ss]et |must be|nearest|works with|as train\.lr|takes `choices`|hint|reasons?\b"
+)
+
+
+def test_every_refusal_says_what_to_write_instead() -> None:
+    raised = [
+        (path.name, node.lineno, ast.unparse(node.exc.args[0]))
+        for path in sorted(Path(params.__file__).parent.glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        if isinstance(node.exc.func, ast.Name) and node.exc.func.id == "ValueError"
+    ]
+    assert len(raised) > 20
+    assert [one for one in raised if not REMEDIES.search(one[2])] == []
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,10 @@ def evaluation(
         SegopsError: The split has no labelled pixel.
     """
     if scores.confusion.sum() == 0:
-        raise SegopsError(f"{paths.PACKED}: {split} has no labelled pixel to score on.")
+        raise SegopsError(
+            f"{paths.PACKED}: {split} has no labelled pixel to score on. Put labelled images into "
+            f"{split} that the model was not trained on."
+        )
     low, high = interval(
         scores.counts, settings.bootstrap_samples, settings.confidence, settings.seed
     )

@@ -88,7 +88,9 @@ class Params(Section):
             if unknown:
                 strange.append(f"{key} names {', '.join(unknown)}")
         if strange:
-            raise ValueError(f"{'; '.join(strange)}; data.classes has {', '.join(names)}")
+            raise ValueError(
+                f"{'; '.join(strange)}; expected names out of data.classes: {', '.join(names)}"
+            )
         weights = self.train.class_weights
         if isinstance(weights, tuple) and len(weights) != len(names):
             raise ValueError(
@@ -103,8 +105,8 @@ class Params(Section):
         for key in self.tune.ranges:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"tune.ranges names {key}, which is no parameter{hint}")
+                hint = f"did you mean {close[0]}?" if close else "expected a key such as train.lr"
+                raise ValueError(f"tune.ranges names {key}, which is no parameter; {hint}")
         reasons = [
             f"tune.ranges.{key}: {reason}"
             for key, given in self.tune.ranges.items()

@@ -166,7 +166,8 @@ def _artifact(evidence: Evidence) -> Check:
         return _failed(
             name,
             required,
-            f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn}",
+            f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn} "
+            "It never comes back: train another.",
         )
     if isinstance(score, Unknown):
         return _failed(name, required, f"There is no score: {score.reason}")
@@ -192,7 +193,11 @@ def _validation(evidence: Evidence) -> Check:
     if isinstance(score, Unknown):
         return _failed(name, required, f"There is no score: {score.reason}")
     if not validation.passed:
-        return _failed(name, required, "The data did not pass validation.")
+        return _failed(
+            name,
+            required,
+            "The data did not pass validation: mend what reports/validation.html lists.",
+        )
     same = bool(score.data_hash) and validation.data_hash == score.data_hash
     return Check(
         name=name,
@@ -227,7 +232,10 @@ def _unseen(evidence: Evidence) -> Check:
         return _failed(name, 0, f"There is no score: {score.reason}")
     if score.images < 1:
         return _failed(
-            name, 0, "Val holds no image that the challenger was not trained on: nothing is shown."
+            name,
+            0,
+            "Val holds no image that the challenger was not trained on: nothing is shown. Put "
+            "other images into val.",
         )
     return Check(
         name=name,
@@ -257,7 +265,10 @@ def _class_floor(evidence: Evidence, class_name: str, least: float) -> Check:
     value = score.class_iou.get(class_name)
     if value is None:
         return _failed(
-            name, least, f"{name} is missing: val holds no {class_name}, so nothing is shown."
+            name,
+            least,
+            f"{name} is missing: val holds no {class_name}, so nothing is shown. Put images of it "
+            f"into val, or take {class_name} out of gate.min_class_iou.",
         )
     if not _is_share(value):
         return _failed(name, least, f"{name} is {value}: not a number within 0 to 1.")
@@ -353,14 +364,15 @@ def _comparable(
             required,
             f"Version {reference.version} was scored on val {reference.val_hash[:12] or '(none)'}, "
             f"the challenger on {evidence.score.val_hash[:12] or '(none)'}: scores on different "
-            "data cannot be compared.",
+            "data cannot be compared. `segops promote` scores both anew on the same.",
         )
     if reference.images < 2 or not reference.classes:
         return _failed(
             name,
             required,
             f"Val holds {counted(reference.images, 'image')} that neither the challenger nor "
-            f"version {reference.version} was trained on: at least two are needed to compare them.",
+            f"version {reference.version} was trained on: at least two are needed to compare them. "
+            "Put more images into val.",
         )
     numbers = (reference.difference, reference.low, reference.high, reference.minimum_detectable)
     if not (

@@ -216,7 +216,8 @@ def _lineage(evidence: Evidence) -> Check:
     if isinstance(missing, Unknown):
         return _failed(name, required, f"The lineage is not established: {missing.reason}")
     if missing:
-        return _failed(name, required, f"The lineage lacks {', '.join(missing)}.")
+        gaps = "; ".join(missing)
+        return _failed(name, required, f"The lineage lacks {gaps}. Then `segops promote`.")
     return Check(
         name=name,
         passed=True,

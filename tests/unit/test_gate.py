@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segops.params import GateParams
+from segops.params.gate import GateParams
 from segops.registry import gate
 from segops.registry.evidence import (
     Challenger,

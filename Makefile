@@ -50,6 +50,6 @@ bench-gpu: install ## Measure all that a GPU has to show, in a few minutes
 	@$(BIN)/python -m benchmarks.gpu --json bench-gpu.json
 
 clean: ## Remove outputs and caches; keeps .venv, data, mlflow.db, mlartifacts and the ledger
-	@rm -rf .segops models metrics plots reports data/packed data/facts.parquet data/verdict.json \
+	@rm -rf .segops code models metrics plots reports data/packed data/facts.parquet data/verdict.json \
 	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find src flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segops import params
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore, pack
 from segops.models.zoo import ModelSpec
-from segops.params import Params
+from segops.params.file import Params, load_params
 from segops.progress import track
 from segops.train.engine import Engine
 from segops.train.history import History
@@ -35,7 +34,7 @@ EPOCH = 1000
 
 def settings_of(**changes: Any) -> Params:
     """The parameters of the repository's ``params.yaml`` with some of section `train` changed."""
-    settings = params.load(REPOSITORY)
+    settings = load_params(REPOSITORY)
     train = type(settings.train).model_validate(settings.train.model_dump() | changes)
     return settings.model_copy(update={"train": train})
 

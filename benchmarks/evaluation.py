@@ -30,9 +30,10 @@ from pathlib import Path
 
 import yaml
 
-from segops import params, paths
+from segops import paths
 from segops.data.store import pack
-from segops.params import HardwareParams
+from segops.params.file import load_params
+from segops.params.hardware import HardwareParams
 from segops.train.hardware import choose_threads
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import Layout, open_layout
@@ -86,7 +87,7 @@ def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None
     from segops.models.zoo import ModelSpec, build
     from segops.predict.package import write_bundle
 
-    model = params.load(REPOSITORY).model
+    model = load_params(REPOSITORY).model
     spec = ModelSpec(model.architecture, model.encoder, len(VOC_CLASSES), dict(model.options))
     if heavy:
         spec = ModelSpec("deeplabv3plus", "resnet50", len(VOC_CLASSES))

@@ -36,7 +36,8 @@ from benchmarks.common import (
 )
 from segops.data.store import PackedStore
 from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD
-from segops.params import HardwareParams, Params
+from segops.params.file import Params
+from segops.params.hardware import HardwareParams
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, reproducible
 from segops.voc.classes import VOC_CLASSES, VOID

@@ -21,8 +21,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from segops import files, params, paths, pipeline
+from segops import files, paths, pipeline
 from segops.errors import SegopsError, TransientError
+from segops.params.file import load_params
 from segops.report.figures import sentence
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     from segops.registry import reference
     from segops.registry.tracking import tracking_uri
 
-    parameters = params.load(root)
+    parameters = load_params(root)
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
     _call(data, root, Path(parameters.data.path))
     reference.refresh(root)  # the evaluation page shows the champion of now beside the new model

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from segops import files, params
+from segops import files
 from segops.errors import SegopsError
-from segops.params import Params, Section
+from segops.params.file import Params, load_params, parse_params
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def plan(path: Path, values: Mapping[str, Any], source: str | None = None) -> Ed
     """
     path = path / "params.yaml" if path.is_dir() else path
     before = _read(path)
-    old = params.load(path)
+    old = load_params(path)
     tree = yaml.safe_load(before) or {}
     name = f"{source}, put over {path}" if source else str(path)
     wanted = copy.deepcopy(tree)
     _set_all(wanted, values)
     flat = old.flat()
-    settings = params.parse(wanted, name)
+    settings = parse_params(wanted, name)
     changes = _changes(flat, settings.flat())
     acting = {
         key: value
@@ -127,7 +128,7 @@ def put(settings: Params, values: Mapping[str, Any], name: str) -> Params:
     """
     tree = settings.model_dump(mode="json", by_alias=True)
     _set_all(tree, values)
-    return params.parse(tree, name)
+    return parse_params(tree, name)
 
 
 def overlay_values(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -166,19 +167,19 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ..
     )
 
 
-def _section(key: str) -> tuple[type[Section] | None, list[str]]:
+def _section(key: str) -> tuple[type[BaseModel] | None, list[str]]:
     """The last section that a dotted key leads into, and the parts of the key.
 
     What follows the name of an open mapping is one part, dots and all: `tune.ranges.train.lr` is
     the entry `train.lr` of `tune.ranges`.
     """
-    section: type[Section] | None = Params
+    section: type[BaseModel] | None = Params
     names = key.split(".")
     for place, name in enumerate(names):
         fields = {} if section is None else section.model_fields
         field = next((one for own, one in fields.items() if name in (own, one.alias)), None)
         annotation = field.annotation if field else None
-        if not isinstance(annotation, type) or not issubclass(annotation, Section):
+        if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
             rest = ".".join(names[place + 1 :])
             return None, [*names[: place + 1], *([rest] if rest else [])]
         section = annotation

@@ -36,8 +36,15 @@ EVALUATION_PAGE = Path("reports/evaluation.html")
 STATE = Path(".segops")
 RUN_LOCK = STATE / "run.lock"
 STAGE_LOCK = STATE / "stage.lock"
+RUNNING = STATE / "running.json"
+HISTORY = STATE / "history.jsonl"
 RESUME = STATE / "resume"
 REFERENCE = STATE / "reference"
+
+
+def code_of(stage: str) -> Path:
+    """What the stage ``code`` writes of another stage, relative to the workspace."""
+    return Path("code") / f"{stage}.json"
 
 
 def workspace(start: Path | None = None) -> Path:

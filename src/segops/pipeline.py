@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -16,12 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import yaml
 
+from segops import code, files, paths
 from segops.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
 Outcome = Literal["ran", "restored", "unchanged"]
+
+CODE = "code"
+"""The stage that always runs; see :mod:`segops.code`."""
 
 BUSY = ("is busy", "Unable to acquire lock", "another process", "LockError")
 """What DVC says when another process holds one of its locks."""
@@ -58,6 +64,21 @@ class Stage:
     upstream: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class State:
+    """What a run would do with a stage.
+
+    Attributes:
+        name: The stage.
+        state: `up to date`, `stale`, or `busy` where another process has it in hand.
+        why: What changed, or which stages above are stale; empty where it is up to date.
+    """
+
+    name: str
+    state: Literal["up to date", "stale", "busy"]
+    why: str
+
+
 def environment() -> dict[str, str]:
     """The environment for child processes: quiet, and with this Python's commands on the path."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
@@ -84,11 +105,76 @@ def stages(root: Path) -> list[Stage]:
 
 
 def is_unchanged(root: Path, target: str) -> bool:
-    """Whether a stage, or a ``.dvc`` file, is as DVC recorded it: dependencies, params, outputs."""
+    """Whether a stage, or a ``.dvc`` file, is as DVC recorded it: dependencies, params, outputs.
+
+    The stage ``code``, which DVC always runs, is unchanged where it would write what is there.
+    """
+    with _repository(root) as repository:
+        if _changes(repository, root, target):
+            return False
+    return target != CODE or not _changed_code(root)
+
+
+def states(root: Path) -> list[State]:
+    """What a run would do with each stage, in the order of :func:`stages`.
+
+    A stage below one that would run is stale too, and so is one whose code has changed since the
+    stage ``code`` ran. While a stage runs, DVC says nothing of it and of its neighbours.
+
+    Raises:
+        SegopsError: ``dvc.yaml`` or ``params.yaml`` is not usable for DVC.
+    """
+    from dvc.lock import LockError
+
+    found: list[State] = []
+    changed_code = _changed_code(root)
+    order = stages(root)
+    with _repository(root) as repository:
+        for one in order:
+            above = [up.name for up in found if up.name in one.upstream and up.state == "stale"]
+            try:
+                changes = _changes(repository, root, one.name)
+            except LockError:
+                found.append(State(one.name, "busy", "another process holds it"))
+                continue
+            if one.name in changed_code:
+                changes = [*changes, "changed code"]
+            if changes:
+                found.append(State(one.name, "stale", ", ".join(changes)))
+            elif above:
+                found.append(State(one.name, "stale", f"below {', '.join(above)}"))
+            else:
+                found.append(State(one.name, "up to date", ""))
+    return found
+
+
+def _changes(repository: Any, root: Path, target: str) -> list[str]:
+    """What DVC finds changed about a stage or a ``.dvc`` file; empty where nothing is."""
     # DVC resolves targets against the working directory, which need not be the workspace.
     name = str(root / target) if target.endswith(".dvc") else f"{root / 'dvc.yaml'}:{target}"
-    with _repository(root) as repository:
-        return not repository.status(targets=[name])
+    entries = [one for found in repository.status(targets=[name]).values() for one in found]
+    return [
+        f"{kind} {', '.join(map(str, things))}" if isinstance(one, dict) else str(one)
+        for one in entries
+        for kind, things in (one.items() if isinstance(one, dict) else [("", ())])
+        if one != "always changed"
+    ]
+
+
+def _changed_code(root: Path) -> list[str]:
+    """The stages of which the stage ``code`` would write something else than is there."""
+    return [
+        stage
+        for stage in code.stage_names()
+        if _written_code(root, stage) != code.stage_code(stage).to_json()
+    ]
+
+
+def _written_code(root: Path, stage: str) -> Any:
+    try:
+        return json.loads((root / paths.code_of(stage)).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def run_stage(
@@ -122,6 +208,40 @@ def run_stage(
             raise BusyError(f"{stage}: {lines[-1].strip()}")
         raise StageError(f"Stage {stage} failed; its message stands above.")
     return "ran" if f"Running stage '{stage}'" in text else "restored"
+
+
+@contextlib.contextmanager
+def running_stage(root: Path, stage: str) -> Iterator[None]:
+    """Hold the workspace for one stage, and tell others which it is.
+
+    Args:
+        root: The workspace.
+        stage: The stage that this process is about to run.
+
+    Raises:
+        SegopsError: Another process runs a stage.
+    """
+    with files.exclusive(root / paths.STAGE_LOCK, "another stage"):
+        files.write_json(root / paths.RUNNING, {"stage": stage, **_process(os.getpid())})
+        try:
+            yield
+        finally:
+            (root / paths.RUNNING).unlink(missing_ok=True)
+
+
+def running(root: Path) -> str | None:
+    """The stage that a process runs in this workspace just now, or None."""
+    try:
+        told = json.loads((root / paths.RUNNING).read_text(encoding="utf-8"))
+        process = _process(told["pid"])
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+    return str(told["stage"]) if told.items() >= process.items() else None
+
+
+def _process(pid: int) -> dict[str, float]:
+    """What tells a process from a later one that is given the same number."""
+    return {"pid": pid, "created": psutil.Process(pid).create_time()}
 
 
 def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:

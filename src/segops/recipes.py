@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from segops import params
 from segops.edit import Edit, overlay_values, plan
 from segops.errors import SegopsError
-from segops.params import Params, Section
+from segops.params.base import Section
+from segops.params.file import Params, load_params
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import SPLITS, open_layout
 
@@ -176,7 +176,7 @@ def put_over(root: Path, recipe: Recipe) -> Edit:
 
 
 def _on_one_device(root: Path, values: dict[str, Any]) -> bool:
-    train = params.load(root).train
+    train = load_params(root).train
     numbers = {"train.devices": train.devices, "train.nodes": train.nodes}
     return all(values.get(key, number) == 1 for key, number in numbers.items())
 

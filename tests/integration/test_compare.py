@@ -20,7 +20,7 @@ from segops.data.store import PackedStore
 from segops.errors import SegopsError, TransientError
 from segops.evaluate import reference as kept
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
-from segops.params import EvaluateParams
+from segops.params.evaluate import EvaluateParams
 from segops.registry import artifact, reference, results
 from segops.registry.compare import COMPARED, compare
 from segops.registry.contenders import contenders

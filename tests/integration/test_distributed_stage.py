@@ -18,7 +18,7 @@ import yaml
 
 from segops import files, paths
 from segops.errors import SegopsError
-from segops.stages.train import HISTORY, run
+from segops.stages.train import run
 from segops.train import launch
 
 from .ranks import TWO, free_port, on_ranks
@@ -27,9 +27,9 @@ from .ranks import TWO, free_port, on_ranks
 @pytest.fixture
 def root(tiny_voc: Path, tmp_path: Path) -> Path:
     """A workspace as the stages before train leave it, for two CPU ranks."""
-    from segops import params
     from segops.augment.policy import build_policy
     from segops.data.store import pack
+    from segops.params.file import load_params
     from segops.voc.layout import open_layout
 
     root = tmp_path / "workspace"
@@ -42,7 +42,7 @@ def root(tiny_voc: Path, tmp_path: Path) -> Path:
         "hardware": {"threads": 1},
     }
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
-    made = params.load(root)
+    made = load_params(root)
     pack(open_layout(tiny_voc), root / paths.PACKED, made.data.class_names)
     files.write_json(root / paths.POLICY, build_policy(made.augment).to_json())
     return root
@@ -96,7 +96,7 @@ def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
     assert "Continuing an interrupted training" in told
     assert "epoch 25 of 25" in told
     assert silence == ""
-    rows = [json.loads(line) for line in (root / HISTORY).read_text().splitlines()]
+    rows = [json.loads(line) for line in (root / paths.HISTORY).read_text().splitlines()]
     assert [row.get("epoch") for row in rows] == [None, *range(1, 26), None]
     assert files.read_json(root / paths.TRAINING)["devices"] == 2
     assert not (root / paths.RESUME).exists()

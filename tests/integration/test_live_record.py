@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from segops import files, params, paths
+from segops import files, paths
+from segops.params.file import load_params
 from segops.registry import runs, tracking
 from segops.registry.lineage import tag
 from segops.registry.record import record
@@ -84,7 +85,7 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
 
 def live_epochs(root: Path) -> dict[int, float]:
     """Epoch -> loss, over all runs; opened as segops opens it, or the two would collide."""
-    with tracking.session(root, params.load(root).registry) as store:
+    with tracking.session(root, load_params(root).registry) as store:
         found = store.client.search_runs([store.experiment_id])
         histories = [
             store.client.get_metric_history(run.info.run_id, "train_loss") for run in found

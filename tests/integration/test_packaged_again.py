@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segops import files, params, paths
+from segops import files, paths
+from segops.params.file import load_params
 from segops.registry import artifact, lineage
 from segops.registry.judge import recorded_counts
 from segops.registry.lineage import PACKAGE_FIELDS, tag
@@ -36,7 +37,7 @@ def registered(root: Path) -> Registered:
 
 
 def version(root: Path, number: str) -> Version:
-    with session(root, params.load(root).registry) as store:
+    with session(root, load_params(root).registry) as store:
         return get(store, "segops", number)
 
 
@@ -81,7 +82,7 @@ def test_each_version_says_what_is_true_of_its_own_bundle(root: Path) -> None:
         assert files.sha256_file(Path(local)) == one.tags[tag("params")]
     kept = client.download_artifacts(first.run_id, f"lineage/{TRAINED_WITH}")
     assert "flip" not in yaml.safe_load(Path(kept).read_text()).get("predict", {})
-    with session(root, params.load(root).registry) as store:
+    with session(root, load_params(root).registry) as store:
         for one, flip in ((first, "false"), (second, "true")):
             model = artifact.find(store, first.run_id, one.bundle_digest)
             assert model is not None

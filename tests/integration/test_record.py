@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from segops import files, params, paths, pipeline
+from segops import files, paths, pipeline
 from segops.errors import SegopsError, TransientError
+from segops.params.file import load_params
 from segops.registry import lineage, runs, tracking
 from segops.registry.lineage import LINEAGE_FIELDS, tag
 from segops.registry.record import Recorded, record
@@ -52,7 +53,7 @@ def test_everything_is_recorded(recorded: tuple[Path, Recorded]) -> None:
     client = made.client(root)
     run = client.get_run(done.run_id)
     assert run.info.status == "FINISHED"
-    flat = params.load(root).flat()
+    flat = load_params(root).flat()
     assert set(run.data.params) == set(flat)
     assert run.data.params["train.lr"] == str(flat["train.lr"])
     assert run.data.params["augment.scale.range"] == "[0.5, 2.0]"
@@ -315,7 +316,7 @@ def test_a_training_from_an_alias_is_made_again_after_the_alias_moved(promoted: 
     second = register(root, recorded).version
     made.client(root).set_registered_model_alias("segops", "champion", second)
     tree = made_again(root, recorded.run_id)
-    assert params.load(tree).model.start_from == "models:/segops/1"
+    assert load_params(tree).model.start_from == "models:/segops/1"
     assert files.read_json(tree / paths.TRAINING)["start_model"] == "models:/segops/1"
 
 
@@ -343,7 +344,7 @@ def test_a_start_from_an_alias_is_told_by_its_version(root: Path) -> None:
     made.client(root).set_registered_model_alias("segops", "champion", version)
     for uri in ("models:/segops@champion", f"models:/segops/{version}"):
         made.set_params(root, model={"start_from": uri})
-        start = train._start(root, params.load(root))
+        start = train._start(root, load_params(root))
         assert start is not None
         assert start.model == f"models:/segops/{version}"
         assert start.sha256 == files.read_json(root / paths.TRAINING)["weights_sha256"]
@@ -390,10 +391,10 @@ def test_an_unreachable_server_is_told_quickly(root: Path, monkeypatch: pytest.M
 OPEN = """
 import sys
 from pathlib import Path
-from segops import params
+from segops.params.file import load_params
 from segops.registry.tracking import session
 root = Path(sys.argv[1])
-with session(root, params.load(root).registry) as store:
+with session(root, load_params(root).registry) as store:
     print(store.experiment_id)
 """
 

@@ -17,10 +17,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from segops import files, params, paths, pipeline
+from segops import files, paths, pipeline
 from segops.augment.policy import build_policy
 from segops.data.store import pack
-from segops.stages.train import FOLLOW_LOG, HISTORY
+from segops.params.file import load_params
+from segops.stages.train import FOLLOW_LOG
 from segops.voc.layout import open_layout
 
 from .conftest import SMALL, dvc, set_params
@@ -84,7 +85,7 @@ def outputs(root: Path) -> dict[str, str]:
 
 
 def history(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / HISTORY).read_text().splitlines()]
+    return [json.loads(line) for line in (root / paths.HISTORY).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
     (root / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
     generate(root / "data" / "voc", train=12, val=6, seed=3, size=(80, 64))
-    settings = params.load(root)
+    settings = load_params(root)
     pack(open_layout(root / "data" / "voc"), root / paths.PACKED, settings.data.class_names)
     files.write_json(root / paths.POLICY, build_policy(settings.augment).to_json())
     return root

@@ -22,11 +22,12 @@ from mlflow.entities import Run
 from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.cli import app
 from segops.cli.common import console
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from segops.registry import study as record
 from segops.tune import search as searching
 from segops.tune.search import STORAGE, search
@@ -71,7 +72,7 @@ def declare(root: Path, ranges: dict[str, Any], **train: Any) -> None:
         "tune": {"trials": 3, "ranges": ranges},
     }  # fmt: skip
     (root / "params.yaml").write_text("# mine\n" + yaml.safe_dump(tree))
-    files.write_json(root / paths.POLICY, build_policy(params.load(root).augment).to_json())
+    files.write_json(root / paths.POLICY, build_policy(load_params(root).augment).to_json())
 
 
 def recorded(root: Path) -> tuple[list[Run], list[Run]]:
@@ -95,7 +96,7 @@ def test_a_search_finds_records_and_writes_nothing_by_itself(
     before = (root / "params.yaml").read_text()
     (root / paths.RESUME).mkdir(parents=True)
     (root / paths.RESUME / "state.pt").write_bytes(b"a training's")
-    found = search(root, params.load(root), trials=5)
+    found = search(root, load_params(root), trials=5)
     assert [one.number for one in found.trials] == list(range(5))
     complete = [one for one in found.trials if one.outcome == "complete"]
     failed = [one for one in found.trials if one.outcome == "failed"]
@@ -134,7 +135,7 @@ def test_a_search_finds_records_and_writes_nothing_by_itself(
 
     # Once more: nothing is trained, nothing is recorded twice.
     monkeypatch.setattr(searching, "train", None)
-    again = search(root, params.load(root), trials=5)
+    again = search(root, load_params(root), trials=5)
     assert (again.trials, again.mlflow_run) == (found.trials, found.mlflow_run)
     assert len(recorded(root)[1]) == 5
 
@@ -154,7 +155,7 @@ def is_in_second_trial(root: Path) -> bool:
 
 def test_a_killed_search_goes_on_with_the_trials_left(root: Path) -> None:
     declare(root, RANGES, epochs=8)
-    settings = params.load(root)
+    settings = load_params(root)
     process = multiprocessing.get_context("fork").Process(target=search, args=(root, settings, 3))
     process.start()
     end = time.monotonic() + 100
@@ -177,7 +178,7 @@ def test_a_killed_search_goes_on_with_the_trials_left(root: Path) -> None:
 
 
 def test_a_hopeless_trial_is_stopped_early(root: Path) -> None:
-    settings = params.load(root)
+    settings = load_params(root)
     from segops.data.store import PackedStore
 
     data = PackedStore(root / paths.PACKED).split_hash("train")
@@ -207,10 +208,10 @@ def test_no_trial_is_lost_while_mlflow_is_away(
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        found = search(root, params.load(root), trials=2)
+        found = search(root, load_params(root), trials=2)
     assert found.mlflow_run is None
     assert caplog.text.count("does not answer") == 1
-    later = search(root, params.load(root), trials=2)
+    later = search(root, load_params(root), trials=2)
     assert later.trials == found.trials
     assert len(recorded(root)[1]) == 2
 
@@ -223,27 +224,27 @@ def test_the_command_applies_the_best_values(root: Path, monkeypatch: pytest.Mon
     assert shown.exit_code == 0, shown.output
     assert "-  lr: 0.5" in shown.output
     assert "--apply writes this" in shown.output
-    assert params.load(root).train.lr == 0.5
+    assert load_params(root).train.lr == 0.5
     applied = CliRunner().invoke(app, ["tune", "search", "--trials", "2", "--apply"])
     assert applied.exit_code == 0, applied.output
-    assert 0.001 <= params.load(root).train.lr <= 0.1
+    assert 0.001 <= load_params(root).train.lr <= 0.1
     assert (root / "params.yaml").read_text().startswith("# mine\n")
 
 
 def test_what_cannot_be_searched_is_refused(root: Path) -> None:
     declare(root, {})
     with pytest.raises(SegopsError, match=r"tune\.ranges names no parameter"):
-        search(root, params.load(root))
+        search(root, load_params(root))
     declare(root, RANGES, selection_share=0)
     with pytest.raises(SegopsError, match="never on val"):
-        search(root, params.load(root))
+        search(root, load_params(root))
     declare(root, {"train.warmup_epochs": {"choices": [7, 8]}})
     with pytest.raises(
         SegopsError, match=r"(?s)No trial of the study gave a score:\n.*warmup_epochs"
     ):
-        search(root, params.load(root), trials=2)
+        search(root, load_params(root), trials=2)
     with (
         files.exclusive(root / searching.LOCK, "x"),
         pytest.raises(SegopsError, match="another search is under way"),
     ):
-        search(root, params.load(root))
+        search(root, load_params(root))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segops.augment.draw import draw
 from segops.augment.geometry import REDRAWS, Warp
 from segops.augment.policy import build_policy
-from segops.params import AugmentParams
+from segops.params.augment import AugmentParams
 from segops.voc.classes import VOID
 
 Pixels = NDArray[np.uint8]

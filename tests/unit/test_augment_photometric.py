@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segops.augment.photometric import PhotometricDistortion
 from segops.augment.policy import Policy, build_policy
-from segops.params import AugmentParams
+from segops.params.augment import AugmentParams
 
 Pixels = NDArray[np.uint8]
 NOTHING = {

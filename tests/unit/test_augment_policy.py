@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.errors import SegopsError
-from segops.params import AugmentParams
+from segops.params.augment import AugmentParams
 from segops.voc.classes import VOID
 
 Pixels = NDArray[np.uint8]

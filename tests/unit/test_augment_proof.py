@@ -16,7 +16,7 @@ from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
 from segops.augment.proof import find_fault, prove
 from segops.errors import SegopsError
-from segops.params import AugmentParams
+from segops.params.augment import AugmentParams
 from segops.voc.classes import VOID
 
 Pixels = NDArray[np.uint8]

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from segops import params
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.files import read_json
+from segops.params.file import load_params
 from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.overlay import colours
 from segops.stages import augment
@@ -34,7 +34,7 @@ def workspace(tmp_path: Path, tiny_voc: Path) -> Path:
 def test_it_writes_the_policy_of_params_and_a_sheet(workspace: Path) -> None:
     augment.run(workspace)
     written = Policy.from_json(read_json(workspace / POLICY))
-    expected = build_policy(params.load(workspace).augment)
+    expected = build_policy(load_params(workspace).augment)
     store = PackedStore(workspace / PACKED)
     image, mask = (read(store.ids("train")[0]) for read in (store.image, store.mask))
     for seed in range(5):
@@ -53,7 +53,7 @@ def test_a_second_run_writes_the_same_bytes(workspace: Path) -> None:
 
 def test_no_photograph_is_shown_where_they_are_private(workspace: Path) -> None:
     store = PackedStore(workspace / PACKED)
-    policy = build_policy(params.load(workspace).augment)
+    policy = build_policy(load_params(workspace).augment)
     image_id = store.ids("train")[0]
     row = augment.contact_row(store, policy, 0, image_id, pictures=False)
     assert np.array_equal(row.image, colours(store.mask(image_id)))

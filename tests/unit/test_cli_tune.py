@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from segops import params
 from segops.cli import app
 from segops.cli.common import console
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from tests.unit.tune_workspace import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +60,8 @@ def test_a_recipe_is_written_before_the_run(checkout: Path) -> None:
     assert isinstance(result.exception, SegopsError)
     assert "flows/retrain.py: no such file" in str(result.exception)  # the run had begun
     assert "params.yaml is changed" in result.output
-    assert params.load(checkout).model.architecture == "dilated_deeplabv3plus"
-    assert params.load(checkout).train.iterations == 20000
+    assert load_params(checkout).model.architecture == "dilated_deeplabv3plus"
+    assert load_params(checkout).train.iterations == 20000
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_the_range_test_s_suggestion_is_applied(
     assert shown.exit_code == 0, shown.output
     assert "the loss falls fastest" in shown.output
     assert "-  lr: 0.003" in shown.output
-    assert params.load(root).train.lr == 0.003
+    assert load_params(root).train.lr == 0.003
     applied = segops(*sweep, "--apply")
     assert applied.exit_code == 0, applied.output
-    rate = params.load(root).train.lr
+    rate = load_params(root).train.lr
     assert rate != 0.003
     assert f"+  lr: {rate}" in shown.output
     assert (root / "reports" / "learning_rate.png").is_file()
@@ -107,4 +107,4 @@ def test_a_loss_that_never_falls_is_said(tiny_voc: Path, monkeypatch: pytest.Mon
     result = segops("tune", "lr", "--low", "1e6", "--high", "1e9", "--steps", "10", "--apply")
     assert isinstance(result.exception, SegopsError)
     assert "The loss never fell between 1e+06 and 1e+09" in str(result.exception)
-    assert params.load(root).train.lr == 0.003
+    assert load_params(root).train.lr == 0.003

@@ -19,7 +19,7 @@ from segops.evaluate.comparison import oppose
 from segops.evaluate.reduced import reduced_evaluation
 from segops.evaluate.reference import Reference, opponent
 from segops.metrics.iou import summary
-from segops.params import EvaluateParams
+from segops.params.evaluate import EvaluateParams
 from segops.report.judged import Opponent
 from tests.unit.test_bootstrap import rival, simulate, table
 

@@ -20,7 +20,8 @@ from segops.data.imbalance import pixel_counts, rare_classes
 from segops.data.samplers import EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.params import AugmentParams, CopyPasteParams
+from segops.params.augment import AugmentParams
+from segops.params.samples import CopyPasteParams
 from segops.voc.classes import VOC_CLASSES, VOID, palette
 from segops.voc.layout import open_layout
 

@@ -17,7 +17,7 @@ from segops.augment.policy import build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
-from segops.params import AugmentParams
+from segops.params.augment import AugmentParams
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 

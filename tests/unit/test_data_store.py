@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops import params
 from segops.data import store as store_module
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.files import sha256_tree, write_json
+from segops.params.file import load_params
 from segops.paths import PACKED, VERDICT
 from segops.quality.facts import data_hash, scan, split_hash
 from segops.stages import prepare
@@ -277,7 +277,7 @@ def test_prepare_refuses_data_that_did_not_pass(workspace: Path, passed: Any) ->
 
 def test_prepare_refuses_a_verdict_on_other_classes(workspace: Path) -> None:
     (workspace / "params.yaml").write_text("data: {path: voc, classes: [background, leaf]}\n")
-    assert params.load(workspace).data.class_names == ("background", "leaf")
+    assert load_params(workspace).data.class_names == ("background", "leaf")
     with pytest.raises(SegopsError, match=r"other classes than data\.classes"):
         prepare.run(workspace)
     (workspace / VERDICT).unlink()

@@ -25,7 +25,7 @@ from segops.data.device_augment import BatchAugmentation, device_loader
 from segops.data.samplers import EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
-from segops.params import AugmentParams
+from segops.params.augment import AugmentParams
 from segops.voc.classes import VOC_CLASSES, VOID
 from segops.voc.layout import open_layout
 

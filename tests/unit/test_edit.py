@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from segops import params
 from segops.edit import overlay_values, plan
 from segops.errors import SegopsError
+from segops.params.file import load_params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 ODD = """\
@@ -57,18 +57,18 @@ def test_only_the_asked_lines_of_the_shipped_file_change(shipped: Path) -> None:
     assert [(one.key, one.old, one.new) for one in edit.changes] == [
         ("augment.scale.p", 1.0, 0.5),
         ("model.encoder", "resnet18", "resnet50"),
-        ("train.lr", params.load(shipped).train.lr, 0.25),
+        ("train.lr", load_params(shipped).train.lr, 0.25),
     ]
     assert shipped.read_text() == edit.before
     edit.write()
-    assert params.load(shipped) == edit.settings
-    assert params.load(shipped).train.lr == 0.25
+    assert load_params(shipped) == edit.settings
+    assert load_params(shipped).train.lr == 0.25
 
 
 def test_a_parameter_of_the_shipped_file_is_set_alone(shipped: Path) -> None:
     """Comments stay, and so do all lines but one."""
     draw = random.Random(0)
-    flat = params.load(shipped).flat()
+    flat = load_params(shipped).flat()
     numbers = [
         (key, value)
         for key, value in flat.items()
@@ -122,7 +122,7 @@ def test_keys_and_sections_that_the_file_does_not_name_are_added(tmp_path: Path)
 def test_an_empty_file_is_filled(tmp_path: Path, text: str) -> None:
     path = odd(tmp_path, text)
     plan(path, {"train.lr": 0.5}).write()
-    assert params.load(path).train.lr == 0.5
+    assert load_params(path).train.lr == 0.5
     assert path.read_text().startswith(text.split("\n")[0])
 
 
@@ -150,7 +150,7 @@ def test_values_are_read_back_as_they_were_given(shipped: Path, key: str, value:
 
 def test_equal_values_change_nothing(shipped: Path) -> None:
     text = shipped.read_bytes()
-    settings = params.load(shipped)
+    settings = load_params(shipped)
     edit = plan(shipped, {"train.lr": settings.train.lr, "augment.crop": settings.augment.crop})
     edit.write()
     assert (edit.changes, edit.diff(), shipped.read_bytes()) == ((), "", text)

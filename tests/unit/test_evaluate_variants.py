@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segops.evaluate.variants import OWN, variants
-from segops.params import PredictParams
+from segops.params.predict import PredictParams
 
 NAMES = ["plain", "windows", "flip", "multi-scale", "flip and multi-scale", "CRF", OWN]
 

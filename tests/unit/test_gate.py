@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segops.params import GateParams
+from segops.params.gate import GateParams
 from segops.registry import gate
 from segops.registry.evidence import (
     Challenger,
@@ -343,7 +343,7 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
         "math",
         "typing",
         "pydantic",
-        "segops.params",
+        "segops.params.gate",
         "segops.registry.evidence",
         "segops.report.figures",
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segops import files
-from segops.params import GateParams
+from segops.params.gate import GateParams
 from segops.registry import lineage
 from segops.registry.evidence import (
     Challenger,

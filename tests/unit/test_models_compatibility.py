@@ -17,12 +17,11 @@ import torch
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from segops import params
 from segops.cli import app
 from segops.errors import SegopsError
 from segops.models.compatibility import Trials, _most_different_first, try_pair
 from segops.models.zoo import ARCHITECTURES, encoder_names
-from segops.params import ModelParams, compatibility
+from segops.params import compatibility
 from segops.params.compatibility import (
     RENAMED,
     SMP,
@@ -34,6 +33,8 @@ from segops.params.compatibility import (
     table,
     unknown_encoder,
 )
+from segops.params.file import parse_params
+from segops.params.model import ModelParams
 
 TRIED_AGAIN = 24
 
@@ -169,7 +170,7 @@ def test_an_unknown_name_is_refused_with_those_that_may_be_meant(
 ) -> None:
     assert {name: version(name) for name in (SMP, TIMM)}.items() <= table().versions.items()
     with pytest.raises(SegopsError, match=expected):
-        params.parse({"model": model})
+        parse_params({"model": model})
 
 
 def test_no_name_of_the_installed_libraries_is_refused() -> None:

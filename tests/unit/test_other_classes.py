@@ -14,7 +14,7 @@ from segops.errors import SegopsError
 from segops.evaluate import reference as kept_reference
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.reference import Reference
-from segops.params import GateParams
+from segops.params.gate import GateParams
 from segops.registry import judge, reference
 from segops.registry.judge import Judged
 from segops.registry.versions import Version

@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segops import params
 from segops.errors import SegopsError
+from segops.params.base import flatten
+from segops.params.file import load_params, parse_params
 from segops.voc.classes import VOC_CLASSES
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_shipped_file_spells_every_parameter() -> None:
-    shipped = params.flatten(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    assert set(shipped) == set(params.load(ROOT).flat())
+    shipped = flatten(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    assert set(shipped) == set(load_params(ROOT).flat())
 
 
 def test_defaults_are_usable() -> None:
-    assert params.parse({}).data.class_names == VOC_CLASSES
+    assert parse_params({}).data.class_names == VOC_CLASSES
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_defaults_are_usable() -> None:
 )
 def test_bad_value_is_named(tree: dict[str, object], expected: str) -> None:
     with pytest.raises(SegopsError) as caught:
-        params.parse(tree)
+        parse_params(tree)
     assert expected in str(caught.value)
 
 
@@ -124,7 +125,7 @@ REMEDIES = re.compile(
 def test_every_refusal_says_what_to_write_instead() -> None:
     raised = [
         (path.name, node.lineno, ast.unparse(node.exc.args[0]))
-        for path in sorted(Path(params.__file__).parent.glob("*.py"))
+        for path in sorted((ROOT / "src" / "segops" / "params").glob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
         if isinstance(node.exc.func, ast.Name) and node.exc.func.id == "ValueError"
@@ -157,7 +158,7 @@ def test_a_range_that_the_parameter_refuses_is_named(
 ) -> None:
     ranges = {"train.weight_decay": {"low": 0, "high": 0.1}, key: given}
     with pytest.raises(SegopsError) as caught:
-        params.parse({"tune": {"ranges": ranges}})
+        parse_params({"tune": {"ranges": ranges}})
     assert f"tune.ranges.{key}: " in str(caught.value)
     assert expected in str(caught.value)
 
@@ -165,7 +166,7 @@ def test_a_range_that_the_parameter_refuses_is_named(
 def test_all_bad_ranges_are_listed() -> None:
     ranges = {"train.lr": {"low": 0, "high": 1}, "train.epochs": {"low": 0, "high": 4}}
     with pytest.raises(SegopsError, match=r"ranges\.train\.lr: .*; tune\.ranges\.train\.epochs: "):
-        params.parse({"tune": {"ranges": ranges}})
+        parse_params({"tune": {"ranges": ranges}})
 
 
 @pytest.mark.parametrize(
@@ -181,29 +182,29 @@ def test_all_bad_ranges_are_listed() -> None:
     ],
 )
 def test_a_range_that_may_work_is_taken(key: str, given: dict[str, object]) -> None:
-    assert key in params.parse({"tune": {"ranges": {key: given}}}).tune.ranges
+    assert key in parse_params({"tune": {"ranges": {key: given}}}).tune.ranges
 
 
 def test_a_loss_is_spelled_as_short_as_it_can_be() -> None:
-    plain = params.parse({"train": {"loss": "cross_entropy+dice"}})
+    plain = parse_params({"train": {"loss": "cross_entropy+dice"}})
     assert [part.name for part in plain.train.loss] == ["cross_entropy", "dice"]
     assert plain.flat()["train.loss"] == "cross_entropy+dice"
     parts = [{"name": "ohem", "threshold": 0.6}, {"name": "lovasz", "weight": 0.5}]
-    weighted = params.parse({"train": {"loss": parts}})
+    weighted = parse_params({"train": {"loss": parts}})
     assert weighted.train.loss[0].options() == {"threshold": 0.6}
     spelled = weighted.flat()["train.loss"]
     assert spelled == [{"name": "ohem", "weight": 1.0, "threshold": 0.6}, parts[1]]
-    assert params.parse({"train": {"loss": spelled}}) == weighted
+    assert parse_params({"train": {"loss": spelled}}) == weighted
 
 
 def test_what_is_dumped_is_read_again() -> None:
-    shipped = params.load(ROOT)
-    assert params.parse(shipped.model_dump(mode="json", by_alias=True)) == shipped
+    shipped = load_params(ROOT)
+    assert parse_params(shipped.model_dump(mode="json", by_alias=True)) == shipped
 
 
 def test_all_bad_values_are_listed() -> None:
     with pytest.raises(SegopsError) as caught:
-        params.parse({"train": {"lr": 0, "epochs": 0}, "nothing": 1})
+        parse_params({"train": {"lr": 0, "epochs": 0}, "nothing": 1})
     for key in ("train.lr", "train.epochs", "nothing"):
         assert key in str(caught.value)
 
@@ -217,7 +218,7 @@ def test_unusable_file_is_named(tmp_path: Path, content: str | None, expected: s
     if content is not None:
         path.write_text(content)
     with pytest.raises(SegopsError, match=expected) as caught:
-        params.load(path)
+        load_params(path)
     assert str(path) in str(caught.value)
 
 
@@ -226,8 +227,8 @@ def test_a_key_that_stands_twice_is_named_with_its_line(text: str, tmp_path: Pat
     text = f"# Ours.\ntrain:\n  {text}\n" if "\n" in text else f"train: {text}\n"
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(SegopsError, match="the key seed stands twice") as caught:
-        params.load(tmp_path)
+        load_params(tmp_path)
     assert f"line {text.count(chr(10))}, column" in str(caught.value)
     (tmp_path / "params.yaml").write_text("train: {seed: 1}\ngate: {seed: 1}\n? [a, b]\n: 1\n")
     with pytest.raises(SegopsError, match="found unhashable key"):
-        params.load(tmp_path)
+        load_params(tmp_path)

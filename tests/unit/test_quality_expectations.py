@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from segops.params import Params, parse
+from segops.params.file import Params, parse_params
 from segops.quality.checks import Check, Validation
 from segops.quality.engine import evaluate, gxe
 from segops.quality.expectations import check, unreadable
@@ -21,7 +21,7 @@ from segops.voc.masks import read_mask, write_mask
 
 
 def params(**validate: object) -> Params:
-    return parse({"validate": {"required_classes": ["background"], **validate}})
+    return parse_params({"validate": {"required_classes": ["background"], **validate}})
 
 
 def by_name(validation: Validation, name: str) -> Check:
@@ -248,9 +248,11 @@ def test_void_is_allowed_up_to_the_bound(layout: Layout, bound: float, passes: b
 
 def test_other_class_lists_make_other_ids_legal(layout: Layout) -> None:
     facts = scan(layout)
-    two = parse({"data": {"classes": ["sky", "ground"]}, "validate": {"required_classes": ["sky"]}})
+    two = parse_params(
+        {"data": {"classes": ["sky", "ground"]}, "validate": {"required_classes": ["sky"]}}
+    )
     assert "ids legal" in failed(check(facts, two))
-    many = parse(
+    many = parse_params(
         {
             "data": {"classes": [f"class{index}" for index in range(200)]},
             "validate": {"required_classes": ["class0"]},

@@ -12,7 +12,8 @@ import pytest
 import typer.main
 
 from segops.cli import app
-from segops.params import Params, Section
+from segops.params.base import Section
+from segops.params.file import Params
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

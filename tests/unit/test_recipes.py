@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from segops import params, recipes
+from segops import recipes
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, build
-from segops.params import Params
+from segops.params.file import Params, load_params
 from segops.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +216,7 @@ def test_putting_a_recipe_to_use_keeps_the_comments(checkout: Path) -> None:
     assert (checkout / "params.yaml").read_text() == before
     edit.write()
     after = (checkout / "params.yaml").read_text()
-    assert params.load(checkout) == edit.settings
+    assert load_params(checkout) == edit.settings
     for line in before.splitlines():
         assert "#" not in line or line.split("#")[1] in after
     assert recipes.put_over(checkout, recipe("fcn", checkout)).changes == ()

@@ -12,7 +12,7 @@ import pytest
 
 from segops.metrics.image import judge_image
 from segops.metrics.split import SplitFigures
-from segops.params import parse
+from segops.params.file import parse_params
 from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
 from segops.report.confusion import most_confused
@@ -196,7 +196,7 @@ def test_the_way_of_predicting_in_words(settings: dict[str, Any] | None, expecte
 
 
 def test_the_settings_of_params_have_words() -> None:
-    predict = parse({}).predict.model_dump(mode="json")
+    predict = parse_params({}).predict.model_dump(mode="json")
     assert predict_words(predict) == (
         f"each image whole up to 4{NARROW}000{NARROW}000 pixels, above by windows of 512 × 512 "
         f"pixels that overlap by 50{NARROW}%"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.params import parse
+from segops.params.file import parse_params
 from segops.quality.checks import Check, Finding
 from segops.quality.expectations import check
 from segops.quality.facts import empty_facts, scan
@@ -137,7 +137,9 @@ def test_thumbnails_are_limited_and_findings_are_not(layout: Layout) -> None:
         layout.image_path(image_id).write_bytes(b"no image")
         layout.mask_path(image_id).write_bytes(b"no mask")
     layout.list_path("train").write_text("\n".join(ids))
-    validation = check(scan(layout), parse({"validate": {"required_classes": ["background"]}}))
+    validation = check(
+        scan(layout), parse_params({"validate": {"required_classes": ["background"]}})
+    )
     page = write(layout, list(validation.checks))
     assert page.count('class="card bad"') == MAX_OFFENDERS
     assert f"The first {MAX_OFFENDERS} of {len(ids)} are shown" in page

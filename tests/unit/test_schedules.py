@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segops.params import TrainParams
+from segops.params.train import TrainParams
 from segops.train.schedules import Plateau, Schedule
 
 STEPS = 10

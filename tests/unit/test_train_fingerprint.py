@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,10 @@ from typing import Any
 import pytest
 
 from segops.augment.policy import build_policy
+from segops.code import stage_code
 from segops.data.store import PackedStore, pack
-from segops.params import Params, parse
-from segops.train.fingerprint import (
-    code_hash,
-    encoder_file,
-    fingerprint,
-    sources,
-    training_parts,
-)
+from segops.params.file import Params, parse_params
+from segops.train.fingerprint import encoder_file, fingerprint, training_parts
 from segops.train.start import Start
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
@@ -32,7 +25,7 @@ def store(tiny_voc: Path, tmp_path: Path) -> PackedStore:
 
 
 def parts(store: PackedStore, tree: dict[str, Any] | None = None, **given: Any) -> dict[str, str]:
-    settings: Params = parse(tree or {})
+    settings: Params = parse_params(tree or {})
     policy = given.pop("policy", build_policy(settings.augment).to_json())
     local = encoder_file(Path("/"), settings.model.encoder_weights)
     place = {"device": "cpu", "precision": "fp32"} | given
@@ -120,24 +113,7 @@ def test_where_an_encoder_file_lies() -> None:
     assert encoder_file(Path("/root"), "/b.safetensors") == Path("/b.safetensors")
 
 
-def test_the_code_is_what_the_stage_really_imports() -> None:
-    """In a process of its own, because this one has imported more."""
-    code = (
-        "import sys, segops.stages.train;"
-        "print(*(n for n in sys.modules if n.partition('.')[0] == 'segops'))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(found.stdout.split()) == set(sources())
-    assert {"segops.train.loop", "segops.models.losses", "segops.voc.classes"} <= set(sources())
-
-
-def test_the_code_hash_moves_with_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_hash()
-    copies = {}
-    for name, path in sources().items():
-        copies[name] = tmp_path / f"{name}.py"
-        copies[name].write_bytes(path.read_bytes())
-    monkeypatch.setattr("segops.train.fingerprint.sources", lambda: copies)
-    assert code_hash() == before
-    copies["segops.models.losses"].write_text("changed = True\n")
-    assert code_hash() != before
+def test_the_code_and_the_libraries_are_the_stages(store: PackedStore) -> None:
+    found = stage_code("train")
+    assert parts(store)["code"] == found.code_hash
+    assert parts(store)["libraries"] == found.libraries_hash

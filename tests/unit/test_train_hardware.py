@@ -10,7 +10,8 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
 from segops.errors import SegopsError
-from segops.params import HardwareParams, TrainParams
+from segops.params.hardware import HardwareParams
+from segops.params.train import TrainParams
 from segops.train import hardware
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.optimizers import build_optimizer

@@ -13,7 +13,8 @@ import torch
 
 from segops.data.split import selection_split
 from segops.errors import SegopsError
-from segops.params import CopyPasteParams, HardwareParams
+from segops.params.hardware import HardwareParams
+from segops.params.samples import CopyPasteParams
 from segops.train import checkpoint as checkpoints
 from segops.train import loop
 from segops.train.hardware import build_fabric, reproducible

@@ -12,14 +12,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, build
-from segops.params import parse
+from segops.params.file import load_params, parse_params
 from segops.predict.bundle import read_model
 from segops.predict.package import write_bundle
 from segops.predict.trained import weights_sha256
@@ -31,13 +31,13 @@ from segops.voc.layout import open_layout
 @pytest.fixture
 def root(tiny_voc: Path, tmp_path: Path) -> Path:
     pack(open_layout(tiny_voc), tmp_path / paths.PACKED, VOC_CLASSES)
-    files.write_json(tmp_path / paths.POLICY, build_policy(parse({}).augment).to_json())
+    files.write_json(tmp_path / paths.POLICY, build_policy(parse_params({}).augment).to_json())
     return tmp_path
 
 
 def job(root: Path, tree: dict[str, Any]) -> stage.Job:
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
-    return stage.build_job(root, params.load(root), PackedStore(root / paths.PACKED))
+    return stage.build_job(root, load_params(root), PackedStore(root / paths.PACKED))
 
 
 def test_the_job_is_what_params_say(root: Path) -> None:

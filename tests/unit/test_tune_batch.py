@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from segops import params
 from segops.errors import SegopsError
+from segops.params.file import load_params, parse_params
 from segops.tune.batch import Attempt, Found, find_batch_size, free_memory, search
 from segops.tune.probe import Measured
 from segops.tune.setup import device_count, on_one_device
@@ -74,7 +74,7 @@ def test_free_memory_is_of_this_machine() -> None:
 @pytest.mark.slow
 def test_real_attempts_in_processes_of_their_own(tiny_voc: Path) -> None:
     root = prepare(tiny_voc.parent)
-    settings = params.load(root)
+    settings = load_params(root)
     before = tree_of(root)
     found = find_batch_size(root, settings, most=2)
     (only,) = found.attempts
@@ -90,10 +90,10 @@ def test_real_attempts_in_processes_of_their_own(tiny_voc: Path) -> None:
 
 def test_one_device_takes_the_shares_of_all_as_parts() -> None:
     train = {"batch_size": 16, "accumulate": 2, "devices": 2, "nodes": 2, "sync_batch_norm": True}
-    several = params.parse({"train": train | {"device": "cpu"}})
+    several = parse_params({"train": train | {"device": "cpu"}})
     alone = on_one_device(several).train
     assert device_count(several.train) == 4
     assert (alone.devices, alone.nodes, alone.accumulate, alone.batch_size) == (1, 1, 8, 16)
     assert not alone.sync_batch_norm
-    single = params.parse({})
+    single = parse_params({})
     assert on_one_device(single) == single

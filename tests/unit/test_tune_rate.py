@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops import params
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from segops.tune.rate import judge, learning_rates, range_test
 from tests.unit.tune_workspace import prepare, tree_of
 
@@ -84,7 +84,7 @@ def test_a_real_sweep_touches_nothing_of_a_training(tiny_voc: Path) -> None:
     (root / ".segops" / "resume").mkdir()
     (root / ".segops" / "resume" / "state.pt").write_bytes(b"someone's")
     before = tree_of(root)
-    settings = params.load(root)
+    settings = load_params(root)
     found, picture = range_test(root, settings, 1e-5, 1e4, 40)
     again, _ = range_test(root, settings, 1e-5, 1e4, 40)
     assert found == again
@@ -107,6 +107,6 @@ def test_what_cannot_be_swept_is_refused(tiny_voc: Path) -> None:
     root = tiny_voc.parent
     (root / "params.yaml").write_text("{}")
     with pytest.raises(SegopsError, match="nothing is prepared for training yet"):
-        range_test(root, params.load(root), 1e-5, 1.0, 10)
+        range_test(root, load_params(root), 1e-5, 1.0, 10)
     with pytest.raises(SegopsError, match="expected 0 < low < high"):
-        range_test(root, params.load(root), 1.0, 1e-5, 10)
+        range_test(root, load_params(root), 1.0, 1e-5, 10)

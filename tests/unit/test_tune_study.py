@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from PIL import Image
 
-from segops.params import Params, parse
+from segops.params.file import Params, parse_params
 from segops.registry.study import Trial
 from segops.tune.pictures import write_search_picture
 from segops.tune.study import MESSAGE, ROWS, Study, open_study, study_parts
@@ -27,7 +27,7 @@ RANGES: dict[str, Any] = {
 
 def settings(ranges: dict[str, Any] | None = None, **train: Any) -> Params:
     base = {"lr": 0.01, "epochs": 8, "batch_size": 4} | train
-    return parse({"train": base, "tune": {"ranges": RANGES if ranges is None else ranges}})
+    return parse_params({"train": base, "tune": {"ranges": RANGES if ranges is None else ranges}})
 
 
 def opened(path: Path, given: Params | None = None, data: str = "data") -> Study:
@@ -146,9 +146,13 @@ def test_a_study_is_bound_to_data_parameters_and_ranges(tmp_path: Path) -> None:
 def test_the_trial_s_own_length_binds_and_the_training_s_does_not() -> None:
     tree = settings().model_dump(mode="json", by_alias=True)
     tree["tune"]["epochs"] = 3
-    short = parse(tree)
+    short = parse_params(tree)
     tree["train"]["epochs"] = 99
-    assert study_parts(short, "d") == study_parts(parse(tree), "d") != study_parts(settings(), "d")
+    assert (
+        study_parts(short, "d")
+        == study_parts(parse_params(tree), "d")
+        != study_parts(settings(), "d")
+    )
     assert study_parts(settings(), "d") != study_parts(settings(epochs=99), "d")
 
 

@@ -19,7 +19,9 @@ from torch import Tensor
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore, pack
 from segops.models.zoo import ModelSpec
-from segops.params import AugmentParams, HardwareParams, TrainParams
+from segops.params.augment import AugmentParams
+from segops.params.hardware import HardwareParams
+from segops.params.train import TrainParams
 from segops.train import checkpoint as checkpoints
 from segops.train import loop
 from segops.train.history import History

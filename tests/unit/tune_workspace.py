@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.data.store import pack
+from segops.params.file import load_params
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
@@ -32,7 +33,7 @@ def prepare(root: Path, **sections: dict[str, Any]) -> Path:
         tree.setdefault(name, {}).update(values)
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
     (root / "dvc.yaml").write_text("stages: {}\n")
-    settings = params.load(root)
+    settings = load_params(root)
     pack(open_layout(root / "voc"), root / paths.PACKED, VOC_CLASSES)
     files.write_json(root / paths.POLICY, build_policy(settings.augment).to_json())
     return root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import albumentations as A
 import numpy as np
@@ -14,7 +14,9 @@ from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.geometry import Warp
 from segops.augment.photometric import PhotometricDistortion
 from segops.errors import SegopsError
-from segops.params import AugmentParams
+
+if TYPE_CHECKING:
+    from segops.params.augment import AugmentParams
 
 
 class Policy:

@@ -56,10 +56,10 @@ def data_use(
 
 
 def _data_target() -> tuple[Path, Path]:
-    from segops import params
+    from segops.params.file import load_params
 
     root = checkout()
-    return root, Path(params.load(root).data.path)
+    return root, Path(load_params(root).data.path)
 
 
 def _track(root: Path, target: Path) -> None:

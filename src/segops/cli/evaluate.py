@@ -19,7 +19,7 @@ from segops.report.figures import level, sentence
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
     from segops.evaluate.variants import Measured
-    from segops.params import Params
+    from segops.params.file import Params
 
 SPLIT = "val"
 
@@ -44,12 +44,13 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a model on val and show the figures. No output of the pipeline is touched."""
-    from segops import files, params, paths
+    from segops import files, paths
     from segops.data.store import PackedStore
+    from segops.params.file import load_params
     from segops.predict import isolate
 
     root = checkout()
-    settings, store = params.load(root), PackedStore(root / paths.PACKED)
+    settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with _bundle(model, root) as bundle:
         trained_on = files.read_json(bundle / isolate.MODEL)["training_images"].values()
         seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(SPLIT)}

@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ log = logging.getLogger("segops")
 class StageName(StrEnum):
     """The stages; dvc.yaml says how they hang together."""
 
+    code = "code"
     validate = "validate"
     prepare = "prepare"
     augment = "augment"
@@ -76,15 +77,20 @@ def stage(
     ] = False,
 ) -> None:
     """Run one stage in this process; DVC calls this, see dvc.yaml."""
-    from segops import files, paths
+    from segops import pipeline
+    from segops.params.file import load_params
     from segops.train.launch import launch, takes_lock
 
     root = checkout()
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
+    load_params(root)  # a stage reads its own sections; here all are checked, one with another
     # Of several processes that train together one takes the lock for all.
-    lock = files.exclusive(root / paths.STAGE_LOCK, "another stage")
-    with lock if takes_lock(root, name.value) else nullcontext():
+    if takes_lock(root, name.value):
+        first: AbstractContextManager[None] = pipeline.running_stage(root, name.value)
+    else:
+        first = nullcontext()
+    with first:
         if name is StageName.train and launch(root):
             return
         importlib.import_module(f"segops.stages.{name.value}").run(root)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from segops.cli.common import checkout, console
@@ -27,9 +28,13 @@ def status() -> None:
     from segops.registry.status import status as registry_status
 
     root = checkout()
-    table = Table("stage", "state", title="Pipeline", title_justify="left")
-    for one in pipeline.stages(root):
-        table.add_row(one.name, "up to date" if pipeline.is_unchanged(root, one.name) else "stale")
+    running = pipeline.running(root)
+    table = Table("stage", "state", "why", title="Pipeline", title_justify="left")
+    for one in pipeline.states(root):
+        if one.name == running:
+            table.add_row(one.name, "running", _progress(root, one.name))
+        else:
+            table.add_row(one.name, one.state, escape(one.why))
     console.print(table)
     current = registry_status(root)
     table = Table("alias", "version", "mIoU", title=f"Model {current.model}", title_justify="left")
@@ -42,6 +47,21 @@ def status() -> None:
         table.add_row(entry.time, entry.verdict, str(entry.version), entry.reason)
     console.print(table)
     console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
+
+
+def _progress(root: Path, stage: str) -> str:
+    """How far a stage that runs is; a training tells it."""
+    from segops import paths
+    from segops.registry.follow import History
+
+    history = History(root / paths.HISTORY)
+    if stage != "train" or not history.refresh() or history.ended:
+        return ""
+    done, steps = max(history.rows, default=0), history.params.get("train.iterations")
+    if steps is not None:
+        step = history.rows[done]["step"] if done else 0
+        return f"{step} of {steps} steps done, {done} epochs"
+    return f"{done} of {history.params.get('train.epochs')} epochs done"
 
 
 def models(

@@ -70,12 +70,12 @@ def tune_lr(
     apply: Apply = False,
 ) -> None:
     """Raise the learning rate step by step and see where the loss falls and where it diverges."""
-    from segops import params
     from segops.errors import SegopsError
+    from segops.params.file import load_params
     from segops.tune.rate import range_test
 
     root = checkout()
-    found, picture = range_test(root, params.load(root), low, high, steps)
+    found, picture = range_test(root, load_params(root), low, high, steps)
     table = Table("learning rate", "", title="Learning-rate range test", title_justify="left")
     for rate, what in (
         (found.steepest, "the loss falls fastest"),
@@ -103,12 +103,12 @@ def tune_batch(
     apply: Apply = False,
 ) -> None:
     """Find the largest batch that fits into memory, and the size from which on speed is gained."""
-    from segops import params
+    from segops.params.file import load_params
     from segops.tune.batch import find_batch_size
 
     root = checkout()
     found = find_batch_size(
-        root, params.load(root), most, None if memory is None else int(memory * 2**30)
+        root, load_params(root), most, None if memory is None else int(memory * 2**30)
     )
     table = Table(
         "batch size", "images/s", "memory", title="Batch sizes of a device", title_justify="left"
@@ -139,11 +139,11 @@ def tune_search(
     apply: Apply = False,
 ) -> None:
     """Search the ranges under `tune` in params.yaml; a search that was stopped goes on."""
-    from segops import params
+    from segops.params.file import load_params
     from segops.tune.search import search
 
     root = checkout()
-    found = search(root, params.load(root), trials)
+    found = search(root, load_params(root), trials)
     keys = list(found.best.values)
     table = Table(
         "trial", "outcome", "selection mIoU", *keys, title=found.study, title_justify="left"

@@ -14,7 +14,7 @@ from segops.augment.policy import sample_seed
 from segops.data.imbalance import image_counts, rare_classes
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
-from segops.params import CopyPasteParams
+from segops.params.samples import CopyPasteParams
 from segops.voc.classes import VOID
 
 Pixels = NDArray[np.uint8]

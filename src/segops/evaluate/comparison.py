@@ -15,7 +15,7 @@ from segops.evaluate.bootstrap import (
     true_classes,
     without_images,
 )
-from segops.params import EvaluateParams
+from segops.params.evaluate import EvaluateParams
 from segops.report.judged import Difference, Opponent
 
 

@@ -13,7 +13,7 @@ from segops.metrics.iou import summary
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
-    from segops.params import EvaluateParams
+    from segops.params.evaluate import EvaluateParams
 
 
 def evaluation(

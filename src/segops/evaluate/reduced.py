@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segops.evaluate.bootstrap import PIXELS, interval
-from segops.params import EvaluateParams
+from segops.params.evaluate import EvaluateParams
 
 
 def reduced_evaluation(

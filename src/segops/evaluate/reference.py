@@ -20,7 +20,7 @@ import pandas as pd
 from segops import files, paths
 from segops.errors import SegopsError
 from segops.evaluate.comparison import oppose
-from segops.params import EvaluateParams
+from segops.params.evaluate import EvaluateParams
 from segops.report.judged import Opponent
 
 DESCRIPTION = "reference.json"

@@ -18,7 +18,7 @@ from segops.report.evaluation import write_evaluation_page
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
-    from segops.params import Params
+    from segops.params.evaluate import EvaluateParams
 
 DECIMALS = 6
 
@@ -29,7 +29,8 @@ def write_results(
     store: PackedStore,
     split: str,
     trained_on: Collection[str],
-    settings: Params,
+    settings: EvaluateParams,
+    pictures: bool,
 ) -> dict[str, Any]:
     """Write the evaluation, the table of counts, the plots and the page.
 
@@ -41,7 +42,8 @@ def write_results(
         store: The packed data that it was scored on.
         split: The split of it.
         trained_on: SHA-256 of the images that the model was trained on.
-        settings: The parameters.
+        settings: Level, resamples and seed of the intervals.
+        pictures: Whether the page shows photographs.
 
     Returns:
         The evaluation; see :func:`segops.evaluate.evaluation.evaluation`.
@@ -49,7 +51,7 @@ def write_results(
     Raises:
         SegopsError: The split has no labelled pixel.
     """
-    found = evaluation(scores, store, split, settings.evaluate)
+    found = evaluation(scores, store, split, settings)
     opponent = reference.opponent(
         root,
         scores.counts,
@@ -57,13 +59,13 @@ def write_results(
         scores.class_names,
         scores.bundle_digest,
         trained_on,
-        settings.evaluate,
+        settings,
     )
     write_evaluation_page(
         root / paths.EVALUATION_PAGE,
         found,
         scores.confusion,
-        gallery(scores, store) if settings.report.pictures else (),
+        gallery(scores, store) if pictures else (),
         root / paths.LEARNING_CURVES,
         () if opponent is None else (opponent,),
     )

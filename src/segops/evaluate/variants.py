@@ -19,7 +19,8 @@ from segops.errors import SegopsError
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.score import Scores, score_ways
 from segops.metrics.iou import miou
-from segops.params import EvaluateParams, PredictParams
+from segops.params.evaluate import EvaluateParams
+from segops.params.predict import PredictParams
 from segops.predict import isolate
 
 SCALES = (0.75, 1.0, 1.25)

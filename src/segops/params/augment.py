@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from segops.params.base import (
     Section,
     ShareRange,
 )
+from segops.params.samples import SampleParams
 
 
 class ScaleParams(Section):
@@ -102,20 +103,7 @@ class PhotometricParams(Section):
     )
 
 
-class CopyPasteParams(Section):
-    """Objects of rare classes copied from one train image into another."""
-
-    p: Probability = Field(0.0, description="Probability that an image receives objects.")
-    max_objects: Count = Field(3, description="Most objects that an image receives.")
-    min_area: Count = Field(64, description="Smallest object that is copied, in pixels.")
-    classes: Literal["rare"] | tuple[str, ...] = Field(
-        "rare",
-        description="Classes that are copied: `rare` (fewer pixels than the median class), "
-        "or names.",
-    )
-
-
-class AugmentParams(Section):
+class AugmentParams(SampleParams, Section):
     """The augmentation policy of training."""
 
     crop: tuple[Count, Count] = Field((512, 512), description="Height and width of a crop, pixels.")
@@ -133,9 +121,3 @@ class AugmentParams(Section):
     photometric: PhotometricParams = PhotometricParams()
     blur: BlurParams = BlurParams()
     noise: NoiseParams = NoiseParams()
-    copy_paste: CopyPasteParams = CopyPasteParams()
-    device: Literal["cpu", "gpu", "auto"] = Field(
-        "cpu",
-        description="Where batches are augmented; `auto`: on the GPU where the cores cannot "
-        "feed it.",
-    )

@@ -1,10 +1,14 @@
-"""What every section of ``params.yaml`` is made of."""
+"""What every section of ``params.yaml`` is made of, and reading some of them alone."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from segops.errors import SegopsError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -27,3 +31,89 @@ class Section(BaseModel):
     """A part of ``params.yaml``: unknown keys are refused, values do not change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sections(BaseModel):
+    """Some sections of ``params.yaml``, so that who reads them depends on no other's code.
+
+    That the file as a whole is usable is for :func:`segops.params.file.load_params` to say.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read these sections of a ``params.yaml``.
+
+        Args:
+            path: The file, or the workspace directory that holds a ``params.yaml``.
+
+        Raises:
+            SegopsError: The file is missing, is not YAML, or one of these sections is not usable.
+        """
+        tree, name = read_yaml(path)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise SegopsError(f"{name}: {error}") from None
+
+    @classmethod
+    def of(cls, whole: BaseModel) -> Self:
+        """Take these sections of parameters that are already read."""
+        return cls(**{name: getattr(whole, name) for name in cls.model_fields})
+
+    def flat(self) -> dict[str, Any]:
+        """Every parameter under its dotted key, as ``params.yaml`` would spell it."""
+        return flatten(self.model_dump(mode="json", by_alias=True))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice, as DVC does; YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} stands twice; remove one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> tuple[Any, str]:
+    """Read a ``params.yaml`` as it is written.
+
+    Args:
+        path: The file, or the workspace directory that holds a ``params.yaml``.
+
+    Returns:
+        What it holds, an empty file as no section, and its name for messages.
+
+    Raises:
+        SegopsError: The file is missing or is not YAML.
+    """
+    if path.is_dir():
+        path = path / "params.yaml"
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise SegopsError(
+            f"{path}: no such file. Run segops in the root of a checkout, beside dvc.yaml."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SegopsError(f"{path}: not readable as YAML: {error}") from None
+    return {} if tree is None else tree, str(path)

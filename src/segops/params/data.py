@@ -1,4 +1,4 @@
-"""Sections `data` and `validate`: the data set and what it must fulfil."""
+"""Section `data`: the data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from segops.params.base import Count, Probability, Section
+from segops.params.base import Section
 from segops.voc.classes import VOC_CLASSES
 
 
@@ -37,16 +37,3 @@ class DataParams(Section):
     def class_names(self) -> tuple[str, ...]:
         """The names in id order; `len(class_names)` is the number of classes."""
         return VOC_CLASSES if isinstance(self.classes, str) else self.classes
-
-
-class ValidateParams(Section):
-    """What the data must fulfil before anything is trained on it."""
-
-    required_classes: Literal["all"] | tuple[str, ...] = Field(
-        "all", description="Classes that must occur in train: `all`, or a list of names."
-    )
-    max_void_fraction: Probability = Field(
-        0.9, description="Largest share of void pixels allowed in one mask."
-    )
-    min_train_images: Count = Field(1, description="Fewest images that train may hold.")
-    min_val_images: Count = Field(1, description="Fewest images that val may hold.")

@@ -5,16 +5,15 @@ Everything is copied, nothing is run, so that the stage needs no torch.
 
 from __future__ import annotations
 
-import ast
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segops
-from segops import files
+from segops import code, files
 from segops.errors import SegopsError
 
 from . import isolate
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 PYFUNC_MODEL = "pyfunc_model.py"
 REQUIREMENTS = "requirements.txt"
 PREDICT = "predict"
-"""Key of ``model.json`` that holds the settings of :class:`segops.params.PredictParams`."""
+"""Key of ``model.json`` that holds the settings of :class:`segops.params.predict.PredictParams`."""
 
 LIBRARIES = (
     "huggingface-hub",
@@ -43,8 +42,10 @@ LIBRARIES = (
 )
 """What the runtime and the MLflow script import; torchvision must match torch."""
 
-_ROOT = Path(segops.__file__).parent
-_ENTRIES = [tuple(isolate.ENTRY.split(".")), ("predict", "isolate")]
+ENTRIES = ("segops.predict.load", "segops.predict.isolate")
+"""The modules of a bundle's runtime that are called from outside of it."""
+SCRIPT = "segops.predict.pyfunc_model"
+"""The module that MLflow runs; it lies beside the runtime."""
 
 
 def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None = None) -> None:
@@ -68,12 +69,33 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
     with files.atomic_directory(target_dir) as temporary:
         (temporary / isolate.MODEL).write_text(text, encoding="utf-8")
         (temporary / isolate.WEIGHTS).write_bytes(weights.read_bytes())
-        (temporary / REQUIREMENTS).write_text(requirements(), encoding="utf-8")
-        (temporary / PYFUNC_MODEL).write_bytes((_ROOT / "predict" / PYFUNC_MODEL).read_bytes())
-        for module in runtime_modules():
-            copy = temporary / isolate.RUNTIME / module
+        for name, content in _code().items():
+            copy = temporary / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes((_ROOT / module).read_bytes())
+            copy.write_bytes(content)
+
+
+def is_by_this_code(bundle: Path) -> bool:
+    """Whether this code would package the same files, to the byte.
+
+    Code that differs in words alone makes no stage stale, but other copies of itself.
+    """
+    held = isolate.read_bundle(bundle)
+    own = {name for name in held if name.startswith(f"{isolate.RUNTIME}/")}
+    return (
+        json.loads(held[isolate.MODEL]).get("segops_version") == segops.__version__
+        and own <= _code().keys()
+        and all(held.get(name) == content for name, content in _code().items())
+    )
+
+
+def _code() -> dict[str, bytes]:
+    """The files of a bundle that are segops' own, and the list of its libraries, by their path."""
+    return {
+        REQUIREMENTS: requirements().encode(),
+        PYFUNC_MODEL: code.closure([SCRIPT])[SCRIPT].read_bytes(),
+        **{f"{isolate.RUNTIME}/{one}": (code.ROOT / one).read_bytes() for one in runtime_modules()},
+    }
 
 
 def write_bundle(
@@ -119,48 +141,7 @@ def requirements() -> str:
 def runtime_modules() -> list[str]:
     """The modules that predicting takes, relative to the package, sorted.
 
-    Found by following the relative imports from the entry modules, so that a change elsewhere in
-    segops changes no bundle.
-
-    Raises:
-        ImportError: One of them imports segops by its name, which would break the isolation.
+    They are what the entry modules import, so that a change elsewhere in segops changes no bundle.
+    They import one another relatively alone: in a bundle segops has another name.
     """
-    found: set[str] = set()
-    waiting = list(_ENTRIES)
-    while waiting:
-        parts = waiting.pop()
-        path = _source(parts)
-        name = path.relative_to(_ROOT).as_posix()
-        if name in found:
-            continue
-        found.add(name)
-        waiting += [parts[:length] for length in range(len(parts))]
-        waiting += _imports(path, parts if path.name == "__init__.py" else parts[:-1])
-    return sorted(found)
-
-
-def _source(parts: tuple[str, ...]) -> Path:
-    """The file of a package or module of segops."""
-    package = _ROOT.joinpath(*parts, "__init__.py")
-    return package if package.is_file() else _ROOT.joinpath(*parts).with_suffix(".py")
-
-
-def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The modules of segops that a file imports relatively; `package` is the one it lies in."""
-    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
-        if isinstance(node, ast.Import):
-            absolute = [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            absolute = [] if node.level else [node.module or ""]
-        else:
-            continue
-        if any(name.partition(".")[0] == "segops" for name in absolute):
-            raise ImportError(f"{path}:{node.lineno}: travels in bundles; import it relatively")
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            base += tuple(node.module.split(".")) if node.module else ()
-            yield base
-            # `from .. import name` may name a module or something inside one.
-            yield from (
-                (*base, name.name) for name in node.names if _source((*base, name.name)).is_file()
-            )
+    return sorted(path.relative_to(code.ROOT).as_posix() for path in code.closure(ENTRIES).values())

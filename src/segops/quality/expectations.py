@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
-from segops.params import Params
+from segops.params.base import Sections
+from segops.params.data import DataParams
+from segops.params.validate import ValidateParams
 from segops.quality.checks import Check, Finding, Validation, counted
 from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe
 from segops.quality.frames import describe_images, describe_labels, labels_in
@@ -41,7 +44,14 @@ class Rule:
     frame: str = "images"
 
 
-def check(facts: pd.DataFrame, params: Params, data_docs: Path | None = None) -> Validation:
+class Bounds(Sections):
+    """What the data are held against."""
+
+    data: DataParams = DataParams()
+    validate_: ValidateParams = Field(ValidateParams(), alias="validate")
+
+
+def check(facts: pd.DataFrame, params: Bounds, data_docs: Path | None = None) -> Validation:
     """Hold a facts table against what training needs.
 
     Args:
@@ -98,7 +108,7 @@ def unreadable(root: Path, message: str) -> Validation:
     )
 
 
-def rules_for(images: pd.DataFrame, labels: pd.DataFrame, params: Params) -> list[Rule]:
+def rules_for(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> list[Rule]:
     """The rules, in the order in which a person would read them."""
     return [
         *_count_rules(params),
@@ -108,7 +118,7 @@ def rules_for(images: pd.DataFrame, labels: pd.DataFrame, params: Params) -> lis
     ]
 
 
-def _count_rules(params: Params) -> list[Rule]:
+def _count_rules(params: Bounds) -> list[Rule]:
     bounds = params.validate_
     return [
         Rule(
@@ -206,9 +216,9 @@ def _file_rules() -> list[Rule]:
     ]
 
 
-def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Params) -> list[Rule]:
+def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> list[Rule]:
     names = params.data.class_names
-    required = params.required_classes
+    required = params.validate_.required(names)
     bound = params.validate_.max_void_fraction
     present = labels.groupby("split")["class"].agg(set).to_dict()
     in_val = labels[labels["split"] == "val"].groupby("class").size().to_dict()

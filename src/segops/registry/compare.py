@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segops
-from segops import files, params, paths
+from segops import files, paths
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate.comparison import oppose
 from segops.evaluate.evaluation import evaluation
 from segops.evaluate.pictures import EXPLAINED, gallery
 from segops.evaluate.score import Scores, read_scores, score
+from segops.params.file import load_params
 from segops.registry.contenders import Contender, contenders
 from segops.report.evaluation import write_evaluation_page
 
@@ -75,7 +76,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             "segops compare RUN RUN..."
         )
     _require_writable(page)
-    settings, store = params.load(root), PackedStore(root / paths.PACKED)
+    settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with contenders(references, root) as models:
         seen = _seen(store, models)
         scored = [

@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from segops.predict import isolate
 from segops.registry import artifact, results, versions
 from segops.registry.resolve import find_version
@@ -71,7 +72,7 @@ def contenders(references: Sequence[str], root: Path) -> Iterator[list[Contender
     found = {one: _contender(one, bundle) for one, bundle in local.items() if bundle is not None}
     with TemporaryDirectory(prefix="segops-") as scratch:
         if remote:
-            settings = params.load(root).registry
+            settings = load_params(root).registry
             with session(root, settings) as store:
                 for number, one in enumerate(remote):
                     target = Path(scratch) / str(number)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segops import params, paths
+from segops import paths
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from segops.registry import runs
 from segops.registry.tracking import Store, locked, session
 
-HISTORY = paths.STATE / "history.jsonl"
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BEFORE_RETRY = 10.0
 SECONDS_AFTER_END = 60.0
@@ -38,12 +38,14 @@ class History:
         fingerprint: The training's; empty before its first line is there.
         rows: Epoch -> its line; the last one where an epoch was trained again after a resume.
         ended: Whether the training said that it has ended.
+        params: The training's parameters by their dotted key.
     """
 
     path: Path
     fingerprint: str = ""
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     ended: bool = False
+    params: dict[str, Any] = field(default_factory=dict)
 
     def refresh(self) -> bool:
         """Read the file anew.
@@ -68,6 +70,7 @@ class History:
                 if line["fingerprint"] != self.fingerprint:
                     self.fingerprint, self.rows = str(line["fingerprint"]), {}
                 self.ended = False
+                self.params = dict(line.get("params", {}))
             elif "epoch" in line:
                 self.rows[int(line["epoch"])] = line
             else:
@@ -88,9 +91,9 @@ def follow(root: Path, pid: int) -> int:
     Raises:
         SegopsError: ``params.yaml`` is not usable.
     """
-    settings = params.load(root).registry
+    settings = load_params(root).registry
     os.nice(10)  # the training's cores are the training's
-    history = History(root / HISTORY)
+    history = History(root / paths.HISTORY)
     while True:
         over = not runs.is_alive(pid)
         try:
@@ -171,7 +174,7 @@ def _run(store: Store, root: Path, history: History, pid: int) -> str:
     runs.begin(store, run, root)
     process = {runs.TRAINING_PROCESS: f"{socket.gethostname()}:{pid}"}
     runs.add_tags(store, run, process, overwrite=True)
-    runs.add_params(store, run, params.load(root).flat())
+    runs.add_params(store, run, load_params(root).flat())
     return run_id
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from segops.params import GateParams
+from segops.params.gate import GateParams
 from segops.registry.evidence import (
     Challenger,
     Comparison,

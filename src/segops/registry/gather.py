@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from segops import files, paths
 from segops.errors import SegopsError
 from segops.evaluate.bootstrap import miou_from_counts, true_classes, without_images
-from segops.params import Params
+from segops.params.file import Params
 from segops.predict import isolate
 from segops.registry import artifact, judge, lineage, results, versions
 from segops.registry.evidence import (

@@ -18,7 +18,7 @@ from segops.evaluate.bootstrap import (
     true_classes,
     without_images,
 )
-from segops.params import GateParams
+from segops.params.gate import GateParams
 from segops.predict import isolate
 from segops.registry import artifact
 from segops.registry.evidence import Comparison

@@ -15,9 +15,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.errors import SegopsError
-from segops.params import Params
+from segops.params.file import Params, load_params
 from segops.registry import history, runs, versions
 from segops.registry.evidence import Comparison, Evidence
 from segops.registry.gate import Decision, decide
@@ -82,7 +82,7 @@ def gate(root: Path) -> Decision:
         BusyError: Another process changes the registry.
         SegopsError: The ledger was tampered with, or ``params.yaml`` is not usable.
     """
-    settings = params.load(root)
+    settings = load_params(root)
     try:
         with session(root, settings.registry) as store:
             registry = _Registry(store, _ledger(root, settings), settings.registry.model)
@@ -215,7 +215,7 @@ def rollback(root: Path, reason: str) -> RolledBack:
 @contextmanager
 def _changing(root: Path) -> Iterator[_Registry]:
     """The registry, held by this process alone, with nothing left half done."""
-    settings = params.load(root)
+    settings = load_params(root)
     with session(root, settings.registry) as store, locked(root, "registry"):
         registry = _Registry(store, _ledger(root, settings), settings.registry.model)
         _complete(registry)

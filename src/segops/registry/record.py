@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mlflow.entities import Run
 
-from segops import files, params, paths
-from segops.params import Params
+from segops import files, paths
+from segops.params.file import Params, load_params
 from segops.registry import artifact, lineage, reproduce, results, runs
 from segops.registry.lineage import tag
 from segops.registry.results import Results
@@ -56,7 +56,7 @@ def record(root: Path) -> Recorded:
         TransientError: MLflow does not answer.
         SegopsError: There is no trained model in the workspace, or MLflow refuses.
     """
-    settings = params.load(root)
+    settings = load_params(root)
     found = results.read(root)
     with session(root, settings.registry) as store, locked(root, "record"):
         run, created = _run(store, found)

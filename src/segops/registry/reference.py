@@ -17,13 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate import reference as kept_reference
 from segops.evaluate.reduced import reduced_evaluation
 from segops.evaluate.reference import Reference
-from segops.params import Params
+from segops.params.file import Params, load_params
 from segops.predict import isolate
 from segops.registry import artifact, judge, results, versions
 from segops.registry.record import EVALUATED_AS
@@ -56,7 +56,7 @@ def refresh(root: Path) -> None:
         root: The workspace.
     """
     try:
-        settings = params.load(root)
+        settings = load_params(root)
         if not has_record(root):
             _forget(root)
             return

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from segops import params
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from segops.registry import artifact, lineage, results, runs, versions
 from segops.registry.lineage import tag
 from segops.registry.record import EVALUATED_AS, Recorded
@@ -45,7 +45,7 @@ def register(root: Path, recorded: Recorded) -> Registered:
         TransientError: MLflow does not answer.
         SegopsError: The run lacks the model, or MLflow refuses.
     """
-    settings = params.load(root).registry
+    settings = load_params(root).registry
     digest = results.read(root).bundle_digest
     with session(root, settings) as store, locked(root, "registry"):
         version = versions.find(store, settings.model, digest)

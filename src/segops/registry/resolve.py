@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from segops import params
 from segops.errors import SegopsError
+from segops.params.file import load_params
 from segops.registry import versions
 from segops.registry.artifact import checked_bundle
 from segops.registry.tracking import Store, session
@@ -39,7 +39,7 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
             )
         yield Path(model)
         return
-    settings = params.load(root).registry
+    settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
     with TemporaryDirectory() as scratch:
         with session(root, settings) as store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from segops import params
+from segops.params.file import load_params
 from segops.registry import versions
 from segops.registry.ledger import Ledger
 from segops.registry.tracking import identity, session, tracking_uri, without_credentials
@@ -72,7 +72,7 @@ def status(root: Path) -> Status:
         TransientError: MLflow does not answer.
         SegopsError: The ledger was tampered with.
     """
-    settings = params.load(root).registry
+    settings = load_params(root).registry
     entries = Ledger(root, identity(root), settings.model).entries()
     with session(root, settings) as store:
         aliased = tuple(

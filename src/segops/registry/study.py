@@ -15,7 +15,7 @@ from typing import Any
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_USER
 
-from segops.params import Params
+from segops.params.file import Params
 from segops.registry import runs
 from segops.registry.lineage import started_by, tag
 from segops.registry.tracking import Store, locked, session

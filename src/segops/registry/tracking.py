@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from segops import paths
 from segops.errors import SegopsError, TransientError
-from segops.params import RegistryParams
+from segops.params.registry import RegistryParams
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

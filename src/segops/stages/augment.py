@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from segops import params
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.augment.proof import prove
 from segops.data.store import PackedStore
 from segops.files import write_json
+from segops.params.augment import AugmentParams
+from segops.params.base import Sections
+from segops.params.report import ReportParams
 from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.augmentation import ContactRow, write_contact_sheet
 from segops.report.overlay import colours
@@ -21,6 +23,13 @@ PROVED_SEEDS = 4
 ROWS = 5
 VERSIONS = 5
 log = logging.getLogger("segops")
+
+
+class Settings(Sections):
+    """The parameters that the stage reads."""
+
+    augment: AugmentParams = AugmentParams()
+    report: ReportParams = ReportParams()
 
 
 def run(root: Path) -> None:
@@ -33,7 +42,7 @@ def run(root: Path) -> None:
         SegopsError: The policy breaks the bond of image and mask; every image and the property are
             named.
     """
-    settings = params.load(root)
+    settings = Settings.read(root)
     store = PackedStore(root / PACKED)
     policy = build_policy(settings.augment)
     ids = spread(store.ids("train"), PROVED_IMAGES)

@@ -8,16 +8,28 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.evaluate.pictures import EXPLAINED
 from segops.evaluate.score import score
+from segops.params.base import Sections
+from segops.params.evaluate import EvaluateParams
+from segops.params.hardware import HardwareParams
+from segops.params.report import ReportParams
 from segops.predict import isolate
 from segops.report.figures import sentence
 
 SPLIT = "val"
 log = logging.getLogger("segops")
+
+
+class Settings(Sections):
+    """The parameters that the stage reads."""
+
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+    hardware: HardwareParams = HardwareParams()
 
 
 def run(root: Path) -> None:
@@ -30,7 +42,7 @@ def run(root: Path) -> None:
         SegopsError: The model or the data is not usable, val holds an image that the model was
             trained on, or val has no labelled pixel.
     """
-    settings = params.load(root)
+    settings = Settings.read(root)
     store = PackedStore(root / paths.PACKED)
     bundle = root / paths.SEGMENTER
     trained_on = _require_unseen(store, bundle)
@@ -52,7 +64,7 @@ def run(root: Path) -> None:
         )
         from segops.evaluate.results import write_results
 
-        found = write_results(root, scores, store, SPLIT, trained_on, settings)
+        found = write_results(root, scores, store, SPLIT, trained_on, settings.evaluate, shown)
     log.info("%s", sentence(found))
 
 

@@ -8,11 +8,19 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from segops import files, params, paths
+from segops import files, paths
+from segops.params.base import Sections
+from segops.params.predict import PredictParams
 from segops.predict import isolate
 from segops.predict.package import package
 
 log = logging.getLogger("segops")
+
+
+class Settings(Sections):
+    """The parameters that the stage reads."""
+
+    predict: PredictParams = PredictParams()
 
 
 def run(root: Path) -> None:
@@ -24,7 +32,7 @@ def run(root: Path) -> None:
     Raises:
         SegopsError: There is no trained network.
     """
-    predict = params.load(root).predict.model_dump(mode="json")
+    predict = Settings.read(root).predict.model_dump(mode="json")
     package(root / paths.TRAINED, root / paths.SEGMENTER, predict)
     digest = files.sha256_tree(root / paths.SEGMENTER)
     files.write_json(

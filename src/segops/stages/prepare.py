@@ -5,14 +5,23 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from segops import params
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.files import read_json
+from segops.params.base import Sections
+from segops.params.data import DataParams
+from segops.params.hardware import HardwareParams
 from segops.paths import PACKED, VERDICT
 from segops.voc.layout import open_layout
 
 log = logging.getLogger("segops")
+
+
+class Settings(Sections):
+    """The parameters that the stage reads."""
+
+    data: DataParams = DataParams()
+    hardware: HardwareParams = HardwareParams()
 
 
 def run(root: Path) -> None:
@@ -24,7 +33,7 @@ def run(root: Path) -> None:
     Raises:
         SegopsError: The data did not pass validation, or are not what was validated.
     """
-    settings = params.load(root)
+    settings = Settings.read(root)
     verdict = read_json(root / VERDICT)
     if not isinstance(verdict, dict) or verdict.get("passed") is not True:
         raise SegopsError(

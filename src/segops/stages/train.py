@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import logging
 import os
@@ -17,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from segops import files, params, paths
+from segops import files, paths
 from segops.augment.policy import Policy
 from segops.data.device.choose import choose_executor, pixel_flops
 from segops.data.imbalance import class_weights
@@ -25,7 +24,6 @@ from segops.data.split import selection_split
 from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, build, normalisation
-from segops.params import Params
 from segops.predict.trained import weights_sha256, write_trained
 from segops.train import checkpoint, launch
 from segops.train.devices import choose_device, choose_world
@@ -35,9 +33,9 @@ from segops.train.hardware import choose_precision, choose_threads, choose_worke
 from segops.train.history import History
 from segops.train.job import Job, Outcome
 from segops.train.loop import train
+from segops.train.settings import TrainingSettings
 from segops.train.start import Start, all_images
 
-HISTORY = paths.STATE / "history.jsonl"
 FOLLOW_LOG = paths.STATE / "follow.log"
 CURVES = ("epoch", "step", "lr", "train_loss", "selection_miou")
 log = logging.getLogger("segops")
@@ -55,14 +53,14 @@ def run(root: Path, fresh: bool = False) -> None:
     Raises:
         SegopsError: The parameters, the data and the machine do not allow it, or it diverged.
     """
-    settings = params.load(root)
+    settings = TrainingSettings.read(root)
     if fresh:
         os.environ[VARIABLE] = "1"
     with launch.as_rank():
         _train(root, settings)
 
 
-def _train(root: Path, settings: Params) -> None:
+def _train(root: Path, settings: TrainingSettings) -> None:
     is_first = launch.rank() == 0
     store = PackedStore(root / paths.PACKED)
     if is_first and wants_fresh():
@@ -84,7 +82,7 @@ def _train(root: Path, settings: Params) -> None:
     )
 
 
-def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
+def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job:
     """What the parameters of a workspace ask for.
 
     Args:
@@ -138,7 +136,7 @@ def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
         policy=policy,
         parts=parts,
         resume=root / paths.RESUME,
-        history=History(root / HISTORY, fingerprint(parts), settings.flat()),
+        history=History(root / paths.HISTORY, fingerprint(parts), settings.flat()),
         auxiliary_weight=auxiliary,
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
@@ -147,7 +145,7 @@ def build_job(root: Path, settings: Params, store: PackedStore) -> Job:
     )
 
 
-def _spec(settings: Params, start: Start | None) -> ModelSpec:
+def _spec(settings: TrainingSettings, start: Start | None) -> ModelSpec:
     """The network; weights that it starts from keep the normalisation that they were made with."""
     model = settings.model
     if start is None:
@@ -176,7 +174,7 @@ def _pixel_flops(spec: ModelSpec, crop: tuple[int, int], auxiliary: bool) -> flo
     return pixel_flops(partial(network, with_auxiliary=auxiliary), crop)
 
 
-def _start(root: Path, settings: Params) -> Start | None:
+def _start(root: Path, settings: TrainingSettings) -> Start | None:
     """The model to start from.
 
     Rank zero alone looks; the others are given its weights and its normalisation, a buffer, when
@@ -185,21 +183,21 @@ def _start(root: Path, settings: Params) -> Start | None:
     model = settings.model.start_from
     if model is None or launch.rank():
         return None
-    # By its name, because the registry's code decides nothing about the weights of a training:
-    # what it finds enters the fingerprint by its content.
-    registry: Any = importlib.import_module("segops.registry.resolve")
+    # Its code decides nothing about the weights: what it finds enters the fingerprint by content.
+    from segops.registry import resolve, tracking
+
     if model.startswith("models:"):
-        with registry.session(root, settings.registry) as store:
-            name, version = registry.find_version(store, model)
+        with tracking.session(root, settings.registry) as store:
+            name, version = resolve.find_version(store, model)
         # The version, because an alias may move on before the bundle is fetched, and later.
         place = model = f"models:/{name}/{version.number}"
     else:
         place = str(root / Path(model).expanduser())
-    with registry.resolved(place, root) as bundle:
+    with resolve.resolved(place, root) as bundle:
         return Start.of(bundle, model)
 
 
-def _write(root: Path, settings: Params, job: Job, outcome: Outcome) -> None:
+def _write(root: Path, settings: TrainingSettings, job: Job, outcome: Outcome) -> None:
     store, seed = job.store, job.params.seed
     write_trained(
         root / paths.TRAINED,

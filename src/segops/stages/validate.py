@@ -8,18 +8,26 @@ from typing import Any
 
 import pandas as pd
 
-from segops import params
 from segops.errors import SegopsError
 from segops.files import write_json
+from segops.params.hardware import HardwareParams
+from segops.params.report import ReportParams
 from segops.paths import DATA_DOCS, FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
-from segops.quality.expectations import check, unreadable
+from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
 from segops.report.validation import write_validation_page
 from segops.voc.classes import VOID
 from segops.voc.layout import SPLITS, Layout, open_layout
 
 log = logging.getLogger("segops")
+
+
+class Settings(Bounds):
+    """The parameters that the stage reads."""
+
+    report: ReportParams = ReportParams()
+    hardware: HardwareParams = HardwareParams()
 
 
 def run(root: Path) -> None:
@@ -32,7 +40,7 @@ def run(root: Path) -> None:
         SegopsError: The data are not fit for training; the message lists every finding by file.
             All outputs are written before it is raised.
     """
-    settings = params.load(root)
+    settings = Settings.read(root)
     layout = Layout(root / settings.data.path)
     try:
         layout = open_layout(layout.root)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from segops.errors import SegopsError
-from segops.params import TrainParams
+from segops.params.train import TrainParams
 
 Device = Literal["cpu", "cuda"]
 

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import json
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import segops
+from segops.code import stage_code
 from segops.data.store import PackedStore
 from segops.files import sha256_bytes, sha256_file, sha256_lines
 from segops.models.encoder_weights import is_file
-from segops.params import Params
+from segops.train.settings import TrainingSettings
 from segops.train.start import Start
 
-LIBRARIES = (
-    "albumentations",
-    "lightning-fabric",
-    "numpy",
-    "opencv-python-headless",
-    "segmentation-models-pytorch",
-    "timm",
-    "torch",
-    "torchvision",
-)
-STAGE = "segops.stages.train"
+STAGE = "train"
 START = "start"
 """Name of the part that says which model a training started from; rank zero alone knows it."""
 
 
 def training_parts(
-    settings: Params,
+    settings: TrainingSettings,
     store: PackedStore,
     policy: Mapping[str, Any],
     encoder_file: Path | None,
@@ -73,12 +61,13 @@ def training_parts(
     pasted = settings.augment.copy_paste
     if pasted.p:
         parameters["copy_paste"] = pasted.model_dump(mode="json")
+    code = stage_code(STAGE)
     parts = {
         "parameters": _hash(parameters),
         "policy": _hash(policy),
         "data": store.split_hash("train"),
-        "code": code_hash(),
-        "libraries": sha256_lines([f"{name} {version(name)}" for name in LIBRARIES]),
+        "code": code.code_hash,
+        "libraries": code.libraries_hash,
         "device": _hash([device, precision, ranks, executor]),
     }
     if start is None:
@@ -90,49 +79,6 @@ def training_parts(
 def fingerprint(parts: Mapping[str, str]) -> str:
     """One SHA-256 over the parts, in hexadecimal."""
     return sha256_lines([f"{name} {parts[name]}" for name in sorted(parts)])
-
-
-def code_hash() -> str:
-    """SHA-256 over the source files of segops that the stage imports, in hexadecimal."""
-    found = sources()
-    return sha256_lines(f"{name} {sha256_file(found[name])}" for name in sorted(found))
-
-
-def sources() -> dict[str, Path]:
-    """The modules of segops that the stage imports, itself included, and the file of each."""
-    found: dict[str, Path] = {}
-    waiting = [STAGE]
-    while waiting:
-        name = waiting.pop()
-        path = _source(name)
-        if path is None or name in found:
-            continue
-        found[name] = path
-        waiting.append(name.rpartition(".")[0])
-        waiting += _imports(path, name if path.name == "__init__.py" else name.rpartition(".")[0])
-    return found
-
-
-def _source(name: str) -> Path | None:
-    """The file of a module of segops; None where `name` is no such module."""
-    top, *parts = name.split(".")
-    if top != "segops":
-        return None
-    place = Path(segops.__file__).parent.joinpath(*parts)
-    files = (place / "__init__.py", place.with_suffix(".py"))
-    return next((file for file in files if file.is_file()), None)
-
-
-def _imports(path: Path, package: str) -> Iterator[str]:
-    """All names that a file imports and that may be modules; `package` is the one it lies in."""
-    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = [*(parents if node.level else []), *([node.module] if node.module else [])]
-            yield ".".join(base)
-            yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
 def encoder_file(root: Path, encoder_weights: str | None) -> Path | None:

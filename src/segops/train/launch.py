@@ -16,8 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segops import params
 from segops.errors import SegopsError
+from segops.params.base import Sections
+from segops.params.train import TrainParams
 
 log = logging.getLogger("segops")
 
@@ -57,6 +58,12 @@ _HOW = (
 )
 
 
+class Settings(Sections):
+    """The parameters that say how many processes train."""
+
+    train: TrainParams = TrainParams()
+
+
 def rank() -> int:
     """Rank of this process, 0 where there is one process."""
     return int(os.environ.get("RANK", "0"))
@@ -83,7 +90,7 @@ def takes_lock(root: Path, stage: str) -> bool:
         return False
     if stage != "train" or os.environ.get(NODE, "0") == "0":
         return True
-    return params.load(root).train.nodes == 1  # else the first machine's, whose folder it may be
+    return Settings.read(root).train.nodes == 1  # else the first machine's, whose folder it may be
 
 
 def require_ranks(devices: int, nodes: int) -> None:
@@ -116,7 +123,7 @@ def launch(root: Path) -> bool:
     Raises:
         SegopsError: A rank failed; with its own message, or the rank and what ended it.
     """
-    settings = params.load(root).train
+    settings = Settings.read(root).train
     if is_rank() or (settings.devices == 1 and settings.nodes == 1):
         return False
     from segops.train.devices import choose_device, choose_world

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from segops.errors import SegopsError
 from segops.models.segmenter import Segmenter
-from segops.params import TrainParams
+from segops.params.train import TrainParams
 
 FACTOR = "lr_factor"
 """Key of a parameter group: its learning rate as a multiple of the schedule's."""

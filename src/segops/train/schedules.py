@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from segops.errors import SegopsError
-from segops.params import TrainParams
+from segops.params.train import TrainParams
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from segops.files import atomic_path
 from segops.report.plots import ACCENT, INK, LINE, MUTED
 
 if TYPE_CHECKING:
-    from segops.params import RangeParams
+    from segops.params.tune import RangeParams
     from segops.registry.study import Trial
     from segops.tune.rate import RangeTest
 

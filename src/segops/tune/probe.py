@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from segops import files, params
+from segops import files
 from segops.errors import SegopsError
+from segops.params.file import load_params
 
 # What is heavy is imported where it is needed: memory is watched before anything takes it.
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _main() -> int:
 
     from segops.tune.setup import build_trial, open_store
 
-    settings = params.load(given.root)
+    settings = load_params(given.root)
     share = {"batch_size": given.batch_size, "devices": 1, "nodes": 1, "sync_batch_norm": False}
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=share)})
     try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segops import paths
 from segops.data.split import selection_split
 from segops.errors import SegopsError
-from segops.params import Params
+from segops.params.file import Params
 from segops.progress import track
 from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.engine import Engine

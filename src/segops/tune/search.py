@@ -20,7 +20,7 @@ from segops.data.store import PackedStore
 from segops.edit import Edit, plan, put
 from segops.errors import SegopsError
 from segops.files import exclusive
-from segops.params import Params
+from segops.params.file import Params
 from segops.paths import state_home
 from segops.registry.study import Trial, record_study
 from segops.train.loop import train

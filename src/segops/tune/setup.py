@@ -12,10 +12,12 @@ from segops.augment.policy import build_policy
 from segops.data.store import PackedStore
 from segops.edit import put
 from segops.errors import SegopsError
-from segops.params import Params, TrainParams
+from segops.params.file import Params
+from segops.params.train import TrainParams
 from segops.stages.train import build_job
 from segops.train.history import History
 from segops.train.job import Job
+from segops.train.settings import TrainingSettings
 
 
 def on_one_device(settings: Params) -> Params:
@@ -64,7 +66,7 @@ def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path)
     Raises:
         SegopsError: Parameters and data do not fit together.
     """
-    job = build_job(root, settings, store)
+    job = build_job(root, TrainingSettings.of(settings), store)
     return replace(
         job,
         policy=build_policy(settings.augment),

@@ -20,7 +20,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from segops.files import sha256_bytes
-from segops.params import Params, RangeParams, is_whole_number
+from segops.params.file import Params, is_whole_number
+from segops.params.tune import RangeParams
 from segops.registry.study import Trial
 
 STARTUP_TRIALS = 8

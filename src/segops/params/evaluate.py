@@ -1,0 +1,21 @@
+"""Section `evaluate`: how the score is judged."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from segops.params.base import Section
+
+
+class EvaluateParams(Section):
+    """The bootstrap interval of mIoU."""
+
+    bootstrap_samples: Annotated[int, Field(ge=100)] = Field(
+        1000, description="Bootstrap resamples over images."
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.95, description="Level of the interval."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the bootstrap.")

@@ -1,0 +1,198 @@
+"""``params.yaml`` as a whole, typed once.
+
+Every flow and command reads its parameters through :func:`load_params`. Unknown keys are refused,
+bounds are checked, and the message of an error names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from segops.errors import SegopsError
+from segops.params.augment import AugmentParams
+from segops.params.base import Section, Sections, read_yaml
+from segops.params.data import DataParams
+from segops.params.evaluate import EvaluateParams
+from segops.params.gate import GateParams
+from segops.params.hardware import HardwareParams
+from segops.params.predict import PredictParams
+from segops.params.registry import RegistryParams
+from segops.params.report import ReportParams
+from segops.params.train import TrainParams
+from segops.params.tried_model import TriedModelParams
+from segops.params.tune import RangeParams, TuneParams, number_types
+from segops.params.validate import ValidateParams
+
+
+class Params(Sections):
+    """All of ``params.yaml``."""
+
+    model_config = Section.model_config
+
+    data: DataParams = DataParams()
+    validate_: ValidateParams = Field(ValidateParams(), alias="validate")
+    augment: AugmentParams = AugmentParams()
+    model: TriedModelParams = TriedModelParams()
+    train: TrainParams = TrainParams()
+    predict: PredictParams = PredictParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+    gate: GateParams = GateParams()
+    registry: RegistryParams = RegistryParams()
+    hardware: HardwareParams = HardwareParams()
+    tune: TuneParams = TuneParams()
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Params:
+        names = self.data.class_names
+        required = self.validate_.required_classes
+        copied = self.augment.copy_paste.classes
+        strange = []
+        for key, used in (
+            ("validate.required_classes", () if isinstance(required, str) else required),
+            ("gate.min_class_iou", tuple(self.gate.min_class_iou)),
+            ("augment.copy_paste.classes", () if isinstance(copied, str) else copied),
+        ):
+            unknown = [name for name in used if name not in names]
+            if unknown:
+                strange.append(f"{key} names {', '.join(unknown)}")
+        if strange:
+            raise ValueError(
+                f"{'; '.join(strange)}; expected names out of data.classes: {', '.join(names)}"
+            )
+        weights = self.train.class_weights
+        if isinstance(weights, tuple) and len(weights) != len(names):
+            raise ValueError(
+                f"train.class_weights has {len(weights)} numbers, data.classes has {len(names)} "
+                "names; expected one for each, in id order"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_ranges(self) -> Params:
+        known = self.flat()
+        for key in self.tune.ranges:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else "expected a key such as train.lr"
+                raise ValueError(f"tune.ranges names {key}, which is no parameter; {hint}")
+        reasons = [
+            f"tune.ranges.{key}: {reason}"
+            for key, given in self.tune.ranges.items()
+            for reason in self._unfit(key, given)
+        ]
+        if reasons:
+            raise ValueError("; ".join(reasons))
+        return self
+
+    def _unfit(self, key: str, given: RangeParams) -> list[str]:
+        """What a parameter refuses of its range, whatever values the others have."""
+        field = _field(key)
+        if field is None:  # an entry of an open mapping, of which no type is known
+            return []
+        if given.choices is None and not number_types(field.annotation):
+            return [f"{key} is no number, so that it takes `choices`, not low and high"]
+        first, *path = key.split(".")
+        section = getattr(self, first)
+        reasons = []
+        for value in given.limits:
+            tree = section.model_dump(mode="json", by_alias=True)
+            place = tree
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+            try:
+                type(section).model_validate(tree)
+            except ValidationError as error:
+                # What a value does not go with is left to the search: another range may vary that,
+                # and a training, which reads this too, searches nothing.
+                own = [one for one in error.errors() if list(one["loc"][: len(path)]) == path]
+                reasons += [
+                    f"{one['msg'].removeprefix('Value error, ')} (found {value!r})"
+                    for one in own[:1]
+                ]
+        return reasons
+
+
+def is_whole_number(key: str) -> bool:
+    """Whether the parameter of a dotted key takes whole numbers and no other numbers."""
+    field = _field(key)
+    return field is not None and number_types(field.annotation) == {int}
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a ``params.yaml``.
+
+    Args:
+        path: The file, or the workspace directory that holds a ``params.yaml``.
+
+    Raises:
+        SegopsError: The file is missing, is not YAML, or holds an unknown key or a bad value;
+            every offending key is listed.
+    """
+    return parse_params(*read_yaml(path))
+
+
+def parse_params(tree: Any, name: str = "params.yaml") -> Params:
+    """Check parameters that are already read. `name` stands in the error message.
+
+    Raises:
+        SegopsError: As :func:`load_params`.
+    """
+    if not isinstance(tree, dict):
+        raise SegopsError(f"{name}: expected a mapping of sections, found {type(tree).__name__}.")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{name}: {error.error_count()} parameter(s) are not usable:"]
+        lines += [f"  {_describe(one)}" for one in error.errors()]
+        raise SegopsError("\n".join(lines)) from None
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message, found = error["msg"].removeprefix("Value error, "), error["input"]
+    if not key:  # about several parameters, which the message names
+        return str(message)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such parameter; expected one of {', '.join(_siblings(error['loc']))}"
+    if error["type"] == "tuple_type":
+        field = _field(key)
+        usual = field.default if field is not None else None
+        numbers = isinstance(usual, tuple) and all(isinstance(one, (int, float)) for one in usual)
+        example = f", as in {list(usual)}" if usual and numbers else ""
+        message = f"expected a list{example}"
+    shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
+    return f"{key}: {message}{shown}"
+
+
+def _siblings(location: tuple[str | int, ...]) -> list[str]:
+    section: Any = Params
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        for name, field in section.model_fields.items():
+            if part in (name, field.alias):
+                section = _section(field.annotation)
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _field(key: str) -> FieldInfo | None:
+    """The parameter of a dotted key; None for an entry of an open mapping."""
+    section: Any = Params
+    field: FieldInfo | None = None
+    for name in key.split("."):
+        fields = getattr(section, "model_fields", {})
+        field = next((one for own, one in fields.items() if name in (own, one.alias)), None)
+        section = field.annotation if field else None
+    return field
+
+
+def _section(annotation: Any) -> Any:
+    """The section in an annotation such as ``tuple[LossParams, ...]``."""
+    return next((one for one in get_args(annotation) if hasattr(one, "model_fields")), annotation)

@@ -1,0 +1,32 @@
+"""Section `hardware`: what depends on the machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import Field
+
+from segops.params.base import Count, Section
+
+
+class HardwareParams(Section):
+    """What depends on the machine; no stage is run again for a change here."""
+
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Processes for reading and augmenting; null: one per core, at most 8, and none "
+        "where the CPU trains.",
+    )
+    threads: Count | None = Field(
+        None, description="CPU threads of torch; null: one per core. Fix it where bits matter."
+    )
+
+    @property
+    def worker_count(self) -> int:
+        """Processes or threads to use for reading: as given, else one per core, at most 8."""
+        if self.workers is not None:
+            return self.workers
+        # The cores this process may use, which in a container are not all there are.
+        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        return min(8, len(allowed(0)))

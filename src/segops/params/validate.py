@@ -1,0 +1,26 @@
+"""Section `validate`: what the data set must fulfil."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from segops.params.base import Count, Probability, Section
+
+
+class ValidateParams(Section):
+    """What the data must fulfil before anything is trained on it."""
+
+    required_classes: Literal["all"] | tuple[str, ...] = Field(
+        "all", description="Classes that must occur in train: `all`, or a list of names."
+    )
+    max_void_fraction: Probability = Field(
+        0.9, description="Largest share of void pixels allowed in one mask."
+    )
+    min_train_images: Count = Field(1, description="Fewest images that train may hold.")
+    min_val_images: Count = Field(1, description="Fewest images that val may hold.")
+
+    def required(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the classes that must occur in train, out of all that there are."""
+        return class_names if isinstance(self.required_classes, str) else self.required_classes

@@ -1,0 +1,201 @@
+"""A hash of code moves with what the code does, and with no word of it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segops import code
+from segops.predict.package import runtime_modules
+
+MODULES = {
+    name: path
+    for stage in code.stage_names()
+    for name, path in code.closure([f"segops.stages.{stage}"], code.UNHASHED).items()
+}
+BEFORE = '''
+"""A module."""
+from __future__ import annotations
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from pydantic import Field
+from segops.errors import SegopsError
+from segops.params.base import Section
+if TYPE_CHECKING:
+    from pathlib import Path
+log = logging.getLogger("segops")
+LIMIT: int = 3
+
+@dataclass
+class Point:
+    """A point."""
+    x: float
+    y: float = 0.0
+
+class Loop(Section):
+    """Parameters."""
+    lr: float = Field(0.1, description="Learning rate.")
+
+def area(points: Sequence[Point], path: Path | None = None) -> float:
+    """The area."""
+    if not points:  # nothing there
+        raise SegopsError(f"{path}: {_said(points)}. Add some.")
+    log.info("%d points", len(points))
+    assert path is None, "not now"
+    return math.fsum(one.x * one.y for one in points)
+
+def _said(points: Sequence[Point]) -> str:
+    return f"{len(points)} points"
+'''
+WORDS = [
+    ("A module.", "Another text."),
+    ("Learning rate.", "The rate, in words of one's own."),
+    ("  # nothing there", ""),
+    ("{_said(points)}. Add some.", "no points; expected three"),
+    ("%d points", "%d of them"),
+    ('"%d points", len(points)', '"some"'),
+    ("not now", "never"),
+    ("Sequence[Point], path", "list[Point], path"),
+    ("from collections.abc import Sequence", "from collections.abc import Iterable, Sequence"),
+    ("-> float", "-> int"),
+    ("LIMIT: int = 3", "LIMIT = 3"),
+    ("x: float\n", "x: int\n"),
+    ("    from pathlib import Path", "    from pathlib import Path, PurePath"),
+    ('f"{len(points)} points"', '"none"'),
+    ("math.fsum(one.x * one.y for", "math.fsum(\n        (one.x * one.y)\n        for"),
+]  # fmt: skip
+DEEDS = [
+    ("LIMIT: int = 3", "LIMIT: int = 4"),
+    ("y: float = 0.0", "y: float = 1.0"),
+    ("    y: float = 0.0", "    y: float = 0.0\n    z: float = 0.0"),
+    ("lr: float", "lr: int"),
+    ("Field(0.1", "Field(0.2"),
+    ("one.x * one.y", "one.y * one.x"),
+    ("if not points", "if len(points) < 3"),
+    ("raise SegopsError", "raise ValueError"),
+    ("path is None", "path is not None"),
+    ("import math", "import mymath as math"),
+    ("path: Path | None = None", "path: Path | None = ..."),
+    ('getLogger("segops")', 'getLogger("other")'),
+]
+
+
+def replaced(old: str, new: str) -> str:
+    assert BEFORE.count(old) >= 1, old
+    return BEFORE.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(("old", "new"), WORDS)
+def test_words_change_no_behaviour(old: str, new: str) -> None:
+    assert code.behaviour(replaced(old, new)) == code.behaviour(BEFORE)
+
+
+@pytest.mark.parametrize(("old", "new"), DEEDS)
+def test_deeds_change_the_behaviour(old: str, new: str) -> None:
+    assert code.behaviour(replaced(old, new)) != code.behaviour(BEFORE)
+
+
+class Rewording(ast.NodeTransformer):
+    """Puts other words in the place of those that a module says, however it says them."""
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        for one in ast.walk(node):
+            if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                one.value += " Once more."
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value.value += " Once more."
+        return self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        if node.arg == "description" and isinstance(node.value, ast.Constant):
+            node.value.value += " Once more."
+        return self.generic_visit(node)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_may_be_reworded_and_laid_out_anew(name: str) -> None:
+    text = MODULES[name].read_text()
+    reworded = ast.unparse(Rewording().visit(ast.parse(text)))
+    assert reworded != text
+    assert code.behaviour(reworded) == code.behaviour(text)
+    assert code.behaviour(text + "\nANOTHER = 1\n") != code.behaviour(text)
+
+
+def test_every_library_decides_or_is_said_to_be_harmless() -> None:
+    imported = {
+        name.partition(".")[0]
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    foreign = imported - set(sys.stdlib_module_names) - {"segops"}
+    assert foreign <= code.DECISIVE.keys() | code.HARMLESS
+    assert not code.DECISIVE.keys() & code.HARMLESS
+
+
+def test_the_closure_is_what_the_stage_really_imports() -> None:
+    """In a process of its own, because this one has imported more."""
+    script = (
+        "import sys, segops.stages.train;"
+        "print(*(n for n in sys.modules if n.partition('.')[0] == 'segops'))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded = {one for one in found.stdout.split() if one not in code.UNHASHED}
+    assert {"segops.train.loop", "segops.models.losses", "segops.voc.classes"} <= loaded
+    assert loaded <= set(code.stage_code("train").modules)
+
+
+def test_what_another_process_runs_belongs_to_the_stage() -> None:
+    assert "segops.evaluate.scoring" in code.stage_code("evaluate").modules
+    modules = code.stage_code("package").modules
+    assert {f"segops.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+            for name in runtime_modules()} <= set(modules)  # fmt: skip
+    assert "segops.predict.pyfunc_model" in modules
+
+
+def test_the_registry_decides_no_training() -> None:
+    assert not [name for name in code.stage_code("train").modules if "registry." in name]
+    assert "segops.registry.resolve" in code.closure(["segops.stages.train"])
+
+
+def test_templates_belong_to_the_pages_that_they_make() -> None:
+    files = {
+        stage: {one.rpartition("/")[2] for one in code.stage_code(stage).modules if "/" in one}
+        for stage in code.stage_names()
+    }
+    shared = {"base.html", "parts.html", "style.css"}
+    own = {"evaluation.html", "evaluation.css", "evaluation.js", "gallery.html"}
+    assert files["validate"] == shared | {"validation.html"}
+    assert files["evaluate"] == shared | own
+    assert not files["train"] | files["package"] | files["prepare"] | files["augment"]
+
+
+def test_the_modules_of_a_bundle_import_one_another_relatively() -> None:
+    """In a bundle segops has another name."""
+    for name in runtime_modules():
+        for node in ast.walk(ast.parse((code.ROOT / name).read_text())):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                named.append(node.module or "")
+            assert not [one for one in named if one.partition(".")[0] == "segops"], name
+
+
+def test_a_file_that_is_no_python_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SyntaxError):
+        code.behaviour("def")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from segops.params.base import Count, Fraction, NonNegative, Positive, Section
+from segops.params.base import Count, Fraction, NonNegative, Positive, Section, Words
 from segops.params.loss import WEIGHTED, LossParams
 
 
@@ -29,6 +29,7 @@ Loss = Annotated[
     tuple[LossParams, ...],
     BeforeValidator(_parts),
     Field(min_length=1),
+    Words("names of losses joined by +, or a list of mappings with name, weight and options"),
     PlainSerializer(_spelled),
 ]
 

@@ -11,6 +11,7 @@ import pytest
 
 from segops import code
 from segops.predict.package import runtime_modules
+from tests.rewording import Rewording
 
 MODULES = {
     name: path
@@ -100,26 +101,6 @@ def test_words_change_no_behaviour(old: str, new: str) -> None:
 @pytest.mark.parametrize(("old", "new"), DEEDS)
 def test_deeds_change_the_behaviour(old: str, new: str) -> None:
     assert code.behaviour(replaced(old, new)) != code.behaviour(BEFORE)
-
-
-class Rewording(ast.NodeTransformer):
-    """Puts other words in the place of those that a module says, however it says them."""
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        for one in ast.walk(node):
-            if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                one.value += " Once more."
-        return node
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            node.value.value += " Once more."
-        return self.generic_visit(node)
-
-    def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        if node.arg == "description" and isinstance(node.value, ast.Constant):
-            node.value.value += " Once more."
-        return self.generic_visit(node)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

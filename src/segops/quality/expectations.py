@@ -159,15 +159,16 @@ def _file_rules() -> list[Rule]:
         ),
         Rule(
             name="images readable",
-            expected="Every image decodes to its last pixel and converts to 8-bit RGB.",
-            action="Replace damaged files with intact copies; save images as 8-bit RGB.",
+            expected="Every image is a JPEG that decodes to its last pixel.",
+            action="Replace damaged files with intact copies; save images of other formats as "
+            "JPEG.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_image"),
             explain=_each(lambda row: [Finding(row["image_path"], row["unreadable_image"])]),
             observed=_share("have an unreadable image"),
         ),
         Rule(
             name="masks readable",
-            expected="Every mask decodes to class ids.",
+            expected="Every mask is a PNG that decodes to class ids.",
             action="Replace the files; a mask holds class ids, or the colours of VOC's palette.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_mask"),
             explain=_each(lambda row: [Finding(row["mask_path"], row["unreadable_mask"])]),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from segops.params import Params
 from segops.quality.checks import Check, Finding, Validation, counted
-from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe
+from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe, spelled
 from segops.quality.frames import describe_images, describe_labels, labels_in
 from segops.voc.layout import LISTS, SPLITS
 
@@ -41,13 +41,12 @@ class Rule:
     frame: str = "images"
 
 
-def check(facts: pd.DataFrame, params: Params, data_docs: Path | None = None) -> Validation:
+def check(facts: pd.DataFrame, params: Params) -> Validation:
     """Hold a facts table against what training needs.
 
     Args:
         facts: As :func:`segops.quality.facts.scan` returns it.
         params: Classes and bounds.
-        data_docs: Directory for Great Expectations' own pages; None: they are not built.
 
     Returns:
         One check for each rule. A rule that cannot be evaluated is failed and marked `errored`.
@@ -58,7 +57,6 @@ def check(facts: pd.DataFrame, params: Params, data_docs: Path | None = None) ->
     outcomes = evaluate(
         {"images": images, "labels": labels[labels["split"] == "train"]},
         {rule.name: (rule.frame, rule.expectation) for rule in rules},
-        data_docs,
     )
     records: list[Row] = [
         {str(column): value for column, value in row.items()} for row in images.to_dict("records")
@@ -328,6 +326,7 @@ def _judge(
             observed=f"It could not be evaluated: {reason}",
             action="This says nothing about the data; report it as a defect of the check.",
             errored=True,
+            expectation=spelled(rule.expectation),
         )
     findings: list[Finding] = []
     if not outcome.success:
@@ -339,6 +338,8 @@ def _judge(
         observed=rule.observed(outcome, total),
         action=rule.action,
         findings=tuple(dict.fromkeys(findings)),
+        expectation=spelled(rule.expectation),
+        rows=outcome.rows,
     )
 
 

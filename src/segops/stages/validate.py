@@ -11,7 +11,7 @@ import pandas as pd
 from segops import params
 from segops.errors import SegopsError
 from segops.files import write_json
-from segops.paths import DATA_DOCS, FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
+from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
 from segops.quality.expectations import check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
@@ -40,7 +40,7 @@ def run(root: Path) -> None:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:
         facts = scan(layout, settings.hardware.workers)
-        validation = check(facts, settings, root / DATA_DOCS)
+        validation = check(facts, settings)
     write_facts(root / FACTS, facts)
     write_json(root / VALIDATION_JSON, validation.to_json())
     decided = verdict(facts, validation, settings.data.class_names)

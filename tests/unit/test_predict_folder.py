@@ -23,7 +23,7 @@ from segops.predict.journal import LOCK, Entry
 from segops.predict.outputs import Options
 from segops.predict.shares import columns, write_table
 from segops.report.overlay import overlay
-from segops.voc.images import decode_image, read_image
+from segops.voc.images import decode_consumer_image
 from segops.voc.masks import read_mask
 
 from .folder_runs import NAMES, contents, make_bundle, picture, save, shown, table
@@ -55,7 +55,7 @@ def test_every_image_gets_a_mask_an_overlay_and_a_row(
     assert list(rows) == sorted(names)
     classes = set[int]()
     for path, name in zip(images, names, strict=True):
-        image = read_image(path)
+        image = decode_consumer_image(path.read_bytes(), name)
         expected = predictor.predict(image)
         target = (tmp_path / "out" / name).with_suffix(".png")
         np.testing.assert_array_equal(read_mask(target), expected.mask)
@@ -325,14 +325,14 @@ def test_what_is_under_way_is_bounded(
 ) -> None:
     for seed in range(24):
         save(tmp_path / f"photos/{seed}.png", seed)
-    decode, write = decode_image, outputs.write
+    decode, write = decode_consumer_image, outputs.write
     lock, names, most = Lock(), set[str](), [0]
 
-    def spied_decode(content: bytes, name: str, **options: Any) -> NDArray[np.uint8]:
+    def spied_decode(content: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
         with lock:
             names.add(Path(name).stem)
             most[0] = max(most[0], len(names))
-        return decode(content, name, **options)
+        return decode(content, name, max_pixels)
 
     def spied_write(mask: Path, *arguments: Any) -> dict[str, str | None]:
         written = write(mask, *arguments)
@@ -342,7 +342,7 @@ def test_what_is_under_way_is_bounded(
 
     monkeypatch.setattr(folder, "IMAGES_AT_ONCE", images)
     monkeypatch.setattr(folder, "BYTES_AT_ONCE", size)
-    monkeypatch.setattr(folder, "decode_image", spied_decode)
+    monkeypatch.setattr(folder, "decode_consumer_image", spied_decode)
     monkeypatch.setattr(outputs, "write", spied_write)
     assert predict_folder(tmp_path / "photos", bundle, tmp_path / "out").now == 24
     assert not names

@@ -94,6 +94,7 @@ def _say_which(store: PackedStore, limit: int | None, seen: frozenset[str]) -> N
             f"[yellow]warning:[/] {left_out} of these images are left out: the model was trained "
             "on them.",
             highlight=False,
+            markup=True,
             soft_wrap=True,
         )
 
@@ -113,7 +114,7 @@ def _compare(
         limit=limit,
     )
     level = f"{100 * settings.evaluate.confidence:g} %"
-    console.print(_ways(found, level))
+    console.print(_ways(found, level), markup=True)
     console.print(
         f"Differences are from {found[0].variant.name}, with the {level} interval of the paired "
         "bootstrap. Times are medians of the prediction alone.\nTo choose a way, set `predict` in "
@@ -175,7 +176,7 @@ def _score(
         f"(Hausdorff, 95th percentile: {_figure(boundary['hausdorff95'], 2)} px)",
         f"expected calibration error {_figure(error)}",
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=True)
 
 
 CLASS_COLUMNS: Mapping[str, str] = {
@@ -194,7 +195,7 @@ def _classes(found: Mapping[str, Any]) -> Table:
     for name, figures in found["classes"].items():
         if figures["truth_pixels"] or figures["predicted_pixels"]:
             table.add_row(
-                escape(name),
+                name,
                 *(_figure(figures[key]) for key in CLASS_COLUMNS),
                 _figure(figures["contour_distance"], 2),
             )

@@ -20,11 +20,15 @@ def show_decision(decision: Decision, version: int | str) -> None:
         decision.verdict, "cyan"
     )
     console.print(
-        f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]", highlight=False
+        f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]",
+        highlight=False,
+        markup=True,
     )
     for check in decision.checks:
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
-        console.print(f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True, markup=True
+        )
 
 
 def show_summary(root: Path, summary: Any) -> None:
@@ -50,6 +54,7 @@ def show_summary(root: Path, summary: Any) -> None:
         f"mIoU on val: [bold]{score['miou']:.3f}[/] ({score['confidence']:.0%} interval "
         f"{score['miou_low']:.3f} to {score['miou_high']:.3f}, {score['images']} images)",
         highlight=False,
+        markup=True,
     )
     if not summary.created:
         console.print(
@@ -59,7 +64,9 @@ def show_summary(root: Path, summary: Any) -> None:
     show_decision(summary.decision, summary.version)
     aliases = ", ".join(_aliases(root, summary.version)) or "none"
     console.print(
-        f"{summary.model} version {summary.version}, aliases: [bold]{aliases}[/]", highlight=False
+        f"{escape(summary.model)} version {summary.version}, aliases: [bold]{escape(aliases)}[/]",
+        highlight=False,
+        markup=True,
     )
     console.print("\nLook at:")
     for path in (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE):

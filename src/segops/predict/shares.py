@@ -29,7 +29,8 @@ def write_table(
 
     One row an image: its name, width and height as seen, the confidence (mean probability of the
     top class), the share of the image (0..1) that each class was predicted on, and the error that
-    kept it from being predicted.
+    kept it from being predicted. Confidence and shares have six significant digits; the journal
+    keeps all.
 
     Args:
         path: The CSV file, in UTF-8.
@@ -49,6 +50,6 @@ def write_table(
                 writer.writerow([name, *empty, found])
                 continue
             total = found.width * found.height
-            shares = [pixels / total for pixels in found.pixels]
-            fixed = [name, found.width, found.height, found.confidence]
-            writer.writerow([*fixed, *shares, ""])
+            shares = (pixels / total for pixels in found.pixels)
+            figures = [f"{value:.6g}" for value in (found.confidence, *shares)]
+            writer.writerow([name, found.width, found.height, *figures, ""])

@@ -65,11 +65,11 @@ def test_every_image_gets_a_mask_an_overlay_and_a_row(
         Image.fromarray(overlay(image, expected.mask)).save(drawn, "JPEG", quality=90)
         assert target.with_suffix(".overlay.jpg").read_bytes() == drawn.getvalue()
         shares = np.bincount(expected.mask.ravel(), minlength=3) / expected.mask.size
+        figures = [float(f"{value:.6g}") for value in (expected.confidence, *shares)]
         assert rows[name] == {
             "width": image.shape[1],
             "height": image.shape[0],
-            "confidence": expected.confidence,
-            **dict(zip(NAMES, shares.tolist(), strict=True)),
+            **dict(zip(("confidence", *NAMES), figures, strict=True)),
             "error": None,
         }
         classes |= set(np.unique(expected.mask).tolist())
@@ -379,3 +379,10 @@ def test_a_class_called_like_a_column_is_told_apart(tmp_path: Path) -> None:
     assert found.columns.tolist() == columns(names)
     assert found.iloc[0, 1:7].tolist() == [4, 2, 0.5, 1 / 8, 7 / 8, 0]
     assert found["error"].tolist()[1] == "broken,\nby far"
+
+
+def test_figures_are_written_to_six_significant_digits(tmp_path: Path) -> None:
+    entry = Entry("", "", "cpu", 1000, 700, 0.9876543210987654, (466_666, 7, 233_327), {})
+    write_table(tmp_path / "table.csv", ("a", "b", "c"), [("one", entry)])
+    row = (tmp_path / "table.csv").read_text().splitlines()[1]
+    assert row == "one,1000,700,0.987654,0.666666,1e-05,0.333324,"

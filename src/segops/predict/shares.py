@@ -39,8 +39,9 @@ def write_table(
 
     One row an image: its name, width and height as seen, the confidence (mean probability of the
     top class), the share of the image (0..1) that each class was predicted on, and the error that
-    kept it from being predicted. No text is one that a spreadsheet takes for a formula: such an
-    image is named ``./NAME``, which is the same path, and such an error has `error:` before it.
+    kept it from being predicted. Confidence and shares have six significant digits; the journal
+    keeps all. No text is one that a spreadsheet takes for a formula: such an image is named
+    ``./NAME``, which is the same path, and such an error has `error:` before it.
 
     Args:
         path: The CSV file, in UTF-8.
@@ -62,9 +63,9 @@ def write_table(
                 writer.writerow([_cell(image), *empty, _cell(error)])
                 continue
             total = found.width * found.height
-            shares = [pixels / total for pixels in found.pixels]
-            fixed = [_cell(image), found.width, found.height, found.confidence]
-            writer.writerow([*fixed, *shares, ""])
+            shares = (pixels / total for pixels in found.pixels)
+            figures = [f"{value:.6g}" for value in (found.confidence, *shares)]
+            writer.writerow([_cell(image), found.width, found.height, *figures, ""])
 
 
 def _cell(text: str) -> str:

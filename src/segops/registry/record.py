@@ -200,7 +200,7 @@ def _script(
         settings.data.path,
         found.weights_sha256,
         found.bundle_digest,
-        reproduce.elsewhere(found.root, settings.model, found.training.get("start_model")),
+        reproduce.elsewhere(found.root, settings.model, settings.train, found.training),
     )
     return {"reproduce.sh": script}
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ from prefect.states import Completed, Failed
 from segops import files, paths, pipeline
 from segops.errors import SegopsError, TransientError
 from segops.params.file import load_params
+from segops.report.figures import sentence
 
 if TYPE_CHECKING:
     from segops.registry.gate import Decision
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from segops.registry.register import Registered
 
 Result = TypeVar("Result")
-REPORTS = (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE)
+MARKS = {"passed": "passed", "failed": "**failed**", "undecided": "**undecided**"}
 
 
 @dataclass(frozen=True)
@@ -204,28 +206,36 @@ def _verdict(summary: Summary) -> str:
     return f"Version {summary.version}: {summary.decision.verdict}."
 
 
-def _show(summary: Summary) -> None:
-    """Put the verdict and the metrics on the flow run's page."""
-    evaluation = summary.evaluation
+def verdict_page(summary: Summary) -> str:
+    """The verdict, the score and every check, in Markdown."""
     lines = [
         f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
-        f"mIoU on val **{evaluation['miou']:.3f}** ({evaluation['confidence']:.0%} interval "
-        f"{evaluation['miou_low']:.3f} to {evaluation['miou_high']:.3f}, "
-        f"{evaluation['images']} images). {_verdict(summary)}",
-        "| check | passed | what was found |",
+        f"**{sentence(summary.evaluation)}**. {_verdict(summary)}",
+        "| check | outcome | what was found |",
         "| --- | --- | --- |",
         *(
-            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.sentence} |"
+            f"| {_cell(check.name)} | {MARKS[check.outcome]} | {_cell(check.sentence)} |"
             for check in summary.decision.checks
         ),
     ]
-    text = "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
-    create_markdown_artifact(key="verdict", markdown=text, description="The gate's verdict")
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table; names of classes are the user's own."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
+def _show(summary: Summary) -> None:
+    """Put the verdict and the metrics on the flow run's page."""
+    create_markdown_artifact(
+        key="verdict", markdown=verdict_page(summary), description="The gate's verdict"
+    )
     create_table_artifact(
         key="class-iou",
         table=[
             {"class": name, **{key: _shown(values[key]) for key in ("iou", "precision", "recall")}}
-            for name, values in evaluation["classes"].items()
+            for name, values in summary.evaluation["classes"].items()
             if values["truth_pixels"]
         ],
         description="Per-class metrics on val",

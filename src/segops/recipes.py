@@ -19,6 +19,7 @@ from segops.edit import Edit, overlay_values, plan
 from segops.errors import SegopsError
 from segops.params.base import Section
 from segops.params.file import Params, load_params
+from segops.params.messages import problems
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import SPLITS, open_layout
 
@@ -106,7 +107,7 @@ def read(path: Path) -> Recipe:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SegopsError(f"{path}: no such recipe.") from None
+        raise SegopsError(f"{path}: no such recipe. `segops recipes` lists them.") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise SegopsError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get(ABOUT), dict):
@@ -117,9 +118,7 @@ def read(path: Path) -> Recipe:
     try:
         about = About.model_validate(tree.pop(ABOUT))
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, (ABOUT, *one['loc'])))}: {one['msg']}" for one in error.errors()
-        ]
+        lines = [f"  {ABOUT}.{one}" for one in problems(About, error.errors())]
         raise SegopsError("\n".join([f"{path}: not a usable recipe:", *lines])) from None
     return Recipe(path, about, overlay_values(tree))
 

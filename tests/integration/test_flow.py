@@ -19,6 +19,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import retrain as retrain_module
 from segops import files, paths, pipeline
+from segops.cli.summary import show_summary
 from segops.errors import SegopsError, TransientError
 from segops.evaluate import reference
 from segops.registry import ledger
@@ -102,6 +103,25 @@ def test_second_run_is_refused_while_one_is_under_way(
         state = retrain(root)
     assert state.is_failed()
     assert "another run is under way in this workspace" in state.message
+
+
+@pytest.mark.slow
+def test_a_run_with_one_image_of_val_ends_well(
+    server: None, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = workspace / "data" / "voc" / "ImageSets" / "Segmentation" / "val.txt"
+    first, *others = listed.read_text().split()
+    listed.write_text(f"{first}\n")
+    for one in others:
+        for path in (workspace / "data" / "voc").rglob(f"{one}.*"):
+            path.unlink()
+    summary = retrain_module.run(workspace)
+    assert summary.evaluation["miou_low"] is None
+    assert summary.decision.verdict == "promoted"
+    show_summary(workspace, summary)
+    without = "on 1 image of val (no interval: one image says nothing of the spread)"
+    assert without in " ".join(capsys.readouterr().out.split())
+    assert without in artifacts("verdict")[-1].data
 
 
 @pytest.mark.slow

@@ -211,6 +211,22 @@ def test_before_the_first_commit_it_records_and_the_code_is_filled_in_later(
     assert record(root).changed == []
 
 
+def test_what_was_not_tracked_when_recorded_is_filled_in_later(tmp_path: Path) -> None:
+    root = made.make(tmp_path / "checkout")
+    made.train(root, seed=1)
+    pointer = root / "data" / "voc.dvc"
+    content = pointer.read_bytes()
+    pointer.unlink()
+    done = record(root)
+    client = made.client(root)
+    assert "data_md5" in lineage.missing(client.get_run(done.run_id).data.tags)
+    assert record(root).changed == []
+    pointer.write_bytes(content)
+    assert record(root).changed == ["lineage"]
+    assert "data_md5" not in lineage.missing(client.get_run(done.run_id).data.tags)
+    assert record(root).changed == []
+
+
 def test_code_that_differs_is_stored_and_stays_as_it_was_first_told(root: Path) -> None:
     (root / "src/code.py").write_text("CODE = 2\n", encoding="utf-8")
     done = record(root)

@@ -254,9 +254,9 @@ def test_too_few_images_to_decide_is_inconclusive() -> None:
     decision = decide(evidence(champion=weak, best=weak), POLICY)
     assert decision.verdict == "inconclusive"
     check = next(one for one in decision.checks if one.name == "champion")
-    assert not check.passed
-    assert check.undecided
+    assert check.outcome == "undecided"
     assert "0.048" in check.sentence
+    assert decision.reason == check.sentence
 
 
 def test_loss_beyond_the_margin_is_rejected_even_where_the_interval_is_wide() -> None:
@@ -266,7 +266,11 @@ def test_loss_beyond_the_margin_is_rejected_even_where_the_interval_is_wide() ->
 
 def test_inconclusive_comparison_does_not_hide_another_failure() -> None:
     weak = comparison(difference=0.0, low=-0.05, high=0.05)
-    assert decide(replace(score(miou=0.1), champion=weak), POLICY).verdict == "rejected"
+    decision = decide(replace(score(miou=0.1), champion=weak), POLICY)
+    assert decision.verdict == "rejected"
+    outcomes = {check.name: check.outcome for check in decision.checks}
+    assert (outcomes["mIoU"], outcomes["champion"]) == ("failed", "undecided")
+    assert decision.reason == "mIoU on val is 0.100, below 0.500."
 
 
 def test_loss_of_exactly_the_margin_passes() -> None:
@@ -339,8 +343,9 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
         "math",
         "typing",
         "pydantic",
-        "segops.params",
+        "segops.params.gate",
         "segops.registry.evidence",
+        "segops.report.figures",
     }
 
 

@@ -81,14 +81,21 @@ def test_each_field_is_collected_and_its_absence_rejects(field: str, checkout: P
             challenger=Challenger("segops", "1", "run", "new"),
             score=Score(0.9, {}, 9, 0, "new", "d", "v"),
             validation=Validation(True, "d"),
-            lineage_missing=tuple(lineage.missing(tags)),
+            lineage_missing=lineage.gaps(tags),
             champion=NoRelease(),
             best=NoRelease(),
         ),
         GateParams(),
     )
     assert decision.verdict == "rejected"
-    assert field in decision.reason
+    assert f"The lineage lacks {field} ({lineage.REMEDIES[field]}). Then" in decision.reason
+
+
+def test_fields_with_one_remedy_are_told_together() -> None:
+    told = lineage.gaps({tag("code_differs"): "true"})
+    assert told[0].startswith("code_commit, reproduce (`git init` where")
+    assert set(lineage.REMEDIES) == {*LINEAGE_FIELDS, lineage.PATCH_FIELD}
+    assert sum(len(one.partition(" (")[0].split(", ")) for one in told) == len(LINEAGE_FIELDS)
 
 
 @pytest.mark.parametrize("field", LINEAGE_FIELDS)

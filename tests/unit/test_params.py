@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -27,27 +29,34 @@ def test_defaults_are_usable() -> None:
 @pytest.mark.parametrize(
     ("tree", "expected"),
     [
-        ({"train": {"lr": -1}}, "train.lr: Input should be greater than 0 (found -1)"),
+        ({"train": {"lr": -1}}, "train.lr: expected a number above 0 (found -1)"),
         ({"train": {"learning_rate": 1}}, "train.learning_rate: no such parameter; expected one"),
         ({"trian": {}}, "trian: no such parameter; expected one of data, validate"),
-        ({"train": {"optimizer": "lion"}}, "train.optimizer: Input should be 'sgd', 'adam'"),
+        (
+            {"train": {"optimizer": "lion"}},
+            "train.optimizer: expected sgd, adam or adamw (found 'lion')",
+        ),
         ({"train": {"lr": float("nan")}}, "train.lr"),
         ({"gate": {"min_miou": 1.5}}, "gate.min_miou"),
         ({"augment": {"scale": {"range": [2.0, 0.5]}}}, "expected the smaller number first"),
         ({"augment": {"blur": {"sigma": [2, 0.3]}}}, "augment.blur.sigma: expected the smaller"),
         ({"augment": {"noise": {"std": [0.2, 0.1]}}}, "augment.noise.std: expected the smaller"),
-        ({"augment": {"noise": {"std": [1, 12]}}}, "less than or equal to 1 (found 12)"),
+        (
+            {"augment": {"noise": {"std": [1, 12]}}},
+            "augment.noise.std: entry 2: expected a number from 0 to 1 (found 12)",
+        ),
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
         ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),
         ({"data": {"classes": ["background", "a", "a"]}}, "expected every name once"),
-        ({"augment": {"crop": 64}}, "  augment.crop: expected a list, as in [512, 512] (found 64)"),
+        ({"augment": {"crop": 64}}, "at least 1, as in [512, 512] (found 64)"),
         ({"gate": {"min_class_iou": {"unicorn": 0.1}}}, "  gate.min_class_iou names unicorn"),
         (
             {
                 "gate": {"min_class_iou": {"lion": 0.1}},
                 "validate": {"required_classes": ["unicorn"]},
             },
-            "required_classes names unicorn; gate.min_class_iou names lion; data.classes has back",
+            "required_classes names unicorn; gate.min_class_iou names lion; expected names out of "
+            "data.classes: background, aeroplane",
         ),
         (
             {"validate": {"required_classes": ["unicorn"]}},
@@ -58,19 +67,26 @@ def test_defaults_are_usable() -> None:
             "early_stopping_patience needs a selection split",
         ),
         ({"train": {"selection_share": 0, "schedule": "plateau"}}, "plateau schedule needs"),
-        ({"train": {"epochs": 1, "warmup_epochs": 1}}, "leaves none of 1 epochs"),
-        ({"train": {"lr": 0.1, "min_lr": 0.2}}, "min_lr 0.2 is above lr 0.1"),
+        (
+            {"train": {"epochs": 1, "warmup_epochs": 1}},
+            "train: warmup_epochs 1 leaves none of epochs 1 after it: set train.warmup_epochs to "
+            "0, or train.epochs to 2 or more",
+        ),
+        ({"train": {"lr": 0.1, "min_lr": 0.2}}, "min_lr 0.2 is above lr 0.1; expected at most 0.1"),
         ({"train": {"batch_size": 10, "accumulate": 4}}, "nearest: 8 or 12"),
         ({"train": {"batch_size": 1, "devices": 2}}, "= 2 equal parts; nearest: 2"),
         ({"train": {"compile": True}}, "compile and deterministic exclude each other"),
         ({"train": {"sync_batch_norm": True}}, "sync_batch_norm needs several devices"),
-        ({"train": {"loss": "dice+unicorn"}}, "train.loss.1.name: Input should be 'cross_entropy'"),
+        (
+            {"train": {"loss": "dice+unicorn"}},
+            "train.loss: entry 2: name: expected cross_entropy, ohem",
+        ),
         ({"train": {"loss": []}}, "train.loss: "),
-        ({"train": {"loss": 64}}, "train.loss: expected a list (found 64)"),
+        ({"train": {"loss": 64}}, "train.loss: expected names of losses joined by +"),
         ({"train": {"loss": [{"name": "dice", "gamma": 2.0}]}}, "dice has no option gamma"),
         (
             {"train": {"loss": [{"name": "focal", "gama": 2.0}]}},
-            "train.loss.0.gama: no such parameter; expected one of name, weight, label_smoothing",
+            "train.loss: entry 1: gama: no such parameter; expected one of name, weight, label_",
         ),
         ({"train": {"loss": "dice", "class_weights": "median_frequency"}}, "class_weights act on"),
         ({"train": {"class_weights": [0.0, 0.0]}}, "expected at least one above 0"),
@@ -110,17 +126,38 @@ def test_bad_value_is_named(tree: dict[str, object], expected: str) -> None:
     assert expected in str(caught.value)
 
 
+REMEDIES = re.compile(
+    r"expected|[Ss]et |must be|nearest|works with|as train\.lr|takes `choices`|hint|reasons?\b"
+)
+
+
+def test_every_refusal_says_what_to_write_instead() -> None:
+    raised = [
+        (path.name, node.lineno, ast.unparse(node.exc.args[0]))
+        for path in sorted((ROOT / "src" / "segops" / "params").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        if isinstance(node.exc.func, ast.Name) and node.exc.func.id == "ValueError"
+    ]
+    assert len(raised) > 20
+    assert [one for one in raised if not REMEDIES.search(one[2])] == []
+
+
 @pytest.mark.parametrize(
     ("key", "given", "expected"),
     [
-        ("train.lr", {"low": -3, "high": 1}, "Input should be greater than 0 (found -3"),
-        ("augment.scale.p", {"low": 0, "high": 2}, "less than or equal to 1 (found 2"),
+        ("train.lr", {"low": -3, "high": 1}, "expected a number above 0 (found -3"),
+        ("augment.scale.p", {"low": 0, "high": 2}, "expected a number from 0 to 1 (found 2"),
         ("train.optimizer", {"low": 0, "high": 1}, "train.optimizer is no number"),
         ("train.deterministic", {"low": 0, "high": 1}, "train.deterministic is no number"),
         ("model.output_stride", {"low": 8, "high": 32}, "model.output_stride is no number"),
-        ("train.optimizer", {"choices": ["sgd", "lion"]}, "or 'adamw' (found 'lion')"),
+        ("train.optimizer", {"choices": ["sgd", "lion"]}, "or adamw (found 'lion')"),
         ("train.loss", {"choices": ["dice", "dise"]}, "(found 'dise')"),
-        ("train.batch_size", {"low": 2.5, "high": 8}, "valid integer"),
+        (
+            "train.batch_size",
+            {"low": 2.5, "high": 8},
+            "expected a whole number of at least 1 (found 2.5)",
+        ),
         (
             "model.architecture",
             {"choices": ["unet", "u-net"]},

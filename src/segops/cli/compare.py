@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console
+from segops.report.figures import counted, level
 
 if TYPE_CHECKING:
     from segops.registry.compare import Compared
@@ -50,7 +51,7 @@ def compare(
 
 
 def _show(compared: Compared) -> None:
-    images = f"{compared.images} images of val"
+    images = f"{counted(compared.images, 'image')} of val"
     if compared.excluded:
         images += f", without {compared.excluded} that one of the models was trained on"
     table = Table(title=f"On {images}", title_justify="left")
@@ -73,9 +74,9 @@ def _show(compared: Compared) -> None:
             difference,
         )
     console.print(table)
-    level = compared.opponents[0].confidence
+    at = level(compared.opponents[0].confidence)
     console.print(
-        f"Intervals: bootstrap over images at {level:.0%}; differences on the same draws.",
+        f"Intervals: bootstrap over images at {at}; differences on the same draws.",
         highlight=False,
     )
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from segops.cli.common import checkout, console
 from segops.errors import SegopsError
+from segops.report.figures import level, sentence
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
@@ -113,10 +114,10 @@ def _compare(
         exclude_sha256=seen,
         limit=limit,
     )
-    level = f"{100 * settings.evaluate.confidence:g} %"
-    console.print(_ways(found, level), markup=True)
+    at = level(settings.evaluate.confidence)
+    console.print(_ways(found, at), markup=True)
     console.print(
-        f"Differences are from {found[0].variant.name}, with the {level} interval of the paired "
+        f"Differences are from {found[0].variant.name}, with the {at} interval of the paired "
         "bootstrap. Times are medians of the prediction alone.\nTo choose a way, set `predict` in "
         "params.yaml; `segops run` packages the model anew and trains nothing.",
         highlight=False,
@@ -124,11 +125,11 @@ def _compare(
     )
 
 
-def _ways(found: list[Measured], level: str) -> Table:
+def _ways(found: list[Measured], at: str) -> Table:
     table = Table(title="Ways to predict", title_justify="left")
     table.add_column("way\n  settings")
     for heading in (
-        "mIoU", "boundary\nIoU", "ms per\nimage", f"difference of mIoU\n{level} interval",
+        "mIoU", "boundary\nIoU", "ms per\nimage", f"difference of mIoU\n{at} interval",
     ):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found:
@@ -152,7 +153,7 @@ def _difference(one: Measured) -> str:
 def _score(
     bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
 ) -> None:
-    from segops.evaluate.evaluation import evaluation, sentence
+    from segops.evaluate.evaluation import evaluation
     from segops.evaluate.score import score
 
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:

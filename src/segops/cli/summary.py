@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from segops.cli.common import console
+from segops.report.figures import sentence
 
 if TYPE_CHECKING:
-    from segops.registry.gate import Decision
+    from segops.registry.gate import Decision, Outcome, Verdict
+
+VERDICTS: Mapping[Verdict, str] = {
+    "promoted": "green",
+    "rejected": "red",
+    "inconclusive": "yellow",
+    "unchanged": "cyan",
+}
+OUTCOMES: Mapping[Outcome, str] = {"passed": "green", "failed": "red", "undecided": "yellow"}
 
 
 def show_decision(decision: Decision, version: int | str) -> None:
     """Print the gate's verdict on a version, and each of its checks."""
-    colour = {"promoted": "green", "rejected": "red", "inconclusive": "yellow"}.get(
-        decision.verdict, "cyan"
-    )
+    colour = VERDICTS[decision.verdict]
     console.print(
         f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]",
         highlight=False,
         markup=True,
     )
     for check in decision.checks:
-        mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        # As wide as "undecided", so that the sentences stand below each other.
+        mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
         console.print(
             f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True, markup=True
         )
@@ -49,13 +58,7 @@ def show_summary(root: Path, summary: Any) -> None:
         console.print(f"Stages restored from the cache: {', '.join(restored)}.", highlight=False)
     else:
         console.print("Nothing changed: no stage was run again.", highlight=False)
-    score = summary.evaluation
-    console.print(
-        f"mIoU on val: [bold]{score['miou']:.3f}[/] ({score['confidence']:.0%} interval "
-        f"{score['miou_low']:.3f} to {score['miou_high']:.3f}, {score['images']} images)",
-        highlight=False,
-        markup=True,
-    )
+    console.print(f"[bold]{escape(sentence(summary.evaluation))}[/]", highlight=False, markup=True)
     if not summary.created:
         console.print(
             f"No new version: {summary.model} version {summary.version} holds these weights.",

@@ -225,7 +225,8 @@ class RareFirst:
         pixels = counts.sum(axis=0)
         if not pixels.any():
             raise SegopsError(
-                "train.sampling: rare_first, but no pixel of the training images has a label"
+                "train.sampling: rare_first, but no pixel of the training images has a label. "
+                "Label their masks, or set train.sampling to uniform."
             )
         exponents = np.where(pixels > 0, (1 - pixels / pixels.sum()) / temperature, -np.inf)
         odds = np.exp(exponents - exponents.max())

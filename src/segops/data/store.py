@@ -281,7 +281,8 @@ def _decode(layout: Layout, image_id: str) -> _Decoded | SegopsError:
     if image.shape[:2] != mask.shape:
         return SegopsError(
             f"{image_id}: image of {image.shape[1]} x {image.shape[0]} pixels, mask of "
-            f"{mask.shape[1]} x {mask.shape[0]}; expected the same size"
+            f"{mask.shape[1]} x {mask.shape[0]}; expected the same size. "
+            "Make the mask anew from this very image."
         )
     return _Decoded(image, mask, sha256_bytes(image_bytes), sha256_bytes(mask_bytes))
 

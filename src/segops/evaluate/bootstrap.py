@@ -246,7 +246,8 @@ def _require_sound(counts: pd.DataFrame) -> None:
         images = sorted(set(counts.loc[wrong, "image_id"]))
         raise SegopsError(
             f"The table of counts contradicts itself for {', '.join(images[:10])}: expected one "
-            "row an image and class, and 0 <= intersection <= predicted and truth."
+            "row an image and class, and 0 <= intersection <= predicted and truth. "
+            "`dvc repro --force evaluate` makes it anew."
         )
 
 

@@ -53,7 +53,7 @@ def oppose(
     if not classes:
         raise SegopsError(
             f"{name}: no labelled image is left to compare on; the two models were trained on all "
-            "of them."
+            "of them. Put images into val that neither was trained on."
         )
     samples, seed = settings.bootstrap_samples, settings.seed
     one_sided = (1 + settings.confidence) / 2

@@ -36,7 +36,10 @@ def evaluation(
         SegopsError: The split has no labelled pixel.
     """
     if scores.confusion.sum() == 0:
-        raise SegopsError(f"{paths.PACKED}: {split} has no labelled pixel to score on.")
+        raise SegopsError(
+            f"{paths.PACKED}: {split} has no labelled pixel to score on. Put labelled images into "
+            f"{split} that the model was not trained on."
+        )
     low, high = interval(
         scores.counts, settings.bootstrap_samples, settings.confidence, settings.seed
     )
@@ -62,16 +65,3 @@ def evaluation(
         "weights_sha256": scores.weights_sha256,
         "bundle_digest": scores.bundle_digest,
     }
-
-
-def sentence(evaluation: dict[str, Any]) -> str:
-    """The gist of an evaluation, for the log."""
-    text = (
-        f"mIoU {evaluation['miou']:.3f} on {evaluation['images']} images of {evaluation['split']}"
-    )
-    if evaluation["miou_low"] is None:
-        return text
-    return (
-        f"{text} ({100 * evaluation['confidence']:g} % interval "
-        f"{evaluation['miou_low']:.3f} to {evaluation['miou_high']:.3f})"
-    )

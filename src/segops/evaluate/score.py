@@ -264,12 +264,13 @@ def _checked(bundle: Path, store: PackedStore, expected_digest: str | None) -> t
     """The bundle's absolute path and the digest it must have; its classes are the data's."""
     bundle = bundle.resolve()
     if not bundle.is_dir():
-        raise SegopsError(f"{bundle}: no such directory. The stage `package` writes a bundle.")
+        raise SegopsError(f"{bundle}: no such directory. `dvc repro package` makes a bundle.")
     names = tuple(files.read_json(bundle / isolate.MODEL)["class_names"])
     if names != store.class_names:
         raise SegopsError(
             f"{bundle}: the model knows the classes {', '.join(names)}; the data has "
-            f"{', '.join(store.class_names)}. They must be the same, in the same order."
+            f"{', '.join(store.class_names)}. They must be the same, in the same order: "
+            "`segops run` trains a model of these classes."
         )
     return bundle, files.sha256_tree(bundle) if expected_digest is None else expected_digest
 

@@ -161,7 +161,10 @@ def compare(
     found = dict(zip(distinct, scores, strict=True))
     plain = found[every[0].description]
     if plain.confusion.sum() == 0:
-        raise SegopsError(f"{store.path}: no labelled pixel of {split} is left to score on.")
+        raise SegopsError(
+            f"{store.path}: no labelled pixel of {split} is left to score on. Leave --limit out, "
+            f"or put labelled images into {split} that the model was not trained on."
+        )
     return [_measure(one, found[one.description], plain, settings) for one in every]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,6 +16,17 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a parameter takes, in words, where its type alone would not tell.
+
+    Attributes:
+        text: As it follows "expected" in a message.
+    """
+
+    text: str
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -51,11 +63,13 @@ class Sections(BaseModel):
         Raises:
             SegopsError: The file is missing, is not YAML, or one of these sections is not usable.
         """
+        from segops.params.messages import listed
+
         tree, name = read_yaml(path)
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise SegopsError(f"{name}: {error}") from None
+            raise SegopsError(listed(cls, error, name)) from None
 
     @classmethod
     def of(cls, whole: BaseModel) -> Self:

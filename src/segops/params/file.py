@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from segops.errors import SegopsError
@@ -20,6 +20,7 @@ from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
+from segops.params.messages import listed, problems
 from segops.params.predict import PredictParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
@@ -62,7 +63,9 @@ class Params(Sections):
             if unknown:
                 strange.append(f"{key} names {', '.join(unknown)}")
         if strange:
-            raise ValueError(f"{'; '.join(strange)}; data.classes has {', '.join(names)}")
+            raise ValueError(
+                f"{'; '.join(strange)}; expected names out of data.classes: {', '.join(names)}"
+            )
         weights = self.train.class_weights
         if isinstance(weights, tuple) and len(weights) != len(names):
             raise ValueError(
@@ -77,8 +80,8 @@ class Params(Sections):
         for key in self.tune.ranges:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"tune.ranges names {key}, which is no parameter{hint}")
+                hint = f"did you mean {close[0]}?" if close else "expected a key such as train.lr"
+                raise ValueError(f"tune.ranges names {key}, which is no parameter; {hint}")
         reasons = [
             f"tune.ranges.{key}: {reason}"
             for key, given in self.tune.ranges.items()
@@ -111,8 +114,7 @@ class Params(Sections):
                 # and a training, which reads this too, searches nothing.
                 own = [one for one in error.errors() if list(one["loc"][: len(path)]) == path]
                 reasons += [
-                    f"{one['msg'].removeprefix('Value error, ')} (found {value!r})"
-                    for one in own[:1]
+                    one.partition(": ")[2] for one in problems(Params, own[:1], within=(first,))
                 ]
         return reasons
 
@@ -147,37 +149,7 @@ def parse_params(tree: Any, name: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{name}: {error.error_count()} parameter(s) are not usable:"]
-        lines += [f"  {_describe(one)}" for one in error.errors()]
-        raise SegopsError("\n".join(lines)) from None
-
-
-def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    message, found = error["msg"].removeprefix("Value error, "), error["input"]
-    if not key:  # about several parameters, which the message names
-        return str(message)
-    if error["type"] == "extra_forbidden":
-        return f"{key}: no such parameter; expected one of {', '.join(_siblings(error['loc']))}"
-    if error["type"] == "tuple_type":
-        field = _field(key)
-        usual = field.default if field is not None else None
-        numbers = isinstance(usual, tuple) and all(isinstance(one, (int, float)) for one in usual)
-        example = f", as in {list(usual)}" if usual and numbers else ""
-        message = f"expected a list{example}"
-    shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
-    return f"{key}: {message}{shown}"
-
-
-def _siblings(location: tuple[str | int, ...]) -> list[str]:
-    section: Any = Params
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        for name, field in section.model_fields.items():
-            if part in (name, field.alias):
-                section = _section(field.annotation)
-    return [field.alias or name for name, field in section.model_fields.items()]
+        raise SegopsError(listed(Params, error, name)) from None
 
 
 def _field(key: str) -> FieldInfo | None:
@@ -189,8 +161,3 @@ def _field(key: str) -> FieldInfo | None:
         field = next((one for own, one in fields.items() if name in (own, one.alias)), None)
         section = field.annotation if field else None
     return field
-
-
-def _section(annotation: Any) -> Any:
-    """The section in an annotation such as ``tuple[LossParams, ...]``."""
-    return next((one for one in get_args(annotation) if hasattr(one, "model_fields")), annotation)

@@ -47,7 +47,7 @@ class LossParams(Section):
         if unknown:
             raise ValueError(
                 f"the loss {self.name} has no option {', '.join(unknown)}; expected "
-                f"{', '.join(allowed) or 'none'}"
+                f"{', '.join(allowed) or 'none, so leave it out'}"
             )
         return self
 

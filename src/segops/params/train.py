@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from segops.params.base import Count, Fraction, NonNegative, Positive, Section
+from segops.params.base import Count, Fraction, NonNegative, Positive, Section, Words
 from segops.params.loss import WEIGHTED, LossParams
 
 
@@ -29,6 +29,7 @@ Loss = Annotated[
     tuple[LossParams, ...],
     BeforeValidator(_parts),
     Field(min_length=1),
+    Words("names of losses joined by +, or a list of mappings with name, weight and options"),
     PlainSerializer(_spelled),
 ]
 
@@ -146,10 +147,14 @@ class TrainParams(Section):
 
     def _lengths(self) -> None:
         if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+            raise ValueError(
+                f"min_lr {self.min_lr:g} is above lr {self.lr:g}; expected at most {self.lr:g}"
+            )
         if self.iterations is None and self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs {self.warmup_epochs} leaves none of {self.epochs} epochs"
+                f"warmup_epochs {self.warmup_epochs:g} leaves none of epochs {self.epochs} after "
+                "it: set train.warmup_epochs to 0, or train.epochs to "
+                f"{math.floor(self.warmup_epochs) + 1} or more"
             )
         shares = self.accumulate * self.nodes * (self.devices if self.devices != "auto" else 1)
         if self.batch_size % shares:

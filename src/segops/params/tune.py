@@ -41,9 +41,15 @@ class RangeParams(Section):
         if self.low >= self.high:
             raise ValueError(f"expected low {self.low:g} below high {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range begins above 0 (found {self.low:g})")
+            raise ValueError(
+                f"a logarithmic range begins above 0 (found {self.low:g}): raise low, or set log "
+                "to false"
+            )
         if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
-            raise ValueError("an integer range has whole numbers as low and high")
+            raise ValueError(
+                "an integer range has whole numbers as low and high: round them, or set integer to "
+                "false"
+            )
         return self
 
     @property

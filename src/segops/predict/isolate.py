@@ -54,7 +54,7 @@ def open_bundle(
     if expected_digest is not None and found != expected_digest:
         raise BundleError(
             f"{directory}: digest {found}; expected {expected_digest}. "
-            "The bundle was changed after it was made; its code was not run."
+            "The bundle was changed after it was made; its code was not run. Get it anew."
         )
     try:
         model = json.loads(contents[MODEL])
@@ -62,7 +62,8 @@ def open_bundle(
         raise BundleError(f"{directory / MODEL}: not JSON: {error}.") from None
     if model.get("format") != FORMAT:
         raise BundleError(
-            f"{directory / MODEL}: format {model.get('format')!r}; this code reads {FORMAT}."
+            f"{directory / MODEL}: format {model.get('format')!r}; this code reads {FORMAT}. "
+            "Use the version of segops that made it."
         )
     if predict is not None:
         model["predict"] = dict(predict)

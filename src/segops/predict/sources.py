@@ -61,7 +61,7 @@ def find(source: Path, output: Path) -> list[Source]:
             raise SegopsError(f"{source}: its mask would replace it. Give another --output.")
         return found
     if not source.is_dir():
-        raise SegopsError(f"{source}: no such file or directory.")
+        raise SegopsError(f"{source}: no such file or directory. Expected images.")
     inside = source.resolve() in output.resolve().parents
     if inside:
         _require_own(output)

@@ -151,7 +151,8 @@ def fetch_logged(store: Store, model: LoggedModel, target: Path) -> Path:
     if found != logged:
         raise SegopsError(
             f"{name}: its artifact has the digest {found[:12]}, logged was {logged[:12]}. "
-            "It was changed since; its code is not run."
+            "It was changed since; its code is not run. Restore it from a backup, or choose "
+            "another."
         )
     return bundle
 
@@ -168,7 +169,8 @@ def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
         place = tree["flavors"]["python_function"]["artifacts"][KEY]["path"]
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise SegopsError(
-            f"{name}: its artifact at {uri} holds no bundle of segops ({error})."
+            f"{name}: its artifact at {uri} holds no bundle of segops ({error}). "
+            "Choose a version that segops registered."
         ) from None
     bundle: Path = (local / str(place)).resolve()
     if not bundle.is_relative_to(local.resolve()) or not bundle.is_dir():
@@ -190,6 +192,7 @@ def checked_bundle(
     if not expected_digest or found != expected_digest:
         raise SegopsError(
             f"{model} version {version}: its artifact has the digest {found[:12]}, registered was "
-            f"{expected_digest[:12] or '(none)'}. It was changed since; its code is not run."
+            f"{expected_digest[:12] or '(none)'}. It was changed since; its code is not run. "
+            "Restore it from a backup, or choose another version."
         )
     return bundle

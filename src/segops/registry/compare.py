@@ -158,7 +158,8 @@ def _seen(store: PackedStore, models: list[Contender]) -> frozenset[str]:
         if one.class_names != store.class_names:
             raise SegopsError(
                 f"{one.name}: it knows the classes {', '.join(one.class_names)}; the data have "
-                f"{', '.join(store.class_names)}. Only models of the same classes are compared."
+                f"{', '.join(store.class_names)}. Only models of the same classes are compared. "
+                "Leave this one out, or compare in a checkout whose data have its classes."
             )
     hashes = frozenset(store.image_sha256(image_id) for image_id in store.ids(SPLIT))
     seen = frozenset(one for model in models for one in model.trained_on & hashes)
@@ -166,7 +167,7 @@ def _seen(store: PackedStore, models: list[Contender]) -> frozenset[str]:
         trained = ", ".join(one.name for one in models if one.trained_on & hashes)
         raise SegopsError(
             f"{trained}: trained on the {len(hashes)} image(s) of {SPLIT}; none is left to compare "
-            "on."
+            "on. Put images into it that no model was trained on."
         )
     return seen
 

@@ -136,7 +136,7 @@ class Evidence:
         challenger: The version before the gate.
         score: Its score on val.
         validation: The verdict on the data.
-        lineage_missing: Names of the lineage fields that are missing.
+        lineage_missing: The fields of the lineage that are missing, and what to do about each.
         champion: The challenger against the present champion.
         best: The challenger against the best release there ever was, withdrawn ones left out.
         champion_version: The version that bore the alias `champion`; promotion checks it again.

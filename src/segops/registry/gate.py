@@ -28,8 +28,10 @@ from segops.registry.evidence import (
     Reference,
     Unknown,
 )
+from segops.report.figures import counted, level
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
+Outcome = Literal["passed", "failed", "undecided"]
 TELLING = ("mIoU", "champion")
 """Names of the checks that say why a challenger was promoted."""
 ROUNDING = 1e-9
@@ -57,6 +59,11 @@ class Check(BaseModel):
     sentence: str
     undecided: bool = False
 
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it, in one word."""
+        return "passed" if self.passed else "undecided" if self.undecided else "failed"
+
 
 class Decision(BaseModel):
     """What the gate decided.
@@ -82,10 +89,14 @@ class Decision(BaseModel):
 
     @property
     def reason(self) -> str:
-        """The sentences that decided: of the failed checks, else of those about mIoU."""
-        failed = [check.sentence for check in self.checks if not check.passed]
-        scores = [check.sentence for check in self.checks if check.name in TELLING]
-        return " ".join(failed or scores or [check.sentence for check in self.checks])
+        """The sentences of the checks that decided: failed, else undecided, else about mIoU."""
+        told = (
+            [check for check in self.checks if check.outcome == "failed"]
+            or [check for check in self.checks if check.outcome == "undecided"]
+            or [check for check in self.checks if check.name in TELLING]
+            or list(self.checks)
+        )
+        return " ".join(dict.fromkeys(check.sentence for check in told))
 
 
 def decide(evidence: Evidence, policy: GateParams) -> Decision:
@@ -120,12 +131,14 @@ def decide(evidence: Evidence, policy: GateParams) -> Decision:
         _champion(evidence, policy),
         _best(evidence, policy),
     )
-    if all(check.passed for check in checks):
-        verdict: Verdict = "promoted"
-    elif all(check.passed or check.undecided for check in checks):
-        verdict = "inconclusive"
-    else:
-        verdict = "rejected"
+    outcomes = {check.outcome for check in checks}
+    verdict: Verdict = (
+        "rejected"
+        if "failed" in outcomes
+        else "inconclusive"
+        if "undecided" in outcomes
+        else "promoted"
+    )
     return Decision(verdict=verdict, checks=checks, **known)
 
 
@@ -153,7 +166,8 @@ def _artifact(evidence: Evidence) -> Check:
         return _failed(
             name,
             required,
-            f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn}",
+            f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn} "
+            "It never comes back: train another.",
         )
     if isinstance(score, Unknown):
         return _failed(name, required, f"There is no score: {score.reason}")
@@ -179,7 +193,11 @@ def _validation(evidence: Evidence) -> Check:
     if isinstance(score, Unknown):
         return _failed(name, required, f"There is no score: {score.reason}")
     if not validation.passed:
-        return _failed(name, required, "The data did not pass validation.")
+        return _failed(
+            name,
+            required,
+            "The data did not pass validation: mend what reports/validation.html lists.",
+        )
     same = bool(score.data_hash) and validation.data_hash == score.data_hash
     return Check(
         name=name,
@@ -198,7 +216,8 @@ def _lineage(evidence: Evidence) -> Check:
     if isinstance(missing, Unknown):
         return _failed(name, required, f"The lineage is not established: {missing.reason}")
     if missing:
-        return _failed(name, required, f"The lineage lacks {', '.join(missing)}.")
+        gaps = "; ".join(missing)
+        return _failed(name, required, f"The lineage lacks {gaps}. Then `segops promote`.")
     return Check(
         name=name,
         passed=True,
@@ -214,16 +233,20 @@ def _unseen(evidence: Evidence) -> Check:
         return _failed(name, 0, f"There is no score: {score.reason}")
     if score.images < 1:
         return _failed(
-            name, 0, "Val holds no image that the challenger was not trained on: nothing is shown."
+            name,
+            0,
+            "Val holds no image that the challenger was not trained on: nothing is shown. Put "
+            "other images into val.",
         )
     return Check(
         name=name,
         passed=score.seen_images == 0,
         observed=score.seen_images,
         required=0,
-        sentence=f"None of {score.images} images of val was trained on."
+        sentence=f"Not trained on any of the {counted(score.images, 'image')} of val."
         if score.seen_images == 0
-        else f"{score.seen_images} images of val were trained on: val and train must be disjoint.",
+        else f"Trained on {counted(score.seen_images, 'image')} of val: val and train must be "
+        "disjoint. Take the images out of one of the two lists and run again.",
     )
 
 
@@ -243,7 +266,10 @@ def _class_floor(evidence: Evidence, class_name: str, least: float) -> Check:
     value = score.class_iou.get(class_name)
     if value is None:
         return _failed(
-            name, least, f"{name} is missing: val holds no {class_name}, so nothing is shown."
+            name,
+            least,
+            f"{name} is missing: val holds no {class_name}, so nothing is shown. Put images of it "
+            f"into val, or take {class_name} out of gate.min_class_iou.",
         )
     if not _is_share(value):
         return _failed(name, least, f"{name} is {value}: not a number within 0 to 1.")
@@ -274,7 +300,7 @@ def _champion(evidence: Evidence, policy: GateParams) -> Check:
     about = (
         f"mIoU {found.challenger_miou:.3f} against {found.reference_miou:.3f} of champion version "
         f"{found.version} on {_images(found)}: {found.difference:+.3f}, with "
-        f"{policy.confidence:.0%} confidence at least {found.low:+.3f}"
+        f"{level(policy.confidence)} confidence at least {found.low:+.3f}"
     )
     if passed:
         end = f", so no loss beyond the margin of {policy.margin:.3f}."
@@ -339,14 +365,15 @@ def _comparable(
             required,
             f"Version {reference.version} was scored on val {reference.val_hash[:12] or '(none)'}, "
             f"the challenger on {evidence.score.val_hash[:12] or '(none)'}: scores on different "
-            "data cannot be compared.",
+            "data cannot be compared. `segops promote` scores both anew on the same.",
         )
     if reference.images < 2 or not reference.classes:
         return _failed(
             name,
             required,
-            f"Val holds {reference.images} image(s) that neither the challenger nor version "
-            f"{reference.version} was trained on: at least two are needed to compare them.",
+            f"Val holds {counted(reference.images, 'image')} that neither the challenger nor "
+            f"version {reference.version} was trained on: at least two are needed to compare them. "
+            "Put more images into val.",
         )
     numbers = (reference.difference, reference.low, reference.high, reference.minimum_detectable)
     if not (
@@ -363,7 +390,7 @@ def _comparable(
 
 def _images(comparison: Comparison) -> str:
     left_out = f", {comparison.excluded} trained on left out" if comparison.excluded else ""
-    return f"{comparison.images} images{left_out}"
+    return f"{counted(comparison.images, 'image')}{left_out}"
 
 
 def _is_share(value: float | None) -> bool:

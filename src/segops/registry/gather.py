@@ -75,7 +75,7 @@ def gather(root: Path, settings: Params, store: Store, history: History) -> Evid
         known = version
         challenger = _known(lambda: _challenger(case, known))
         judged = _known(lambda: _judged(case, known))
-        missing = tuple(lineage.missing(known.tags))
+        missing = lineage.gaps(known.tags)
     champion, champion_version = _champion(case, aliases, version, judged)
     return Evidence(
         challenger=challenger,

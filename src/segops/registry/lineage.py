@@ -70,6 +70,30 @@ LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS
 PATCH_FIELD = "code_patch"
 """SHA-256 of the patch stored with the run; asked for where the code differed from its commit."""
 
+_COMMIT = "`git init` where there is no repository, then `git add -A` and `git commit`"
+_INSTALL = "install constraints.txt's libraries (`make install`)"
+_TRAIN = "`dvc repro --force train`"
+_EVALUATE = "`dvc repro --force evaluate`"
+_PARAMS = "put params.yaml back (`git restore params.yaml`)"
+_DATA = "`dvc add` the directory that data.path in params.yaml names"
+_LOCK = "`dvc repro`, which writes dvc.lock"
+_PATCH = (
+    "commit the code, change train.seed and train anew, since the code that trained is not known"
+)
+_AGAIN = "nothing but this, since segops writes it down itself"
+REMEDIES: dict[str, str] = {
+    **dict.fromkeys(("code_commit", "code_differs", "reproduce"), _COMMIT),
+    **dict.fromkeys(LIBRARIES, _INSTALL),
+    **dict.fromkeys((*TRAINING_FIELDS, *RUN_FIELDS), _TRAIN),
+    **dict.fromkeys(("bundle_digest", "data_hash", "val_hash"), _EVALUATE),
+    **dict.fromkeys(("environment", "python", "started_by"), _AGAIN),
+    "data_md5": _DATA,
+    "dvc_lock": _LOCK,
+    "params": _PARAMS,
+    PATCH_FIELD: _PATCH,
+}
+"""What to do about a field that is missing, before `segops promote` writes it down."""
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -99,6 +123,20 @@ def missing(tags: Mapping[str, str]) -> list[str]:
     if tags.get(tag("code_differs")) == "true" and not tags.get(tag(PATCH_FIELD)):
         absent.append(PATCH_FIELD)
     return absent
+
+
+def gaps(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """What a run's or a version's tags lack, and what to do about it, one text for each remedy.
+
+    Args:
+        tags: Tag name (with its prefix) -> value.
+    """
+    absent = missing(tags)
+    remedies = dict.fromkeys(REMEDIES[name] for name in absent)
+    return tuple(
+        f"{', '.join(name for name in absent if REMEDIES[name] == remedy)} ({remedy})"
+        for remedy in remedies
+    )
 
 
 def origin(root: Path) -> Lineage:

@@ -133,7 +133,8 @@ def promote(root: Path, decision: Decision) -> None:
         why = registry.history().withdrawn.get(decision.version)
         if why is not None:
             raise SegopsError(
-                f"{registry.model} version {decision.version} was withdrawn by a rollback: {why}"
+                f"{registry.model} version {decision.version} was withdrawn by a rollback: "
+                f"{why} It never comes back: train another."
             )
         if now.get(CHAMPION) != decision.champion_version:
             raise SegopsError(
@@ -180,14 +181,17 @@ def rollback(root: Path, reason: str) -> RolledBack:
         now, past = registry.aliases(), registry.history()
         champion = now.get(CHAMPION)
         if champion is None:
-            raise SegopsError(f"{registry.model} has no champion: there is nothing to roll back.")
+            raise SegopsError(
+                f"{registry.model} has no champion: there is nothing to roll back. "
+                "`segops promote` makes one."
+            )
         back = now.get(PREVIOUS)
         if back is None or back == champion or back in past.withdrawn:
             back = past.before(champion)
         if back is None:
             raise SegopsError(
                 f"{registry.model}: version {champion} is the only release; there is no previous "
-                "one to put back."
+                "one to put back. `segops run` makes another that may take its place."
             )
         withdrawn = versions.get(registry.store, registry.model, champion)
         older = past.before(back)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,5 +99,6 @@ def _tags(store: Store, run_id: str, digest: str) -> dict[str, str]:
     tags[tag("bundle_digest")] = digest
     for name in ("miou", "miou_low", "miou_high"):
         if is_evaluated and name in run.data.metrics:
-            tags[tag(name)] = f"{run.data.metrics[name]:.6f}"
+            value = run.data.metrics[name]
+            tags[tag(name)] = versions.NO_VALUE if math.isnan(value) else f"{value:.6f}"
     return tags

@@ -16,6 +16,8 @@ PREVIOUS = "previous"
 CHALLENGER = "challenger"
 ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
 WITHDRAWN = tag("withdrawn")
+NO_VALUE = "none"
+"""The tag of a score that there was once, and that the images of now do not give."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Version:
     def miou(self) -> float | None:
         """The mIoU written down beside it, within 0 to 1."""
         value = self.tags.get(tag("miou"))
-        return None if value is None else float(value)
+        return None if value in (None, NO_VALUE) else float(value)
 
 
 def aliases(store: Store, model: str) -> dict[str, str]:

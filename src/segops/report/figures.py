@@ -1,4 +1,4 @@
-"""Figures out of an evaluation, which may be older than this page."""
+"""Figures out of an evaluation, which may be older than this page, and its gist in words."""
 
 from __future__ import annotations
 
@@ -15,3 +15,35 @@ def figure(tree: Mapping[str, Any], path: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
+
+
+def level(confidence: float, space: str = " ") -> str:
+    """A level of confidence, 0..1, in words: "95 %", "97.5 %"."""
+    return f"{100 * confidence:g}{space}%"
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: "1 image", "40 images"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def sentence(evaluation: Mapping[str, Any]) -> str:
+    """The gist of an evaluation, the same wherever it is told.
+
+    Args:
+        evaluation: As ``metrics/evaluation.json`` holds it.
+
+    Returns:
+        For instance "mIoU 0.700 on 40 images of val (95 % interval 0.600 to 0.800)". One image has
+        no interval, and the sentence says why.
+    """
+    images = evaluation["images"]
+    of = f"on {counted(images, 'image')} of {evaluation['split']}"
+    miou, low, high = (figure(evaluation, key) for key in ("miou", "miou_low", "miou_high"))
+    if miou is None:
+        return f"no mIoU {of}"
+    if low is None or high is None:
+        why = "one image says nothing of the spread" if images == 1 else "none could be drawn"
+        return f"mIoU {miou:.3f} {of} (no interval: {why})"
+    interval = f"{level(evaluation['confidence'])} interval {low:.3f} to {high:.3f}"
+    return f"mIoU {miou:.3f} {of} ({interval})"

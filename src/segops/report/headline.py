@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segops.report.figures import figure
-from segops.report.html import decimal
+from segops.report.figures import counted, figure, level
+from segops.report.html import NARROW, decimal
 from segops.report.judged import Opponent
 from segops.report.whisker import bounds, known, limit, outcome, whisker, words
 
@@ -18,7 +18,7 @@ TILES = (
      "contours that lie within a tolerance of each other, mean over classes"),
     ("mean contour distance", "boundary.contour_distance", 1, "px",
      "between the contours of truth and prediction, both ways"),
-    ("95\u202f% Hausdorff distance", "boundary.hausdorff95", 1, "px",
+    (f"95{NARROW}% Hausdorff distance", "boundary.hausdorff95", 1, "px",
      "95 % of the contour points are nearer than this, mean over images and classes"),
     ("expected calibration error", "calibration.expected_calibration_error", 3, "",
      "mean gap between confidence and accuracy"),
@@ -39,6 +39,7 @@ def interval(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> di
         return None
     others = [(one.name, figure(one.evaluation, "miou")) for one in opponents]
     return {
+        "level": level(evaluation["confidence"], NARROW),
         "left": round(100 * low, 2),
         "width": round(100 * (high - low), 2),
         "point": round(100 * point, 2),
@@ -89,11 +90,11 @@ def tiles(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[
 def _value(evaluation: Mapping[str, Any], path: str, digits: int, unit: str) -> str:
     value = figure(evaluation, path)
     text = decimal(value, digits)
-    return f"{text}\u202f{unit}" if unit and value is not None else text
+    return f"{text}{NARROW}{unit}" if unit and value is not None else text
 
 
 def _sentence(one: Opponent) -> str:
-    images = f"{one.images} image{'' if one.images == 1 else 's'}"
+    images = counted(one.images, "image")
     if not known(one.miou) or bounds(one.miou) is None:
         return f"too few to tell apart, {images}"
     return f"{OUTCOMES[outcome(one.miou)]} on {images}"
@@ -102,7 +103,7 @@ def _sentence(one: Opponent) -> str:
 def _remark(one: Opponent, scored: float | None) -> str:
     if not one.excluded:
         return ""
-    images = f"{one.excluded} image{'' if one.excluded == 1 else 's'}"
+    images = counted(one.excluded, "image")
     if scored is not None and scored > one.images:
         return (
             f"Left out of the difference: {images} that one of the two was trained on. Each "

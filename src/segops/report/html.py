@@ -19,6 +19,7 @@ from segops.files import write_text
 
 NONE = "–"
 MINUS = "\u2212"
+NARROW = "\u202f"
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
@@ -74,7 +75,7 @@ def _environment() -> Environment:
 
 def number(value: float | None) -> str:
     """An integer with its thousands set apart; a dash where there is none."""
-    return NONE if value is None else f"{value:,.0f}".replace(",", "\u202f")
+    return NONE if value is None else f"{value:,.0f}".replace(",", NARROW)
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
@@ -96,10 +97,10 @@ def percent(value: float | None, digits: int = 1) -> str:
         return NONE
     least = 10.0**-digits
     if value == 0:
-        return "0\u202f%"
+        return f"0{NARROW}%"
     if 0 < value * 100 < least / 2:
-        return f"<{least:.{digits}f}\u202f%"
-    return f"{value * 100:.{digits}f}\u202f%"
+        return f"<{least:.{digits}f}{NARROW}%"
+    return f"{value * 100:.{digits}f}{NARROW}%"
 
 
 def photograph(image: NDArray[np.uint8], width: int = 320) -> str:

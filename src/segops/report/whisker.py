@@ -8,7 +8,8 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from segops.report.html import signed
+from segops.report.figures import level
+from segops.report.html import NARROW, signed
 from segops.report.judged import Difference
 from segops.report.svg import Axis
 
@@ -52,8 +53,8 @@ def words(one: Difference, confidence: float) -> str:
     ends = bounds(one)
     if ends is None:
         return f"{signed(one.difference)}, no interval"
-    level = f"{100 * confidence:g}\u202f%"
-    return f"{signed(one.difference)}, {level} interval {signed(ends[0])} to {signed(ends[1])}"
+    at = level(confidence, NARROW)
+    return f"{signed(one.difference)}, {at} interval {signed(ends[0])} to {signed(ends[1])}"
 
 
 def whisker(one: Difference, extent: float, title: str) -> Markup:

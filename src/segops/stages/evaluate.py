@@ -18,6 +18,7 @@ from segops.params.evaluate import EvaluateParams
 from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
 from segops.predict import isolate
+from segops.report.figures import sentence
 
 SPLIT = "val"
 log = logging.getLogger("segops")
@@ -61,7 +62,6 @@ def run(root: Path) -> None:
             masks=shown,
             explain=EXPLAINED if shown else 0,
         )
-        from segops.evaluate.evaluation import sentence
         from segops.evaluate.results import write_results
 
         found = write_results(root, scores, store, SPLIT, trained_on, settings.evaluate, shown)

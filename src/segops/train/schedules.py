@@ -46,7 +46,7 @@ class Schedule:
             raise SegopsError(
                 f"train.warmup_epochs: {params.warmup_epochs:g} makes {warmup} steps of "
                 f"{steps_per_epoch} an epoch, which leaves none of train.iterations: {total}. "
-                "Shorten the warm-up, or raise the iterations."
+                f"Set train.warmup_epochs to 0, or train.iterations to {warmup + 1} or more."
             )
         return cls(
             name=params.schedule,

@@ -154,7 +154,9 @@ def _train(
     job = replace(build_trial(root, settings, store, scratch), on_epoch=watch)
     score = train(job).selection_miou
     if score is None:
-        raise SegopsError("train.selection_share: 0 leaves nothing to score a trial with.")
+        raise SegopsError(
+            "train.selection_share: 0 leaves nothing to score a trial with. Set it above 0."
+        )
     return score
 
 

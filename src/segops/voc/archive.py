@@ -66,7 +66,8 @@ def unpack(
                 if path.casefold() in seen:
                     raise SegopsError(
                         f"{archive}: refused at member {name!r}: the archive holds it twice. "
-                        "Nothing of it was put in place."
+                        "Nothing of it was put in place. Delete the archive and get it from a "
+                        "source that you trust."
                     )
                 seen.add(path.casefold())
                 tar.extract(member, into, filter="data")

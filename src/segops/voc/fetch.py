@@ -172,4 +172,5 @@ def _refuse_missing(archive: Path, missing: set[str]) -> None:
             "\n  ".join(
                 [f"{archive}: {len(missing)} file(s) missing in the archive:", *sorted(missing)]
             )
+            + "\nDelete the archive and have it downloaded anew."
         )

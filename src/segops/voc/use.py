@@ -69,7 +69,8 @@ def use(source: Path, target: Path) -> Layout:
                 copy_file(copy.source, temporary / copy.path)
             except OSError as error:
                 raise SegopsError(
-                    f"{copy.source}: not copied: {error}. {target} is as it was."
+                    f"{copy.source}: not copied: {error}. {target} is as it was. "
+                    "Mend that, then run the same command again."
                 ) from None
         for split, ids in layout.splits().items():
             content = "".join(f"{one}\n" for one in ids)

@@ -143,7 +143,9 @@ def _checked(
             f"train.class_weights: {weights.tolist()}; expected one number of 0 or more per class"
         )
     if not (weights > 0).any():
-        raise SegopsError("train.class_weights: all are 0, so that nothing would be learnt")
+        raise SegopsError(
+            "train.class_weights: all are 0, so that nothing would be learnt; expected one above 0"
+        )
     if not any(part.name in WEIGHTED for part in parts):
         raise SegopsError(
             f"train.class_weights: {' + '.join(part.name for part in parts)} takes none; expected "

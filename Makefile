@@ -6,7 +6,8 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead crf
+BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead \
+  openmp_spin crf
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format bench bench-evaluation bench-gpu clean

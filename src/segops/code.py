@@ -22,9 +22,9 @@ ROOT = Path(__file__).parent
 PACKAGE = ROOT.name
 STAGES = f"{PACKAGE}.stages"
 
-UNHASHED = (f"{PACKAGE}.code", f"{PACKAGE}.paths", f"{PACKAGE}.registry")
-"""Modules whose code decides nothing about a stage's result. ``dvc.yaml`` itself names the paths,
-and what the registry hands over enters a training's fingerprint by its content."""
+UNHASHED = tuple(f"{PACKAGE}.{name}" for name in ("code", "params.messages", "paths", "registry"))
+"""Modules whose code decides nothing about a stage's result: messages are words, ``dvc.yaml`` names
+the paths itself, and what the registry hands over enters a training's fingerprint by content."""
 
 DECISIVE: dict[str, tuple[str, ...]] = {
     "PIL": ("pillow",),

@@ -28,7 +28,6 @@ CONFUSION_PLOT = Path("plots/confusion.csv")
 CLASS_PLOT = Path("plots/class_iou.csv")
 VALIDATION_JSON = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation.html")
-DATA_DOCS = Path("reports/data_docs")
 AUGMENTATION_SHEET = Path("reports/augmentation.png")
 EVALUATION_PAGE = Path("reports/evaluation.html")
 

@@ -222,7 +222,8 @@ def running_stage(root: Path, stage: str) -> Iterator[None]:
         SegopsError: Another process runs a stage.
     """
     with files.exclusive(root / paths.STAGE_LOCK, "another stage"):
-        files.write_json(root / paths.RUNNING, {"stage": stage, **_process(os.getpid())})
+        told = {"stage": stage, "pid": os.getpid(), "created": psutil.Process().create_time()}
+        files.write_json(root / paths.RUNNING, told)
         try:
             yield
         finally:
@@ -233,15 +234,12 @@ def running(root: Path) -> str | None:
     """The stage that a process runs in this workspace just now, or None."""
     try:
         told = json.loads((root / paths.RUNNING).read_text(encoding="utf-8"))
-        process = _process(told["pid"])
+        process = psutil.Process(told["pid"])
+        is_it = process.create_time() == told["created"]  # not a later one of the same number
+        is_alive = process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
-    return str(told["stage"]) if told.items() >= process.items() else None
-
-
-def _process(pid: int) -> dict[str, float]:
-    """What tells a process from a later one that is given the same number."""
-    return {"pid": pid, "created": psutil.Process(pid).create_time()}
+    return str(told["stage"]) if is_it and is_alive else None
 
 
 def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from segops import files, paths
+from segops import code, files, paths
 from segops.params.file import load_params
 from segops.registry import artifact, lineage
 from segops.registry.judge import recorded_counts
@@ -102,3 +103,32 @@ def test_code_that_changed_after_the_training_is_told_apart(root: Path) -> None:
     tags = version(root, "2").tags
     assert tags[tag("code_commit")] == trained_at
     assert tags[tag("package_commit")] == made.git(root, "rev-parse", "HEAD").strip() != trained_at
+
+
+def test_words_that_changed_after_the_packaging_are_not_where_it_was_made(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle holds copies of the code, words and all; other words make another bundle."""
+    first = version(root, "1").tags
+    reworded = tmp_path / "src" / "segops"
+    shutil.copytree(code.ROOT, reworded, ignore=shutil.ignore_patterns("__pycache__"))
+    with (reworded / "predict" / "windows.py").open("a") as file:
+        file.write("# In other words.\n")
+    monkeypatch.setattr(code, "ROOT", reworded)
+    (root / "constraints.txt").write_text("torch==2.15.0\n# another\n")
+    made.git(root, "commit", "-qam", "other words")
+    made.evaluate(root, quality=0.7)
+    record(root)
+    run_tags = made.client(root).get_run(version(root, "1").run_id).data.tags
+    for name in ("package_commit", "reproduce"):
+        assert run_tags[tag(name)] == first[tag(name)], name
+    assert run_tags[tag("val_hash")]
+
+    # A bundle that is new to the run: nothing is said where nothing is known.
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made.set_params(root, predict={"flip": True})
+    package.run(root)
+    monkeypatch.setattr(code, "ROOT", reworded)
+    made.evaluate(root, quality=0.8)
+    assert {"reproduce"} <= set(lineage.missing(version(root, registered(root).version).tags))

@@ -110,6 +110,21 @@ def test_the_version_carries_lineage_and_scores(root: Path) -> None:
     assert 0.2 < float(version.tags[tag("miou")]) < 1
 
 
+def test_a_champion_of_before_precision_was_recorded_stays_one(root: Path) -> None:
+    """It is asked for nothing new, and gets the field where its workspace still tells of it."""
+    release(root, seed=1, quality=0.7)
+    client, name = made.client(root), tag("precision")
+    version = client.get_model_version("segops", "1")
+    client.delete_model_version_tag("segops", "1", name)
+    client.delete_tag(version.run_id, name)
+    registered = register(root, record(root))
+    assert registered == Registered("1", False)
+    assert client.get_model_version("segops", "1").tags[name] == "fp32"
+    client.delete_model_version_tag("segops", "1", name)
+    assert release(root, seed=2, quality=0.8).verdict == "promoted"
+    assert aliases(root) == {"champion": "2", "previous": "1"}
+
+
 def test_status_tells_all_of_it(root: Path) -> None:
     assert status(root).versions == ()
     release(root, seed=1, quality=0.7)

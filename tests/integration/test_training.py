@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,14 +19,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from segops import files, paths, pipeline
+from segops import code, files, paths, pipeline
 from segops.augment.policy import build_policy
 from segops.data.store import pack
 from segops.params.file import load_params
 from segops.stages.train import FOLLOW_LOG
 from segops.voc.layout import open_layout
+from tests.rewording import Rewording
 
-from .conftest import SMALL, dvc, set_params
+from .conftest import SMALL, dvc, segops, set_params
 
 SETTINGS: dict[str, Any] = {
     **SMALL,
@@ -112,6 +115,16 @@ def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def reworded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code in other words and another layout."""
+    target = tmp_path_factory.mktemp("reworded")
+    shutil.copytree(code.ROOT, target / code.PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in target.rglob("*.py"):
+        path.write_text(ast.unparse(Rewording().visit(ast.parse(path.read_text()))))
+    return target
+
+
 @pytest.fixture
 def root(prepared: Path, tmp_path: Path) -> Path:
     target = tmp_path / "workspace"
@@ -149,14 +162,17 @@ def test_two_trainings_give_the_same_bytes(unbroken: Path, root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_after", [7, 9])
 def test_a_killed_training_ends_as_the_unbroken_one(
-    kill_after: int, unbroken: Path, root: Path
+    kill_after: int, unbroken: Path, root: Path, reworded: Path
 ) -> None:
-    """Killed in the middle of the third epoch, and between two epochs."""
+    """Killed in the middle of the third epoch, and between two epochs.
+
+    It goes on under code of which every comment, docstring and message has changed meanwhile.
+    """
     killed = stage(root, kill_after=kill_after)
     assert killed.returncode == -signal.SIGKILL
     assert (root / paths.RESUME).is_dir()
     assert not (root / paths.TRAINING).exists()
-    resumed = stage(root)
+    resumed = stage(root, PYTHONPATH=str(reworded))
     assert resumed.returncode == 0, resumed.stderr
     assert f"{kill_after // 3} epochs and {kill_after % 3} of 3 steps are done" in resumed.stderr
     assert outputs(root) == outputs(unbroken)
@@ -209,9 +225,15 @@ def test_dvc_repro_continues_and_force_starts_afresh(workspace: Path) -> None:
         start_new_session=True,
     )
     wait_for(workspace / paths.RESUME / "state.pt", process)
+    os.killpg(process.pid, signal.SIGSTOP)  # for as long as it is looked at
+    told = segops(workspace, "status")
+    assert told.returncode == 0, told.stderr
+    assert re.search(r"train +│ running +│ \d+ of 60 epochs done", told.stdout), told.stdout
+    assert re.search(r"validate +│ up to date", told.stdout), told.stdout
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (workspace / paths.TRAINING).exists()
+    assert pipeline.running(workspace) is None
     resumed = dvc(workspace, "repro", "train")
     assert "Continuing an interrupted training" in resumed.stdout + resumed.stderr
     first = outputs(workspace)

@@ -10,6 +10,8 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+from segops.report.html import script_policy
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for found in map(shutil.which, BROWSERS) if found), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -33,6 +35,13 @@ def opened(page: Path, state: str = "") -> str:
     return document
 
 
+def with_script(text: str, script: str) -> str:
+    """A page with one script more, which its policy lets run beside its own."""
+    assert text.count("script-src ") == 1
+    text = text.replace("script-src ", f"script-src {script_policy(script)} ")
+    return text.replace("</body>", f"<script>{script}</script></body>")
+
+
 def measured(page: Path, width: int, script: str, state: str = "") -> Any:
     """What a function of JavaScript returns on a page as wide as a telephone or a screen.
 
@@ -42,11 +51,9 @@ def measured(page: Path, width: int, script: str, state: str = "") -> Any:
         script: The body of the function; it returns something that JSON can hold.
         state: What follows `#` in the address.
     """
-    asked = (
-        f"<script>setTimeout(() => parent.postMessage((() => {{{script}}})(), '*'), 200)</script>"
-    )
+    asked = f"setTimeout(() => parent.postMessage((() => {{{script}}})(), '*'), 200)"
     copy = page.with_name(f"asked-{page.name}")
-    copy.write_text(page.read_text().replace("</body>", f"{asked}</body>"))
+    copy.write_text(with_script(page.read_text(), asked))
     frame = page.with_name(f"frame-{page.name}")
     frame.write_text(FRAME.format(page=f"{copy.name}#{state}", width=width))
     found = re.search(r"<pre>(.+?)</pre>", opened(frame), flags=re.S)

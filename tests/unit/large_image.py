@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segops.predict.inference import Inference
 from segops.predict.predictor import Predictor
 from segops.predict.settings import InferenceSettings
-from segops.voc.images import load_image
+from segops.voc.images import MASK_FORMATS, load_image
 
 HEIGHT, WIDTH = 12_000, 9_000
 
@@ -85,7 +85,7 @@ def whole() -> None:
     del image
     with Peak() as peak:
         content = windowed(Brightest(3), 1000).predict_bytes(buffer.getvalue())[0]
-    mask = np.asarray(load_image(content, "mask", HEIGHT * WIDTH))
+    mask = np.asarray(load_image(content, "mask", MASK_FORMATS, HEIGHT * WIDTH))
     assert mask.shape == (HEIGHT, WIDTH)
     mask = mask.reshape(HEIGHT // 100, 100, WIDTH // 100, 100)
     assert (mask == expected[:, None, :, None]).all()

@@ -11,6 +11,7 @@ import pytest
 
 from segops import code
 from segops.predict.package import runtime_modules
+from tests.rewording import Rewording
 
 MODULES = {
     name: path
@@ -102,26 +103,6 @@ def test_deeds_change_the_behaviour(old: str, new: str) -> None:
     assert code.behaviour(replaced(old, new)) != code.behaviour(BEFORE)
 
 
-class Rewording(ast.NodeTransformer):
-    """Puts other words in the place of those that a module says, however it says them."""
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        for one in ast.walk(node):
-            if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                one.value += " Once more."
-        return node
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            node.value.value += " Once more."
-        return self.generic_visit(node)
-
-    def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        if node.arg == "description" and isinstance(node.value, ast.Constant):
-            node.value.value += " Once more."
-        return self.generic_visit(node)
-
-
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_may_be_reworded_and_laid_out_anew(name: str) -> None:
     text = MODULES[name].read_text()
@@ -179,7 +160,7 @@ def test_templates_belong_to_the_pages_that_they_make() -> None:
         stage: {one.rpartition("/")[2] for one in code.stage_code(stage).modules if "/" in one}
         for stage in code.stage_names()
     }
-    shared = {"base.html", "parts.html", "style.css"}
+    shared = {"base.html", "parts.html", "style.css", "scroll.js"}
     own = {"evaluation.html", "evaluation.css", "evaluation.js", "gallery.html"}
     assert files["validate"] == shared | {"validation.html"}
     assert files["evaluate"] == shared | own

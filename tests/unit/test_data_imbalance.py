@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segops.data import imbalance
 from segops.data.imbalance import (
     RareFirst,
     class_weights,
@@ -51,14 +50,6 @@ def test_counts_are_those_of_the_stored_masks(store: PackedStore) -> None:
     void = sum(int((store.mask(image_id) == VOID).sum()) for image_id in ids)
     assert void > 0
     assert total.sum() + void == sum(store.mask(image_id).size for image_id in ids)
-
-
-def test_counts_stay_exact_in_images_beyond_a_float_s_precision(
-    store: PackedStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(imbalance, "EXACT", 1000)
-    ids = store.ids("train")[:3]
-    assert np.array_equal(image_counts(store, ids), literal_counts(store, ids))
 
 
 def test_an_id_that_is_no_class_is_refused(

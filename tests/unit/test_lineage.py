@@ -26,6 +26,7 @@ TRAINING = {
     "weights_sha256": "a" * 64,
     "train_hash": "c" * 64,
     "device": "cpu",
+    "precision": "bf16",
     "seed": 0,
 }
 EVALUATION = {"bundle_digest": "b" * 64, "data_hash": "d" * 64, "val_hash": "e" * 64}

@@ -23,7 +23,7 @@ from segops.predict.journal import LOCK, Entry
 from segops.predict.outputs import Options
 from segops.predict.shares import columns, write_table
 from segops.report.overlay import overlay
-from segops.voc.images import decode_image, read_image
+from segops.voc.images import decode_consumer_image
 from segops.voc.masks import read_mask
 
 from .folder_runs import NAMES, contents, make_bundle, picture, save, shown, table
@@ -55,7 +55,7 @@ def test_every_image_gets_a_mask_an_overlay_and_a_row(
     assert list(rows) == sorted(names)
     classes = set[int]()
     for path, name in zip(images, names, strict=True):
-        image = read_image(path)
+        image = decode_consumer_image(path.read_bytes(), name)
         expected = predictor.predict(image)
         target = (tmp_path / "out" / name).with_suffix(".png")
         np.testing.assert_array_equal(read_mask(target), expected.mask)
@@ -65,11 +65,11 @@ def test_every_image_gets_a_mask_an_overlay_and_a_row(
         Image.fromarray(overlay(image, expected.mask)).save(drawn, "JPEG", quality=90)
         assert target.with_suffix(".overlay.jpg").read_bytes() == drawn.getvalue()
         shares = np.bincount(expected.mask.ravel(), minlength=3) / expected.mask.size
+        figures = [float(f"{value:.6g}") for value in (expected.confidence, *shares)]
         assert rows[name] == {
             "width": image.shape[1],
             "height": image.shape[0],
-            "confidence": expected.confidence,
-            **dict(zip(NAMES, shares.tolist(), strict=True)),
+            **dict(zip(("confidence", *NAMES), figures, strict=True)),
             "error": None,
         }
         classes |= set(np.unique(expected.mask).tolist())
@@ -325,14 +325,14 @@ def test_what_is_under_way_is_bounded(
 ) -> None:
     for seed in range(24):
         save(tmp_path / f"photos/{seed}.png", seed)
-    decode, write = decode_image, outputs.write
+    decode, write = decode_consumer_image, outputs.write
     lock, names, most = Lock(), set[str](), [0]
 
-    def spied_decode(content: bytes, name: str, **options: Any) -> NDArray[np.uint8]:
+    def spied_decode(content: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
         with lock:
             names.add(Path(name).stem)
             most[0] = max(most[0], len(names))
-        return decode(content, name, **options)
+        return decode(content, name, max_pixels)
 
     def spied_write(mask: Path, *arguments: Any) -> dict[str, str | None]:
         written = write(mask, *arguments)
@@ -342,7 +342,7 @@ def test_what_is_under_way_is_bounded(
 
     monkeypatch.setattr(folder, "IMAGES_AT_ONCE", images)
     monkeypatch.setattr(folder, "BYTES_AT_ONCE", size)
-    monkeypatch.setattr(folder, "decode_image", spied_decode)
+    monkeypatch.setattr(folder, "decode_consumer_image", spied_decode)
     monkeypatch.setattr(outputs, "write", spied_write)
     assert predict_folder(tmp_path / "photos", bundle, tmp_path / "out").now == 24
     assert not names
@@ -379,3 +379,10 @@ def test_a_class_called_like_a_column_is_told_apart(tmp_path: Path) -> None:
     assert found.columns.tolist() == columns(names)
     assert found.iloc[0, 1:7].tolist() == [4, 2, 0.5, 1 / 8, 7 / 8, 0]
     assert found["error"].tolist()[1] == "broken,\nby far"
+
+
+def test_figures_are_written_to_six_significant_digits(tmp_path: Path) -> None:
+    entry = Entry("", "", "cpu", 1000, 700, 0.9876543210987654, (466_666, 7, 233_327), {})
+    write_table(tmp_path / "table.csv", ("a", "b", "c"), [("one", entry)])
+    row = (tmp_path / "table.csv").read_text().splitlines()[1]
+    assert row == "one,1000,700,0.987654,0.666666,1e-05,0.333324,"

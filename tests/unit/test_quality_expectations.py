@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,7 @@ def id_in_both_lists(layout: Layout, image_id: str) -> str:
 DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "truncated": (truncate, "images readable", "truncated"),
     "no image": (no_image, "images readable", "not an image file"),
-    "16 bits": (sixteen_bits, "images readable", "mode I;16"),
+    "16 bits": (sixteen_bits, "images readable", "a PNG file; expected JPEG"),
     "missing mask": (no_mask, "pairs complete", "no such file"),
     "missing image": (no_jpeg, "pairs complete", "no such file"),
     "other size": (other_size, "sizes equal", " × "),
@@ -320,10 +321,26 @@ def test_the_engine_reports_an_exception_as_an_error() -> None:
     assert outcomes["met"].success
 
 
-def test_data_docs_are_built_where_asked(layout: Layout, tmp_path: Path) -> None:
-    check(scan(layout), params(), tmp_path / "docs")
-    assert (tmp_path / "docs/index.html").stat().st_size > 0
-    assert list((tmp_path / "docs/validations").rglob("*.html"))
+def test_the_json_holds_every_expectation_and_all_rows_that_do_not_meet_it(layout: Layout) -> None:
+    ids = layout.ids("train")[:3]
+    for image_id in ids:
+        much_void(layout, image_id)
+    validation = json.loads(json.dumps(check(scan(layout), params(min_val_images=7)).to_json()))
+    checks = {one["name"]: one for one in validation["checks"]}
+    assert len(checks) == 13
+    assert checks["void within bounds"]["expectation"] == {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": "void_fraction", "min_value": 0.0, "max_value": 0.9},
+    }
+    assert checks["void within bounds"]["rows"] == [[image_id, "train"] for image_id in ids]
+    few = checks["enough images in val"]
+    assert few["expectation"]["type"] == "expect_table_row_count_to_be_between"
+    assert few["expectation"]["kwargs"]["min_value"] == 7
+    assert "val" in json.dumps(few["expectation"]["kwargs"]["row_condition"])
+    for one in checks.values():
+        assert one["expectation"]["type"].startswith("expect_")
+        assert one["passed"] is (one["name"] not in ("void within bounds", few["name"]))
+        assert bool(one["rows"]) is (one["name"] == "void within bounds")
 
 
 def test_an_unreadable_layout_lists_its_findings(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from segops.report.evaluation import write_evaluation_page
-from tests.unit.browser import BROWSER, opened
+from tests.unit.browser import BROWSER, opened, with_script
 from tests.unit.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installe
 
 # What a person would do, one step a line, and what the page then says.
 STEPS = """
-<script>
 const said = [], click = (selector) => document.querySelector(selector).click();
 const say = (name, value) => said.push(name + ": " + value);
 const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown",
@@ -50,7 +49,6 @@ setTimeout(() => {
   document.body.append(document.createElement("pre"));
   document.querySelector("pre").textContent = said.join("\\n");
 }, 50);
-</script>
 """
 
 
@@ -115,7 +113,7 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
     evaluation = evaluation_of(names)
     evaluation["classes"]["dog"]["truth_pixels"] = 5
     write_evaluation_page(page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()])
-    page.write_text(page.read_text().replace("</body>", STEPS + "</body>"))
+    page.write_text(with_script(page.read_text(), STEPS))
     said = re.search(r"<pre>(.*)</pre>", opened(page, ""), flags=re.S)
     assert said
     assert unescape(said[1]).split("\n") == [

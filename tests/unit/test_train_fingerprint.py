@@ -61,7 +61,7 @@ def test_parameters(tree: dict[str, Any], expected: set[str], store: PackedStore
 
 
 def test_device_and_precision(store: PackedStore) -> None:
-    assert changed(parts(store), parts(store, precision="bf16")) == {"device"}
+    assert changed(parts(store), parts(store, precision="bf16")) == {"precision"}
     assert changed(parts(store), parts(store, device="cuda")) == {"device"}
     assert changed(parts(store), parts(store, ranks=2)) == {"device"}
     assert changed(parts(store), parts(store, executor="gpu")) == {"device"}

@@ -33,19 +33,31 @@ def test_without_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        ({"amx_bf16": True}, "bf16"),
-        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True, "avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "fp32"),
         ({"avx512_f": True, "amx_bf16": False}, "fp32"),
         ({}, "fp32"),
     ],
 )
-def test_auto_is_bf16_where_the_cpu_computes_it(
+def test_auto_is_bf16_where_the_cpu_has_amx(
     known: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
     assert hardware.choose_precision("auto", "cpu") == expected
     assert hardware.choose_precision("fp32", "cpu") == "fp32"
     assert hardware.choose_precision("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_card_without_bf16_is_not_asked_for_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
+    assert hardware.choose_precision("auto", "cuda") == ("bf16" if native else "fp32")
+    assert hardware.can_compute("bf16", "cuda") == native
+    assert hardware.can_compute("fp32", "cuda")
+    assert hardware.can_compute("bf16", "cpu")
+    assert not hardware.can_compute("", "cpu")
 
 
 @pytest.mark.parametrize(

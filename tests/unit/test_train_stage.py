@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +25,11 @@ from segops.predict.bundle import read_model
 from segops.predict.package import write_bundle
 from segops.predict.trained import weights_sha256
 from segops.stages import train as stage
+from segops.train import checkpoint
+from segops.train.loop import train
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
+from tests.unit.training import assert_equal, interrupt
 
 
 @pytest.fixture
@@ -210,3 +214,68 @@ def test_an_auxiliary_head_and_an_encoder_that_reads_numbers_back_are_counted() 
     assert 5e4 < plain < stage._pixel_flops(spec, (64, 64), auxiliary=True)
     # Its stochastic depth is read from a tensor, so it cannot be built without values.
     assert stage._pixel_flops(ModelSpec("fpn", "mit_b0", 21), (64, 64), auxiliary=False) > 1e4
+
+
+AUTO: dict[str, Any] = {
+    "model": {"architecture": "plain_cnn"},
+    "augment": {"crop": [64, 64]},
+    "hardware": {"threads": 1},
+    "train": {"epochs": 2, "batch_size": 3, "warmup_epochs": 0, "device": "cpu"},
+}
+
+
+def be_a_processor(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_killed_training_goes_on_in_its_precision_on_another_processor(
+    amx: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_a_processor(monkeypatch, amx)
+    begun = job(root, AUTO)
+    assert begun.params.precision == ("bf16" if amx else "fp32")
+    unbroken = train(replace(begun, resume=tmp_path / "other"))
+    interrupt(begun, 2, monkeypatch)
+    assert checkpoint.begun(begun.resume) == begun.parts
+
+    be_a_processor(monkeypatch, not amx)
+    again = job(root, AUTO)
+    assert (again.parts, again.params) == (begun.parts, begun.params)
+    assert again.history.fingerprint == begun.history.fingerprint
+    assert_equal(train(again), unbroken)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fresh", "precision"),
+    [
+        ({}, "0", "bf16"),
+        ({}, "1", "fp32"),
+        ({"lr": 0.5}, "0", "fp32"),
+        ({"precision": "fp16"}, "0", "fp16"),
+    ],
+    ids=["the same", "told to start anew", "another one", "a named precision"],
+)
+def test_only_the_same_training_keeps_its_precision(
+    changed: dict[str, Any],
+    fresh: str,
+    precision: str,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    be_a_processor(monkeypatch, amx=True)
+    interrupt(job(root, AUTO), 1, monkeypatch)
+    be_a_processor(monkeypatch, amx=False)
+    monkeypatch.setenv("SEGOPS_FRESH", fresh)
+    made = job(root, AUTO | {"train": AUTO["train"] | changed})
+    assert made.params.precision == made.parts["precision"] == precision
+
+
+def test_a_precision_that_the_device_cannot_compute_is_not_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_a_processor(monkeypatch, amx=True)
+    interrupt(job(root, AUTO), 1, monkeypatch)
+    be_a_processor(monkeypatch, amx=False)
+    monkeypatch.setattr(stage, "can_compute", lambda *_: False)
+    assert job(root, AUTO).params.precision == "fp32"

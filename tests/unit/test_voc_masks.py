@@ -180,7 +180,7 @@ def test_sixteen_bit_colours_are_refused() -> None:
 def test_other_formats_are_refused(fmt: str, mode: str) -> None:
     buffer = BytesIO()
     Image.new(mode, (8, 8)).save(buffer, fmt)
-    with pytest.raises(SegopsError, match=rf"mask\.png: a mask in {fmt} format; expected PNG"):
+    with pytest.raises(SegopsError, match=rf"mask\.png: not decodable: a {fmt} file; expected PNG"):
         decode_mask(buffer.getvalue(), "mask.png")
 
 
@@ -211,7 +211,10 @@ def test_message_of_a_damaged_file_is_the_same_every_time() -> None:
         with pytest.raises(SegopsError) as caught:
             decode_mask(b"this is no image", "mask.png")
         messages.add(str(caught.value))
-    assert messages == {"mask.png: not decodable: not an image file. Replace the file."}
+    assert messages == {
+        "mask.png: not decodable: not an image file; expected PNG. "
+        "Put an image of such a format in its place."
+    }
 
 
 def test_files(tmp_path: Path) -> None:

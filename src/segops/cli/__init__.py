@@ -7,10 +7,9 @@ import os
 import sys
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from segops.cli import compare, data, evaluate, life, look, predict, tune
+from segops.cli.common import make_printable, print_error
 from segops.errors import SegopsError
 
 app = typer.Typer(
@@ -35,12 +34,11 @@ def main() -> None:
     _quiet()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     log.setLevel(logging.INFO)
+    log.addFilter(make_printable)
     try:
         app()
     except SegopsError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False
-        )
+        print_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

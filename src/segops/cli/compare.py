@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from segops.cli.common import checkout, console
@@ -67,7 +66,7 @@ def _show(compared: Compared) -> None:
         compared.names, compared.evaluations, differences, strict=True
     ):
         table.add_row(
-            escape(name),
+            name,
             _figure(tree["miou"]),
             _interval(tree["miou_low"], tree["miou_high"]),
             _figure(_part(tree, "boundary", "iou")),

@@ -95,6 +95,7 @@ def _say_which(store: PackedStore, limit: int | None, seen: frozenset[str]) -> N
             f"[yellow]warning:[/] {left_out} of these images are left out: the model was trained "
             "on them.",
             highlight=False,
+            markup=True,
             soft_wrap=True,
         )
 
@@ -114,7 +115,7 @@ def _compare(
         limit=limit,
     )
     at = level(settings.evaluate.confidence)
-    console.print(_ways(found, at))
+    console.print(_ways(found, at), markup=True)
     console.print(
         f"Differences are from {found[0].variant.name}, with the {at} interval of the paired "
         "bootstrap. Times are medians of the prediction alone.\nTo choose a way, set `predict` in "
@@ -176,7 +177,7 @@ def _score(
         f"(Hausdorff, 95th percentile: {_figure(boundary['hausdorff95'], 2)} px)",
         f"expected calibration error {_figure(error)}",
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=True)
 
 
 CLASS_COLUMNS: Mapping[str, str] = {
@@ -195,7 +196,7 @@ def _classes(found: Mapping[str, Any]) -> Table:
     for name, figures in found["classes"].items():
         if figures["truth_pixels"] or figures["predicted_pixels"]:
             table.add_row(
-                escape(name),
+                name,
                 *(_figure(figures[key]) for key in CLASS_COLUMNS),
                 _figure(figures["contour_distance"], 2),
             )

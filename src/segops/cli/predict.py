@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from segops.cli.common import checkout, console
+from segops.cli.common import checkout, console, printable
 from segops.errors import SegopsError
 
 
@@ -78,5 +78,5 @@ def predict(
         soft_wrap=True,
     )
     if outcome.failed:
-        listed = "\n  ".join(outcome.failed)
+        listed = "\n  ".join(printable(one, lines=False) for one in outcome.failed)
         raise SegopsError(f"{len(outcome.failed)} image(s) could not be done:\n  {listed}")

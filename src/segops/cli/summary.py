@@ -28,12 +28,16 @@ def show_decision(decision: Decision, version: int | str) -> None:
     """Print the gate's verdict on a version, and each of its checks."""
     colour = VERDICTS[decision.verdict]
     console.print(
-        f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]", highlight=False
+        f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]",
+        highlight=False,
+        markup=True,
     )
     for check in decision.checks:
         # As wide as "undecided", so that the sentences stand below each other.
         mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
-        console.print(f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True, markup=True
+        )
 
 
 def show_summary(root: Path, summary: Any) -> None:
@@ -54,7 +58,7 @@ def show_summary(root: Path, summary: Any) -> None:
         console.print(f"Stages restored from the cache: {', '.join(restored)}.", highlight=False)
     else:
         console.print("Nothing changed: no stage was run again.", highlight=False)
-    console.print(f"[bold]{escape(sentence(summary.evaluation))}[/]", highlight=False)
+    console.print(f"[bold]{escape(sentence(summary.evaluation))}[/]", highlight=False, markup=True)
     if not summary.created:
         console.print(
             f"No new version: {summary.model} version {summary.version} holds these weights.",
@@ -63,7 +67,9 @@ def show_summary(root: Path, summary: Any) -> None:
     show_decision(summary.decision, summary.version)
     aliases = ", ".join(_aliases(root, summary.version)) or "none"
     console.print(
-        f"{summary.model} version {summary.version}, aliases: [bold]{aliases}[/]", highlight=False
+        f"{escape(summary.model)} version {summary.version}, aliases: [bold]{escape(aliases)}[/]",
+        highlight=False,
+        markup=True,
     )
     console.print("\nLook at:")
     for path in (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE):

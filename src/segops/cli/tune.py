@@ -30,7 +30,7 @@ def list_recipes() -> None:
     for one in every(checkout()):
         aim = one.about.aim
         figure = "none published" if aim.miou is None else f"{aim.miou:.1f} %"
-        table.add_row(escape(one.name), escape(one.about.title), figure)
+        table.add_row(one.name, one.about.title, figure)
     console.print(table)
     console.print(
         "Sources of the figures and what differs from them stand in the files in recipes/.",
@@ -53,7 +53,9 @@ def put_recipe(root: Path, name: str, check: bool) -> None:
     _show_recipe(recipe)
     _show_changes(edit)
     for sentence in doubts(root, recipe, edit.settings):
-        console.print(f"[yellow]warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True, markup=True
+        )
     if check:
         console.print("Checked: the recipe is usable. Nothing is written.", highlight=False)
         return
@@ -150,7 +152,7 @@ def tune_search(
     )
     for one in found.trials:
         score = "" if one.score is None else f"{one.score:.4f}"
-        cells = [escape(_cell(one.values.get(key))) for key in keys]
+        cells = [_cell(one.values.get(key)) for key in keys]
         style = "bold" if one.number == found.best.number else None
         table.add_row(str(one.number), one.outcome, score, *cells, style=style)
     console.print(table)
@@ -188,6 +190,7 @@ def _show_recipe(recipe: Recipe) -> None:
         f"Recipe [bold]{escape(recipe.name)}[/]: {escape(recipe.about.title)}. Aim: {figure} "
         f"after {aim.iterations:,} iterations.",
         highlight=False,
+        markup=True,
         soft_wrap=True,
     )
 
@@ -198,7 +201,7 @@ def _show_changes(edit: Edit) -> None:
         return
     table = Table("parameter", "is", "becomes")
     for one in edit.changes:
-        table.add_row(one.key, escape(_cell(one.old)), escape(_cell(one.new)))
+        table.add_row(one.key, _cell(one.old), _cell(one.new))
     console.print(table)
 
 
@@ -208,7 +211,7 @@ def _show_diff(edit: Edit) -> None:
     elif console.is_terminal:
         console.print(Syntax(edit.diff(), "diff", background_color="default"))
     else:
-        console.print(edit.diff(), markup=False, highlight=False, soft_wrap=True)
+        console.print(edit.diff(), highlight=False, soft_wrap=True)
 
 
 def _cell(value: object) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from segops.data.store import PackedStore
 from segops.errors import SegopsError
 from segops.progress import track
 from segops.voc.classes import VOID
+from segops.voc.histogram import count_ids
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,9 +23,6 @@ LEAST_SHARE = 3000 / (2048 * 1024)
 
 TEMPERATURE = 0.01
 """Of rare-class sampling, as in DAFormer."""
-
-EXACT = 1 << 24
-"""Pixels; a histogram of OpenCV is float32, exact up to here."""
 
 
 def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
@@ -41,7 +38,7 @@ def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
     classes = len(store.class_names)
     found = np.zeros((len(ids), classes), dtype=np.int64)
     for row, image_id in zip(found, track(ids, "Counting classes"), strict=True):
-        histogram = _histogram(store.mask(image_id))
+        histogram = count_ids(store.mask(image_id))
         row[:] = histogram[:classes]
         strange = np.flatnonzero(histogram[classes:VOID])
         if strange.size:
@@ -244,16 +241,6 @@ class RareFirst:
             for c, place in zip(classes.tolist(), places.tolist(), strict=True)
         ]
         return np.array(drawn, dtype=np.int64)
-
-
-def _histogram(mask: NDArray[np.uint8]) -> Counts:
-    """Pixels of every id, int64 (256,)."""
-    flat = mask.reshape(-1)
-    total = np.zeros(256, dtype=np.int64)
-    for start in range(0, flat.size, EXACT):
-        part = cv2.calcHist([flat[start : start + EXACT]], [0], None, [256], [0, 256])
-        total += part.reshape(-1).astype(np.int64)
-    return total
 
 
 def _shown(counts: Counts, areas: Counts, least: float) -> NDArray[np.bool_]:

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.metrics.confusion import EXACT_PIXELS
 from segops.voc.classes import VOID
+from segops.voc.histogram import count_ids
 
 BINS = 15
 
@@ -111,18 +111,9 @@ def calibration_counts(
     index += (truth == prediction).view(np.uint8) * np.uint8(BINS)
     void = (truth == VOID).view(np.uint8)
     np.maximum(index, void * np.uint8(2 * BINS), out=index)
-    flat = index.reshape(1, -1)
-    pixels = np.zeros((2, BINS), np.int64)
-    for start in range(0, flat.size, EXACT_PIXELS):
-        pixels += _histogram(flat[:, start : start + EXACT_PIXELS])
+    pixels = count_ids(index)[: 2 * BINS].reshape(2, BINS)
     sums = np.bincount(index.reshape(-1), top.reshape(-1), minlength=2 * BINS)[: 2 * BINS]
     counts.pixels += pixels.sum(axis=0)
     counts.right += pixels[1]
     counts.confidence += sums.reshape(2, BINS).sum(axis=0)
     return counts
-
-
-def _histogram(index: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels by whether they are right and by bin, int64 (2, BINS); up to EXACT_PIXELS of them."""
-    counted = cv2.calcHist([index], [0], None, [256], [0, 256])[: 2 * BINS]
-    return np.asarray(counted, np.int64).reshape(2, BINS)

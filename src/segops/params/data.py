@@ -29,6 +29,12 @@ class DataParams(Section):
         blank = [str(id_) for id_, name in enumerate(value) if not name.strip()]
         if blank:
             raise ValueError(f"expected a name for every id; blank: id {', '.join(blank)}")
+        steering = [str(id_) for id_, name in enumerate(value) if not name.isprintable()]
+        if steering:
+            raise ValueError(
+                "expected names of printable characters, without control characters and ends of "
+                f"lines; others: id {', '.join(steering)}"
+            )
         if len(set(value)) != len(value):
             raise ValueError("expected every name once")
         return value

@@ -105,7 +105,8 @@ class TrainParams(Section):
         None, description="Epochs without gain on the selection split before stopping; null: never."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="`auto`: bf16 where the device computes it natively."
+        "auto",
+        description="`auto`: bf16 on a GPU that has it and on a CPU with AMX; else fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="`auto`: GPU if there is one."

@@ -19,7 +19,7 @@ from segops import files
 from segops.errors import SegopsError
 from segops.progress import track
 
-from ..voc.images import decode_image, image_size, read_content
+from ..voc.images import decode_consumer_image, image_size, read_content
 from . import activation, outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .journal import JOURNAL, LOCK, Entry, Journal
@@ -222,13 +222,8 @@ class _Work:
             kinds = self._options.kinds()
             if outputs.whole(source.output / source.mask, entry.outputs, kinds):
                 return entry
-        pixels = decode_image(
-            content,
-            str(source.path),
-            apply_orientation=True,  # As the registered model does, and so the next.
-            sixteen_bits=True,
-            max_pixels=self._max_pixels,
-        )
+        # As the registered model decodes it, so that both give the same mask.
+        pixels = decode_consumer_image(content, str(source.path), self._max_pixels)
         self._require_probabilities_fit(source, pixels)
         return _Picture(pixels, sha256)
 

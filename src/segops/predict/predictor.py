@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import SegopsError
 from ..voc.classes import VOID
-from ..voc.images import decode_image
+from ..voc.images import decode_consumer_image
 from ..voc.masks import encode_mask
 
 _CACHED_LOGITS = 300_000
@@ -171,7 +171,7 @@ class Predictor:
         An EXIF orientation is applied, so that the mask lies on the picture as it is seen.
 
         Args:
-            content: Bytes of a JPEG or PNG file, or these bytes in base64.
+            content: Bytes of an image file (JPEG, PNG, ...), or these bytes in base64.
             name: What the message of an error calls the image.
 
         Returns:
@@ -188,13 +188,8 @@ class Predictor:
                 raise SegopsError(
                     f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
                 ) from None
-        image = decode_image(
-            content,
-            name,
-            apply_orientation=True,
-            sixteen_bits=True,
-            max_pixels=None if self.inference is None else self.inference.max_pixels,
-        )
+        limit = None if self.inference is None else self.inference.max_pixels
+        image = decode_consumer_image(content, name, limit)
         prediction = self.predict(image)
         return encode_mask(prediction.mask), prediction.confidence
 

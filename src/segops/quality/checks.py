@@ -32,6 +32,8 @@ class Check:
         action: What to do where it failed, a sentence.
         errored: The expectation could not be evaluated at all; nothing is known about the data.
         findings: What is wrong, by file; empty where the check passed.
+        expectation: What was evaluated on the facts, its type and arguments.
+        rows: The (image id, split) of every row of the facts that does not meet it.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Check:
     action: str
     errored: bool = False
     findings: tuple[Finding, ...] = ()
+    expectation: dict[str, Any] = field(default_factory=dict)
+    rows: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

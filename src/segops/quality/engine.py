@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import great_expectations as gx
@@ -14,8 +13,6 @@ import pandas as pd
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation as Expectation
 from great_expectations.expectations.row_conditions import Column as Column
-
-from segops.files import atomic_directory
 
 gxe: Any = great_expectations.expectations
 """The ready-made expectations. They are re-exported implicitly, which strict mypy refuses."""
@@ -49,14 +46,12 @@ class Outcome:
 def evaluate(
     frames: Mapping[str, pd.DataFrame],
     expectations: Mapping[str, tuple[str, Expectation]],
-    data_docs: Path | None = None,
 ) -> dict[str, Outcome]:
     """Evaluate expectations in an ephemeral context that leaves no trace.
 
     Args:
         frames: Frames by name, each with the columns in `INDEX`.
         expectations: By a key of the caller's, the frame's name and the expectation.
-        data_docs: Directory for Great Expectations' own pages; None: they are not built.
 
     Returns:
         An outcome for every key.
@@ -82,9 +77,13 @@ def evaluate(
         for one in result.results:
             meta: Any = one.expectation_config and one.expectation_config.meta
             outcomes[meta["key"]] = _outcome(one)
-    if data_docs is not None:
-        _build_data_docs(context, data_docs)
     return outcomes
+
+
+def spelled(expectation: Expectation) -> dict[str, Any]:
+    """An expectation as JSON can hold it: its `type`, and its arguments as `kwargs`."""
+    configuration: dict[str, Any] = expectation.configuration.to_json_dict()
+    return {name: configuration[name] for name in ("type", "kwargs")}
 
 
 def _outcome(result: Any) -> Outcome:
@@ -105,19 +104,3 @@ def _error(info: Mapping[str, Any] | None) -> str | None:
         if isinstance(entry, Mapping) and entry.get("raised_exception"):
             return str(entry.get("exception_message") or "an error without a message")
     return None
-
-
-def _build_data_docs(context: Any, target: Path) -> None:
-    with atomic_directory(target) as directory:
-        context.add_data_docs_site(
-            site_name="segops",
-            site_config={
-                "class_name": "SiteBuilder",
-                "store_backend": {
-                    "class_name": "TupleFilesystemStoreBackend",
-                    "base_directory": str(directory.resolve()),
-                },
-                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            },
-        )
-        context.build_data_docs(site_names=["segops"])

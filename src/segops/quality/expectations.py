@@ -14,7 +14,7 @@ from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
 from segops.quality.checks import Check, Finding, Validation, counted
-from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe
+from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe, spelled
 from segops.quality.frames import describe_images, describe_labels, labels_in
 from segops.voc.layout import LISTS, SPLITS
 
@@ -51,13 +51,12 @@ class Bounds(Sections):
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")
 
 
-def check(facts: pd.DataFrame, params: Bounds, data_docs: Path | None = None) -> Validation:
+def check(facts: pd.DataFrame, params: Bounds) -> Validation:
     """Hold a facts table against what training needs.
 
     Args:
         facts: As :func:`segops.quality.facts.scan` returns it.
         params: Classes and bounds.
-        data_docs: Directory for Great Expectations' own pages; None: they are not built.
 
     Returns:
         One check for each rule. A rule that cannot be evaluated is failed and marked `errored`.
@@ -68,7 +67,6 @@ def check(facts: pd.DataFrame, params: Bounds, data_docs: Path | None = None) ->
     outcomes = evaluate(
         {"images": images, "labels": labels[labels["split"] == "train"]},
         {rule.name: (rule.frame, rule.expectation) for rule in rules},
-        data_docs,
     )
     records: list[Row] = [
         {str(column): value for column, value in row.items()} for row in images.to_dict("records")
@@ -169,15 +167,16 @@ def _file_rules() -> list[Rule]:
         ),
         Rule(
             name="images readable",
-            expected="Every image decodes to its last pixel and converts to 8-bit RGB.",
-            action="Replace damaged files with intact copies; save images as 8-bit RGB.",
+            expected="Every image is a JPEG that decodes to its last pixel.",
+            action="Replace damaged files with intact copies; save images of other formats as "
+            "JPEG.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_image"),
             explain=_each(lambda row: [Finding(row["image_path"], row["unreadable_image"])]),
             observed=_share("have an unreadable image"),
         ),
         Rule(
             name="masks readable",
-            expected="Every mask decodes to class ids.",
+            expected="Every mask is a PNG that decodes to class ids.",
             action="Replace the files; a mask holds class ids, or the colours of VOC's palette.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_mask"),
             explain=_each(lambda row: [Finding(row["mask_path"], row["unreadable_mask"])]),
@@ -337,6 +336,7 @@ def _judge(
             observed=f"It could not be evaluated: {reason}",
             action="This says nothing about the data; report it as a defect of the check.",
             errored=True,
+            expectation=spelled(rule.expectation),
         )
     findings: list[Finding] = []
     if not outcome.success:
@@ -348,6 +348,8 @@ def _judge(
         observed=rule.observed(outcome, total),
         action=rule.action,
         findings=tuple(dict.fromkeys(findings)),
+        expectation=spelled(rule.expectation),
+        rows=outcome.rows,
     )
 
 

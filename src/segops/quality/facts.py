@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,17 @@ from segops.errors import SegopsError
 from segops.files import atomic_path, sha256_bytes, sha256_lines
 from segops.progress import track
 from segops.voc.classes import VOID
-from segops.voc.images import decode_image, load_image
+from segops.voc.images import (
+    MASK_FORMATS,
+    PHOTOGRAPH_FORMATS,
+    image_mode,
+    load_image,
+    orientation,
+)
 from segops.voc.layout import Layout
 from segops.voc.masks import decode_mask
 
 MAX_WORKERS = 8
-EXIF_ORIENTATION = 0x0112
 MISSING = "no such file"
 """The error of a file that a list asks for and that is not there."""
 
@@ -159,13 +163,11 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     name = path.relative_to(layout.root).as_posix()
 
     def decode(content: bytes, facts: dict[str, Any]) -> None:
-        image = load_image(content, name)
+        image = load_image(content, name, PHOTOGRAPH_FORMATS)
         facts["width"], facts["height"] = image.size
         facts["channels"] = len(image.getbands())
         facts["mode"] = image.mode
-        facts["orientation"] = _orientation(image)
-        if image.mode not in ("RGB", "L"):  # These need no second look.
-            decode_image(content, name)
+        facts["orientation"] = orientation(image)
 
     return {"image_path": name} | _file_facts("image", path, name, decode)
 
@@ -177,8 +179,7 @@ def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, facts: dict[str, Any]) -> None:
         mask = decode_mask(content, name)
         facts["mask_height"], facts["mask_width"] = mask.shape
-        with Image.open(BytesIO(content)) as image:
-            facts["mask_mode"] = image.mode
+        facts["mask_mode"] = image_mode(content, name, MASK_FORMATS)
         counts = Image.fromarray(mask).histogram()
         facts["label_ids"] = [index for index, count in enumerate(counts) if count]
         facts["label_pixels"] = [count for count in counts if count]
@@ -206,11 +207,6 @@ def _file_facts(
     except SegopsError as error:
         facts[f"{kind}_error"] = str(error).removeprefix(f"{name}: ")
     return facts
-
-
-def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(EXIF_ORIENTATION, 1)
-    return value if value in range(1, 9) else 1
 
 
 def cores() -> int:

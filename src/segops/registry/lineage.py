@@ -45,7 +45,7 @@ ORIGIN_FIELDS: tuple[str, ...] = (
 """Where and by whom it was made: known when training starts."""
 TRAINING_FIELDS: tuple[str, ...] = ("weights_sha256", "train_hash")
 """Known when training has ended."""
-RUN_FIELDS: tuple[str, ...] = ("device", "seed")
+RUN_FIELDS: tuple[str, ...] = ("device", "precision", "seed")
 """Known when training has ended; words, not hashes."""
 DATA_FIELDS: tuple[str, ...] = (
     "bundle_digest",
@@ -185,12 +185,12 @@ def packaging(root: Path) -> Lineage:
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
-    """Weights, device and seed, from what the train stage wrote.
+    """Weights, device, precision and seed, from what the train stage wrote.
 
     Args:
         training: The content of ``metrics/training.json``.
     """
-    names = (*TRAINING_FIELDS, "device", "seed")
+    names = (*TRAINING_FIELDS, *RUN_FIELDS)
     return Lineage(
         _prefixed({name: str(training[name]) for name in names if training.get(name) is not None})
     )

@@ -11,6 +11,7 @@ from mlflow.entities import Run
 
 from segops import files, paths
 from segops.params.file import Params, load_params
+from segops.predict.package import is_by_this_code
 from segops.registry import artifact, lineage, reproduce, results, runs
 from segops.registry.lineage import tag
 from segops.registry.results import Results
@@ -133,24 +134,16 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     lacking = {tag(name) for name in lineage.missing(known)}
     if known.get(EVALUATED_AS) == digest and not lacking & to_be_had:
         return []
-    packaging = lineage.packaging(found.root)
     # Once more under the bundle's name: the run of a training that is packaged again goes on.
     kept = f"{runs.LINEAGE_DIRECTORY}/{reproduce.bundle_directory(found.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
     if "params.yaml" in data.artifacts:
         _keep_first(store, run, data.artifacts["params.yaml"])
-    script = _script(run, packaging, found, settings)
-    # An empty patch takes the place of one of an earlier packaging of the same bundle.
-    own = data.artifacts | {"code.patch": b""} | packaging.artifacts | script
-    for name, content in own.items():
+    packaged, tags = _packaged(store, run, found, settings)
+    for name, content in (data.artifacts | packaged).items():
         runs.put(store, run.info.run_id, f"{kept}/{name}", content)
-    tags = data.tags | packaging.tags
-    if script:
-        uri = without_credentials(store.uri)
-        tags[tag("reproduce")] = reproduce.reproduce_command(
-            run.info.run_id, found.bundle_digest, uri
-        )
+    tags |= data.tags
     if (found.root / paths.COUNTS).is_file():
         tags[COUNTS] = files.sha256_file(found.root / paths.COUNTS)
     differing = runs.changed_params(run, settings.flat())
@@ -159,6 +152,29 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
         tags[CHANGED_PARAMS] = json.dumps(differing)
     changed = runs.add_tags(store, run, tags, overwrite=True)
     return changed + runs.add_tags(store, run, {EVALUATED_AS: digest}, overwrite=True)
+
+
+def _packaged(
+    store: Store, run: Run, found: Results, settings: Params
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What tells where the bundle was made and how it is made again: files by name, and tags.
+
+    A bundle whose copies of the code differ in words from the code that is here was not made here.
+    Then what the run says of it already is left, and nothing is said of a bundle that is new to it.
+    """
+    names = [tag(name) for name in (*lineage.PACKAGE_FIELDS, "reproduce")]
+    if not is_by_this_code(found.bundle):
+        is_known = run.data.tags.get(tag("bundle_digest")) == found.bundle_digest
+        return {}, {} if is_known else {name: "" for name in names if name in run.data.tags}
+    packaging = lineage.packaging(found.root)
+    script = _script(run, packaging, found, settings)
+    tags = dict(packaging.tags)
+    if script:
+        tags[tag("reproduce")] = reproduce.reproduce_command(
+            run.info.run_id, found.bundle_digest, without_credentials(store.uri)
+        )
+    # An empty patch takes the place of one of an earlier packaging of the same bundle.
+    return {"code.patch": b""} | packaging.artifacts | script, tags
 
 
 def _keep_first(store: Store, run: Run, settings: bytes) -> None:
@@ -185,7 +201,7 @@ def _script(
         settings.data.path,
         found.weights_sha256,
         found.bundle_digest,
-        reproduce.elsewhere(found.root, settings.model, found.training.get("start_model")),
+        reproduce.elsewhere(found.root, settings.model, settings.train, found.training),
     )
     return {"reproduce.sh": script}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segops import paths
 from segops.params.model import ModelParams
+from segops.params.train import TrainParams
 
 TRAINED_WITH = "trained_with.yaml"
 """In a run's lineage: params.yaml as it was when the training was first recorded. Code that trained
@@ -108,22 +110,28 @@ echo "The same bundle: {digest}"
 """.encode()
 
 
-def elsewhere(root: Path, model: ModelParams, start_model: str | None) -> dict[str, str]:
+def elsewhere(
+    root: Path, model: ModelParams, train: TrainParams, training: Mapping[str, Any]
+) -> dict[str, str]:
     """Parameters that a worktree of the checkout would misunderstand, and what to put there.
 
-    An alias in ``model.start_from`` may lead to another version by then, and files that git does
-    not know lie in the main checkout alone.
+    An alias in ``model.start_from`` may lead to another version by then, files that git does not
+    know lie in the main checkout alone, and another processor may choose another precision.
 
     Args:
         root: The workspace.
         model: How the model was made.
-        start_model: The version that an alias led to, where it is known.
+        train: How it was trained.
+        training: The content of ``metrics/training.json``.
 
     Returns:
         Words of a shell by key; `$main` is the main checkout.
     """
     found: dict[str, str] = {}
     start, weights = model.start_from, model.encoder_weights
+    start_model, precision = training.get("start_model"), training.get("precision")
+    if train.precision == "auto" and precision is not None:
+        found["train.precision"] = shlex.quote(precision)
     if start is not None and start.startswith("models:"):
         if "@" in start and start_model is not None:
             found["model.start_from"] = shlex.quote(start_model)

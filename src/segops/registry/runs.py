@@ -16,6 +16,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
+from segops import files
 from segops.registry import lineage
 from segops.registry.lineage import started_by, tag
 from segops.registry.tracking import Store
@@ -31,6 +32,7 @@ AT_ONCE = 100
 """MLflow takes no more parameters or tags in one call."""
 LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
+LONGEST_KEY = 250
 
 
 def find(store: Store, weights_sha256: str) -> Run | None:
@@ -275,10 +277,14 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 def key(name: str) -> str:
     r"""A name as MLflow takes it: letters, digits, and `_ - . : /`; others as their code point.
 
-    Class names are the user's own. `c+` and `c#` must not become one metric.
+    Class names are the user's own. `c+` and `c#` must not become one metric, nor two long names
+    that begin alike: a name of more than 250 characters ends in a hash.
     """
     safe = "".join(one if one.isalnum() or one in "_-.:/ " else f"_x{ord(one):x}_" for one in name)
-    return "/".join(part if part.strip(".") else f"_{part}_" for part in safe.split("/"))[:250]
+    found = "/".join(part if part.strip(".") else f"_{part}_" for part in safe.split("/"))
+    if len(found) > LONGEST_KEY:
+        found = f"{found[: LONGEST_KEY - 17]}_{files.sha256_bytes(name.encode())[:16]}"
+    return found
 
 
 def _first(store: Store, condition: str) -> Run | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -39,8 +40,17 @@ def render(template: str, **context: Any) -> str:
         template: File name in ``templates/``.
         context: What the template asks for; a name that it lacks is an error.
     """
-    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
-    return _environment().get_template(template).render(style=Markup(style), **context)
+    return _environment().get_template(template).render(**context)
+
+
+def _text(name: str) -> Markup:
+    """A style or script of ``templates/`` as it is."""
+    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
+
+
+def script_policy(text: str) -> str:
+    """What a page's Content-Security-Policy says so that this script runs and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @cache
@@ -59,6 +69,7 @@ def _environment() -> Environment:
         "percent": percent,
         "photograph": photograph,
     }
+    environment.globals |= {"file_text": _text, "policy": lambda name: script_policy(_text(name))}
     return environment
 
 

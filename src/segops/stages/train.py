@@ -26,10 +26,16 @@ from segops.errors import SegopsError
 from segops.models.zoo import ModelSpec, build, normalisation
 from segops.predict.trained import weights_sha256, write_trained
 from segops.train import checkpoint, launch
-from segops.train.devices import choose_device, choose_world
-from segops.train.fingerprint import encoder_file, fingerprint, training_parts
+from segops.train.devices import Device, choose_device, choose_world
+from segops.train.fingerprint import (
+    PRECISION,
+    START,
+    encoder_file,
+    fingerprint,
+    training_parts,
+)
 from segops.train.fresh import VARIABLE, wants_fresh
-from segops.train.hardware import choose_precision, choose_threads, choose_workers
+from segops.train.hardware import can_compute, choose_precision, choose_threads, choose_workers
 from segops.train.history import History
 from segops.train.job import Job, Outcome
 from segops.train.loop import train
@@ -126,9 +132,11 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
         settings, store, serialised, local, device, precision,
         ranks=devices * nodes, executor=executor, start=start,
     )  # fmt: skip
+    if settings.train.precision == "auto":
+        parts = _as_begun(root / paths.RESUME, parts, device)
     ids, _ = selection_split(store.ids("train"), settings.train.selection_share)
     return Job(
-        params=settings.train,
+        params=settings.train.model_copy(update={"precision": parts[PRECISION]}),
         hardware=settings.hardware,
         spec=spec,
         encoder_weights=weights if local is None else str(local),
@@ -143,6 +151,21 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
         copy_paste=pasted if pasted.p else None,
         augment_device=executor,
     )
+
+
+def _as_begun(directory: Path, parts: dict[str, str], device: Device) -> dict[str, str]:
+    """The parts, with the precision of an interrupted training that differs in nothing else.
+
+    So a training that goes on elsewhere, where `auto` would choose otherwise, ends as it would
+    have. The model to start from is left out: only the first rank knows it, and ranks must agree.
+    """
+    begun = None if wants_fresh() else checkpoint.begun(directory)
+    if begun is None or not can_compute(begun.get(PRECISION, ""), device):
+        return parts
+    differing = {name for name in {*parts, *begun} if parts.get(name) != begun.get(name)}
+    if differing - {START} != {PRECISION}:
+        return parts
+    return {**parts, PRECISION: begun[PRECISION]}
 
 
 def _spec(settings: TrainingSettings, start: Start | None) -> ModelSpec:
@@ -225,7 +248,7 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: Outcome) -
         "optimizer_steps": outcome.steps,
         "seed": seed,
         "device": device,
-        "precision": choose_precision(job.params.precision, device),
+        "precision": job.params.precision,
         "threads": choose_threads(settings.hardware),
         "devices": devices,
         "nodes": nodes,

@@ -12,7 +12,7 @@ from segops.errors import SegopsError
 from segops.files import write_json
 from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
-from segops.paths import DATA_DOCS, FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
+from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
@@ -48,7 +48,7 @@ def run(root: Path) -> None:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:
         facts = scan(layout, settings.hardware.workers)
-        validation = check(facts, settings, root / DATA_DOCS)
+        validation = check(facts, settings)
     write_facts(root / FACTS, facts)
     write_json(root / VALIDATION_JSON, validation.to_json())
     decided = verdict(facts, validation, settings.data.class_names)

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,8 @@ def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | 
         The checkpoint, and the best epoch so far; None where there is none, or one that cannot be
         read or that belongs to a training with other parameters, data or code (logged).
     """
-    candidates = [directory / NAME, *sorted(directory.glob("best-*.pt"), reverse=True)]
+    candidates = _candidates(directory)
     for path in candidates:
-        if not path.is_file():
-            continue
         try:
             checkpoint = _read(path)
             best = _best_of(directory, checkpoint)
@@ -133,8 +132,23 @@ def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | 
         if _is_of(checkpoint, parts):
             return checkpoint, best
         return None
-    if directory.is_dir() and any(path.is_file() for path in candidates):
+    if candidates:
         log.warning("%s: no usable checkpoint; starting afresh.", directory)
+    return None
+
+
+def begun(directory: Path) -> dict[str, str] | None:
+    """What the interrupted training in `directory` depends on.
+
+    Args:
+        directory: Where :func:`save` wrote its checkpoint.
+
+    Returns:
+        The hashes by name, as :func:`load` takes them; None where no checkpoint can be read.
+    """
+    for path in _candidates(directory):
+        with suppress(*_UNUSABLE):  # `load` tells of it
+            return _read(path, mmap=True).parts  # its weights stay on the disk
     return None
 
 
@@ -153,6 +167,12 @@ def on_cpu(state: Any) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(on_cpu(value) for value in state)
     return state
+
+
+def _candidates(directory: Path) -> list[Path]:
+    """The checkpoints in a directory, the one to take first."""
+    found = [directory / NAME, *sorted(directory.glob("best-*.pt"), reverse=True)]
+    return [path for path in found if path.is_file()]
 
 
 def _best_path(directory: Path, epoch: int) -> Path:
@@ -196,8 +216,8 @@ def _forget_older(directory: Path, best: Best | None) -> None:
             path.unlink()
 
 
-def _read(path: Path) -> Checkpoint:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+def _read(path: Path, mmap: bool = False) -> Checkpoint:
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if content.pop("format") != FORMAT:
         raise KeyError("format")
     return Checkpoint(**content)

@@ -17,6 +17,8 @@ from segops.train.start import Start
 STAGE = "train"
 START = "start"
 """Name of the part that says which model a training started from; rank zero alone knows it."""
+PRECISION = "precision"
+"""Name of the part that is no hash but the precision itself."""
 
 
 def training_parts(
@@ -46,7 +48,7 @@ def training_parts(
 
     Returns:
         SHA-256 by name: `parameters`, `policy`, `data`, `code`, `libraries`, `device`, and `start`
-        where there is one.
+        where there is one; and the `precision`.
     """
     model = settings.model.model_dump(mode="json")
     if encoder_file:  # it counts by what it holds, not by where it lies
@@ -68,7 +70,8 @@ def training_parts(
         "data": store.split_hash("train"),
         "code": code.code_hash,
         "libraries": code.libraries_hash,
-        "device": _hash([device, precision, ranks, executor]),
+        "device": _hash([device, ranks, executor]),
+        PRECISION: precision,
     }
     if start is None:
         return parts

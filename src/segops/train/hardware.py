@@ -32,16 +32,27 @@ log = logging.getLogger("segops")
 
 
 def choose_precision(wanted: str, device: Device) -> Precision:
-    """As ``train.precision`` says; `auto` is bf16 where the device computes it natively."""
+    """As ``train.precision`` says; `auto` is bf16 on a device that gains by it, else fp32.
+
+    Those are GPUs that compute it natively and CPUs with AMX. Without AMX a CPU's instructions for
+    bf16 are slower than those for fp32. It is a fixed rule, as what a stopwatch says of a loaded
+    machine would be another precision, and so other weights, the next time.
+    """
     for known in get_args(Precision):
         if wanted == known:
             return cast(Precision, known)
     if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known = torch.cpu.get_capabilities()
-        native = bool(known.get("amx_bf16") or known.get("avx512_bf16"))
-    return "bf16" if native else "fp32"
+        gains = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return "bf16" if gains else "fp32"
+
+
+def can_compute(precision: str, device: Device) -> bool:
+    """Whether the device computes in a precision, if slowly; False for what is no precision."""
+    if precision == "bf16" and device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return precision in get_args(Precision)
 
 
 def choose_threads(hardware: HardwareParams) -> int:

@@ -24,7 +24,7 @@ class Job:
     """All that a training needs.
 
     Attributes:
-        params: Section `train` of ``params.yaml``.
+        params: Section `train` of ``params.yaml``, with the precision that `auto` chose.
         hardware: Section `hardware`.
         spec: The network.
         encoder_weights: A published name, None, or the path of a local file.

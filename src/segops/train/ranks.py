@@ -59,6 +59,7 @@ def require_equal(parts: Mapping[str, str], fabric: Any) -> None:
             raise SegopsError(
                 f"Rank {rank} would train with another {', '.join(changed)} than rank 0. Bring all "
                 "machines to the same commit, params.yaml, data and libraries, then start again."
+                + (" Name a train.precision in place of auto." if "precision" in changed else "")
             )
 
 

@@ -4,22 +4,58 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from ..errors import SegopsError
+from . import signatures
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L")
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
-"""What is read where the number of pixels is guarded: formats whose header tells it, and that no
-other program is started for."""
+
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+"""All readers that are ever given a file: the header tells the number of pixels, and no other
+program is started. ``Image.open`` would try every reader that Pillow has."""
+
+PHOTOGRAPH_FORMATS = ("JPEG",)
+"""What a data set's photograph may be."""
+
+MASK_FORMATS = ("PNG",)
+"""What a data set's mask may be."""
+
+CONSUMER_FORMATS = tuple(_READERS)
+"""What an image may be that a consumer wants predicted."""
+
+_MAX_PIXELS = 178_956_970
+"""Of an image of a data set; as many as Pillow decodes."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -51,53 +87,64 @@ _STRIP = 1 << 22
 """Pixels that are converted at a time, so that a large image is not held a third time."""
 
 
-def decode_image(
-    content: bytes,
-    name: str,
-    *,
-    apply_orientation: bool = False,
-    sixteen_bits: bool = False,
-    max_pixels: int | None = None,
-) -> NDArray[np.uint8]:
-    """Decode a photograph.
+def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode a photograph of a data set.
+
+    It is left as it is stored, whatever its EXIF orientation: the mask lies on the stored pixels.
 
     Args:
-        content: The file's bytes: JPEG, PNG or another format that Pillow reads.
+        content: The file's bytes: JPEG.
         name: What the message of an error calls the file.
-        apply_orientation: Turn the image as its EXIF orientation says. Masks of a data set lie on
-            the stored pixels, so it is off by default; photographs of a consumer want it on.
-        sixteen_bits: Take greyscale of 16 bits by its upper 8, as Pillow takes colour of 16 bits
-            in any case; a data set's are refused, because 12 bits stored in 16 would be all dark.
+
+    Returns:
+        uint8 array of shape (H, W, 3), RGB, contiguous and writable.
+
+    Raises:
+        SegopsError: As :func:`load_image`.
+    """
+    return _to_rgb(load_image(content, name, PHOTOGRAPH_FORMATS))
+
+
+def decode_consumer_image(
+    content: bytes, name: str, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
+    """Decode an image that a consumer wants predicted, turned as its EXIF orientation says.
+
+    Args:
+        content: The file's bytes, of one of `CONSUMER_FORMATS`.
+        name: What the message of an error calls the file.
         max_pixels: See :func:`load_image`.
 
     Returns:
-        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped.
+        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped; of 16 bits
+        a channel the upper 8 are taken.
 
     Raises:
         SegopsError: As :func:`load_image`, or the image has more bits a channel.
     """
-    image = load_image(content, name, max_pixels)
-    deep = image.mode in _SIXTEEN_BITS
-    if image.mode not in _READABLE_MODES and not (deep and sixteen_bits):
+    image = load_image(content, name, CONSUMER_FORMATS, max_pixels)
+    if image.mode not in (*_READABLE_MODES, *_SIXTEEN_BITS):
         bits = {"I": ", 32-bit integers", "F": ", floating point"}.get(image.mode, "")
         raise SegopsError(
             f"{name}: image of mode {image.mode}{bits}; expected 8 bits a channel "
-            f"({', '.join(_READABLE_MODES)}{', or 16 of greyscale' if sixteen_bits else ''}). "
-            "Convert it to RGB."
+            f"({', '.join(_READABLE_MODES)}, or 16 of greyscale). Convert it to RGB."
         )
-    if apply_orientation:
-        image = _upright(image)
-    return _to_rgb(image)
+    return _to_rgb(_upright(image))
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8: 1 where there is none, it means nothing or it is damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:
+        # Damaged EXIF data raise whatever the bytes lead to, and are no damage to the image.
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as it is meant to be seen; as it is stored, where its EXIF data are damaged."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except (struct.error, KeyError, SyntaxError, TypeError, ValueError):
-        # What Pillow itself expects of damaged EXIF data, which are no damage to the image.
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    """The image as it is meant to be seen."""
+    method = _UPRIGHT.get(orientation(image))
     return image if method is None else image.transpose(method)
 
 
@@ -122,23 +169,23 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def read_image(path: Path, *, apply_orientation: bool = False) -> NDArray[np.uint8]:
-    """Read a photograph; see :func:`decode_image`.
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a photograph of a data set; see :func:`decode_image`.
 
     Raises:
         SegopsError: As :func:`decode_image`, or the file is missing or not readable.
     """
-    return decode_image(read_content(path), str(path), apply_orientation=apply_orientation)
+    return decode_image(read_content(path), str(path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as stored, from the file's header alone, however large.
+    """Width and height of a consumer's image, in pixels as stored, from its header, however large.
 
     Raises:
         SegopsError: The file is missing or its header is not that of an image.
     """
     try:
-        with path.open("rb") as file, _open(file, unlimited=True) as image:
+        with path.open("rb") as file, _open(file, CONSUMER_FORMATS) as image:
             return image.size
     except FileNotFoundError:
         raise SegopsError(f"{path}: no such file.") from None
@@ -160,7 +207,9 @@ def read_content(path: Path) -> bytes:
         raise SegopsError(f"{path}: not readable: {error.strerror or error}.") from None
 
 
-def load_image(content: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+def load_image(
+    content: bytes, name: str, formats: Sequence[str], max_pixels: int | None = None
+) -> Image.Image:
     """Open and fully decode an image in the mode it is stored in.
 
     Pillow alone decodes a PNG with damaged pixel data, or with fewer rows than its header says,
@@ -169,22 +218,23 @@ def load_image(content: bytes, name: str, max_pixels: int | None = None) -> Imag
     Args:
         content: The file's bytes.
         name: What the message of an error calls the file.
-        max_pixels: Refuse an image of more pixels by its header, before any pixel is decoded;
-            and read the usual formats alone. None: Pillow's own limit, of which it warns on
-            standard error from 89 million pixels on.
+        formats: The formats taken, of `CONSUMER_FORMATS`; no reader of another is asked.
+        max_pixels: Refuse an image of more pixels by its header, before any pixel is decoded.
+            None: a data set's image, of 179 million at most.
 
     Raises:
-        SegopsError: The content is no image, is corrupt or truncated, or has too many pixels.
+        SegopsError: The content is no image of these formats, is corrupt or truncated, or has too
+            many pixels.
     """
+    limit = _MAX_PIXELS if max_pixels is None else max_pixels
     try:
-        unlimited = max_pixels is not None
-        with _open(BytesIO(content), unlimited) as image:
+        with _open(BytesIO(content), formats) as image:
             size = image.size
-            if max_pixels is None or size[0] * size[1] <= max_pixels:
+            if size[0] * size[1] <= limit:
                 if image.format == "PNG":
-                    with _open(BytesIO(content), unlimited) as other:
+                    with _open(BytesIO(content), formats) as other:
                         other.verify()
-                _load(image, max_pixels)
+                _load(image)
                 if image.format == "PNG" and _lacks_rows(image, content):
                     raise OSError("fewer rows of pixels than the header says")
                 return image
@@ -193,51 +243,49 @@ def load_image(content: bytes, name: str, max_pixels: int | None = None) -> Imag
     except Exception as error:
         # Decoders raise whatever damaged bytes lead them to; all of it means one thing here.
         raise _undecodable(name, error) from error
+    words = f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "
+    if max_pixels is None:
+        raise SegopsError(f"{words}{limit:,}. Make it smaller.")
     raise SegopsError(
-        f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "
-        f"{max_pixels:,} (`predict.max_pixels`). Make it smaller, or raise the limit in "
+        f"{words}{limit:,} (`predict.max_pixels`). Make it smaller, or raise the limit in "
         "params.yaml and package the model anew."
     )
 
 
-def _open(file: IO[bytes], unlimited: bool) -> Image.Image:
-    """Read an image's header.
+def image_mode(content: bytes, name: str, formats: Sequence[str]) -> str:
+    """The mode that an image is stored in, by its header alone; the rest as :func:`load_image`."""
+    try:
+        with _open(BytesIO(content), formats) as image:
+            return image.mode
+    except Exception as error:
+        raise _undecodable(name, error) from error
 
-    Pillow's limit is a global of the process and its warning another; a caller with a limit of its
-    own needs neither, and other threads must not see them changed. So it asks Pillow's readers
-    itself, as ``Image.open`` does.
+
+def _open(file: IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
+    """Read an image's header with the one reader that its first bytes name.
+
+    ``Image.open`` is not asked: its limit of pixels is a global of the process and its warning
+    another, and other threads must not see them changed.
 
     Args:
         file: Read while the image is in use.
-        unlimited: Leave Pillow's limit out, and take the usual formats alone.
+        formats: The formats taken.
     """
-    if not unlimited:
-        return Image.open(file)
-    for register in (Image.preinit, Image.init):  # the common readers, then all
-        register()
-        for name in _FORMATS:
-            image = _read_as(name, file)
-            if image is not None:
-                return image
-    raise UnidentifiedImageError(f"not an image file of {', '.join(_FORMATS)}")
+    start = file.read(signatures.LENGTH)
+    found = signatures.image_format(start)
+    if found is None or found not in formats:
+        raise _OtherFormatError(f"{signatures.describe(start)}; expected {', '.join(formats)}")
+    file.seek(0)
+    return _READERS[found](file)
 
 
-def _read_as(name: str, file: IO[bytes]) -> Image.Image | None:
-    """The header of an image of this format; None where it is another or not known yet."""
-    factory, accept = Image.OPEN.get(name, (None, None))
-    try:
-        file.seek(0)
-        if factory is None or (accept is not None and accept(file.read(16)) is not True):
-            return None
-        file.seek(0)
-        return factory(file, "")
-    except (SyntaxError, IndexError, TypeError, struct.error):
-        return None  # as Image.open does: not of this format after all
+class _OtherFormatError(Exception):
+    """A file of a format that is not taken."""
 
 
-def _load(image: Image.Image, max_pixels: int | None) -> None:
-    """Decode the pixels; with a limit of our own without the one that the TIFF reader asks."""
-    if max_pixels is not None and isinstance(image, TiffImagePlugin.TiffImageFile):
+def _load(image: Image.Image) -> None:
+    """Decode the pixels without the limit that the TIFF reader asks: ours was asked before."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         stored = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
         image.im = Image.new(image.mode, stored).im
@@ -274,8 +322,10 @@ def _png_data(content: bytes) -> Iterator[bytes]:
 
 
 def _undecodable(name: str, error: Exception) -> SegopsError:
-    # Pillow names the in-memory buffer, whose address differs from run to run.
     words = str(error).rstrip(".") or type(error).__name__
-    if "cannot identify image file" in words:
-        words = "not an image file"
-    return SegopsError(f"{name}: not decodable: {words}. Replace the file.")
+    if isinstance(error, SyntaxError):  # what Pillow's readers raise
+        words = f"its header is damaged ({words})"
+    action = "Replace the file."
+    if isinstance(error, _OtherFormatError):
+        action = "Put an image of such a format in its place."
+    return SegopsError(f"{name}: not decodable: {words}. {action}")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import SegopsError
 from .classes import palette
-from .images import load_image, read_content
+from .images import MASK_FORMATS, load_image, read_content
 
 _PALETTE = palette()
 _BIT_DEPTH = 24
@@ -35,9 +35,7 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
         SegopsError: The content is no PNG, is corrupt or truncated, has another mode, or holds a
             colour that is not in the VOC palette or a pixel that is not opaque.
     """
-    image = load_image(content, name)
-    if image.format != "PNG":
-        raise SegopsError(f"{name}: a mask in {image.format} format; expected PNG.")
+    image = load_image(content, name, MASK_FORMATS)
     depth = content[_BIT_DEPTH]
     if depth == 16 or image.mode not in ("P", "L", "RGB", "RGBA"):
         raise SegopsError(

@@ -23,8 +23,8 @@ PACKAGE = ROOT.name
 STAGES = f"{PACKAGE}.stages"
 
 UNHASHED = tuple(f"{PACKAGE}.{name}" for name in ("code", "params.messages", "paths", "registry"))
-"""Modules whose code decides nothing about a stage's result. Messages are words, ``dvc.yaml`` itself
-names the paths, and what the registry hands over enters a training's fingerprint by its content."""
+"""Modules whose code decides nothing about a stage's result: messages are words, ``dvc.yaml`` names
+the paths itself, and what the registry hands over enters a training's fingerprint by content."""
 
 DECISIVE: dict[str, tuple[str, ...]] = {
     "PIL": ("pillow",),

@@ -160,7 +160,7 @@ def behaviour(text: str | bytes) -> str:
 
     Comments, docstrings, type hints, what is raised or logged in words, `description=` of
     parameters and the layout of the text are gone; so are imports and private functions that served
-    those alone.
+    those alone. The spelling is that of this Python: another may have another.
 
     Args:
         text: The source of a module.
@@ -257,11 +257,13 @@ class _Wordless(ast.NodeTransformer):
         return self._with_body(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Drop the words of an exception, of progress, and the description of a parameter."""
+        """Drop the words of an exception, of progress, of a parameter, and the type of a cast."""
         name = _called(node)
         if name.endswith(("Error", "Exception", "Warning")) or name == "warn":
             return ast.Call(node.func, [], [])
         self.generic_visit(node)
+        if name == "cast" and len(node.args) == 2:
+            return node.args[1]
         if name == "Field":
             node.keywords = [one for one in node.keywords if one.arg != "description"]
         if name in _SPOKEN:
@@ -312,7 +314,7 @@ class _Wordless(ast.NodeTransformer):
         for one in node.body:
             if isinstance(one, ast.AnnAssign):
                 one.is_field = True  # type: ignore[attr-defined]
-                if not node.bases and not _SPECIAL_FIELD.search(ast.unparse(one.annotation)):
+                if not _reads_hint(node, one):
                     one.annotation = ast.Constant(...)
         return self._with_body(node)
 
@@ -325,6 +327,13 @@ class _Wordless(ast.NodeTransformer):
         kept = [one for one in node.body if not isinstance(one, ast.Pass)]
         node.body = kept or [ast.Pass()]
         return cast(ast.AST, node)
+
+
+def _reads_hint(owner: ast.ClassDef, field: ast.AnnAssign) -> bool:
+    """Whether the type hint of a field may decide something; in a plain class it does not."""
+    bases = {ast.unparse(base).rpartition(".")[2] for base in owner.bases}
+    is_special = _SPECIAL_FIELD.search(ast.unparse(field.annotation))
+    return not bases <= {"NamedTuple", "Protocol"} or is_special is not None
 
 
 def _without_unused(tree: Any) -> Any:

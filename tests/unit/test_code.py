@@ -25,7 +25,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from pydantic import Field
 from segops.errors import SegopsError
 from segops.params.base import Section
@@ -50,7 +50,7 @@ def area(points: Sequence[Point], path: Path | None = None) -> float:
         raise SegopsError(f"{path}: {_said(points)}. Add some.")
     log.info("%d points", len(points))
     assert path is None, "not now"
-    return math.fsum(one.x * one.y for one in points)
+    return cast(float, math.fsum(one.x * one.y for one in points))
 
 def _said(points: Sequence[Point]) -> str:
     return f"{len(points)} points"
@@ -63,6 +63,7 @@ WORDS = [
     ("%d points", "%d of them"),
     ('"%d points", len(points)', '"some"'),
     ("not now", "never"),
+    ("cast(float, ", "cast(int, "),
     ("Sequence[Point], path", "list[Point], path"),
     ("from collections.abc import Sequence", "from collections.abc import Iterable, Sequence"),
     ("-> float", "-> int"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from segops import code
+from segops.behaviour import behaviour
 from segops.predict.package import runtime_modules
 from tests.rewording import Rewording
 
@@ -96,12 +97,12 @@ def replaced(old: str, new: str) -> str:
 
 @pytest.mark.parametrize(("old", "new"), WORDS)
 def test_words_change_no_behaviour(old: str, new: str) -> None:
-    assert code.behaviour(replaced(old, new)) == code.behaviour(BEFORE)
+    assert behaviour(replaced(old, new)) == behaviour(BEFORE)
 
 
 @pytest.mark.parametrize(("old", "new"), DEEDS)
 def test_deeds_change_the_behaviour(old: str, new: str) -> None:
-    assert code.behaviour(replaced(old, new)) != code.behaviour(BEFORE)
+    assert behaviour(replaced(old, new)) != behaviour(BEFORE)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -109,8 +110,8 @@ def test_a_module_may_be_reworded_and_laid_out_anew(name: str) -> None:
     text = MODULES[name].read_text()
     reworded = ast.unparse(Rewording().visit(ast.parse(text)))
     assert reworded != text
-    assert code.behaviour(reworded) == code.behaviour(text)
-    assert code.behaviour(text + "\nANOTHER = 1\n") != code.behaviour(text)
+    assert behaviour(reworded) == behaviour(text)
+    assert behaviour(text + "\nANOTHER = 1\n") != behaviour(text)
 
 
 def test_every_library_decides_or_is_said_to_be_harmless() -> None:
@@ -180,4 +181,4 @@ def test_the_modules_of_a_bundle_import_one_another_relatively() -> None:
 
 def test_a_file_that_is_no_python_is_named(tmp_path: Path) -> None:
     with pytest.raises(SyntaxError):
-        code.behaviour("def")
+        behaviour("def")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from segops.cli.common import checkout, console, flow_module
@@ -36,7 +35,7 @@ def status() -> None:
         if one.name == running:
             table.add_row(one.name, "running", _progress(root, one.name))
         else:
-            table.add_row(one.name, one.state, escape(one.why))
+            table.add_row(one.name, one.state, one.why)
     console.print(table)
     current = registry_status(root)
     table = Table("alias", "version", "mIoU", title=f"Model {current.model}", title_justify="left")

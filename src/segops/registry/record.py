@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.predict.package import is_by_this_code
-from segops.registry import artifact, lineage, reproduce, results, runs
+from segops.registry import artifact, columns, lineage, reproduce, results, runs
 from segops.registry.lineage import tag
 from segops.registry.results import Results
 from segops.registry.tracking import Store, locked, session, without_credentials
@@ -66,6 +66,7 @@ def record(root: Path) -> Recorded:
         if finished.info.status != "FINISHED" or finished.info.end_time is None:
             store.client.set_terminated(run.info.run_id, "FINISHED")
             changed.append("status")
+        columns.fill_all(store)
         return Recorded(run.info.run_id, created, changed)
 
 
@@ -107,6 +108,7 @@ def _fill(store: Store, run: Run, found: Results, settings: Params) -> list[str]
             *runs.begin(store, run, found.root),
             *runs.add_tags(store, run, outcome.tags, overwrite=False),
             *_evaluated(store, store.client.get_run(run_id), found, settings),
+            *columns.fill(store, run_id),
         ],
         "files": _files(store, run_id, found),
         "model": _model(store, run_id, found, settings),

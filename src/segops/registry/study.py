@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_USER
 
 from segops.params.file import Params
-from segops.registry import runs
+from segops.registry import columns, runs
 from segops.registry.lineage import started_by, tag
 from segops.registry.tracking import Store, locked, session
 
@@ -103,6 +103,7 @@ def _parent(store: Store, root: Path, settings: Params, name: str) -> Run:
     tags = {STUDY: name, MLFLOW_RUN_NAME: name, MLFLOW_USER: started_by()}
     run = store.client.create_run(store.experiment_id, tags=tags)
     runs.begin(store, run, root)
+    columns.fill(store, run.info.run_id, columns.SEARCH)
     runs.add_params(store, run, settings.flat())
     return run
 
@@ -127,6 +128,7 @@ def _add(store: Store, parent: str, name: str, trial: Trial) -> None:
         MLFLOW_RUN_NAME: f"{name}-{trial.number}",
         MLFLOW_USER: started_by(),
         TRIAL: str(trial.number),
+        **columns.source(columns.SEARCH),
     }
     if trial.message:
         tags[MESSAGE] = trial.message[: runs.LONGEST_TAG]

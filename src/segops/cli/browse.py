@@ -1,0 +1,63 @@
+"""Opens a page in the user's browser once its server answers; run as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+
+SECONDS_TO_START = 120.0
+SECONDS_BETWEEN_LOOKS = 0.3
+
+
+def can_open() -> bool:
+    """Whether somebody sits before a terminal of a machine that has a browser and a display."""
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    seen = sys.platform in ("darwin", "win32") or any(os.environ.get(one) for one in displays)
+    if not (sys.stdout.isatty() and seen):
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def open_when_served(address: str) -> None:
+    """Let another process open a page; this one becomes the server or goes on at once."""
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(
+        [sys.executable, "-m", __name__, address, str(os.getpid())], stdout=quiet, stderr=quiet
+    )
+
+
+def wait_and_open(address: str, server: int) -> bool:
+    """Open a page as soon as its server answers, unless that ends before.
+
+    Args:
+        address: The page.
+        server: Process id of the server, this process's parent.
+
+    Returns:
+        Whether the page was opened.
+    """
+    # No proxy lies between this machine and itself.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < end and os.getppid() == server:
+        try:
+            with direct.open(address.partition("#")[0], timeout=5):
+                return webbrowser.open(address)
+        except urllib.error.HTTPError:
+            return webbrowser.open(address)
+        except OSError:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    return False
+
+
+if __name__ == "__main__":
+    wait_and_open(sys.argv[1], int(sys.argv[2]))

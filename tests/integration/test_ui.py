@@ -1,0 +1,137 @@
+"""`segops ui mlflow`: the page that it names shows the runs, and nobody else is answered."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from segops import pipeline
+from segops.cli import browse
+from segops.registry.record import record
+from tests.integration import registry_workspace as made
+from tests.integration.ranks import free_port
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """What the command printed first, and the server's address."""
+    root = made.make(tmp_path_factory.mktemp("ui") / "checkout")
+    made.train(root, seed=1)
+    record(root)
+    port = free_port()
+    serving = subprocess.Popen(
+        ["segops", "ui", "mlflow", "--port", str(port)],
+        cwd=root,
+        env=pipeline.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert serving.stdout is not None
+    try:
+        first = serving.stdout.readline()
+        for line in serving.stdout:
+            if "Application startup complete" in line:
+                break
+        threading.Thread(target=serving.stdout.read, daemon=True).start()
+        yield first, f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(serving.pid, signal.SIGTERM)
+        serving.wait(60)
+
+
+def test_the_address_that_is_printed_is_that_of_the_runs(served: tuple[str, str]) -> None:
+    first, base = served
+    found = re.fullmatch(r"Runs: (\S+)/#/experiments/(\d+)\?workflowType=machine_learning\n", first)
+    assert found
+    assert found[1] == base
+    asked = {"experiment_ids": [found[2]]}
+    runs = requests.post(f"{base}/api/2.0/mlflow/runs/search", json=asked, timeout=30).json()[
+        "runs"
+    ]
+    (run,) = runs
+    tags = {one["key"]: one["value"] for one in run["data"]["tags"]}
+    assert tags["mlflow.source.name"] == "segops stage train"
+    assert tags["mlflow.source.git.commit"] == tags["segops.code_commit"]
+    shown = [
+        (one["dataset"]["name"], one["dataset"]["digest"], one["tags"][0]["value"])
+        for one in run["inputs"]["dataset_inputs"]
+    ]
+    hashes = {split: tags[f"segops.{split}_hash"][:12] for split in ("train", "val")}
+    assert sorted(shown) == sorted(("voc", digest, split) for split, digest in hashes.items())
+
+
+@pytest.mark.parametrize("host", ["evil.example", "192.168.1.5", "10.0.0.1:5000"])
+def test_another_host_is_refused(served: tuple[str, str], host: str) -> None:
+    _, base = served
+    for path in ("/", "/api/2.0/mlflow/experiments/get?experiment_id=0"):
+        assert requests.get(base + path, headers={"Host": host}, timeout=30).status_code == 403
+
+
+def test_another_origin_may_change_nothing_and_is_told_nothing(served: tuple[str, str]) -> None:
+    _, base = served
+    foreign = {"Origin": "http://evil.example"}
+    made = requests.post(
+        f"{base}/api/2.0/mlflow/experiments/create",
+        json={"name": "theirs"}, headers=foreign, timeout=30,
+    )  # fmt: skip
+    assert made.status_code == 403
+    read = requests.get(
+        f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0", headers=foreign, timeout=30
+    )
+    assert "access-control-allow-origin" not in read.headers
+
+
+def test_the_browser_opens_once_the_server_answers(tmp_path: Path) -> None:
+    """A process that serves a page a moment later, as MLflow does, and a browser of our own."""
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}.part\nmv {opened}.part {opened}\n')
+    browser.chmod(0o755)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/#/experiments/1"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, address, str(port), str(opened)],
+        env={**os.environ, "BROWSER": str(browser)},
+    )
+    assert process.wait(60) == 0
+    assert opened.read_text() == address
+
+
+SERVE = """
+import sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from segops.cli.browse import open_when_served
+address, port, opened = sys.argv[1:]
+open_when_served(address)
+time.sleep(1)
+server = HTTPServer(("127.0.0.1", int(port)), BaseHTTPRequestHandler)
+server.timeout = 1
+end = time.monotonic() + 50
+while not Path(opened).exists() and time.monotonic() < end:
+    server.handle_request()
+"""
+
+
+def test_no_browser_opens_where_nobody_sits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("BROWSER", "/bin/true")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert browse.can_open()
+    monkeypatch.delenv("DISPLAY")
+    assert not browse.can_open() or sys.platform in ("darwin", "win32")
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert not browse.can_open()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -142,15 +143,17 @@ def promote(root: Path, decision: Decision) -> State[Any] | None:
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(force: bool = False, root: str | None = None) -> State[Any]:
+def retrain(force: bool = False) -> State[Any]:
     """Take the data of a workspace through all stages, record the model, and gate it.
+
+    The workspace is the one around the working directory of the process, and never a parameter:
+    who can start a run from elsewhere must not choose whose ``dvc.yaml`` is run.
 
     Args:
         force: Run every stage again, changed or not.
-        root: The workspace; the working directory's by default.
     """
     try:
-        workspace = paths.workspace(Path(root) if root else None)
+        workspace = paths.workspace()
         with files.exclusive(workspace / paths.RUN_LOCK, "another run"):
             summary = _retrain(workspace, force)
     except SegopsError as error:
@@ -247,12 +250,13 @@ def _shown(value: float | None) -> str:
 
 
 def run(root: Path, force: bool = False) -> Summary:
-    """Run the flow once in this process; it starts a temporary Prefect server where none is set.
+    """Run the flow once in this process, on the Prefect server that is set.
 
     Raises:
         SegopsError: A stage or a step failed; the log above says where.
     """
-    state: Any = retrain(force, str(root), return_state=True)
+    with chdir(root):
+        state: Any = retrain(force, return_state=True)
     summary: Summary = state.result()
     return summary
 
@@ -271,7 +275,7 @@ def serve(cron: str, timezone: str) -> None:
     from prefect.schedules import Cron
     from pydantic import ValidationError
 
-    from flows.server import scheduling_server
+    from flows import server
 
     try:
         CronSchedule(cron=cron, timezone=timezone)
@@ -281,9 +285,5 @@ def serve(cron: str, timezone: str) -> None:
             f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
             'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'
         ) from None
-    with scheduling_server():
+    with server.for_schedules():
         retrain.serve(name="scheduled", schedule=Cron(cron, timezone=timezone), limit=1)
-
-
-if __name__ == "__main__":
-    run(paths.workspace())

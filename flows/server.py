@@ -1,71 +1,317 @@
-"""A Prefect server for schedules: the one that is set, the one on this machine, or a new one."""
+"""Prefect servers: every one that segops starts asks for credentials and answers no other page.
+
+A server runs in a process of its own, :mod:`flows.server_process`. It gets a socket that was bound
+here, so that nobody else can take its port in between; requests wait until it is up.
+
+This module imports Prefect late: a server that is started first comes up meanwhile.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
-import httpx
-from prefect.settings import PREFECT_API_URL, temporary_settings
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from segops.errors import SegopsError
 
-LOCAL = "http://127.0.0.1:4200"
+LOOPBACK = "127.0.0.1"
+PORT = 4200
 START_SECONDS = 120.0
+"""The first start after an installation, with nothing in the disk's cache, takes long."""
+END_SECONDS = 10.0
 log = logging.getLogger("segops")
 
 
-@contextmanager
-def scheduling_server() -> Iterator[None]:
-    """Hold a server that can schedule; the temporary one of a single flow call cannot.
+class Server:
+    """A guarded Prefect server in a child process.
 
-    ``PREFECT_API_URL`` or the Prefect profile decides. Where neither names one, a server that
-    already answers on this machine's port 4200 is used, or one is started there and stopped at the
-    end.
+    The child holds a pipe of which this process has the other end: it ends at once with this
+    process, however this one ends.
+
+    Args:
+        port: Port on 127.0.0.1; 0: a free one.
+        once: It serves a single run: no page, no schedules.
 
     Raises:
-        SegopsError: The server does not answer.
+        SegopsError: The port is taken.
     """
-    configured = PREFECT_API_URL.value()
-    if configured:
-        if not _answers(configured):
-            raise SegopsError(
-                f"{configured}: no Prefect server answers. Start it, or unset PREFECT_API_URL."
+
+    def __init__(self, port: int = 0, *, once: bool = False) -> None:
+        with ExitStack() as handed_over:
+            bound = handed_over.enter_context(_bound(LOOPBACK, port))
+            port = bound.getsockname()[1]
+            kept = [bound.fileno()]
+            if not once:
+                kept.append(_claim(port))
+                handed_over.callback(os.close, kept[-1])
+            self.address = f"http://{LOOPBACK}:{port}"
+            self._words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
+            self._process = subprocess.Popen(
+                _command(bound, "--tied", *(["--once"] if once else [])),
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=self._words,
+                stderr=self._words,
+                pass_fds=kept,
+                start_new_session=True,  # Ctrl-C is for this process, which ends the server last
             )
-        yield
-        return
-    with nullcontext() if _answers(f"{LOCAL}/api") else _started():
-        log.info("Prefect page: %s", LOCAL)
-        with temporary_settings({PREFECT_API_URL: f"{LOCAL}/api"}):
-            yield
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def await_start(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            SegopsError: It does not come up.
+        """
+        import httpx
+
+        try:
+            httpx.get(
+                f"{self.address}/api/health", timeout=START_SECONDS, trust_env=False
+            ).raise_for_status()
+        except httpx.HTTPError as error:
+            self._words.seek(0)
+            said = self._words.read().decode(errors="replace").strip().splitlines()
+            raise SegopsError(
+                f"{self.address}: no Prefect server came up: {said[-1] if said else error}"
+            ) from None
+
+    def stop(self) -> None:
+        """End the server; it may finish what it is writing."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already
+            self._process.stdin.write(b".")
+            self._process.stdin.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._words.close()
 
 
 @contextmanager
-def _started() -> Iterator[None]:
-    log.info("Starting a Prefect server on %s", LOCAL)
-    command = [sys.executable, "-m", "prefect", "server", "start"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def for_one_run() -> Iterator[Callable[[], None]]:
+    """Hold a server for a single run, started before anything else.
+
+    ``PREFECT_API_URL`` or the Prefect profile decides; where neither names a server, one is started
+    on a free port and ended with the block.
+
+    Yields:
+        What waits until the server answers.
+
+    Raises:
+        SegopsError: The server does not answer, or takes other credentials.
+    """
+    server = None if os.environ.get("PREFECT_API_URL") else Server(once=True)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(f"{LOCAL}/api"):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SegopsError(
-                    f"No Prefect server came up on {LOCAL}. `prefect server start` shows why; "
-                    "or set PREFECT_API_URL to a server that runs."
-                )
-            time.sleep(0.5)
-        yield
+        from prefect.settings import PREFECT_API_URL
+
+        if configured := PREFECT_API_URL.value():
+            with _using_configured(configured):
+                yield lambda: None
+        else:
+            assert server is not None
+            # Heartbeats are for a server that outlives the run; the last one takes a second.
+            # The page of `segops ui prefect` shows the run, this server has none.
+            with _using(
+                f"{server.address}/api",
+                {"flows.heartbeat_frequency": None, "ui_url": f"http://{LOOPBACK}:{PORT}"},
+            ):
+                try:
+                    yield server.await_start
+                finally:
+                    deliver()
     finally:
-        server.terminate()
-        server.wait()
+        if server is not None:
+            server.stop()
 
 
-def _answers(address: str) -> bool:
+@contextmanager
+def for_schedules() -> Iterator[None]:
+    """Hold a server that can schedule.
+
+    ``PREFECT_API_URL`` or the Prefect profile decides. Where neither names one, the one that this
+    user has on port 4200 of this machine is used, or one is started there and ended with the block.
+
+    Raises:
+        SegopsError: The server does not answer, or takes other credentials, or the port is taken.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if configured := PREFECT_API_URL.value():
+        with _using_configured(configured):
+            yield
+        return
+    address, server = f"http://{LOOPBACK}:{PORT}", None
+    if not is_own(PORT):
+        log.info("Starting a Prefect server on %s", address)
+        server = Server(PORT)
     try:
-        return httpx.get(f"{address}/health", timeout=2).is_success
-    except httpx.HTTPError:
+        if server is not None:
+            server.await_start()
+        log.info("Prefect page: %s", address)
+        with _using(f"{address}/api"):
+            yield
+    finally:
+        if server is not None:
+            server.stop()
+
+
+def become_server(
+    host: str, port: int, allowed_hosts: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Turn this process into a server with its page, until it is stopped.
+
+    Args:
+        host: Address to listen on.
+        port: Its port.
+        allowed_hosts: What a request's ``Host`` may say beside this machine's own names.
+        say: Called with each line for the person who started it.
+
+    Raises:
+        SegopsError: The port is taken, or the credentials are not usable.
+    """
+    from flows.credentials import credentials, whereabouts
+
+    credentials()  # made before the page asks for them
+    bound = _bound(host, port)
+    for handle in (bound.fileno(), _claim(port)):
+        os.set_inheritable(handle, True)
+    shown = LOOPBACK if host == "0.0.0.0" else host
+    say(f"Prefect page: http://{shown}:{port} (Ctrl-C ends it)")
+    say(f"To log in, enter {whereabouts()}.")
+    command = _command(bound, *(word for one in allowed_hosts for word in ("--host", one)))
+    os.execve(command[0], command, _environment())
+
+
+def is_own(port: int) -> bool:
+    """Whether a server of this user listens on a port of this machine.
+
+    Credentials are sent to no other one: whoever is first may listen on a port.
+    """
+    try:
+        handle = os.open(_claim_path(port), os.O_RDONLY)
+    except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _claim(port: int) -> int:
+    """A lock that the server process inherits; the kernel frees it when that process ends."""
+    path = _claim_path(port)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _claim_path(port: int) -> Path:
+    from prefect.settings import PREFECT_HOME
+
+    return Path(PREFECT_HOME.value()) / f"segops-server-{socket.gethostname()}-{port}.lock"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(128)
+    except OSError as error:
+        bound.close()
+        raise SegopsError(
+            f"{host}:{port}: {error.strerror}. Stop what listens there, or choose another port; a "
+            "Prefect server that is not segops' own is named by PREFECT_API_URL."
+        ) from None
+    return bound
+
+
+def _command(bound: socket.socket, *options: str) -> list[str]:
+    # -P: a module in the working directory does not take the place of one of ours.
+    command = [sys.executable, "-P", "-m", "flows.server_process"]
+    return [*command, str(bound.fileno()), *options]
+
+
+def _environment() -> dict[str, str]:
+    """With this checkout on the path; the working directory stays, Prefect reads settings there."""
+    checkout = str(Path(__file__).resolve().parents[1])
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([checkout, *([path] if path else [])])}
+
+
+@contextmanager
+def _using_configured(url: str) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    parts = urlsplit(url)
+    has_own = PREFECT_API_AUTH_STRING.value() or PREFECT_API_KEY.value()
+    is_local = parts.hostname in (LOOPBACK, "localhost") and is_own(parts.port or 80)
+    with _using(url if is_local and not has_own else None):
+        _require(url)
+        yield
+
+
+@contextmanager
+def _using(url: str | None, more: dict[str, Any] | None = None) -> Iterator[None]:
+    """Prefect's clients of this process use a server of this user's; None: they stay as set."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    from flows.credentials import credentials
+
+    if url is None:
+        yield
+        return
+    own = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: credentials()}
+    with temporary_settings({**own, **(more or {})}):
+        yield
+
+
+def deliver() -> None:
+    """Hand over the log lines and events that wait in this process for the server."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=END_SECONDS)
+
+
+def _require(url: str) -> None:
+    """Refuse to go on with a server that does not answer, or not to us."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_flows(limit=1)
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        hint = (
+            "Set PREFECT_API_AUTH_STRING to its credentials."
+            if status in (401, 403)
+            else "Is it a Prefect server?"
+        )
+        raise SegopsError(f"{url}: the server answers with status {status}. {hint}") from None
+    except httpx.HTTPError as error:
+        raise SegopsError(
+            f"{url}: no Prefect server answers ({error}). Start it, or unset PREFECT_API_URL."
+        ) from None

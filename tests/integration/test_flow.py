@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.settings import PREFECT_API_URL
+from prefect.exceptions import ParameterBindError
 from prefect.states import Failed
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import retrain as retrain_module
 from segops import files, paths, pipeline
@@ -24,18 +24,19 @@ from segops.errors import SegopsError, TransientError
 from segops.evaluate import reference
 from segops.registry import ledger
 from segops.registry.status import status
-from tests.integration.conftest import make_workspace, set_params
+from tests.integration.conftest import make_workspace, segops, set_params
+from tests.integration.prefect_server import Serving, serving
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def first(
-    server: None, tmp_path_factory: pytest.TempPathFactory
+    server: Serving, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, retrain_module.Summary]:
     """A workspace in which the flow has run once."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -44,7 +45,9 @@ def first(
 
 
 def retrain(root: Path) -> Any:
-    return retrain_module.retrain(root=str(root), return_state=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return retrain_module.retrain(return_state=True)
 
 
 def artifacts(key: str) -> list[Any]:
@@ -126,7 +129,7 @@ def test_a_run_with_one_image_of_val_ends_well(
 
 @pytest.mark.slow
 def test_a_users_mistake_fails_the_run_at_once(
-    server: None, workspace: Path, caplog: pytest.LogCaptureFixture
+    server: Serving, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_params(workspace, model={"options": {"no_such_option": 1}})
     state = retrain(workspace)
@@ -158,32 +161,109 @@ def test_a_bad_cron_expression_is_named() -> None:
         retrain_module.serve("every monday", "UTC")
 
 
-def test_schedule_registers_an_active_deployment(server: None, workspace: Path) -> None:
-    url = PREFECT_API_URL.value()
-    assert url is not None
-    serving = subprocess.Popen(
-        ["segops", "schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin"],
-        cwd=workspace,
-        env={**pipeline.environment(), "PREFECT_API_URL": url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # Tests that a shell runs in the background ignore the signal, and so would their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+@pytest.fixture(scope="module")
+def scheduled(
+    server: Serving,
+    first: tuple[Path, retrain_module.Summary],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Any, Path]]:
+    """The deployment of a `segops schedule` that runs, and the file that it writes to."""
+    said = tmp_path_factory.mktemp("schedule") / "said.txt"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            ["segops", "schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin"],
+            cwd=first[0],
+            env={
+                **pipeline.environment(),
+                **server.settings(),
+                "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            },
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Tests that a shell runs in the background ignore the signal, and so would children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while "is being served" not in said.read_text() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            yield asyncio.run(read_deployment("retrain/scheduled")), said
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def test_schedule_registers_an_active_deployment(scheduled: tuple[Any, Path]) -> None:
+    deployment, _ = scheduled
+    assert not deployment.paused
+    assert deployment.schedules[0].active
+    assert deployment.schedules[0].schedule.cron == "0 3 * * 1"
+    assert deployment.schedules[0].schedule.timezone == "Europe/Berlin"
+
+
+def test_a_scheduled_run_runs_in_the_schedules_workspace(
+    server: Serving, scheduled: tuple[Any, Path]
+) -> None:
+    state = started(server, scheduled[0], {"force": False})
+    assert (state["type"], state["name"]) == ("COMPLETED", "Unchanged"), state
+
+
+def test_a_scheduled_run_takes_no_directory(server: Serving, scheduled: tuple[Any, Path]) -> None:
+    deployment, said = scheduled
+    assert set(deployment.parameter_openapi_schema["properties"]) == {"force"}
+    state = started(server, deployment, {"root": "/tmp"})
+    assert state["type"] == "CRASHED"
+    assert "expects parameters ['force'] but was provided with parameters ['root']" in (
+        said.read_text()
     )
-    assert serving.stdout is not None
-    try:
-        for line in serving.stdout:
-            if "is being served" in line:
-                break
-        deployment = asyncio.run(read_deployment("retrain/scheduled"))
-        assert not deployment.paused
-        assert deployment.schedules[0].active
-        assert deployment.schedules[0].schedule.cron == "0 3 * * 1"
-        assert deployment.schedules[0].schedule.timezone == "Europe/Berlin"
-    finally:
-        serving.send_signal(signal.SIGINT)
-        serving.communicate(timeout=60)
+
+
+def started(server: Serving, deployment: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The last state of a run of a deployment."""
+    path = f"deployments/{deployment.id}/create_flow_run"
+    made = server.post(path, {"parameters": parameters}).raise_for_status().json()
+    return ended(server, made["id"])
+
+
+def ended(server: Serving, flow_run: str) -> dict[str, Any]:
+    """The last state of a flow run."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        state: dict[str, Any] = server.get(f"flow_runs/{flow_run}")["state"]
+        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return state
+        time.sleep(0.5)
+    raise AssertionError(f"still {state}")
+
+
+def test_no_directory_comes_from_outside(server: Serving) -> None:
+    with pytest.raises(ParameterBindError, match="root"):
+        retrain_module.retrain(root="/tmp")  # type: ignore[call-arg]
+
+
+def test_run_says_so_where_the_server_takes_other_credentials(
+    server: Serving, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.settings().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "segops:another")
+    done = segops(workspace, "run")
+    assert done.returncode == 1
+    assert f"{server.address}/api: the server answers with status 401." in done.stderr
+    assert "Set PREFECT_API_AUTH_STRING" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_secret_is_in_no_log_tag_or_artifact(
+    server: Serving, first: tuple[Path, retrain_module.Summary]
+) -> None:
+    root, _ = first
+    secret = server.credentials.partition(":")[2].encode()
+    assert any("Nothing changed" in one["message"] for one in server.read("logs"))
+    assert secret.decode() not in str([server.read(one) for one in ("logs", "artifacts")])
+    places = [path for path in root.rglob("*") if path.is_file()]
+    assert root / "mlflow.db" in places
+    assert [path for path in places if secret in path.read_bytes()] == []
 
 
 async def read_deployment(name: str) -> Any:

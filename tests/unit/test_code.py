@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from segops import code
+from segops.behaviour import behaviour
 from segops.predict.package import runtime_modules
 from tests.rewording import Rewording
 
@@ -25,7 +26,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from pydantic import Field
 from segops.errors import SegopsError
 from segops.params.base import Section
@@ -50,7 +51,7 @@ def area(points: Sequence[Point], path: Path | None = None) -> float:
         raise SegopsError(f"{path}: {_said(points)}. Add some.")
     log.info("%d points", len(points))
     assert path is None, "not now"
-    return math.fsum(one.x * one.y for one in points)
+    return cast(float, math.fsum(one.x * one.y for one in points))
 
 def _said(points: Sequence[Point]) -> str:
     return f"{len(points)} points"
@@ -63,6 +64,7 @@ WORDS = [
     ("%d points", "%d of them"),
     ('"%d points", len(points)', '"some"'),
     ("not now", "never"),
+    ("cast(float, ", "cast(int, "),
     ("Sequence[Point], path", "list[Point], path"),
     ("from collections.abc import Sequence", "from collections.abc import Iterable, Sequence"),
     ("-> float", "-> int"),
@@ -95,12 +97,12 @@ def replaced(old: str, new: str) -> str:
 
 @pytest.mark.parametrize(("old", "new"), WORDS)
 def test_words_change_no_behaviour(old: str, new: str) -> None:
-    assert code.behaviour(replaced(old, new)) == code.behaviour(BEFORE)
+    assert behaviour(replaced(old, new)) == behaviour(BEFORE)
 
 
 @pytest.mark.parametrize(("old", "new"), DEEDS)
 def test_deeds_change_the_behaviour(old: str, new: str) -> None:
-    assert code.behaviour(replaced(old, new)) != code.behaviour(BEFORE)
+    assert behaviour(replaced(old, new)) != behaviour(BEFORE)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -108,8 +110,8 @@ def test_a_module_may_be_reworded_and_laid_out_anew(name: str) -> None:
     text = MODULES[name].read_text()
     reworded = ast.unparse(Rewording().visit(ast.parse(text)))
     assert reworded != text
-    assert code.behaviour(reworded) == code.behaviour(text)
-    assert code.behaviour(text + "\nANOTHER = 1\n") != code.behaviour(text)
+    assert behaviour(reworded) == behaviour(text)
+    assert behaviour(text + "\nANOTHER = 1\n") != behaviour(text)
 
 
 def test_every_library_decides_or_is_said_to_be_harmless() -> None:
@@ -179,4 +181,4 @@ def test_the_modules_of_a_bundle_import_one_another_relatively() -> None:
 
 def test_a_file_that_is_no_python_is_named(tmp_path: Path) -> None:
     with pytest.raises(SyntaxError):
-        code.behaviour("def")
+        behaviour("def")

@@ -45,18 +45,17 @@ def main() -> None:
 
 
 def _quiet() -> None:
-    """Switch off telemetry and update checks of the libraries below, unless the user chose.
-
-    The first start of Prefect's server after an installation, with nothing in the disk's cache,
-    takes longer than the 20 seconds that Prefect gives it.
-    """
+    """Switch off telemetry and update checks of the libraries below, unless the user chose."""
     for name, value in (
         ("DVC_NO_ANALYTICS", "1"),
         ("DO_NOT_TRACK", "true"),
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("PREFECT_SERVER_ANALYTICS_ENABLED", "false"),
         ("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL"),
-        ("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120"),
+        ("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false"),
         ("NO_ALBUMENTATIONS_UPDATE", "1"),
     ):
         os.environ.setdefault(name, value)
+    # Prefect would start a server of its own that asks nobody for credentials; flows/server.py
+    # starts one that does.
+    os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"

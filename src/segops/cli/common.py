@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
+
+from segops.errors import SegopsError
 
 
 def printable(text: str, *, lines: bool = True) -> str:
@@ -68,3 +73,18 @@ def checkout() -> Path:
     from segops import paths
 
     return paths.workspace()
+
+
+def flow_module(root: Path, name: str) -> Any:
+    """A module of the checkout's ``flows/``; Prefect lives there alone.
+
+    Raises:
+        SegopsError: There is no such module.
+    """
+    if not (root / "flows" / f"{name}.py").is_file():
+        raise SegopsError(f"{root}/flows/{name}.py: no such file. Every checkout of segops has it.")
+    sys.path.insert(0, str(root))
+    # Prefect sets up logging, to its page too, only where nobody else has.
+    logging.root.handlers.clear()
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "segops")
+    return importlib.import_module(f"flows.{name}")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from segops.cli.common import checkout, console
+from segops.cli.common import checkout, console, flow_module
 from segops.cli.summary import show_decision, show_summary
 from segops.cli.tune import put_recipe
 from segops.errors import SegopsError
 
 REJECTED = 3
 """Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
-
-log = logging.getLogger("segops")
 
 
 class StageName(StrEnum):
@@ -54,7 +49,7 @@ def run(
         raise SegopsError("--check belongs to --recipe; `segops status` shows what would run.")
     if check:
         return
-    summary = _flow(root).run(root, force=force)
+    summary = flow_module(root, "once").run(root, force=force)
     show_summary(root, summary)
     if summary.decision is not None and summary.decision.verdict in ("rejected", "inconclusive"):
         raise typer.Exit(REJECTED)
@@ -67,7 +62,7 @@ def schedule(
     """Serve the retraining flow on a schedule until stopped."""
     root = checkout()
     os.chdir(root)
-    _flow(root).serve(cron, timezone)
+    flow_module(root, "retrain").serve(cron, timezone)
 
 
 def stage(
@@ -152,16 +147,3 @@ def rollback(
         f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
         highlight=False,
     )
-
-
-def _flow(root: Path) -> Any:
-    """The module ``flows/retrain.py`` of the checkout; Prefect lives there alone."""
-    if not (root / "flows" / "retrain.py").is_file():
-        raise SegopsError(
-            f"{root}/flows/retrain.py: no such file. Every checkout of segops has it."
-        )
-    sys.path.insert(0, str(root))
-    # Prefect sets up logging, to its page too, only where nobody else has.
-    logging.root.handlers.clear()
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", log.name)
-    return importlib.import_module("flows.retrain")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from segops.cli.common import checkout, console
+from segops.cli.common import checkout, console, flow_module
+from segops.errors import SegopsError
 
 
 class Page(StrEnum):
@@ -34,7 +35,7 @@ def status() -> None:
         if one.name == running:
             table.add_row(one.name, "running", _progress(root, one.name))
         else:
-            table.add_row(one.name, one.state, escape(one.why))
+            table.add_row(one.name, one.state, one.why)
     console.print(table)
     current = registry_status(root)
     table = Table("alias", "version", "mIoU", title=f"Model {current.model}", title_justify="left")
@@ -109,20 +110,32 @@ def models(
 def ui(
     page: Annotated[Page, typer.Argument(help="Which page.")],
     port: Annotated[int | None, typer.Option(help="Port on this machine.")] = None,
+    host: Annotated[
+        str, typer.Option(help="prefect: address to listen on, 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:PORT", help="prefect: a further name that browsers and workers may use."
+        ),
+    ] = None,
     no_open: Annotated[
         bool, typer.Option("--no-open", help="mlflow: open no browser, print the address alone.")
     ] = False,
 ) -> None:
-    """Serve the MLflow or the Prefect page on this machine until stopped."""
+    """Serve the MLflow or the Prefect page until stopped, on this machine by default."""
     root = checkout()
-    if page is Page.mlflow:
-        found = _serve_mlflow(root, port or 5000, browser=not no_open)
-        if found is None:
-            return
-        command = found
-    else:
-        command = ["prefect", "server", "start", "--port", str(port or 4200)]
-        # The page would ask port 4200 whatever --port says.
-        os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port or 4200}/api"
+    if page is Page.prefect:
+        say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+        server = flow_module(root, "server")
+        server.become_server(host, port or server.PORT, allowed_host or [], say)
+    if host != "127.0.0.1" or allowed_host:
+        raise SegopsError(
+            "--host and --allowed-host belong to `segops ui prefect`: MLflow's page asks for no "
+            "password and is served on this machine alone."
+        )
+    command = _serve_mlflow(root, port or 5000, browser=not no_open)
+    if command is None:
+        return
     binary = Path(sys.executable).with_name(command[0])
     os.execv(binary, [str(binary), *command[1:]])

@@ -1,0 +1,72 @@
+"""Lets only programs and the server's own page talk to a server, not other pages in a browser.
+
+A browser sends requests to this machine for any page that it shows. It says where they come from
+(``Origin``, ``Sec-Fetch-Site``) and which name it asked for (``Host``): a page under a name that
+was pointed at this machine gives itself away by that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Guard:
+    """Refuses a request, HTTP or websocket, before the server sees it.
+
+    Args:
+        app: The server.
+        hosts: What ``Host`` may say, `NAME:PORT`, or `NAME` where the port is the scheme's own.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, as ASGI has it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is None:
+            await self._app(scope, receive, _answering(send))
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": refusal})
+        else:
+            await PlainTextResponse(refusal + "\n", status_code=403)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return f"This server answers to {', '.join(sorted(self._hosts))} alone."
+        own = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")}
+        if any(origin.lower() not in own for origin in headers.getlist("origin")):
+            return "This server answers no page but its own."
+        if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return None
+        # A link that a person follows: the page that holds it learns nothing.
+        is_link = (
+            scope["type"] == "http"
+            and scope["method"] == "GET"
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"
+        )
+        return None if is_link else "This server answers no page but its own."
+
+
+def _answering(send: Send) -> Send:
+    async def without_sharing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name in [one for one in headers if one.startswith("access-control-")]:
+                del headers[name]
+            # No page frames this one, and this one tells nobody else what it shows.
+            headers["content-security-policy"] = "frame-ancestors 'none'; connect-src 'self'"
+        await send(message)
+
+    return without_sharing

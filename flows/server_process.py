@@ -1,0 +1,100 @@
+"""The process of a guarded Prefect server; :mod:`flows.server` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from segops.errors import SegopsError
+
+GRACE_SECONDS = 5.0
+"""How long a server that is to end may take to finish its work."""
+
+
+def main() -> None:
+    """Serve on a socket that was bound before.
+
+    The credentials are found here, by the settings that the clients use too: nothing secret is
+    among the arguments.
+    """
+    parser = argparse.ArgumentParser(prog="flows.server_process")
+    parser.add_argument("socket", type=int, help="File descriptor of the bound socket.")
+    parser.add_argument("--once", action="store_true", help="Serve a single run: no page.")
+    parser.add_argument("--tied", action="store_true", help="End with who holds standard input.")
+    parser.add_argument("--host", action="append", default=[], help="Also answer to this Host.")
+    arguments = parser.parse_args()
+    serving: list[uvicorn.Server] = []
+    if arguments.tied:
+        threading.Thread(target=_end_with_standard_input, args=(serving,), daemon=True).start()
+    gc.disable()  # a sixth of the time that Prefect takes to start
+    app = _app(arguments.once)
+    if app is None:
+        return
+    gc.freeze()
+    gc.enable()
+    bound = socket.socket(fileno=arguments.socket)
+    address, port = bound.getsockname()
+    from flows.guard import Guard
+
+    hosts = [f"{name}:{port}" for name in (address, "127.0.0.1", "localhost", "[::1]")]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Guard(app, [*hosts, *arguments.host]),
+            lifespan="on",
+            log_level="warning",
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(GRACE_SECONDS) // 2,
+        )
+    )
+    serving.append(server)
+    server.run(sockets=[bound])
+
+
+def _app(once: bool) -> ASGIApp | None:
+    """Prefect's server; None where a single run has a server of its user's already."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
+
+    if once and PREFECT_API_URL.value():
+        return None
+    from prefect.context import refresh_global_settings_context
+
+    from flows.credentials import credentials
+
+    expected = credentials()
+    os.environ["PREFECT_SERVER_API_AUTH_STRING"] = expected
+    os.environ["PREFECT_SERVER_UI_API_URL"] = "/api"  # the page asks the server that it came from
+    # Beside the state, not in the installation, which may belong to somebody else.
+    os.environ.setdefault(
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY", str(Path(PREFECT_HOME.value()) / "segops-ui")
+    )
+    refresh_global_settings_context()
+    if PREFECT_SERVER_API_AUTH_STRING.value() != expected:
+        raise SegopsError("Prefect's server does not take its credentials; it is not started.")
+    from prefect.server.api.server import create_app
+
+    return create_app(ephemeral=once)
+
+
+def _end_with_standard_input(serving: list[uvicorn.Server]) -> None:
+    """Wait for a byte, which asks the server to finish, or for the end of who could send it."""
+    if os.read(0, 1) and serving and serving[0].started:
+        serving[0].should_exit = True
+        time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SegopsError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(1)

@@ -1,0 +1,205 @@
+"""Python code reduced to what it does: its syntax tree without words, hints and layout."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+_LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
+_SPOKEN = frozenset({"track", "exclusive"})
+"""Functions that are given words for progress and messages."""
+_SPECIAL_FIELD = re.compile(r"\b(ClassVar|InitVar|KW_ONLY)\b")
+
+
+def behaviour(text: str | bytes) -> str:
+    """Python code reduced to what it does, in one spelling.
+
+    Comments, docstrings, type hints, what is raised or logged in words, `description=` of
+    parameters and the layout of the text are gone; so are imports and private functions that served
+    those alone. The spelling is that of this Python: another may have another.
+
+    Args:
+        text: The source of a module.
+
+    Raises:
+        SyntaxError: It is not Python.
+    """
+    return ast.unparse(without_unused(wordless(ast.parse(text))))
+
+
+def wordless(tree: ast.AST) -> Any:
+    """A syntax tree without words and type hints; the tree that is given is changed."""
+    return _Wordless().visit(tree)
+
+
+class _Wordless(ast.NodeTransformer):
+    """Takes words and type hints out of a syntax tree."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Drop docstrings and what is logged."""
+        value = node.value
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            return None
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+            owner = value.func.value
+            if isinstance(owner, ast.Name) and owner.id == "log" and value.func.attr in _LEVELS:
+                return None
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        """Drop imports for type hints."""
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return [self.visit(one) for one in node.orelse] or None
+        return self._with_body(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Drop the words of an exception, of progress, of a parameter, and the type of a cast."""
+        name = _called(node)
+        if name.endswith(("Error", "Exception", "Warning")) or name == "warn":
+            return ast.Call(node.func, [], [])
+        self.generic_visit(node)
+        if name == "cast" and len(node.args) == 2:
+            return node.args[1]
+        if name == "Field":
+            node.keywords = [one for one in node.keywords if one.arg != "description"]
+        if name in _SPOKEN:
+            node.args = [one for one in node.args if not _is_text(one)]
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        """Drop the words of what a function makes an exception of."""
+        self.generic_visit(node)
+        for one in ast.walk(node):
+            if isinstance(one, ast.Call):
+                one.args = [given for given in one.args if not _is_text(given)]
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        """Drop what a failed assertion says."""
+        return ast.Assert(self.visit(node.test), None)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Drop what a function returns, in the words of type hints."""
+        node.returns = None
+        return self._with_body(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        """As of any function."""
+        node.returns = None
+        return self._with_body(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        """Drop the type hint of an argument."""
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        """Drop the type hint of a variable; `visit_ClassDef` has seen to those of fields."""
+        if getattr(node, "is_field", False):
+            return self.generic_visit(node)
+        if node.value is None:
+            return None
+        return ast.Assign([node.target], self.visit(node.value), lineno=node.lineno)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        """Drop the number of the release, which would make all stages stale at every release."""
+        return None if assigns(node, "__version__") else self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """Keep the type hints of fields where they decide, as in the sections of parameters."""
+        for one in node.body:
+            if isinstance(one, ast.AnnAssign):
+                one.is_field = True  # type: ignore[attr-defined]
+                if not _reads_hint(node, one):
+                    one.annotation = ast.Constant(...)
+        return self._with_body(node)
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        """Visit what a module holds."""
+        return self._with_body(node)
+
+    def _with_body(self, node: Any) -> ast.AST:
+        self.generic_visit(node)
+        kept = [one for one in node.body if not isinstance(one, ast.Pass)]
+        node.body = kept or [ast.Pass()]
+        return cast(ast.AST, node)
+
+
+def _reads_hint(owner: ast.ClassDef, field: ast.AnnAssign) -> bool:
+    """Whether the type hint of a field may decide something; in a plain class it does not."""
+    bases = {ast.unparse(base).rpartition(".")[2] for base in owner.bases}
+    is_special = _SPECIAL_FIELD.search(ast.unparse(field.annotation))
+    return not bases <= {"NamedTuple", "Protocol"} or is_special is not None
+
+
+def without_unused(tree: Any) -> Any:
+    """A module without the imports and private definitions that nothing there uses.
+
+    The tree that is given is changed.
+    """
+    exported = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    } | {one for node in tree.body if assigns(node, "__all__") for one in texts(ast.walk(node))}
+    names = {
+        node: {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} for node in tree.body
+    }
+    while True:
+        used = exported.union(*names.values())
+        unused = [node for node in names if not _is_used(node, used)]
+        if not unused:
+            break
+        for node in unused:
+            del names[node]
+    for node in names:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            node.names = [alias for alias in node.names if _bound(alias) in used]
+    tree.body = list(names)
+    return tree
+
+
+def _is_used(node: ast.AST, used: set[str]) -> bool:
+    """Whether a statement of a module binds a name that is used, or does more than that."""
+    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+        return False
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return any(_bound(alias) in used for alias in node.names)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return not node.name.startswith("_") or node.name in used or bool(node.decorator_list)
+    return True
+
+
+def _bound(alias: ast.alias) -> str:
+    return alias.asname or alias.name.partition(".")[0]
+
+
+def _called(node: ast.Call) -> str:
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def assigns(node: ast.AST, name: str) -> bool:
+    """Whether a statement assigns to this name."""
+    return isinstance(node, ast.Assign) and any(
+        isinstance(one, ast.Name) and one.id == name for one in node.targets
+    )
+
+
+def texts(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """The strings among some nodes of a syntax tree."""
+    for one in nodes:
+        if isinstance(one, ast.Constant) and isinstance(one.value, str):
+            yield one.value

@@ -1,0 +1,105 @@
+"""`segops run` with a Prefect server of its own: it comes and goes with the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from segops import pipeline
+from tests.integration.conftest import segops
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    return tmp_path / "prefect"
+
+
+def servers(of: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for one in of.children(recursive=True):
+        try:
+            if any("flows.server_process" in word for word in one.cmdline()):
+                found.append(one)
+        except psutil.Error:
+            continue
+    return found
+
+
+def listening(process: psutil.Process) -> list[tuple[str, int]]:
+    return [
+        (one.laddr.ip, one.laddr.port)
+        for one in process.net_connections(kind="tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+
+
+def is_running(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["coming up", "running"])
+def test_a_killed_run_leaves_no_server(reproduced_copy: Path, own_home: Path, moment: str) -> None:
+    run = subprocess.Popen(
+        ["segops", "run"],
+        cwd=reproduced_copy,
+        env=pipeline.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.stdout is not None
+    said: list[str] = []
+    if moment == "running":
+        for line in run.stdout:
+            said.append(line)
+            if "Task run 'validate'" in line:
+                break
+        assert said, "the run ended before it began"
+    deadline = time.monotonic() + 60
+    while not (found := servers(psutil.Process(run.pid))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(found) == 1, said
+    ports = listening(found[0])
+    assert [ip for ip, _ in ports] == ["127.0.0.1"]
+    environment = Path(f"/proc/{found[0].pid}/cmdline").read_bytes()
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 10
+    while is_running(found[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(found[0])
+    taken = {one.laddr.port for one in psutil.net_connections("tcp") if one.status == "LISTEN"}
+    assert ports[0][1] not in taken
+    kept = own_home / "segops-auth"
+    if kept.exists():
+        assert kept.read_bytes().strip().partition(b":")[2] not in environment
+
+
+@pytest.mark.slow
+def test_a_run_ends_its_server_and_delivers_its_log(promoted: Path, own_home: Path) -> None:
+    done = segops(promoted, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing changed: no stage was run again." in done.stdout
+    assert "Error" not in done.stdout + done.stderr
+    assert servers(psutil.Process(os.getpid())) == []
+    secret = (own_home / "segops-auth").read_text().strip().partition(":")[2]
+    assert secret not in done.stdout + done.stderr
+    assert secret.encode() not in (own_home / "prefect.db").read_bytes()
+    import sqlite3
+
+    with sqlite3.connect(own_home / "prefect.db") as database:
+        (lines,) = database.execute(
+            "select count(*) from log where message like 'Nothing changed: evaluate%'"
+        ).fetchone()
+        states = database.execute("select distinct state_type from task_run").fetchall()
+    assert lines == 1
+    assert states == [("COMPLETED",)]

@@ -45,7 +45,7 @@ def status() -> None:
     console.print(table)
     table = Table("when", "what", "version", "why", title="Last decisions", title_justify="left")
     for entry in current.decisions:
-        table.add_row(entry.time, entry.verdict, str(entry.version), entry.reason)
+        table.add_row(entry.time, entry.what, str(entry.version), entry.reason)
     console.print(table)
     console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
 

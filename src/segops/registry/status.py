@@ -24,11 +24,13 @@ class AliasedVersion:
         alias: `champion`, `previous` or `challenger`.
         version: Its number.
         miou: On the val that it was last evaluated on, within 0 to 1; None where not written down.
+        weights: The first digits of its weights' SHA-256, as the evaluation page has them.
     """
 
     alias: str
     version: str
     miou: float | None
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,11 @@ def status(root: Path) -> Status:
     settings = load_params(root).registry
     entries = Ledger(root, identity(root), settings.model).entries()
     with session(root, settings) as store:
+        aliases = versions.aliases(store, settings.model)
+        found = {one: versions.get(store, settings.model, one) for one in aliases.values()}
         aliased = tuple(
-            AliasedVersion(alias, number, versions.get(store, settings.model, number).miou)
-            for alias, number in versions.aliases(store, settings.model).items()
+            AliasedVersion(alias, one, found[one].miou, found[one].weights[:12])
+            for alias, one in aliases.items()
         )
     return Status(
         settings.model,

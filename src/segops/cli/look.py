@@ -44,9 +44,13 @@ def status() -> None:
         miou = "" if version.miou is None else f"{version.miou:.3f}"
         table.add_row(version.alias, str(version.version), miou, version.weights)
     console.print(table)
-    table = Table("when", "what", "version", "why", title="Last decisions", title_justify="left")
+    table = Table(
+        "when, UTC", "what", "version", "why", title="Last decisions", title_justify="left"
+    )
     for entry in current.decisions:
-        table.add_row(entry.time, entry.what, str(entry.version), entry.reason)
+        table.add_row(
+            entry.time[:16].replace("T", " "), entry.what, str(entry.version), entry.reason
+        )
     console.print(table)
     console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
 

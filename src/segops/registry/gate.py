@@ -243,7 +243,7 @@ def _unseen(evidence: Evidence) -> Check:
         passed=score.seen_images == 0,
         observed=score.seen_images,
         required=0,
-        sentence=f"Not trained on any of the {counted(score.images, 'image')} of val."
+        sentence=f"None of val's images was trained on ({counted(score.images, 'image')})."
         if score.seen_images == 0
         else f"Trained on {counted(score.seen_images, 'image')} of val: val and train must be "
         "disjoint. Take the images out of one of the two lists and run again.",

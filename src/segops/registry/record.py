@@ -131,9 +131,9 @@ def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list
     digest = files.sha256_file(found.root / paths.EVALUATION)
     known = run.data.tags
     data = lineage.data(found.root, settings.data.path, found.evaluation)
-    to_be_had = set(data.tags) | ({tag("reproduce")} if tag("code_commit") in known else set())
-    lacking = {tag(name) for name in lineage.missing(known)}
-    if known.get(EVALUATED_AS) == digest and not lacking & to_be_had:
+    lacking = {tag(name) for name in lineage.missing(known)} & set(data.tags)
+    is_repeatable = tag("reproduce") in known or tag("code_commit") not in known
+    if known.get(EVALUATED_AS) == digest and is_repeatable and not lacking:
         return []
     # Once more under the bundle's name: the run of a training that is packaged again goes on.
     kept = f"{runs.LINEAGE_DIRECTORY}/{reproduce.bundle_directory(found.bundle_digest)}"

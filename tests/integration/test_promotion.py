@@ -137,11 +137,10 @@ def test_status_tells_all_of_it(root: Path) -> None:
         "challenger": "3",
     }
     assert all(one.miou is not None for one in found.versions)
-    assert [(one.verdict, one.version) for one in found.decisions] == [
-        ("promoted", "1"),
-        ("promote", "1"),
-        ("promoted", "2"),
-        ("promote", "2"),
+    assert all(len(one.weights) == 12 for one in found.versions)
+    assert [(one.what, one.version) for one in found.decisions] == [
+        ("promoted to champion", "1"),
+        ("promoted to champion", "2"),
         ("rejected", "3"),
     ]
     assert found.tracking_uri.endswith("mlflow.db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_the_page_shows_images_of_each_group_and_explains_the_worst(evaluated: P
     assert len(scores) <= EXPLAINED
     assert page.count('"explained": "') == len(scores)
     assert "champion, version" not in page
+    weights = json.loads((evaluated / paths.EVALUATION).read_text())["weights_sha256"]
+    head = page[page.index("<h1>") : page.index("<nav")]
+    assert re.search(
+        rf"plain_cnn, trained on \d+ images; weights <code>{weights[:12]}</code>; "
+        r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC\.",
+        head,
+    )
 
 
 def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(

@@ -20,7 +20,7 @@ from segops.report.figures import figure
 from segops.report.headline import TILES, interval, tiles, verdicts
 from segops.report.html import signed
 from segops.report.judged import Difference
-from segops.report.lineage import lineages, predict_words
+from segops.report.lineage import lineages, network_words, predict_words
 from segops.report.reliability import reliability
 from segops.report.whisker import limit, outcome, whisker, words
 from tests.unit.evaluations import NAMES, confusion_of, evaluation_of, old_evaluation, opponent_of
@@ -204,9 +204,25 @@ def test_the_settings_of_params_have_words() -> None:
 
 
 def test_lineage_of_every_model() -> None:
-    one, two = lineages("this model", evaluation_of(), [opponent_of(old=True)])
+    one, two = lineages("this model", "fcn8s", evaluation_of(), [opponent_of(old=True)])
     assert dict(one["rows"])["weights"] == "a" * 64
+    assert (one["network"], two["network"]) == ("fcn8s", "")
     assert two["predict"] == "not recorded by this evaluation"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "images", "expected"),
+    [
+        ("pspnet", 180, "pspnet with encoder resnet18, trained on 180 images"),
+        ("plain_cnn", 1, "plain_cnn, trained on 1 image"),
+    ],
+)
+def test_the_network_in_words(architecture: str, images: int, expected: str) -> None:
+    described = {
+        "spec": {"architecture": architecture, "encoder": "resnet18"},
+        "training_images": {str(number): "sha" for number in range(images)},
+    }
+    assert network_words(described) == expected
 
 
 def test_the_most_confused_classes_in_id_order() -> None:

@@ -38,14 +38,15 @@ def status() -> None:
             table.add_row(one.name, one.state, one.why)
     console.print(table)
     current = registry_status(root)
-    table = Table("alias", "version", "mIoU", title=f"Model {current.model}", title_justify="left")
+    headings = ("alias", "version", "mIoU", "weights")
+    table = Table(*headings, title=f"Model {current.model}", title_justify="left")
     for version in current.versions:
         miou = "" if version.miou is None else f"{version.miou:.3f}"
-        table.add_row(version.alias, str(version.version), miou)
+        table.add_row(version.alias, str(version.version), miou, version.weights)
     console.print(table)
     table = Table("when", "what", "version", "why", title="Last decisions", title_justify="left")
     for entry in current.decisions:
-        table.add_row(entry.time, entry.verdict, str(entry.version), entry.reason)
+        table.add_row(entry.time, entry.what, str(entry.version), entry.reason)
     console.print(table)
     console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
 

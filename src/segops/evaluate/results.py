@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from segops import files, paths
 from segops.evaluate import reference
 from segops.evaluate.evaluation import evaluation
 from segops.evaluate.pictures import gallery
+from segops.predict import isolate
 from segops.report.confusion import occurring, row_shares
 from segops.report.evaluation import write_evaluation_page
+from segops.report.lineage import network_words
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
@@ -68,6 +71,8 @@ def write_results(
         gallery(scores, store) if pictures else (),
         root / paths.LEARNING_CURVES,
         () if opponent is None else (opponent,),
+        about=network_words(files.read_json(root / paths.SEGMENTER / isolate.MODEL)),
+        evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     files.write_json(root / paths.EVALUATION, found)
     with files.atomic_path(root / paths.COUNTS) as temporary:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
                     first.class_names,
                 ),
                 excluded=len(first.excluded),
+                about=model.about,
             )
             for model, scores, tree in zip(models[1:], scored[1:], found[1:], strict=True)
         )
@@ -108,6 +110,8 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             None,
             opponents,
             name=models[0].name,
+            about=models[0].about,
+            evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         )
         _prune(root)
     return Compared(

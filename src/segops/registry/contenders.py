@@ -21,6 +21,7 @@ from segops.predict import isolate
 from segops.registry import artifact, results, versions
 from segops.registry.resolve import find_version
 from segops.registry.tracking import Store, is_missing, session
+from segops.report.lineage import network_words
 
 WORKSPACE = "workspace"
 """What the workspace's own model is called."""
@@ -42,6 +43,7 @@ class Contender:
         bundle_digest: SHA-256 of it, computed from its files.
         class_names: Its classes in id order.
         trained_on: SHA-256 of the images that had a part in its training.
+        about: Its network in words.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Contender:
     bundle_digest: str
     class_names: tuple[str, ...]
     trained_on: frozenset[str]
+    about: str
 
 
 @contextmanager
@@ -89,6 +92,7 @@ def _contender(name: str, bundle: Path) -> Contender:
         bundle_digest=results.bundle_digest(bundle),
         class_names=tuple(described["class_names"]),
         trained_on=frozenset(described["training_images"].values()),
+        about=network_words(described),
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segops.params.file import load_params
 from segops.registry import versions
-from segops.registry.ledger import Ledger
+from segops.registry.ledger import Entry, Ledger
 from segops.registry.tracking import identity, session, tracking_uri, without_credentials
 
 LAST = 10
+WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}
+"""What is done to the aliases -> in words."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class AliasedVersion:
         alias: `champion`, `previous` or `challenger`.
         version: Its number.
         miou: On the val that it was last evaluated on, within 0 to 1; None where not written down.
+        weights: The first digits of its weights' SHA-256, as the evaluation page has them.
     """
 
     alias: str
     version: str
     miou: float | None
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,13 @@ class Event:
 
     Attributes:
         time: UTC, ISO 8601.
-        verdict: The gate's verdict, or `promote`, `rollback`, `observed`.
+        what: What happened, in words.
         version: The version it is about.
         reason: In words.
     """
 
     time: str
-    verdict: str
+    what: str
     version: str
     reason: str
 
@@ -62,6 +67,39 @@ class Status:
     tracking_uri: str
 
 
+def events(entries: Sequence[Entry]) -> list[Event]:
+    """What the ledger's lines about one model tell, each thing that happened once.
+
+    A change of aliases takes up to three lines: the decision, the intent and its end. It is told
+    by the last of them.
+
+    Args:
+        entries: The lines, oldest first.
+    """
+    ends = {
+        entry.details["intent"]: entry for entry in entries if entry.kind in ("done", "abandoned")
+    }
+    intents = {entry.sequence: entry for entry in entries if entry.kind == "intent"}
+    carried_out = {entry.details.get("decision") for entry in intents.values()}
+    told = []
+    for entry in entries:
+        if entry.kind == "observed":
+            what = "champion set by other means"
+        elif entry.kind == "decision":
+            if entry.sequence in carried_out:
+                continue
+            what = "passed the gate" if entry.verdict == "promoted" else entry.verdict
+        elif entry.kind == "intent":
+            if entry.sequence in ends:
+                continue
+            what = f"{WORDS[entry.verdict]} (begun, not ended)"
+        else:
+            ended = " (abandoned)" if entry.kind == "abandoned" else ""
+            what = f"{WORDS[entry.verdict]}{ended}"
+        told.append(Event(entry.time, what, entry.version, entry.reason))
+    return told
+
+
 def status(root: Path) -> Status:
     """Read registry and ledger.
 
@@ -75,10 +113,15 @@ def status(root: Path) -> Status:
     settings = load_params(root).registry
     entries = Ledger(root, identity(root), settings.model).entries()
     with session(root, settings) as store:
+        aliases = versions.aliases(store, settings.model)
+        found = {one: versions.get(store, settings.model, one) for one in aliases.values()}
         aliased = tuple(
-            AliasedVersion(alias, number, versions.get(store, settings.model, number).miou)
-            for alias, number in versions.aliases(store, settings.model).items()
+            AliasedVersion(alias, one, found[one].miou, found[one].weights[:12])
+            for alias, one in aliases.items()
         )
-    shown = [entry for entry in entries if entry.kind != "intent"][-LAST:]
-    events = tuple(Event(one.time, one.verdict, one.version, one.reason) for one in shown)
-    return Status(settings.model, aliased, events, without_credentials(tracking_uri(root)))
+    return Status(
+        settings.model,
+        aliased,
+        tuple(events(entries)[-LAST:]),
+        without_credentials(tracking_uri(root)),
+    )

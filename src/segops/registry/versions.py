@@ -40,6 +40,11 @@ class Version:
         return self.tags.get(tag("bundle_digest"), "")
 
     @property
+    def weights(self) -> str:
+        """SHA-256 of its weights; empty where nobody wrote it down."""
+        return self.tags.get(tag("weights_sha256"), "")
+
+    @property
     def withdrawn(self) -> str | None:
         """Why a rollback withdrew it, or None."""
         return self.tags.get(WITHDRAWN)

@@ -39,6 +39,8 @@ def write_evaluation_page(
     learning_curves: Path | None,
     opponents: Sequence[Opponent] = (),
     name: str = NAME,
+    about: str = "",
+    evaluated: str = "",
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -55,6 +57,8 @@ def write_evaluation_page(
         learning_curves: The CSV of training; None or a missing file leaves the curves out.
         opponents: Models to compare with, as the champion.
         name: What people call the model; given, the page's title names all the models.
+        about: Its network in words; see :func:`segops.report.lineage.network_words`.
+        evaluated: When it was evaluated, in words.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -80,7 +84,10 @@ def write_evaluation_page(
         "matrix": _matrix(confusion, names),
         "curves": draw_curves(learning_curves),
         "kinds": KINDS,
-        "lineages": lineages(name, evaluation, opponents),
+        "about": about,
+        "evaluated": evaluated,
+        "weights": str(evaluation.get("weights_sha256") or "")[:12],
+        "lineages": lineages(name, about, evaluation, opponents),
     }
     bare = render("evaluation.html", gallery=gallery((), names, 0), **context)
     room = PAGE_LIMIT - len(bare.encode()) - GALLERY_FRAME

@@ -84,6 +84,7 @@ class Opponent:
         confidence: Level of the intervals, 0..1.
         miou: Difference of mIoU, over the classes that occur in the truth of these images.
         classes: Difference of IoU by class name, for the classes in the truth of these images.
+        about: Its network in words; empty where only its counts are known.
     """
 
     name: str
@@ -93,3 +94,4 @@ class Opponent:
     confidence: float
     miou: Difference
     classes: Mapping[str, Difference]
+    about: str = ""

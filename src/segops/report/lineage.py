@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segops.report.figures import counted
 from segops.report.html import number, percent
 from segops.report.judged import Opponent
 
@@ -14,20 +15,38 @@ KEYS = {
     "data_hash": "data",
     "val_hash": "val",
 }
+WITHOUT_ENCODER = ("plain_cnn",)
+"""Architectures of which the description names an encoder that they do not have."""
 
 
 def lineages(
-    name: str, evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
+    name: str, about: str, evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
 ) -> list[dict[str, Any]]:
-    """For every model its name, its way of predicting and its digests."""
+    """For every model its name, its network, its way of predicting and its digests."""
+    models = [(name, about, evaluation)]
+    models += [(one.name, one.about, one.evaluation) for one in opponents]
     return [
         {
             "name": title,
             "rows": [(label, one[key]) for key, label in KEYS.items() if one.get(key)],
+            "network": network,
             "predict": predict_words(one.get("predict")),
         }
-        for title, one in [(name, evaluation), *((one.name, one.evaluation) for one in opponents)]
+        for title, network, one in models
     ]
+
+
+def network_words(described: Mapping[str, Any]) -> str:
+    """The network in one line, as "pspnet with encoder resnet18, trained on 180 images".
+
+    Args:
+        described: The content of a bundle's ``model.json``.
+    """
+    spec = described["spec"]
+    network = str(spec["architecture"])
+    if network not in WITHOUT_ENCODER:
+        network += f" with encoder {spec['encoder']}"
+    return f"{network}, trained on {counted(len(described['training_images']), 'image')}"
 
 
 def predict_words(settings: Any) -> str:

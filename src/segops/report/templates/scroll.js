@@ -6,6 +6,7 @@ for (const place of document.querySelectorAll(".scroll")) {
     place.toggleAttribute("data-more", hidden - place.scrollLeft > 1);
   };
   place.addEventListener("scroll", tell, {passive: true});
+  tell();
   // Later, since the words that say so change the size of the box that is watched.
   const watch = new ResizeObserver(() => requestAnimationFrame(tell));
   for (const one of [place, ...place.children]) watch.observe(one);

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,17 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next((found for found in map(shutil.which, BROWSERS) if found), None)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    # The most that a page can get: one that may reach this machine's network.
-    "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",
-)
+from tests.unit.browser import BROWSER, FLAGS
+
+# The most that a page can get: one that may reach this machine's network.
+REACHING = "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests"
 
 PAGE = """<!doctype html><title>hostile</title>
 <iframe name="sink"></iframe><iframe id="framed"></iframe>
@@ -115,7 +107,7 @@ def attack(server: str, directory: Path) -> dict[str, Any]:
         directory: Where the browser may keep its profile.
     """
     with _serving() as (address, said):
-        command = [str(BROWSER), *FLAGS, f"--user-data-dir={directory / 'profile'}",
+        command = [str(BROWSER), *FLAGS, REACHING, f"--user-data-dir={directory / 'profile'}",
                    "--remote-debugging-port=0", f"{address}/#{server}"]  # fmt: skip
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

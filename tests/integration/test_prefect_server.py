@@ -21,8 +21,9 @@ import websockets
 from flows import server as servers
 from segops import pipeline
 from segops.errors import SegopsError
-from tests.integration.hostile_page import BROWSER, attack
+from tests.integration.hostile_page import attack
 from tests.integration.prefect_server import Serving, serving
+from tests.unit.browser import needs_browser
 
 API = "/api/flows/filter"
 SOCKETS = (
@@ -162,7 +163,7 @@ def refused_handshake(server: Serving, path: str, headers: dict[str, str]) -> in
     return answer.status_code
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_a_hostile_page_in_a_browser_gets_nothing(server: Serving, tmp_path: Path) -> None:
     before = {what: server.read(what) for what in ("flows", "deployments", "flow_runs")}
     got = attack(server.address, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,12 +11,18 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from segops.report.html import script_policy
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for found in map(shutil.which, BROWSERS) if found), None)
+needs_browser = pytest.mark.skipif(
+    BROWSER is None and "CI" not in os.environ, reason="Debian's package chromium is not installed"
+)
+"""Mark of a test that opens pages; see ``.ci/run``."""
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         "--no-first-run", "--virtual-time-budget=1500", "--dump-dom")  # fmt: skip
+         "--no-first-run")  # fmt: skip
 
 # A window is at least 500 pixels wide; a frame may be narrower. Files may not look into each other.
 FRAME = """<!doctype html><body><pre></pre><script>
@@ -26,7 +33,8 @@ addEventListener("message", (event) =>
 
 def opened(page: Path, state: str = "") -> str:
     """The document after its script has run, the page being opened with a state in its address."""
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={page.parent / 'profile'}"]
+    command = [str(BROWSER), *FLAGS, "--virtual-time-budget=1500", "--dump-dom"]
+    command.append(f"--user-data-dir={page.parent / 'profile'}")
     done = subprocess.run(
         [*command, f"{page.as_uri()}#{state}"], capture_output=True, timeout=100, check=False
     )

@@ -159,7 +159,7 @@ def test_equal_values_change_nothing(shipped: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train.lr": -1}, r"train\.lr: .*greater than 0"),
+        ({"train.lr": -1}, r"train\.lr: .*above 0"),
         ({"train.learning_rate": 1.0}, r"train\.learning_rate: no such parameter"),
         ({"training.lr": 1.0}, r"training: no such parameter"),
         ({"augment.scale": {"q": 1}}, r"augment\.scale\.q: no such parameter"),

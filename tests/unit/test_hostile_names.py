@@ -33,9 +33,9 @@ from segops.report.evaluation import write_evaluation_page
 from segops.report.validation import write_validation_page
 from segops.voc.layout import Layout, open_layout
 from segops.voc.masks import write_mask
+from tests.unit.browser import needs_browser, opened
 from tests.unit.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
 from tests.unit.folder_runs import make_bundle, save
-from tests.unit.test_report_browser import BROWSER, opened
 
 IDS = (
     "<img src=x onerror=document.title='owned'>",
@@ -180,20 +180,20 @@ def page_of_evaluation(folder: Path, names: tuple[str, ...]) -> Path:
     return path
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_the_validation_page_shows_hostile_names_and_runs_none(
     layout: Layout, server: tuple[str, list[str]]
 ) -> None:
     address, asked = server
     names = class_names(address)
     document = opened(page_of_validation(layout, names), "")
-    seen = require_harmless(document, "Validation of the data", scripts=0)
+    seen = require_harmless(document, "Validation of the data", scripts=1)
     for name in (*IDS, *names):
         assert name in seen.text
     assert asked == []
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_the_evaluation_page_shows_hostile_names_and_runs_none(
     tmp_path: Path, server: tuple[str, list[str]]
 ) -> None:
@@ -204,14 +204,14 @@ def test_the_evaluation_page_shows_hostile_names_and_runs_none(
         document = opened(page, state)
         title = f"{names[3]} compared with {names[2]}"
         escaped = title.replace("<", "&lt;").replace(">", "&gt;")
-        seen = require_harmless(document, escaped, scripts=2)
+        seen = require_harmless(document, escaped, scripts=3)
         assert '<html lang="en" class="js">' in document
         for name in (*IDS, *names[:4]):
             assert name in seen.text
     assert asked == []
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_were_a_name_not_escaped_the_policy_would_stop_it(
     layout: Layout, server: tuple[str, list[str]]
 ) -> None:

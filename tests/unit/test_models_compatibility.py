@@ -34,7 +34,7 @@ from segops.params.compatibility import (
     unknown_encoder,
 )
 from segops.params.file import parse_params
-from segops.params.model import ModelParams
+from segops.params.tried_model import TriedModelParams as ModelParams
 
 TRIED_AGAIN = 24
 

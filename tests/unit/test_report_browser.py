@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pytest
 
 from segops.report.evaluation import write_evaluation_page
-from tests.unit.browser import BROWSER, opened, with_script
+from tests.unit.browser import needs_browser, opened, with_script
 from tests.unit.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+pytestmark = needs_browser
 
 
 # What a person would do, one step a line, and what the page then says.

@@ -16,10 +16,10 @@ from segops.report.judged import Difference
 from segops.report.validation import write_validation_page
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
-from tests.unit.browser import BROWSER, measured
+from tests.unit.browser import measured, needs_browser
 from tests.unit.evaluations import evaluation_of, opponent_of, pictures_of
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+pytestmark = needs_browser
 
 WIDTHS = (420, 1200)
 LONG = "/a/rather/long/path/to/a/bundle/without/a/single/space/models/segmenter"

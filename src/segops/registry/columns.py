@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import PurePosixPath
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_GIT_COMMIT,
@@ -44,16 +44,7 @@ def fill(store: Store, run_id: str, command: str = TRAINING) -> list[str]:
     Returns:
         Names of what was added.
     """
-    return _fill(store, store.client.get_run(run_id), command)
-
-
-def fill_all(store: Store) -> None:
-    """Fill the columns of the trainings that an older release recorded."""
-    for run in store.client.search_runs([store.experiment_id], f"tags.`{runs.WEIGHTS}` != ''"):
-        _fill(store, run, TRAINING)
-
-
-def _fill(store: Store, run: Run, command: str) -> list[str]:
+    run = store.client.get_run(run_id)
     tags = source(command)
     commit = run.data.tags.get(tag("code_commit"))
     if commit is not None:

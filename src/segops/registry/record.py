@@ -66,7 +66,6 @@ def record(root: Path) -> Recorded:
         if finished.info.status != "FINISHED" or finished.info.end_time is None:
             store.client.set_terminated(run.info.run_id, "FINISHED")
             changed.append("status")
-        columns.fill_all(store)
         return Recorded(run.info.run_id, created, changed)
 
 

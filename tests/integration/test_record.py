@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from segops import files, paths, pipeline
+from segops import code, files, paths, pipeline
 from segops.errors import SegopsError, TransientError
 from segops.params.file import load_params
 from segops.registry import columns, lineage, runs, tracking
@@ -318,17 +318,18 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     trained_with.write_text("NAME = 1\n")
     first = record(root)
     trained_with.unlink()
-    code = root / "src/segops/predict/windows.py"
-    code.write_text(code.read_text() + "# Another bundle, as its code is part of it.\n")
-    made.git(root, "commit", "-qm", "later", "--", str(code))
+    changed = root / "src/segops/predict/windows.py"
+    changed.write_text(changed.read_text() + "# Another bundle, as its code is part of it.\n")
+    made.git(root, "commit", "-qm", "later", "--", str(changed))
     made.set_params(root, predict={"flip": True})
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
     assert dvc(root, "repro").returncode == 0
     monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setattr(code, "ROOT", root / "src/segops")  # as a process of that code has it
     done = record(root)
     assert (done.run_id, "model" in done.changed) == (first.run_id, True)
     tree = made_again(root, done.run_id)
-    assert (tree / "src/segops/predict/windows.py").read_bytes() == code.read_bytes()
+    assert (tree / "src/segops/predict/windows.py").read_bytes() == changed.read_bytes()
     assert not (tree / "src/segops/not_committed.py").exists()
 
 

@@ -61,12 +61,14 @@ def _configured() -> tuple[str, str] | None:
 
 def _kept(path: Path) -> str:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        _make(path)
+        if not os.path.lexists(path):
+            _make(path)
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
-        raise SegopsError(f"{path}: {error.strerror}. Remove it; it is made anew.") from None
+        raise SegopsError(
+            f"{path}: {error.strerror}. It keeps the credentials of your Prefect server: remove "
+            "what is there, it is made anew, or set PREFECT_HOME to a directory of yours."
+        ) from None
     with os.fdopen(handle, encoding="ascii", errors="replace") as file:
         found = os.fstat(handle)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:

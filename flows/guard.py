@@ -13,6 +13,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+POLICY = (
+    "frame-ancestors 'none'; connect-src 'self'; img-src 'self' data: blob:; form-action 'self'"
+)
+
 
 class Guard:
     """Refuses a request, HTTP or websocket, before the server sees it.
@@ -65,8 +69,8 @@ def _answering(send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             for name in [one for one in headers if one.startswith("access-control-")]:
                 del headers[name]
-            # No page frames this one, and this one tells nobody else what it shows.
-            headers["content-security-policy"] = "frame-ancestors 'none'; connect-src 'self'"
+            # No page frames this one, and this one asks no other address for anything.
+            headers["content-security-policy"] = POLICY
         await send(message)
 
     return without_sharing

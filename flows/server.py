@@ -15,10 +15,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from segops.errors import SegopsError
@@ -51,7 +52,7 @@ class Server:
             port = bound.getsockname()[1]
             kept = [bound.fileno()]
             if not once:
-                kept.append(_claim(port))
+                kept.append(_claim(LOOPBACK, port))
                 handed_over.callback(os.close, kept[-1])
             self.address = f"http://{LOOPBACK}:{port}"
             self._words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
@@ -173,7 +174,7 @@ def for_schedules() -> Iterator[None]:
 
 def become_server(
     host: str, port: int, allowed_hosts: Sequence[str], say: Callable[[str], None]
-) -> None:
+) -> NoReturn:
     """Turn this process into a server with its page, until it is stopped.
 
     Args:
@@ -189,7 +190,7 @@ def become_server(
 
     credentials()  # made before the page asks for them
     bound = _bound(host, port)
-    for handle in (bound.fileno(), _claim(port)):
+    for handle in (bound.fileno(), _claim(host, port)):
         os.set_inheritable(handle, True)
     shown = LOOPBACK if host == "0.0.0.0" else host
     say(f"Prefect page: http://{shown}:{port} (Ctrl-C ends it)")
@@ -199,12 +200,12 @@ def become_server(
 
 
 def is_own(port: int) -> bool:
-    """Whether a server of this user listens on a port of this machine.
+    """Whether a server of this user listens on a port of 127.0.0.1.
 
     Credentials are sent to no other one: whoever is first may listen on a port.
     """
     try:
-        handle = os.open(_claim_path(port), os.O_RDONLY)
+        handle = os.open(_claim_path(LOOPBACK, port), os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -216,19 +217,33 @@ def is_own(port: int) -> bool:
     return False
 
 
-def _claim(port: int) -> int:
+def _claim(host: str, port: int) -> int:
     """A lock that the server process inherits; the kernel frees it when that process ends."""
-    path = _claim_path(port)
+    path = _claim_path(host, port)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    return handle
+    end = time.monotonic() + END_SECONDS
+    while True:  # a server that is about to end holds it a moment longer than its port
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(handle)
+                raise SegopsError(
+                    f"{path}: another Prefect server of yours holds {host}:{port}. Stop it, or "
+                    "choose another port."
+                ) from None
+            time.sleep(0.1)
+        else:
+            return handle
 
 
-def _claim_path(port: int) -> Path:
+def _claim_path(host: str, port: int) -> Path:
     from prefect.settings import PREFECT_HOME
 
-    return Path(PREFECT_HOME.value()) / f"segops-server-{socket.gethostname()}-{port}.lock"
+    address = LOOPBACK if host in ("0.0.0.0", "localhost") else host  # all addresses hold this one
+    name = f"segops-server-{socket.gethostname()}-{address}-{port}.lock"
+    return Path(PREFECT_HOME.value()) / name
 
 
 def _bound(host: str, port: int) -> socket.socket:

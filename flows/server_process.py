@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from segops.errors import SegopsError
 
+HTTP_PORT = 80
 GRACE_SECONDS = 5.0
 """How long a server that is to end may take to finish its work."""
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="flows.server_process")
     parser.add_argument("socket", type=int, help="File descriptor of the bound socket.")
     parser.add_argument("--once", action="store_true", help="Serve a single run: no page.")
-    parser.add_argument("--tied", action="store_true", help="End with who holds standard input.")
+    parser.add_argument("--tied", action="store_true", help="End when the parent process ends.")
     parser.add_argument("--host", action="append", default=[], help="Also answer to this Host.")
     arguments = parser.parse_args()
     serving: list[uvicorn.Server] = []
@@ -45,7 +46,10 @@ def main() -> None:
     address, port = bound.getsockname()
     from flows.guard import Guard
 
-    hosts = [f"{name}:{port}" for name in (address, "127.0.0.1", "localhost", "[::1]")]
+    names = (address, "127.0.0.1", "localhost")
+    hosts = [f"{name}:{port}" for name in names]
+    if port == HTTP_PORT:  # which browsers leave out
+        hosts += names
     server = uvicorn.Server(
         uvicorn.Config(
             Guard(app, [*hosts, *arguments.host]),

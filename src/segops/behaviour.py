@@ -1,4 +1,7 @@
-"""Python code reduced to what it does: its syntax tree without words, hints and layout."""
+"""Python code reduced to what it does: its syntax tree without words, type hints and layout.
+
+Words are what people read: documentation, messages, descriptions of parameters.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
-_SPOKEN = frozenset({"track", "exclusive"})
+_SPOKEN = frozenset({"track", "exclusive", "files.exclusive"})
 """Functions that are given words for progress and messages."""
+_OF_TEXT = frozenset(
+    {"counted", "get", "get_close_matches", "items", "join", "len", "list", "repr", "rstrip",
+     "sorted", "str", "strip", "type"}
+)  # fmt: skip
+"""Functions that put words together."""
 _SPECIAL_FIELD = re.compile(r"\b(ClassVar|InitVar|KW_ONLY)\b")
 
 
@@ -31,7 +39,12 @@ def behaviour(text: str | bytes) -> str:
 
 def wordless(tree: ast.AST) -> Any:
     """A syntax tree without words and type hints; the tree that is given is changed."""
-    return _Wordless().visit(tree)
+    tree = _Wordless().visit(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            while _Unread(node).found:
+                pass
+    return tree
 
 
 class _Wordless(ast.NodeTransformer):
@@ -44,7 +57,8 @@ class _Wordless(ast.NodeTransformer):
             return None
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
             owner = value.func.value
-            if isinstance(owner, ast.Name) and owner.id == "log" and value.func.attr in _LEVELS:
+            is_log = isinstance(owner, ast.Name) and owner.id == "log"
+            if is_log and value.func.attr in _LEVELS and not _binds(value):
                 return None
         return self.generic_visit(node)
 
@@ -57,7 +71,7 @@ class _Wordless(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Drop the words of an exception, of progress, of a parameter, and the type of a cast."""
         name = _called(node)
-        if name.endswith(("Error", "Exception", "Warning")) or name == "warn":
+        if name.endswith(("Error", "Exception", "Warning", "Words")) or name == "warnings.warn":
             return ast.Call(node.func, [], [])
         self.generic_visit(node)
         if name == "cast" and len(node.args) == 2:
@@ -127,6 +141,42 @@ class _Wordless(ast.NodeTransformer):
         return cast(ast.AST, node)
 
 
+class _Unread(ast.NodeTransformer):
+    """Takes texts out of a function that are put together there and not read any more.
+
+    Attributes:
+        found: Whether there were any.
+    """
+
+    def __init__(self, function: ast.AST) -> None:
+        names = [one for one in ast.walk(function) if isinstance(one, ast.Name)]
+        self._read = {one.id for one in names if not isinstance(one.ctx, ast.Store)}
+        for one in ast.walk(function):
+            if isinstance(one, ast.Global | ast.Nonlocal):
+                self._read.update(one.names)
+        self.found = False
+        self.generic_visit(function)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        """Drop a text that nothing reads."""
+        target = node.targets[0]
+        is_name = len(node.targets) == 1 and isinstance(target, ast.Name)
+        if is_name and target.id not in self._read and _makes_text(node.value):  # type: ignore[attr-defined]
+            self.found = True
+            return None
+        return node
+
+
+def _makes_text(node: ast.AST) -> bool:
+    """Whether an expression does nothing but put words together."""
+    called = (_called(one) for one in ast.walk(node) if isinstance(one, ast.Call))
+    return not _binds(node) and all(one.rpartition(".")[2] in _OF_TEXT for one in called)
+
+
+def _binds(node: ast.AST) -> bool:
+    return any(isinstance(one, ast.NamedExpr | ast.Await | ast.Yield) for one in ast.walk(node))
+
+
 def _reads_hint(owner: ast.ClassDef, field: ast.AnnAssign) -> bool:
     """Whether the type hint of a field may decide something; in a plain class it does not."""
     bases = {ast.unparse(base).rpartition(".")[2] for base in owner.bases}
@@ -169,8 +219,9 @@ def _is_used(node: ast.AST, used: set[str]) -> bool:
         return False
     if isinstance(node, ast.Import | ast.ImportFrom):
         return any(_bound(alias) in used for alias in node.names)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return not node.name.startswith("_") or node.name in used or bool(node.decorator_list)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        is_private = node.name.startswith("_") and not node.name.startswith("__")
+        return not is_private or node.name in used or bool(node.decorator_list)
     return True
 
 
@@ -179,10 +230,8 @@ def _bound(alias: ast.alias) -> str:
 
 
 def _called(node: ast.Call) -> str:
-    function = node.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+    """The dotted name that is called; empty where it is no name."""
+    return ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
 
 
 def _is_text(node: ast.AST) -> bool:

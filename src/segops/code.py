@@ -23,10 +23,15 @@ PACKAGE = ROOT.name
 STAGES = f"{PACKAGE}.stages"
 
 UNHASHED = tuple(
-    f"{PACKAGE}.{name}" for name in ("behaviour", "code", "params.messages", "paths", "registry")
-)
-"""Modules whose code decides nothing about a stage's result: messages are words, ``dvc.yaml`` names
-the paths itself, and what the registry hands over enters a training's fingerprint by content."""
+    f"{PACKAGE}.{name}"
+    for name in (
+        "behaviour", "code", "params.hardware", "params.messages", "params.registry", "paths",
+        "progress", "registry",
+    )
+)  # fmt: skip
+"""Modules whose code decides nothing about a stage's result, or nothing that is not seen otherwise:
+``dvc.yaml`` names the paths itself, what the registry hands over enters a training's fingerprint by
+its content, and which modules a stage has stands in the file that is written of it."""
 
 DECISIVE: dict[str, tuple[str, ...]] = {
     "PIL": ("pillow",),
@@ -48,21 +53,6 @@ DECISIVE: dict[str, tuple[str, ...]] = {
 }
 """Imported name -> distributions whose version decides what a stage that imports it comes to. A
 module whose result names further versions lists their distributions in a constant LIBRARIES."""
-
-HARMLESS = frozenset(
-    {
-        "filelock",
-        "huggingface_hub",
-        "jinja2",
-        "markupsafe",
-        "mlflow",
-        "psutil",
-        "pydantic",
-        "tqdm",
-        "yaml",
-    }
-)
-"""Imported names of libraries that decide no stage's result: another version reruns nothing."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segops.errors import SegopsError
 
-# Outputs of the stages, relative to the workspace; dvc.yaml names the same paths (a test compares).
+# Outputs of the stages, relative to the workspace.
 FACTS = Path("data/facts.parquet")
 VERDICT = Path("data/verdict.json")
 PACKED = Path("data/packed")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segops.report.judged import Difference, GalleryPicture, Opponent, PictureError
+from segops.report.judged import Difference, GalleryPicture, Mistake, Opponent
 
 NAMES = ("ground", "cat", "cow", "dog")
 
@@ -107,11 +107,11 @@ def pictures_of(count: int = 3) -> list[GalleryPicture]:
     for index in range(count):
         prediction, kinds = np.zeros_like(truth), np.zeros_like(truth)
         kinds[5:20, 5:20] = 1
-        errors = [PictureError("cat", "missed", 225)]
+        errors = [Mistake("cat", "missed", 225)]
         if index:
             prediction[22 : 22 + index, 30:] = 3
             kinds[22 : 22 + index, 30:] = 2
-            errors.append(PictureError("dog", "false alarm", 10 * index))
+            errors.append(Mistake("dog", "false alarm", 10 * index))
         activation = np.full((30, 40), 200, dtype=np.uint8) if index == 1 else None
         pictures.append(
             GalleryPicture(

@@ -14,6 +14,11 @@ from segops.behaviour import behaviour
 from segops.predict.package import runtime_modules
 from tests.rewording import Rewording
 
+HARMLESS = frozenset(
+    {"filelock", "huggingface_hub", "jinja2", "markupsafe", "mlflow", "psutil", "pydantic", "tqdm",
+     "yaml"}
+)  # fmt: skip
+"""Imported names of libraries that decide no stage's result: another version reruns nothing."""
 MODULES = {
     name: path
     for stage in code.stage_names()
@@ -49,12 +54,23 @@ def area(points: Sequence[Point], path: Path | None = None) -> float:
     """The area."""
     if not points:  # nothing there
         raise SegopsError(f"{path}: {_said(points)}. Add some.")
+    action = "Add some."
+    if len(points) > 99:
+        action = f"Take {', '.join(str(one) for one in points)} away."
+    if len(points) > 98:
+        raise SegopsError(action)
     log.info("%d points", len(points))
     assert path is None, "not now"
     return cast(float, math.fsum(one.x * one.y for one in points))
 
 def _said(points: Sequence[Point]) -> str:
     return f"{len(points)} points"
+
+def __getattr__(name: str) -> int:
+    return {"AREA": 1}[name]
+
+class _Registered(Section):
+    pass
 '''
 WORDS = [
     ("A module.", "Another text."),
@@ -64,6 +80,8 @@ WORDS = [
     ("%d points", "%d of them"),
     ('"%d points", len(points)', '"some"'),
     ("not now", "never"),
+    ('action = "Add some."', 'action = "Add a point."'),
+    ("{', '.join(str(one) for one in points)} away", "some away"),
     ("cast(float, ", "cast(int, "),
     ("Sequence[Point], path", "list[Point], path"),
     ("from collections.abc import Sequence", "from collections.abc import Iterable, Sequence"),
@@ -82,6 +100,10 @@ DEEDS = [
     ("Field(0.1", "Field(0.2"),
     ("one.x * one.y", "one.y * one.x"),
     ("if not points", "if len(points) < 3"),
+    ("len(points) > 98", "len(points) > 97"),
+    ('{"AREA": 1}', '{"AREA": 2}'),
+    ("class _Registered(Section)", "class _Other(Section)"),
+    ('log.info("%d points", len(points))', 'log.info("%d points", count := len(points))'),
     ("raise SegopsError", "raise ValueError"),
     ("path is None", "path is not None"),
     ("import math", "import mymath as math"),
@@ -128,8 +150,8 @@ def test_every_library_decides_or_is_said_to_be_harmless() -> None:
         )
     }
     foreign = imported - set(sys.stdlib_module_names) - {"segops"}
-    assert foreign <= code.DECISIVE.keys() | code.HARMLESS
-    assert not code.DECISIVE.keys() & code.HARMLESS
+    assert foreign <= code.DECISIVE.keys() | HARMLESS
+    assert not code.DECISIVE.keys() & HARMLESS
 
 
 def test_the_closure_is_what_the_stage_really_imports() -> None:
@@ -155,6 +177,16 @@ def test_what_another_process_runs_belongs_to_the_stage() -> None:
 def test_the_registry_decides_no_training() -> None:
     assert not [name for name in code.stage_code("train").modules if "registry." in name]
     assert "segops.registry.resolve" in code.closure(["segops.stages.train"])
+
+
+def test_only_exceptions_are_called_errors() -> None:
+    """What is given to a class of such a name counts as words."""
+    ends = ("Error", "Exception", "Warning")
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(ends):
+                bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+                assert [base for base in bases if base.endswith(ends)], (path, node.name)
 
 
 def test_templates_belong_to_the_pages_that_they_make() -> None:

@@ -22,6 +22,7 @@ from segops.errors import SegopsError
 from segops.models.compatibility import Trials, _most_different_first, try_pair
 from segops.models.zoo import ARCHITECTURES, encoder_names
 from segops.params import compatibility
+from segops.params.checked_model import CheckedModelParams as ModelParams
 from segops.params.compatibility import (
     RENAMED,
     SMP,
@@ -34,7 +35,6 @@ from segops.params.compatibility import (
     unknown_encoder,
 )
 from segops.params.file import parse_params
-from segops.params.tried_model import TriedModelParams as ModelParams
 
 TRIED_AGAIN = 24
 

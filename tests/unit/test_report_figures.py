@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from segops.report.figures import counted, level, sentence
+from segops.report.figures import level, sentence
+from segops.words import counted
 from tests.unit.evaluations import evaluation_of
 
 

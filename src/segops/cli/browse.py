@@ -27,8 +27,13 @@ def can_open() -> bool:
     return True
 
 
+def open_page(address: str) -> None:
+    """Open a page in the user's browser."""
+    webbrowser.open(address)
+
+
 def open_when_served(address: str) -> None:
-    """Let another process open a page; this one becomes the server or goes on at once."""
+    """Let another process open a page, while this one becomes its server."""
     quiet = subprocess.DEVNULL
     subprocess.Popen(
         [sys.executable, "-m", __name__, address, str(os.getpid())], stdout=quiet, stderr=quiet

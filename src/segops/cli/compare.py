@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console
-from segops.report.figures import counted, level
+from segops.report.figures import level
+from segops.words import counted
 
 if TYPE_CHECKING:
     from segops.registry.compare import Compared

@@ -57,7 +57,7 @@ def status() -> None:
 
 def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     """Tell where the runs are shown; the command that serves them, None where a server does."""
-    from segops.cli.browse import can_open, open_when_served
+    from segops.cli.browse import can_open, open_page, open_when_served
     from segops.params.file import load_params
     from segops.registry.tracking import session, tracking_uri, without_credentials
 
@@ -70,7 +70,7 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     address = f"{base}/#/experiments/{experiment}?workflowType=machine_learning"
     console.print(f"Runs: {address}", highlight=False, soft_wrap=True)
     if browser and can_open():
-        open_when_served(address)
+        open_page(address) if is_served else open_when_served(address)
     if is_served:
         return None
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
@@ -114,7 +114,9 @@ def models(
 
 def ui(
     page: Annotated[Page, typer.Argument(help="Which page.")],
-    port: Annotated[int | None, typer.Option(help="Port on this machine.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port on this machine.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="prefect: address to listen on, 0.0.0.0 for all.")
     ] = "127.0.0.1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from segops.report.judged import GalleryPicture, PictureError
+from segops.report.judged import GalleryPicture, Mistake
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,13 +150,13 @@ def gallery(scores: Scores, store: PackedStore) -> Iterator[GalleryPicture]:
         )
 
 
-def _errors_by_image(scores: Scores) -> dict[str, tuple[PictureError, ...]]:
+def _errors_by_image(scores: Scores) -> dict[str, tuple[Mistake, ...]]:
     """What went wrong in each image, largest first."""
     ordered = scores.errors.sort_values(
         ["image_id", "pixels", "class_id", "kind"], ascending=[True, False, True, True]
     )
-    found: dict[str, list[PictureError]] = {}
+    found: dict[str, list[Mistake]] = {}
     for image_id, class_id, kind, pixels in ordered.itertuples(index=False):
-        error = PictureError(scores.class_names[class_id], kind, int(pixels))
+        error = Mistake(scores.class_names[class_id], kind, int(pixels))
         found.setdefault(image_id, []).append(error)
     return {image_id: tuple(errors) for image_id, errors in found.items()}

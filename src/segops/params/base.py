@@ -51,7 +51,7 @@ class Sections(BaseModel):
     That the file as a whole is usable is for :func:`segops.params.file.load_params` to say.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -74,7 +74,8 @@ class Sections(BaseModel):
     @classmethod
     def of(cls, whole: BaseModel) -> Self:
         """Take these sections of parameters that are already read."""
-        return cls(**{name: getattr(whole, name) for name in cls.model_fields})
+        fields = cls.model_fields.items()
+        return cls(**{field.alias or name: getattr(whole, name) for name, field in fields})
 
     def flat(self) -> dict[str, Any]:
         """Every parameter under its dotted key, as ``params.yaml`` would spell it."""
@@ -130,4 +131,16 @@ def read_yaml(path: Path) -> tuple[Any, str]:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SegopsError(f"{path}: not readable as YAML: {error}") from None
-    return {} if tree is None else tree, str(path)
+    tree = {} if tree is None else tree
+    require_sections(tree, str(path))
+    return tree, str(path)
+
+
+def require_sections(tree: Any, name: str) -> None:
+    """Refuse what is no mapping.
+
+    Raises:
+        SegopsError: It is none.
+    """
+    if not isinstance(tree, dict):
+        raise SegopsError(f"{name}: expected a mapping of sections, found {type(tree).__name__}.")

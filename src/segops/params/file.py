@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
-from segops.params.base import Section, Sections, read_yaml
+from segops.params.base import Section, Sections, read_yaml, require_sections
+from segops.params.checked_model import CheckedModelParams
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
 from segops.params.gate import GateParams
@@ -25,7 +26,6 @@ from segops.params.predict import PredictParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.train import TrainParams
-from segops.params.tried_model import TriedModelParams
 from segops.params.tune import RangeParams, TuneParams, number_types
 from segops.params.validate import ValidateParams
 
@@ -38,7 +38,7 @@ class Params(Sections):
     data: DataParams = DataParams()
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")
     augment: AugmentParams = AugmentParams()
-    model: TriedModelParams = TriedModelParams()
+    model: CheckedModelParams = CheckedModelParams()
     train: TrainParams = TrainParams()
     predict: PredictParams = PredictParams()
     evaluate: EvaluateParams = EvaluateParams()
@@ -144,8 +144,7 @@ def parse_params(tree: Any, name: str = "params.yaml") -> Params:
     Raises:
         SegopsError: As :func:`load_params`.
     """
-    if not isinstance(tree, dict):
-        raise SegopsError(f"{name}: expected a mapping of sections, found {type(tree).__name__}.")
+    require_sections(tree, name)
     try:
         return Params.model_validate(tree)
     except ValidationError as error:

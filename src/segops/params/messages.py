@@ -120,7 +120,9 @@ def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
         if get_origin(annotation) is tuple and isinstance(part, int):
             inner = get_args(annotation)
             place.entries.append(f"entry {part + 1}")
-            place.annotation = inner[0] if inner[-1] is Ellipsis else inner[min(part, 1)]
+            place.annotation = (
+                inner[0] if inner[-1] is Ellipsis else inner[min(part, len(inner) - 1)]
+            )
         elif _is_section(annotation):
             found = _fields(annotation).get(str(part))
             keys.append(str(part))

@@ -80,12 +80,12 @@ def is_by_this_code(bundle: Path) -> bool:
 
     Code that differs in words alone makes no stage stale, but other copies of itself.
     """
-    held = isolate.read_bundle(bundle)
+    held, code_files = isolate.read_bundle(bundle), _code()
     own = {name for name in held if name.startswith(f"{isolate.RUNTIME}/")}
     return (
         json.loads(held[isolate.MODEL]).get("segops_version") == segops.__version__
-        and own <= _code().keys()
-        and all(held.get(name) == content for name, content in _code().items())
+        and own <= code_files.keys()
+        and all(held.get(name) == content for name, content in code_files.items())
     )
 
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from segops.words import counted
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -101,8 +103,3 @@ class Validation:
                 for finding in sorted(check.findings, key=lambda one: (one.file, one.message))
             ]
         return "\n".join(lines)
-
-
-def counted(count: int, noun: str) -> str:
-    """A count with its noun, in the plural where it belongs."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -13,10 +13,11 @@ from pydantic import Field
 from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
-from segops.quality.checks import Check, Finding, Validation, counted
+from segops.quality.checks import Check, Finding, Validation
 from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe, spelled
 from segops.quality.frames import describe_images, describe_labels, labels_in
 from segops.voc.layout import LISTS, SPLITS
+from segops.words import counted
 
 Row = Mapping[str, Any]
 

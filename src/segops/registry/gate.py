@@ -28,7 +28,8 @@ from segops.registry.evidence import (
     Reference,
     Unknown,
 )
-from segops.report.figures import counted, level
+from segops.report.figures import level
+from segops.words import counted
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
 Outcome = Literal["passed", "failed", "undecided"]

@@ -80,9 +80,13 @@ _LOCK = "`dvc repro`, which writes dvc.lock"
 _PATCH = (
     "commit the code, change train.seed and train anew, since the code that trained is not known"
 )
-_AGAIN = "nothing but this, since segops writes it down itself"
+_AGAIN = "nothing: segops writes it down itself"
+_PACKAGE = (
+    "`git init` and `git commit` where the code has no commit; else `dvc repro --force package` "
+    "and `dvc repro`, since the bundle holds copies of code that is not the code here"
+)
 REMEDIES: dict[str, str] = {
-    **dict.fromkeys(("code_commit", "code_differs", "reproduce"), _COMMIT),
+    **dict.fromkeys(("code_commit", "code_differs"), _COMMIT),
     **dict.fromkeys(LIBRARIES, _INSTALL),
     **dict.fromkeys((*TRAINING_FIELDS, *RUN_FIELDS), _TRAIN),
     **dict.fromkeys(("bundle_digest", "data_hash", "val_hash"), _EVALUATE),
@@ -91,6 +95,7 @@ REMEDIES: dict[str, str] = {
     "dvc_lock": _LOCK,
     "params": _PARAMS,
     PATCH_FIELD: _PATCH,
+    "reproduce": _PACKAGE,
 }
 """What to do about a field that is missing, before `segops promote` writes it down."""
 

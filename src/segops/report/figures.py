@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from segops.words import counted
+
 
 def figure(tree: Mapping[str, Any], path: str) -> float | None:
     """A figure by its dotted path; None where a key is missing, empty or not a number."""
@@ -20,11 +22,6 @@ def figure(tree: Mapping[str, Any], path: str) -> float | None:
 def level(confidence: float, space: str = " ") -> str:
     """A level of confidence, 0..1, in words: "95 %", "97.5 %"."""
     return f"{100 * confidence:g}{space}%"
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things in words: "1 image", "40 images"."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def sentence(evaluation: Mapping[str, Any]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segops.report.figures import counted, figure, level
+from segops.report.figures import figure, level
 from segops.report.html import NARROW, decimal
 from segops.report.judged import Opponent
 from segops.report.whisker import bounds, known, limit, outcome, whisker, words
+from segops.words import counted
 
 # Label, dotted path in the evaluation, digits, unit, explanation.
 TILES = (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class PictureError:
+class Mistake:
     """How many pixels of one class went wrong in one way in one image.
 
     Attributes:
@@ -50,7 +50,7 @@ class GalleryPicture:
     truth: NDArray[np.uint8]
     prediction: NDArray[np.uint8]
     kinds: NDArray[np.uint8]
-    errors: tuple[PictureError, ...] = ()
+    errors: tuple[Mistake, ...] = ()
     confidence: float | None = None
     activation: NDArray[np.uint8] | None = None
     explained: str | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segops.report.figures import counted
 from segops.report.html import number, percent
 from segops.report.judged import Opponent
+from segops.words import counted
 
 KEYS = {
     "weights_sha256": "weights",

@@ -16,7 +16,7 @@ from segops.params.compatibility import (
 from segops.params.model import ModelParams
 
 
-class TriedModelParams(ModelParams):
+class CheckedModelParams(ModelParams):
     """The network, of an architecture and an encoder that are known to work together."""
 
     @field_validator("architecture")
@@ -37,7 +37,7 @@ class TriedModelParams(ModelParams):
         return value
 
     @model_validator(mode="after")
-    def _works_together(self) -> TriedModelParams:
+    def _works_together(self) -> CheckedModelParams:
         if self.architecture in table().any_encoder:
             self._needs_no_encoder()
         reason = refusal(self.architecture, self.encoder, self.options, self.output_stride)

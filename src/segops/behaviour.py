@@ -42,8 +42,8 @@ def wordless(tree: ast.AST) -> Any:
     tree = _Wordless().visit(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            while _Unread(node).found:
-                pass
+            while unread := _unread_texts(node):
+                _Without(unread).generic_visit(node)
     return tree
 
 
@@ -141,30 +141,31 @@ class _Wordless(ast.NodeTransformer):
         return cast(ast.AST, node)
 
 
-class _Unread(ast.NodeTransformer):
-    """Takes texts out of a function that are put together there and not read any more.
+class _Without(ast.NodeTransformer):
+    """Takes assignments out of a syntax tree."""
 
-    Attributes:
-        found: Whether there were any.
-    """
-
-    def __init__(self, function: ast.AST) -> None:
-        names = [one for one in ast.walk(function) if isinstance(one, ast.Name)]
-        self._read = {one.id for one in names if not isinstance(one.ctx, ast.Store)}
-        for one in ast.walk(function):
-            if isinstance(one, ast.Global | ast.Nonlocal):
-                self._read.update(one.names)
-        self.found = False
-        self.generic_visit(function)
+    def __init__(self, gone: list[ast.Assign]) -> None:
+        self._gone = gone
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        """Drop a text that nothing reads."""
-        target = node.targets[0]
-        is_name = len(node.targets) == 1 and isinstance(target, ast.Name)
-        if is_name and target.id not in self._read and _makes_text(node.value):  # type: ignore[attr-defined]
-            self.found = True
-            return None
-        return node
+        """Drop it if it is one of those."""
+        return None if node in self._gone else node
+
+
+def _unread_texts(function: ast.AST) -> list[ast.Assign]:
+    """The texts that a function puts together and that it does not read any more."""
+    read: set[str] = set()
+    assigned: list[tuple[str, ast.Assign]] = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            read.add(node.id)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            read.update(node.names)
+        elif isinstance(node, ast.Assign):
+            names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+            if len(names) == len(node.targets) == 1:
+                assigned.append((names[0], node))
+    return [node for name, node in assigned if name not in read and _makes_text(node.value)]
 
 
 def _makes_text(node: ast.AST) -> bool:
@@ -230,8 +231,12 @@ def _bound(alias: ast.alias) -> str:
 
 
 def _called(node: ast.Call) -> str:
-    """The dotted name that is called; empty where it is no name."""
-    return ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+    """The dotted name that is called, of which the last part may be all that is told."""
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        owner = function.value.id if isinstance(function.value, ast.Name) else ""
+        return f"{owner}.{function.attr}"
+    return function.id if isinstance(function, ast.Name) else ""
 
 
 def _is_text(node: ast.AST) -> bool:

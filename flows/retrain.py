@@ -280,7 +280,7 @@ def serve(cron: str, timezone: str) -> None:
     try:
         CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
-        reasons = "; ".join(one["msg"] for one in error.errors())
+        reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
         raise SegopsError(
             f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
             'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'

@@ -164,7 +164,9 @@ def for_schedules() -> Iterator[None]:
     try:
         if server is not None:
             server.await_start()
-        log.info("Prefect page: %s", address)
+        from flows.credentials import whereabouts
+
+        log.info("Prefect page: %s (to log in, enter %s)", address, whereabouts())
         with _using(f"{address}/api"):
             yield
     finally:

@@ -70,12 +70,13 @@ class State:
 
     Attributes:
         name: The stage.
-        state: `up to date`, `stale`, or `busy` where another process has it in hand.
-        why: What changed, or which stages above are stale; empty where it is up to date.
+        state: `up to date`; `stale`; `perhaps` stale, where one above may run; or `busy` where
+            another process has it in hand.
+        why: What changed, or which stages above may run; empty where it is up to date.
     """
 
     name: str
-    state: Literal["up to date", "stale", "busy"]
+    state: Literal["up to date", "stale", "perhaps", "busy"]
     why: str
 
 
@@ -118,8 +119,9 @@ def is_unchanged(root: Path, target: str) -> bool:
 def states(root: Path) -> list[State]:
     """What a run would do with each stage, in the order of :func:`stages`.
 
-    A stage below one that would run is stale too, and so is one whose code has changed since the
-    stage ``code`` ran. While a stage runs, DVC says nothing of it and of its neighbours.
+    A stage below one that would run runs if that one comes to another result. One whose code has
+    changed since the stage ``code`` ran is stale. While a stage runs, DVC says nothing of it and
+    of its neighbours.
 
     Raises:
         SegopsError: ``dvc.yaml`` or ``params.yaml`` is not usable for DVC.
@@ -131,7 +133,11 @@ def states(root: Path) -> list[State]:
     order = stages(root)
     with _repository(root) as repository:
         for one in order:
-            above = [up.name for up in found if up.name in one.upstream and up.state == "stale"]
+            above = [
+                up.name
+                for up in found
+                if up.name in one.upstream and up.state in ("stale", "perhaps")
+            ]
             try:
                 changes = _changes(repository, root, one.name)
             except LockError:
@@ -142,7 +148,8 @@ def states(root: Path) -> list[State]:
             if changes:
                 found.append(State(one.name, "stale", ", ".join(changes)))
             elif above:
-                found.append(State(one.name, "stale", f"below {', '.join(above)}"))
+                why = f"if {' or '.join(above)} comes to another result"
+                found.append(State(one.name, "perhaps", why))
             else:
                 found.append(State(one.name, "up to date", ""))
     return found
@@ -206,7 +213,7 @@ def run_stage(
     if status != 0:
         if any(sign in text for sign in BUSY):
             raise BusyError(f"{stage}: {lines[-1].strip()}")
-        raise StageError(f"Stage {stage} failed; its message stands above.")
+        raise StageError(f"Stage {stage} failed; see its message above.")
     return "ran" if f"Running stage '{stage}'" in text else "restored"
 
 

@@ -122,7 +122,7 @@ def test_a_run_with_one_image_of_val_ends_well(
     assert summary.evaluation["miou_low"] is None
     assert summary.decision.verdict == "promoted"
     show_summary(workspace, summary)
-    without = "on 1 image of val (no interval: one image says nothing of the spread)"
+    without = "on 1 image of val (no interval: it takes two images or more)"
     assert without in " ".join(capsys.readouterr().out.split())
     assert without in artifacts("verdict")[-1].data
 

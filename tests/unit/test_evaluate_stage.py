@@ -138,7 +138,7 @@ def test_the_page_shows_images_of_each_group_and_explains_the_worst(evaluated: P
     weights = json.loads((evaluated / paths.EVALUATION).read_text())["weights_sha256"]
     head = page[page.index("<h1>") : page.index("<nav")]
     assert re.search(
-        rf"plain_cnn, trained on \d+ images; weights <code>{weights[:12]}</code>; "
+        rf"plain_cnn, made from \d+ images of train; weights <code>{weights[:12]}</code>; "
         r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC\.",
         head,
     )

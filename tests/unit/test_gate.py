@@ -346,6 +346,7 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
         "segops.params.gate",
         "segops.registry.evidence",
         "segops.report.figures",
+        "segops.words",
     }
 
 

@@ -69,7 +69,7 @@ def test_defaults_are_usable() -> None:
         ({"train": {"selection_share": 0, "schedule": "plateau"}}, "plateau schedule needs"),
         (
             {"train": {"epochs": 1, "warmup_epochs": 1}},
-            "train: warmup_epochs 1 leaves none of epochs 1 after it: set train.warmup_epochs to "
+            "train: warmup_epochs 1 must be less than epochs 1: set train.warmup_epochs to "
             "0, or train.epochs to 2 or more",
         ),
         ({"train": {"lr": 0.1, "min_lr": 0.2}}, "min_lr 0.2 is above lr 0.1; expected at most 0.1"),

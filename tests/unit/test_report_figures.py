@@ -21,7 +21,7 @@ from tests.unit.evaluations import evaluation_of
         ),
         (
             {"images": 1, "miou_low": None, "miou_high": None},
-            "mIoU 0.612 on 1 image of val (no interval: one image says nothing of the spread)",
+            "mIoU 0.612 on 1 image of val (no interval: it takes two images or more)",
         ),
         (
             {"images": 2, "miou_low": math.nan, "miou_high": math.nan},

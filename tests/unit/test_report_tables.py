@@ -213,8 +213,8 @@ def test_lineage_of_every_model() -> None:
 @pytest.mark.parametrize(
     ("architecture", "images", "expected"),
     [
-        ("pspnet", 180, "pspnet with encoder resnet18, trained on 180 images"),
-        ("plain_cnn", 1, "plain_cnn, trained on 1 image"),
+        ("pspnet", 180, "pspnet with encoder resnet18, made from 180 images of train"),
+        ("plain_cnn", 1, "plain_cnn, made from 1 image of train"),
     ],
 )
 def test_the_network_in_words(architecture: str, images: int, expected: str) -> None:

@@ -53,6 +53,7 @@ def _quiet() -> None:
         ("PREFECT_SERVER_ANALYTICS_ENABLED", "false"),
         ("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL"),
         ("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false"),
+        ("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore"),
         ("NO_ALBUMENTATIONS_UPDATE", "1"),
     ):
         os.environ.setdefault(name, value)

@@ -79,7 +79,8 @@ def stage(
     root = checkout()
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
-    load_params(root)  # a stage reads its own sections; here all are checked, one with another
+    if name is not StageName.code:
+        load_params(root)  # a stage reads its own sections; here all are checked together
     # Of several processes that train together one takes the lock for all.
     if takes_lock(root, name.value):
         first: AbstractContextManager[None] = pipeline.running_stage(root, name.value)

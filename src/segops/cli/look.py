@@ -26,9 +26,11 @@ class Page(StrEnum):
 def status() -> None:
     """Show stages, versions and the last decisions."""
     from segops import pipeline
+    from segops.params.file import load_params
     from segops.registry.status import status as registry_status
 
     root = checkout()
+    load_params(root)  # before anything is shown that a mistake there would make of it
     running = pipeline.running(root)
     table = Table("stage", "state", "why", title="Pipeline", title_justify="left")
     for one in pipeline.states(root):

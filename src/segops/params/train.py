@@ -152,8 +152,8 @@ class TrainParams(Section):
             )
         if self.iterations is None and self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} leaves none of epochs {self.epochs} after "
-                "it: set train.warmup_epochs to 0, or train.epochs to "
+                f"warmup_epochs {self.warmup_epochs:g} must be less than epochs {self.epochs}: set "
+                "train.warmup_epochs to 0, or train.epochs to "
                 f"{math.floor(self.warmup_epochs) + 1} or more"
             )
         shares = self.accumulate * self.nodes * (self.devices if self.devices != "auto" else 1)

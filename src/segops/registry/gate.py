@@ -347,7 +347,7 @@ def _comparable(
     if isinstance(reference, Unknown):
         return _failed(name, required, f"No comparison with the {role}: {reference.reason}")
     if isinstance(reference, NoRelease):
-        sentence = f"The registry answered that there is no {role} yet, so none is lost."
+        sentence = f"There is no {role} yet: the registry says so."
         return Check(name=name, passed=True, observed="none", required=required, sentence=sentence)
     if isinstance(reference, Identical):
         sentence = f"Version {reference.version} is itself the {role}."

@@ -40,7 +40,7 @@ def sentence(evaluation: Mapping[str, Any]) -> str:
     if miou is None:
         return f"no mIoU {of}"
     if low is None or high is None:
-        why = "one image says nothing of the spread" if images == 1 else "none could be drawn"
+        why = "it takes two images or more" if images == 1 else "none could be drawn"
         return f"mIoU {miou:.3f} {of} (no interval: {why})"
     interval = f"{level(evaluation['confidence'])} interval {low:.3f} to {high:.3f}"
     return f"mIoU {miou:.3f} {of} ({interval})"

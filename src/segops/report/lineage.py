@@ -37,7 +37,7 @@ def lineages(
 
 
 def network_words(described: Mapping[str, Any]) -> str:
-    """The network in one line, as "pspnet with encoder resnet18, trained on 180 images".
+    """The network in one line, as "pspnet with encoder resnet18, made from 180 images of train".
 
     Args:
         described: The content of a bundle's ``model.json``.
@@ -46,7 +46,7 @@ def network_words(described: Mapping[str, Any]) -> str:
     network = str(spec["architecture"])
     if network not in WITHOUT_ENCODER:
         network += f" with encoder {spec['encoder']}"
-    return f"{network}, trained on {counted(len(described['training_images']), 'image')}"
+    return f"{network}, made from {counted(len(described['training_images']), 'image')} of train"
 
 
 def predict_words(settings: Any) -> str:

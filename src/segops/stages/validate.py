@@ -19,6 +19,7 @@ from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write
 from segops.report.validation import write_validation_page
 from segops.voc.classes import VOID
 from segops.voc.layout import SPLITS, Layout, open_layout
+from segops.words import counted
 
 log = logging.getLogger("segops")
 
@@ -65,10 +66,11 @@ def run(root: Path) -> None:
     write_json(root / VERDICT, decided)
     if not validation.passed:
         raise SegopsError(f"{validation.describe(settings.data.path)}\nSee {VALIDATION_PAGE}.")
+    images = validation.images.items()
     log.info(
         "%s: fit for training. %s; %d checks passed.",
         settings.data.path,
-        ", ".join(f"{count} images in {split}" for split, count in validation.images.items()),
+        ", ".join(f"{counted(count, 'image')} in {split}" for split, count in images),
         len(validation.checks),
     )
     untrained = _untrained(facts, settings.data.class_names)

@@ -35,8 +35,8 @@ def credentials() -> str:
     if found is None:
         return _kept(kept_at())
     name, value = found
-    if not value.isascii() or ":" not in value:
-        raise SegopsError(f"{name}: expected NAME:PASSWORD in ASCII characters.")
+    if not re.fullmatch(r"[!-9;-~]+:[ -~]*[!-~]", value):
+        raise SegopsError(f"{name}: expected NAME:PASSWORD in ASCII characters, neither empty.")
     return value
 
 
@@ -63,6 +63,8 @@ def _kept(path: Path) -> str:
     try:
         if not os.path.lexists(path):
             _make(path)
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(0, "not a regular file")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
         raise SegopsError(

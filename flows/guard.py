@@ -51,7 +51,7 @@ class Guard:
         own = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")}
         if any(origin.lower() not in own for origin in headers.getlist("origin")):
             return "This server answers no page but its own."
-        if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        if set(headers.getlist("sec-fetch-site")) <= {"none", "same-origin"}:
             return None
         # A link that a person follows: the page that holds it learns nothing.
         is_link = (

@@ -130,7 +130,7 @@ def for_one_run() -> Iterator[Callable[[], None]]:
             # The page of `segops ui prefect` shows the run, this server has none.
             with _using(
                 f"{server.address}/api",
-                {"flows.heartbeat_frequency": None, "ui_url": f"http://{LOOPBACK}:{PORT}"},
+                {"flows.heartbeat_frequency": None, "ui_url": _page(PORT)},
             ):
                 try:
                     yield server.await_start
@@ -167,7 +167,7 @@ def for_schedules() -> Iterator[None]:
         from flows.credentials import whereabouts
 
         log.info("Prefect page: %s (to log in, enter %s)", address, whereabouts())
-        with _using(f"{address}/api"):
+        with _using(f"{address}/api", {"ui_url": _page(PORT)}):
             yield
     finally:
         if server is not None:
@@ -199,6 +199,11 @@ def become_server(
     say(f"To log in, enter {whereabouts()}.")
     command = _command(bound, *(word for one in allowed_hosts for word in ("--host", one)))
     os.execve(command[0], command, _environment())
+
+
+def _page(port: int) -> str:
+    """Where the links that Prefect prints lead: a page that asks for the login where it is due."""
+    return f"http://{LOOPBACK}:{port}/v2"
 
 
 def is_own(port: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any, cast
 
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
@@ -64,7 +65,7 @@ class _Wordless(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         """Drop imports for type hints."""
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
             return [self.visit(one) for one in node.orelse] or None
         return self._with_body(node)
 
@@ -210,8 +211,21 @@ def without_unused(tree: Any) -> Any:
     for node in names:
         if isinstance(node, ast.Import | ast.ImportFrom):
             node.names = [alias for alias in node.names if _bound(alias) in used]
-    tree.body = list(names)
+    tree.body = _with_imports_in_order(list(names))
     return tree
+
+
+def _with_imports_in_order(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Statements of which those that import, where several follow each other, are sorted."""
+    ordered: list[ast.stmt] = []
+    for is_import, run in groupby(body, lambda one: isinstance(one, ast.Import | ast.ImportFrom)):
+        statements = list(run)
+        if is_import:
+            for one in statements:
+                one.names.sort(key=lambda alias: alias.name)  # type: ignore[attr-defined]
+            statements.sort(key=ast.unparse)
+        ordered += statements
+    return ordered
 
 
 def _is_used(node: ast.AST, used: set[str]) -> bool:

@@ -26,7 +26,7 @@ UNHASHED = tuple(
     f"{PACKAGE}.{name}"
     for name in (
         "behaviour", "code", "params.hardware", "params.messages", "params.registry", "paths",
-        "progress", "registry",
+        "progress", "registry", "voc.file_kinds",
     )
 )  # fmt: skip
 """Modules whose code decides nothing about a stage's result, or nothing that is not seen otherwise:
@@ -111,7 +111,7 @@ def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Pa
     """The modules of segops that running some of them imports, and the file of each.
 
     Imports inside of functions count, and so do modules that the code names in a string of their
-    own, as those are that run in another process. Imports for type hints alone do not count.
+    own, as those are that run in another process. Imports under TYPE_CHECKING do not count.
 
     Args:
         entries: Names of the modules to begin with.

@@ -83,7 +83,16 @@ def write_json(target: Path, content: Any) -> None:
     Raises:
         ValueError: `content` holds NaN or an infinity, which JSON cannot say.
     """
-    write_text(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(target, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """`content` as :func:`write_json` writes it.
+
+    Raises:
+        ValueError: As there.
+    """
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -119,9 +120,9 @@ def is_unchanged(root: Path, target: str) -> bool:
 def states(root: Path) -> list[State]:
     """What a run would do with each stage, in the order of :func:`stages`.
 
-    A stage below one that would run runs if that one comes to another result. One whose code has
-    changed since the stage ``code`` ran is stale. While a stage runs, DVC says nothing of it and
-    of its neighbours.
+    A stage below one that would run runs if that one comes to another result. The code is looked at
+    as it is now, whatever the stage ``code`` wrote of it last. While a stage runs, DVC says nothing
+    of it and of its neighbours.
 
     Raises:
         SegopsError: ``dvc.yaml`` or ``params.yaml`` is not usable for DVC.
@@ -129,21 +130,18 @@ def states(root: Path) -> list[State]:
     from dvc.lock import LockError
 
     found: list[State] = []
-    changed_code = _changed_code(root)
+    recorded = _recorded_code(root)
     order = stages(root)
     with _repository(root) as repository:
         for one in order:
-            above = [
-                up.name
-                for up in found
-                if up.name in one.upstream and up.state in ("stale", "perhaps")
-            ]
+            runs = {up.name for up in found if up.state in ("stale", "perhaps")} - {CODE}
+            above = [name for name in one.upstream if name in runs]
             try:
-                changes = _changes(repository, root, one.name)
+                changes = _changes(repository, root, one.name, but=str(paths.code_of(one.name)))
             except LockError:
                 found.append(State(one.name, "busy", "another process holds it"))
                 continue
-            if one.name in changed_code:
+            if one.name != CODE and recorded.get(one.name) != _present_code(one.name):
                 changes = [*changes, "changed code"]
             if changes:
                 found.append(State(one.name, "stale", ", ".join(changes)))
@@ -155,17 +153,37 @@ def states(root: Path) -> list[State]:
     return found
 
 
-def _changes(repository: Any, root: Path, target: str) -> list[str]:
-    """What DVC finds changed about a stage or a ``.dvc`` file; empty where nothing is."""
+def _recorded_code(root: Path) -> dict[str, str]:
+    """MD5 of the code that each stage last ran with, as ``dvc.lock`` has it."""
+    try:
+        tree = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return {
+        stage: str(one.get("md5"))
+        for stage, locked in tree.get("stages", {}).items()
+        for one in locked.get("deps", ())
+        if one.get("path") == str(paths.code_of(stage))
+    }
+
+
+def _present_code(stage: str) -> str:
+    """MD5 of what the stage ``code`` would write of another stage now."""
+    text = files.json_text(code.stage_code(stage).to_json())
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[str]:
+    """What DVC finds changed about a stage or a ``.dvc`` file, one path left out."""
     # DVC resolves targets against the working directory, which need not be the workspace.
     name = str(root / target) if target.endswith(".dvc") else f"{root / 'dvc.yaml'}:{target}"
     entries = [one for found in repository.status(targets=[name]).values() for one in found]
-    return [
-        f"{kind} {', '.join(map(str, things))}" if isinstance(one, dict) else str(one)
-        for one in entries
-        for kind, things in (one.items() if isinstance(one, dict) else [("", ())])
-        if one != "always changed"
-    ]
+    found = [one for one in entries if not isinstance(one, dict) and one != "always changed"]
+    for one in entries:
+        for kind, things in one.items() if isinstance(one, dict) else ():
+            if others := [str(thing) for thing in things if thing != but]:
+                found.append(f"{kind} {', '.join(others)}")
+    return found
 
 
 def _changed_code(root: Path) -> list[str]:
@@ -180,7 +198,7 @@ def _changed_code(root: Path) -> list[str]:
 def _written_code(root: Path, stage: str) -> Any:
     try:
         return json.loads((root / paths.code_of(stage)).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
 
 
@@ -389,3 +407,5 @@ def _repository(root: Path) -> Iterator[Any]:
         raise BusyError(str(error)) from error
     except DvcException as error:
         raise SegopsError(f"{root}: DVC cannot read the pipeline: {error}") from error
+    except OSError as error:
+        raise SegopsError(f"{error.filename or root}: not readable: {error.strerror}.") from error

@@ -166,6 +166,18 @@ def test_another_value_of_a_parameter(
         (edited / "params.yaml").write_text(before)
 
 
+def test_a_missing_or_spoilt_file_of_the_code_is_no_change_of_it(edited: Path) -> None:
+    stage.run(edited)
+    (edited / "code" / "train.json").write_text("{")
+    (edited / "code" / "prepare.json").unlink()
+    try:
+        found = {one.name: one.state for one in pipeline.states(edited)}
+    finally:
+        stage.run(edited)
+    assert found.pop("code") == "stale"
+    assert set(found.values()) == {"up to date"}
+
+
 def test_what_lies_below_a_stale_stage_is_stale_before_anything_runs(edited: Path) -> None:
     file = edited / "src" / "segops" / "models" / "losses" / "regions.py"
     before = file.read_text()

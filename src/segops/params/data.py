@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -18,6 +19,14 @@ class DataParams(Section):
         "voc",
         description="`voc` (the 21 classes) or a list of names in id order, background first.",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        path = PurePath(value)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError("expected a directory inside the checkout, such as data/voc")
+        return value
 
     @field_validator("classes")
     @classmethod

@@ -27,6 +27,7 @@ from PIL import (
 
 from ..errors import SegopsError
 from . import signatures
+from .file_kinds import describe
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L")
@@ -200,6 +201,8 @@ def read_content(path: Path) -> bytes:
         SegopsError: The file is missing or not readable.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise SegopsError(f"{path}: not a file. Put a file in its place, or remove it.")
         return path.read_bytes()
     except FileNotFoundError:
         raise SegopsError(f"{path}: no such file.") from None
@@ -274,7 +277,7 @@ def _open(file: IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
     start = file.read(signatures.LENGTH)
     found = signatures.image_format(start)
     if found is None or found not in formats:
-        raise _OtherFormatError(f"{signatures.describe(start)}; expected {', '.join(formats)}")
+        raise _OtherFormatError(f"{describe(start)}; expected {', '.join(formats)}")
     file.seek(0)
     return _READERS[found](file)
 

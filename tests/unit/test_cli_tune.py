@@ -58,7 +58,7 @@ def test_a_recipe_is_checked_without_a_trace(checkout: Path) -> None:
 def test_a_recipe_is_written_before_the_run(checkout: Path) -> None:
     result = segops("run", "--recipe", str(checkout / "recipes" / "voc2012-deeplabv3plus-r50.yaml"))
     assert isinstance(result.exception, SegopsError)
-    assert "flows/retrain.py: no such file" in str(result.exception)  # the run had begun
+    assert "flows/once.py: no such file" in str(result.exception)  # the run had begun
     assert "params.yaml is changed" in result.output
     assert load_params(checkout).model.architecture == "dilated_deeplabv3plus"
     assert load_params(checkout).train.iterations == 20000

@@ -93,7 +93,13 @@ def test_each_field_is_collected_and_its_absence_rejects(field: str, checkout: P
 
 def test_fields_with_one_remedy_are_told_together() -> None:
     told = lineage.gaps({tag("code_differs"): "true"})
-    assert told[0].startswith("code_commit, reproduce (`git init` where")
+    assert told[0].startswith("code_commit (`git init` where")
+    assert told[-2].startswith("reproduce (`git init`")
+    assert [
+        one
+        for one in told
+        if one.startswith("bundle_digest, data_hash, val_hash (`dvc repro --force")
+    ]
     assert set(lineage.REMEDIES) == {*LINEAGE_FIELDS, lineage.PATCH_FIELD}
     assert sum(len(one.partition(" (")[0].split(", ")) for one in told) == len(LINEAGE_FIELDS)
 

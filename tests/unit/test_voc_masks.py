@@ -224,7 +224,7 @@ def test_files(tmp_path: Path) -> None:
     assert read_mask(path)[-1, -1] == VOID
     with pytest.raises(SegopsError, match=r"absent\.png: no such file"):
         read_mask(tmp_path / "absent.png")
-    with pytest.raises(SegopsError, match="not readable"):
+    with pytest.raises(SegopsError, match="not a file"):
         read_mask(tmp_path)
 
 

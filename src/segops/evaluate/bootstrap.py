@@ -247,7 +247,7 @@ def _require_sound(counts: pd.DataFrame) -> None:
         raise SegopsError(
             f"The table of counts contradicts itself for {', '.join(images[:10])}: expected one "
             "row an image and class, and 0 <= intersection <= predicted and truth. "
-            "`dvc repro --force evaluate` makes it anew."
+            "`dvc repro --force --single-item evaluate` makes it anew."
         )
 
 

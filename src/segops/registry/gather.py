@@ -160,7 +160,7 @@ def _score(case: _Case, judged: Judged) -> Score:
     if written is None or not math.isclose(whole, written, rel_tol=0, abs_tol=SAME_MIOU):
         raise SegopsError(
             f"{paths.EVALUATION} says mIoU {written}, {paths.COUNTS} gives {whole}. "
-            "`dvc repro --force evaluate` makes both anew."
+            "`dvc repro --force --single-item evaluate` makes both anew."
         )
     unseen = without_images(judged.counts, judged.trained_on)
     classes = true_classes(unseen)

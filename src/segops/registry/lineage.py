@@ -72,8 +72,8 @@ PATCH_FIELD = "code_patch"
 
 _COMMIT = "`git init` where there is no repository, then `git add -A` and `git commit`"
 _INSTALL = "install constraints.txt's libraries (`make install`)"
-_TRAIN = "`dvc repro --force train`"
-_EVALUATE = "`dvc repro --force evaluate`"
+_TRAIN = "`dvc repro --force --single-item train`"
+_EVALUATE = "`dvc repro --force --single-item evaluate`"
 _PARAMS = "put params.yaml back (`git restore params.yaml`)"
 _DATA = "`dvc add` the directory that data.path in params.yaml names"
 _LOCK = "`dvc repro`, which writes dvc.lock"
@@ -82,8 +82,9 @@ _PATCH = (
 )
 _AGAIN = "nothing: segops writes it down itself"
 _PACKAGE = (
-    "`git init` and `git commit` where the code has no commit; else `dvc repro --force package` "
-    "and `dvc repro`, since the bundle holds copies of code that is not the code here"
+    "`git init` and `git commit` where the code has no commit; else `dvc repro --force "
+    "--single-item package` and `dvc repro`, since the bundle holds copies of other code than is "
+    "here"
 )
 REMEDIES: dict[str, str] = {
     **dict.fromkeys(("code_commit", "code_differs"), _COMMIT),

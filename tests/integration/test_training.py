@@ -233,6 +233,9 @@ def test_dvc_repro_continues_and_force_starts_afresh(workspace: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (workspace / paths.TRAINING).exists()
+    deadline = time.monotonic() + 30  # the stage, which this process is not told of, ends as well
+    while pipeline.running(workspace) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert pipeline.running(workspace) is None
     resumed = dvc(workspace, "repro", "train")
     assert "Continuing an interrupted training" in resumed.stdout + resumed.stderr

@@ -99,9 +99,9 @@ def test_all_void_counts_nothing() -> None:
 
 
 def test_every_pixel_of_a_large_mask_of_one_class_counts() -> None:
-    """17 million: more than float32 counts one by one."""
-    truth = np.full((1000, 17_000), 1, np.uint8)
-    assert confusion_matrix(truth, truth, 2).tolist() == [[0, 0], [0, 17_000_000]]
+    """17 million and one, which float32 does not hold."""
+    truth = np.full((1, 17_000_001), 1, np.uint8)
+    assert confusion_matrix(truth, truth, 2).tolist() == [[0, 0], [0, 17_000_001]]
 
 
 @pytest.mark.parametrize("value", [3, 7, VOID])

@@ -23,9 +23,9 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from segops import files, paths, pipeline
-from segops.errors import SegopsError, TransientError
 from segops.params.file import load_params
 from segops.report.figures import sentence
+from segops.runtime.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
     from segops.registry.gate import Decision

@@ -17,7 +17,6 @@ from segops import files, paths
 from segops.cli import life
 from segops.cli.compare import compare as command
 from segops.data.store import PackedStore
-from segops.errors import SegopsError, TransientError
 from segops.evaluate import reference as kept
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.params.evaluate import EvaluateParams
@@ -27,6 +26,7 @@ from segops.registry.contenders import contenders
 from segops.registry.judge import kept_counts
 from segops.registry.record import EVALUATED_AS
 from segops.report.judged import Opponent
+from segops.runtime.errors import SegopsError, TransientError
 
 from . import registry_workspace as made
 from .registry_workspace import release

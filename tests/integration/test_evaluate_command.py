@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from segops import paths
 from segops.cli import evaluate as command
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.judging import Predicted, Tally, judge
@@ -22,7 +21,8 @@ from segops.evaluate.variants import Measured
 from segops.metrics.iou import miou
 from segops.predict.bundle import load_bundle
 from segops.predict.package import write_bundle
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 from tests.unit.test_evaluate_score import SPEC, lively
 

@@ -20,10 +20,10 @@ from prefect.states import Failed
 from flows import retrain as retrain_module
 from segops import files, paths, pipeline
 from segops.cli.summary import show_summary
-from segops.errors import SegopsError, TransientError
 from segops.evaluate import reference
 from segops.registry import ledger
 from segops.registry.status import status
+from segops.runtime.errors import SegopsError, TransientError
 from tests.integration.conftest import make_workspace, segops, set_params
 from tests.integration.prefect_server import Serving, serving
 

@@ -24,13 +24,13 @@ import pandas as pd
 import pytest
 
 from segops import files, paths
-from segops.errors import SegopsError, TransientError
 from segops.registry import promotion
 from segops.registry.gate import Decision
 from segops.registry.lineage import tag
 from segops.registry.record import record
 from segops.registry.register import Registered, register
 from segops.registry.status import status
+from segops.runtime.errors import SegopsError, TransientError
 
 from . import registry_workspace as made
 from .registry_workspace import aliases, challenge, failed, kinds, release

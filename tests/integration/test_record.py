@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from segops import code, files, paths, pipeline
-from segops.errors import SegopsError, TransientError
 from segops.params.file import load_params
 from segops.registry import columns, lineage, runs, tracking
 from segops.registry.lineage import LINEAGE_FIELDS, tag
 from segops.registry.record import Recorded, record
 from segops.registry.register import register
 from segops.registry.results import EVALUATED, TRAINED
+from segops.runtime.errors import SegopsError, TransientError
 from segops.stages import train
 
 from . import registry_workspace as made
@@ -318,7 +318,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     trained_with.write_text("NAME = 1\n")
     first = record(root)
     trained_with.unlink()
-    changed = root / "src/segops/predict/windows.py"
+    changed = root / "src/segops/runtime/windows.py"
     changed.write_text(changed.read_text() + "# Another bundle, as its code is part of it.\n")
     made.git(root, "commit", "-qm", "later", "--", str(changed))
     made.set_params(root, predict={"flip": True})
@@ -329,7 +329,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     done = record(root)
     assert (done.run_id, "model" in done.changed) == (first.run_id, True)
     tree = made_again(root, done.run_id)
-    assert (tree / "src/segops/predict/windows.py").read_bytes() == changed.read_bytes()
+    assert (tree / "src/segops/runtime/windows.py").read_bytes() == changed.read_bytes()
     assert not (tree / "src/segops/not_committed.py").exists()
 
 

@@ -26,8 +26,8 @@ from segops.predict.bundle import load_bundle
 from segops.registry import promotion
 from segops.registry.record import record
 from segops.registry.register import register
+from segops.runtime.masks import decode_mask
 from segops.stages import evaluate
-from segops.voc.masks import decode_mask
 
 from . import registry_workspace as made
 

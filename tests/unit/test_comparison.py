@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from segops import paths
-from segops.errors import SegopsError
 from segops.evaluate import reference
 from segops.evaluate.bootstrap import paired_difference, true_classes, without_images
 from segops.evaluate.comparison import oppose
@@ -21,6 +20,7 @@ from segops.evaluate.reference import Reference, opponent
 from segops.metrics.iou import summary
 from segops.params.evaluate import EvaluateParams
 from segops.report.judged import Opponent
+from segops.runtime.errors import SegopsError
 from tests.unit.test_bootstrap import rival, simulate, table
 
 NAMES = ("background", "cat", "dog", "bird", "sofa", "chair")

@@ -227,7 +227,7 @@ def test_images_that_either_was_trained_on_do_not_count() -> None:
 
 
 def test_models_of_other_classes_are_not_compared() -> None:
-    from segops.errors import SegopsError
+    from segops.runtime.errors import SegopsError
 
     with pytest.raises(SegopsError, match=r"registry\.model"):
         compare(

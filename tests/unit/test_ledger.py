@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from segops.errors import SegopsError
 from segops.registry import history
 from segops.registry.ledger import GENESIS, Entry, Ledger, read
+from segops.runtime.errors import SegopsError
 
 
 @pytest.fixture

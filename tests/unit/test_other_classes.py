@@ -10,7 +10,6 @@ import pytest
 
 from segops import paths
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.evaluate import reference as kept_reference
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.reference import Reference
@@ -18,7 +17,8 @@ from segops.params.gate import GateParams
 from segops.registry import judge, reference
 from segops.registry.judge import Judged
 from segops.registry.versions import Version
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 OWN = ("background", "crack")

@@ -23,7 +23,7 @@ from segops.report.layers import (
     photo,
 )
 from segops.report.overlay import VOID_LIGHT
-from segops.voc.classes import palette
+from segops.runtime.classes import palette
 from tests.unit.evaluations import NAMES, pictures_of
 
 

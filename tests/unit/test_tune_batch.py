@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from segops.errors import SegopsError
 from segops.params.file import load_params, parse_params
+from segops.runtime.errors import SegopsError
 from segops.tune.batch import Attempt, Found, find_batch_size, free_memory, search
 from segops.tune.probe import Measured
 from segops.tune.setup import device_count, on_one_device

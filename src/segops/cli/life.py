@@ -13,7 +13,7 @@ import typer
 from segops.cli.common import checkout, console, flow_module
 from segops.cli.summary import show_decision, show_summary
 from segops.cli.tune import put_recipe
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 REJECTED = 3
 """Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""

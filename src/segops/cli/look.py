@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console, flow_module
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 class Page(StrEnum):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from segops.cli.common import checkout, console, printable
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 class Device(StrEnum):

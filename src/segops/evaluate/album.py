@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from segops import files
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 INDEX = ".json"
 CONTENT = ".bin"

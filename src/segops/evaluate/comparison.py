@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import (
     paired_class_differences,
     paired_difference,
@@ -17,6 +16,7 @@ from segops.evaluate.bootstrap import (
 )
 from segops.params.evaluate import EvaluateParams
 from segops.report.judged import Difference, Opponent
+from segops.runtime.errors import SegopsError
 
 
 def oppose(

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from segops import paths
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import interval
 from segops.metrics.iou import summary
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore

@@ -15,14 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.score import ERRORS
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.image import judge_image
 from segops.metrics.iou import intersection, predicted_pixels, truth_pixels
 from segops.metrics.split import SplitFigures
-from segops.voc.classes import palette
+from segops.runtime.classes import palette
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.metrics.image import ImageFigures

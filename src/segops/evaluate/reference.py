@@ -18,10 +18,10 @@ from typing import Any
 import pandas as pd
 
 from segops import files, paths
-from segops.errors import SegopsError
 from segops.evaluate.comparison import oppose
 from segops.params.evaluate import EvaluateParams
 from segops.report.judged import Opponent
+from segops.runtime.errors import SegopsError
 
 DESCRIPTION = "reference.json"
 EVALUATION = "evaluation.json"

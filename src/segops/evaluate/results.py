@@ -13,10 +13,10 @@ from segops import files, paths
 from segops.evaluate import reference
 from segops.evaluate.evaluation import evaluation
 from segops.evaluate.pictures import gallery
-from segops.predict import isolate
 from segops.report.confusion import occurring, row_shares
 from segops.report.evaluation import write_evaluation_page
 from segops.report.lineage import network_words
+from segops.runtime import opener
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
@@ -71,7 +71,7 @@ def write_results(
         gallery(scores, store) if pictures else (),
         root / paths.LEARNING_CURVES,
         () if opponent is None else (opponent,),
-        about=network_words(files.read_json(root / paths.SEGMENTER / isolate.MODEL)),
+        about=network_words(files.read_json(root / paths.SEGMENTER / opener.MODEL)),
         evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     files.write_json(root / paths.EVALUATION, found)

@@ -26,7 +26,6 @@ from PIL import Image
 
 from segops import files
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.evaluate import pictures
 from segops.evaluate.album import AlbumWriter
 from segops.evaluate.judging import Judged, Predicted, Tally, judge
@@ -42,6 +41,7 @@ from segops.evaluate.score import (
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.lanes import in_lanes, lanes_for
+from segops.runtime.errors import SegopsError
 from segops.threads import pipelined
 
 MOST_JUDGES = 4

@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from segops import files
-from segops.errors import SegopsError
 from segops.progress import track
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_consumer_image, image_size, read_content
+from segops.runtime.settings import PredictSettings
 
-from ..voc.images import decode_consumer_image, image_size, read_content
 from . import activation, outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .journal import JOURNAL, LOCK, Entry, Journal
 from .outputs import Finding, Options
 from .room import Room
-from .settings import InferenceSettings
 from .shares import TABLE, write_table
 from .sources import Source, find
 
@@ -144,7 +144,7 @@ class _Work:
         self._overwrite = overwrite
         # Of the settings this alone: the rest is read by the bundle's own code, of any version.
         own = predictor.model.get("predict", {})
-        self._max_pixels = int(own.get("max_pixels", InferenceSettings().max_pixels))
+        self._max_pixels = int(own.get("max_pixels", PredictSettings().max_pixels))
         self._room = Room(IMAGES_AT_ONCE, BYTES_AT_ONCE)
         self._writing: deque[Future[None]] = deque()
         self.failed: dict[str, str] = {}

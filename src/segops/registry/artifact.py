@@ -15,12 +15,14 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
-from segops.errors import SegopsError
 from segops.registry.lineage import tag
 from segops.registry.results import bundle_digest
 from segops.registry.tracking import Store
+from segops.runtime.errors import SegopsError
 
 NAME = "segmenter"
+SCRIPTS = ("runtime/pyfunc_model.py", "pyfunc_model.py")
+"""Where a bundle's script for MLflow lies: in format 2, in format 1."""
 KEY = "bundle"
 """Under this key the bundle's script finds the bundle in MLflow's context."""
 DIGEST = tag("bundle_digest")
@@ -89,6 +91,8 @@ def log_bundle(
     model = store.client.create_logged_model(
         store.experiment_id, NAME, run_id, tags={DIGEST: digest}, params=params
     )
+    scripts = (one for one in SCRIPTS if (bundle / one).is_file())
+    script = next(scripts, SCRIPTS[0])
     requirements = (bundle / "requirements.txt").read_text(encoding="utf-8").splitlines()
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / "model"
@@ -97,7 +101,7 @@ def log_bundle(
             warnings.simplefilter("ignore")
             pyfunc.save_model(
                 path=str(local),
-                python_model=str(bundle / "pyfunc_model.py"),
+                python_model=str(bundle / script),
                 artifacts={KEY: str(bundle)},
                 signature=SIGNATURE,
                 # Whoever loads the model has its digest checked before its code is run.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import segops
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.evaluate.comparison import oppose
 from segops.evaluate.evaluation import evaluation
 from segops.evaluate.pictures import EXPLAINED, gallery
@@ -23,6 +22,7 @@ from segops.evaluate.score import Scores, read_scores, score
 from segops.params.file import load_params
 from segops.registry.contenders import Contender, contenders
 from segops.report.evaluation import write_evaluation_page
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.report.judged import Opponent

@@ -15,13 +15,13 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segops import files, paths
-from segops.errors import SegopsError
 from segops.params.file import load_params
-from segops.predict import isolate
 from segops.registry import artifact, results, versions
 from segops.registry.resolve import find_version
 from segops.registry.tracking import Store, is_missing, session
 from segops.report.lineage import network_words
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 WORKSPACE = "workspace"
 """What the workspace's own model is called."""
@@ -85,7 +85,7 @@ def contenders(references: Sequence[str], root: Path) -> Iterator[list[Contender
 
 
 def _contender(name: str, bundle: Path) -> Contender:
-    described = files.read_json(bundle / isolate.MODEL)
+    described = files.read_json(bundle / opener.MODEL)
     return Contender(
         name=name,
         bundle=bundle,
@@ -110,12 +110,12 @@ def _local(reference: str, root: Path) -> Path | None:
     if reference.startswith("models:"):
         return None
     directory = root / paths.SEGMENTER if reference == WORKSPACE else Path(reference)
-    if (directory / isolate.MODEL).is_file():
+    if (directory / opener.MODEL).is_file():
         return directory.resolve()
     if reference == WORKSPACE:
         raise SegopsError(f"{directory}: no trained model here. `segops run` trains one.")
     if "/" in reference or reference.startswith("."):
-        raise SegopsError(f"{reference}: no bundle there (it lacks {isolate.MODEL}). {EXPECTED}")
+        raise SegopsError(f"{reference}: no bundle there (it lacks {opener.MODEL}). {EXPECTED}")
     return None
 
 

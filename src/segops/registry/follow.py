@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from segops import paths
-from segops.errors import SegopsError
 from segops.params.file import load_params
 from segops.registry import columns, runs
 from segops.registry.tracking import Store, locked, session
+from segops.runtime.errors import SegopsError
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BEFORE_RETRY = 10.0

@@ -14,10 +14,8 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from segops import files, paths
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import miou_from_counts, true_classes, without_images
 from segops.params.file import Params
-from segops.predict import isolate
 from segops.registry import artifact, judge, lineage, results, versions
 from segops.registry.evidence import (
     Challenger,
@@ -34,6 +32,8 @@ from segops.registry.history import History
 from segops.registry.judge import Judged
 from segops.registry.tracking import Store
 from segops.registry.versions import Version
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 Found = TypeVar("Found")
 SAME_MIOU = 1e-6
@@ -143,7 +143,7 @@ def _evaluation(root: Path) -> dict[str, Any]:
 
 def _judged(case: _Case, version: Version) -> Judged:
     """The challenger's counts, as the evaluate stage made them from the bundle."""
-    described = files.read_json(case.root / paths.SEGMENTER / isolate.MODEL)
+    described = files.read_json(case.root / paths.SEGMENTER / opener.MODEL)
     return Judged(
         version.number,
         str(_evaluation(case.root)["bundle_digest"]),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from segops import files, paths
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import (
     miou_from_counts,
     paired_difference,
@@ -19,13 +18,14 @@ from segops.evaluate.bootstrap import (
     without_images,
 )
 from segops.params.gate import GateParams
-from segops.predict import isolate
 from segops.registry import artifact
 from segops.registry.evidence import Comparison
 from segops.registry.lineage import tag
 from segops.registry.record import COUNTS
 from segops.registry.tracking import Store
 from segops.registry.versions import Version
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
@@ -107,7 +107,7 @@ def judge(
         bundle = artifact.checked_bundle(
             store, model, version.number, version.bundle_digest, Path(scratch)
         )
-        described = files.read_json(bundle / isolate.MODEL)
+        described = files.read_json(bundle / opener.MODEL)
         counts = recorded_counts(store, version, val_hash)
         if counts is None:
             names = tuple(described["class_names"])

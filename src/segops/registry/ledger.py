@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segops import files, paths
-from segops.errors import SegopsError
 from segops.registry.tracking import locked
+from segops.runtime.errors import SegopsError
 
 GENESIS = "0" * 64
 Kind = Literal["decision", "observed", "intent", "done", "abandoned"]

@@ -16,7 +16,6 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from segops import files, paths
-from segops.errors import SegopsError
 from segops.params.file import Params, load_params
 from segops.registry import history, runs, versions
 from segops.registry.evidence import Comparison, Evidence
@@ -34,6 +33,7 @@ from segops.registry.tracking import (
     session,
 )
 from segops.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
+from segops.runtime.errors import SegopsError
 
 DECISION = paths.STATE / "decision.json"
 log = logging.getLogger("segops")

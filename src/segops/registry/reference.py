@@ -19,16 +19,16 @@ import pandas as pd
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.evaluate import reference as kept_reference
 from segops.evaluate.reduced import reduced_evaluation
 from segops.evaluate.reference import Reference
 from segops.params.file import Params, load_params
-from segops.predict import isolate
 from segops.registry import artifact, judge, results, versions
 from segops.registry.record import EVALUATED_AS
 from segops.registry.tracking import Store, has_record, locked, session
 from segops.registry.versions import Version
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 log = logging.getLogger("segops")
 
@@ -181,7 +181,7 @@ def _judged(case: _Case) -> Reference | None:
             case.champion.bundle_digest,
             Path(scratch),
         )
-        names = files.read_json(bundle / isolate.MODEL)["class_names"]
+        names = files.read_json(bundle / opener.MODEL)["class_names"]
         tree = reduced_evaluation(counts, names, case.settings.evaluate)
         tree |= {"val_hash": case.val_hash, "bundle_digest": case.champion.bundle_digest}
         return _reference(case, bundle, tree, counts)
@@ -190,7 +190,7 @@ def _judged(case: _Case) -> Reference | None:
 def _reference(
     case: _Case, bundle: Path, evaluation: dict[str, Any], counts: pd.DataFrame
 ) -> Reference:
-    described = files.read_json(bundle / isolate.MODEL)
+    described = files.read_json(bundle / opener.MODEL)
     return Reference(
         model=case.settings.registry.model,
         version=case.champion.number,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from segops.errors import SegopsError
 from segops.params.file import load_params
 from segops.registry import artifact, lineage, results, runs, versions
 from segops.registry.lineage import tag
 from segops.registry.record import EVALUATED_AS, Recorded
 from segops.registry.tracking import Store, locked, session
+from segops.runtime.errors import SegopsError
 
 DESCRIPTION = "Segmentation models in PASCAL VOC format. Aliases are moved by segops' gate alone."
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segops import files, paths
-from segops.errors import SegopsError
-from segops.predict import isolate
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 EVALUATED = (
     paths.EVALUATION,
@@ -67,8 +67,8 @@ def bundle_digest(directory: Path) -> str:
         SegopsError: The directory is no bundle.
     """
     try:
-        return isolate.digest(isolate.read_bundle(directory))
-    except isolate.BundleError as error:
+        return opener.digest(opener.read_bundle(directory))
+    except opener.BundleError as error:
         raise SegopsError(str(error)) from None
 
 
@@ -137,7 +137,7 @@ def read(root: Path) -> Results:
         raise SegopsError(f"{bundle}: no trained model here. `segops run` trains one.")
     training = files.read_json(root / paths.TRAINING)
     package = files.read_json(root / paths.PACKAGE)
-    digest, weights = bundle_digest(bundle), files.sha256_file(bundle / isolate.WEIGHTS)
+    digest, weights = bundle_digest(bundle), files.sha256_file(bundle / opener.WEIGHTS)
     for path, said, name, found in (
         (paths.TRAINING, training, "weights_sha256", weights),
         (paths.PACKAGE, package, "bundle_digest", digest),

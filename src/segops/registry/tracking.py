@@ -19,8 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 from segops import paths
-from segops.errors import SegopsError, TransientError
 from segops.params.registry import RegistryParams
+from segops.runtime.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

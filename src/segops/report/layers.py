@@ -20,7 +20,7 @@ from segops.report.overlay import (
     present,
     void_stripes,
 )
-from segops.voc.classes import VOID, palette
+from segops.runtime.classes import VOID, palette
 
 SIDE = 400
 HEAT_SIDE = 128

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segops.errors import SegopsError
 from segops.report import svg
 from segops.report.html import photograph, write_page
 from segops.report.legend import legend
 from segops.report.overlay import colours, overlay
-from segops.voc.classes import VOID
-from segops.voc.images import read_image
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_image
+from segops.runtime.masks import read_mask
 from segops.voc.layout import SPLITS, Layout
-from segops.voc.masks import read_mask
 
 MAX_OFFENDERS = 60
 SAMPLES = 12

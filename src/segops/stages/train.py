@@ -22,9 +22,10 @@ from segops.data.device.choose import choose_executor, pixel_flops
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build, normalisation
+from segops.models.pretrained import normalisation
 from segops.predict.trained import weights_sha256, write_trained
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec, build
 from segops.train import checkpoint, launch
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.fingerprint import (

@@ -9,11 +9,11 @@ from typing import Any
 
 from segops.augment.policy import Policy
 from segops.data.store import PackedStore
-from segops.models.segmenter import Segmenter
-from segops.models.zoo import ModelSpec
 from segops.params.hardware import HardwareParams
 from segops.params.samples import CopyPasteParams
 from segops.params.train import TrainParams
+from segops.runtime.networks.segmenter import Segmenter
+from segops.runtime.networks.zoo import ModelSpec
 from segops.train.checkpoint import Weights
 from segops.train.history import History
 from segops.train.start import Start

@@ -15,9 +15,9 @@ from torch import Tensor
 from segops.data.datasets import Sample, TrainDataset
 from segops.data.samplers import EpochSampler
 from segops.data.split import selection_split
-from segops.errors import SegopsError
-from segops.predict.predictor import Predictor
 from segops.progress import track
+from segops.runtime.errors import SegopsError
+from segops.runtime.predictor import Predictor
 from segops.train import checkpoint as checkpoints
 from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.checkpoint import Best, Checkpoint

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from segops import paths
-from segops.errors import SegopsError
 from segops.params.file import Params
+from segops.runtime.errors import SegopsError
 from segops.train.devices import choose_device
 from segops.tune.probe import OUT_OF_MEMORY, USABLE, Measured
 from segops.tune.setup import device_count, open_store

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from segops import files
-from segops.errors import SegopsError
 from segops.params.file import load_params
+from segops.runtime.errors import SegopsError
 
 # What is heavy is imported where it is needed: memory is watched before anything takes it.
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from optuna.trial import TrialState
 from segops import paths
 from segops.data.store import PackedStore
 from segops.edit import Edit, plan, put
-from segops.errors import SegopsError
 from segops.files import exclusive
 from segops.params.file import Params
 from segops.paths import state_home
 from segops.registry.study import Trial, record_study
+from segops.runtime.errors import SegopsError
 from segops.train.loop import train
 from segops.tune.pictures import write_search_picture
 from segops.tune.setup import build_trial, on_one_device, open_store

@@ -11,9 +11,9 @@ from segops import paths
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore
 from segops.edit import put
-from segops.errors import SegopsError
 from segops.params.file import Params
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 from segops.stages.train import build_job
 from segops.train.history import History
 from segops.train.job import Job

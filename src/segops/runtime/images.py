@@ -25,8 +25,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from ..errors import SegopsError
 from . import signatures
+from .errors import SegopsError
 from .file_kinds import describe
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")

@@ -6,8 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -18,13 +17,6 @@ from torch import nn
 
 from ..errors import SegopsError
 from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
-from .encoder_weights import (
-    check_download,
-    download,
-    is_file,
-    load_encoder_weights,
-    timm_settings,
-)
 from .fcn import FCN
 from .heads import auxiliary_head
 from .options import any_size_options, dropout_options, put_dropout, stride_options
@@ -34,6 +26,8 @@ from .segmenter import Segmenter
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_STRIDE = 32
+PLAIN = "plain_cnn"
+"""The one architecture without an encoder."""
 
 # Set by segops, or of no use here: `activation` and `aux_params` would change what comes out.
 _RESERVED = frozenset(
@@ -93,7 +87,7 @@ ARCHITECTURES: dict[str, Builder] = {
     "dilated_pspnet": _ours(DilatedPSPNet),
     "dilated_deeplabv3": _ours(DilatedDeepLabV3),
     "dilated_deeplabv3plus": _ours(DilatedDeepLabV3Plus),
-    "plain_cnn": PlainCNN,
+    PLAIN: PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
 encoders, and the plain baseline."""
@@ -104,43 +98,15 @@ def encoder_names() -> list[str]:
     return list(smp.encoders.get_encoder_names())
 
 
-def normalisation(
-    encoder: str, encoder_weights: str | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, in 0..1, that an encoder's pretrained weights were made with.
-
-    ImageNet's where the encoder starts at random or the weights do not say.
-
-    Raises:
-        SegopsError: Published weights are asked for and cannot be had.
-    """
-    settings: Any = {}
-    if encoder_weights is not None and encoder.startswith("tu-"):
-        if not is_file(encoder_weights):
-            check_download(encoder, encoder_weights)
-        config = timm_settings(encoder.removeprefix("tu-"))
-        settings = asdict(config) if config else {}
-    elif encoder_weights is not None and not is_file(encoder_weights) and _is_smp(encoder):
-        download(encoder, encoder_weights)
-        settings = smp.encoders.get_preprocessing_params(encoder, encoder_weights)
-    full = max(settings.get("input_range") or (0, 1))
-    return (
-        tuple(value / full for value in settings.get("mean", IMAGENET_MEAN)),
-        tuple(value / full for value in settings.get("std", IMAGENET_STD)),
-    )
-
-
-def build(
-    spec: ModelSpec, encoder_weights: str | None = None, auxiliary: bool = False
-) -> Segmenter:
-    """Build a network.
+def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None) -> Segmenter:
+    """Build a network with random weights.
 
     Args:
         spec: What to build.
-        encoder_weights: `imagenet` or another name that SMP publishes weights of the encoder
-            under, None (random), or the path of a local safetensors file or checkpoint.
         auxiliary: Add an auxiliary FCN head on the encoder's next-to-last features. It is built
             last: the network starts the same with and without it.
+        published: Name of published encoder weights that SMP or timm load from the local cache;
+            :func:`segops.models.pretrained.build_pretrained` puts them there. None: random.
 
     Returns:
         A network in training mode that takes images in 0..255 of shape (N, 3, H, W), any size,
@@ -148,18 +114,14 @@ def build(
 
     Raises:
         SegopsError: An unknown architecture, encoder or option; a pair that does not work
-            together; an output stride that it cannot have; weights that cannot be had or do not
-            fit.
+            together; an output stride that it cannot have.
     """
-    _check_names(spec)
+    check_names(spec)
     options = _options(spec)
-    if spec.architecture != "plain_cnn":
-        options |= {"encoder_name": spec.encoder, "encoder_weights": None}
-        if encoder_weights is not None and not is_file(encoder_weights):
-            download(spec.encoder, encoder_weights)
-            options["encoder_weights"] = encoder_weights if _is_smp(spec.encoder) else True
-    elif encoder_weights is not None:
-        raise SegopsError("model.encoder_weights: plain_cnn has no encoder; set it to null.")
+    if spec.architecture != PLAIN:
+        # timm's encoders know their published weights without a name.
+        weights = published if published is None or is_smp(spec.encoder) else True
+        options |= {"encoder_name": spec.encoder, "encoder_weights": weights}
     elif auxiliary:
         raise SegopsError(
             "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
@@ -168,8 +130,6 @@ def build(
         network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
         if spec.dropout is not None and not dropout_options(spec.architecture, spec.dropout, {}):
             put_dropout(network, spec.dropout)
-        if encoder_weights is not None and is_file(encoder_weights):
-            load_encoder_weights(network.get_submodule("encoder"), Path(encoder_weights))
         segmenter = Segmenter(
             network,
             spec.mean,
@@ -220,13 +180,18 @@ def _auxiliary(network: nn.Module, classes: int) -> nn.Module:
     return auxiliary_head(channels[-2], classes)
 
 
-def _check_names(spec: ModelSpec) -> None:
+def check_names(spec: ModelSpec) -> None:
+    """Refuse a specification whose names nobody has.
+
+    Raises:
+        SegopsError: The architecture, the encoder or an option is unknown.
+    """
     if spec.architecture not in ARCHITECTURES:
         raise SegopsError(
             f"model.architecture: no architecture {spec.architecture!r}."
             f"{_close(spec.architecture, ARCHITECTURES)} Expected {', '.join(ARCHITECTURES)}."
         )
-    if not (spec.architecture == "plain_cnn" or _is_encoder(spec.encoder)):
+    if not (spec.architecture == PLAIN or _is_encoder(spec.encoder)):
         timm_names = [f"tu-{name}" for name in timm.list_models()]
         raise SegopsError(
             f"model.encoder: no encoder {spec.encoder!r}."
@@ -236,7 +201,7 @@ def _check_names(spec: ModelSpec) -> None:
     allowed = set(inspect.signature(ARCHITECTURES[spec.architecture]).parameters)
     allowed -= _RESERVED | {"kwargs", "encoder_options", "finest"}
     # Further arguments reach timm's encoders; SMP would drop them silently for its own.
-    free = not _is_smp(spec.encoder) and spec.architecture != "plain_cnn"
+    free = not is_smp(spec.encoder) and spec.architecture != PLAIN
     unknown = [
         name for name in spec.options if name in _RESERVED or (name not in allowed and not free)
     ]
@@ -248,14 +213,15 @@ def _check_names(spec: ModelSpec) -> None:
         )
 
 
-def _is_smp(encoder: str) -> bool:
+def is_smp(encoder: str) -> bool:
+    """Whether an encoder is of SMP itself, not of timm."""
     return encoder in smp.encoders.encoders
 
 
 def _is_encoder(name: str) -> bool:
     if name.startswith("tu-"):
         return timm.is_model(name.removeprefix("tu-"))
-    return _is_smp(name) or is_equivalent_to_timm_universal(name)
+    return is_smp(name) or is_equivalent_to_timm_universal(name)
 
 
 def _close(name: str, names: Iterable[str]) -> str:

@@ -21,8 +21,10 @@ from typing import Any
 RUNTIME = "runtime"
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
-ENTRY = "predict.load"
-FORMAT = 1
+FORMAT = 2
+"""Format of the bundles that are written."""
+ENTRIES = {1: "predict.load", FORMAT: "load"}
+"""Module of the runtime that loads the model, by the format of the bundle."""
 
 
 class BundleError(Exception):
@@ -60,15 +62,16 @@ def open_bundle(
         model = json.loads(contents[MODEL])
     except ValueError as error:
         raise BundleError(f"{directory / MODEL}: not JSON: {error}.") from None
-    if model.get("format") != FORMAT:
+    entry = ENTRIES.get(model.get("format"))
+    if entry is None:
         raise BundleError(
-            f"{directory / MODEL}: format {model.get('format')!r}; this code reads {FORMAT}. "
-            "Use the version of segops that made it."
+            f"{directory / MODEL}: format {model.get('format')!r}; this code reads "
+            f"{' and '.join(map(str, ENTRIES))}. Use the version of segops that made it."
         )
     if predict is not None:
         model["predict"] = dict(predict)
-    entry = _import(contents, directory, f"segops_bundle_{found}")
-    return entry.load(model, contents[WEIGHTS], device)
+    loader = _import(contents, directory, f"segops_bundle_{found}", entry)
+    return loader.load(model, contents[WEIGHTS], device)
 
 
 def read_bundle(directory: Path) -> dict[str, bytes]:
@@ -82,8 +85,7 @@ def read_bundle(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and "__pycache__" not in path.relative_to(directory).parts
     }
-    needed = (MODEL, WEIGHTS, f"{RUNTIME}/{ENTRY.replace('.', '/')}.py")
-    missing = [name for name in needed if name not in contents]
+    missing = [name for name in (MODEL, WEIGHTS, f"{RUNTIME}/__init__.py") if name not in contents]
     if missing:
         raise BundleError(
             f"{directory}: not a model bundle: {', '.join(missing)} missing. "
@@ -100,12 +102,12 @@ def digest(contents: dict[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def _import(contents: dict[str, bytes], directory: Path, package: str) -> ModuleType:
+def _import(contents: dict[str, bytes], directory: Path, package: str, entry: str) -> ModuleType:
     """Import the bundle's entry module as part of `package`."""
     known = any(getattr(finder, "package", None) == package for finder in sys.meta_path)
     if not known:
         sys.meta_path.append(_Runtime(contents, directory, package))
-    return importlib.import_module(f"{package}.{ENTRY}")
+    return importlib.import_module(f"{package}.{entry}")
 
 
 class _Runtime(MetaPathFinder, Loader):

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import SegopsError
-from ..voc.classes import VOID
-from ..voc.images import decode_consumer_image
-from ..voc.masks import encode_mask
+from .classes import VOID
+from .errors import SegopsError
+from .images import decode_consumer_image
+from .masks import encode_mask
 
 _CACHED_LOGITS = 300_000
 """Logits that are worked on at a time on a CPU: 1.2 MB."""

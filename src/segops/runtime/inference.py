@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .predictor import require_finite
-from .settings import InferenceSettings
+from .settings import PredictSettings
 from .windows import Strip, blend
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Inference:
         settings: What is to be done.
     """
 
-    def __init__(self, settings: InferenceSettings) -> None:
+    def __init__(self, settings: PredictSettings) -> None:
         self.settings = settings
         self._crf = _dense_crf(settings)
 
@@ -125,7 +125,7 @@ def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
     return functional.interpolate(values.float(), size, mode="bilinear", align_corners=False)
 
 
-def _dense_crf(settings: InferenceSettings) -> DenseCrf | None:
+def _dense_crf(settings: PredictSettings) -> DenseCrf | None:
     if not settings.crf.iterations:
         return None
     from .crf import DenseCrf

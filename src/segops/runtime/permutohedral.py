@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import SegopsError
+from .errors import SegopsError
 
 _LARGEST_KEY = 2**62
 

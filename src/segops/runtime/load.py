@@ -7,11 +7,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ..errors import SegopsError
-from ..models.zoo import ModelSpec, build
+from .errors import SegopsError
 from .inference import Inference
+from .networks.zoo import ModelSpec, build
 from .predictor import Predictor
-from .settings import InferenceSettings
+from .settings import PredictSettings
 
 
 def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
@@ -36,10 +36,10 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SegopsError(f"device {device}: there is no usable GPU. Set it to auto or cpu.")
-    inference = Inference(InferenceSettings.from_dict(model.get("predict") or {}))
+    inference = Inference(PredictSettings.of_bundle(model.get("predict") or {}))
     # Building draws random initial weights; the caller's random state is not ours to move.
     with torch.random.fork_rng(devices=[]):
-        network = build(ModelSpec(**model["spec"]), encoder_weights=None)
+        network = build(ModelSpec(**model["spec"]))
     try:
         network.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:

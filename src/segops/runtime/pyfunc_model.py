@@ -2,7 +2,7 @@
 
 A copy of this file lies in every bundle. MLflow runs it when the model is logged and whenever it
 is loaded. It needs no segops: the bundle brings its own code, which is imported under a name that
-only this bundle has (``runtime/predict/isolate.py``), so that an installed segops and other
+only this bundle has (``opener.py``), so that an installed segops and other
 versions of the model in the same process stay out of it.
 
 The model's configuration may hold `device` (a torch device; `auto` where it says nothing) and
@@ -75,8 +75,8 @@ class BundledSegmenter(PythonModel):
 
 
 def _opener(directory: Path) -> ModuleType:
-    """The bundle's ``isolate.py``, run from its source and registered nowhere."""
-    path = directory / "runtime" / "predict" / "isolate.py"
+    """The bundle's ``opener.py``, run from its source and registered nowhere."""
+    path = directory / "runtime" / "opener.py"
     module = ModuleType("segops_bundle_opener")
     module.__file__ = str(path)
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)

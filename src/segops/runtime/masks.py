@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import SegopsError
 from .classes import palette
+from .errors import SegopsError
 from .images import MASK_FORMATS, load_image, read_content
 
 _PALETTE = palette()

@@ -58,6 +58,7 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
         SegopsError: `trained` lacks a file.
     """
     model: dict[str, Any] = files.read_json(trained / opener.MODEL)
+    model["format"] = opener.FORMAT
     weights = trained / opener.WEIGHTS
     if not weights.is_file():
         raise SegopsError(f"{weights}: no such file. `dvc repro train` makes it.")

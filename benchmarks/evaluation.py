@@ -58,7 +58,7 @@ import torch
 from segops import paths
 from segops.data.store import PackedStore
 from segops.predict.bundle import load_bundle
-from segops.predict.lanes import in_lanes, lanes_for
+from segops.predict.concurrent import in_lanes, lanes_for
 torch.set_num_threads(int(sys.argv[2]))
 root = Path(sys.argv[1])
 store = PackedStore(root / paths.PACKED)

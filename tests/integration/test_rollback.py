@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segops.registry import promotion, versions
+from segops.release import promotion, versions
 from segops.runtime.errors import SegopsError
 
 from . import registry_workspace as made

@@ -14,7 +14,7 @@ from torch import nn
 
 from segops import files
 from segops.predict.package import write_bundle
-from segops.predict.shares import TABLE
+from segops.predict.table import TABLE
 from segops.runtime.networks.zoo import ModelSpec, build
 
 NAMES = ("background", "cat", "dog")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from segops.predict.folder import predict_folder
 from segops.quality.facts import scan
-from segops.report.validation import _panels
+from segops.report.validation_page import _panels
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     CONSUMER_FORMATS,

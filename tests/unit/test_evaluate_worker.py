@@ -20,12 +20,12 @@ from torch import Tensor
 
 from segops.data.store import PackedStore, pack
 from segops.evaluate import scoring
-from segops.evaluate.album import Album
+from segops.evaluate.picture_file import Album
 from segops.evaluate.pictures import image_scores
 from segops.evaluate.score import ERRORS
 from segops.metrics.image import judge_image
 from segops.metrics.split import SplitFigures
-from segops.predict import lanes as lanes_module
+from segops.predict import concurrent as lanes_module
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
 from segops.predict.package import write_bundle
@@ -313,7 +313,7 @@ def test_an_old_bundle_is_scored_without_confidence_and_in_its_only_way(
 ) -> None:
     old = tmp_path / "old"
     shutil.copytree(bundle, old)
-    without_method(old / "runtime" / "predict" / "predictor.py", "predict_tensors")
+    without_method(old / "runtime" / "predictor.py", "predict_tensors")
     run(old, store, tmp_path / "out")
     for name in ("counts.parquet", "confusion.npy", "masks.bin", "kinds.bin", "errors.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name

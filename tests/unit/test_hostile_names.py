@@ -25,11 +25,11 @@ from rich.table import Table
 from segops.cli.common import Terminal, make_printable, printable
 from segops.params.file import parse_params
 from segops.predict.journal import Entry
-from segops.predict.shares import write_table
+from segops.predict.table import write_table
 from segops.quality.expectations import check
 from segops.quality.facts import scan
-from segops.report.evaluation import write_evaluation_page
-from segops.report.validation import write_validation_page
+from segops.report.evaluation_page import write_evaluation_page
+from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout

@@ -20,7 +20,7 @@ from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
 from segops.predict.journal import LOCK, Entry
 from segops.predict.outputs import Options
-from segops.predict.shares import columns, write_table
+from segops.predict.table import columns, write_table
 from segops.report.overlay import overlay
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image

@@ -18,7 +18,7 @@ from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
-    from segops.evaluate.variants import Measured
+    from segops.evaluate.variants import VariantResult
     from segops.params.file import Params
 
 SPLIT = "val"
@@ -68,7 +68,7 @@ def _bundle(model: str | None, root: Path) -> Iterator[Path]:
     from segops.runtime import opener
 
     if model is not None and model.startswith("models:"):
-        from segops.registry.resolve import resolved
+        from segops.release.resolve import resolved
 
         with resolved(model, root) as bundle:
             yield bundle
@@ -125,7 +125,7 @@ def _compare(
     )
 
 
-def _ways(found: list[Measured], at: str) -> Table:
+def _ways(found: list[VariantResult], at: str) -> Table:
     table = Table(title="Ways to predict", title_justify="left")
     table.add_column("way\n  settings")
     for heading in (
@@ -143,7 +143,7 @@ def _ways(found: list[Measured], at: str) -> Table:
     return table
 
 
-def _difference(one: Measured) -> str:
+def _difference(one: VariantResult) -> str:
     if one.difference is None:
         return ""
     interval = "" if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
@@ -153,7 +153,7 @@ def _difference(one: Measured) -> str:
 def _score(
     bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
 ) -> None:
-    from segops.evaluate.evaluation import evaluation
+    from segops.evaluate.metrics_file import evaluation
     from segops.evaluate.score import score
 
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:

@@ -15,7 +15,7 @@ from segops.evaluate.bootstrap import (
     without_images,
 )
 from segops.params.evaluate import EvaluateParams
-from segops.report.judged import Difference, Opponent
+from segops.report.page_inputs import Difference, Opponent
 from segops.runtime.errors import SegopsError
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from segops import files, paths
-from segops.evaluate import reference
-from segops.evaluate.evaluation import evaluation
+from segops.evaluate import kept_champion
+from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.report.confusion import occurring, row_shares
-from segops.report.evaluation import write_evaluation_page
-from segops.report.lineage import network_words
+from segops.report.evaluation_page import write_evaluation_page
+from segops.report.model_facts import network_words
 from segops.runtime import opener
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def write_results(
         pictures: Whether the page shows photographs.
 
     Returns:
-        The evaluation; see :func:`segops.evaluate.evaluation.evaluation`.
+        The evaluation; see :func:`segops.evaluate.metrics_file.evaluation`.
 
     Raises:
         SegopsError: The split has no labelled pixel.
     """
     found = evaluation(scores, store, split, settings)
-    opponent = reference.opponent(
+    opponent = kept_champion.opponent(
         root,
         scores.counts,
         found["val_hash"],

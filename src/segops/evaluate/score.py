@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import segops
 from segops import files
 from segops.data.store import PackedStore
-from segops.evaluate.album import Album
+from segops.evaluate.picture_file import Album
 from segops.progress import track
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError

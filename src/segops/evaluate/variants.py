@@ -49,7 +49,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantResult:
     """A variant and how it did.
 
     Attributes:
@@ -121,7 +121,7 @@ def compare(
     exclude_sha256: Collection[str] = (),
     limit: int | None = None,
     device: str = "auto",
-) -> list[Measured]:
+) -> list[VariantResult]:
     """Score a model on a split in every way of :func:`variants`.
 
     Ways that amount to the same on these images are scored once.
@@ -168,7 +168,9 @@ def compare(
     return [_measure(one, found[one.description], plain, settings) for one in every]
 
 
-def _measure(variant: Variant, scores: Scores, plain: Scores, settings: EvaluateParams) -> Measured:
+def _measure(
+    variant: Variant, scores: Scores, plain: Scores, settings: EvaluateParams
+) -> VariantResult:
     difference = low = high = None
     if variant.name != "plain":
         found = paired_difference(
@@ -182,7 +184,7 @@ def _measure(variant: Variant, scores: Scores, plain: Scores, settings: Evaluate
         difference = found.difference
         if not math.isnan(found.low):
             low, high = found.low, found.high
-    return Measured(
+    return VariantResult(
         variant=variant,
         miou=miou(scores.confusion),
         boundary_iou=scores.summary["boundary"]["iou"],

@@ -15,7 +15,7 @@ from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
-from segops.report.validation import write_validation_page
+from segops.report.validation_page import write_validation_page
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import SPLITS, Layout, open_layout

@@ -15,7 +15,7 @@ from segops.params.train import TrainParams
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ModelSpec
 from segops.train.checkpoint import Weights
-from segops.train.history import History
+from segops.train.history import TrainingLog
 from segops.train.start import Start
 
 
@@ -49,7 +49,7 @@ class Job:
     policy: Policy
     parts: dict[str, str]
     resume: Path
-    history: History
+    history: TrainingLog
     auxiliary_weight: float = 0.0
     class_weights: tuple[float, ...] | None = None
     start: Start | None = None
@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """A finished training.
 
     Attributes:

@@ -40,7 +40,7 @@ SECONDS_BETWEEN_LOOKS = 0.02
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProbeResult:
     """What a batch size came to.
 
     Attributes:
@@ -52,7 +52,7 @@ class Measured:
     images_per_second: float
 
 
-def measure(job: Job) -> Measured:
+def measure(job: Job) -> ProbeResult:
     """Take a few training steps on one real batch.
 
     Raises:
@@ -78,7 +78,7 @@ def measure(job: Job) -> Measured:
         engine.step(images, masks, 0, job.params.lr)  # memory and kernels are found once
         steps, seconds = _timed(engine, images, masks, job.params.lr)
     memory = torch.cuda.max_memory_reserved() if device == "cuda" else peak_memory()
-    return Measured(memory, steps * job.params.batch_size / seconds)
+    return ProbeResult(memory, steps * job.params.batch_size / seconds)
 
 
 def peak_memory() -> int:

@@ -17,9 +17,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
 from segops import files
-from segops.registry import lineage
-from segops.registry.lineage import started_by, tag
-from segops.registry.tracking import Store
+from segops.record import lineage
+from segops.record.lineage import started_by, tag
+from segops.record.tracking import Store
 
 FINGERPRINT = tag("fingerprint")
 WEIGHTS = tag("weights_sha256")

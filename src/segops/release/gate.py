@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from segops.params.gate import GateParams
-from segops.registry.evidence import (
+from segops.release.evidence import (
     Challenger,
     Comparison,
     Evidence,

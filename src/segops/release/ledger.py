@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segops import files, paths
-from segops.registry.tracking import locked
+from segops.record.tracking import locked
 from segops.runtime.errors import SegopsError
 
 GENESIS = "0" * 64
@@ -65,7 +65,7 @@ class Ledger:
 
     Attributes:
         root: A workspace of that checkout.
-        registry: The registry's identity; see :func:`segops.registry.tracking.identity`.
+        registry: The registry's identity; see :func:`segops.record.tracking.identity`.
         model: Name of the registered model.
     """
 

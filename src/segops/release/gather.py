@@ -16,8 +16,10 @@ from mlflow.exceptions import MlflowException
 from segops import files, paths
 from segops.evaluate.bootstrap import miou_from_counts, true_classes, without_images
 from segops.params.file import Params
-from segops.registry import artifact, judge, lineage, results, versions
-from segops.registry.evidence import (
+from segops.record import artifact, lineage, stage_outputs
+from segops.record.tracking import Store
+from segops.release import paired_counts, versions
+from segops.release.evidence import (
     Challenger,
     Comparison,
     Evidence,
@@ -28,10 +30,9 @@ from segops.registry.evidence import (
     Unknown,
     Validation,
 )
-from segops.registry.history import History
-from segops.registry.judge import Judged
-from segops.registry.tracking import Store
-from segops.registry.versions import Version
+from segops.release.paired_counts import PairedCounts
+from segops.release.releases import Releases
+from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -47,14 +48,14 @@ class _Case:
     root: Path
     settings: Params
     store: Store
-    history: History
+    history: Releases
 
     @property
     def model(self) -> str:
         return self.settings.registry.model
 
 
-def gather(root: Path, settings: Params, store: Store, history: History) -> Evidence:
+def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evidence:
     """Gather the evidence on the workspace's model.
 
     Args:
@@ -67,7 +68,7 @@ def gather(root: Path, settings: Params, store: Store, history: History) -> Evid
     aliases = _known(lambda: versions.aliases(store, case.model))
     version = _known(lambda: _version(case))
     challenger: Challenger | Unknown
-    judged: Judged | Unknown
+    judged: PairedCounts | Unknown
     missing: tuple[str, ...] | Unknown
     if isinstance(version, Unknown):
         challenger, judged, missing = version, version, version
@@ -117,7 +118,7 @@ def _known(establish: Callable[[], Found]) -> Found | Unknown:
 
 
 def _version(case: _Case) -> Version:
-    digest = results.read(case.root).bundle_digest
+    digest = stage_outputs.read(case.root).bundle_digest
     found = versions.find(case.store, case.model, digest)
     if found is None:
         raise SegopsError(
@@ -131,7 +132,7 @@ def _challenger(case: _Case, version: Version) -> Challenger:
     # Computed from the registered files, not read from a tag.
     with tempfile.TemporaryDirectory() as scratch:
         bundle = artifact.fetch_bundle(case.store, case.model, version.number, Path(scratch))
-        digest = results.bundle_digest(bundle)
+        digest = stage_outputs.bundle_digest(bundle)
     withdrawn = version.withdrawn or case.history.withdrawn.get(version.number)
     return Challenger(case.model, version.number, version.run_id, digest, withdrawn)
 
@@ -141,10 +142,10 @@ def _evaluation(root: Path) -> dict[str, Any]:
     return evaluation
 
 
-def _judged(case: _Case, version: Version) -> Judged:
+def _judged(case: _Case, version: Version) -> PairedCounts:
     """The challenger's counts, as the evaluate stage made them from the bundle."""
     described = files.read_json(case.root / paths.SEGMENTER / opener.MODEL)
-    return Judged(
+    return PairedCounts(
         version.number,
         str(_evaluation(case.root)["bundle_digest"]),
         tuple(described["class_names"]),
@@ -153,7 +154,7 @@ def _judged(case: _Case, version: Version) -> Judged:
     )
 
 
-def _score(case: _Case, judged: Judged) -> Score:
+def _score(case: _Case, judged: PairedCounts) -> Score:
     evaluation = _evaluation(case.root)
     whole = miou_from_counts(judged.counts, true_classes(judged.counts))
     written = evaluation["miou"]
@@ -187,7 +188,7 @@ def _champion(
     case: _Case,
     aliases: dict[str, str] | Unknown,
     version: Version | Unknown,
-    judged: Judged | Unknown,
+    judged: PairedCounts | Unknown,
 ) -> tuple[Reference, str | None]:
     """The challenger against the champion, and the champion's version."""
     if isinstance(aliases, Unknown):
@@ -206,7 +207,7 @@ def _champion(
 
 
 def _against(
-    case: _Case, number: str, version: Version | Unknown, judged: Judged | Unknown
+    case: _Case, number: str, version: Version | Unknown, judged: PairedCounts | Unknown
 ) -> Reference:
     if isinstance(version, Unknown):
         return version
@@ -217,12 +218,12 @@ def _against(
         return judged
     val_hash = str(_evaluation(case.root)["val_hash"])
     threads = case.settings.hardware.threads
-    theirs = judge.judge(case.root, case.store, case.model, reference, val_hash, threads)
-    return judge.compare(judged, theirs, val_hash, case.settings.gate)
+    theirs = paired_counts.judge(case.root, case.store, case.model, reference, val_hash, threads)
+    return paired_counts.compare(judged, theirs, val_hash, case.settings.gate)
 
 
 def _best(
-    case: _Case, champion: Reference, version: Version | Unknown, judged: Judged | Unknown
+    case: _Case, champion: Reference, version: Version | Unknown, judged: PairedCounts | Unknown
 ) -> Reference:
     """The challenger against the best release: of several, the one it does worst against."""
     if isinstance(version, Unknown):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segops import files
-
-from .journal import Entry
+from segops.predict.journal import Entry
 
 TABLE = "predictions.csv"
 _FIRST = ("image", "width", "height", "confidence")

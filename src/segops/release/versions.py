@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from segops.registry.lineage import tag
-from segops.registry.tracking import Store, is_missing
+from segops.record.lineage import tag
+from segops.record.tracking import Store, is_missing
 
 CHAMPION = "champion"
 PREVIOUS = "previous"

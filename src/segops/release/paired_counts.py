@@ -18,12 +18,12 @@ from segops.evaluate.bootstrap import (
     without_images,
 )
 from segops.params.gate import GateParams
-from segops.registry import artifact
-from segops.registry.evidence import Comparison
-from segops.registry.lineage import tag
-from segops.registry.record import COUNTS
-from segops.registry.tracking import Store
-from segops.registry.versions import Version
+from segops.record import artifact
+from segops.record.lineage import tag
+from segops.record.tracking import Store
+from segops.record.update import COUNTS
+from segops.release.evidence import Comparison
+from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -42,7 +42,7 @@ OWN_NAME = (
 
 
 @dataclass(frozen=True)
-class Judged:
+class PairedCounts:
     """A model's counts on val.
 
     Attributes:
@@ -84,7 +84,7 @@ def judge(
     version: Version,
     val_hash: str,
     threads: int | None = None,
-) -> Judged:
+) -> PairedCounts:
     """Counts of a registered version on this val.
 
     Those recorded are taken when they are of this artifact on this val; else the artifact is
@@ -112,7 +112,7 @@ def judge(
         if counts is None:
             names = tuple(described["class_names"])
             counts = _scored(root, bundle, version, names, val_hash, threads)
-    return Judged(
+    return PairedCounts(
         version.number,
         version.bundle_digest,
         tuple(described["class_names"]),
@@ -121,7 +121,9 @@ def judge(
     )
 
 
-def compare(challenger: Judged, reference: Judged, val_hash: str, policy: GateParams) -> Comparison:
+def compare(
+    challenger: PairedCounts, reference: PairedCounts, val_hash: str, policy: GateParams
+) -> Comparison:
     """Compare two models on the images that neither was trained on.
 
     mIoU of both is averaged over the classes in the truth of these images, whatever either model

@@ -1,7 +1,7 @@
 """Keeps the champion's evaluation beside the checkout's state, for the evaluation page.
 
 It is a view of the registry: whoever changes or reads the registry brings it up to date, and
-nothing is decided by it; see :mod:`segops.evaluate.reference`, which reads it without MLflow.
+nothing is decided by it; see :mod:`segops.evaluate.kept_champion`, which reads it without MLflow.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import pandas as pd
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.evaluate import reference as kept_reference
-from segops.evaluate.reduced import reduced_evaluation
-from segops.evaluate.reference import Reference
+from segops.evaluate import kept_champion as kept_reference
+from segops.evaluate.from_counts import reduced_evaluation
+from segops.evaluate.kept_champion import Reference
 from segops.params.file import Params, load_params
-from segops.registry import artifact, judge, results, versions
-from segops.registry.record import EVALUATED_AS
-from segops.registry.tracking import Store, has_record, locked, session
-from segops.registry.versions import Version
+from segops.record import artifact, stage_outputs
+from segops.record.tracking import Store, has_record, locked, session
+from segops.record.update import EVALUATED_AS
+from segops.release import paired_counts, versions
+from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -81,7 +82,7 @@ def warn_of_other_classes(root: Path, class_names: Sequence[str]) -> None:
             champion.name,
             ", ".join(champion.class_names),
             ", ".join(class_names),
-            judge.OWN_NAME,
+            paired_counts.OWN_NAME,
         )
 
 
@@ -108,7 +109,7 @@ def _val_hash(root: Path) -> str | None:
     """Hash of the val of the workspace's packed store; None where no data are packed."""
     if not (root / paths.PACKED).is_dir():
         return None
-    return PackedStore(root / paths.PACKED).split_hash(judge.SPLIT)
+    return PackedStore(root / paths.PACKED).split_hash(paired_counts.SPLIT)
 
 
 def _is_of(case: _Case, kept: Reference) -> bool:
@@ -128,7 +129,7 @@ def _own(case: _Case, kept: Reference | None) -> Reference | None:
     of = (tree.get("bundle_digest"), tree.get("val_hash"))
     if of != (case.champion.bundle_digest, case.val_hash):
         return None
-    if results.bundle_digest(bundle) != case.champion.bundle_digest:
+    if stage_outputs.bundle_digest(bundle) != case.champion.bundle_digest:
         return None
     if kept is not None and kept.evaluation == tree:
         return kept
@@ -137,7 +138,7 @@ def _own(case: _Case, kept: Reference | None) -> Reference | None:
 
 def _recorded(case: _Case, kept: Reference | None) -> Reference | None:
     """The evaluation and the counts in the champion's run, where they are of this val."""
-    counts = judge.recorded_counts(case.store, case.champion, case.val_hash)
+    counts = paired_counts.recorded_counts(case.store, case.champion, case.val_hash)
     if counts is None:
         return None
     run = case.store.client.get_run(case.champion.run_id)
@@ -169,7 +170,7 @@ def _recorded(case: _Case, kept: Reference | None) -> Reference | None:
 
 def _judged(case: _Case) -> Reference | None:
     """What the counts tell, where the gate scored the champion anew on this val."""
-    path = judge.kept_counts(case.root, case.champion.bundle_digest, case.val_hash)
+    path = paired_counts.kept_counts(case.root, case.champion.bundle_digest, case.val_hash)
     if not path.is_file():
         return None
     counts = pd.read_parquet(path)

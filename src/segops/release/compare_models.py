@@ -16,16 +16,16 @@ import segops
 from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate.comparison import oppose
-from segops.evaluate.evaluation import evaluation
+from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import EXPLAINED, gallery
 from segops.evaluate.score import Scores, read_scores, score
 from segops.params.file import load_params
-from segops.registry.contenders import Contender, contenders
-from segops.report.evaluation import write_evaluation_page
+from segops.release.named_models import Contender, contenders
+from segops.report.evaluation_page import write_evaluation_page
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
-    from segops.report.judged import Opponent
+    from segops.report.page_inputs import Opponent
 
 SPLIT = "val"
 PAGE = Path("reports/comparison.html")
@@ -62,7 +62,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
     All are scored on the same images: those that none of them was trained on.
 
     Args:
-        references: What people call the models; see :func:`segops.registry.contenders.contenders`.
+        references: What people call the models; see :func:`segops.release.named_models.contenders`.
         root: The workspace.
         page: The HTML file to write.
 

@@ -16,9 +16,9 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_USER
 
 from segops.params.file import Params
-from segops.registry import columns, runs
-from segops.registry.lineage import started_by, tag
-from segops.registry.tracking import Store, locked, session
+from segops.record import columns, runs
+from segops.record.lineage import started_by, tag
+from segops.record.tracking import Store, locked, session
 
 STUDY = tag("study")
 TRIAL = tag("trial")

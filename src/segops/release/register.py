@@ -9,10 +9,11 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from segops.params.file import load_params
-from segops.registry import artifact, lineage, results, runs, versions
-from segops.registry.lineage import tag
-from segops.registry.record import EVALUATED_AS, Recorded
-from segops.registry.tracking import Store, locked, session
+from segops.record import artifact, lineage, runs, stage_outputs
+from segops.record.lineage import tag
+from segops.record.tracking import Store, locked, session
+from segops.record.update import EVALUATED_AS, Recorded
+from segops.release import versions
 from segops.runtime.errors import SegopsError
 
 DESCRIPTION = "Segmentation models in PASCAL VOC format. Aliases are moved by segops' gate alone."
@@ -39,14 +40,14 @@ def register(root: Path, recorded: Recorded) -> Registered:
 
     Args:
         root: The workspace.
-        recorded: What :func:`segops.registry.record.record` returned.
+        recorded: What :func:`segops.record.update.record` returned.
 
     Raises:
         TransientError: MLflow does not answer.
         SegopsError: The run lacks the model, or MLflow refuses.
     """
     settings = load_params(root).registry
-    digest = results.read(root).bundle_digest
+    digest = stage_outputs.read(root).bundle_digest
     with session(root, settings) as store, locked(root, "registry"):
         version = versions.find(store, settings.model, digest)
         created = version is None

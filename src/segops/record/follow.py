@@ -2,7 +2,7 @@
 
 Training appends a line to ``.segops/history.jsonl`` for every epoch and knows nothing of MLflow.
 This tails that file. A tracking server that goes away costs nothing: the file is the truth, the
-epochs are delivered when it is back, and :func:`segops.registry.record.record` delivers the rest.
+epochs are delivered when it is back, and :func:`segops.record.update.record` delivers the rest.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from segops import paths
 from segops.params.file import load_params
-from segops.registry import columns, runs
-from segops.registry.tracking import Store, locked, session
+from segops.record import columns, runs
+from segops.record.tracking import Store, locked, session
 from segops.runtime.errors import SegopsError
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -30,7 +30,7 @@ log = logging.getLogger("segops")
 
 
 @dataclass
-class History:
+class CurveHistory:
     """What a training has written so far.
 
     Attributes:
@@ -93,7 +93,7 @@ def follow(root: Path, pid: int) -> int:
     """
     settings = load_params(root).registry
     os.nice(10)  # the training's cores are the training's
-    history = History(root / paths.HISTORY)
+    history = CurveHistory(root / paths.HISTORY)
     while True:
         over = not runs.is_alive(pid)
         try:
@@ -113,7 +113,7 @@ def follow(root: Path, pid: int) -> int:
             _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
 
 
-def _deliver_until_end(root: Path, store: Store, history: History, pid: int) -> int:
+def _deliver_until_end(root: Path, store: Store, history: CurveHistory, pid: int) -> int:
     """Deliver what is new until the training is over and all of it is delivered."""
     fingerprint, run_id = "", ""
     delivered: set[int] = set()
@@ -144,7 +144,7 @@ def _deliver_until_end(root: Path, store: Store, history: History, pid: int) -> 
         _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
 
 
-def _is_recorded(store: Store, history: History) -> bool:
+def _is_recorded(store: Store, history: CurveHistory) -> bool:
     """Whether the record was quicker: a short training is over before this process looks."""
     return any(
         runs.WEIGHTS in run.data.tags
@@ -159,7 +159,7 @@ def _close(store: Store, run_id: str, status: str) -> None:
         store.client.set_terminated(run_id, status)
 
 
-def _run(store: Store, root: Path, history: History, pid: int) -> str:
+def _run(store: Store, root: Path, history: CurveHistory, pid: int) -> str:
     """The run of this training: the one that an interrupted attempt left, or a new one."""
     run = runs.find_live(store, history.fingerprint)
     if run is not None:
@@ -179,7 +179,7 @@ def _run(store: Store, root: Path, history: History, pid: int) -> str:
     return run_id
 
 
-def _deliver(store: Store, run_id: str, history: History) -> None:
+def _deliver(store: Store, run_id: str, history: CurveHistory) -> None:
     runs.add_epochs(store, run_id, history.rows.values(), runs.epochs(store, run_id))
 
 

@@ -15,9 +15,9 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
-from segops.registry.lineage import tag
-from segops.registry.results import bundle_digest
-from segops.registry.tracking import Store
+from segops.record.lineage import tag
+from segops.record.stage_outputs import bundle_digest
+from segops.record.tracking import Store
 from segops.runtime.errors import SegopsError
 
 NAME = "segmenter"

@@ -1,7 +1,7 @@
 """The champion as this checkout last knew it, for the evaluation page.
 
-The registry's code keeps it in the main checkout (:mod:`segops.registry.reference`); it is read
-here without MLflow. It is a view: no metric and no decision comes from it, so it is no dependency
+:mod:`segops.release.champion_evaluation` keeps it in the main checkout; it is read here without
+MLflow. It is a view: no metric and no decision comes from it, so it is no dependency
 of any stage.
 """
 
@@ -20,7 +20,7 @@ import pandas as pd
 from segops import files, paths
 from segops.evaluate.comparison import oppose
 from segops.params.evaluate import EvaluateParams
-from segops.report.judged import Opponent
+from segops.report.page_inputs import Opponent
 from segops.runtime.errors import SegopsError
 
 DESCRIPTION = "reference.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from segops.registry.ledger import Entry
+from segops.release.ledger import Entry
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class History:
+class Releases:
     """The life of one registered model.
 
     Attributes:
@@ -53,7 +53,7 @@ class History:
         return next((one for one in reversed(others) if one != version), None)
 
 
-def read(entries: Iterable[Entry]) -> History:
+def read(entries: Iterable[Entry]) -> Releases:
     """Tell the history from the lines about one model, oldest first."""
     entries = list(entries)
     ended = {
@@ -82,7 +82,7 @@ def read(entries: Iterable[Entry]) -> History:
         champions.append(entry.version)
         new = Release(entry.version, str(entry.details["bundle_digest"]))
         best = _best(best, new, entry.details.get("differences", {}))
-    return History(tuple(champions), withdrawn, tuple(best), pending[-1] if pending else None)
+    return Releases(tuple(champions), withdrawn, tuple(best), pending[-1] if pending else None)
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

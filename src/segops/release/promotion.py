@@ -17,22 +17,16 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.params.file import Params, load_params
-from segops.registry import history, runs, versions
-from segops.registry.evidence import Comparison, Evidence
-from segops.registry.gate import Decision, decide
-from segops.registry.gather import gather, unreachable
-from segops.registry.history import History
-from segops.registry.ledger import Entry, Ledger, finite, to_line
-from segops.registry.lineage import started_by, tag
-from segops.registry.tracking import (
-    BusyError,
-    Store,
-    identity,
-    is_missing,
-    locked,
-    session,
-)
-from segops.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
+from segops.record import runs
+from segops.record.lineage import started_by, tag
+from segops.record.tracking import BusyError, Store, identity, is_missing, locked, session
+from segops.release import releases, versions
+from segops.release.evidence import Comparison, Evidence
+from segops.release.gate import Decision, decide
+from segops.release.gather import gather, unreachable
+from segops.release.ledger import Entry, Ledger, finite, to_line
+from segops.release.releases import Releases
+from segops.release.versions import CHALLENGER, CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
 
 DECISION = paths.STATE / "decision.json"
@@ -62,8 +56,8 @@ class _Registry:
     ledger: Ledger
     model: str
 
-    def history(self) -> History:
-        return history.read(self.ledger.entries())
+    def history(self) -> Releases:
+        return releases.read(self.ledger.entries())
 
     def aliases(self) -> dict[str, str]:
         return versions.aliases(self.store, self.model)

@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segops.params.file import load_params
-from segops.registry import versions
-from segops.registry.artifact import checked_bundle
-from segops.registry.tracking import Store, session
-from segops.registry.versions import Version
+from segops.record.artifact import checked_bundle
+from segops.record.tracking import Store, session
+from segops.release import versions
+from segops.release.versions import Version
 from segops.runtime.errors import SegopsError
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segops.report.html import number, percent
-from segops.report.judged import Opponent
+from segops.report.page_inputs import Opponent
 from segops.words import counted
 
 KEYS = {

@@ -12,10 +12,10 @@ from mlflow.entities import Run
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.predict.package import is_by_this_code
-from segops.registry import artifact, columns, lineage, reproduce, results, runs
-from segops.registry.lineage import tag
-from segops.registry.results import Results
-from segops.registry.tracking import Store, locked, session, without_credentials
+from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs
+from segops.record.lineage import tag
+from segops.record.stage_outputs import Results
+from segops.record.tracking import Store, locked, session, without_credentials
 
 MANIFEST = "files.json"
 """In the run: path -> SHA-256 of every file that :func:`record` put there."""
@@ -58,7 +58,7 @@ def record(root: Path) -> Recorded:
         SegopsError: There is no trained model in the workspace, or MLflow refuses.
     """
     settings = load_params(root)
-    found = results.read(root)
+    found = stage_outputs.read(root)
     with session(root, settings.registry) as store, locked(root, "record"):
         run, created = _run(store, found)
         changed = _fill(store, run, found, settings)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segops.params.file import load_params
-from segops.registry import versions
-from segops.registry.ledger import Entry, Ledger
-from segops.registry.tracking import identity, session, tracking_uri, without_credentials
+from segops.record.tracking import identity, session, tracking_uri, without_credentials
+from segops.release import versions
+from segops.release.ledger import Entry, Ledger
 
 LAST = 10
 WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}

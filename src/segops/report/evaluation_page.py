@@ -15,12 +15,12 @@ from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
 from segops.report.confusion import most_confused, occurring, row_shares
 from segops.report.curves import learning_curves as draw_curves
+from segops.report.error_kinds import KINDS
 from segops.report.gallery import gallery
 from segops.report.headline import interval, tiles, verdicts
 from segops.report.html import render
-from segops.report.judged import GalleryPicture, Opponent
-from segops.report.kinds import KINDS
-from segops.report.lineage import lineages
+from segops.report.model_facts import lineages
+from segops.report.page_inputs import GalleryPicture, Opponent
 from segops.report.reliability import reliability
 
 NAME = "this model"
@@ -57,7 +57,7 @@ def write_evaluation_page(
         learning_curves: The CSV of training; None or a missing file leaves the curves out.
         opponents: Models to compare with, as the champion.
         name: What people call the model; given, the page's title names all the models.
-        about: Its network in words; see :func:`segops.report.lineage.network_words`.
+        about: Its network in words; see :func:`segops.report.model_facts.network_words`.
         evaluated: When it was evaluated, in words.
 
     Raises:

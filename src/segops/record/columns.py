@@ -16,9 +16,9 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
-from segops.registry import runs
-from segops.registry.lineage import tag
-from segops.registry.tracking import Store
+from segops.record import runs
+from segops.record.lineage import tag
+from segops.record.tracking import Store
 
 TRAINING = "segops stage train"
 SEARCH = "segops tune search"

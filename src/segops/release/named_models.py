@@ -16,10 +16,11 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.params.file import load_params
-from segops.registry import artifact, results, versions
-from segops.registry.resolve import find_version
-from segops.registry.tracking import Store, is_missing, session
-from segops.report.lineage import network_words
+from segops.record import artifact, stage_outputs
+from segops.record.tracking import Store, is_missing, session
+from segops.release import versions
+from segops.release.resolve import find_version
+from segops.report.model_facts import network_words
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -89,7 +90,7 @@ def _contender(name: str, bundle: Path) -> Contender:
     return Contender(
         name=name,
         bundle=bundle,
-        bundle_digest=results.bundle_digest(bundle),
+        bundle_digest=stage_outputs.bundle_digest(bundle),
         class_names=tuple(described["class_names"]),
         trained_on=frozenset(described["training_images"].values()),
         about=network_words(described),

@@ -24,7 +24,7 @@ from segops.predict.package import write_bundle
 from segops.predict.trained import weights_sha256
 from segops.voc.classes import VOC_CLASSES, VOID
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 8})
 

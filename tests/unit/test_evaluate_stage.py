@@ -26,8 +26,8 @@ from segops.predict.package import write_bundle
 from segops.stages import evaluate
 from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
 from tests.unit.test_evaluate_score import SPEC, lively
+from tools.sample import generate
 
 PHOTOGRAPH = "/9j/"
 """How a JPEG file begins in base 64."""

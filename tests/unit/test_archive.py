@@ -90,7 +90,7 @@ def test_special_bits_and_owner_are_dropped(tmp_path: Path, into: Path) -> None:
         (entry("voc/evil", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=3), "special file"),
         (entry("voc/evil", b"", type=tarfile.BLKTYPE), "special file"),
         (entry("voc/evil", b"", type=tarfile.FIFOTYPE), "special file"),
-        (entry("voc/evil", b"", type=b"Z"), "expected a regular file"),
+        (entry("voc/evil", b"", type=b"Z"), "special file"),
         (entry("voc/good"), "holds it twice"),
         (entry("VOC/Good"), "holds it twice"),
     ],
@@ -145,9 +145,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, into: Path) -> None:
 
 def test_a_bomb_is_refused_by_its_declared_size(tmp_path: Path, into: Path) -> None:
     archive = write(tmp_path / "a.tgz", entry("a", b"0" * 60_000), entry("b", b"0" * 60_000))
-    with pytest.raises(
-        SegopsError, match=r"refused at member 'b': the archive unpacks to more than 10000"
-    ):
+    with pytest.raises(SegopsError, match=r"refused at member 'b': .* to more than 100000 bytes"):
         unpack(archive, into, everything, limit=100_000)
     assert set(tree(into)) == {"a"}
     assert unpack(archive, tmp_path, everything, limit=120_000) == {"a", "b"}

@@ -13,15 +13,9 @@ from segops import progress as module
 from segops.progress import Progress, track
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    return terminal
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def test_lines_are_written_now_and_then(
@@ -44,7 +38,9 @@ def test_lines_are_written_now_and_then(
     ]
 
 
-def test_a_terminal_shows_a_bar(terminal: io.StringIO) -> None:
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with Progress("downloading", 1_000_000, done=500_000, in_bytes=True) as progress:
         assert progress.bar.n == 500_000
         progress.reach(1_000_000)

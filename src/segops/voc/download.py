@@ -108,7 +108,8 @@ def download(
                 # A person may have put it there, so it is not deleted here.
                 raise SegopsError(
                     f"{target}: not the published file: expected MD5 {archive.md5}, found "
-                    f"{digest}. Delete it to have it downloaded anew, or put the right file in its place."
+                    f"{digest}. Delete it to have it downloaded anew, or put the right file in "
+                    "its place."
                 )
             log.info("%s: already there, checksum right", target)
             return target

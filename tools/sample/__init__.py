@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from segops.files import atomic_directory
-from segops.voc.layout import IMAGES, LISTS, MASKS, Layout
+from segops.voc.layout import IMAGES, MASKS, Layout
 from segops.voc.masks import write_mask
 
 from .kinds import KINDS
@@ -69,8 +69,8 @@ def generate(
     if min(train, val) < 1:
         raise ValueError(f"expected at least one image in each split, got {train} and {val}")
     with atomic_directory(target) as root:
-        for name in (IMAGES, MASKS, LISTS):
-            (root / name).mkdir(parents=True)
+        for name in (IMAGES, MASKS):
+            (root / name).mkdir()
         layout = Layout(root)
         splits = (("train", 1, train), ("val", 1 + train, val))
         for split, (name, first, count) in enumerate(splits):
@@ -81,4 +81,4 @@ def generate(
                 path = layout.image_path(image_id)
                 photograph.save(path, quality=JPEG_QUALITY, optimize=True)
                 write_mask(layout.mask_path(image_id), drawn.mask())
-            layout.list_path(name).write_text("\n".join(ids) + "\n", encoding="utf-8")
+            layout.write_list(name, ids)

@@ -1,4 +1,4 @@
-"""Put a public segmentation data set in VOC layout into its place."""
+"""Download a public segmentation data set and put it into its place in VOC layout."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def fetch_dataset(
 
 
 def _arrange(dataset: Dataset, paths: dict[Archive, Path], scratch: Path, into: Path) -> None:
-    """Unpack what is needed below `scratch` and move it to where VOC's layout has it in `into`."""
+    """Unpack the needed files below `scratch` and move them to their places in `into`."""
     base = dataset.voc.base
     _take(dataset.voc, paths, scratch, {f"{base}/{LISTS}/{split}.txt" for split in SPLITS})
     ids = Layout(scratch / base).splits()
@@ -130,10 +130,8 @@ def _arrange(dataset: Dataset, paths: dict[Archive, Path], scratch: Path, into: 
         for one in absent:
             (scratch / source / f"{one}.jpg").rename(into / IMAGES / f"{one}.jpg")
         write_sbd_masks(scratch / dataset.sbd.base / SBD_MASKS, added, into / MASKS)
-    (into / LISTS).mkdir(parents=True)
     for split in SPLITS:
-        content = "".join(f"{one}\n" for one in ids[split])
-        Layout(into).list_path(split).write_text(content, encoding="utf-8")
+        Layout(into).write_list(split, ids[split])
 
 
 def _take(
@@ -150,7 +148,7 @@ def _take(
 
 
 def _take_sbd(archive: Archive, paths: dict[Archive, Path], into: Path) -> tuple[str, ...]:
-    """Unpack SBD's masks and lists, and return the ids of its train and val."""
+    """Unpack SBD's masks and lists; return the ids of its train and val."""
     lists = {f"{archive.base}/{name}" for name in SBD_LISTS}
     masks = f"{archive.base}/{SBD_MASKS}/"
     # One pass over a large compressed file: the lists may come after the masks that they name.

@@ -1,8 +1,9 @@
-"""Where things lie in a directory of VOC layout."""
+"""Paths and lists in a directory of VOC layout."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,12 @@ class Layout:
             raise SegopsError("\n".join(findings))
         return ids
 
+    def write_list(self, split: str, ids: Iterable[str]) -> None:
+        """Write the list of `split`; its directory is made where missing."""
+        path = self.list_path(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The image ids of ``train`` and of ``val``; see :meth:`ids`."""
         return {split: self.ids(split) for split in SPLITS}
@@ -87,7 +94,7 @@ def open_layout(root: Path) -> Layout:
 
 
 def _read_list(path: Path) -> tuple[tuple[str, ...], list[str]]:
-    """The ids in a list, and all that is wrong with it."""
+    """The ids in a list, and its errors."""
     try:
         # Lists made on Windows may begin with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")

@@ -6,8 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segops.errors import SegopsError
@@ -21,14 +20,6 @@ MASK_SUFFIXES = (".png",)
 DEPTH = 4
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the file system can.
 log = logging.getLogger("segops")
-
-
-@dataclass(frozen=True)
-class _Copy:
-    """One file of the source and its path, relative to the target, in VOC's spelling."""
-
-    source: Path
-    path: str
 
 
 def use(source: Path, target: Path) -> Layout:
@@ -62,26 +53,25 @@ def use(source: Path, target: Path) -> Layout:
             "then run the same command with its new path."
         )
     with atomic_directory(target) as temporary:
-        for part in PARTS:
-            (temporary / part).mkdir(parents=True)
-        for copy in track(copies, f"copying to {target}"):
+        for part in (IMAGES, MASKS):
+            (temporary / part).mkdir()
+        for path, original in track(copies.items(), f"copying to {target}", len(copies)):
             try:
-                copy_file(copy.source, temporary / copy.path)
+                copy_file(original, temporary / path)
             except OSError as error:
                 raise SegopsError(
-                    f"{copy.source}: not copied: {error}. {target} is as it was. "
+                    f"{original}: not copied: {error}. {target} is as it was. "
                     "Mend that, then run the same command again."
                 ) from None
         for split, ids in layout.splits().items():
-            content = "".join(f"{one}\n" for one in ids)
-            Layout(temporary).list_path(split).write_text(content, encoding="utf-8")
+            Layout(temporary).write_list(split, ids)
     return open_layout(target)
 
 
 def find_layout(source: Path) -> Path:
-    """The one directory in VOC layout at or below `source`, resolved.
+    """The only directory in VOC layout at or below `source`, resolved.
 
-    Hidden directories are not searched, and nothing below a directory that is one.
+    Hidden directories are not searched, nor anything below a directory in VOC layout.
 
     Raises:
         SegopsError: There is none (what is missing is said), or more than one (all are listed).
@@ -91,10 +81,8 @@ def find_layout(source: Path) -> Path:
     source = source.resolve()
     found = list(dict.fromkeys(one.resolve() for one in _layouts(source, DEPTH)))
     if len(found) > 1:
-        raise SegopsError(
-            "\n  ".join([f"{source}: several directories are in VOC layout; name one of them:"])
-            + "".join(f"\n  {one}" for one in found)
-        )
+        first = f"{source}: several directories are in VOC layout; name one of them:"
+        raise SegopsError("\n  ".join([first, *map(str, found)]))
     if not found:
         missing = [f"{part}/" for part in PARTS if not (source / part).is_dir()]
         raise SegopsError(
@@ -146,70 +134,56 @@ def _check_lists(root: Path) -> None:
         )
 
 
-def _copies(layout: Layout) -> list[_Copy]:
-    """Pair every listed id with its image and mask.
+def _copies(layout: Layout) -> dict[str, Path]:
+    """The files of every listed id by their path in the copy, in VOC's spelling.
 
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
     ids = sorted({one for ids in layout.splits().values() for one in ids})
-    copies: list[_Copy] = []
+    copies: dict[str, Path] = {}
     bad: list[str] = []
     for part, suffixes in ((IMAGES, JPEG_SUFFIXES), (MASKS, MASK_SUFFIXES)):
-        files = _by_stem(layout.root / part)
+        by_id: dict[str, list[Path]] = {}
+        for path in sorted((layout.root / part).iterdir()):
+            if path.is_file():
+                by_id.setdefault(path.stem, []).append(path)
         for image_id in ids:
             name = f"{part}/{image_id}{suffixes[0]}"
-            here = files.get(image_id, [])
+            here = by_id.get(image_id, [])
             fitting = [path for path in here if path.suffix.lower() in suffixes]
             best = [path for path in fitting if path.suffix == suffixes[0]] or fitting
+            names = ", ".join(path.name for path in best or here)
             if len(best) == 1:
-                copies.append(_Copy(best[0], name))
+                copies[name] = best[0]
             elif best:
-                bad.append(f"{name}: several candidates: {_names(best)}; keep one")
+                bad.append(f"{name}: several candidates: {names}; keep one")
             else:
-                bad.append(f"{name}: missing" + (f"; there is {_names(here)}" if here else ""))
+                bad.append(f"{name}: missing" + (f"; there is {names}" if here else ""))
     if bad:
         png = any(line.startswith(IMAGES) and line.lower().endswith(".png") for line in bad)
         raise SegopsError(
             "\n  ".join([f"{layout.root}: {len(bad)} file(s) that the lists name:", *bad])
-            + (f"\n{_convert(layout.root / IMAGES)}" if png else "")
+            + (f"\n{_HOW_TO_CONVERT.format(images=str(layout.root / IMAGES))}" if png else "")
         )
     return copies
 
 
-def _by_stem(directory: Path) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for path in sorted(directory.iterdir()):
-        if path.is_file():
-            files.setdefault(path.stem, []).append(path)
-    return files
+_HOW_TO_CONVERT = """\
+Images must be JPEG. To convert the PNG images beside the originals, at a quality where no \
+difference is seen, run this with Python:
+  from pathlib import Path; from PIL import Image
+  for p in Path({images!r}).glob('*.png'):
+      Image.open(p).convert('RGB').save(p.with_suffix('.jpg'), quality=95, subsampling=0)"""
 
 
-def _names(paths: Iterable[Path]) -> str:
-    return ", ".join(path.name for path in paths)
-
-
-def _convert(images: Path) -> str:
-    return (
-        "Images must be JPEG. To convert the PNG images beside the originals, at a quality where "
-        "no difference is seen, run this with Python:\n"
-        "  from pathlib import Path; from PIL import Image\n"
-        f"  for p in Path({str(images)!r}).glob('*.png'):\n"
-        "      Image.open(p).convert('RGB').save(p.with_suffix('.jpg'), quality=95, subsampling=0)"
-    )
-
-
-def _check_spelling(copies: Iterable[_Copy], root: Path) -> None:
+def _check_spelling(copies: Mapping[str, Path], root: Path) -> None:
     """Refuse other spellings than VOC's where no copy mends them.
 
     Raises:
         SegopsError: Files are to be renamed; all of them are listed.
     """
-    other = [copy for copy in copies if copy.source != root / copy.path]
+    other = [f"{file} -> {Path(path).name}" for path, file in copies.items() if file != root / path]
     if other:
-        raise SegopsError(
-            "\n  ".join(
-                [f"{root}: rename {len(other)} file(s), or use a copy elsewhere:"]
-                + [f"{copy.source} -> {Path(copy.path).name}" for copy in other]
-            )
-        )
+        first = f"{root}: rename {len(other)} file(s), or use a copy elsewhere:"
+        raise SegopsError("\n  ".join([first, *other]))

@@ -22,6 +22,7 @@ from .shapes import (
     rivets,
     smooth,
     stripes,
+    uniform,
     wheel,
 )
 
@@ -45,12 +46,8 @@ class Kind:
 
 def _aeroplane(rng: np.random.Generator) -> list[Part]:
     """From the side: riveted fuselage with a row of windows, swept wings, tail fin."""
-    thick = rng.uniform(0.22, 0.3)
-    sweep = rng.uniform(0.25, 0.55)
-    span = rng.uniform(0.5, 0.75)
-    chord = rng.uniform(0.42, 0.55)
-    fin = rng.uniform(0.42, 0.58)
-    root = rng.uniform(0.05, 0.3)
+    thick, sweep, span, chord = uniform(rng, (0.22, 0.3), (0.25, 0.55), (0.5, 0.75), (0.42, 0.55))
+    fin, root = uniform(rng, (0.42, 0.58), (0.05, 0.3))
 
     def wing(reach: float, shade: float) -> list[Part]:
         tip = root - sweep
@@ -87,8 +84,7 @@ def _aeroplane(rng: np.random.Generator) -> list[Part]:
 
 def _bird(rng: np.random.Generator) -> list[Part]:
     """Round body and head, scaled plumage, beak, eye, tail; wing folded or raised."""
-    plump = rng.uniform(0.38, 0.48)
-    tilt = rng.uniform(-30, 0)
+    plump, tilt = uniform(rng, (0.38, 0.48), (-30, 0))
     lean_x, lean_y = direction(tilt)
     x, y = 0.62 * lean_x, 0.62 * lean_y - 0.12
     size = rng.uniform(0.22, 0.28)
@@ -132,9 +128,7 @@ def _raised_wing(x: float, reach: float, shade: float) -> list[Part]:
 
 def _boat(rng: np.random.Generator) -> list[Part]:
     """A planked hull; a mast with seamed sails above it, or a cabin with a funnel."""
-    deck = rng.uniform(0.3, 0.42)
-    keel = rng.uniform(0.82, 0.95)
-    bow = rng.uniform(0.9, 1.05)
+    deck, keel, bow = uniform(rng, (0.3, 0.42), (0.82, 0.95), (0.9, 1.05))
     hull = polygon(
         [-0.98, bow, bow - 0.15, bow - 0.45, -0.75],
         [deck, deck - 0.1, 0.5 * (deck + keel), keel, keel],
@@ -148,9 +142,7 @@ def _boat(rng: np.random.Generator) -> list[Part]:
 
 
 def _sails(rng: np.random.Generator, deck: float, bow: float) -> list[Part]:
-    mast = rng.uniform(-0.15, 0.15)
-    top = rng.uniform(-1.05, -0.9)
-    belly = rng.uniform(0.05, 0.2)
+    mast, top, belly = uniform(rng, (-0.15, 0.15), (-1.05, -0.9), (0.05, 0.2))
     main = polygon(
         [mast - 0.05, mast - 0.35 - belly, mast - 0.75, mast - 0.05],
         [top, -0.35, deck - 0.12, deck - 0.12],
@@ -186,9 +178,7 @@ def _cabin(rng: np.random.Generator, deck: float) -> list[Part]:
 
 def _bottle(rng: np.random.Generator) -> list[Part]:
     """Upright: glass with light along its sides, a latticed label, shoulders, neck and cap."""
-    wide = rng.uniform(0.33, 0.44)
-    neck = rng.uniform(0.13, 0.17)
-    shoulder = rng.uniform(-0.35, -0.1)
+    wide, neck, shoulder = uniform(rng, (0.33, 0.44), (0.13, 0.17), (-0.35, -0.1))
     top = -0.8
     half = [neck, neck, wide, wide, 0.86 * wide]
     down = [top, shoulder - 0.22, shoulder + 0.12, 0.94, 1.0]
@@ -212,8 +202,7 @@ def _bus(rng: np.random.Generator) -> list[Part]:
     """A tall ribbed box with a row of windows, a door, a stripe and two wheels."""
     top = rng.uniform(-0.62, -0.48)
     bottom = 0.42
-    band = rng.uniform(-0.02, 0.08)
-    radius = rng.uniform(0.14, 0.18)
+    band, radius = uniform(rng, (-0.02, 0.08), (0.14, 0.18))
     roof = top + 0.14
     parts = [
         Part(smooth(np.repeat(box(-1.0, top, 1.0, bottom), 2, axis=0), 2), "body"),
@@ -242,11 +231,8 @@ def _bus(rng: np.random.Generator) -> list[Part]:
 
 def _car(rng: np.random.Generator) -> list[Part]:
     """Low and glossy: bonnet, a cabin with two windows, two large wheels, lights."""
-    roof = rng.uniform(-0.5, -0.36)
-    waist = rng.uniform(-0.08, 0.0)
-    bonnet = rng.uniform(0.45, 0.65)
-    boot = rng.uniform(-0.85, -0.62)
-    radius = rng.uniform(0.2, 0.25)
+    roof, waist, bonnet = uniform(rng, (-0.5, -0.36), (-0.08, 0.0), (0.45, 0.65))
+    boot, radius = uniform(rng, (-0.85, -0.62), (0.2, 0.25))
     body = polygon(
         [-1.0, -1.02, boot, boot + 0.28, 0.12, bonnet, 0.95, 1.03],
         [0.36, 0.05, waist - 0.03, roof, roof, waist, waist + 0.12, 0.36],
@@ -283,12 +269,9 @@ def _checks(top: float) -> list[Part]:
 
 def _pottedplant(rng: np.random.Generator) -> list[Part]:
     """Leaves, one half lit, fanned out over a pot with a rim."""
-    rim = rng.uniform(0.4, 0.5)
-    foot = rng.uniform(0.26, 0.36)
-    line = rng.uniform(0.3, 0.42)
+    rim, foot, line = uniform(rng, (0.4, 0.5), (0.26, 0.36), (0.3, 0.42))
     count = int(rng.integers(8, 12))
-    length = rng.uniform(0.95, 1.3)
-    width = rng.uniform(0.19, 0.25)
+    length, width = uniform(rng, (0.95, 1.3), (0.19, 0.25))
     parts: list[Part] = []
     for index in rng.permutation(count):
         degrees = -170.0 + 160.0 * (float(index) + 0.5) / count + rng.uniform(-8, 8)
@@ -328,10 +311,7 @@ def _leaf(degrees: float, line: float, reach: float, width: float, shade: float)
 
 def _tvmonitor(rng: np.random.Generator) -> list[Part]:
     """A frame around a lit picture with scan lines and a reflection; a neck and a base."""
-    top = rng.uniform(-0.75, -0.6)
-    bottom = rng.uniform(0.42, 0.55)
-    bezel = rng.uniform(0.08, 0.13)
-    foot = rng.uniform(0.35, 0.55)
+    top, bottom, bezel, foot = uniform(rng, (-0.75, -0.6), (0.42, 0.55), (0.08, 0.13), (0.35, 0.55))
     left, right, high, low = -1.0 + bezel, 1.0 - bezel, top + bezel, bottom - 1.3 * bezel
     land = high + (low - high) * rng.uniform(0.45, 0.7)
     rise = rng.uniform(-0.2, 0.2)

@@ -46,6 +46,11 @@ def direction(degrees: float) -> tuple[float, float]:
     return round(math.cos(radians), 6), round(math.sin(radians), 6)
 
 
+def uniform(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[float]:
+    """A number from each range, drawn in their order."""
+    return [rng.uniform(low, high) for low, high in ranges]
+
+
 def polygon(x: Numbers, y: Numbers) -> Outline:
     """A polygon from the coordinates of its corners."""
     return np.array([x, y], dtype=np.float64).T

@@ -1,4 +1,4 @@
-"""Changes of ``params.yaml`` that keep its comments, its order and every line they do not touch."""
+"""Changes of ``params.yaml`` that keep its comments, its order and every other value's spelling."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class Edit:
 def plan(path: Path, values: Mapping[str, Any], source: str | None = None) -> Edit:
     """Work out a change of ``params.yaml`` and check it; nothing is written.
 
-    A key whose value is the one that already holds is left as it is, spelling included.
+    A key that already has the new value keeps its spelling.
 
     Args:
         path: The file, or the workspace directory that holds a ``params.yaml``.
-        values: New values by dotted key. A mapping replaces what is there whole.
-        source: Who asks for them, a recipe's file for example; it stands in the error messages.
+        values: New values by dotted key. A mapping replaces the whole old value.
+        source: Origin of the values, such as a recipe's file; error messages name it.
 
     Raises:
         SegopsError: The file cannot be read, or with these values it would hold an unknown key or
@@ -224,7 +224,7 @@ def _replaced(text: str, key: yaml.Node, node: yaml.Node, value: Any, line_end: 
             else [f"- {_flow(one)}" for one in value]
         )
         new = f"{line_end}{' ' * node.start_mark.column}".join(entries)
-    elif is_block or start == end:  # a block, or nothing, makes place for a value beside the key
+    elif is_block or start == end:  # a block or an empty value: the new value goes beside the key
         start = text.index(":", key.end_mark.index) + 1
         new = f" {_flow(value)}"
     else:
@@ -247,7 +247,7 @@ def _added(
 
 
 def _end(node: yaml.Node) -> int:
-    """Where a node's last character is followed by other text; a block's own mark is further on."""
+    """The end of a node's own text; a block's end mark lies behind comments and blank lines."""
     if isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
         last = node.value[-1]
         return _end(last[1] if isinstance(last, tuple) else last)

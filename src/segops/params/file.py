@@ -1,7 +1,7 @@
 """``params.yaml`` as a whole, typed once.
 
 Every flow and command reads its parameters through :func:`load_params`. Unknown keys are refused,
-bounds are checked, and the message of an error names the key, the value and what is allowed.
+bounds are checked, and an error names the key, the value and the allowed values.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Params(Sections):
         return self
 
     def _unfit(self, key: str, given: RangeParams) -> list[str]:
-        """What a parameter refuses of its range, whatever values the others have."""
+        """The reasons for which a parameter refuses its range, whatever values the others have."""
         schema, _ = follow(schema_of(Params), key)
         if schema is None:  # an entry of an open mapping, of which no type is known
             return []
@@ -110,8 +110,8 @@ class Params(Sections):
             try:
                 type(section).model_validate(tree)
             except ValidationError as error:
-                # What a value does not go with is left to the search: another range may vary that,
-                # and a training, which reads this too, searches nothing.
+                # Checks over several parameters are left to the search: another range may vary the
+                # other parameter, and a training, which reads this too, searches nothing.
                 own = [one for one in error.errors() if list(one["loc"][: len(path)]) == path]
                 reasons += [
                     one.partition(": ")[2] for one in problems(Params, own[:1], within=(first,))

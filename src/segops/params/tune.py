@@ -13,7 +13,7 @@ SEARCHABLE = ("augment", "model", "train")
 
 
 class RangeParams(Section):
-    """What a study may choose from: `choices`, or numbers from `low` to `high`."""
+    """The values that a study may choose: `choices`, or numbers from `low` to `high`."""
 
     low: float | None = None
     high: float | None = None

@@ -32,7 +32,7 @@ class Archive:
         url: The official address; its last part is the file's name.
         md5: The published MD5 digest, in hexadecimal.
         base: Directory inside the archive that holds the data set.
-        unpacked_limit: Bytes that it may unpack to; more is taken for an attack.
+        unpacked_limit: Most bytes that its members may have together.
     """
 
     url: str
@@ -46,7 +46,7 @@ class Archive:
         return self.url.rpartition("/")[2]
 
     def address(self, mirror: str | None = None) -> str:
-        """Where to get it: the official address, or the same file in the directory `mirror`.
+        """The official address, or the address of the same file in the directory `mirror`.
 
         Raises:
             SegopsError: `mirror` is no HTTP address.
@@ -82,15 +82,15 @@ def download(
 ) -> Path:
     """Bring an archive into `downloads` and check its digest.
 
-    A file that is already there with the right digest is taken as it is. A broken download stays
-    as ``NAME.part`` and goes on from its last byte, in this call or in a later one.
+    A file that is already there with the right digest is not downloaded again. A broken download
+    stays as ``NAME.part`` and goes on from its last byte, in this call or in a later call.
 
     Args:
-        archive: What to get.
-        downloads: Directory to put it into; made where missing.
+        archive: The archive.
+        downloads: Directory of the archives; made where missing.
         mirror: Address of a directory that holds the same file, instead of the official one.
         attempts: Lost connections in a row, with nothing gained, before giving up.
-        delay: Seconds before the second attempt; doubled from one to the next.
+        delay: Seconds before the second attempt; doubled for every further attempt.
 
     Returns:
         Path of the archive.
@@ -128,7 +128,7 @@ def download(
 
 
 class _Lost(Exception):
-    """The server or the way to it failed in a manner that may pass."""
+    """The server or the connection failed, perhaps only for a while."""
 
 
 def _size(path: Path) -> int:

@@ -42,8 +42,8 @@ class Dataset:
 
     Attributes:
         voc: The archive with the images, VOC's masks and lists.
-        sbd: The archive with SBD's masks, where train is to be trainaug.
-        train_images: How many images train must hold; None: as many as the list says.
+        sbd: The archive with SBD's masks, if train is trainaug.
+        train_images: Number of images in train; None: as many as the list names.
     """
 
     voc: Archive
@@ -59,13 +59,13 @@ DATASETS = {
 
 
 def fetch(name: str, target: Path, downloads: Path, mirror: str | None = None) -> Layout:
-    """Download a public data set and put what segmentation needs of it at `target`.
+    """Download a public data set and put its segmentation part at `target`.
 
     Args:
         name: ``voc2012``, ``voc2007``, or ``sbd`` (VOC2012 with the 10,582 images of trainaug).
         target: Directory that then holds ``JPEGImages/``, ``SegmentationClass/`` and
-            ``ImageSets/Segmentation/{train,val}.txt`` and nothing else. What was there is replaced,
-            and only once the new data are whole.
+            ``ImageSets/Segmentation/{train,val}.txt`` and nothing else. They replace the directory
+            there once they are whole.
         downloads: Directory for the archives; they stay there and are not downloaded twice.
         mirror: Address of a directory that holds the same archives.
 

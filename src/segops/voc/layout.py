@@ -17,7 +17,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set in VOC layout; :func:`open_layout` makes one that is checked.
+    """A data set in VOC layout; :func:`open_layout` checks it first.
 
     Attributes:
         root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
@@ -34,7 +34,7 @@ class Layout:
         return self.root / MASKS / f"{image_id}.png"
 
     def list_path(self, split: str) -> Path:
-        """Path of the list that names a split's images, one id a line."""
+        """Path of the list of a split's images, one id a line."""
         return self.root / LISTS / f"{split}.txt"
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -63,11 +63,11 @@ class Layout:
 def open_layout(root: Path) -> Layout:
     """Check that `root` has VOC layout and that its lists can be used.
 
-    Whether every listed image and mask exists and is sound is the validate stage's question.
+    Stage validate checks that every listed image and mask exists and is sound.
 
     Raises:
-        SegopsError: All that is missing or wrong, a line each: directories, lists, empty lists,
-            ids given twice, ids that are no file names.
+        SegopsError: Directories or lists are missing, lists are empty or name an id twice, or ids
+            are no file names; the message has a line for each.
     """
     if not root.is_dir():
         raise SegopsError(

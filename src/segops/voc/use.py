@@ -23,33 +23,33 @@ log = logging.getLogger("segops")
 
 
 def use(source: Path, target: Path) -> Layout:
-    """Check a directory in VOC layout and copy what its lists name to `target`.
+    """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
-    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. What no
-    list names stays behind. The contents of images and masks are the validate stage's concern.
+    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. Files
+    that no list names are not copied. Stage validate checks the contents of images and masks.
 
     Args:
         source: Directory with ``JPEGImages/``, ``SegmentationClass/`` and
-            ``ImageSets/Segmentation/{train,val}.txt``, or one that holds exactly one such directory
-            up to four levels below (``VOCdevkit/VOC2012``).
-        target: Directory to put the copy at. What was there is replaced, and only once the new data
-            are whole. Where `source` already is `target`, it is only checked.
+            ``ImageSets/Segmentation/{train,val}.txt``, or a directory that holds exactly one such
+            directory up to four levels below (``VOCdevkit/VOC2012``).
+        target: Directory of the copy. It replaces the directory there once the new data are whole.
+            Where `source` already is `target`, it is only checked.
 
     Raises:
         SegopsError: The layout is incomplete, several directories are in VOC layout, listed images
             or masks are missing (all are listed), images are PNG, or `source` lies in `target`.
     """
-    found = find_layout(source)
-    _check_lists(found)
-    layout = open_layout(found)
+    root = find_layout(source)
+    _check_lists(root)
+    layout = open_layout(root)
     copies = _copies(layout)
-    if found == target.resolve():
-        _check_spelling(copies, found)
+    if root == target.resolve():
+        _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
         return open_layout(target)
-    if target.resolve() in found.parents:
+    if target.resolve() in root.parents:
         raise SegopsError(
-            f"{found}: lies inside {target}, which would be replaced. Move it elsewhere first, "
+            f"{root}: lies inside {target}, which would be replaced. Move it elsewhere first, "
             "then run the same command with its new path."
         )
     with atomic_directory(target) as temporary:
@@ -74,16 +74,17 @@ def find_layout(source: Path) -> Path:
     Hidden directories are not searched, nor anything below a directory in VOC layout.
 
     Raises:
-        SegopsError: There is none (what is missing is said), or more than one (all are listed).
+        SegopsError: There is none (the message says what is missing), or more than one (all are
+            listed).
     """
     if not source.is_dir():
         raise SegopsError(f"{source}: no such directory. Expected one in VOC layout.")
     source = source.resolve()
-    found = list(dict.fromkeys(one.resolve() for one in _layouts(source, DEPTH)))
-    if len(found) > 1:
+    layouts = list(dict.fromkeys(path.resolve() for path in _layouts(source, DEPTH)))
+    if len(layouts) > 1:
         first = f"{source}: several directories are in VOC layout; name one of them:"
-        raise SegopsError("\n  ".join([first, *map(str, found)]))
-    if not found:
+        raise SegopsError("\n  ".join([first, *map(str, layouts)]))
+    if not layouts:
         missing = [f"{part}/" for part in PARTS if not (source / part).is_dir()]
         raise SegopsError(
             f"{source}: not in VOC layout: {', '.join(missing)} missing, and no directory below "
@@ -91,7 +92,7 @@ def find_layout(source: Path) -> Path:
             "SegmentationClass/ID.png and ImageSets/Segmentation/{train,val}.txt with one ID a "
             "line."
         )
-    return found[0]
+    return layouts[0]
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -104,7 +105,7 @@ def copy_file(source: Path, target: Path) -> None:
                 fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
                 return
             except OSError:
-                pass  # Most file systems cannot; the plain copy below then does it.
+                pass  # Most file systems cannot share blocks; the plain copy below follows.
     shutil.copyfile(source, target)
 
 
@@ -121,7 +122,7 @@ def _layouts(directory: Path, depth: int) -> Iterator[Path]:
 
 
 def _check_lists(root: Path) -> None:
-    """Say how to make a val list, which many data sets of one's own do not have yet."""
+    """Refuse a data set without a val list, and say how to make a list."""
     train, val = (Layout(root).list_path(split) for split in SPLITS)
     if train.is_file() and not val.is_file():
         raise SegopsError(

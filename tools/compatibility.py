@@ -17,9 +17,9 @@ import timm
 import torch
 
 from segops.files import write_text
-from segops.models.zoo import ARCHITECTURES, ModelSpec, build, encoder_names
 from segops.params.compatibility import SMP, TABLE, TIMM
 from segops.progress import track
+from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build, encoder_names
 
 WITHOUT_ENCODER = ("plain_cnn",)
 """Architectures without an encoder; any name goes with them."""

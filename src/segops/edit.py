@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from segops import files
-from segops.errors import SegopsError
 from segops.params.file import Params, load_params, parse_params
 from segops.params.schema import follow, schema_of
+from segops.runtime.errors import SegopsError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from segops.voc.archive import unpack
 
 Entry = tuple[tarfile.TarInfo, bytes]

@@ -18,8 +18,6 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from segops.cli import app
-from segops.errors import SegopsError
-from segops.models.zoo import ARCHITECTURES, encoder_names
 from segops.params import compatibility
 from segops.params.checked_model import CheckedModelParams as ModelParams
 from segops.params.compatibility import (
@@ -33,6 +31,8 @@ from segops.params.compatibility import (
     unknown_encoder,
 )
 from segops.params.file import parse_params
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ARCHITECTURES, encoder_names
 from tools.compatibility import _renamed, try_pair, working
 
 TRIED_AGAIN = 24

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from segops.files import atomic_directory
+from segops.runtime.masks import write_mask
 from segops.voc.layout import IMAGES, MASKS, Layout
-from segops.voc.masks import write_mask
 
 from .kinds import KINDS
 from .scene import Scene, draw_scene

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 from .kinds import KINDS, Kind
 from .shapes import Outline, box, direction, ellipse, polygon, smooth

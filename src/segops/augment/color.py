@@ -13,7 +13,7 @@ from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
 from pydantic import Field
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 LUMA = np.array((0.299, 0.587, 0.114))
 """Weights of red, green and blue in grey: ITU-R BT.601, as in Pillow, OpenCV and torchvision."""

@@ -12,7 +12,7 @@ from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
 from pydantic import Field
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 IMAGENET_MEAN_COLOR = (124, 116, 104)
 """Mean RGB of ImageNet, 255 * (0.485, 0.456, 0.406) rounded: about zero once normalised."""

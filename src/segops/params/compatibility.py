@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 TABLE = Path(__file__).with_name("compatibility.json")
 SMP, TIMM = "segmentation-models-pytorch", "timm"

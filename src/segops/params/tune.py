@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_serializer, model_validator
 
-from segops.params.base import Count, Section
+from segops.runtime.section import Count, Section
 
 SEARCHABLE = ("augment", "model", "train")
 """Sections whose parameters a study may change: those that only training reads."""

@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from segops.errors import SegopsError
 from segops.progress import Progress
+from segops.runtime.errors import SegopsError
 from segops.voc.download import GIB
 
 

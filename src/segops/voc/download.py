@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from segops.errors import SegopsError
 from segops.files import exclusive
 from segops.progress import Progress
+from segops.runtime.errors import SegopsError
 
 BLOCK = 1 << 20
 LONGEST_WAIT = 30.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"

@@ -22,7 +22,7 @@ from segops.data.device.warp import (
     warp_batch,
 )
 from segops.data.samplers import SampleKey
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 class RawSample(NamedTuple):

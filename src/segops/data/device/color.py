@@ -27,7 +27,7 @@ from segops.augment.color import (
 from segops.augment.draw import Drawn
 from segops.augment.photometric import PhotometricDistortion
 from segops.data.device.photometric import apply_photometric, encode_photometric
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Encoded = Mapping[str, Any]
 """Tensors, and lists of plain numbers that the host needs."""

@@ -35,7 +35,7 @@ from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.voc.layout import Layout, open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 ROUNDS = 5
 BATCH_SIZE = 16

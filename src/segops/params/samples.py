@@ -1,4 +1,4 @@
-"""What training itself reads of section `augment`; the policy holds the rest."""
+"""The part of section `augment` that training reads itself; the policy holds the rest."""
 
 from __future__ import annotations
 

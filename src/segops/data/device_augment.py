@@ -13,11 +13,8 @@ import torch
 
 from segops.data.datasets import Sample, TrainDataset
 from segops.data.device.batches import BatchAugmentation, RawBatch, RawDataset
-from segops.data.device.choose import choose_executor
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.workers import stream_loader
-
-__all__ = ["BatchAugmentation", "DeviceLoader", "choose_executor", "device_loader"]
 
 
 class DeviceLoader:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,40 @@ from segops.data.device.warp import (
 )
 from segops.data.samplers import SampleKey
 from segops.errors import SegopsError
+
+Executor = Literal["cpu", "gpu"]
+
+log = logging.getLogger("segops")
+
+
+def choose_executor(wanted: str, device: torch.device | str, policy: Policy) -> Executor:
+    """Where batches are augmented: `cpu` or `gpu`.
+
+    Args:
+        wanted: ``augment.device``. `auto` is `gpu` where the training runs on a GPU and every part
+            of the policy has a version for batches, else `cpu`. With `gpu` on a CPU batches are
+            augmented there, for tests and for trying a recipe; that is slower than `cpu`.
+        device: The training's device.
+        policy: The augmentation.
+
+    Raises:
+        SegopsError: `wanted` is `gpu`, and a part of the policy has no version for batches.
+    """
+    kind = torch.device(device).type
+    missing = unsupported(policy)
+    if wanted == "auto":
+        return "gpu" if kind == "cuda" and not missing else "cpu"
+    if wanted == "gpu":
+        if missing:
+            raise refusal(missing)
+        if kind != "cuda":
+            log.warning(
+                "augment.device: gpu, but the training runs on %s: batches are augmented there, "
+                "slower than with augment.device: cpu.",
+                kind,
+            )
+        return "gpu"
+    return "cpu"
 
 
 class RawSample(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
+from segops.augment.extra import build_extra
 from segops.augment.geometry import Warp
 from segops.augment.photometric import PhotometricDistortion
 from segops.errors import SegopsError
@@ -23,8 +24,7 @@ class Policy:
     """An Albumentations ``Compose`` whose result depends on its inputs and a seed alone.
 
     Args:
-        compose: Its first transform is a :class:`Warp` that always acts; what follows changes the
-            image alone.
+        compose: Its first transform is a :class:`Warp` that always acts.
 
     Raises:
         ValueError: The first transform is not such a ``Warp``.
@@ -60,10 +60,6 @@ class Policy:
         result = self.compose(image=image, mask=mask)
         return result["image"], result["mask"]
 
-    def geometry(self) -> Policy:
-        """The same policy without the parts that change colours: equal seeds, equal masks."""
-        return Policy(A.Compose(self.compose.transforms[:1]))
-
     def to_json(self) -> dict[str, Any]:
         """The policy in Albumentations' own serialised form, ready for JSON."""
         serialised: dict[str, Any] = A.to_dict(self.compose)
@@ -96,7 +92,11 @@ class Policy:
 
 
 def build_policy(params: AugmentParams) -> Policy:
-    """Build the policy; parts of probability 0 are left out."""
+    """Build the policy; parts of probability 0 are left out.
+
+    Raises:
+        SegopsError: ``augment.extra`` names a transform that cannot be built.
+    """
     warp = Warp(
         size=params.crop,
         scale=params.scale.range,
@@ -129,6 +129,7 @@ def build_policy(params: AugmentParams) -> Policy:
         GaussianBlur(sigma=params.blur.sigma, p=params.blur.p),
         GaussianNoise(std=params.noise.std, p=params.noise.p),
     ]
+    parts += build_extra(params.extra)
     return Policy(A.Compose([warp, *(part for part in parts if part.p > 0)]))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable, Iterable, Iterator
 
+import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.augment.geometry import IMAGENET_MEAN_COLOR
+from segops.augment.geometry import Warp
 from segops.augment.policy import Policy
 from segops.errors import SegopsError
 from segops.voc.classes import VOID
@@ -18,9 +21,6 @@ LARGEST_SIDE = 1024
 SPAN = 128
 """Source pixels that one ramp measures; the values around them let interpolation stay linear."""
 START = 63
-
-INSIDE = 255
-"""Colour of the probe that tells what of a crop shows the image; the padding is darker."""
 
 Sample = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 """(image id, image (H, W, 3), mask (H, W))."""
@@ -33,9 +33,10 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
         How many crops were checked.
 
     Raises:
-        SegopsError: Every image and seed for which a property does not hold, with the property.
+        SegopsError: Every image and seed for which a property does not hold, with the part of the
+            policy and the property.
     """
-    faults = []
+    places: dict[str, list[str]] = {}
     checked = 0
     seeds = tuple(seeds)
     for image_id, image, mask in samples:
@@ -43,15 +44,16 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
             checked += 1
             fault = find_fault(policy, image, mask, seed)
             if fault:
-                faults.append(f"  {image_id} (seed {seed}): {fault}")
-    if faults:
+                places.setdefault(fault, []).append(f"{image_id} (seed {seed})")
+    if places:
         raise SegopsError(
             "\n".join(
                 [
-                    "The augmentation policy breaks the bond of image and mask:",
-                    *faults,
-                    "Neither data nor parameters can cause this: the mistake is in the code of "
-                    "segops/augment, or in a library it uses.",
+                    "The augmentation policy does not keep image and mask together:",
+                    *(f"  {fault}: {', '.join(where)}" for fault, where in places.items()),
+                    "If the part is a transform of augment.extra, remove it or change its "
+                    f"arguments (fill_mask: {VOID} makes void what it leaves empty). If not, the "
+                    "mistake is in segops/augment or in a library that it uses.",
                 ]
             )
         )
@@ -61,58 +63,91 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
 def find_fault(
     policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
 ) -> str | None:
-    """The first property that `policy` breaks for one image, in words; None where all hold.
+    """The first part of `policy` that breaks a property for one image, and the property, in words.
 
-    Where each pixel of a crop comes from is measured by sending ramps, whose brightness is the
-    position, through the same map: interpolation of any kind keeps a ramp. The mask of the crop
-    must then hold what the mask of the image holds there, give or take one pixel.
+    The warp is checked on the image; each later part is checked alone and with probability 1, on
+    the crop that the warp makes of the image.
+
+    Returns:
+        None where all properties hold.
     """
     image, mask = _part(image), _part(mask)
+    warp, *others = policy.compose.transforms
+    first = Policy(A.Compose([warp]))
+    fault = _fault_of(first, image, mask, seed) or _find_misplaced(first, image, mask, seed)
+    if fault:
+        return f"Warp: {fault}"
+    crop, crop_mask = first(image, mask, seed)
+    for transform in others:
+        certain = copy.copy(transform)
+        certain.p = 1
+        alone = Policy(A.Compose([Warp(size=policy.crop), certain]))
+        try:
+            fault = _fault_of(alone, crop, crop_mask, seed)
+            if not fault and not isinstance(transform, A.ImageOnlyTransform):
+                fault = _find_misplaced(alone, crop, crop_mask, seed)
+        except Exception as error:  # a transform of augment.extra may raise anything
+            fault = f"{type(error).__name__}: {error}"
+        if fault:
+            return f"{type(transform).__name__}: {fault}"
+    return _fault_of(policy, image, mask, seed)
+
+
+def _fault_of(
+    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
+) -> str | None:
+    """What is wrong with the size, the type, the ids or the repetition of a crop."""
     crop, crop_mask = policy(image, mask, seed)
     if crop.shape != (*policy.crop, 3) or crop_mask.shape != policy.crop:
         return f"expected a crop of {policy.crop}, got {crop.shape} and mask {crop_mask.shape}"
     if crop.dtype != np.uint8 or crop_mask.dtype != np.uint8:
         return f"expected uint8, got {crop.dtype} and mask {crop_mask.dtype}"
-    for name, other in (("", policy), (" once read back", Policy.from_json(policy.to_json()))):
+    read_back = Policy.from_json(json.loads(json.dumps(policy.to_json())))
+    for name, other in (("", policy), (" once read back", read_back)):
         again, again_mask = other(image, mask, seed)
         if not (np.array_equal(again, crop) and np.array_equal(again_mask, crop_mask)):
             return f"the same seed gives other bytes{name}"
     new = np.setdiff1d(crop_mask, np.append(np.unique(mask), VOID))
-    if new.size:
-        return f"ids {new.tolist()} appear that the mask does not hold"
-    geometry = policy.geometry()
-    if not np.array_equal(geometry(image, mask, seed)[1], crop_mask):
-        return "a part that changes colours changes the mask"
-    return _find_misplaced(geometry, mask, crop_mask, seed)
+    return f"ids {new.tolist()} appear that the mask does not hold" if new.size else None
 
 
 def _find_misplaced(
-    geometry: Policy, mask: NDArray[np.uint8], crop_mask: NDArray[np.uint8], seed: int
+    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
 ) -> str | None:
-    def look(probe: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return geometry(probe, mask, seed)[0]
+    """What of the mask of a crop is not where the crop shows it.
 
-    probe = look(np.full((*mask.shape, 3), INSIDE, dtype=np.uint8))
-    fill = np.array(IMAGENET_MEAN_COLOR, dtype=np.uint8)
-    if (probe < fill).any():
-        return f"the image is padded with another colour than {IMAGENET_MEAN_COLOR}"
-    padding = (probe == fill).all(axis=2)
-    if (crop_mask[padding] != VOID).any():
-        return f"padding has the ids {np.unique(crop_mask[padding]).tolist()}, expected {VOID}"
-    inside = (probe == INSIDE).all(axis=2)
+    Where each pixel of a crop comes from is measured by sending ramps, whose brightness is the
+    position, through the same map: interpolation of any kind keeps a ramp. The mask of the crop
+    must then hold what the mask of the image holds there, give or take one pixel. Where the crop
+    shows nothing of the image, whatever its colour, the mask must be void.
+    """
+
+    def look(probe: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return policy(probe, mask, seed)[0]
+
+    crop_mask = policy(image, mask, seed)[1]
+    dark, bright = (look(np.full_like(image, level)).astype(np.int16) for level in (0, 255))
+    shown = (bright - dark).sum(axis=2)
+    empty = crop_mask[shown == 0]
+    if (empty != VOID).any():
+        return (
+            "where the crop shows nothing of the image, the mask has the ids "
+            f"{np.unique(empty).tolist()}, expected {VOID}"
+        )
+    inside = shown == 3 * 255
     height, width = mask.shape
     columns = _positions(look, np.broadcast_to(np.arange(width), mask.shape))[inside]
     rows = _positions(look, np.broadcast_to(np.arange(height)[:, None], mask.shape))[inside]
     if (columns < 0).any() or (rows < 0).any():
-        return "pixels that come from nowhere in the image, yet do not have the padding's colour"
-    found = crop_mask[inside]
+        return "pixels come from nowhere in the image"
+    labels = crop_mask[inside]
     around = [
         mask[np.clip(rows + down, 0, height - 1), np.clip(columns + right, 0, width - 1)]
         for down in (-1, 0, 1)
         for right in (-1, 0, 1)
     ]
-    astray = ~np.any([found == one for one in around], axis=0)
-    void = np.all([one == VOID for one in around], axis=0)
+    astray = ~np.any([labels == label for label in around], axis=0)
+    void = np.all([label == VOID for label in around], axis=0)
     if astray.any():
         return (
             f"{int(astray.sum())} of {astray.size} pixels of the mask are not the image's, "

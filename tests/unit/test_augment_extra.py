@@ -12,7 +12,7 @@ import yaml
 
 from segops.augment.policy import Policy, build_policy
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.samplers import EpochSampler
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.errors import SegopsError
 from segops.files import read_json
@@ -60,13 +60,13 @@ def test_transforms_reach_training_batches_and_resume_exactly(workspace: Path) -
         store, store.ids("train"), build_policy(AugmentParams(crop=(48, 64))), seed=5
     )
     sampler = EpochSampler(len(dataset), 4, seed=1)
-    whole = list(train_loader(dataset, sampler, 2))
-    resumed = list(train_loader(dataset, sampler, 2, start_epoch=0, start_batch=2, workers=1))
+    whole = list(train_loader(dataset, BatchStream(sampler, 2)))
+    resumed = list(train_loader(dataset, BatchStream(sampler, 2, 0, 2), workers=1))
     for batch, again in zip(whole[2:], resumed, strict=True):
         assert all(torch.equal(*pair) for pair in zip(batch, again, strict=True))
     changed = []
     for (images, masks), (before, labels) in zip(
-        whole, train_loader(plain, sampler, 2), strict=True
+        whole, train_loader(plain, BatchStream(sampler, 2)), strict=True
     ):
         changed += (images != before).flatten(1).any(1).tolist()
         # The transforms before it draw what they drew, so that only holes differ.

@@ -8,9 +8,7 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
-from pydantic import Field
 
 from segops.voc.classes import VOID
 
@@ -69,23 +67,6 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         p: Probability of all of it; a policy needs 1, since the crop's size is fixed.
     """
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
-        """Types and bounds; Albumentations checks them."""
-
-        size: tuple[int, int]
-        scale: tuple[float, float]
-        scale_p: float = Field(ge=0, le=1)
-        flip_p: float = Field(ge=0, le=1)
-        rotate: float = Field(ge=0, le=180)
-        rotate_p: float = Field(ge=0, le=1)
-        shift: float = Field(ge=0, lt=1)
-        shift_p: float = Field(ge=0, le=1)
-        shear: float = Field(ge=0, lt=90)
-        shear_p: float = Field(ge=0, le=1)
-        cat_max_ratio: float = Field(gt=0, le=1)
-        fill: tuple[int, int, int]
-        fill_mask: int = Field(ge=0, le=255)
-
     def __init__(
         self,
         size: tuple[int, int],
@@ -104,7 +85,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
-        self.size = size
+        self.size = size[0], size[1]  # a list where JSON is read
         self.scale = scale
         self.scale_p = scale_p
         self.flip_p = flip_p

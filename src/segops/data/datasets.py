@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segops.augment.policy import Policy, sample_seed
 from segops.data.copy_paste import CopyPaste
-from segops.data.samplers import BatchStream, EpochSampler, SampleKey
-from segops.data.slots import SlotLoader
+from segops.data.samplers import BatchStream, SampleKey
+from segops.data.shared_memory import SharedMemoryLoader
 from segops.data.store import PackedStore
 from segops.data.workers import stream_loader
 
@@ -84,46 +84,26 @@ class TrainDataset(Dataset[Sample]):
 
 
 def train_loader(
-    dataset: TrainDataset,
-    sampler: EpochSampler,
-    epochs: int,
-    *,
-    start_epoch: int = 0,
-    start_batch: int = 0,
-    total_steps: int | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader[Sample] | SlotLoader:
-    """The batches of a training, in one stream over all epochs.
+    dataset: TrainDataset, batches: BatchStream, *, workers: int = 0, pin_memory: bool = False
+) -> DataLoader[Sample] | SharedMemoryLoader:
+    """The batches of a training.
 
-    One iteration hands out every batch from (`start_epoch`, `start_batch`) to the end of epoch
-    ``epochs - 1``, so that workers start once and read ahead over the border of an epoch. What it
-    hands out does not depend on `workers`, nor does it draw from torch's global generator.
+    Workers start once and read ahead over the border of an epoch. The batches do not depend on
+    `workers`, and torch's global generator is not used.
 
     Args:
         dataset: Makes the samples.
-        sampler: Draws the order; of the same length as `dataset`.
-        epochs: Epochs in all.
-        start_epoch: Where to begin.
-        start_batch: Where to begin in that epoch.
-        total_steps: Batches of the whole training; None: all of `epochs`.
-        rank: Which part of every batch to make; see :class:`~segops.data.samplers.BatchStream`.
-        ranks: Into how many parts batches are divided.
+        batches: The keys of every batch.
         workers: Processes that make samples; 0: this one, when a batch is asked for.
         pin_memory: Put batches in page-locked memory, for a GPU.
 
     Returns:
         A loader of (images uint8 (N, 3, h, w) in channels-last memory, masks uint8 (N, h, w)).
     """
-    batches = BatchStream(
-        sampler, epochs, start_epoch, start_batch, total_steps=total_steps, rank=rank, ranks=ranks
-    )
     if workers == 0:
         return stream_loader(dataset, batches, _collate, workers=0, pin_memory=pin_memory)
-    shape = sampler.batch_size // ranks, *dataset.policy.crop
-    return SlotLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
+    shape = batches.batch_size, *dataset.policy.crop
+    return SharedMemoryLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
 
 
 def _collate(samples: list[Sample]) -> Sample:

@@ -102,6 +102,9 @@ class BatchStream(Sampler[list[SampleKey]]):
 
     Raises:
         ValueError: `ranks` does not divide the batch size.
+
+    Attributes:
+        batch_size: Images in each batch that is handed out.
     """
 
     def __init__(
@@ -123,8 +126,8 @@ class BatchStream(Sampler[list[SampleKey]]):
         self.start_batch = start_batch
         whole = epochs * len(sampler)
         self.total_steps = whole if total_steps is None else min(total_steps, whole)
-        share = sampler.batch_size // ranks
-        self._share = slice(rank * share, (rank + 1) * share)
+        self.batch_size = sampler.batch_size // ranks
+        self._part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
 
     def __len__(self) -> int:
         """Batches that are left."""
@@ -139,4 +142,4 @@ class BatchStream(Sampler[list[SampleKey]]):
         for epoch in range(self.start_epoch, self.epochs):
             start = self.start_batch if epoch == self.start_epoch else 0
             for keys in self.sampler.batches(epoch, start):
-                yield keys[self._share]
+                yield keys[self._part]

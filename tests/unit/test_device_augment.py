@@ -15,7 +15,6 @@ from scipy import stats
 from torch import Tensor
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
-from segops.augment.draw import draw
 from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
@@ -207,7 +206,7 @@ def test_what_is_drawn_is_what_the_cpu_s_executor_draws(store: PackedStore) -> N
     for seed in range(200):
         policy(image, mask, seed)
         done = [dict(transform.params) for transform in policy.compose.transforms]
-        drawn = draw(policy, image, mask, seed)
+        drawn = policy.draw(image, mask, seed)
         assert len(drawn) == len(done) == 4
         for transform, params, one in zip(policy.compose.transforms, done, drawn, strict=True):
             assert (one is None) == (params == {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
 
 import albumentations as A
 import numpy as np
@@ -159,28 +160,19 @@ def _find_misplaced(
 def _positions(
     look: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], position: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Which `position` every pixel of the crop shows; -1 where none is seen."""
-    found: NDArray[np.int64] | None = None
-    for starts in _threes(range(0, int(position.max()) + 1, SPAN)):
+    """Which `position` each pixel of the crop shows; -1 where it shows none."""
+    spans = range(0, int(position.max()) + 1, SPAN)
+    shown: NDArray[np.int64] | None = None
+    # Three ramps at a time, one for each channel.
+    for starts in zip_longest(*[iter(spans)] * 3, fillvalue=spans[-1]):
         ramps = [np.clip(position - start + START, 0, 255) for start in starts]
-        seen = look(np.stack(ramps, axis=2).astype(np.uint8)).astype(np.int64)
-        if found is None:
-            found = np.full(seen.shape[:2], -1)
-        for channel, start in enumerate(starts):
-            value = seen[..., channel] - START
-            hit = (value >= 0) & (value <= SPAN)
-            found[hit] = value[hit] + start
-    assert found is not None
-    return found
-
-
-def _threes(starts: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """Three at a time, one for each channel; the last one stands in for those that are missing."""
-    waiting = list(starts)
-    while waiting:
-        first, second, third = (waiting + waiting[-1:] * 2)[:3]
-        yield first, second, third
-        waiting = waiting[3:]
+        seen = look(np.stack(ramps, axis=2).astype(np.uint8)).astype(np.int64) - START
+        if shown is None:
+            shown = np.full(seen.shape[:2], -1)
+        for value, start in zip(np.moveaxis(seen, 2, 0), starts, strict=True):
+            np.copyto(shown, value + start, where=(value >= 0) & (value <= SPAN))
+    assert shown is not None
+    return shown
 
 
 def _part(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

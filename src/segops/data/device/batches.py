@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segops.augment.draw import Drawn, draw
 from segops.augment.geometry import Warp
-from segops.augment.policy import Policy
+from segops.augment.policy import Drawn, Policy
 from segops.data.datasets import TrainDataset
 from segops.data.device import color
 from segops.data.device.warp import WarpBatch, WarpSample, fetch_parts, pack_parts, warp_batch
@@ -98,7 +97,7 @@ class RawDataset(Dataset[RawSample]):
     def __getitem__(self, key: SampleKey) -> RawSample:
         """Fetch and draw the sample of `key`, (epoch, index)."""
         image, mask, seed = self.dataset.source(key)
-        geometry, *colors = draw(self.dataset.policy, image, mask, seed)
+        geometry, *colors = self.dataset.policy.draw(image, mask, seed)
         if geometry is None:
             raise ValueError("expected a Warp that always acts")
         warp: Warp = self.dataset.policy.compose.transforms[0]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segops.augment.color import LUMA, ROW_STEP, ColorJitter, GaussianBlur, GaussianNoise
-from segops.augment.draw import Drawn
 from segops.augment.photometric import PhotometricDistortion, make_tables
+from segops.augment.policy import Drawn
 from segops.voc.classes import VOID
 
 FRACTION_BITS = 12

@@ -26,7 +26,7 @@ class TrainDataset(Dataset[Sample]):
 
     Args:
         store: Holds the images.
-        ids: Which of them to train on; `index` counts in this order.
+        ids: The images to train on; `index` counts in this order.
         policy: The augmentation.
         seed: Seed of the augmentation.
         copy_paste: Puts objects into the images before the policy sees them.
@@ -55,11 +55,11 @@ class TrainDataset(Dataset[Sample]):
         return self.ids[index % len(self.ids)]
 
     def source(self, key: SampleKey) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
-        """What the policy is given for sample `key`, (epoch, index).
+        """What the policy gets for sample `key`, (epoch, index).
 
         Returns:
-            Image, uint8 (H, W, 3), and mask, uint8 (H, W), as stored or with pasted objects, and
-            the sample's seed. They may be read-only.
+            Image, uint8 (H, W, 3), and mask, uint8 (H, W), as stored or with pasted objects, both
+            possibly read-only; and the sample's seed.
         """
         epoch, index = key
         image_id = self.image_id(index)
@@ -77,7 +77,7 @@ class TrainDataset(Dataset[Sample]):
 
         Returns:
             Image, uint8 (3, h, w), RGB, and mask, uint8 (h, w) with 255 for void, of the policy's
-            crop size. Normalisation is the network's, on its device.
+            crop size. The network normalises, on its device.
         """
         image, mask = self.policy(*self.source(key))
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
@@ -107,7 +107,7 @@ def train_loader(
 
 
 def _collate(samples: list[Sample]) -> Sample:
-    # Stacked as they lie in memory, (N, h, w, 3), which seen as (N, 3, h, w) is channels-last.
+    # Stacked as (N, h, w, 3), as they lie in memory; viewed as (N, 3, h, w) that is channels-last.
     images = default_collate([image.permute(1, 2, 0) for image, _ in samples])
     masks = default_collate([mask for _, mask in samples])
     return images.permute(0, 3, 1, 2), masks

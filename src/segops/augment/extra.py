@@ -27,9 +27,9 @@ def build_extra(params: Iterable[ExtraParams]) -> list[BasicTransform]:
             take, or whose transform needs more than an image and its mask.
     """
     built, faults = [], []
-    for number, one in enumerate(params, 1):
+    for number, entry in enumerate(params, 1):
         try:
-            built.append(_build(one.name, {"p": one.p, **one.arguments}))
+            built.append(_build(entry.name, {"p": entry.p, **entry.arguments}))
         except SegopsError as error:
             faults.append(f"augment.extra: entry {number}: {error}")
     if faults:
@@ -75,9 +75,9 @@ def _build(name: str, arguments: dict[str, Any]) -> BasicTransform:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    lower = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=3)
-    return f"; did you mean {' or '.join(lower[one] for one in close)}?" if close else "."
+    lower = {right.lower(): right for right in known}
+    close = [lower[key] for key in difflib.get_close_matches(name.lower(), lower, n=3)]
+    return f"; did you mean {' or '.join(close)}?" if close else "."
 
 
 def _reason(error: Exception) -> str:
@@ -85,8 +85,8 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         faults = [
-            (".".join(map(str, one["loc"])) or "arguments", one["msg"], one["input"])
-            for one in cause.errors()
+            (".".join(map(str, fault["loc"])) or "arguments", fault["msg"], fault["input"])
+            for fault in cause.errors()
         ]
         return "; ".join(f"{place}: {words} (found {value!r})" for place, words, value in faults)
     return " ".join(str(error).split())

@@ -19,11 +19,10 @@ from segops.progress import track
 from segops.threads import pipelined
 from segops.voc.hashes import HashRow, dataset_hash
 from segops.voc.images import decode_image, read_content
-from segops.voc.layout import Layout
+from segops.voc.layout import SPLITS, Layout
 from segops.voc.masks import decode_mask
 
 FORMAT = 1
-SPLITS = ("train", "val")
 IMAGES = "images.bin"
 MASKS = "masks.bin"
 INDEX = "index.json"

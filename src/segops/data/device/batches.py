@@ -131,7 +131,7 @@ class BatchAugmentation:
             color.encode(kind, [sample.drawn[number] for sample in samples], seeds)
             for number, kind in enumerate(self.kinds)
         )
-        return RawBatch(pack_parts(self.warp, [one.parts for one in samples]), tuple(colors))
+        return RawBatch(pack_parts(self.warp, [sample.parts for sample in samples]), tuple(colors))
 
     def __call__(self, batch: RawBatch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Send a batch to `device` and augment it there.

@@ -62,13 +62,13 @@ def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> E
     Returns:
         None where the transform acts on no sample.
     """
-    acting = [(number, one) for number, one in enumerate(drawn) if one is not None]
+    acting = [(number, params) for number, params in enumerate(drawn) if params is not None]
     if not acting:
         return None
     numbers = [number for number, _ in acting]
-    rows = [BATCH_TRANSFORMS[kind].encode(one) for _, one in acting]
-    params = {name: torch.from_numpy(_stacked([row[name] for row in rows])) for name in rows[0]}
-    return Encoded(torch.tensor(numbers), [seeds[number] for number in numbers], params)
+    rows = [BATCH_TRANSFORMS[kind].encode(params) for _, params in acting]
+    stacks = {name: torch.from_numpy(_stacked([row[name] for row in rows])) for name in rows[0]}
+    return Encoded(torch.tensor(numbers), [seeds[number] for number in numbers], stacks)
 
 
 def apply(kind: type, images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
@@ -92,7 +92,7 @@ def _encode_jitter(drawn: Drawn) -> dict[str, Any]:
 
 def _apply_jitter(images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
     offset = (encoded.params["per_grey"] * _mean_grey(images, masks))[:, None, None]
-    channels = [one.float() for one in images.unbind(-1)]
+    channels = [channel.float() for channel in images.unbind(-1)]
     changed = []
     for row in encoded.params["linear"].unbind(1):
         total = offset
@@ -139,7 +139,7 @@ def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     The same bits as ``cv2.COLOR_RGB2HSV_FULL``.
     """
-    red, green, blue = (one.int() for one in images.unbind(-1))
+    red, green, blue = (channel.int() for channel in images.unbind(-1))
     value = torch.maximum(torch.maximum(red, green), blue)
     spread = value - torch.minimum(torch.minimum(red, green), blue)
     saturation = _rounded(spread * _reciprocal(255, value))
@@ -233,11 +233,11 @@ BATCH_TRANSFORMS: dict[type, BatchTransform] = {
     GaussianBlur: BatchTransform(_encode_blur, _apply_blur),
     GaussianNoise: BatchTransform(_encode_noise, _apply_noise),
 }
-"""Version for batches of each transform that has one."""
+"""The transforms that have a version for batches."""
 
 
 def _stacked(rows: Sequence[Any]) -> NDArray[Any]:
-    """Arrays as one; those shorter than the longest are padded with zeros on both sides."""
+    """Arrays stacked; those shorter than the longest are padded with zeros on both sides."""
     if np.ndim(rows[0]) == 1:
         longest = max(map(len, rows))
         rows = [np.pad(row, (longest - len(row)) // 2) for row in rows]

@@ -78,9 +78,12 @@ def fetch_parts(
 
 def pack_parts(warp: Warp, samples: Sequence[WarpSample]) -> WarpBatch:
     """Copy the parts of a batch into buffers."""
-    images = _framed([one.image for one in samples], [one.to_image for one in samples], warp.fill)
-    masks = _framed([one.mask for one in samples], [one.to_mask for one in samples], warp.fill_mask)
-    return WarpBatch(images, masks, torch.tensor([one.window for one in samples]))
+    images, image_maps, masks, mask_maps, windows = zip(*samples, strict=True)
+    return WarpBatch(
+        _framed(images, image_maps, warp.fill),
+        _framed(masks, mask_maps, warp.fill_mask),
+        torch.tensor(windows),
+    )
 
 
 def warp_batch(batch: WarpBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -117,7 +120,7 @@ def _framed(
             frame[1:-1, 1:-1] = part
         places.append((first, height, width))
         first += area
-    centred = torch.tensor([_from_centres(one) for one in maps], dtype=torch.float64)
+    centred = torch.tensor([*map(_from_centres, maps)], dtype=torch.float64)
     return Sources(pixels, torch.tensor(places), centred)
 
 
@@ -147,8 +150,8 @@ def _positions(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> tuple[Te
     """Column and row in the source of each pixel of the crops, float64 (N, h, w) each."""
     ys = torch.arange(size[0], device=maps.device)[None, :, None]
     xs = torch.arange(size[1], device=maps.device)[None, None, :]
-    a, b, c, d, e, f = (one[:, None, None] for one in maps.unbind(1))
-    left, top, right, bottom = (one[:, None, None] for one in windows.unbind(1))
+    a, b, c, d, e, f = (value[:, None, None] for value in maps.unbind(1))
+    left, top, right, bottom = (value[:, None, None] for value in windows.unbind(1))
     shown = ((xs >= left) & (xs < right)) & ((ys >= top) & (ys < bottom))
     columns = a * xs + (b * ys + c)
     rows = d * xs + (e * ys + f)
@@ -157,7 +160,7 @@ def _positions(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> tuple[Te
 
 def _at(sources: Sources, columns: Tensor, rows: Tensor) -> Tensor:
     """The pixels at whole positions; positions beyond the part read its frame."""
-    first, height, width = (one[:, None, None] for one in sources.places.unbind(1))
+    first, height, width = (value[:, None, None] for value in sources.places.unbind(1))
     column = torch.minimum(columns.clamp(min=-1), width).long() + 1
     row = torch.minimum(rows.clamp(min=-1), height).long() + 1
     return sources.pixels[first + row * (width + 2) + column]

@@ -15,15 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore, pack
-from segops.models.zoo import ModelSpec
 from segops.params.file import Params, load_params
 from segops.progress import track
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.networks.zoo import ModelSpec
 from segops.train.engine import Engine
-from segops.train.history import History
+from segops.train.history import TrainingLog
 from segops.train.job import Job
 from segops.train.losslog import LossLog, Step
 from segops.train.schedules import Plateau, Schedule
-from segops.voc.classes import VOC_CLASSES, VOID
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
 
@@ -58,7 +58,7 @@ def job_of(settings: Params, store: PackedStore, directory: Path) -> Job:
         policy=build_policy(settings.augment),
         parts={},
         resume=directory / "resume",
-        history=History(directory / "history.jsonl", "benchmark", {}),
+        history=TrainingLog(directory / "history.jsonl", "benchmark", {}),
         auxiliary_weight=model.auxiliary_weight,
     )
 

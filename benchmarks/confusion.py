@@ -27,7 +27,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 CLASSES = 21
 IMAGES = 20

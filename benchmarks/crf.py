@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segops.predict.crf import DenseCrf
+from segops.runtime.crf import DenseCrf
 
 CLASSES = 21
 HEIGHT, WIDTH = 375, 500

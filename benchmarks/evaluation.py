@@ -34,8 +34,8 @@ from segops import paths
 from segops.data.store import pack
 from segops.params.file import load_params
 from segops.params.hardware import HardwareParams
+from segops.runtime.classes import VOC_CLASSES
 from segops.train.hardware import choose_threads
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import Layout, open_layout
 from segops.voc.sample import generate
 
@@ -58,7 +58,7 @@ import torch
 from segops import paths
 from segops.data.store import PackedStore
 from segops.predict.bundle import load_bundle
-from segops.predict.lanes import in_lanes, lanes_for
+from segops.predict.concurrent import in_lanes, lanes_for
 torch.set_num_threads(int(sys.argv[2]))
 root = Path(sys.argv[1])
 store = PackedStore(root / paths.PACKED)
@@ -84,8 +84,8 @@ def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None
         return
     import torch
 
-    from segops.models.zoo import ModelSpec, build
     from segops.predict.package import write_bundle
+    from segops.runtime.networks.zoo import ModelSpec, build
 
     model = load_params(REPOSITORY).model
     spec = ModelSpec(model.architecture, model.encoder, len(VOC_CLASSES), dict(model.options))

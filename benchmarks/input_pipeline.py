@@ -33,7 +33,7 @@ from segops.data.datasets import TrainDataset, train_loader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
-from segops.voc.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.voc.layout import Layout, open_layout
 from segops.voc.sample import generate
 

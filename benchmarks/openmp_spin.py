@@ -40,9 +40,9 @@ def train() -> None:
     from benchmarks.common import generated_store, job_of, random_batch, settings_of
     from segops.files import sha256_bytes
     from segops.params.hardware import HardwareParams
+    from segops.runtime.classes import VOC_CLASSES
     from segops.train.engine import Engine
     from segops.train.hardware import build_fabric, choose_threads, reproducible
-    from segops.voc.classes import VOC_CLASSES
 
     settings = settings_of(device="cpu", precision="fp32")
     params = settings.train

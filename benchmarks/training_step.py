@@ -35,12 +35,12 @@ from benchmarks.common import (
     step_flops,
 )
 from segops.data.store import PackedStore
-from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from segops.params.file import Params
 from segops.params.hardware import HardwareParams
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.networks.zoo import IMAGENET_MEAN, IMAGENET_STD
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, reproducible
-from segops.voc.classes import VOC_CLASSES, VOID
 
 CLASSES = len(VOC_CLASSES)
 ROUNDS = 7

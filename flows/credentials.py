@@ -20,7 +20,7 @@ from prefect.settings import (
     PREFECT_SERVER_API_AUTH_STRING,
 )
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 FILE = "segops-auth"
 

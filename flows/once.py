@@ -28,7 +28,7 @@ def run(root: Path, force: bool = False) -> Summary:
         import dvc.repo  # noqa: F401
 
         from flows import retrain
-        from segops.registry import promotion, record, reference, register  # noqa: F401
+        from segops.record import update  # noqa: F401
 
         gc.freeze()
         gc.enable()

@@ -23,14 +23,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from segops import files, paths, pipeline
-from segops.errors import SegopsError, TransientError
 from segops.params.file import load_params
 from segops.report.figures import sentence
+from segops.runtime.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
-    from segops.registry.gate import Decision
-    from segops.registry.record import Recorded
-    from segops.registry.register import Registered
+    from segops.record.update import Recorded
+    from segops.release.gate import Decision
+    from segops.release.register import Registered
 
 Result = TypeVar("Result")
 MARKS = {"passed": "passed", "failed": "**failed**", "undecided": "**undecided**"}
@@ -113,7 +113,7 @@ def data(root: Path, path: Path) -> State[Any] | None:
 @step(task_run_name="record")
 def record(root: Path) -> Recorded | State[Any]:
     """Bring MLflow up to date with what lies in the workspace."""
-    from segops.registry.record import record as record_run
+    from segops.record.update import record as record_run
 
     return guarded(lambda: record_run(root))
 
@@ -121,7 +121,7 @@ def record(root: Path) -> Recorded | State[Any]:
 @step(task_run_name="register")
 def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
     """Make a version of the workspace's model, unless there is one."""
-    from segops.registry.register import register as register_model
+    from segops.release.register import register as register_model
 
     return guarded(lambda: register_model(root, recorded))
 
@@ -129,7 +129,7 @@ def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
 @step(task_run_name="gate")
 def gate(root: Path) -> Decision | State[Any]:
     """Put the challenger before the gate."""
-    from segops.registry import promotion
+    from segops.release import promotion
 
     return guarded(lambda: promotion.gate(root))
 
@@ -137,7 +137,7 @@ def gate(root: Path) -> Decision | State[Any]:
 @step(task_run_name="promote")
 def promote(root: Path, decision: Decision) -> State[Any] | None:
     """Carry out the gate's decision on the registry's aliases."""
-    from segops.registry import promotion
+    from segops.release import promotion
 
     return guarded(lambda: promotion.promote(root, decision))
 
@@ -164,14 +164,16 @@ def retrain(force: bool = False) -> State[Any]:
 
 
 def _retrain(root: Path, force: bool) -> Summary:
-    from segops.registry import reference
-    from segops.registry.tracking import tracking_uri
+    from segops.record.tracking import tracking_uri
+    from segops.release import champion_evaluation
 
     parameters = load_params(root)
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
     _call(data, root, Path(parameters.data.path))
-    reference.refresh(root)  # the evaluation page shows the champion of now beside the new model
-    reference.warn_of_other_classes(root, parameters.data.class_names)
+    champion_evaluation.refresh(
+        root
+    )  # the evaluation page shows the champion of now beside the new model
+    champion_evaluation.warn_of_other_classes(root, parameters.data.class_names)
     states: dict[str, State[Any]] = {}
     for one in pipeline.stages(root):
         upstream = [states[name] for name in one.upstream]
@@ -182,7 +184,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     registered = _call(register, root, recorded)
     decision = _call(gate, root)
     _call(promote, root, decision)
-    reference.refresh(root)
+    champion_evaluation.refresh(root)
     return Summary(
         outcomes={name: state.result() for name, state in states.items()},
         model=parameters.registry.model,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 LOOPBACK = "127.0.0.1"
 PORT = 4200

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 HTTP_PORT = 80
 GRACE_SECONDS = 5.0

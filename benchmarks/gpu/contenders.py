@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from benchmarks.common import LoopStep, job_of, settings_of, step_flops
 from segops.data.store import PackedStore
-from segops.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.networks.zoo import IMAGENET_MEAN, IMAGENET_STD
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, reproducible
 from segops.train.job import Job
-from segops.voc.classes import VOC_CLASSES, VOID
 
 Take = Callable[[Tensor, Tensor], None]
 

@@ -22,10 +22,10 @@ from segops.data.device.loader import DeviceLoader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore
 from segops.data.workers import READ_AHEAD
-from segops.errors import SegopsError
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
-from segops.voc.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.errors import SegopsError
 
 Row = dict[str, Any]
 DEVICE_WORKERS = 4

@@ -26,7 +26,7 @@ UNHASHED = tuple(
     f"{PACKAGE}.{name}"
     for name in (
         "behaviour", "code", "params.hardware", "params.messages", "params.registry", "paths",
-        "progress", "registry", "voc.file_kinds",
+        "progress", "record", "release", "runtime.file_kinds",
     )
 )  # fmt: skip
 """Modules whose code decides nothing about a stage's result, or nothing that is not seen otherwise:

@@ -18,8 +18,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from segops import files
-from segops.errors import SegopsError
 from segops.params.file import Params, load_params, parse_params
+from segops.runtime.errors import SegopsError
 
 
 @dataclass(frozen=True)

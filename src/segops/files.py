@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 @contextmanager

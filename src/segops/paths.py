@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 # Outputs of the stages, relative to the workspace.
 FACTS = Path("data/facts.parquet")

@@ -22,7 +22,7 @@ import psutil
 import yaml
 
 from segops import code, files, paths
-from segops.errors import SegopsError, TransientError
+from segops.runtime.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
 Outcome = Literal["ran", "restored", "unchanged"]

@@ -16,11 +16,11 @@ import yaml
 from pydantic import Field, ValidationError
 
 from segops.edit import Edit, overlay_values, plan
-from segops.errors import SegopsError
-from segops.params.base import Section
 from segops.params.file import Params, load_params
 from segops.params.messages import problems
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.section import Section
 from segops.voc.layout import SPLITS, open_layout
 
 DIRECTORY = Path("recipes")

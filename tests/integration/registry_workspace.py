@@ -26,15 +26,15 @@ from segops.data.store import PackedStore, pack
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import summary
-from segops.models.zoo import ModelSpec, build
 from segops.predict.bundle import bundle_digest
 from segops.predict.trained import weights_sha256, write_trained
-from segops.registry import promotion
-from segops.registry.gate import Decision
-from segops.registry.record import record
-from segops.registry.register import Registered, register
+from segops.record.update import record
+from segops.release import promotion
+from segops.release.gate import Decision
+from segops.release.register import Registered, register
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.networks.zoo import ModelSpec, build
 from segops.stages import package
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
 

@@ -17,16 +17,17 @@ from segops import files, paths
 from segops.cli import life
 from segops.cli.compare import compare as command
 from segops.data.store import PackedStore
-from segops.errors import SegopsError, TransientError
-from segops.evaluate import reference as kept
+from segops.evaluate import kept_champion as kept
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.params.evaluate import EvaluateParams
-from segops.registry import artifact, reference, results
-from segops.registry.compare import COMPARED, compare
-from segops.registry.contenders import contenders
-from segops.registry.judge import kept_counts
-from segops.registry.record import EVALUATED_AS
-from segops.report.judged import Opponent
+from segops.record import artifact, stage_outputs
+from segops.record.update import EVALUATED_AS
+from segops.release import champion_evaluation
+from segops.release.compare_models import COMPARED, compare
+from segops.release.named_models import contenders
+from segops.release.paired_counts import kept_counts
+from segops.report.page_inputs import Opponent
+from segops.runtime.errors import SegopsError, TransientError
 
 from . import registry_workspace as made
 from .registry_workspace import release
@@ -78,7 +79,7 @@ class TestNames:
         }
         with contenders(list(asked), released) as found:
             by_asked = dict(zip(asked, found, strict=True))
-            newer = results.bundle_digest(bundle)
+            newer = stage_outputs.bundle_digest(bundle)
             for one in ("workspace", ids["2"], "models:/segops@champion", str(bundle)):
                 assert by_asked[one].bundle_digest == newer
             older = by_asked["models:/segops/1"].bundle_digest
@@ -271,21 +272,21 @@ class TestReference:
     """The champion that the evaluation page shows beside a model."""
 
     def test_the_workspaces_own_champion_is_taken_from_its_files(self, root: Path) -> None:
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         found = kept.read(root)
         assert found is not None
         assert (found.model, found.version) == ("segops", "2")
         assert found.evaluation == files.read_json(root / paths.EVALUATION)
         pd.testing.assert_frame_equal(found.counts, pd.read_parquet(root / paths.COUNTS))
         before = (root / paths.REFERENCE).stat().st_ino
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         assert (root / paths.REFERENCE).stat().st_ino == before  # nothing to do
         assert opponent(root) is None  # itself
 
     def test_a_new_model_meets_the_champion_of_the_registry(self, root: Path) -> None:
         recorded = files.read_json(root / paths.EVALUATION)
         made.train(root, 3, 0.9)
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         found = kept.read(root)
         assert found is not None
         assert found.version == "2"
@@ -299,7 +300,7 @@ class TestReference:
         gain = files.read_json(root / paths.EVALUATION)["miou"] - recorded["miou"]
         assert met.miou.difference == pytest.approx(gain)
         before = (root / paths.REFERENCE).stat().st_ino
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         assert (root / paths.REFERENCE).stat().st_ino == before
 
     def test_the_commands_keep_it_up_to_date(
@@ -322,10 +323,10 @@ class TestReference:
     def test_on_other_val_data_there_is_no_champion_until_it_is_scored_on_them(
         self, root: Path
     ) -> None:
-        champion = results.bundle_digest(root / paths.SEGMENTER)
-        reference.refresh(root)
+        champion = stage_outputs.bundle_digest(root / paths.SEGMENTER)
+        champion_evaluation.refresh(root)
         made.use_data(root, seed=4)
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         assert kept.read(root) is None
         made.train(root, 3, 0.9)
         val_hash = PackedStore(root / paths.PACKED).split_hash("val")
@@ -334,7 +335,7 @@ class TestReference:
         judged.parent.mkdir(parents=True)
         counts = pd.read_parquet(root / paths.COUNTS)
         counts.to_parquet(judged)
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         found = kept.read(root)
         assert found is not None
         assert (found.version, found.val_hash) == ("2", val_hash)
@@ -349,24 +350,24 @@ class TestReference:
     ) -> None:
         made.train(root, 3, 0.9)
         made.client(root).set_tag(run_ids(root)["2"], EVALUATED_AS, "0" * 64)
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         assert kept.read(root) is None
         assert "the evaluation in its run was altered" in caplog.text
 
     def test_a_registry_that_does_not_answer_changes_nothing(
         self, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         caplog.set_level(logging.INFO, "segops")
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         assert [one.getMessage()[:20] for one in caplog.records] == ["The champion on the "]
         assert kept.read(root) is not None
 
     def test_before_the_first_record_nothing_is_made(self, tmp_path: Path) -> None:
         root = made.make(tmp_path / "checkout", database=False)
-        reference.refresh(root)
+        champion_evaluation.refresh(root)
         assert not (root / "mlflow.db").exists()
         assert not (root / paths.REFERENCE).exists()
 

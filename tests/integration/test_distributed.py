@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from segops.errors import SegopsError
-from segops.predict.predictor import Predictor
+from segops.runtime.errors import SegopsError
+from segops.runtime.predictor import Predictor
 from segops.train import launch, loop
 from segops.train.hardware import build_fabric
 from segops.train.loop import Outcome, train

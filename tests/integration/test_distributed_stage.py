@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from segops import files, paths
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from segops.stages.train import run
 from segops.train import launch
 

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from segops import paths
 from segops.cli import evaluate as command
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.judging import Predicted, Tally, judge
-from segops.evaluate.variants import Measured
+from segops.evaluate.variants import VariantResult
 from segops.metrics.iou import miou
 from segops.predict.bundle import load_bundle
 from segops.predict.package import write_bundle
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 from tests.unit.test_evaluate_score import SPEC, lively
 
@@ -70,10 +70,10 @@ def test_it_shows_the_figures_and_every_class(
 def test_compare_prints_one_table_of_all_ways(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[Measured] = []
+    rows: list[VariantResult] = []
     compare = variants.compare
 
-    def overheard(*arguments: Any, **named: Any) -> list[Measured]:
+    def overheard(*arguments: Any, **named: Any) -> list[VariantResult]:
         rows.extend(compare(*arguments, **named))
         return rows
 
@@ -99,7 +99,7 @@ def test_compare_prints_one_table_of_all_ways(
     _require_what_the_worker_counts(workspace, rows)
 
 
-def _require_what_the_worker_counts(root: Path, rows: list[Measured]) -> None:
+def _require_what_the_worker_counts(root: Path, rows: list[VariantResult]) -> None:
     """Windows and the model's own way, counted once more, give the differences of the table."""
     store = PackedStore(root / paths.PACKED)
     predictors = {

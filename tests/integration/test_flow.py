@@ -20,10 +20,10 @@ from prefect.states import Failed
 from flows import retrain as retrain_module
 from segops import files, paths, pipeline
 from segops.cli.summary import show_summary
-from segops.errors import SegopsError, TransientError
-from segops.evaluate import reference
-from segops.registry import ledger
-from segops.registry.status import status
+from segops.evaluate import kept_champion
+from segops.release import ledger
+from segops.release.status import status
+from segops.runtime.errors import SegopsError, TransientError
 from tests.integration.conftest import make_workspace, segops, set_params
 from tests.integration.prefect_server import Serving, serving
 
@@ -67,7 +67,7 @@ def test_first_run_ends_with_a_champion(first: tuple[Path, retrain_module.Summar
     assert summary.decision.verdict == "promoted", summary.decision
     assert {one.alias: str(one.version) for one in status(root).versions} == {"champion": "1"}
     assert len(ledger.read(root / "ledger.jsonl")) >= 1
-    champion = reference.read(root)
+    champion = kept_champion.read(root)
     assert champion is not None
     assert champion.version == "1"  # what the next evaluation page compares with
     assert champion.evaluation == summary.evaluation

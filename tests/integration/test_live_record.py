@@ -14,9 +14,9 @@ import pytest
 
 from segops import files, paths
 from segops.params.file import load_params
-from segops.registry import runs, tracking
-from segops.registry.lineage import tag
-from segops.registry.record import record
+from segops.record import runs, tracking
+from segops.record.lineage import tag
+from segops.record.update import record
 
 from . import registry_workspace as made
 
@@ -53,7 +53,7 @@ class Training:
 
     def follow(self, **environment: str) -> subprocess.Popen[str]:
         code = (
-            "import sys; from pathlib import Path; from segops.registry.follow import follow; "
+            "import sys; from pathlib import Path; from segops.record.follow import follow; "
             "sys.exit(follow(Path(sys.argv[1]), int(sys.argv[2])))"
         )
         command = [sys.executable, "-c", code, str(self.root), str(self.process.pid)]

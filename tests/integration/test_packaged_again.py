@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segops import code, files, paths
+from segops import files, paths
 from segops.params.file import load_params
-from segops.registry import artifact, lineage
-from segops.registry.judge import recorded_counts
-from segops.registry.lineage import PACKAGE_FIELDS, tag
-from segops.registry.record import record
-from segops.registry.register import Registered, register
-from segops.registry.reproduce import TRAINED_WITH
-from segops.registry.tracking import session
-from segops.registry.versions import Version, get
+from segops.predict import package as bundles
+from segops.record import artifact, lineage
+from segops.record.lineage import PACKAGE_FIELDS, tag
+from segops.record.reproduce import TRAINED_WITH
+from segops.record.tracking import session
+from segops.record.update import record
+from segops.release.paired_counts import recorded_counts
+from segops.release.register import Registered, register
+from segops.release.versions import Version, get
 from segops.stages import package
 
 from . import registry_workspace as made
@@ -110,11 +111,11 @@ def test_words_that_changed_after_the_packaging_are_not_where_it_was_made(
 ) -> None:
     """The bundle holds copies of the code, words and all; other words make another bundle."""
     first = version(root, "1").tags
-    reworded = tmp_path / "src" / "segops"
-    shutil.copytree(code.ROOT, reworded, ignore=shutil.ignore_patterns("__pycache__"))
-    with (reworded / "predict" / "windows.py").open("a") as file:
+    reworded = tmp_path / "src" / "runtime"
+    shutil.copytree(bundles.ROOM, reworded, ignore=shutil.ignore_patterns("__pycache__"))
+    with (reworded / "windows.py").open("a") as file:
         file.write("# In other words.\n")
-    monkeypatch.setattr(code, "ROOT", reworded)
+    monkeypatch.setattr(bundles, "ROOM", reworded)
     (root / "constraints.txt").write_text("torch==2.15.0\n# another\n")
     made.git(root, "commit", "-qam", "other words")
     made.evaluate(root, quality=0.7)
@@ -129,6 +130,6 @@ def test_words_that_changed_after_the_packaging_are_not_where_it_was_made(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made.set_params(root, predict={"flip": True})
     package.run(root)
-    monkeypatch.setattr(code, "ROOT", reworded)
+    monkeypatch.setattr(bundles, "ROOM", reworded)
     made.evaluate(root, quality=0.8)
     assert {"reproduce"} <= set(lineage.missing(version(root, registered(root).version).tags))

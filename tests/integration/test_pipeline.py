@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segops import files, paths, pipeline
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from tests.integration.conftest import dvc, segops, set_params
 
 log = logging.getLogger("segops")

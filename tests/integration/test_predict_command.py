@@ -11,9 +11,9 @@ from PIL import Image
 
 from segops import paths
 from segops.predict.bundle import load_bundle
-from segops.voc.classes import VOC_CLASSES
-from segops.voc.images import read_image
-from segops.voc.masks import read_mask
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.images import read_image
+from segops.runtime.masks import read_mask
 from tests.integration.conftest import segops
 
 

@@ -20,7 +20,7 @@ import websockets
 
 from flows import server as servers
 from segops import pipeline
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from tests.integration.hostile_page import attack
 from tests.integration.prefect_server import Serving, serving
 from tests.unit.browser import needs_browser

@@ -24,13 +24,13 @@ import pandas as pd
 import pytest
 
 from segops import files, paths
-from segops.errors import SegopsError, TransientError
-from segops.registry import promotion
-from segops.registry.gate import Decision
-from segops.registry.lineage import tag
-from segops.registry.record import record
-from segops.registry.register import Registered, register
-from segops.registry.status import status
+from segops.record.lineage import tag
+from segops.record.update import record
+from segops.release import promotion
+from segops.release.gate import Decision
+from segops.release.register import Registered, register
+from segops.release.status import status
+from segops.runtime.errors import SegopsError, TransientError
 
 from . import registry_workspace as made
 from .registry_workspace import aliases, challenge, failed, kinds, release
@@ -102,7 +102,7 @@ def test_the_decision_lies_in_workspace_ledger_and_mlflow(root: Path) -> None:
 
 
 def test_the_version_carries_lineage_and_scores(root: Path) -> None:
-    from segops.registry.lineage import missing
+    from segops.record.lineage import missing
 
     challenge(root, seed=1, quality=0.7)
     version = made.client(root).get_model_version("segops", "1")

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from segops import code, files, paths, pipeline
-from segops.errors import SegopsError, TransientError
 from segops.params.file import load_params
-from segops.registry import columns, lineage, runs, tracking
-from segops.registry.lineage import LINEAGE_FIELDS, tag
-from segops.registry.record import Recorded, record
-from segops.registry.register import register
-from segops.registry.results import EVALUATED, TRAINED
+from segops.record import columns, lineage, runs, tracking
+from segops.record.lineage import LINEAGE_FIELDS, tag
+from segops.record.stage_outputs import EVALUATED, TRAINED
+from segops.record.update import Recorded, record
+from segops.release.register import register
+from segops.runtime.errors import SegopsError, TransientError
 from segops.stages import train
 
 from . import registry_workspace as made
@@ -138,7 +138,7 @@ def test_a_deleted_database_is_filled_again(root: Path) -> None:
     (root / "mlflow.db").unlink()
     shutil.rmtree(root / "mlartifacts")
     # In a process of its own, as in life: in this one MLflow still holds the deleted file open.
-    code = "import sys, pathlib, segops.registry.record as r; r.record(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, segops.record.update as r; r.record(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(root)], check=True)
     moved = root.rename(root.with_name("again"))
     assert without_ids(made.snapshot(moved)) == before
@@ -318,7 +318,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     trained_with.write_text("NAME = 1\n")
     first = record(root)
     trained_with.unlink()
-    changed = root / "src/segops/predict/windows.py"
+    changed = root / "src/segops/runtime/windows.py"
     changed.write_text(changed.read_text() + "# Another bundle, as its code is part of it.\n")
     made.git(root, "commit", "-qm", "later", "--", str(changed))
     made.set_params(root, predict={"flip": True})
@@ -329,7 +329,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     done = record(root)
     assert (done.run_id, "model" in done.changed) == (first.run_id, True)
     tree = made_again(root, done.run_id)
-    assert (tree / "src/segops/predict/windows.py").read_bytes() == changed.read_bytes()
+    assert (tree / "src/segops/runtime/windows.py").read_bytes() == changed.read_bytes()
     assert not (tree / "src/segops/not_committed.py").exists()
 
 
@@ -420,7 +420,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from segops.params.file import load_params
-from segops.registry.tracking import session
+from segops.record.tracking import session
 root = Path(sys.argv[1])
 with session(root, load_params(root).registry) as store:
     print(store.experiment_id)

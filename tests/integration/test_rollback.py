@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from segops.errors import SegopsError
-from segops.registry import promotion, versions
+from segops.release import promotion, versions
+from segops.runtime.errors import SegopsError
 
 from . import registry_workspace as made
 from .registry_workspace import aliases, challenge, kinds, release

@@ -23,11 +23,11 @@ from segops import paths
 from segops.data.store import PackedStore
 from segops.metrics.confusion import confusion_matrix
 from segops.predict.bundle import load_bundle
-from segops.registry import promotion
-from segops.registry.record import record
-from segops.registry.register import register
+from segops.record.update import record
+from segops.release import promotion
+from segops.release.register import register
+from segops.runtime.masks import decode_mask
 from segops.stages import evaluate
-from segops.voc.masks import decode_mask
 
 from . import registry_workspace as made
 

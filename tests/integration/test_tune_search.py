@@ -26,9 +26,9 @@ from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.cli import app
 from segops.cli.common import console
-from segops.errors import SegopsError
 from segops.params.file import load_params
-from segops.registry import study as record
+from segops.record import tuning as record
+from segops.runtime.errors import SegopsError
 from segops.tune import search as searching
 from segops.tune.search import STORAGE, search
 from segops.tune.study import open_study

@@ -16,7 +16,7 @@ import requests
 
 from segops import pipeline
 from segops.cli import browse
-from segops.registry.record import record
+from segops.record.update import record
 from tests.integration import registry_workspace as made
 from tests.integration.ranks import free_port
 

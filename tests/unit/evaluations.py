@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segops.report.judged import Difference, GalleryPicture, Mistake, Opponent
+from segops.report.page_inputs import Difference, GalleryPicture, Mistake, Opponent
 
 NAMES = ("ground", "cat", "cow", "dog")
 

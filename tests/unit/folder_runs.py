@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from segops import files
-from segops.models.zoo import ModelSpec, build
 from segops.predict.package import write_bundle
-from segops.predict.shares import TABLE
+from segops.predict.table import TABLE
+from segops.runtime.networks.zoo import ModelSpec, build
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segops.predict.inference import Inference
-from segops.predict.predictor import Predictor
-from segops.predict.settings import InferenceSettings
-from segops.voc.images import MASK_FORMATS, load_image
+from segops.runtime.images import MASK_FORMATS, load_image
+from segops.runtime.inference import Inference
+from segops.runtime.predictor import Predictor
+from segops.runtime.settings import PredictSettings
 
 HEIGHT, WIDTH = 12_000, 9_000
 
@@ -54,7 +54,7 @@ class Peak:
 
 def windowed(network: Brightest, window: int) -> Predictor:
     names = [str(one) for one in range(network.classes)]
-    settings = InferenceSettings(mode="window", window=(window, window), overlap=0.25)
+    settings = PredictSettings(mode="window", window=(window, window), overlap=0.25)
     return Predictor(network, names, inference=Inference(settings))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segops.models.zoo import ModelSpec
+from segops.runtime.networks.zoo import ModelSpec
 
 CLASSES = 5
 NARROW: dict[str, dict[str, Any]] = {

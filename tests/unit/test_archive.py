@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from segops.voc import archive as module
 from segops.voc.archive import unpack
 

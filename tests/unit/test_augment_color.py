@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision.transforms import functional as torchvision
 
 from segops.augment.color import LUMA, ColorJitter, GaussianBlur, GaussianNoise
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Pixels = NDArray[np.uint8]
 

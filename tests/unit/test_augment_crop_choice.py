@@ -13,7 +13,7 @@ from segops.augment.draw import draw
 from segops.augment.geometry import REDRAWS, Warp
 from segops.augment.policy import build_policy
 from segops.params.augment import AugmentParams
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Pixels = NDArray[np.uint8]
 

@@ -14,13 +14,13 @@ from segops.augment.policy import Policy, build_policy
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.files import read_json
 from segops.params.augment import AugmentParams
 from segops.params.file import load_params
 from segops.paths import PACKED, POLICY
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 from segops.stages import augment
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
 FOG = {"name": "RandomFog", "alpha_coef": 0.1, "p": 0.6}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Pixels = NDArray[np.uint8]
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segops.augment.policy import Policy, build_policy, sample_seed
-from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 
 Pixels = NDArray[np.uint8]
 

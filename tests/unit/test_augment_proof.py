@@ -15,9 +15,9 @@ from segops.augment.color import ColorJitter
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
 from segops.augment.proof import find_fault, prove
-from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 
 Pixels = NDArray[np.uint8]
 

@@ -13,13 +13,13 @@ from PIL import Image
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.files import read_json
 from segops.params.file import load_params
 from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.overlay import colours
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 from segops.stages import augment
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
 

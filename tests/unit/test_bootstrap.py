@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from segops.errors import SegopsError
 from segops.evaluate import bootstrap
 from segops.evaluate.bootstrap import (
     interval,
@@ -22,6 +21,7 @@ from segops.evaluate.bootstrap import (
     without_images,
 )
 from segops.metrics.iou import miou
+from segops.runtime.errors import SegopsError
 
 
 def table(dense: NDArray[np.int64]) -> pd.DataFrame:

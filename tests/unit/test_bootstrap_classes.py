@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import (
     RESAMPLES_AT_ONCE,
     paired_class_differences,
@@ -21,6 +20,7 @@ from segops.evaluate.bootstrap import (
     true_classes,
     without_images,
 )
+from segops.runtime.errors import SegopsError
 from tests.unit.test_bootstrap import rival, simulate, table
 
 

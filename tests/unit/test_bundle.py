@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segops import files
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build
-from segops.predict import isolate
+from segops import code, files
 from segops.predict.bundle import bundle_digest, load_bundle, read_model
-from segops.predict.package import LIBRARIES, runtime_modules, write_bundle
-from segops.predict.predictor import Predictor
+from segops.predict.package import ENTRIES, LIBRARIES, ROOM, write_bundle
 from segops.predict.trained import weights_sha256
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})
@@ -87,7 +87,6 @@ def test_it_says_what_it_is(bundle: Path) -> None:
         "weights.safetensors",
         "model.json",
         "runtime",
-        "pyfunc_model.py",
         "requirements.txt",
     }
 
@@ -99,7 +98,7 @@ def test_the_same_weights_and_code_give_the_same_bytes(bundle: Path, tmp_path: P
         again, made().to(memory_format=torch.channels_last), SPEC, NAMES, shuffled, {"seed": 0}
     )
     assert bundle_digest(again) == bundle_digest(bundle)
-    assert isolate.digest(isolate.read_bundle(bundle)) == bundle_digest(bundle)
+    assert opener.digest(opener.read_bundle(bundle)) == bundle_digest(bundle)
     for path in bundle.rglob("*"):
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
 
@@ -155,7 +154,7 @@ def test_planted_byte_code_is_never_run(bundle: Path, tmp_path: Path) -> None:
 def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(bundle, other)
-    code = other / "runtime" / "predict" / "predictor.py"
+    code = other / "runtime" / "predictor.py"
     text = code.read_text()
     changed = text.replace(
         "return Prediction(_to_array(mask), float(confidence / mask.numel()))",
@@ -240,12 +239,8 @@ def test_every_library_that_the_code_imports_is_required(bundle: Path) -> None:
 
 
 def test_only_what_predicting_takes_travels() -> None:
-    modules = runtime_modules()
-    assert "predict/load.py" in modules
-    assert "models/zoo.py" in modules
-    assert "__init__.py" in modules
-    assert not {"predict/bundle.py", "files.py", "edit.py"} & set(modules)
-    assert not [name for name in modules if name.startswith(("models/losses/", "params/"))]
+    needed = set(code.closure(ENTRIES).values()) - {code.ROOT / "__init__.py"}
+    assert set(ROOM.rglob("*.py")) == needed
 
 
 ALONE = """
@@ -265,7 +260,7 @@ def refuse(*arguments, **options):
     raise RuntimeError("something was unpickled")
 
 bundle = Path({bundle!r})
-script = bundle / "pyfunc_model.py"
+script = bundle / "runtime/pyfunc_model.py"
 space = {{"__name__": "model"}}
 exec(compile(script.read_text(), str(script), "exec"), space)
 model = mlflow.models.model.__mlflow_model__

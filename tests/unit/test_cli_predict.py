@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from segops.cli import app
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 from .folder_runs import make_bundle, save, shown
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flows.retrain import Summary, verdict_page
 from segops.cli import summary
-from segops.registry.gate import Check, Decision, Outcome, Verdict
+from segops.release.gate import Check, Decision, Outcome, Verdict
 from tests.unit.evaluations import evaluation_of
 
 CHECKS = (

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from segops.cli import app
 from segops.cli.common import console
-from segops.errors import SegopsError
 from segops.params.file import load_params
+from segops.runtime.errors import SegopsError
 from tests.unit.tune_workspace import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 
 from segops import code
 from segops.behaviour import behaviour
-from segops.predict.package import runtime_modules
+from segops.predict.package import ROOM
 from tests.rewording import Rewording
 
 HARMLESS = frozenset(
@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from pydantic import Field
-from segops.errors import SegopsError
-from segops.params.base import Section
+from segops.runtime.errors import SegopsError
+from segops.runtime.section import Section
 if TYPE_CHECKING:
     from pathlib import Path
 log = logging.getLogger("segops")
@@ -162,21 +162,23 @@ def test_the_closure_is_what_the_stage_really_imports() -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     loaded = {one for one in found.stdout.split() if one not in code.UNHASHED}
-    assert {"segops.train.loop", "segops.models.losses", "segops.voc.classes"} <= loaded
+    assert {"segops.train.loop", "segops.models.losses", "segops.runtime.classes"} <= loaded
     assert loaded <= set(code.stage_code("train").modules)
 
 
 def test_what_another_process_runs_belongs_to_the_stage() -> None:
     assert "segops.evaluate.scoring" in code.stage_code("evaluate").modules
     modules = code.stage_code("package").modules
-    assert {f"segops.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
-            for name in runtime_modules()} - set(code.UNHASHED) <= set(modules)  # fmt: skip
-    assert "segops.predict.pyfunc_model" in modules
+    room = {name for name, path in MODULES.items() if path.is_relative_to(ROOM)}
+    assert {"segops.runtime.load", "segops.runtime.pyfunc_model"} <= room
+    assert room - set(code.UNHASHED) <= set(modules)
 
 
 def test_the_registry_decides_no_training() -> None:
-    assert not [name for name in code.stage_code("train").modules if "registry." in name]
-    assert "segops.registry.resolve" in code.closure(["segops.stages.train"])
+    rooms = {name.split(".")[1] for name in code.stage_code("train").modules if "." in name}
+    assert "train" in rooms
+    assert not {"record", "release"} & rooms
+    assert "segops.release.resolve" in code.closure(["segops.stages.train"])
 
 
 def test_only_exceptions_are_called_errors() -> None:
@@ -203,12 +205,12 @@ def test_templates_belong_to_the_pages_that_they_make() -> None:
 
 def test_the_modules_of_a_bundle_import_one_another_relatively() -> None:
     """In a bundle segops has another name."""
-    for name in runtime_modules():
-        for node in ast.walk(ast.parse((code.ROOT / name).read_text())):
+    for path in ROOM.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
             named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 named.append(node.module or "")
-            assert not [one for one in named if one.partition(".")[0] == "segops"], name
+            assert not [one for one in named if one.partition(".")[0] == "segops"], path
 
 
 def test_a_file_that_is_no_python_is_named(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 
 from segops import paths
-from segops.errors import SegopsError
-from segops.evaluate import reference
+from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import paired_difference, true_classes, without_images
 from segops.evaluate.comparison import oppose
-from segops.evaluate.reduced import reduced_evaluation
-from segops.evaluate.reference import Reference, opponent
+from segops.evaluate.from_counts import reduced_evaluation
+from segops.evaluate.kept_champion import Reference, opponent
 from segops.metrics.iou import summary
 from segops.params.evaluate import EvaluateParams
-from segops.report.judged import Opponent
+from segops.report.page_inputs import Opponent
+from segops.runtime.errors import SegopsError
 from tests.unit.test_bootstrap import rival, simulate, table
 
 NAMES = ("background", "cat", "dog", "bird", "sofa", "chair")
@@ -117,8 +117,8 @@ def test_the_reduced_evaluation_has_the_figures_of_the_confusion_matrix() -> Non
 def test_the_champion_is_kept_and_met(tmp_path: Path) -> None:
     ours, theirs = pair()
     kept = champion(theirs, trained_on=frozenset({f"{5:064x}"}))
-    reference.write(tmp_path, kept)
-    found = reference.read(tmp_path)
+    kept_champion.write(tmp_path, kept)
+    found = kept_champion.read(tmp_path)
     assert found is not None
     pd.testing.assert_frame_equal(found.counts, theirs)
     for name in ("model", "version", "bundle_digest", "class_names", "trained_on", "evaluation"):
@@ -145,7 +145,7 @@ def test_who_is_no_opponent(
 ) -> None:
     caplog.set_level(logging.INFO, "segops")
     ours, theirs = pair()
-    reference.write(tmp_path, champion(theirs, **changes))
+    kept_champion.write(tmp_path, champion(theirs, **changes))
     assert met(tmp_path, ours) is None
     assert says in caplog.text
 
@@ -154,7 +154,7 @@ def test_another_truth_is_no_opponent(tmp_path: Path, caplog: pytest.LogCaptureF
     """As after masks were changed by hand behind the hash: the page is made, with a warning."""
     ours, theirs = pair()
     theirs["truth"] += theirs["truth"] == theirs["truth"].max()
-    reference.write(tmp_path, champion(theirs))
+    kept_champion.write(tmp_path, champion(theirs))
     assert met(tmp_path, ours) is None
     assert "not scored on the same images and masks" in caplog.text
 
@@ -166,7 +166,7 @@ def test_no_champion_or_half_a_champion_is_passed_over(
     caplog.set_level(logging.INFO, "segops")
     assert met(tmp_path, ours) is None
     assert "No champion of this val is known here" in caplog.text
-    reference.write(tmp_path, champion(theirs))
+    kept_champion.write(tmp_path, champion(theirs))
     kept = tmp_path / paths.REFERENCE
     (kept / "evaluation.json").write_text('{"miou": 1.0}\n')  # of another champion
     assert met(tmp_path, ours) is None
@@ -178,10 +178,12 @@ def test_no_champion_or_half_a_champion_is_passed_over(
 
 def test_a_write_that_fails_leaves_the_old_champion(tmp_path: Path) -> None:
     ours, theirs = pair()
-    reference.write(tmp_path, champion(theirs))
+    kept_champion.write(tmp_path, champion(theirs))
     with pytest.raises(ValueError, match="JSON"):
-        reference.write(tmp_path, champion(ours, version="4", evaluation={"miou": float("nan")}))
-    found = reference.read(tmp_path)
+        kept_champion.write(
+            tmp_path, champion(ours, version="4", evaluation={"miou": float("nan")})
+        )
+    found = kept_champion.read(tmp_path)
     assert found is not None
     assert found.version == "3"
     assert [one.name for one in (tmp_path / paths.STATE).iterdir()] == ["reference"]

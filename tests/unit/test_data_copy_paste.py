@@ -19,10 +19,10 @@ from segops.data.device.loader import DeviceLoader
 from segops.data.imbalance import pixel_counts, rare_classes
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
 from segops.params.samples import CopyPasteParams
-from segops.voc.classes import VOC_CLASSES, VOID, palette
+from segops.runtime.classes import VOC_CLASSES, VOID, palette
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 

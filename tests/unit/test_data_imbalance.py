@@ -23,8 +23,8 @@ from segops.data.imbalance import (
 )
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
-from segops.voc.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 

@@ -18,7 +18,7 @@ from segops.data.datasets import TrainDataset, train_loader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -19,16 +19,16 @@ from PIL import Image
 
 from segops.data import store as store_module
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.files import sha256_tree, write_json
 from segops.params.file import load_params
 from segops.paths import PACKED, VERDICT
 from segops.quality.facts import data_hash, scan, split_hash
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_image
+from segops.runtime.masks import encode_mask, read_mask
 from segops.stages import prepare
-from segops.voc.classes import VOC_CLASSES
-from segops.voc.images import read_image
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
-from segops.voc.masks import encode_mask, read_mask
 
 Pixels = NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels]

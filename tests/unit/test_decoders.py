@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.errors import SegopsError
 from segops.predict.folder import predict_folder
-from segops.predict.predictor import Predictor
 from segops.quality.facts import scan
-from segops.report.validation import _panels
-from segops.voc.images import (
+from segops.report.validation_page import _panels
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import (
     CONSUMER_FORMATS,
     decode_consumer_image,
     decode_image,
     image_size,
     orientation,
 )
+from segops.runtime.masks import decode_mask
+from segops.runtime.predictor import Predictor
 from segops.voc.layout import Layout, open_layout
-from segops.voc.masks import decode_mask
 from tests.unit.folder_runs import make_bundle
 from tests.unit.large_image import Brightest
 

@@ -23,9 +23,9 @@ from segops.data.device.color import apply, encode, hsv_to_rgb, rgb_to_hsv
 from segops.data.device.loader import DeviceLoader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
-from segops.voc.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 Pixels = NDArray[np.uint8]

@@ -10,8 +10,8 @@ import pytest
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
 from segops.data.device.batches import choose_executor
-from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
+from segops.runtime.errors import SegopsError
 
 POLICY = build_policy(AugmentParams(crop=(16, 16)))
 UNKNOWN = Policy(A.Compose([Warp((16, 16)), A.RandomGamma(p=0.5)]))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from segops.errors import SegopsError
 from segops.files import exclusive
+from segops.runtime.errors import SegopsError
 from segops.voc import download as module
 from segops.voc.download import Archive, ByteProgress, download
 from tests.unit.loopback import Server, serve

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from segops.edit import overlay_values, plan
-from segops.errors import SegopsError
 from segops.params.file import load_params
+from segops.runtime.errors import SegopsError
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 ODD = """\

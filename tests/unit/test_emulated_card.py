@@ -17,11 +17,11 @@ from segops.data.device.batches import BatchAugmentation, RawDataset
 from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
-from segops.models.zoo import ModelSpec, build
-from segops.predict.inference import Inference
-from segops.predict.predictor import Predictor
-from segops.predict.settings import CrfSettings, InferenceSettings
-from segops.voc.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.inference import Inference
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
+from segops.runtime.settings import CrfSettings, PredictSettings
 from segops.voc.layout import open_layout
 
 from .emulated_card import CARD, Card, on_emulated_card
@@ -33,9 +33,9 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a re
 NAMES = ("background", "cat", "dog")
 WAYS = {
     "plain": None,
-    "mirrored, at two scales": InferenceSettings(flip=True, scales=(0.75, 1.0)),
-    "windows": InferenceSettings(mode="window", window=(64, 64)),
-    "CRF": InferenceSettings(crf=CrfSettings(iterations=3)),
+    "mirrored, at two scales": PredictSettings(flip=True, scales=(0.75, 1.0)),
+    "windows": PredictSettings(mode="window", window=(64, 64)),
+    "CRF": PredictSettings(crf=CrfSettings(iterations=3)),
 }
 
 

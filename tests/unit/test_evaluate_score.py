@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.evaluate.score import Scores, score
 from segops.metrics.iou import miou
-from segops.models.zoo import ModelSpec, build
 from segops.predict.bundle import bundle_digest, load_bundle
 from segops.predict.package import write_bundle
 from segops.predict.trained import weights_sha256
-from segops.voc.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec, build
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from segops import paths
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
-from segops.evaluate import reference
+from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
+from segops.evaluate.kept_champion import Reference
 from segops.evaluate.pictures import EXPLAINED, choose, image_scores
-from segops.evaluate.reference import Reference
-from segops.models.zoo import build
 from segops.predict.bundle import bundle_digest
 from segops.predict.package import write_bundle
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import build
 from segops.stages import evaluate
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from segops.voc.sample import generate
 from tests.unit.test_evaluate_score import SPEC, lively
@@ -161,7 +161,7 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
         evaluation=evaluation,
         counts=counts.assign(intersection=counts["intersection"] // 2),
     )
-    reference.write(again, champion)
+    kept_champion.write(again, champion)
     evaluate.run(again)
     for name in WRITTEN:
         same = (again / name).read_bytes() == (evaluated / name).read_bytes()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segops.evaluate.variants import OWN, variants
-from segops.params.predict import PredictParams
+from segops.runtime.settings import PredictSettings
 
 NAMES = ["plain", "windows", "flip", "multi-scale", "flip and multi-scale", "CRF", OWN]
 
@@ -16,7 +16,7 @@ def described(own: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, st
     found = variants(own, sizes)
     assert [one.name for one in found] == NAMES
     for one in found:
-        PredictParams.model_validate(dict(one.settings))
+        PredictSettings.model_validate(dict(one.settings))
     return {one.name: one.description for one in found}
 
 

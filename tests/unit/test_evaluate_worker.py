@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.evaluate import scoring
-from segops.evaluate.album import Album
+from segops.evaluate.picture_file import Album
 from segops.evaluate.pictures import image_scores
 from segops.evaluate.score import ERRORS
 from segops.metrics.image import judge_image
 from segops.metrics.split import SplitFigures
-from segops.models.zoo import build
-from segops.predict import lanes as lanes_module
+from segops.predict import concurrent as lanes_module
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
 from segops.predict.package import write_bundle
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import decode_mask, read_mask
+from segops.runtime.networks.zoo import build
 from segops.voc.layout import open_layout
-from segops.voc.masks import decode_mask, read_mask
 from tests.unit.emulated_card import CARD, Card, on_emulated_card
 from tests.unit.test_evaluate_score import SPEC, lively
 
@@ -313,7 +313,7 @@ def test_an_old_bundle_is_scored_without_confidence_and_in_its_only_way(
 ) -> None:
     old = tmp_path / "old"
     shutil.copytree(bundle, old)
-    without_method(old / "runtime" / "predict" / "predictor.py", "predict_tensors")
+    without_method(old / "runtime" / "predictor.py", "predict_tensors")
     run(old, store, tmp_path / "out")
     for name in ("counts.parquet", "confusion.npy", "masks.bin", "kinds.bin", "errors.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name

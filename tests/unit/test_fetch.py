@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import encode_mask, read_mask
 from segops.voc.download import Archive
 from segops.voc.fetch import DATASETS, SBD, VOC2007, VOC2012, Dataset, fetch, fetch_dataset
 from segops.voc.layout import Layout
-from segops.voc.masks import encode_mask, read_mask
 from tests.unit.loopback import Server, serve
 from tests.unit.test_sbd import matlab
 

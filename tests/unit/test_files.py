@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segops import files, paths
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 def test_atomic_path_keeps_the_old_content_on_failure(tmp_path: Path) -> None:

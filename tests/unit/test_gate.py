@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segops.params.gate import GateParams
-from segops.registry import gate
-from segops.registry.evidence import (
+from segops.release import gate
+from segops.release.evidence import (
     Challenger,
     Comparison,
     Evidence,
@@ -25,8 +25,8 @@ from segops.registry.evidence import (
     Unknown,
     Validation,
 )
-from segops.registry.gate import decide
-from segops.registry.judge import Judged, compare
+from segops.release.gate import decide
+from segops.release.paired_counts import PairedCounts, compare
 
 POLICY = GateParams(min_miou=0.5, min_class_iou={"bird": 0.3}, margin=0.02)
 RANK = {"rejected": 0, "inconclusive": 1, "promoted": 2}
@@ -190,13 +190,17 @@ def test_mistake_9_nan_in_a_comparison(field: str, role: str) -> None:
     assert "not finite" in decision.reason
 
 
-def judged(version: str, rows: list[tuple[str, int, int, int, int]], **changes: Any) -> Judged:
+def judged(
+    version: str, rows: list[tuple[str, int, int, int, int]], **changes: Any
+) -> PairedCounts:
     """A model's counts from rows of (image, class id, intersection, predicted, truth)."""
     counts = pd.DataFrame(
         rows, columns=["image_id", "class_id", "intersection", "predicted", "truth"]
     )
     counts.insert(1, "image_sha256", "sha-" + counts["image_id"])
-    base = Judged(version, f"digest-{version}", ("background", "bird", "boat"), frozenset(), counts)
+    base = PairedCounts(
+        version, f"digest-{version}", ("background", "bird", "boat"), frozenset(), counts
+    )
     return replace(base, **changes)
 
 
@@ -227,7 +231,7 @@ def test_images_that_either_was_trained_on_do_not_count() -> None:
 
 
 def test_models_of_other_classes_are_not_compared() -> None:
-    from segops.errors import SegopsError
+    from segops.runtime.errors import SegopsError
 
     with pytest.raises(SegopsError, match=r"registry\.model"):
         compare(
@@ -344,7 +348,7 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
         "typing",
         "pydantic",
         "segops.params.gate",
-        "segops.registry.evidence",
+        "segops.release.evidence",
         "segops.report.figures",
         "segops.words",
     }

@@ -23,16 +23,16 @@ from PIL import Image
 from rich.table import Table
 
 from segops.cli.common import Terminal, make_printable, printable
-from segops.errors import SegopsError
 from segops.params.file import parse_params
 from segops.predict.journal import Entry
-from segops.predict.shares import write_table
+from segops.predict.table import write_table
 from segops.quality.expectations import check
 from segops.quality.facts import scan
-from segops.report.evaluation import write_evaluation_page
-from segops.report.validation import write_validation_page
+from segops.report.evaluation_page import write_evaluation_page
+from segops.report.validation_page import write_validation_page
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
-from segops.voc.masks import write_mask
 from tests.unit.browser import needs_browser, opened
 from tests.unit.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
 from tests.unit.folder_runs import make_bundle, save

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from segops.errors import SegopsError
-from segops.registry import history
-from segops.registry.ledger import GENESIS, Entry, Ledger, read
+from segops.release import releases
+from segops.release.ledger import GENESIS, Entry, Ledger, read
+from segops.runtime.errors import SegopsError
 
 
 @pytest.fixture
@@ -131,13 +131,13 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_champions_follow_promotions_and_rollbacks(ledger: Ledger) -> None:
     for version in ("1", "2", "3"):
         promote(ledger, version)
-    told = history.read(ledger.entries())
+    told = releases.read(ledger.entries())
     assert told.champions == ("1", "2", "3")
     assert told.champion == "3"
     assert told.before("3") == "2"
     assert told.before("1") is None
     move(ledger, "rollback", "3")
-    told = history.read(ledger.entries())
+    told = releases.read(ledger.entries())
     assert told.champions == ("1", "2")
     assert told.withdrawn == {"3": "why"}
 
@@ -145,28 +145,28 @@ def test_champions_follow_promotions_and_rollbacks(ledger: Ledger) -> None:
 def test_a_version_that_was_champion_twice_is_not_its_own_predecessor(ledger: Ledger) -> None:
     for version in ("1", "2", "1"):
         promote(ledger, version)
-    told = history.read(ledger.entries())
+    told = releases.read(ledger.entries())
     assert told.before("1") == "2"
     move(ledger, "rollback", "1")
-    assert history.read(ledger.entries()).champions == ("2",)
+    assert releases.read(ledger.entries()).champions == ("2",)
 
 
 def test_what_was_begun_and_not_done_is_pending_and_no_release(ledger: Ledger) -> None:
     promote(ledger, "1")
     intent = move(ledger, "promote", "2", done=False, bundle_digest="d2", differences={})
-    told = history.read(ledger.entries())
+    told = releases.read(ledger.entries())
     assert told.champion == "1"
     assert told.pending == intent
     ledger.append(
         "abandoned", verdict="promote", reason="", by="", details={"intent": intent.sequence}
     )
-    told = history.read(ledger.entries())
+    told = releases.read(ledger.entries())
     assert told.pending is None
     assert told.champion == "1"
 
 
 def best(ledger: Ledger) -> list[str]:
-    return [release.version for release in history.read(ledger.entries()).best]
+    return [release.version for release in releases.read(ledger.entries()).best]
 
 
 def test_the_best_release_does_not_sink_with_its_successors(ledger: Ledger) -> None:

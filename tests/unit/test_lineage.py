@@ -10,17 +10,11 @@ import pytest
 
 from segops import files
 from segops.params.gate import GateParams
-from segops.registry import lineage
-from segops.registry.evidence import (
-    Challenger,
-    Evidence,
-    NoRelease,
-    Score,
-    Validation,
-)
-from segops.registry.gate import decide
-from segops.registry.lineage import LINEAGE_FIELDS, tag
-from segops.registry.reproduce import reproduce_command
+from segops.record import lineage
+from segops.record.lineage import LINEAGE_FIELDS, tag
+from segops.record.reproduce import reproduce_command
+from segops.release.evidence import Challenger, Evidence, NoRelease, Score, Validation
+from segops.release.gate import decide
 
 TRAINING = {
     "weights_sha256": "a" * 64,

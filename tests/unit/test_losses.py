@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segops.models.losses import LOSSES, LossPart, build_loss
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 from tests.unit.loss_references import reference
 
 CASES: list[tuple[str, dict[str, Any]]] = [

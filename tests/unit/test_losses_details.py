@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segops.errors import SegopsError
 from segops.models.losses import WEIGHTED, LossPart, build_loss
 from segops.models.losses.pixelwise import BoundaryWeighted
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 from tests.unit.loss_references import reference
 from tests.unit.test_losses import batch
 

@@ -24,7 +24,7 @@ from segops.metrics.boundary import (
     wide_void,
 )
 from segops.metrics.distances import nearest_distances
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 from .metric_cases import Mask, patches, scene
 

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from segops.metrics.calibration import BINS, CalibrationCounts, calibration_counts
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 from .metric_cases import Mask
 

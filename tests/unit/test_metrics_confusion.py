@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from segops.metrics.confusion import confusion_matrix
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion, count_rows
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 from .metric_cases import Mask, patches
 

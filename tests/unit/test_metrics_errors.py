@@ -12,7 +12,7 @@ from scipy import ndimage
 from segops.metrics.boundary import band_width, fill_void
 from segops.metrics.errors import BACKGROUND, KINDS, find_errors
 from segops.metrics.objects import EDGE, find_objects
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 from .metric_cases import Mask, patches, scene
 

@@ -29,7 +29,7 @@ from segops.metrics.iou import (
     recall,
     summary,
 )
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
 Split = tuple[list[Mask], list[Mask], int]

@@ -19,7 +19,7 @@ from segops.metrics.errors import KINDS
 from segops.metrics.image import ImageFigures, judge_image
 from segops.metrics.iou import miou
 from segops.metrics.split import SplitFigures
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 from .metric_cases import Mask, patches, scene
 

@@ -18,9 +18,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from segops.cli import app
-from segops.errors import SegopsError
 from segops.models.compatibility import Trials, _most_different_first, try_pair
-from segops.models.zoo import ARCHITECTURES, encoder_names
 from segops.params import compatibility
 from segops.params.checked_model import CheckedModelParams as ModelParams
 from segops.params.compatibility import (
@@ -35,6 +33,8 @@ from segops.params.compatibility import (
     unknown_encoder,
 )
 from segops.params.file import parse_params
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ARCHITECTURES, encoder_names
 
 TRIED_AGAIN = 24
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segops.models.losses import build_loss
-from segops.models.segmenter import Segmenter
-from segops.models.zoo import ARCHITECTURES, ModelSpec, build
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.networks.segmenter import Segmenter
+from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.unit.networks import CLASSES, random_images, small, wake
 
 NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", "dpt", "plain_cnn")

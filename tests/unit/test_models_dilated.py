@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from segops.errors import SegopsError
-from segops.models.heads import auxiliary_head
-from segops.models.options import DroppedConv2d
-from segops.models.zoo import ARCHITECTURES, ModelSpec, build
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.heads import auxiliary_head
+from segops.runtime.networks.options import DroppedConv2d
+from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.unit.networks import random_images, small, wake
 
 CLASSES = 21

@@ -18,16 +18,17 @@ import torch
 from safetensors.torch import save
 from segmentation_models_pytorch.encoders import encoders
 
-from segops.models.zoo import ModelSpec, build
+from segops.runtime.networks.zoo import ModelSpec, build
 from tests.unit.loopback import Server, serve
 
 PROGRAM = """
 import sys
 import torch
 from segops.models.encoder_weights import check_download
-from segops.models.zoo import ModelSpec, build
+from segops.models.pretrained import build_pretrained, normalisation
+from segops.runtime.networks.zoo import ModelSpec, build
 check_download(sys.argv[1])
-network = build(ModelSpec("unet", sys.argv[1], 3), "imagenet")
+network = build_pretrained(ModelSpec("unet", sys.argv[1], 3), "imagenet")
 torch.save(network.encoder.state_dict(), sys.argv[2])
 """
 pytestmark = pytest.mark.slow  # each starts a process that imports torch and timm
@@ -44,7 +45,7 @@ def server() -> Iterator[Server]:
 
 def encoder_state(name: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(7)
-    network = build(ModelSpec("unet", name, 3), None)
+    network = build(ModelSpec("unet", name, 3))
     assert network.encoder is not None
     return dict(network.encoder.state_dict())
 

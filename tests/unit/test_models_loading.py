@@ -13,12 +13,13 @@ import torch
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
-from segops.errors import SegopsError
 from segops.models import encoder_weights as downloads
 from segops.models.encoder_weights import load_encoder_weights
 from segops.models.loading import load_start
-from segops.models.segmenter import Segmenter
-from segops.models.zoo import ModelSpec, build, normalisation
+from segops.models.pretrained import build_pretrained, normalisation
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.segmenter import Segmenter
+from segops.runtime.networks.zoo import ModelSpec, build
 from tests.unit.networks import small
 
 State = dict[str, Tensor]
@@ -50,7 +51,7 @@ def test_a_checkpoint_of_torch_loads(
     state = {name.removeprefix("model."): one for name, one in other_values(encoder()).items()}
     path = tmp_path / f"weights{suffix}"
     torch.save(wrap(state), path)
-    network = build(ModelSpec("fpn", ENCODER, 3), str(path))
+    network = build_pretrained(ModelSpec("fpn", ENCODER, 3), str(path))
     assert network.encoder is not None
     found = network.encoder.state_dict()
     assert all(torch.equal(found[f"model.{name}"], state[name]) for name in state)
@@ -124,7 +125,7 @@ def test_mmcvs_resnet_v1c_fits_timms(tmp_path: Path) -> None:
 )
 def test_published_names_are_known(encoder_name: str, weights: str, message: str) -> None:
     for attempt in (
-        lambda: build(ModelSpec("fpn", encoder_name, 3), weights),
+        lambda: build_pretrained(ModelSpec("fpn", encoder_name, 3), weights),
         lambda: normalisation(encoder_name, weights),
     ):
         with pytest.raises(SegopsError, match=message):

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
-from segops.errors import SegopsError
 from segops.models.encoder_weights import load_encoder_weights
-from segops.models.zoo import ModelSpec, build
+from segops.models.pretrained import build_pretrained
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> Path:
@@ -45,7 +46,7 @@ def test_build_puts_them_into_the_encoder(
     architecture: str, mobilenet: tuple[dict[str, Tensor], Path]
 ) -> None:
     state, path = mobilenet
-    network = build(ModelSpec(architecture, "mobilenet_v2", 5), str(path))
+    network = build_pretrained(ModelSpec(architecture, "mobilenet_v2", 5), str(path))
     found = network.network.encoder.state_dict()  # type: ignore[union-attr,operator]
     assert all(torch.equal(found[name], state[name]) for name in state)
 
@@ -92,7 +93,7 @@ def test_another_encoders_file_is_refused_with_counts(
 ) -> None:
     _, path = mobilenet
     with pytest.raises(SegopsError, match=r"0 of 100 tensors match: .*312 unexpected"):
-        build(ModelSpec("unet", "resnet18", 5), str(path))
+        build_pretrained(ModelSpec("unet", "resnet18", 5), str(path))
 
 
 def test_below_ninety_percent_is_refused(
@@ -115,11 +116,11 @@ def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(SegopsError, match=r"weights\.pth cannot be read .*more than tensors"):
-        build(ModelSpec("unet", "resnet18", 5), str(path))
+        build_pretrained(ModelSpec("unet", "resnet18", 5), str(path))
 
 
 def test_a_missing_file_and_a_network_without_encoder(tmp_path: Path) -> None:
     with pytest.raises(SegopsError, match=r"absent\.safetensors: no such file"):
-        build(ModelSpec("unet", "resnet18", 5), str(tmp_path / "absent.safetensors"))
+        build_pretrained(ModelSpec("unet", "resnet18", 5), str(tmp_path / "absent.safetensors"))
     with pytest.raises(SegopsError, match="plain_cnn has no encoder"):
-        build(ModelSpec("plain_cnn", "", 5), "imagenet")
+        build_pretrained(ModelSpec("plain_cnn", "", 5), "imagenet")

@@ -10,15 +10,15 @@ import pytest
 
 from segops import paths
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
-from segops.evaluate import reference as kept_reference
+from segops.evaluate import kept_champion as kept_reference
 from segops.evaluate.bootstrap import COLUMNS
-from segops.evaluate.reference import Reference
+from segops.evaluate.kept_champion import Reference
 from segops.params.gate import GateParams
-from segops.registry import judge, reference
-from segops.registry.judge import Judged
-from segops.registry.versions import Version
-from segops.voc.classes import VOC_CLASSES
+from segops.release import champion_evaluation, paired_counts
+from segops.release.paired_counts import PairedCounts
+from segops.release.versions import Version
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 OWN = ("background", "crack")
@@ -30,23 +30,23 @@ def test_the_gate_says_so_before_anything_is_scored(generated_voc: Path, tmp_pat
     val = PackedStore(tmp_path / paths.PACKED).split_hash("val")
     version = Version("3", "0" * 32, {})
     with pytest.raises(SegopsError, match=TOLD) as caught:
-        judge._scored(tmp_path, tmp_path / "bundle", version, OWN, val, None)
+        paired_counts._scored(tmp_path, tmp_path / "bundle", version, OWN, val, None)
     assert "version 3 knows the classes background, crack, the challenger" in str(caught.value)
     assert "bundle" not in str(caught.value)
-    ours = Judged("4", "1" * 64, OWN, frozenset(), pd.DataFrame(columns=list(COLUMNS)))
+    ours = PairedCounts("4", "1" * 64, OWN, frozenset(), pd.DataFrame(columns=list(COLUMNS)))
     with pytest.raises(SegopsError, match=TOLD):
-        judge.compare(ours, replace(ours, class_names=VOC_CLASSES), val, GateParams())
+        paired_counts.compare(ours, replace(ours, class_names=VOC_CLASSES), val, GateParams())
 
 
 def test_it_is_told_before_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counts = pd.DataFrame(columns=list(COLUMNS))
     champion = Reference("segops", "3", "1" * 64, OWN, frozenset(), "2" * 64, {}, counts)
     with caplog.at_level("WARNING", "segops"):
-        reference.warn_of_other_classes(tmp_path, VOC_CLASSES)
+        champion_evaluation.warn_of_other_classes(tmp_path, VOC_CLASSES)
         kept_reference.write(tmp_path, champion)
-        reference.warn_of_other_classes(tmp_path, OWN)
+        champion_evaluation.warn_of_other_classes(tmp_path, OWN)
         assert not caplog.records
-        reference.warn_of_other_classes(tmp_path, VOC_CLASSES)
+        champion_evaluation.warn_of_other_classes(tmp_path, VOC_CLASSES)
     (record,) = caplog.records
     assert "champion, version 3 knows the classes background, crack" in record.message
     assert "set registry.model" in record.message

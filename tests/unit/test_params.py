@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segops.errors import SegopsError
 from segops.params.base import flatten
 from segops.params.file import load_params, parse_params
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from segops.errors import SegopsError
 from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.file import Params, parse_params
+from segops.runtime.errors import SegopsError
 
 WRONG: tuple[Any, ...] = (
     None, 3, -1, 2.5, "x", "", [], [1], ["x"], [[1]], [1, "x", None], {}, {"a": 1}, {1: 1}, True,

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build
-from segops.predict.predictor import Predictor
-from segops.voc.masks import decode_mask
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import decode_mask
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
 
 NAMES = ("background", "cat", "dog")
 

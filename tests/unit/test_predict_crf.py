@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from segops.errors import SegopsError
-from segops.predict.crf import DenseCrf, _Appearance, _Smoothness
-from segops.predict.permutohedral import Permutohedral
+from segops.runtime.crf import DenseCrf, _Appearance, _Smoothness
+from segops.runtime.errors import SegopsError
+from segops.runtime.permutohedral import Permutohedral
 
 HEIGHT, WIDTH = 16, 20
 USUAL = DenseCrf(3, 3, 10, 80, 13, 5)

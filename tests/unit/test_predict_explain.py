@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segops.errors import SegopsError
-from segops.models.zoo import ARCHITECTURES, build
 from segops.predict.bundle import load_bundle
 from segops.predict.explain import LONGEST_SIDE, explain
 from segops.predict.package import write_bundle
-from segops.predict.predictor import Predictor
 from segops.report.activation import heat_overlay
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ARCHITECTURES, build
+from segops.runtime.predictor import Predictor
 from tests.unit.networks import CLASSES, random_images, small, wake
 
 NAMES = tuple(f"class {index}" for index in range(CLASSES))

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops import files
-from segops.errors import SegopsError
 from segops.predict import folder, outputs
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
 from segops.predict.journal import LOCK, Entry
 from segops.predict.outputs import Options
-from segops.predict.shares import columns, write_table
+from segops.predict.table import columns, write_table
 from segops.report.overlay import overlay
-from segops.voc.images import decode_consumer_image
-from segops.voc.masks import read_mask
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_consumer_image
+from segops.runtime.masks import read_mask
 
 from .folder_runs import NAMES, contents, make_bundle, picture, save, shown, table
 

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build
-from segops.predict.crf import DenseCrf
-from segops.predict.inference import Inference
-from segops.predict.predictor import Predictor
-from segops.predict.settings import InferenceSettings
+from segops.runtime.crf import DenseCrf
+from segops.runtime.errors import SegopsError
+from segops.runtime.inference import Inference
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
+from segops.runtime.settings import PredictSettings
 
 NAMES = ("background", "cat", "dog")
 
@@ -70,7 +70,7 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def predictor(network: nn.Module, classes: int = 3, **settings: object) -> Predictor:
-    chosen = InferenceSettings.from_dict(settings)
+    chosen = PredictSettings.of_bundle(settings)
     return Predictor(network, NAMES[:classes], inference=Inference(chosen))
 
 

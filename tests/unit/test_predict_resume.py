@@ -17,8 +17,8 @@ from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
 from segops.predict.journal import JOURNAL, Entry, Journal
 from segops.predict.outputs import Options
-from segops.voc.images import decode_consumer_image
-from segops.voc.masks import read_mask
+from segops.runtime.images import decode_consumer_image
+from segops.runtime.masks import read_mask
 
 from .folder_runs import contents, make_bundle, save, shown, table
 

@@ -14,13 +14,13 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from segops.models.zoo import ModelSpec, build
-from segops.predict.inference import Inference
 from segops.predict.package import write_bundle
-from segops.predict.predictor import Predictor
-from segops.predict.pyfunc_model import BundledSegmenter
-from segops.predict.settings import InferenceSettings
-from segops.voc.masks import decode_mask
+from segops.runtime.inference import Inference
+from segops.runtime.masks import decode_mask
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
+from segops.runtime.pyfunc_model import BundledSegmenter
+from segops.runtime.settings import PredictSettings
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 4})
@@ -54,7 +54,7 @@ def test_a_served_model_predicts_as_its_bundle_says(tmp_path: Path) -> None:
     contents = [encoded(Image.fromarray(photograph)), encoded(Image.fromarray(deep))]
     found = model.predict(None, pd.DataFrame({"image": contents}))
 
-    expected = Predictor(network, NAMES, inference=Inference(InferenceSettings.from_dict(PREDICT)))
+    expected = Predictor(network, NAMES, inference=Inference(PredictSettings.of_bundle(PREDICT)))
     grey = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=2)
     for row, image in zip(found.itertuples(), (photograph, grey), strict=True):
         prediction = expected.predict(image)

@@ -13,13 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build
-from segops.params.predict import PredictParams
-from segops.predict.inference import Inference
-from segops.predict.load import load
-from segops.predict.predictor import Predictor
-from segops.predict.settings import CrfSettings, InferenceSettings
+from segops.runtime.errors import SegopsError
+from segops.runtime.inference import Inference
+from segops.runtime.load import load
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
+from segops.runtime.settings import CrfSettings, PredictSettings
 
 NAMES = ["background", "cat", "dog"]
 SPEC = {"architecture": "plain_cnn", "encoder": "", "classes": 3, "options": {"width": 4}}
@@ -38,13 +37,13 @@ def loaded(network: nn.Module, predict: dict[str, Any] | None) -> Predictor:
     return load(model, safetensors.torch.save(network.state_dict()), "cpu")
 
 
-def settings_of(predictor: Predictor) -> InferenceSettings:
+def settings_of(predictor: Predictor) -> PredictSettings:
     assert isinstance(predictor.inference, Inference)
     return predictor.inference.settings
 
 
 def test_every_parameter_arrives_as_it_is_written() -> None:
-    params = PredictParams.model_validate(
+    params = PredictSettings.model_validate(
         {
             "mode": "window",
             "window": [96, 128],
@@ -56,8 +55,8 @@ def test_every_parameter_arrives_as_it_is_written() -> None:
             "max_pixels": 9,
         }
     )
-    settings = InferenceSettings.from_dict(params.model_dump(mode="json"))
-    assert settings == InferenceSettings(
+    settings = PredictSettings.of_bundle(params.model_dump(mode="json"))
+    assert settings == PredictSettings(
         mode="window",
         window=(96, 128),
         overlap=0.25,
@@ -71,10 +70,11 @@ def test_every_parameter_arrives_as_it_is_written() -> None:
 
 
 def test_the_parameters_defaults_are_these_but_for_the_mode() -> None:
-    written = PredictParams().model_dump(mode="json")
+    written = PredictSettings().model_dump(mode="json")
+    assert PredictSettings.of_bundle(written) == PredictSettings()
     assert written.pop("mode") == "auto"
-    assert InferenceSettings.from_dict(written) == InferenceSettings()
-    assert not InferenceSettings().averages
+    assert PredictSettings.of_bundle(written) == PredictSettings(mode="whole")
+    assert not PredictSettings().averages
 
 
 def test_a_bundle_that_says_nothing_predicts_plainly(network: nn.Module) -> None:
@@ -93,7 +93,7 @@ def test_a_bundle_that_says_nothing_predicts_plainly(network: nn.Module) -> None
 def test_a_bundle_predicts_as_it_says(network: nn.Module) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
     predictor = loaded(network, {"flip": True, "mode": "window", "window": [16, 24]})
-    settings = InferenceSettings(mode="window", window=(16, 24), flip=True)
+    settings = PredictSettings(mode="window", window=(16, 24), flip=True)
     assert settings_of(predictor) == settings
     expected = Predictor(network, NAMES, inference=Inference(settings))
     np.testing.assert_array_equal(
@@ -118,20 +118,20 @@ def test_a_bundles_limit_is_asked_before_pixels_are_decoded(network: nn.Module) 
 @pytest.mark.parametrize(
     ("predict", "words"),
     [
-        ({"rotate": True}, r"predict\.rotate: .* no such setting; expected mode, window"),
-        ({"crf": {"colour": 1}}, r"predict\.crf\.colour: .*expected iterations"),
-        ({"mode": "tiles"}, r"predict\.mode is 'tiles'; expected one of auto, whole, window"),
-        ({"window": [512]}, r"predict\.window is \[512\]; expected height and width"),
+        ({"rotate": True}, r"model\.json: predict\.rotate is True: .* not permitted\. Package"),
+        ({"crf": {"colour": 1}}, r"predict\.crf\.colour is 1: .* not permitted"),
+        ({"mode": "tiles"}, r"predict\.mode is 'tiles': .*'auto', 'whole' or 'window'"),
+        ({"window": [512]}, r"predict\.window\.1"),
         ({"window": [0, 5]}, r"predict\.window"),
         ({"window": 512}, r"predict\.window"),
-        ({"overlap": 1}, r"predict\.overlap is 1; expected 0 to 0\.9"),
+        ({"overlap": 1}, r"predict\.overlap is 1: .* less than or equal to 0\.9"),
         ({"overlap": float("nan")}, r"predict\.overlap"),
         ({"whole_pixels": 0}, r"predict\.whole_pixels"),
-        ({"flip": 1}, r"predict\.flip is 1; expected true or false"),
+        ({"flip": 2}, r"predict\.flip is 2: .* valid boolean"),
         ({"scales": []}, r"predict\.scales"),
         ({"scales": [1, 0]}, r"predict\.scales"),
         ({"scales": [1, float("inf")]}, r"predict\.scales"),
-        ({"crf": 5}, r"predict\.crf is 5; expected a section"),
+        ({"crf": 5}, r"predict\.crf is 5: "),
         ({"crf": {"iterations": -1}}, r"predict\.crf\.iterations"),
         ({"crf": {"color_sigma": 0}}, r"predict\.crf\.color_sigma"),
         ({"crf": {"bilateral_weight": -1}}, r"predict\.crf\.bilateral_weight"),
@@ -140,7 +140,7 @@ def test_a_bundles_limit_is_asked_before_pixels_are_decoded(network: nn.Module) 
 )
 def test_what_is_not_known_or_not_possible_is_named(predict: dict[str, Any], words: str) -> None:
     with pytest.raises(SegopsError, match=words):
-        InferenceSettings.from_dict(predict)
+        PredictSettings.of_bundle(predict)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_is_not_known_or_not_possible_is_named(predict: dict[str, Any], wor
 def test_the_mode_chooses_between_whole_and_windows(
     mode: str, size: tuple[int, int], windows: bool
 ) -> None:
-    settings = InferenceSettings(mode=mode, window=(20, 30), whole_pixels=1000)
+    settings = PredictSettings(mode=mode, window=(20, 30), whole_pixels=1000)
     assert settings.by_windows(*size) is windows
     assert Inference(settings).is_plain(*size) is not windows
 
@@ -170,5 +170,5 @@ def test_the_mode_chooses_between_whole_and_windows(
 def test_an_image_counts_at_the_largest_size_it_is_predicted_at(
     scales: tuple[float, ...], windows: bool
 ) -> None:
-    settings = InferenceSettings(mode="auto", window=(20, 30), whole_pixels=1563, scales=scales)
+    settings = PredictSettings(mode="auto", window=(20, 30), whole_pixels=1563, scales=scales)
     assert settings.by_windows(25, 40) is windows

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segops.models.zoo import ModelSpec, build
-from segops.predict.inference import Inference
-from segops.predict.predictor import Predictor
-from segops.predict.settings import InferenceSettings
+from segops.runtime.inference import Inference
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
+from segops.runtime.settings import PredictSettings
 
 from . import large_image
 
@@ -54,7 +54,7 @@ def test_sides_that_no_stride_divides(
         {"flip": True, "scales": [0.5, 1.3]},
         {"mode": "window", "window": (32, 40)},
     ):
-        inference = Inference(InferenceSettings.from_dict(settings))
+        inference = Inference(PredictSettings.of_bundle(settings))
         found = Predictor(networks[name], NAMES, inference=inference).predict(image)
         assert found.mask.shape == size
         assert found.mask.max() < 3
@@ -76,7 +76,7 @@ def test_what_lies_below_and_right_of_the_image_is_not_in_the_mask(
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (2, 3000)])
 def test_very_elongated_images(networks: dict[str, nn.Module], size: tuple[int, int]) -> None:
     image = picture(*size)
-    window = InferenceSettings(mode="window", window=(256, 256), overlap=0.75, flip=True)
+    window = PredictSettings(mode="window", window=(256, 256), overlap=0.75, flip=True)
     for inference in (None, Inference(window)):
         found = Predictor(networks["plain_cnn"], NAMES, inference=inference).predict(image)
         assert found.mask.shape == size

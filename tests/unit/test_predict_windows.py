@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segops.models.zoo import ModelSpec, build
-from segops.predict.inference import Inference
-from segops.predict.predictor import Predictor
-from segops.predict.settings import InferenceSettings
-from segops.predict.windows import blend, starts, weights
+from segops.runtime.inference import Inference
+from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predictor import Predictor
+from segops.runtime.settings import PredictSettings
+from segops.runtime.windows import blend, starts, weights
 
 NAMES = ("background", "cat", "dog")
 
@@ -41,7 +41,7 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def windowed(network: nn.Module, window: tuple[int, int], overlap: float = 0.5) -> Predictor:
-    chosen = InferenceSettings(mode="window", window=window, overlap=overlap)
+    chosen = PredictSettings(mode="window", window=window, overlap=overlap)
     return Predictor(network, NAMES, inference=Inference(chosen))
 
 

@@ -11,7 +11,7 @@ from prefect import settings
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from flows.credentials import credentials, whereabouts
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 def test_they_are_made_once_and_kept_for_their_owner_alone(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from segops.quality.checks import Check, Validation
 from segops.quality.engine import evaluate, gxe
 from segops.quality.expectations import check, unreadable
 from segops.quality.facts import empty_facts, scan
+from segops.runtime.masks import read_mask, write_mask
 from segops.voc.layout import Layout, open_layout
-from segops.voc.masks import read_mask, write_mask
 
 
 def params(**validate: object) -> Params:

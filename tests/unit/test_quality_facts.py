@@ -14,7 +14,6 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.errors import SegopsError
 from segops.files import sha256_file
 from segops.quality.facts import (
     MISSING,
@@ -25,8 +24,9 @@ from segops.quality.facts import (
     split_hash,
     write_facts,
 )
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import read_mask, write_mask
 from segops.voc.layout import Layout, open_layout
-from segops.voc.masks import read_mask, write_mask
 
 NAMES = ("background", "cat")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from segops.errors import SegopsError
 from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.facts import data_hash, read_facts
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import read_mask, write_mask
 from segops.stages.validate import run
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
-from segops.voc.masks import read_mask, write_mask
 
 PARAMS = "data: {path: voc}\nvalidate: {required_classes: [background]}\n"
 

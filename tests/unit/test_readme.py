@@ -12,8 +12,8 @@ import pytest
 import typer.main
 
 from segops.cli import app
-from segops.params.base import Section
 from segops.params.file import Params
+from segops.runtime.section import Section
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

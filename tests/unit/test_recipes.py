@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from segops import recipes
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build
 from segops.params.file import Params, load_params
 from segops.recipes import Recipe
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec, build
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("fcn", "unet", "pspnet", "deeplabv3", "deeplabv3plus")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from segops.report.evaluation import write_evaluation_page
+from segops.report.evaluation_page import write_evaluation_page
 from tests.unit.browser import needs_browser, opened, with_script
 from tests.unit.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
 

@@ -13,7 +13,7 @@ from segops.report import svg
 from segops.report.confusion import occurring, row_shares
 from segops.report.html import decimal, number, percent
 from segops.report.plots import write_class_iou_png, write_confusion_png
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
 from tests.unit.evaluations import confusion_of
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segops.report import evaluation as page_module
-from segops.report.evaluation import write_evaluation_page
+from segops.report import evaluation_page as page_module
+from segops.report.evaluation_page import write_evaluation_page
 from tests.unit.evaluations import (
     NAMES,
     confusion_of,

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from segops.metrics.errors import KINDS as KIND_NAMES
+from segops.report.error_kinds import KINDS
 from segops.report.gallery import gallery
-from segops.report.kinds import KINDS
 from segops.report.layers import (
     HEAT_SIDE,
     SIDE,
@@ -23,7 +23,7 @@ from segops.report.layers import (
     photo,
 )
 from segops.report.overlay import VOID_LIGHT
-from segops.voc.classes import palette
+from segops.runtime.classes import palette
 from tests.unit.evaluations import NAMES, pictures_of
 
 

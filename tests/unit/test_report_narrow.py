@@ -11,10 +11,10 @@ import pytest
 
 from segops.quality.checks import Check, Finding
 from segops.quality.facts import scan
-from segops.report.evaluation import write_evaluation_page
-from segops.report.judged import Difference
-from segops.report.validation import write_validation_page
-from segops.voc.classes import VOC_CLASSES
+from segops.report.evaluation_page import write_evaluation_page
+from segops.report.page_inputs import Difference
+from segops.report.validation_page import write_validation_page
+from segops.runtime.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from tests.unit.browser import measured, needs_browser
 from tests.unit.evaluations import evaluation_of, opponent_of, pictures_of

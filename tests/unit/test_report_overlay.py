@@ -11,7 +11,7 @@ from PIL import Image
 from segops.report.augmentation import GAP, HEAD, MARGIN, PANEL, TITLE, ContactRow
 from segops.report.augmentation import write_contact_sheet as write_sheet
 from segops.report.overlay import VOID_DARK, VOID_LIGHT, colours, css_colour, overlay, present
-from segops.voc.classes import palette
+from segops.runtime.classes import palette
 
 IMAGE = np.full((40, 60, 3), (10, 200, 90), dtype=np.uint8)
 

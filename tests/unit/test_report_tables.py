@@ -19,8 +19,8 @@ from segops.report.confusion import most_confused
 from segops.report.figures import figure
 from segops.report.headline import TILES, interval, tiles, verdicts
 from segops.report.html import signed
-from segops.report.judged import Difference
-from segops.report.lineage import lineages, network_words, predict_words
+from segops.report.model_facts import lineages, network_words, predict_words
+from segops.report.page_inputs import Difference
 from segops.report.reliability import reliability
 from segops.report.whisker import limit, outcome, whisker, words
 from tests.unit.evaluations import NAMES, confusion_of, evaluation_of, old_evaluation, opponent_of

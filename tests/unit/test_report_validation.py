@@ -14,10 +14,10 @@ from segops.params.file import parse_params
 from segops.quality.checks import Check, Finding
 from segops.quality.expectations import check
 from segops.quality.facts import empty_facts, scan
-from segops.report.validation import MAX_OFFENDERS, write_validation_page
-from segops.voc.classes import VOC_CLASSES
+from segops.report.validation_page import MAX_OFFENDERS, write_validation_page
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
-from segops.voc.masks import write_mask
 
 GOOD = Check("a rule", "It holds.", True, "It does.", "Nothing.")
 

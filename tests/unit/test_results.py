@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segops.registry.results import Results
+from segops.record.stage_outputs import Results
 
 
 def metrics(evaluation: dict[str, Any] | None) -> dict[str, float]:

@@ -17,10 +17,10 @@ from PIL import Image, ImageFilter
 
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import miou
-from segops.voc.classes import VOC_CLASSES, VOID, palette
-from segops.voc.images import read_image
+from segops.runtime.classes import VOC_CLASSES, VOID, palette
+from segops.runtime.images import read_image
+from segops.runtime.masks import read_mask
 from segops.voc.layout import Layout, open_layout
-from segops.voc.masks import read_mask
 from segops.voc.sample import CLASS_IDS, SHIPPED, SHIPPED_MD5, generate, main, scene
 from segops.voc.sample_scene import void_border
 

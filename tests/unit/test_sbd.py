@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from segops.errors import SegopsError
-from segops.voc.masks import read_mask
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import read_mask
 from segops.voc.sbd import decode_sbd_mask, read_ids, trainaug, write_sbd_masks
 
 IDS = st.lists(st.sampled_from([f"2008_{number:06d}" for number in range(20)]), unique=True)

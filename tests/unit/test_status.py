@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segops.registry.ledger import Kind, Ledger
-from segops.registry.status import Event, events
+from segops.release.ledger import Kind, Ledger
+from segops.release.status import Event, events
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segops.errors import SegopsError
 from segops.evaluate.judging import Predicted, Tally, judge
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.errors import SegopsError
 from segops.threads import pipelined
-from segops.voc.classes import VOC_CLASSES, VOID
 
 HEIGHT, WIDTH = 180, 240
 

@@ -10,8 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from segops.errors import SegopsError
 from segops.models.losses import build_loss
+from segops.runtime.errors import SegopsError
 from segops.train import hardware
 from segops.train.engine import Engine, shipped
 from segops.train.hardware import build_fabric

@@ -12,9 +12,9 @@ from segops.augment.policy import build_policy
 from segops.code import stage_code
 from segops.data.store import PackedStore, pack
 from segops.params.file import Params, parse_params
+from segops.runtime.classes import VOC_CLASSES
 from segops.train.fingerprint import encoder_file, fingerprint, training_parts
 from segops.train.start import Start
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
 

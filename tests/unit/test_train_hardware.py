@@ -9,9 +9,9 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-from segops.errors import SegopsError
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 from segops.train import hardware
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.optimizers import build_optimizer

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segops.train.history import History
+from segops.train.history import TrainingLog
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -15,7 +15,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_header_epochs_end(tmp_path: Path) -> None:
     path = tmp_path / "state" / "history.jsonl"
-    history = History(path, "abc", {"train.lr": 0.1})
+    history = TrainingLog(path, "abc", {"train.lr": 0.1})
     history.start(0)
     history.epoch({"epoch": 1, "train_loss": 0.5, "selection_miou": None})
     history.epoch({"epoch": 2, "train_loss": 0.4, "selection_miou": 0.3})
@@ -31,14 +31,14 @@ def test_header_epochs_end(tmp_path: Path) -> None:
 
 def test_a_resumed_training_keeps_what_its_checkpoint_holds(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    history = History(path, "abc", {})
+    history = TrainingLog(path, "abc", {})
     history.start(0)
     for epoch in (1, 2, 3):
         history.epoch({"epoch": epoch})
     started = rows(path)[0]["started"]
     with path.open("a") as file:
         file.write('{"epoch": 4, "tr')  # killed while it wrote
-    resumed = History(path, "abc", {})
+    resumed = TrainingLog(path, "abc", {})
     resumed.start(2)
     resumed.epoch({"epoch": 3})
     assert [row.get("epoch") for row in rows(path)] == [None, 1, 2, 3]
@@ -47,12 +47,12 @@ def test_a_resumed_training_keeps_what_its_checkpoint_holds(tmp_path: Path) -> N
 
 def test_another_trainings_lines_go(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    old = History(path, "old", {})
+    old = TrainingLog(path, "old", {})
     old.start(0)
     old.epoch({"epoch": 1})
-    History(path, "new", {}).start(1)
+    TrainingLog(path, "new", {}).start(1)
     assert [row.get("fingerprint") for row in rows(path)] == ["new"]
     for content in ("", "not json\n{}\n", "[]\n{}\n"):
         path.write_text(content)
-        History(path, "new", {}).start(1)
+        TrainingLog(path, "new", {}).start(1)
         assert [row.get("fingerprint") for row in rows(path)] == ["new"]

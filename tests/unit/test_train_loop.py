@@ -13,9 +13,9 @@ from torch import Tensor
 
 from segops.data.imbalance import image_counts
 from segops.data.split import selection_split
-from segops.errors import SegopsError
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 from segops.train import checkpoint as checkpoints
 from segops.train import engine, loop
 from segops.train.loop import train

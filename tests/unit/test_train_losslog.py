@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from segops.train.losslog import LossLog, Step
 
 CPU = torch.device("cpu")

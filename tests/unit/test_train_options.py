@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from segops.data.split import selection_split
-from segops.errors import SegopsError
 from segops.params.hardware import HardwareParams
 from segops.params.samples import CopyPasteParams
+from segops.runtime.errors import SegopsError
 from segops.train import checkpoint as checkpoints
 from segops.train import loop
 from segops.train.hardware import build_fabric, reproducible

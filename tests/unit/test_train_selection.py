@@ -10,9 +10,9 @@ import pytest
 
 from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
-from segops.predict.predictor import Predictor
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.predictor import Predictor
 from segops.train import selection
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from tests.unit.test_evaluate_score import lively
 

@@ -17,16 +17,16 @@ from segops.augment.policy import build_policy
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, build
 from segops.params.file import load_params, parse_params
 from segops.predict.bundle import read_model
 from segops.predict.package import write_bundle
 from segops.predict.trained import weights_sha256
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec, build
 from segops.stages import train as stage
 from segops.train import checkpoint
 from segops.train.loop import train
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 from tests.unit.training import assert_equal, interrupt
 

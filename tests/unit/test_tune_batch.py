@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from segops.errors import SegopsError
 from segops.params.file import load_params, parse_params
-from segops.tune.batch import Attempt, Found, find_batch_size, free_memory, search
-from segops.tune.probe import Measured
+from segops.runtime.errors import SegopsError
+from segops.tune.batch import Attempt, BatchResult, find_batch_size, free_memory, search
+from segops.tune.probe import ProbeResult
 from segops.tune.setup import device_count, on_one_device
 from tests.unit.tune_workspace import prepare, tree_of
 
@@ -25,7 +25,7 @@ def machine(memory: int) -> tuple[Callable[[int], Attempt], list[int]]:
     def attempt(size: int) -> Attempt:
         asked.append(size)
         needed = BASE + EACH * size
-        return Attempt(size, Measured(needed, 10.0) if needed <= memory else None)
+        return Attempt(size, ProbeResult(needed, 10.0) if needed <= memory else None)
 
     return attempt, asked
 
@@ -62,8 +62,8 @@ def test_where_nothing_fits_one_attempt_tells() -> None:
 
 def test_the_suggestion_is_the_smallest_batch_of_about_the_best_speed() -> None:
     speeds = {2: 10.0, 4: 18.0, 8: 29.5, 16: 30.0}
-    attempts = [Attempt(size, Measured(1, speed)) for size, speed in speeds.items()]
-    found = Found((*attempts, Attempt(32, None)), devices=3, limit=None)
+    attempts = [Attempt(size, ProbeResult(1, speed)) for size, speed in speeds.items()]
+    found = BatchResult((*attempts, Attempt(32, None)), devices=3, limit=None)
     assert (found.largest, found.suggestion) == (48, 24)
 
 

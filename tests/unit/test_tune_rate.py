@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.errors import SegopsError
 from segops.params.file import load_params
+from segops.runtime.errors import SegopsError
 from segops.tune.rate import judge, learning_rates, range_test
 from tests.unit.tune_workspace import prepare, tree_of
 

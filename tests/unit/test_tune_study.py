@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from segops.params.file import Params, parse_params
-from segops.registry.study import Trial
+from segops.record.tuning import Trial
 from segops.tune.pictures import write_search_picture
 from segops.tune.study import MESSAGE, ROWS, Study, open_study, study_parts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segops.errors import SegopsError
 from segops.files import sha256_tree
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import Layout, open_layout
 from segops.voc.use import LISTS, copy_file, find_layout, use
 

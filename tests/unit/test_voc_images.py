@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.errors import SegopsError
-from segops.voc.images import decode_consumer_image, decode_image, image_size, read_image
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_consumer_image, decode_image, image_size, read_image
 
 ORIENTATION = 0x0112
 

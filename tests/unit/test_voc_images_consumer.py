@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segops.errors import SegopsError
-from segops.voc import images
-from segops.voc.images import decode_consumer_image, decode_image, image_size
-from segops.voc.masks import decode_mask
+from segops.runtime import images
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_consumer_image, decode_image, image_size
+from segops.runtime.masks import decode_mask
 
 from .large_image import Peak
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import Layout, open_layout
 
 

@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.errors import SegopsError
-from segops.voc.classes import VOID, palette
-from segops.voc.masks import decode_mask, encode_mask, read_mask, write_mask
+from segops.runtime.classes import VOID, palette
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import decode_mask, encode_mask, read_mask, write_mask
 
 ALL_IDS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 MASKS = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=24))

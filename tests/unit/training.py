@@ -18,15 +18,15 @@ from torch import Tensor
 
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore, pack
-from segops.models.zoo import ModelSpec
 from segops.params.augment import AugmentParams
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint as checkpoints
 from segops.train import loop
-from segops.train.history import History
+from segops.train.history import TrainingLog
 from segops.train.loop import Job, Outcome, train
-from segops.voc.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
 HARDWARE = HardwareParams(workers=0, threads=1)
@@ -68,7 +68,7 @@ def job_maker(voc: Path, directory: Path) -> Jobs:
             policy=policy,
             parts={"parameters": repr(sorted(params.items()))},
             resume=state / "resume",
-            history=History(state / "history.jsonl", name, {}),
+            history=TrainingLog(state / "history.jsonl", name, {}),
             **(more or {}),
         )
 

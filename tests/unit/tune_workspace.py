@@ -11,7 +11,7 @@ from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.data.store import pack
 from segops.params.file import load_params
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
 from segops.voc.layout import open_layout
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 LUMA = np.array((0.299, 0.587, 0.114))
 """Weights of red, green and blue in grey: ITU-R BT.601, as in Pillow, OpenCV and torchvision."""

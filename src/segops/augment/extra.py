@@ -12,8 +12,8 @@ import albumentations as A
 from albumentations.core.transforms_interface import BasicTransform
 from pydantic import ValidationError
 
-from segops.errors import SegopsError
 from segops.params.augment import ExtraParams
+from segops.runtime.errors import SegopsError
 
 GIVEN = {"image", "mask"}
 """What training gives a transform."""

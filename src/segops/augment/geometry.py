@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 IMAGENET_MEAN_COLOR = (124, 116, 104)
 """Mean RGB of ImageNet, 255 * (0.485, 0.456, 0.406) rounded: about zero once normalised."""

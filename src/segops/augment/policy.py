@@ -14,7 +14,7 @@ from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.extra import build_extra
 from segops.augment.geometry import Warp
 from segops.augment.photometric import PhotometricDistortion
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.params.augment import AugmentParams

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy
-from segops.errors import SegopsError
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 
 LARGEST_SIDE = 1024
 """The proof looks at this much of an image at most, in pixels along each side."""

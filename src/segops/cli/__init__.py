@@ -10,7 +10,7 @@ import typer
 
 from segops.cli import compare, data, evaluate, life, look, predict, tune
 from segops.cli.common import make_printable, print_error
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 app = typer.Typer(
     help="From PASCAL VOC files to a promoted segmentation model.",

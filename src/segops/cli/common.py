@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 def printable(text: str, *, lines: bool = True) -> str:

@@ -14,8 +14,8 @@ from segops.report.figures import level
 from segops.words import counted
 
 if TYPE_CHECKING:
-    from segops.registry.compare import Compared
-    from segops.report.judged import Opponent
+    from segops.release.compare_models import Compared
+    from segops.report.page_inputs import Opponent
 
 
 def compare(
@@ -41,8 +41,8 @@ def compare(
     Every model is taken from its artifact and scored anew, on the images that none of them was
     trained on.
     """
-    from segops.registry.compare import PAGE
-    from segops.registry.compare import compare as compare_models
+    from segops.release.compare_models import PAGE
+    from segops.release.compare_models import compare as compare_models
 
     root = checkout()
     page = root / PAGE if output is None else output

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from segops.cli.common import checkout, console
-from segops.errors import SegopsError
 from segops.report.figures import level, sentence
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
-    from segops.evaluate.variants import Measured
+    from segops.evaluate.variants import VariantResult
     from segops.params.file import Params
 
 SPLIT = "val"
@@ -47,12 +47,12 @@ def evaluate(
     from segops import files, paths
     from segops.data.store import PackedStore
     from segops.params.file import load_params
-    from segops.predict import isolate
+    from segops.runtime import opener
 
     root = checkout()
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with _bundle(model, root) as bundle:
-        trained_on = files.read_json(bundle / isolate.MODEL)["training_images"].values()
+        trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
         seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(SPLIT)}
         _say_which(store, limit, seen)
         if compare:
@@ -65,20 +65,20 @@ def evaluate(
 def _bundle(model: str | None, root: Path) -> Iterator[Path]:
     """The model's bundle; MLflow is asked only for a registered one."""
     from segops import paths
-    from segops.predict import isolate
+    from segops.runtime import opener
 
     if model is not None and model.startswith("models:"):
-        from segops.registry.resolve import resolved
+        from segops.release.resolve import resolved
 
         with resolved(model, root) as bundle:
             yield bundle
         return
     place = root / paths.SEGMENTER if model is None else Path(model)
-    if not (place / isolate.MODEL).is_file():
+    if not (place / opener.MODEL).is_file():
         hint = "`segops run` makes one here." if model is None else (
             "Expected a bundle's directory, models:/NAME@ALIAS or models:/NAME/VERSION."
         )  # fmt: skip
-        raise SegopsError(f"{place}: no bundle there (it lacks {isolate.MODEL}). {hint}")
+        raise SegopsError(f"{place}: no bundle there (it lacks {opener.MODEL}). {hint}")
     yield place
 
 
@@ -125,7 +125,7 @@ def _compare(
     )
 
 
-def _ways(found: list[Measured], at: str) -> Table:
+def _ways(found: list[VariantResult], at: str) -> Table:
     table = Table(title="Ways to predict", title_justify="left")
     table.add_column("way\n  settings")
     for heading in (
@@ -143,7 +143,7 @@ def _ways(found: list[Measured], at: str) -> Table:
     return table
 
 
-def _difference(one: Measured) -> str:
+def _difference(one: VariantResult) -> str:
     if one.difference is None:
         return ""
     interval = "" if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
@@ -153,7 +153,7 @@ def _difference(one: Measured) -> str:
 def _score(
     bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
 ) -> None:
-    from segops.evaluate.evaluation import evaluation
+    from segops.evaluate.metrics_file import evaluation
     from segops.evaluate.score import score
 
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:

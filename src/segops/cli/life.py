@@ -13,7 +13,7 @@ import typer
 from segops.cli.common import checkout, console, flow_module
 from segops.cli.summary import show_decision, show_summary
 from segops.cli.tune import put_recipe
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 REJECTED = 3
 """Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
@@ -103,14 +103,14 @@ def record(
     """Bring MLflow up to date with what lies in the workspace; a second call changes nothing."""
     root = checkout()
     if follow is not None:
-        from segops.registry.follow import follow as follow_training
+        from segops.record.follow import follow as follow_training
 
         raise typer.Exit(follow_training(root, follow))
-    from segops.registry import reference
-    from segops.registry.record import record as record_run
+    from segops.record.update import record as record_run
+    from segops.release import champion_evaluation
 
     recorded = record_run(root)
-    reference.refresh(root)
+    champion_evaluation.refresh(root)
     state = "created" if recorded.created else "found"
     changed = ", ".join(recorded.changed) if recorded.changed else "nothing to add"
     console.print(f"MLflow run {recorded.run_id} {state}: {changed}.", highlight=False)
@@ -121,15 +121,15 @@ def promote() -> None:
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
-    from segops.registry import promotion, reference
-    from segops.registry.record import record as record_run
-    from segops.registry.register import register
+    from segops.record.update import record as record_run
+    from segops.release import champion_evaluation, promotion
+    from segops.release.register import register
 
     root = checkout()
     registered = register(root, record_run(root))
     decision = promotion.gate(root)
     promotion.promote(root, decision)
-    reference.refresh(root)
+    champion_evaluation.refresh(root)
     show_decision(decision, registered.version)
     if decision.verdict in ("rejected", "inconclusive"):
         raise typer.Exit(REJECTED)
@@ -139,11 +139,11 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; it is written into the ledger.")],
 ) -> None:
     """Withdraw the champion and put the previous one back."""
-    from segops.registry import promotion, reference
+    from segops.release import champion_evaluation, promotion
 
     root = checkout()
     result = promotion.rollback(root, reason)
-    reference.refresh(root)
+    champion_evaluation.refresh(root)
     console.print(
         f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
         highlight=False,

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console, flow_module
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 class Page(StrEnum):
@@ -27,7 +27,7 @@ def status() -> None:
     """Show stages, versions and the last decisions."""
     from segops import pipeline
     from segops.params.file import load_params
-    from segops.registry.status import status as registry_status
+    from segops.release.status import status as registry_status
 
     root = checkout()
     load_params(root)  # before anything is shown that a mistake there would make of it
@@ -61,7 +61,7 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     """Tell where the runs are shown; the command that serves them, None where a server does."""
     from segops.cli.browse import can_open, open_page, open_when_served
     from segops.params.file import load_params
-    from segops.registry.tracking import session, tracking_uri, without_credentials
+    from segops.record.tracking import session, tracking_uri, without_credentials
 
     with session(root, load_params(root).registry) as store:
         experiment = store.experiment_id
@@ -88,9 +88,9 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
 def _progress(root: Path, stage: str) -> str:
     """How far a stage that runs is; a training tells it."""
     from segops import paths
-    from segops.registry.follow import History
+    from segops.record.follow import CurveHistory
 
-    history = History(root / paths.HISTORY)
+    history = CurveHistory(root / paths.HISTORY)
     if stage != "train" or not history.refresh() or history.ended:
         return ""
     done, steps = max(history.rows, default=0), history.params.get("train.iterations")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from segops.cli.common import checkout, console, printable
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 class Device(StrEnum):
@@ -63,7 +63,7 @@ def predict(
     """
     from segops.predict.folder import predict_folder
     from segops.predict.outputs import Options
-    from segops.registry.resolve import resolved
+    from segops.release.resolve import resolved
 
     options = Options(not no_overlay, probabilities, explain)
     is_bundle = model is not None and not model.startswith("models:")

@@ -13,7 +13,7 @@ from segops.cli.common import console
 from segops.report.figures import sentence
 
 if TYPE_CHECKING:
-    from segops.registry.gate import Decision, Outcome, Verdict
+    from segops.release.gate import Decision, Outcome, Verdict
 
 VERDICTS: Mapping[Verdict, str] = {
     "promoted": "green",
@@ -91,6 +91,6 @@ def _program() -> str:
 
 
 def _aliases(root: Path, version: str) -> list[str]:
-    from segops.registry.status import status as registry_status
+    from segops.release.status import status as registry_status
 
     return [one.alias for one in registry_status(root).versions if str(one.version) == version]

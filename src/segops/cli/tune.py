@@ -72,8 +72,8 @@ def tune_lr(
     apply: Apply = False,
 ) -> None:
     """Raise the learning rate step by step and see where the loss falls and where it diverges."""
-    from segops.errors import SegopsError
     from segops.params.file import load_params
+    from segops.runtime.errors import SegopsError
     from segops.tune.rate import range_test
 
     root = checkout()

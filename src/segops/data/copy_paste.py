@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from segops.augment.policy import sample_seed
 from segops.data.imbalance import image_counts, rare_classes
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.params.samples import CopyPasteParams
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 
 Pixels = NDArray[np.uint8]
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.progress import track
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 from segops.voc.histogram import count_ids
 
 Counts = NDArray[np.int64]

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.errors import SegopsError
 from segops.files import atomic_directory, read_json, sha256_bytes, write_json
 from segops.progress import track
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_image, read_content
+from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.images import decode_image, read_content
 from segops.voc.layout import SPLITS, Layout
-from segops.voc.masks import decode_mask
 
 FORMAT = 1
 IMAGES = "images.bin"

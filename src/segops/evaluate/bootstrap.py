@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 COLUMNS = ("image_id", "image_sha256", "class_id", "intersection", "predicted", "truth")
 PIXELS = ("intersection", "predicted", "truth")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import (
     paired_class_differences,
     paired_difference,
@@ -16,7 +15,8 @@ from segops.evaluate.bootstrap import (
     without_images,
 )
 from segops.params.evaluate import EvaluateParams
-from segops.report.judged import Difference, Opponent
+from segops.report.page_inputs import Difference, Opponent
+from segops.runtime.errors import SegopsError
 
 
 def oppose(

@@ -15,14 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.score import ERRORS
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.image import judge_image
 from segops.metrics.iou import intersection, predicted_pixels, truth_pixels
 from segops.metrics.split import SplitFigures
-from segops.voc.classes import palette
+from segops.runtime.classes import palette
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.metrics.image import ImageFigures
@@ -50,7 +50,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedImage:
     """What there is to say about one image.
 
     Attributes:
@@ -72,7 +72,7 @@ class Judged:
     kinds: bytes | None
 
 
-def judge(one: Predicted, classes: int, details: bool, keep: bool) -> Judged:
+def judge(one: Predicted, classes: int, details: bool, keep: bool) -> JudgedImage:
     """Compare a prediction with the truth.
 
     Args:
@@ -97,7 +97,7 @@ def judge(one: Predicted, classes: int, details: bool, keep: bool) -> Judged:
         error.add_note(f"This happened with the image {one.image_id}.")
         raise
     confidence = None if one.top is None else float(one.top.mean(dtype=np.float64))
-    return Judged(one.image_id, one.sha256, confusion, figures, confidence, mask, kinds)
+    return JudgedImage(one.image_id, one.sha256, confusion, figures, confidence, mask, kinds)
 
 
 def _png(ids: NDArray[np.uint8]) -> bytes:
@@ -125,7 +125,7 @@ class Tally:
         self._errors: list[tuple[Any, ...]] = []
         self.confidences: dict[str, float | None] = {}
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: JudgedImage) -> None:
         """Add an image."""
         self.confusion += judged.confusion
         self._rows += _rows(judged.image_id, judged.sha256, judged.confusion)

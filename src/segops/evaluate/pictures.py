@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from segops.report.judged import GalleryPicture, Mistake
+from segops.report.page_inputs import GalleryPicture, Mistake
 
 if TYPE_CHECKING:
     import pandas as pd

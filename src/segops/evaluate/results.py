@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from segops import files, paths
-from segops.evaluate import reference
-from segops.evaluate.evaluation import evaluation
+from segops.evaluate import kept_champion
+from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
-from segops.predict import isolate
 from segops.report.confusion import occurring, row_shares
-from segops.report.evaluation import write_evaluation_page
-from segops.report.lineage import network_words
+from segops.report.evaluation_page import write_evaluation_page
+from segops.report.model_facts import network_words
+from segops.runtime import opener
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
@@ -49,13 +49,13 @@ def write_results(
         pictures: Whether the page shows photographs.
 
     Returns:
-        The evaluation; see :func:`segops.evaluate.evaluation.evaluation`.
+        The evaluation; see :func:`segops.evaluate.metrics_file.evaluation`.
 
     Raises:
         SegopsError: The split has no labelled pixel.
     """
     found = evaluation(scores, store, split, settings)
-    opponent = reference.opponent(
+    opponent = kept_champion.opponent(
         root,
         scores.counts,
         found["val_hash"],
@@ -71,7 +71,7 @@ def write_results(
         gallery(scores, store) if pictures else (),
         root / paths.LEARNING_CURVES,
         () if opponent is None else (opponent,),
-        about=network_words(files.read_json(root / paths.SEGMENTER / isolate.MODEL)),
+        about=network_words(files.read_json(root / paths.SEGMENTER / opener.MODEL)),
         evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     files.write_json(root / paths.EVALUATION, found)

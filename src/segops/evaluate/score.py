@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 import segops
 from segops import files
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
-from segops.evaluate.album import Album
-from segops.predict import isolate
+from segops.evaluate.picture_file import Album
 from segops.progress import track
-from segops.voc.masks import decode_mask, read_mask
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import decode_mask, read_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -265,7 +265,7 @@ def _checked(bundle: Path, store: PackedStore, expected_digest: str | None) -> t
     bundle = bundle.resolve()
     if not bundle.is_dir():
         raise SegopsError(f"{bundle}: no such directory. `dvc repro package` makes a bundle.")
-    names = tuple(files.read_json(bundle / isolate.MODEL)["class_names"])
+    names = tuple(files.read_json(bundle / opener.MODEL)["class_names"])
     if names != store.class_names:
         raise SegopsError(
             f"{bundle}: the model knows the classes {', '.join(names)}; the data has "
@@ -316,7 +316,7 @@ def _read(
     import pandas as pd  # takes a second, for which the worker would wait to be started
 
     figures = files.read_json(out / FIGURES)
-    own = files.read_json(bundle / isolate.MODEL).get("predict", {})
+    own = files.read_json(bundle / opener.MODEL).get("predict", {})
     return Scores(
         images=images,
         excluded=excluded,
@@ -330,7 +330,7 @@ def _read(
         milliseconds=files.read_json(out / TIMING)["milliseconds"],
         predict=dict(own if predict is None else predict),
         bundle_digest=digest,
-        weights_sha256=files.sha256_file(bundle / isolate.WEIGHTS),
+        weights_sha256=files.sha256_file(bundle / opener.WEIGHTS),
         directory=out,
     )
 

@@ -1,9 +1,9 @@
 """What the scoring process does: load a bundle, predict, judge and write down what came of it.
 
-On a CPU the network predicts several images at a time (:mod:`segops.predict.lanes`), on a graphics
-card one after another. A few threads judge the masks meanwhile. What is judged is added up in the
-order of the images, so that the same request gives the same bytes, and only a handful of images is
-in memory at a time.
+On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a
+graphics card one after another. A few threads judge the masks meanwhile. Their results are added up
+in the order of the images, so that the same request gives the same bytes, and only a handful of
+images is in memory at a time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from PIL import Image
 
 from segops import files
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.evaluate import pictures
-from segops.evaluate.album import AlbumWriter
-from segops.evaluate.judging import Judged, Predicted, Tally, judge
+from segops.evaluate.judging import JudgedImage, Predicted, Tally, judge
+from segops.evaluate.picture_file import AlbumWriter
 from segops.evaluate.score import (
     ACTIVATIONS,
     CONFUSION,
@@ -41,7 +40,8 @@ from segops.evaluate.score import (
     TIMING,
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
-from segops.predict.lanes import in_lanes, lanes_for
+from segops.predict.concurrent import in_lanes, lanes_for
+from segops.runtime.errors import SegopsError
 from segops.threads import pipelined
 
 MOST_JUDGES = 4
@@ -126,7 +126,7 @@ def _judged(
     store: PackedStore,
     scale: float,
     seconds: list[float],
-) -> Iterator[Judged]:
+) -> Iterator[JudgedImage]:
     """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
     images: list[str] = request["images"]
     predict = partial(_predict, predictor, store, request["details"], seconds)

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from segops import files
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.score import Scores, score_ways
 from segops.metrics.iou import miou
 from segops.params.evaluate import EvaluateParams
-from segops.params.predict import PredictParams
-from segops.predict import isolate
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
+from segops.runtime.settings import PredictSettings
 
 SCALES = (0.75, 1.0, 1.25)
 """Sizes of the multi-scale variant, where the model's own settings name no others."""
@@ -49,7 +49,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantResult:
     """A variant and how it did.
 
     Attributes:
@@ -84,7 +84,7 @@ def variants(own: Mapping[str, Any], sizes: Collection[tuple[int, int]]) -> list
         own settings. Whatever a variant does not change is as in `own`, or off.
     """
     try:
-        base = PredictParams.model_validate(dict(own)).model_dump(mode="json")
+        base = PredictSettings.model_validate(dict(own)).model_dump(mode="json")
     except ValidationError as error:
         raise SegopsError(
             f"The model's way of predicting is not one of this version of segops: {error}. "
@@ -121,7 +121,7 @@ def compare(
     exclude_sha256: Collection[str] = (),
     limit: int | None = None,
     device: str = "auto",
-) -> list[Measured]:
+) -> list[VariantResult]:
     """Score a model on a split in every way of :func:`variants`.
 
     Ways that amount to the same on these images are scored once.
@@ -143,7 +143,7 @@ def compare(
         SegopsError: As :func:`segops.evaluate.score.score`; the bundle is too old to predict in
             more than one way; or no labelled pixel is left to score on.
     """
-    own = files.read_json(bundle / isolate.MODEL).get("predict", {})
+    own = files.read_json(bundle / opener.MODEL).get("predict", {})
     every = variants(own, [store.size(one) for one in store.ids(split)[:limit]])
     distinct = {one.description: one.settings for one in reversed(every)}
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
@@ -168,7 +168,9 @@ def compare(
     return [_measure(one, found[one.description], plain, settings) for one in every]
 
 
-def _measure(variant: Variant, scores: Scores, plain: Scores, settings: EvaluateParams) -> Measured:
+def _measure(
+    variant: Variant, scores: Scores, plain: Scores, settings: EvaluateParams
+) -> VariantResult:
     difference = low = high = None
     if variant.name != "plain":
         found = paired_difference(
@@ -182,7 +184,7 @@ def _measure(variant: Variant, scores: Scores, plain: Scores, settings: Evaluate
         difference = found.difference
         if not math.isnan(found.low):
             low, high = found.low, found.high
-    return Measured(
+    return VariantResult(
         variant=variant,
         miou=miou(scores.confusion),
         boundary_iou=scores.summary["boundary"]["iou"],

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from segops.metrics.confusion import joint_histogram
 from segops.metrics.distances import nearest_distances
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 from segops.voc.histogram import count_ids
 
 BINS = 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 from segops.voc.histogram import count_ids
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 _LANES = 64
 """Tables that a graphics card counts into in turn: neighbouring pixels mostly have the same pair of

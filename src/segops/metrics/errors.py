@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segops.metrics.boundary import band_width
 from segops.metrics.confusion import joint_histogram
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
 

@@ -4,10 +4,10 @@
 core) and writes the table that ``segops models`` shows and that parameters are checked against;
 with ``--continue`` it tries those that are not in the table yet.
 
-A trial is :func:`segops.models.zoo.build` itself, on torch's `meta` device, which computes shapes
-and no values. An encoder is built once for each output stride and its features are kept; a decoder
-sees nothing but their shapes, so a trial is not repeated for equal shapes. The few encoders that
-`meta` cannot run are run with values.
+A trial is :func:`segops.runtime.networks.zoo.build` itself, on torch's `meta` device, which
+computes shapes and no values. An encoder is built once for each output stride and its features are
+kept; a decoder sees nothing but their shapes, so a trial is not repeated for equal shapes. The few
+encoders that `meta` cannot run are run with values.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..errors import SegopsError
-from .options import any_size_options
-from .zoo import ARCHITECTURES, ModelSpec, build, encoder_names
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.options import any_size_options
+from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build, encoder_names
 
 TABLE = Path(__file__).parents[1] / "params" / "compatibility.json"
 ALONE = ("plain_cnn",)
@@ -227,7 +227,7 @@ def _on_meta(architecture: str, encoder: str) -> bool:
 def _given(source: Callable[..., nn.Module]) -> Iterator[None]:
     """Let every architecture take its encoder from `source`."""
     names = [type_.__module__ for type_ in smp.MODEL_ARCHITECTURES_MAPPING.values()]
-    names += [f"{__package__}.fcn", f"{__package__}.dilated"]
+    names += ["segops.runtime.networks.fcn", "segops.runtime.networks.dilated"]
     with ExitStack() as stack:
         for name in names:
             if hasattr(sys.modules[name], "get_encoder"):

@@ -14,7 +14,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
-from ..errors import SegopsError
+from segops.runtime.errors import SegopsError
+
 from .loading import CHECKPOINTS, LoadReport, State, read_weights, rename, take
 
 IMAGENET = "imagenet"

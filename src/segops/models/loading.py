@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import SegopsError
-from .segmenter import Segmenter
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.segmenter import Segmenter
 
 LEAST_MATCH = 0.9
 """Share of a network's tensors that a file must bring; below it, it is another network's file."""

@@ -6,15 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from segops.params.base import (
-    Count,
-    Fraction,
-    PositiveRange,
-    Probability,
-    Section,
-    ShareRange,
-)
+from segops.params.base import Fraction, PositiveRange, Probability, ShareRange
 from segops.params.samples import SampleParams
+from segops.runtime.section import Count, Section
 
 
 class ScaleParams(Section):

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
+from segops.runtime.section import Positive
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a parameter takes, in words, where its type alone would not tell.
-
-    Attributes:
-        text: As it follows "expected" in a message.
-    """
-
-    text: str
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -37,12 +23,6 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 ShareRange = Annotated[tuple[Probability, Probability], AfterValidator(_ordered)]
-
-
-class Section(BaseModel):
-    """A part of ``params.yaml``: unknown keys are refused, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Sections(BaseModel):

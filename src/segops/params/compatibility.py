@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 TABLE = Path(__file__).with_name("compatibility.json")
 RENAMED = Path(__file__).with_name("renamed_encoders.json")

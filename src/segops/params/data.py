@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from segops.params.base import Section
-from segops.voc.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.section import Section
 
 
 class DataParams(Section):

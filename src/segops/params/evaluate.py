@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segops.params.base import Section
+from segops.runtime.section import Section
 
 
 class EvaluateParams(Section):

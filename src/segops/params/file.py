@@ -13,21 +13,22 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from segops.errors import SegopsError
 from segops.params.augment import AugmentParams
-from segops.params.base import Section, Sections, read_yaml, require_sections
+from segops.params.base import Sections, read_yaml, require_sections
 from segops.params.checked_model import CheckedModelParams
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
-from segops.params.predict import PredictParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.train import TrainParams
 from segops.params.tune import RangeParams, TuneParams, number_types
 from segops.params.validate import ValidateParams
+from segops.runtime.errors import SegopsError
+from segops.runtime.section import Section
+from segops.runtime.settings import PredictSettings
 
 
 class Params(Sections):
@@ -40,7 +41,7 @@ class Params(Sections):
     augment: AugmentParams = AugmentParams()
     model: CheckedModelParams = CheckedModelParams()
     train: TrainParams = TrainParams()
-    predict: PredictParams = PredictParams()
+    predict: PredictSettings = PredictSettings()
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
     gate: GateParams = GateParams()

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segops.params.base import Probability, Section
+from segops.params.base import Probability
+from segops.runtime.section import Section
 
 
 class GateParams(Section):

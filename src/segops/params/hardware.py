@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segops.params.base import Count, Section
+from segops.runtime.section import Count, Section
 
 
 class HardwareParams(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from segops.params.base import Count, NonNegative, Positive, Section
+from segops.runtime.section import Count, NonNegative, Positive, Section
 
 LossName = Literal[
     "cross_entropy", "ohem", "focal", "dice", "jaccard", "lovasz", "tversky", "boundary"

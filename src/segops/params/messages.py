@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from segops.params.base import Words
+from segops.runtime.section import Words
 
 OWN = frozenset({"value_error", "assertion_error"})
 """Kinds of error whose words are those of our own checks."""

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from segops.params.base import Fraction, NonNegative, Section
+from segops.params.base import Fraction
+from segops.runtime.section import NonNegative, Section
 
 
 class ModelParams(Section):

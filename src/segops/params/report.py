@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from segops.params.base import Section
+from segops.runtime.section import Section
 
 
 class ReportParams(Section):

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from segops.params.base import Count, Probability, Section, Sections
+from segops.params.base import Probability, Sections
+from segops.runtime.section import Count, Section
 
 
 class CopyPasteParams(Section):

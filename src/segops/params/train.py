@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from segops.params.base import Count, Fraction, NonNegative, Positive, Section, Words
+from segops.params.base import Fraction
 from segops.params.loss import WEIGHTED, LossParams
+from segops.runtime.section import Count, NonNegative, Positive, Section, Words
 
 
 def _parts(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Field, model_serializer, model_validator
 
-from segops.params.base import Count, Section
+from segops.runtime.section import Count, Section
 
 SEARCHABLE = ("augment", "model", "train")
 """Sections whose parameters a study may change: those that only training reads."""

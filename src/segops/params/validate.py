@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from segops.params.base import Count, Probability, Section
+from segops.params.base import Probability
+from segops.runtime.section import Count, Section
 
 
 class ValidateParams(Section):

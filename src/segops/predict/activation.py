@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 from .bundle import BundledPredictor
 

@@ -2,8 +2,7 @@
 
     weights.safetensors   the network's weights; nothing is pickled
     model.json            what to build, the classes, the images that it was trained on
-    runtime/              copies of the modules of segops that predicting takes
-    pyfunc_model.py       the script that MLflow runs ("models from code")
+    runtime/              a copy of segops.runtime; its pyfunc_model.py is what MLflow runs
     requirements.txt      exact versions of the libraries
 
 This is what is evaluated, registered and served. The same weights and code give the same bytes, and
@@ -22,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops import files
-from segops.errors import SegopsError
-
-from . import isolate
-from .predictor import Prediction
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
+from segops.runtime.predictor import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,19 +45,19 @@ class BundledPredictor:
         self.device: Any = inner.device
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
-        """As :meth:`segops.predict.predictor.Predictor.predict`."""
+        """As :meth:`segops.runtime.predictor.Predictor.predict`."""
         with _own_errors():
             found = self._inner.predict(image)
         return Prediction(found.mask, found.confidence)
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """As :meth:`segops.predict.predictor.Predictor.predict_mask`."""
+        """As :meth:`segops.runtime.predictor.Predictor.predict_mask`."""
         with _own_errors():
             mask: NDArray[np.uint8] = self._inner.predict_mask(image)
         return mask
 
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
-        """As :meth:`segops.predict.predictor.Predictor.predict_bytes`."""
+        """As :meth:`segops.runtime.predictor.Predictor.predict_bytes`."""
         with _own_errors():
             mask, confidence = self._inner.predict_bytes(content, name)
         return mask, confidence
@@ -70,7 +68,7 @@ class BundledPredictor:
         return hasattr(self._inner, "predict_tensors")
 
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """As :meth:`segops.predict.predictor.Predictor.predict_tensors`.
+        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`.
 
         Raises:
             SegopsError: The bundle was made before bundles could; see :attr:`says_confidence`.
@@ -81,7 +79,7 @@ class BundledPredictor:
         return mask, top
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As :meth:`segops.predict.predictor.Predictor.predict_probabilities`.
+        """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`.
 
         Raises:
             SegopsError: The bundle was made before bundles could.
@@ -126,7 +124,7 @@ def load_bundle(
         SegopsError: The directory is no bundle, has another digest, or cannot be used here.
     """
     with _own_errors():
-        inner = isolate.open_bundle(directory, device, expected_digest, predict)
+        inner = opener.open_bundle(directory, device, expected_digest, predict)
     return BundledPredictor(inner, read_model(directory))
 
 
@@ -136,7 +134,7 @@ def read_model(directory: Path) -> dict[str, Any]:
     Raises:
         SegopsError: The file is missing or is not JSON.
     """
-    model: dict[str, Any] = files.read_json(directory / isolate.MODEL)
+    model: dict[str, Any] = files.read_json(directory / opener.MODEL)
     return model
 
 
@@ -156,7 +154,7 @@ def _own_errors() -> Iterator[None]:
     """Turn the errors of a bundle's own code, a class of its own, into ours."""
     try:
         yield
-    except isolate.BundleError as error:
+    except opener.BundleError as error:
         raise SegopsError(str(error)) from error
     except Exception as error:
         if type(error).__name__ == "SegopsError" and not isinstance(error, SegopsError):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 LONGEST_SIDE = 1024
 """Larger images are shrunk to this for the explanation, in pixels."""

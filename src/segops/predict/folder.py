@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from segops import files
-from segops.errors import SegopsError
+from segops.predict.limits import Room
+from segops.predict.table import TABLE, write_table
 from segops.progress import track
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_consumer_image, image_size, read_content
+from segops.runtime.settings import PredictSettings
 
-from ..voc.images import decode_consumer_image, image_size, read_content
 from . import activation, outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .journal import JOURNAL, LOCK, Entry, Journal
 from .outputs import Finding, Options
-from .room import Room
-from .settings import InferenceSettings
-from .shares import TABLE, write_table
 from .sources import Source, find
 
 IMAGES_AT_ONCE = 32
@@ -45,7 +45,7 @@ log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FolderResult:
     """What a run did.
 
     Attributes:
@@ -69,13 +69,13 @@ def predict_folder(
     *,
     device: str = "cpu",
     overwrite: bool = False,
-) -> Outcome:
+) -> FolderResult:
     """Write a palette PNG ``NAME.png`` for every image, what `options` ask for, and a table.
 
     What is there already and whole is not done again: the same image (by its content), predicted by
     the same model on the same kind of device. Of an image that cannot be done, outputs of another
     content or model, which an earlier run wrote, are removed. The table, ``predictions.csv``, is
-    written at the end; see :func:`segops.predict.shares.write_table`. A run that was killed leaves
+    written at the end; see :func:`segops.predict.table.write_table`. A run that was killed leaves
     whole files alone, and the next one ends with the same bytes as one that was not.
 
     Args:
@@ -115,7 +115,7 @@ def predict_folder(
             journal.close(compact=finished)
     failed = [work.failed[one.name] for one in sources if one.name in work.failed]
     done = len(sources) - len(failed)
-    return Outcome(done - work.before, work.before, failed, output / TABLE)
+    return FolderResult(done - work.before, work.before, failed, output / TABLE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Work:
         self._overwrite = overwrite
         # Of the settings this alone: the rest is read by the bundle's own code, of any version.
         own = predictor.model.get("predict", {})
-        self._max_pixels = int(own.get("max_pixels", InferenceSettings().max_pixels))
+        self._max_pixels = int(own.get("max_pixels", PredictSettings().max_pixels))
         self._room = Room(IMAGES_AT_ONCE, BYTES_AT_ONCE)
         self._writing: deque[Future[None]] = deque()
         self.failed: dict[str, str] = {}

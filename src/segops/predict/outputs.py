@@ -14,8 +14,7 @@ from PIL import Image
 from segops import files
 from segops.report.activation import heat_overlay
 from segops.report.overlay import overlay
-
-from ..voc.masks import encode_mask
+from segops.runtime.masks import encode_mask
 
 MASK = "mask"
 OVERLAY = "overlay"

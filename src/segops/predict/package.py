@@ -13,27 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segops
-from segops import code, files
-from segops.errors import SegopsError
-
-from . import isolate
+from segops import files
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..models.zoo import ModelSpec
+    from segops.runtime.networks.zoo import ModelSpec
 
-PYFUNC_MODEL = "pyfunc_model.py"
 REQUIREMENTS = "requirements.txt"
 PREDICT = "predict"
-"""Key of ``model.json`` that holds the settings of :class:`segops.params.predict.PredictParams`."""
+"""Key of ``model.json``: how to predict, :class:`segops.runtime.settings.PredictSettings`."""
 
 LIBRARIES = (
-    "huggingface-hub",
     "mlflow",
     "numpy",
     "pandas",
     "pillow",
+    "pydantic",
     "safetensors",
     "segmentation-models-pytorch",
     "timm",
@@ -42,10 +40,10 @@ LIBRARIES = (
 )
 """What the runtime and the MLflow script import; torchvision must match torch."""
 
-ENTRIES = ("segops.predict.load", "segops.predict.isolate")
+ENTRIES = ("segops.runtime.load", "segops.runtime.opener", "segops.runtime.pyfunc_model")
 """The modules of a bundle's runtime that are called from outside of it."""
-SCRIPT = "segops.predict.pyfunc_model"
-"""The module that MLflow runs; it lies beside the runtime."""
+ROOM = Path(segops.__file__).with_name(opener.RUNTIME)
+"""What is copied into every bundle."""
 
 
 def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None = None) -> None:
@@ -59,16 +57,17 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
     Raises:
         SegopsError: `trained` lacks a file.
     """
-    model: dict[str, Any] = files.read_json(trained / isolate.MODEL)
-    weights = trained / isolate.WEIGHTS
+    model: dict[str, Any] = files.read_json(trained / opener.MODEL)
+    model["format"] = opener.FORMAT
+    weights = trained / opener.WEIGHTS
     if not weights.is_file():
         raise SegopsError(f"{weights}: no such file. `dvc repro train` makes it.")
     if predict is not None:
         model[PREDICT] = dict(predict)
     text = json.dumps(model, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with files.atomic_directory(target_dir) as temporary:
-        (temporary / isolate.MODEL).write_text(text, encoding="utf-8")
-        (temporary / isolate.WEIGHTS).write_bytes(weights.read_bytes())
+        (temporary / opener.MODEL).write_text(text, encoding="utf-8")
+        (temporary / opener.WEIGHTS).write_bytes(weights.read_bytes())
         for name, content in _code().items():
             copy = temporary / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -80,10 +79,10 @@ def is_by_this_code(bundle: Path) -> bool:
 
     Code that differs in words alone makes no stage stale, but other copies of itself.
     """
-    held, code_files = isolate.read_bundle(bundle), _code()
-    own = {name for name in held if name.startswith(f"{isolate.RUNTIME}/")}
+    held, code_files = opener.read_bundle(bundle), _code()
+    own = {name for name in held if name.startswith(f"{opener.RUNTIME}/")}
     return (
-        json.loads(held[isolate.MODEL]).get("segops_version") == segops.__version__
+        json.loads(held[opener.MODEL]).get("segops_version") == segops.__version__
         and own <= code_files.keys()
         and all(held.get(name) == content for name, content in code_files.items())
     )
@@ -91,11 +90,11 @@ def is_by_this_code(bundle: Path) -> bool:
 
 def _code() -> dict[str, bytes]:
     """The files of a bundle that are segops' own, and the list of its libraries, by their path."""
-    return {
-        REQUIREMENTS: requirements().encode(),
-        PYFUNC_MODEL: code.closure([SCRIPT])[SCRIPT].read_bytes(),
-        **{f"{isolate.RUNTIME}/{one}": (code.ROOT / one).read_bytes() for one in runtime_modules()},
+    runtime = {
+        path.relative_to(ROOM.parent).as_posix(): path.read_bytes()
+        for path in sorted(ROOM.rglob("*.py"))
     }
+    return {REQUIREMENTS: requirements().encode(), **runtime}
 
 
 def write_bundle(
@@ -136,12 +135,3 @@ def requirements() -> str:
     A build's own label (`+cu130`) is left out: it exists on no package index but the builder's.
     """
     return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in LIBRARIES)
-
-
-def runtime_modules() -> list[str]:
-    """The modules that predicting takes, relative to the package, sorted.
-
-    They are what the entry modules import, so that a change elsewhere in segops changes no bundle.
-    They import one another relatively alone: in a bundle segops has another name.
-    """
-    return sorted(path.relative_to(code.ROOT).as_posix() for path in code.closure(ENTRIES).values())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 from .journal import JOURNAL, written
 
@@ -15,7 +15,7 @@ SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
 )
-"""Of the formats that are decoded; see :mod:`segops.voc.images`."""
+"""Of the formats that are decoded; see :mod:`segops.runtime.images`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,12 @@ from torch import nn
 
 import segops
 from segops import files
-from segops.errors import SegopsError
-
-from . import isolate
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     # A bundle brings its own copy of the zoo; importing ours as well would take seconds.
-    from ..models.zoo import ModelSpec
+    from segops.runtime.networks.zoo import ModelSpec
 
 
 def write_trained(
@@ -41,7 +40,7 @@ def write_trained(
 
     Args:
         target_dir: The directory; what lies there is replaced.
-        network: As :func:`segops.models.zoo.build` returns it for `spec`, trained.
+        network: As :func:`segops.runtime.networks.zoo.build` returns it for `spec`, trained.
         spec: What it takes to build the network.
         class_names: The names in id order.
         training_images: SHA-256 of every image that had a part in training, by image id; the
@@ -59,7 +58,7 @@ def write_trained(
             f"{', '.join(class_names)}."
         )
     model = {
-        "format": isolate.FORMAT,
+        "format": opener.FORMAT,
         "spec": asdict(spec),
         "class_names": list(class_names),
         "palette": "VOC colours; the value of a pixel is the class id",
@@ -74,8 +73,8 @@ def write_trained(
         for name, tensor in network.state_dict().items()
     }
     with files.atomic_directory(target_dir) as temporary:
-        (temporary / isolate.MODEL).write_text(text, encoding="utf-8")
-        (temporary / isolate.WEIGHTS).write_bytes(safetensors.torch.save(state))
+        (temporary / opener.MODEL).write_text(text, encoding="utf-8")
+        (temporary / opener.WEIGHTS).write_bytes(safetensors.torch.save(state))
 
 
 def weights_sha256(directory: Path) -> str:
@@ -84,7 +83,7 @@ def weights_sha256(directory: Path) -> str:
     Raises:
         SegopsError: The file is missing.
     """
-    path = directory / isolate.WEIGHTS
+    path = directory / opener.WEIGHTS
     if not path.is_file():
         raise SegopsError(f"{path}: no such file. `dvc repro package` makes a bundle.")
     return files.sha256_file(path)

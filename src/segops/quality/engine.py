@@ -27,7 +27,7 @@ _RESULT_FORMAT = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExpectationOutcome:
     """What an expectation came to.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outcome:
 def evaluate(
     frames: Mapping[str, pd.DataFrame],
     expectations: Mapping[str, tuple[str, Expectation]],
-) -> dict[str, Outcome]:
+) -> dict[str, ExpectationOutcome]:
     """Evaluate expectations in an ephemeral context that leaves no trace.
 
     Args:
@@ -62,7 +62,7 @@ def evaluate(
     context.enable_analytics(False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_pandas("segops")
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, ExpectationOutcome] = {}
     for name, frame in frames.items():
         suite = context.suites.add(gx.ExpectationSuite(name=name))
         for key, (where, expectation) in expectations.items():
@@ -86,10 +86,10 @@ def spelled(expectation: Expectation) -> dict[str, Any]:
     return {name: configuration[name] for name in ("type", "kwargs")}
 
 
-def _outcome(result: Any) -> Outcome:
+def _outcome(result: Any) -> ExpectationOutcome:
     error = _error(result.exception_info)
     rows = result.result.get("unexpected_index_list") or []
-    return Outcome(
+    return ExpectationOutcome(
         success=bool(result.success) and error is None,
         error=error,
         rows=tuple((str(row[INDEX[0]]), str(row[INDEX[1]])) for row in rows),

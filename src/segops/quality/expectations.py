@@ -14,7 +14,7 @@ from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
 from segops.quality.checks import Check, Finding, Validation
-from segops.quality.engine import Column, Expectation, Outcome, evaluate, gxe, spelled
+from segops.quality.engine import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.quality.frames import describe_images, describe_labels, labels_in
 from segops.voc.layout import LISTS, SPLITS
 from segops.words import counted
@@ -32,7 +32,7 @@ class Rule:
         action: What to do where it is not so, a sentence.
         expectation: The expectation that decides.
         explain: Rows that do not meet it to findings.
-        observed: Outcome and number of rows to what was found, a sentence.
+        observed: ExpectationOutcome and number of rows to what was found, a sentence.
         frame: The frame that it is about.
     """
 
@@ -41,7 +41,7 @@ class Rule:
     action: str
     expectation: Expectation
     explain: Callable[[Sequence[Row]], list[Finding]]
-    observed: Callable[[Outcome, int], str]
+    observed: Callable[[ExpectationOutcome, int], str]
     frame: str = "images"
 
 
@@ -326,7 +326,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
 
 
 def _judge(
-    rule: Rule, outcome: Outcome | None, rows: Mapping[tuple[str, str], Row], total: int
+    rule: Rule, outcome: ExpectationOutcome | None, rows: Mapping[tuple[str, str], Row], total: int
 ) -> Check:
     if outcome is None or outcome.error is not None:
         reason = "no result came back" if outcome is None else outcome.error
@@ -358,7 +358,7 @@ def _each(explain: Callable[[Row], list[Finding]]) -> Callable[[Sequence[Row]], 
     return lambda rows: [finding for row in rows for finding in explain(row)]
 
 
-def _share(failing: str) -> Callable[[Outcome, int], str]:
+def _share(failing: str) -> Callable[[ExpectationOutcome, int], str]:
     return lambda outcome, total: f"{len(outcome.rows)} of {total} {failing}."
 
 

@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from segops.errors import SegopsError
 from segops.files import atomic_path, sha256_bytes, sha256_lines
 from segops.progress import track
-from segops.voc.classes import VOID
-from segops.voc.images import (
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import (
     MASK_FORMATS,
     PHOTOGRAPH_FORMATS,
     image_mode,
     load_image,
     orientation,
 )
+from segops.runtime.masks import decode_mask
 from segops.voc.layout import Layout
-from segops.voc.masks import decode_mask
 
 MAX_WORKERS = 8
 MISSING = "no such file"

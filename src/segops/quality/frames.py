@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from segops.quality.facts import MISSING
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 
 def describe_images(facts: pd.DataFrame) -> pd.DataFrame:

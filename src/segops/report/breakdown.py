@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segops.report.error_kinds import KINDS
 from segops.report.figures import figure
-from segops.report.judged import Opponent
-from segops.report.kinds import KINDS
+from segops.report.page_inputs import Opponent
 
 
 def error_kinds(

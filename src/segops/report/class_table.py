@@ -7,8 +7,8 @@ from typing import Any
 
 from segops.report.figures import figure
 from segops.report.html import decimal, number, signed
-from segops.report.judged import Difference, Opponent
 from segops.report.legend import legend
+from segops.report.page_inputs import Difference, Opponent
 from segops.report.whisker import known, limit, outcome, whisker, words
 
 Cell = dict[str, Any]

@@ -10,10 +10,10 @@ import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from segops.report.judged import GalleryPicture
 from segops.report.layers import heat_layer, kind_layer, mask_layer, photo
 from segops.report.legend import legend
 from segops.report.overlay import present
+from segops.report.page_inputs import GalleryPicture
 from segops.threads import pipelined
 
 THREADS = 4

@@ -7,7 +7,7 @@ from typing import Any
 
 from segops.report.figures import figure, level
 from segops.report.html import NARROW, decimal
-from segops.report.judged import Opponent
+from segops.report.page_inputs import Opponent
 from segops.report.whisker import bounds, known, limit, outcome, whisker, words
 from segops.words import counted
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.report.kinds import KINDS
+from segops.report.error_kinds import KINDS
 from segops.report.overlay import (
     VOID_DARK,
     VOID_LIGHT,
@@ -20,7 +20,7 @@ from segops.report.overlay import (
     present,
     void_stripes,
 )
-from segops.voc.classes import VOID, palette
+from segops.runtime.classes import VOID, palette
 
 SIDE = 400
 HEAT_SIDE = 128

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from segops.report.overlay import css_colour
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 
 def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.voc.classes import VOID, palette
+from segops.runtime.classes import VOID, palette
 
 VOID_LIGHT = (236, 236, 236)
 VOID_DARK = (120, 120, 120)

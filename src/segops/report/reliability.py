@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from segops.report.figures import figure
 from segops.report.html import decimal, number, percent
-from segops.report.judged import Opponent
+from segops.report.page_inputs import Opponent
 from segops.report.svg import Axis
 
 WIDTH, HEIGHT = 420, 440

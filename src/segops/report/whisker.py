@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from segops.report.figures import level
 from segops.report.html import NARROW, signed
-from segops.report.judged import Difference
+from segops.report.page_inputs import Difference
 from segops.report.svg import Axis
 
 Outcome = Literal["better", "worse", "even"]

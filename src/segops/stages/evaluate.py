@@ -10,15 +10,15 @@ from pathlib import Path
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.evaluate.pictures import EXPLAINED
 from segops.evaluate.score import score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
 from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
-from segops.predict import isolate
 from segops.report.figures import sentence
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
 
 SPLIT = "val"
 log = logging.getLogger("segops")
@@ -70,7 +70,7 @@ def run(root: Path) -> None:
 
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:
     """SHA-256 of the images that the model was trained on, none of them in val."""
-    hashes = frozenset(files.read_json(bundle / isolate.MODEL)["training_images"].values())
+    hashes = frozenset(files.read_json(bundle / opener.MODEL)["training_images"].values())
     seen = [one for one in store.ids(SPLIT) if store.image_sha256(one) in hashes]
     if seen:
         raise SegopsError(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from segops import files, paths
 from segops.params.base import Sections
-from segops.params.predict import PredictParams
-from segops.predict import isolate
 from segops.predict.package import package
+from segops.runtime import opener
+from segops.runtime.settings import PredictSettings
 
 log = logging.getLogger("segops")
 
@@ -20,7 +20,7 @@ log = logging.getLogger("segops")
 class Settings(Sections):
     """The parameters that the stage reads."""
 
-    predict: PredictParams = PredictParams()
+    predict: PredictSettings = PredictSettings()
 
 
 def run(root: Path) -> None:
@@ -39,7 +39,7 @@ def run(root: Path) -> None:
         root / paths.PACKAGE,
         {
             "bundle_digest": digest,
-            "weights_sha256": files.sha256_file(root / paths.SEGMENTER / isolate.WEIGHTS),
+            "weights_sha256": files.sha256_file(root / paths.SEGMENTER / opener.WEIGHTS),
             "predict": predict,
         },
     )

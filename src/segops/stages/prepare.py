@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from segops.data.store import PackedStore, pack
-from segops.errors import SegopsError
 from segops.files import read_json
 from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.paths import PACKED, VERDICT
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 log = logging.getLogger("segops")

@@ -20,9 +20,10 @@ from segops.data.device.batches import choose_executor
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
-from segops.models.zoo import ModelSpec, normalisation
+from segops.models.pretrained import normalisation
 from segops.predict.trained import weights_sha256, write_trained
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint, launch
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.fingerprint import (
@@ -34,8 +35,8 @@ from segops.train.fingerprint import (
 )
 from segops.train.fresh import VARIABLE, wants_fresh
 from segops.train.hardware import can_compute, choose_precision, choose_threads
-from segops.train.history import History
-from segops.train.job import Job, Outcome
+from segops.train.history import TrainingLog
+from segops.train.job import Job, TrainingResult
 from segops.train.loop import train
 from segops.train.settings import TrainingSettings
 from segops.train.start import Start, all_images
@@ -136,7 +137,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
         policy=policy,
         parts=parts,
         resume=root / paths.RESUME,
-        history=History(root / paths.HISTORY, fingerprint(parts), settings.flat()),
+        history=TrainingLog(root / paths.HISTORY, fingerprint(parts), settings.flat()),
         auxiliary_weight=auxiliary,
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
@@ -189,7 +190,8 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
     if model is None or launch.rank():
         return None
     # Its code decides nothing about the weights: what it finds enters the fingerprint by content.
-    from segops.registry import resolve, tracking
+    from segops.record import tracking
+    from segops.release import resolve
 
     if model.startswith("models:"):
         with tracking.session(root, settings.registry) as store:
@@ -202,7 +204,7 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
         return Start.of(bundle, model)
 
 
-def _write(root: Path, settings: TrainingSettings, job: Job, outcome: Outcome) -> None:
+def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingResult) -> None:
     store, seed = job.store, job.params.seed
     write_trained(
         root / paths.TRAINED,

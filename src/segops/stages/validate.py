@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from segops.errors import SegopsError
 from segops.files import write_json
 from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
@@ -16,8 +15,9 @@ from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
-from segops.report.validation import write_validation_page
-from segops.voc.classes import VOID
+from segops.report.validation_page import write_validation_page
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import SPLITS, Layout, open_layout
 from segops.words import counted
 

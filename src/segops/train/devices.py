@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from segops.errors import SegopsError
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 
 Device = Literal["cpu", "cuda"]
 

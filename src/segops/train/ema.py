@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segops.models.segmenter import Segmenter
+from segops.runtime.networks.segmenter import Segmenter
 
 
 class MovingAverage:

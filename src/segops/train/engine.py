@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from segops.errors import SegopsError
 from segops.models.loading import load_start
 from segops.models.losses import LossPart, build_loss
-from segops.models.segmenter import Segmenter
-from segops.models.zoo import build
+from segops.models.pretrained import build_pretrained
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.segmenter import Segmenter
 from segops.train.checkpoint import Weights
 from segops.train.ema import MovingAverage
 from segops.train.hardware import choose_layout, compiled, scaler_of
@@ -224,7 +224,7 @@ def shipped(weights: Weights) -> Weights:
 
 
 def _network(job: Job) -> Segmenter:
-    network = build(job.spec, job.encoder_weights, auxiliary=job.auxiliary_weight > 0)
+    network = build_pretrained(job.spec, job.encoder_weights, auxiliary=job.auxiliary_weight > 0)
     if job.start is not None:
         load_start(network, job.start.weights)
     return network

@@ -17,9 +17,9 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from segops.errors import SegopsError
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.launch import local_ranks, require_ranks
 

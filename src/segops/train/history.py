@@ -16,7 +16,7 @@ from segops.files import write_text
 log = logging.getLogger("segops")
 
 
-class History:
+class TrainingLog:
     """JSON lines: a header, then one line an epoch, then one that says the training has ended.
 
     Whatever follows a training live reads this file.

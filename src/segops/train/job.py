@@ -9,13 +9,13 @@ from typing import Any
 
 from segops.augment.policy import Policy
 from segops.data.store import PackedStore
-from segops.models.segmenter import Segmenter
-from segops.models.zoo import ModelSpec
 from segops.params.hardware import HardwareParams
 from segops.params.samples import CopyPasteParams
 from segops.params.train import TrainParams
+from segops.runtime.networks.segmenter import Segmenter
+from segops.runtime.networks.zoo import ModelSpec
 from segops.train.checkpoint import Weights
-from segops.train.history import History
+from segops.train.history import TrainingLog
 from segops.train.start import Start
 
 
@@ -49,7 +49,7 @@ class Job:
     policy: Policy
     parts: dict[str, str]
     resume: Path
-    history: History
+    history: TrainingLog
     auxiliary_weight: float = 0.0
     class_weights: tuple[float, ...] | None = None
     start: Start | None = None
@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """A finished training.
 
     Attributes:

@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segops.errors import SegopsError
 from segops.params.base import Sections
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 
 log = logging.getLogger("segops")
 

@@ -15,16 +15,16 @@ from torch import Tensor
 from segops.data.datasets import Sample, TrainDataset
 from segops.data.samplers import EpochSampler
 from segops.data.split import selection_split
-from segops.errors import SegopsError
-from segops.predict.predictor import Predictor
 from segops.progress import track
+from segops.runtime.errors import SegopsError
+from segops.runtime.predictor import Predictor
 from segops.train import checkpoint as checkpoints
 from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.checkpoint import Best, Checkpoint
 from segops.train.engine import Engine, result_of, shipped
 from segops.train.fingerprint import START
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
-from segops.train.job import Job, Outcome
+from segops.train.job import Job, TrainingResult
 from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
 from segops.train.ranks import (
     gathered,
@@ -37,7 +37,7 @@ from segops.train.ranks import (
 from segops.train.schedules import Plateau, Schedule
 from segops.train.selection import selection_miou, warn_of_absent_classes
 
-__all__ = ["Job", "Outcome", "train"]
+__all__ = ["Job", "TrainingResult", "train"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Within an epoch; at its end a checkpoint is written whenever :data:`CHECKPOINT_SHARE` allows."""
@@ -51,7 +51,7 @@ STEPS_BETWEEN_LOOKS = 50
 log = logging.getLogger("segops")
 
 
-def train(job: Job) -> Outcome:
+def train(job: Job) -> TrainingResult:
     """Train from the start, or continue from the checkpoint in `job.resume`.
 
     With several devices this is one rank of them; rank zero alone writes and tells.
@@ -108,7 +108,7 @@ class _Training:
         self.last_step: Step | None = None
         self.timer = _Timer()
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingResult:
         self._restore()
         if self.is_first:
             self.job.history.start(self.epoch)
@@ -268,14 +268,14 @@ class _Training:
         elif checkpoint.best_epoch is not None:  # its weights stay with rank zero
             self.best = Best(checkpoint.best_epoch, checkpoint.best_score)
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> TrainingResult:
         network = self.engine.result
         last = shipped(checkpoints.on_cpu(network.state_dict()))
         network.to("cpu")
         if self.best is not None and self.best.checkpoint is not None:
             network.load_state_dict(result_of(self.best.checkpoint.engine))
         network.drop_auxiliary()
-        return Outcome(
+        return TrainingResult(
             network=network,
             last=last,
             rows=self.rows,

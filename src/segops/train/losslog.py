@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 GPU_WINDOW = 50
 """Steps between two looks at a GPU's losses; each look waits for the device."""

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from segops.errors import SegopsError
-from segops.models.segmenter import Segmenter
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.segmenter import Segmenter
 
 FACTOR = "lr_factor"
 """Key of a parameter group: its learning rate as a multiple of the schedule's."""

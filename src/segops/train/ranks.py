@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segops.errors import SegopsError
-from segops.models.segmenter import Segmenter
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.segmenter import Segmenter
 
 
 def total(value: Tensor, fabric: Any) -> Tensor:

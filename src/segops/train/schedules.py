@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from segops.errors import SegopsError
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 
 
 @dataclass(frozen=True)

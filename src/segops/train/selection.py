@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from segops.data.imbalance import pixel_counts
 from segops.data.store import PackedStore
-from segops.errors import SegopsError
 from segops.metrics.device_confusion import DeviceConfusion
 from segops.metrics.iou import miou
-from segops.predict.predictor import Predictor
+from segops.runtime.errors import SegopsError
+from segops.runtime.predictor import Predictor
 from segops.train.ranks import total
 
 IMAGES_A_FETCH = 32

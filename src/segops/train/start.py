@@ -11,9 +11,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from segops.errors import SegopsError
 from segops.files import read_json, sha256_bytes
-from segops.predict.isolate import MODEL, WEIGHTS
+from segops.runtime.errors import SegopsError
+from segops.runtime.opener import MODEL, WEIGHTS
 
 
 @dataclass(frozen=True)

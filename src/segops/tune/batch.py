@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 
 from segops import paths
-from segops.errors import SegopsError
 from segops.params.file import Params
+from segops.runtime.errors import SegopsError
 from segops.train.devices import choose_device
-from segops.tune.probe import OUT_OF_MEMORY, USABLE, Measured
+from segops.tune.probe import OUT_OF_MEMORY, USABLE, ProbeResult
 from segops.tune.setup import device_count, open_store
 
 AS_FAST = 0.97
@@ -39,11 +39,11 @@ class Attempt:
     """
 
     batch_size: int
-    measured: Measured | None
+    measured: ProbeResult | None
 
 
 @dataclass(frozen=True)
-class Found:
+class BatchResult:
     """What the finder found.
 
     Attributes:
@@ -76,7 +76,7 @@ class Found:
 
 def find_batch_size(
     root: Path, settings: Params, most: int = 1024, memory: int | None = None
-) -> Found:
+) -> BatchResult:
     """Try batch sizes, each in a process of its own, with the workspace's network and images.
 
     Args:
@@ -109,7 +109,7 @@ def find_batch_size(
             "augment.crop or model.encoder"
             + ("." if limit is None else f", or free memory: it may take {limit / 2**30:.1f} GiB.")
         )
-    return Found(tuple(attempts), devices, limit)
+    return BatchResult(tuple(attempts), devices, limit)
 
 
 def search(
@@ -172,7 +172,7 @@ def _predicted(two: Sequence[Attempt], size: int) -> float:
     return high + (high - low) / (large - small) * (size - large)
 
 
-def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> Measured | None:
+def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> ProbeResult | None:
     command = [sys.executable, "-m", "segops.tune.probe", str(root), str(scratch)]
     command += ["--batch-size", str(size)]
     command += [] if limit is None else ["--memory", str(limit)]
@@ -187,10 +187,10 @@ def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> Measure
     found = json.loads(result.read_text())
     if "error" in found:
         raise SegopsError(found["error"])
-    return Measured(**found)
+    return ProbeResult(**found)
 
 
-def _told(measured: Measured | None) -> str:
+def _told(measured: ProbeResult | None) -> str:
     if measured is None:
         return "does not fit"
     return f"{measured.images_per_second:.1f} images/s, {measured.memory / 2**30:.2f} GiB"

@@ -18,7 +18,7 @@ from segops.report.plots import ACCENT, INK, LINE, MUTED
 
 if TYPE_CHECKING:
     from segops.params.tune import RangeParams
-    from segops.registry.study import Trial
+    from segops.record.tuning import Trial
     from segops.tune.rate import RangeTest
 
 WARNING, DOT = "#b3261e", "#aeb6c1"

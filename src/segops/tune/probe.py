@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from segops import files
-from segops.errors import SegopsError
 from segops.params.file import load_params
+from segops.runtime.errors import SegopsError
 
 # What is heavy is imported where it is needed: memory is watched before anything takes it.
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ SECONDS_BETWEEN_LOOKS = 0.02
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProbeResult:
     """What a batch size came to.
 
     Attributes:
@@ -52,7 +52,7 @@ class Measured:
     images_per_second: float
 
 
-def measure(job: Job) -> Measured:
+def measure(job: Job) -> ProbeResult:
     """Take a few training steps on one real batch.
 
     Raises:
@@ -78,7 +78,7 @@ def measure(job: Job) -> Measured:
         engine.step(images, masks, 0, job.params.lr)  # memory and kernels are found once
         steps, seconds = _timed(engine, images, masks, job.params.lr)
     memory = torch.cuda.max_memory_reserved() if device == "cuda" else peak_memory()
-    return Measured(memory, steps * job.params.batch_size / seconds)
+    return ProbeResult(memory, steps * job.params.batch_size / seconds)
 
 
 def peak_memory() -> int:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from segops import paths
 from segops.data.split import selection_split
-from segops.errors import SegopsError
 from segops.params.file import Params
 from segops.progress import track
+from segops.runtime.errors import SegopsError
 from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible

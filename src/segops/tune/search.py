@@ -18,11 +18,11 @@ from optuna.trial import TrialState
 from segops import paths
 from segops.data.store import PackedStore
 from segops.edit import Edit, plan, put
-from segops.errors import SegopsError
 from segops.files import exclusive
 from segops.params.file import Params
 from segops.paths import state_home
-from segops.registry.study import Trial, record_study
+from segops.record.tuning import Trial, record_study
+from segops.runtime.errors import SegopsError
 from segops.train.loop import train
 from segops.tune.pictures import write_search_picture
 from segops.tune.setup import build_trial, on_one_device, open_store
@@ -38,7 +38,7 @@ log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -58,7 +58,7 @@ class Found:
     mlflow_run: str | None
 
 
-def search(root: Path, settings: Params, trials: int | None = None) -> Found:
+def search(root: Path, settings: Params, trials: int | None = None) -> SearchResult:
     """Run the study that ``params.yaml`` declares under `tune`, or what is left of it.
 
     A trial is a training with other values of the parameters that have ranges, scored by its best
@@ -201,7 +201,7 @@ class _Record:
             return None
 
 
-def _close(root: Path, settings: Params, study: Study, record: _Record) -> Found:
+def _close(root: Path, settings: Params, study: Study, record: _Record) -> SearchResult:
     best = study.best()
     if best is None:
         why = {one.message or "stopped early" for one in study.ended()}
@@ -218,7 +218,7 @@ def _close(root: Path, settings: Params, study: Study, record: _Record) -> Found
             "params.diff": edit.diff().encode(),
         },
     )
-    return Found(study.name, tuple(trials), best, edit, PICTURE, run_id)
+    return SearchResult(study.name, tuple(trials), best, edit, PICTURE, run_id)
 
 
 def _short(value: Any) -> str:

@@ -11,11 +11,11 @@ from segops import paths
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore
 from segops.edit import put
-from segops.errors import SegopsError
 from segops.params.file import Params
 from segops.params.train import TrainParams
+from segops.runtime.errors import SegopsError
 from segops.stages.train import build_job
-from segops.train.history import History
+from segops.train.history import TrainingLog
 from segops.train.job import Job
 from segops.train.settings import TrainingSettings
 
@@ -71,5 +71,5 @@ def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path)
         job,
         policy=build_policy(settings.augment),
         resume=scratch / "resume",
-        history=History(scratch / "history.jsonl", job.history.fingerprint, settings.flat()),
+        history=TrainingLog(scratch / "history.jsonl", job.history.fingerprint, settings.flat()),
     )

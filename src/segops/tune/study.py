@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from segops.files import sha256_bytes
 from segops.params.file import Params, is_whole_number
 from segops.params.tune import RangeParams
-from segops.registry.study import Trial
+from segops.record.tuning import Trial
 
 STARTUP_TRIALS = 8
 """Trials at random, before the sampler learns from them."""

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 from segops.voc.download import BLOCK, GIB, ByteProgress
 
 MEMBERS_LIMIT = 1_000_000

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from segops.errors import SegopsError
 from segops.files import exclusive, read_json, write_json
 from segops.progress import SECONDS_BETWEEN_LINES
+from segops.runtime.errors import SegopsError
 
 BLOCK = 1 << 20
 LONGEST_WAIT = 30.0

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segops.errors import SegopsError
 from segops.files import atomic_directory
+from segops.runtime.errors import SegopsError
 from segops.voc.archive import unpack
 from segops.voc.download import Archive, download
 from segops.voc.layout import IMAGES, LISTS, MASKS, SPLITS, Layout, open_layout

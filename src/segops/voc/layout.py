@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"

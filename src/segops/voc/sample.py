@@ -14,9 +14,10 @@ from typing import TypedDict
 import numpy as np
 from PIL import Image
 
+from segops.runtime.masks import write_mask
+
 from ..files import atomic_directory
 from .layout import IMAGES, LISTS, MASKS, Layout
-from .masks import write_mask
 from .sample_objects import KINDS
 from .sample_scene import Scene, draw_scene
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .classes import VOID
+from segops.runtime.classes import VOID
+
 from .sample_objects import KINDS, Kind
 from .sample_shapes import Outline, Part, box, direction, ellipse, polygon, smooth
 

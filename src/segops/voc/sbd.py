@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from segops.errors import SegopsError
 from segops.progress import track
-from segops.voc.masks import encode_mask
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import encode_mask
 
 SBD_LISTS = ("train.txt", "val.txt")
 SBD_MASKS = "cls"

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from segops.errors import SegopsError
 from segops.files import atomic_directory
 from segops.progress import track
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import IMAGES, LISTS, MASKS, SPLITS, Layout, open_layout
 
 PARTS = (IMAGES, MASKS, LISTS)

@@ -21,7 +21,7 @@ from segops.data.datasets import TrainDataset
 from segops.data.device import color
 from segops.data.device.warp import WarpBatch, WarpSample, fetch_parts, pack_parts, warp_batch
 from segops.data.samplers import SampleKey
-from segops.errors import SegopsError
+from segops.runtime.errors import SegopsError
 
 Executor = Literal["cpu", "gpu"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from segops.augment.color import LUMA, ROW_STEP, ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.photometric import PhotometricDistortion, make_tables
 from segops.augment.policy import Drawn
-from segops.voc.classes import VOID
+from segops.runtime.classes import VOID
 
 FRACTION_BITS = 12
 """Fractional bits of OpenCV's table of divisions."""

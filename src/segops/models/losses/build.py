@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import SegopsError
+from segops.runtime.errors import SegopsError
+
 from .lovasz import Lovasz
 from .pixels import Pixels
 from .pixelwise import BoundaryWeighted, CrossEntropy, Focal, OnlineHardExamples

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...voc.classes import VOID
+from segops.runtime.classes import VOID
 
 
 class Pixels:

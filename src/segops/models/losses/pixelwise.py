@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...errors import SegopsError
-from ...voc.classes import VOID
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
+
 from .pixels import Pixels, ratio
 
 

@@ -1,0 +1,318 @@
+"""MLflow runs: finding the one of a training, and adding to it without doubling anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
+
+from segops import files
+from segops.record import lineage
+from segops.record.lineage import started_by, tag
+from segops.record.tracking import Store
+
+FINGERPRINT = tag("fingerprint")
+WEIGHTS = tag("weights_sha256")
+SUPERSEDED = tag("superseded")
+TRAINING_PROCESS = tag("training_process")
+LINEAGE_DIRECTORY = "lineage"
+EPOCH_METRICS = ("train_loss", "selection_miou", "lr")
+"""What is logged for every epoch, at the step of its number."""
+AT_ONCE = 100
+"""MLflow takes no more parameters or tags in one call."""
+LONGEST_PARAM = 6000
+LONGEST_TAG = 8000
+LONGEST_KEY = 250
+
+
+def find(store: Store, weights_sha256: str) -> Run | None:
+    """The run that holds these weights, or None; the oldest where there are several."""
+    return _first(store, f"tags.`{WEIGHTS}` = '{weights_sha256}'")
+
+
+def of_fingerprint(store: Store, fingerprint: str) -> list[Run]:
+    """The runs of trainings with this fingerprint, oldest first."""
+    return list(
+        store.client.search_runs(
+            [store.experiment_id],
+            f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+            order_by=["attributes.start_time ASC"],
+        )
+    )
+
+
+def find_live(store: Store, fingerprint: str) -> Run | None:
+    """The run of a training with this fingerprint that has not delivered weights yet, or None."""
+    ended = (WEIGHTS, SUPERSEDED)
+    found = of_fingerprint(store, fingerprint)
+    live = [run for run in found if not any(name in run.data.tags for name in ended)]
+    return live[0] if live else None
+
+
+def create(store: Store, fingerprint: str) -> Run:
+    """Make a run for a training."""
+    return store.client.create_run(
+        store.experiment_id,
+        tags={
+            FINGERPRINT: fingerprint,
+            MLFLOW_RUN_NAME: f"train-{fingerprint[:8]}",
+            MLFLOW_USER: started_by(),
+        },
+    )
+
+
+def supersede(store: Store, run: Run) -> None:
+    """Mark a run of an abandoned training: nothing will be added to it, nobody takes it up."""
+    store.client.set_tag(run.info.run_id, SUPERSEDED, "true")
+    store.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_training(run: Run) -> bool:
+    """Whether the training that a live run tells of is still under way, as far as we can see."""
+    host, _, pid = run.data.tags.get(TRAINING_PROCESS, "").rpartition(":")
+    if host != socket.gethostname():
+        return bool(host) and run.info.status == "RUNNING"
+    return is_alive(int(pid))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and only waits to be collected does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:  # no /proc on this system, or it ended just now; the next look will tell
+        return True
+
+
+def put(store: Store, run_id: str, path: str, content: bytes) -> None:
+    """Write `content` as the artifact `path` of a run."""
+    directory, _, name = path.rpartition("/")
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / name
+        local.write_bytes(content)
+        store.client.log_artifact(run_id, str(local), directory or None)
+
+
+def begin(store: Store, run: Run, root: Path) -> list[str]:
+    """Write down code, software and person, where a run does not hold them yet.
+
+    The first to know is right: a training's live run tells of the code that trains, whatever the
+    checkout becomes before the rest is recorded.
+
+    Returns:
+        Names of the tags that were set.
+    """
+    if not any(name in lineage.ORIGIN_FIELDS for name in lineage.missing(run.data.tags)):
+        return []
+    found = lineage.origin(root)
+    new = {name: value for name, value in found.tags.items() if name not in run.data.tags}
+    sources = {"environment.txt": "environment", "code.patch": lineage.PATCH_FIELD}
+    for name, content in found.artifacts.items():
+        if tag(sources[name]) in new:
+            put(store, run.info.run_id, f"{LINEAGE_DIRECTORY}/{name}", content)
+    return add_tags(store, run, new, overwrite=False)
+
+
+def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool) -> list[str]:
+    """Set tags that are missing, and with `overwrite` those that differ.
+
+    Returns:
+        Names of the tags that were set.
+    """
+    now = run.data.tags
+    wanted = {name: value[:LONGEST_TAG] for name, value in tags.items()}
+    changed = [
+        name
+        for name, value in wanted.items()
+        if (now.get(name) != value if overwrite else name not in now)
+    ]
+    for start in range(0, len(changed), AT_ONCE):
+        part = [RunTag(name, wanted[name]) for name in changed[start : start + AT_ONCE]]
+        store.client.log_batch(run.info.run_id, tags=part)
+    return changed
+
+
+def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
+    """Log parameters that are missing. MLflow never changes a parameter once it is logged.
+
+    Returns:
+        Names of the parameters that were logged.
+    """
+    wanted = spelled(flat)
+    added = [name for name in wanted if name not in run.data.params]
+    for start in range(0, len(added), AT_ONCE):
+        part = [Param(name, wanted[name]) for name in added[start : start + AT_ONCE]]
+        store.client.log_batch(run.info.run_id, params=part)
+    return added
+
+
+def spelled(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as MLflow holds them."""
+    return {key(name): _spelled(value) for name, value in flat.items()}
+
+
+def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters whose value is no longer the one that the run was first logged with."""
+    return {
+        name: value
+        for name, value in flat.items()
+        if run.data.params.get(key(name), _spelled(value)) != _spelled(value)
+    }
+
+
+def add_metrics(store: Store, run: Run, metrics: Mapping[str, float]) -> list[str]:
+    """Log final metrics that are missing or have another value.
+
+    NaN marks one that is no more, as for a class that a new val does not hold; one that never was
+    is left out.
+
+    Returns:
+        Names of the metrics that were logged.
+    """
+    now = run.data.metrics
+    wanted = {key(name): float(value) for name, value in metrics.items()}
+    wanted = {name: value for name, value in wanted.items() if name in now or not math.isnan(value)}
+    changed = [name for name, value in wanted.items() if not _same(now.get(name), value)]
+    stamp = int(time.time() * 1000)
+    for start in range(0, len(changed), 1000):
+        part = [Metric(name, wanted[name], stamp, 0) for name in changed[start : start + 1000]]
+        store.client.log_batch(run.info.run_id, metrics=part)
+    return changed
+
+
+def epochs(store: Store, run_id: str) -> dict[str, dict[int, float]]:
+    """What is logged for the epochs so far: metric -> epoch -> value."""
+    return {
+        name: {
+            metric.step: metric.value for metric in store.client.get_metric_history(run_id, name)
+        }
+        for name in EPOCH_METRICS
+    }
+
+
+def add_epochs(
+    store: Store,
+    run_id: str,
+    rows: Iterable[Mapping[str, Any]],
+    known: Mapping[str, Mapping[int, float]],
+) -> list[str]:
+    """Log the epochs that are not there yet.
+
+    Args:
+        store: The record.
+        run_id: The run.
+        rows: One mapping an epoch, with `epoch` and some of `EPOCH_METRICS`.
+        known: What :func:`epochs` answered.
+
+    Returns:
+        Names of the metrics to which something was added.
+    """
+    stamp = int(time.time() * 1000)
+    new = [
+        Metric(name, value, stamp, epoch)
+        for epoch, values in map(_values, rows)
+        for name, value in values.items()
+        if epoch not in known[name]
+    ]
+    for start in range(0, len(new), 1000):
+        store.client.log_batch(run_id, metrics=new[start : start + 1000])
+    return sorted({metric.key for metric in new})
+
+
+def contradict(
+    known: Mapping[str, Mapping[int, float]],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    complete: bool,
+) -> bool:
+    """Whether what is logged belongs to another training than these rows.
+
+    Args:
+        known: What :func:`epochs` answered.
+        rows: One mapping an epoch.
+        complete: Whether the rows are all that the training has; else an epoch that is logged and
+            not among them says nothing.
+    """
+    truth = dict(map(_values, rows))
+    return any(
+        not _same(truth[epoch].get(name), value) if epoch in truth else complete
+        for name, values in known.items()
+        for epoch, value in values.items()
+    )
+
+
+def tell_all(known: Mapping[str, Mapping[int, float]], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every value of these rows is logged."""
+    return all(
+        _same(known[name].get(epoch), value)
+        for epoch, values in map(_values, rows)
+        for name, value in values.items()
+    )
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """The rows of ``plots/learning.csv``; none where the file is missing."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def key(name: str) -> str:
+    r"""A name as MLflow takes it: letters, digits, and `_ - . : /`; others as their code point.
+
+    Class names are the user's own. `c+` and `c#` must not become one metric, nor two long names
+    that begin alike: a name of more than 250 characters ends in a hash.
+    """
+    safe = "".join(one if one.isalnum() or one in "_-.:/ " else f"_x{ord(one):x}_" for one in name)
+    found = "/".join(part if part.strip(".") else f"_{part}_" for part in safe.split("/"))
+    if len(found) > LONGEST_KEY:
+        found = f"{found[: LONGEST_KEY - 17]}_{files.sha256_bytes(name.encode())[:16]}"
+    return found
+
+
+def _first(store: Store, condition: str) -> Run | None:
+    found = store.client.search_runs(
+        [store.experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    return found[0] if found else None
+
+
+def _values(row: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
+    values = {}
+    for name in EPOCH_METRICS:
+        if row.get(name) not in (None, ""):
+            number = float(row[name])
+            if not math.isnan(number):
+                values[name] = number
+    return int(float(row["epoch"])), values
+
+
+def _same(left: float | None, right: float | None) -> bool:
+    """Equal but for the rounding of a CSV file; NaN equals NaN."""
+    if left is None or right is None:
+        return left is right
+    if math.isnan(left) or math.isnan(right):
+        return math.isnan(left) and math.isnan(right)
+    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _spelled(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:LONGEST_PARAM]

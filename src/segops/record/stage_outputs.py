@@ -1,0 +1,159 @@
+"""What the stages left in a workspace, read once and checked against itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segops import files, paths
+from segops.runtime import opener
+from segops.runtime.errors import SegopsError
+
+EVALUATED = (
+    paths.EVALUATION,
+    paths.COUNTS,
+    paths.CONFUSION_PLOT,
+    paths.CLASS_PLOT,
+    paths.EVALUATION_PAGE,
+)
+"""Files that belong to an evaluation."""
+TRAINED = (
+    paths.TRAINING,
+    paths.LEARNING_CURVES,
+    paths.POLICY,
+    paths.AUGMENTATION_SHEET,
+    paths.VERDICT,
+    paths.VALIDATION_JSON,
+    paths.VALIDATION_PAGE,
+)
+"""Files that belong to a training and its data."""
+SCORES = (
+    "miou",
+    "miou_low",
+    "miou_high",
+    "miou_truth_or_prediction",
+    "pixel_accuracy",
+    "mean_class_accuracy",
+    "frequency_weighted_iou",
+    "mean_precision",
+    "mean_recall",
+    "mean_f1",
+)
+DETAILS = {
+    "boundary_iou": ("boundary", "iou"),
+    "boundary_f1": ("boundary", "f1"),
+    "contour_distance": ("boundary", "contour_distance"),
+    "hausdorff95": ("boundary", "hausdorff95"),
+    "expected_calibration_error": ("calibration", "expected_calibration_error"),
+}
+"""Name in MLflow -> where in the evaluation it stands: part, key."""
+CLASS_SCORES = ("iou", "precision", "recall", "f1")
+TRAINING_NUMBERS = (
+    "epochs_run",
+    "best_epoch",
+    "final_train_loss",
+    "optimizer_steps",
+    "images_per_second",
+)
+
+
+def bundle_digest(directory: Path) -> str:
+    """SHA-256 of a bundle, as :func:`segops.predict.bundle.bundle_digest` has it, without torch.
+
+    Raises:
+        SegopsError: The directory is no bundle.
+    """
+    try:
+        return opener.digest(opener.read_bundle(directory))
+    except opener.BundleError as error:
+        raise SegopsError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages left.
+
+    Attributes:
+        root: The workspace.
+        training: ``metrics/training.json``.
+        evaluation: ``metrics/evaluation.json`` where it is of this bundle, else None.
+        weights_sha256: SHA-256 of the weights, computed from the bundle.
+        bundle_digest: SHA-256 of the bundle, computed from its files.
+    """
+
+    root: Path
+    training: Mapping[str, Any]
+    evaluation: Mapping[str, Any] | None
+    weights_sha256: str
+    bundle_digest: str
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's directory."""
+        return self.root / paths.SEGMENTER
+
+    def artifacts(self) -> Iterator[Path]:
+        """Paths, relative to the workspace, of the files that go into the run."""
+        names = TRAINED if self.evaluation is None else (*TRAINED, *EVALUATED)
+        return (name for name in names if (self.root / name).is_file())
+
+    def metrics(self) -> dict[str, float]:
+        """Final numbers by their name in MLflow; NaN for a class that val does not hold."""
+        numbers: dict[str, Any] = {
+            name: self.training[name] for name in TRAINING_NUMBERS if name in self.training
+        }
+        if self.training.get("selection_miou") is not None:
+            numbers["best_selection_miou"] = self.training["selection_miou"]
+        found = {name: float(value) for name, value in numbers.items() if value is not None}
+        if self.evaluation is None:
+            return found
+        for name in SCORES:
+            found[name] = _number(self.evaluation.get(name))
+        for name, (part, key) in DETAILS.items():
+            values = self.evaluation.get(part) or {}  # older evaluations lack these parts
+            if key in values:
+                found[name] = _number(values[key])
+        for name, values in self.evaluation.get("classes", {}).items():
+            found |= {f"{score}/{name}": _number(values.get(score)) for score in CLASS_SCORES}
+            if "boundary_iou" in values:
+                found[f"boundary_iou/{name}"] = _number(values["boundary_iou"])
+        found["val_images"] = _number(self.evaluation.get("images"))
+        return found
+
+
+def read(root: Path) -> Results:
+    """Read what the train and evaluate stages left.
+
+    An evaluation of another bundle, as a training alone leaves it, does not count.
+
+    Raises:
+        SegopsError: There is no trained model, or it is not the one that the training wrote.
+    """
+    bundle = root / paths.SEGMENTER
+    if not bundle.is_dir():
+        raise SegopsError(f"{bundle}: no trained model here. `segops run` trains one.")
+    training = files.read_json(root / paths.TRAINING)
+    package = files.read_json(root / paths.PACKAGE)
+    digest, weights = bundle_digest(bundle), files.sha256_file(bundle / opener.WEIGHTS)
+    for path, said, name, found in (
+        (paths.TRAINING, training, "weights_sha256", weights),
+        (paths.PACKAGE, package, "bundle_digest", digest),
+    ):
+        if said.get(name) != found:
+            raise SegopsError(
+                f"{bundle}: its {name} is {found[:12]}, {path} says "
+                f"{str(said.get(name))[:12]}. `dvc repro` brings both together."
+            )
+    evaluation = None
+    if (root / paths.EVALUATION).is_file():
+        evaluation = files.read_json(root / paths.EVALUATION)
+        if evaluation.get("bundle_digest") != digest:
+            evaluation = None
+    return Results(root, training, evaluation, weights, digest)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

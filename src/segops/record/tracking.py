@@ -1,0 +1,204 @@
+"""Where MLflow's record lies, and one way to talk to it.
+
+Everything goes through :class:`mlflow.MlflowClient` with explicit run ids. The fluent interface
+keeps an active run per thread, and a stray call to it creates phantom runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from filelock import FileLock, Timeout
+
+from segops import paths
+from segops.params.registry import RegistryParams
+from segops.runtime.errors import SegopsError, TransientError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCK_SECONDS = 120.0
+"""How long one process waits for another to finish its work on the record."""
+LOCAL = "local"
+"""The identity of the embedded database: its path may change when the checkout is moved."""
+log = logging.getLogger("segops")
+
+
+class BusyError(TransientError):
+    """Another process holds a lock; the same call may succeed a moment later."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open record.
+
+    Attributes:
+        client: MLflow's client, for runs and for the registry.
+        uri: The address, as MLflow takes it.
+        identity: The address without credentials; `local` for the embedded database.
+        experiment_id: The experiment that holds the runs.
+    """
+
+    client: MlflowClient
+    uri: str
+    identity: str
+    experiment_id: str
+
+
+def tracking_uri(root: Path) -> str:
+    """``MLFLOW_TRACKING_URI``, or the embedded SQLite database in the main checkout of `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(root)}"
+
+
+def identity(root: Path) -> str:
+    """What the ledger calls the registry: its address without user name and password."""
+    uri = tracking_uri(root)
+    return LOCAL if uri == f"sqlite:///{_database(root)}" else without_credentials(uri)
+
+
+def has_record(root: Path) -> bool:
+    """Whether there can be a record: not before the embedded database is made."""
+    return identity(root) != LOCAL or _database(root).is_file()
+
+
+def without_credentials(uri: str) -> str:
+    """`uri` without user name and password, for messages and for the ledger."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+@contextmanager
+def locked(root: Path, name: str) -> Iterator[None]:
+    """Hold a lock of the main checkout, waiting for another process to give it up.
+
+    Args:
+        root: A workspace; the lock is shared by all workspaces of its main checkout.
+        name: Which lock.
+
+    Raises:
+        BusyError: Another process holds it for longer than `LOCK_SECONDS`.
+    """
+    path = paths.state_home(root) / paths.STATE / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise BusyError(
+            f"{path}: another process has held this lock for {LOCK_SECONDS:.0f} s. "
+            "Wait for it to end, or stop it first."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def session(root: Path, settings: RegistryParams) -> Iterator[Store]:
+    """Open the record, making database and experiment where missing.
+
+    MLflow's errors inside the block become errors that name the address.
+
+    Args:
+        root: The workspace.
+        settings: Names of the experiment and of the registered model.
+
+    Raises:
+        TransientError: The server or the database does not answer; a later call may succeed.
+        SegopsError: MLflow refuses.
+    """
+    # Modest, so that a server that is away is reported in seconds and not in minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow import MlflowClient
+
+    for name, level in (
+        ("alembic", logging.WARNING),
+        ("mlflow", logging.WARNING),
+        ("urllib3.connectionpool", logging.ERROR),  # the outage is told once, by our own error
+    ):
+        logging.getLogger(name).setLevel(level)  # importing mlflow had set its own
+    uri = tracking_uri(root)
+    with _errors(uri):
+        # Several processes that create the same database at once collide.
+        with locked(root, "mlflow"):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            experiment_id = _experiment(client, root, uri, settings.experiment)
+        yield Store(client, uri, identity(root), experiment_id)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow answered that a thing does not exist, as opposed to not answering."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def _database(root: Path) -> Path:
+    return paths.state_home(root) / "mlflow.db"
+
+
+def _experiment(client: MlflowClient, root: Path, uri: str, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # With no server there is nobody else to hold the artifacts, and MLflow's own default is
+        # relative to whatever directory a process happens to run in.
+        served = uri.startswith(("http://", "https://", "databricks"))
+        location = (paths.state_home(root) / "mlartifacts").as_uri()
+        return str(client.create_experiment(name, artifact_location=None if served else location))
+    if found.lifecycle_stage != "active":
+        raise SegopsError(
+            f"MLflow at {without_credentials(uri)}: experiment {name!r} is deleted. Restore it, "
+            "or choose another name in params.yaml under registry.experiment."
+        )
+    return str(found.experiment_id)
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    where = without_credentials(uri)
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise TransientError(
+            f"MLflow's database {where} is not usable: {_first_line(error)}. "
+            "Is another program creating or migrating it, or is the disk full?"
+        ) from error
+    except MlflowException as error:
+        if _is_transient(error):
+            raise TransientError(
+                f"MLflow at {where} does not answer: {_first_line(error)}. "
+                "Start the server, or check MLFLOW_TRACKING_URI."
+            ) from error
+        raise SegopsError(f"MLflow at {where} refuses: {_first_line(error)}") from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    from requests.exceptions import ConnectionError as RequestsConnectionError
+    from requests.exceptions import RetryError
+    from requests.exceptions import Timeout as RequestsTimeout
+
+    if getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE":
+        return True
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, RequestsConnectionError | RequestsTimeout | RetryError)
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0].rstrip(".")[:500]
+    return re.sub(r"://[^/@\s]+@", "://", line)

@@ -1,0 +1,1 @@
+"""What releases: versions, the gate, the ledger, promotion and rollback."""

@@ -1,0 +1,77 @@
+"""From what a person calls a model to the directory of its bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from segops.params.file import load_params
+from segops.record.artifact import checked_bundle
+from segops.record.tracking import Store, session
+from segops.release import versions
+from segops.release.versions import Version
+from segops.runtime.errors import SegopsError
+
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@contextmanager
+def resolved(model: str | None, root: Path) -> Iterator[Path]:
+    """Lead to a model's bundle; a registered one's digest is checked first.
+
+    Args:
+        model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a bundle's directory, or None for
+            the champion of the workspace's model.
+        root: The workspace.
+
+    Raises:
+        SegopsError: There is no such model, or its artifact was changed since it was registered.
+        TransientError: MLflow does not answer.
+    """
+    if model is not None and not model.startswith("models:"):
+        if not (Path(model) / "model.json").is_file():
+            raise SegopsError(
+                f"{model}: no bundle there (it lacks model.json). Expected a bundle's directory, "
+                "models:/NAME@ALIAS or models:/NAME/VERSION."
+            )
+        yield Path(model)
+        return
+    settings = load_params(root).registry
+    uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
+    with TemporaryDirectory() as scratch:
+        with session(root, settings) as store:
+            name, version = find_version(store, uri)
+            bundle = checked_bundle(
+                store, name, version.number, version.bundle_digest, Path(scratch)
+            )
+        yield bundle
+
+
+def find_version(store: Store, uri: str) -> tuple[str, Version]:
+    """The registered model's name and the version that a URI leads to.
+
+    Args:
+        store: The record.
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises:
+        SegopsError: It is none of the two, or there is no such alias.
+        MlflowException: There is no such version, or the registry does not answer.
+    """
+    parts = URI.fullmatch(uri)
+    if parts is None:
+        raise SegopsError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+    name, number = parts["name"], parts["version"]
+    if number is None:
+        aliases = versions.aliases(store, name)
+        if parts["alias"] not in aliases:
+            known = ", ".join(aliases) or "none"
+            raise SegopsError(
+                f"{uri}: {name} has no such alias (it has: {known}). "
+                "`segops run` makes a champion; `segops status` shows what there is."
+            )
+        number = aliases[parts["alias"]]
+    return name, versions.get(store, name, number)

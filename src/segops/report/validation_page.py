@@ -1,0 +1,286 @@
+"""The page that shows whether a data set is fit for training, and what is in it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from segops.report import svg
+from segops.report.html import photograph, write_page
+from segops.report.legend import legend
+from segops.report.overlay import colours, overlay
+from segops.runtime.classes import VOID
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_image
+from segops.runtime.masks import read_mask
+from segops.voc.layout import SPLITS, Layout
+
+MAX_OFFENDERS = 60
+SAMPLES = 12
+THUMBNAIL = 240
+
+
+class FindingLike(Protocol):
+    """One thing that is wrong with one file."""
+
+    @property
+    def file(self) -> str:
+        """Path relative to the data set's root."""
+
+    @property
+    def message(self) -> str:
+        """What is wrong with it."""
+
+
+class CheckLike(Protocol):
+    """One expectation and how the data met it."""
+
+    @property
+    def name(self) -> str:
+        """Short name."""
+
+    @property
+    def expected(self) -> str:
+        """What was expected, a sentence."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was found so."""
+
+    @property
+    def errored(self) -> bool:
+        """Whether it could not be evaluated."""
+
+    @property
+    def observed(self) -> str:
+        """What was found, a sentence."""
+
+    @property
+    def action(self) -> str:
+        """What to do, a sentence."""
+
+    @property
+    def findings(self) -> Sequence[FindingLike]:
+        """What is wrong, by file."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Half of a thumbnail: a data URI, or the words that stand in its place."""
+
+    source: str | None
+    text: str
+
+
+def write_validation_page(
+    path: Path,
+    checks: Sequence[CheckLike],
+    facts: pd.DataFrame,
+    layout: Layout,
+    class_names: Sequence[str],
+    *,
+    pictures: bool,
+    max_void_fraction: float,
+    data_hash: str,
+) -> None:
+    """Write the page; the same inputs give the same bytes.
+
+    Args:
+        path: The HTML file.
+        checks: What was expected and found.
+        facts: The facts table of the data set; it may have no rows.
+        layout: Where the pictures are.
+        class_names: Names in id order.
+        pictures: False leaves photographs and masks out.
+        max_void_fraction: The bound to draw in the histogram of void, in [0, 1].
+        data_hash: Hash of the data, shown at the end.
+    """
+    splits = [{"name": split, "images": int((facts["split"] == split).sum())} for split in SPLITS]
+    messages = _messages(checks)
+    labels = _labels(facts)
+    context: dict[str, Any] = {
+        "passed": bool(checks) and all(check.passed for check in checks),
+        "checks": checks,
+        "failed": sum(not check.passed for check in checks),
+        "findings": sum(len(check.findings) for check in checks),
+        "files": len(messages),
+        "splits": splits,
+        "rows": len(facts),
+        "classes": _class_rows(labels, class_names, splits),
+        "classes_in_train": labels[
+            (labels["split"] == "train") & (labels["label"] < len(class_names))
+        ]["label"].nunique(),
+        "void": _void_share(labels),
+        "size": _size(facts),
+        "data_hash": data_hash,
+        "offending": 0,
+        "offenders": [],
+        "samples": [],
+        "sample_legend": [],
+    }
+    if len(facts):
+        context |= _charts(facts, max_void_fraction)
+    if pictures:
+        offending = facts[facts["image_path"].isin(messages) | facts["mask_path"].isin(messages)]
+        context["offending"] = len(offending)
+        shown = offending.head(MAX_OFFENDERS).to_dict("records")
+        context["offenders"] = [_offender(layout, row, messages) for row in shown]
+        if not len(offending):
+            rows = _samples(facts)
+            context["samples"] = [_sample(layout, row, class_names) for row in rows]
+            ids = sorted({int(label) for row in rows for label in row["label_ids"]})
+            context["sample_legend"] = legend(ids, class_names)
+    write_page(path, "validation.html", **context)
+
+
+def _messages(checks: Sequence[CheckLike]) -> dict[str, list[str]]:
+    messages: dict[str, list[str]] = defaultdict(list)
+    for check in checks:
+        for finding in check.findings:
+            messages[finding.file].append(finding.message)
+    return dict(messages)
+
+
+def _labels(facts: pd.DataFrame) -> pd.DataFrame:
+    """One row for every image and label id: split, label, pixels."""
+    known = facts[["split", "label_ids", "label_pixels"]].dropna()
+    rows = known.explode(["label_ids", "label_pixels"])
+    return rows.rename(columns={"label_ids": "label", "label_pixels": "pixels"}).astype(
+        {"label": "int64", "pixels": "int64"}
+    )
+
+
+def _void_share(labels: pd.DataFrame) -> float | None:
+    total = int(labels["pixels"].sum())
+    return int(labels[labels["label"] == VOID]["pixels"].sum()) / total if total else None
+
+
+def _size(facts: pd.DataFrame) -> str:
+    size = float(facts["image_bytes"].sum() + facts["mask_bytes"].sum())
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"
+
+
+def _class_rows(
+    labels: pd.DataFrame, class_names: Sequence[str], splits: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    counted = labels[labels["label"] != VOID]
+    images: Counter[tuple[str, int]] = Counter()
+    pixels: Counter[tuple[str, int]] = Counter()
+    totals: Counter[str] = Counter()
+    for split, label, count in counted.itertuples(index=False, name=None):
+        images[split, label] += 1
+        pixels[split, label] += count
+        totals[split] += count
+    shares = {(split, label): pixels[split, label] / totals[split] for split, label in pixels}
+    # The background holds most pixels; on its scale no other bar would be seen.
+    top = max((share for (_, label), share in shares.items() if label != 0), default=1.0)
+    entries = []
+    for index, entry in enumerate(legend(range(len(class_names)), class_names)):
+        entry["absent"] = not any((split["name"], index) in images for split in splits)
+        entry["images"], entry["pixels"] = {}, {}
+        for split in splits:
+            name = split["name"]
+            count, share = images[name, index], shares.get((name, index), 0.0)
+            entry["images"][name] = {"count": count, "share": count / max(split["images"], 1)}
+            entry["pixels"][name] = {"share": share, "bar": share / top}
+        entries.append(entry)
+    return entries
+
+
+def _charts(facts: pd.DataFrame, max_void_fraction: float) -> dict[str, Any]:
+    known = facts.dropna(subset=["width", "height"])
+    sizes = {
+        split: Counter(
+            (int(width), int(height))
+            for width, height in known[known["split"] == split][["width", "height"]].to_numpy()
+        )
+        for split in SPLITS
+    }
+    voids = {
+        split: facts[facts["split"] == split]["void_fraction"].dropna().tolist() for split in SPLITS
+    }
+    both = sum(sizes.values(), Counter())
+    common = ", ".join(
+        f"{width} × {height} ({count})"
+        for (width, height), count in sorted(both.items(), key=lambda one: (-one[1], one[0]))[:3]
+    )
+    text = "No image could be read."
+    if both:
+        text = f"{len(both)} different size{'s' if len(both) > 1 else ''}; most common: {common}."
+    largest = max((value for values in voids.values() for value in values), default=0.0)
+    # Far from the data, the bound would only press them into one corner.
+    mark = max_void_fraction if largest > max_void_fraction / 2 else None
+    return {
+        "sizes_chart": svg.bubbles(sizes),
+        "sizes_text": text,
+        "void_chart": svg.histogram(voids, "void share of the mask", mark=mark),
+    }
+
+
+def _offender(
+    layout: Layout, row: Mapping[Any, Any], messages: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    found = [*messages.get(row["image_path"], []), *messages.get(row["mask_path"], [])]
+    return {
+        "image_id": row["image_id"],
+        "split": row["split"],
+        "messages": list(dict.fromkeys(found)),
+        "panels": _panels(layout, str(row["image_id"])),
+    }
+
+
+def _sample(layout: Layout, row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
+    held = [names[label] for label in row["label_ids"] if 0 < label < len(names)]
+    return {
+        "image_id": row["image_id"],
+        "split": row["split"],
+        "text": ", ".join(held) or names[0],
+        "panels": _panels(layout, str(row["image_id"])),
+    }
+
+
+def _panels(layout: Layout, image_id: str) -> list[Panel]:
+    image: NDArray[np.uint8] | None = None
+    mask: NDArray[np.uint8] | None = None
+    try:
+        image = read_image(layout.image_path(image_id))
+        left = Panel(photograph(image, THUMBNAIL), "image")
+    except SegopsError:
+        left = Panel(None, _absence(layout.image_path(image_id), "image"))
+    try:
+        mask = read_mask(layout.mask_path(image_id))
+        fits = image is not None and image.shape[:2] == mask.shape
+        shown = overlay(image, mask) if image is not None and fits else colours(mask)
+        right = Panel(photograph(shown, THUMBNAIL), "mask over the image" if fits else "mask")
+    except SegopsError:
+        right = Panel(None, _absence(layout.mask_path(image_id), "mask"))
+    return [left, right]
+
+
+def _absence(path: Path, kind: str) -> str:
+    return f"{kind} not readable" if path.exists() else f"no {kind}"
+
+
+def _samples(facts: pd.DataFrame) -> list[Mapping[Any, Any]]:
+    """Rows that show every class early: each next one holds most ids that are still unseen."""
+    rows = facts.dropna(subset=["label_ids"]).to_dict("records")
+    # Spread over the lists, so that ties do not fall on the first files alone.
+    rows = [row for start in range(SAMPLES) for row in rows[start::SAMPLES]]
+    chosen: list[Mapping[Any, Any]] = []
+    seen: set[int] = set()
+    while rows and len(chosen) < SAMPLES:
+        best = max(range(len(rows)), key=lambda i: (len(set(rows[i]["label_ids"]) - seen), -i))
+        chosen.append(rows.pop(best))
+        seen |= {int(label) for label in chosen[-1]["label_ids"]}
+    return chosen

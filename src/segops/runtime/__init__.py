@@ -1,0 +1,1 @@
+"""All that travels inside a registered model: it imports nothing else of segops."""

@@ -1,0 +1,140 @@
+"""All ways of predicting an image but the plain one: averaged, by windows, refined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from .predictor import require_finite
+from .settings import PredictSettings
+from .windows import Strip, blend
+
+if TYPE_CHECKING:
+    from .crf import DenseCrf
+
+Network = Callable[[Tensor], Tensor]
+"""Takes pixels (1, 3, h, w) in 0..255 of any size, returns logits float32 (C, h, w)."""
+
+
+class Inference:
+    """Composes windows, test-time augmentation and the dense CRF.
+
+    In window mode each window is averaged and refined as an image of its own, then windows are
+    blended.
+
+    Args:
+        settings: What is to be done.
+    """
+
+    def __init__(self, settings: PredictSettings) -> None:
+        self.settings = settings
+        self._crf = _dense_crf(settings)
+
+    @property
+    def max_pixels(self) -> int:
+        """Image files of more pixels are refused."""
+        return self.settings.max_pixels
+
+    def is_plain(self, height: int, width: int) -> bool:
+        """Whether an image of this size is just handed to the network, whole and once."""
+        if self.settings.averages or self._crf is not None:
+            return False
+        return not self.settings.by_windows(height, width)
+
+    def strips(
+        self, image: NDArray[np.uint8], network: Network, device: torch.device
+    ) -> Iterator[Strip]:
+        """Predict an image part by part; see :func:`.windows.blend`.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            network: Called for each window, scale and side.
+            device: Where it computes. Only what a window needs is sent there.
+
+        Yields:
+            Rows, columns and probabilities of the parts.
+
+        Raises:
+            SegopsError: The network's output is not finite.
+        """
+
+        def predict(rows: slice, columns: slice) -> Tensor:
+            # A copy, because the store hands out read-only views, which torch does not take.
+            pixels = torch.from_numpy(np.array(image[rows, columns], order="C")).to(device)
+            return self._probabilities(pixels, network)
+
+        height, width = image.shape[:2]
+        if self.settings.by_windows(height, width):
+            size, window = (height, width), self.settings.window
+            yield from blend(size, window, self.settings.overlap, predict, device)
+        else:
+            everything = slice(0, height), slice(0, width)
+            yield *everything, predict(*everything)
+
+    def _probabilities(self, pixels: Tensor, network: Network) -> Tensor:
+        """Probabilities (C, h, w) of pixels uint8 (h, w, 3)."""
+        images = pixels.permute(2, 0, 1)[None]
+        found = averaged(images, network, self.settings.scales, self.settings.flip)
+        # One that is not finite makes the sum so.
+        require_finite(found.sum())
+        return found if self._crf is None else self._crf.refine(found, pixels)
+
+
+def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: bool) -> Tensor:
+    """Mean of the class probabilities over scales and, if asked for, both ways round.
+
+    Logits are resized to the image's own size before the softmax, as MMSegmentation does.
+
+    Args:
+        images: uint8 (1, 3, H, W), RGB.
+        network: Predicts each version.
+        scales: Factors by which the image is resized; a side keeps at least one pixel.
+        flip: Predict each version mirrored left to right too.
+
+    Returns:
+        float32 (C, H, W), summing to 1 at each pixel.
+    """
+    size = images.shape[-2:]
+    total: Tensor | None = None
+    for scale in scales:
+        scaled = _resized(images, (_scaled(size[0], scale), _scaled(size[1], scale)))
+        for mirrored in (False, True) if flip else (False,):
+            logits = network(scaled.flip(-1) if mirrored else scaled)
+            found = _resized(logits[None], size)[0].softmax(dim=0)
+            if mirrored:
+                found = found.flip(-1)
+            total = found if total is None else total.add_(found)
+    assert total is not None
+    return total.div_(len(scales) * (1 + flip))
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, round(side * scale))
+
+
+def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(1, N, H, W) resized bilinearly; what has the size already is not touched."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    return functional.interpolate(values.float(), size, mode="bilinear", align_corners=False)
+
+
+def _dense_crf(settings: PredictSettings) -> DenseCrf | None:
+    if not settings.crf.iterations:
+        return None
+    from .crf import DenseCrf
+
+    return DenseCrf(
+        gaussian_weight=settings.crf.gaussian_weight,
+        gaussian_sigma=settings.crf.gaussian_sigma,
+        bilateral_weight=settings.crf.bilateral_weight,
+        bilateral_sigma=settings.crf.bilateral_sigma,
+        color_sigma=settings.crf.color_sigma,
+        iterations=settings.crf.iterations,
+    )

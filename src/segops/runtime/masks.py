@@ -1,0 +1,124 @@
+"""Masks read as class ids, whatever the mode of the PNG, and written as VOC does."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .classes import palette
+from .errors import SegopsError
+from .images import MASK_FORMATS, load_image, read_content
+
+_PALETTE = palette()
+_BIT_DEPTH = 24
+"""Offset of the bit depth in a PNG file: signature (8), chunk head (8), width (4), height (4)."""
+
+
+def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode a mask.
+
+    Palette (P) and greyscale (L) masks hold ids as stored, whatever their colours are. RGB masks,
+    and RGBA masks that are opaque everywhere, are decoded by the VOC palette, exactly.
+
+    Args:
+        content: A PNG file's bytes.
+        name: What the message of an error calls the file.
+
+    Returns:
+        uint8 array of shape (H, W) of ids in 0..255, contiguous and writable; 255 is void.
+
+    Raises:
+        SegopsError: The content is no PNG, is corrupt or truncated, has another mode, or holds a
+            colour that is not in the VOC palette or a pixel that is not opaque.
+    """
+    image = load_image(content, name, MASK_FORMATS)
+    depth = content[_BIT_DEPTH]
+    if depth == 16 or image.mode not in ("P", "L", "RGB", "RGBA"):
+        raise SegopsError(
+            f"{name}: mask of mode {image.mode} with {depth} bits a channel; expected P or L with "
+            "class ids as pixel values, or RGB in the VOC palette, of 8 bits at most. "
+            "Save the ids as a palette PNG."
+        )
+    if image.mode == "P":
+        return np.array(image)
+    if image.mode == "L":
+        # Pillow stretches 2 and 4 bits to 0..255; what is stored is the id.
+        return np.array(image) // np.uint8(255 // ((1 << depth) - 1))
+    return _decode_colours(np.asarray(image), name)
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Read a mask; see :func:`decode_mask`.
+
+    Raises:
+        SegopsError: As :func:`decode_mask`, or the file is missing or not readable.
+    """
+    return decode_mask(read_content(path), str(path))
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """Encode a mask as VOC does: a PNG of mode P with the VOC palette.
+
+    Args:
+        mask: uint8 array of shape (H, W) of ids in 0..255.
+
+    Raises:
+        ValueError: `mask` has another dtype or shape, or no pixels.
+    """
+    if mask.dtype != np.uint8 or mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"expected a uint8 mask (H, W), got {mask.dtype} {mask.shape}")
+    image = Image.fromarray(mask)
+    image.putpalette(_PALETTE.tobytes())
+    buffer = BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
+    """Write a mask as :func:`encode_mask` encodes it.
+
+    Raises:
+        ValueError: As :func:`encode_mask`.
+    """
+    path.write_bytes(encode_mask(mask))
+
+
+def _inverse_tables() -> NDArray[np.uint8]:
+    """The bits of the id that each channel's value stands for; uint8 array of shape (3, 256)."""
+    # The palette gives every bit of an id to one channel, so an id is the union of three look-ups.
+    tables = np.zeros((3, 256), dtype=np.uint8)
+    for index in range(8):
+        channel = int(_PALETTE[1 << index].argmax())
+        bit = int(_PALETTE[1 << index, channel])
+        tables[channel, (np.arange(256) & bit) > 0] |= 1 << index
+    return tables
+
+
+_IDS_BY_CHANNEL = _inverse_tables()
+
+
+def _decode_colours(pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """Ids of the VOC colours in `pixels` (H, W, 3 or 4)."""
+    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
+        y, x = np.argwhere(pixels[..., 3] != 255)[0]
+        raise SegopsError(
+            f"{name}: alpha {pixels[y, x, 3]} at x={x}, y={y}; an RGBA mask must be opaque "
+            "(alpha 255) everywhere. Save the ids as a palette PNG."
+        )
+    colours = pixels[..., :3]
+    red, green, blue = (_IDS_BY_CHANNEL[index][colours[..., index]] for index in range(3))
+    ids: NDArray[np.uint8] = red | green | blue
+    wrong = (_PALETTE[ids] != colours).any(axis=2)
+    if wrong.any():
+        y, x = np.argwhere(wrong)[0]
+        red_green_blue = tuple(int(value) for value in colours[y, x])
+        raise SegopsError(
+            f"{name}: colour {red_green_blue} at x={x}, y={y} is not in the VOC palette "
+            f"({int(wrong.sum())} pixel(s) with such colours). Give the mask exact VOC colours, "
+            "or save the ids as a palette PNG."
+        )
+    return ids

@@ -1,0 +1,268 @@
+"""Every network by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from segmentation_models_pytorch.encoders import is_equivalent_to_timm_universal
+from torch import nn
+
+from ..errors import SegopsError
+from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
+from .fcn import FCN
+from .heads import auxiliary_head
+from .options import any_size_options, dropout_options, put_dropout, stride_options
+from .plain_cnn import PlainCNN
+from .segmenter import Segmenter
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DEFAULT_STRIDE = 32
+PLAIN = "plain_cnn"
+"""The one architecture without an encoder."""
+
+# Set by segops, or of no use here: `activation` and `aux_params` would change what comes out.
+_RESERVED = frozenset(
+    {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to build a network; the weights apart.
+
+    Attributes:
+        architecture: A key of :data:`ARCHITECTURES`.
+        encoder: Name of an SMP encoder, or `tu-` and the name of a timm model.
+        classes: Number of classes C.
+        options: Further keyword arguments of the architecture.
+        mean: Per-channel mean for the normalisation, in 0..1, RGB.
+        std: Per-channel standard deviation for the normalisation, in 0..1, RGB.
+        output_stride: Stride of the encoder's coarsest features, by dilation: 8, 16, 32, or None
+            for the architecture's own.
+        dropout: Probability of dropout before the classifier; None for the architecture's own.
+    """
+
+    architecture: str
+    encoder: str
+    classes: int
+    options: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    output_stride: int | None = None
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+
+
+Builder = Callable[..., nn.Module]
+
+
+def _ours(network: type[nn.Module], **fixed: Any) -> Builder:
+    """A builder of a network of ours that is called like SMP's, and shows its arguments."""
+
+    def build_ours(**arguments: Any) -> nn.Module:
+        return network(**fixed, **arguments)
+
+    build_ours.__signature__ = inspect.signature(network)  # type: ignore[attr-defined]
+    return build_ours
+
+
+ARCHITECTURES: dict[str, Builder] = {
+    **smp.MODEL_ARCHITECTURES_MAPPING,
+    "fcn8s": _ours(FCN, finest=8),
+    "fcn16s": _ours(FCN, finest=16),
+    "fcn32s": _ours(FCN, finest=32),
+    "dilated_fcn": _ours(DilatedFCN),
+    "dilated_pspnet": _ours(DilatedPSPNet),
+    "dilated_deeplabv3": _ours(DilatedDeepLabV3),
+    "dilated_deeplabv3plus": _ours(DilatedDeepLabV3Plus),
+    PLAIN: PlainCNN,
+}
+"""Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
+encoders, and the plain baseline."""
+
+
+def encoder_names() -> list[str]:
+    """All encoder names of SMP; besides them, `tu-` and any timm model that gives features."""
+    return list(smp.encoders.get_encoder_names())
+
+
+def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None) -> Segmenter:
+    """Build a network with random weights.
+
+    Args:
+        spec: What to build.
+        auxiliary: Add an auxiliary FCN head on the encoder's next-to-last features. It is built
+            last: the network starts the same with and without it.
+        published: Name of published encoder weights that SMP or timm load from the local cache;
+            :func:`segops.models.pretrained.build_pretrained` puts them there. None: random.
+
+    Returns:
+        A network in training mode that takes images in 0..255 of shape (N, 3, H, W), any size,
+        and returns logits (N, C, H, W).
+
+    Raises:
+        SegopsError: An unknown architecture, encoder or option; a pair that does not work
+            together; an output stride that it cannot have.
+    """
+    check_names(spec)
+    options = _options(spec)
+    if spec.architecture != PLAIN:
+        # timm's encoders know their published weights without a name.
+        weights = published if published is None or is_smp(spec.encoder) else True
+        options |= {"encoder_name": spec.encoder, "encoder_weights": weights}
+    elif auxiliary:
+        raise SegopsError(
+            "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
+        )
+    try:
+        network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
+        if spec.dropout is not None and not dropout_options(spec.architecture, spec.dropout, {}):
+            put_dropout(network, spec.dropout)
+        segmenter = Segmenter(
+            network,
+            spec.mean,
+            spec.std,
+            *_least_sizes(spec.architecture, network),
+            auxiliary=_auxiliary(network, spec.classes) if auxiliary else None,
+        )
+        _try_once(segmenter, spec)
+    except SegopsError:
+        raise
+    except Exception as error:
+        raise SegopsError(_not_together(spec, error)) from error
+    return segmenter
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    """The keyword arguments of the architecture, apart from encoder and classes."""
+    options = any_size_options(spec.architecture, spec.encoder) | spec.options
+    if spec.output_stride is not None:
+        # What follows from the stride (SMP's upsampling, say) gives way to what the user said.
+        options = stride_options(spec.architecture, spec.output_stride, spec.options) | options
+    if spec.dropout is not None:
+        options |= dropout_options(spec.architecture, spec.dropout, spec.options)
+    return options
+
+
+def _not_together(spec: ModelSpec, error: Exception) -> str:
+    used = [f"options {spec.options}"] if spec.options else []
+    used += [f"output stride {spec.output_stride}"] if spec.output_stride else []
+    keys = ["model.options"] if spec.options else []
+    keys += ["model.output_stride"] if spec.output_stride else []
+    reason = str(error) or "it gives no reason"
+    first = f"Check {' and '.join(keys)}, or choose" if keys else "Choose"
+    return (
+        f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
+        f"{''.join(f' and {one}' for one in used)}: {type(error).__name__}: {reason}. "
+        f"{first} another encoder "
+        "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
+        "models) or another architecture."
+    )
+
+
+def _auxiliary(network: nn.Module, classes: int) -> nn.Module:
+    encoder: Any = network.encoder
+    channels = list(encoder.out_channels)
+    if len(channels) < 3 or not channels[-2]:
+        raise ValueError(f"no features for an auxiliary head: channels {channels} of the encoder")
+    return auxiliary_head(channels[-2], classes)
+
+
+def check_names(spec: ModelSpec) -> None:
+    """Refuse a specification whose names nobody has.
+
+    Raises:
+        SegopsError: The architecture, the encoder or an option is unknown.
+    """
+    if spec.architecture not in ARCHITECTURES:
+        raise SegopsError(
+            f"model.architecture: no architecture {spec.architecture!r}."
+            f"{_close(spec.architecture, ARCHITECTURES)} Expected {', '.join(ARCHITECTURES)}."
+        )
+    if not (spec.architecture == PLAIN or _is_encoder(spec.encoder)):
+        timm_names = [f"tu-{name}" for name in timm.list_models()]
+        raise SegopsError(
+            f"model.encoder: no encoder {spec.encoder!r}."
+            f"{_close(spec.encoder, [*encoder_names(), *timm_names])} Expected "
+            f"{', '.join(encoder_names())}, or tu-NAME for a model NAME of timm."
+        )
+    allowed = set(inspect.signature(ARCHITECTURES[spec.architecture]).parameters)
+    allowed -= _RESERVED | {"kwargs", "encoder_options", "finest"}
+    # Further arguments reach timm's encoders; SMP would drop them silently for its own.
+    free = not is_smp(spec.encoder) and spec.architecture != PLAIN
+    unknown = [
+        name for name in spec.options if name in _RESERVED or (name not in allowed and not free)
+    ]
+    if unknown:
+        raise SegopsError(
+            f"model.options: {spec.architecture} with encoder {spec.encoder} has no option "
+            f"{', '.join(unknown)}; expected {', '.join(sorted(allowed)) or 'none'}."
+            f"{_close(unknown[0], allowed)}"
+        )
+
+
+def is_smp(encoder: str) -> bool:
+    """Whether an encoder is of SMP itself, not of timm."""
+    return encoder in smp.encoders.encoders
+
+
+def _is_encoder(name: str) -> bool:
+    if name.startswith("tu-"):
+        return timm.is_model(name.removeprefix("tu-"))
+    return is_smp(name) or is_equivalent_to_timm_universal(name)
+
+
+def _close(name: str, names: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name.lower(), list(names), n=3)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
+    """Stride and shortest side, in pixels, that a network needs."""
+    encoder = getattr(network, "encoder", None)
+    own = int(getattr(encoder, "output_stride", DEFAULT_STRIDE))
+    if architecture.startswith("dilated_"):
+        return own, 1
+    if architecture == "dpt":  # its coarsest features have twice the stride of the patches
+        return math.lcm(DEFAULT_STRIDE, 2 * own), 1
+    if architecture == "pan":  # its pyramid halves the features three times
+        return math.lcm(DEFAULT_STRIDE, own), 8 * own
+    return math.lcm(DEFAULT_STRIDE, own), 1
+
+
+@torch.no_grad()
+def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
+    """Run a small image through: some pairs fail only then."""
+    segmenter.eval()
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    logits = segmenter(images, with_auxiliary=segmenter.auxiliary is not None)
+    shape = tuple((logits[0] if isinstance(logits, tuple) else logits).shape)
+    if shape != (1, spec.classes, 64, 64):
+        raise ValueError(f"an image of (64, 64) gives logits {shape}: check `upsampling`")
+    if spec.output_stride is not None or spec.architecture.startswith("dilated_"):
+        _check_stride(segmenter.encoder)
+    segmenter.train()
+
+
+def _check_stride(encoder: Any) -> None:
+    """Not every encoder that takes an output stride keeps to it."""
+    if encoder is None:
+        return
+    stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
+    if stride != encoder.output_stride:
+        raise ValueError(
+            f"the encoder's coarsest features have stride {stride}, not {encoder.output_stride}: "
+            "it cannot be dilated"
+        )

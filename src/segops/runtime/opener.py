@@ -1,0 +1,155 @@
+"""Opens a model bundle with the code that lies in it, under a name that only this bundle has.
+
+Two bundles with different code can so be open in one process, beside any version of segops or none.
+The files are read once: what was checked is what is run, and no byte code from a ``__pycache__``
+ever is. This module travels in the bundle and stands alone: it needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+RUNTIME = "runtime"
+MODEL = "model.json"
+WEIGHTS = "weights.safetensors"
+FORMAT = 2
+"""Format of the bundles that are written."""
+ENTRIES = {1: "predict.load", FORMAT: "load"}
+"""Module of the runtime that loads the model, by the format of the bundle."""
+
+
+class BundleError(Exception):
+    """The directory is no usable bundle, or not the one that was expected."""
+
+
+def open_bundle(
+    directory: Path,
+    device: str = "cpu",
+    expected_digest: str | None = None,
+    predict: Mapping[str, Any] | None = None,
+) -> Any:
+    """Open a bundle.
+
+    Args:
+        directory: The bundle.
+        device: A torch device, or `auto`: the GPU if there is one, else the CPU.
+        expected_digest: Digest that the bundle must have, checked before its code is run.
+        predict: Settings that take the place of the bundle's own, for trying others.
+
+    Returns:
+        The bundle's own predictor.
+
+    Raises:
+        BundleError: The directory is no bundle, or has another digest.
+    """
+    contents = read_bundle(directory)
+    found = digest(contents)
+    if expected_digest is not None and found != expected_digest:
+        raise BundleError(
+            f"{directory}: digest {found}; expected {expected_digest}. "
+            "The bundle was changed after it was made; its code was not run. Get it anew."
+        )
+    try:
+        model = json.loads(contents[MODEL])
+    except ValueError as error:
+        raise BundleError(f"{directory / MODEL}: not JSON: {error}.") from None
+    entry = ENTRIES.get(model.get("format"))
+    if entry is None:
+        raise BundleError(
+            f"{directory / MODEL}: format {model.get('format')!r}; this code reads "
+            f"{' and '.join(map(str, ENTRIES))}. Use the version of segops that made it."
+        )
+    if predict is not None:
+        model["predict"] = dict(predict)
+    loader = _import(contents, directory, f"segops_bundle_{found}", entry)
+    return loader.load(model, contents[WEIGHTS], device)
+
+
+def read_bundle(directory: Path) -> dict[str, bytes]:
+    """Content of every file of a bundle by its relative path; byte code is left out.
+
+    Raises:
+        BundleError: The directory is no bundle.
+    """
+    contents = {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.relative_to(directory).parts
+    }
+    missing = [name for name in (MODEL, WEIGHTS, f"{RUNTIME}/__init__.py") if name not in contents]
+    if missing:
+        raise BundleError(
+            f"{directory}: not a model bundle: {', '.join(missing)} missing. "
+            "The stage `package` writes one."
+        )
+    return contents
+
+
+def digest(contents: dict[str, bytes]) -> str:
+    """SHA-256 over the sorted lines "path, tab, SHA-256 of the content", in hexadecimal."""
+    total = hashlib.sha256()
+    for name in sorted(contents):
+        total.update(f"{name}\t{hashlib.sha256(contents[name]).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _import(contents: dict[str, bytes], directory: Path, package: str, entry: str) -> ModuleType:
+    """Import the bundle's entry module as part of `package`."""
+    known = any(getattr(finder, "package", None) == package for finder in sys.meta_path)
+    if not known:
+        sys.meta_path.append(_Runtime(contents, directory, package))
+    return importlib.import_module(f"{package}.{entry}")
+
+
+class _Runtime(MetaPathFinder, Loader):
+    """Finds and loads the modules of one bundle from memory."""
+
+    def __init__(self, contents: dict[str, bytes], directory: Path, package: str) -> None:
+        self.package = package
+        self.sources = {
+            name: source for name, source in contents.items() if name.startswith(f"{RUNTIME}/")
+        }
+        self.directory = directory.resolve()
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """The specification of a module of this bundle; None for all others."""
+        if fullname != self.package and not fullname.startswith(f"{self.package}."):
+            return None
+        place = RUNTIME + fullname.removeprefix(self.package).replace(".", "/")
+        for name, is_package in ((f"{place}/__init__.py", True), (f"{place}.py", False)):
+            if name in self.sources:
+                origin = str(self.directory / name)
+                spec = ModuleSpec(
+                    fullname, self, origin=origin, loader_state=name, is_package=is_package
+                )
+                spec.has_location = True  # gives modules a __file__, and tracebacks their lines
+                return spec
+        return None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile a module of this bundle."""
+        spec = self.find_spec(fullname, None)
+        if spec is None:
+            raise ImportError(f"{fullname} is no module of this bundle", name=fullname)
+        code: CodeType = compile(
+            self.sources[spec.loader_state], str(spec.origin), "exec", dont_inherit=True
+        )
+        return code
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run a module of this bundle."""
+        exec(self.get_code(module.__name__), module.__dict__)

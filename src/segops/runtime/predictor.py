@@ -1,0 +1,302 @@
+"""The one predictor, used by training's selection, evaluation, the command line and serving."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .classes import VOID
+from .errors import SegopsError
+from .images import decode_consumer_image
+from .masks import encode_mask
+
+_CACHED_LOGITS = 300_000
+"""Logits that are worked on at a time on a CPU: 1.2 MB."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about one image.
+
+    Attributes:
+        mask: uint8 of shape (H, W): a class id a pixel, at the image's own size; never void.
+        confidence: Mean over the pixels of the top class's probability, 1/C..1.
+    """
+
+    mask: NDArray[np.uint8]
+    confidence: float
+
+
+class Inference(Protocol):
+    """A way of predicting other than the plain one: :class:`.inference.Inference`.
+
+    Training predicts plainly, and so depends on none of it.
+    """
+
+    @property
+    def max_pixels(self) -> int:
+        """Image files of more pixels are refused."""
+
+    def is_plain(self, height: int, width: int) -> bool:
+        """Whether an image of this size is just handed to the network, whole and once."""
+
+    def strips(
+        self,
+        image: NDArray[np.uint8],
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Rows, columns and probabilities (C, h, w) of the parts of an image."""
+
+
+class Predictor:
+    """Predicts one image at a time, in float32.
+
+    One image at a time and at its own size, so that no image's mask depends on its neighbours in a
+    batch or on padding to them.
+
+    Args:
+        network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). Its
+            modules may be in training mode: they predict in evaluation mode and are put back.
+        class_names: The C names in id order.
+        device: Where the network lies and images are sent.
+        inference: How images are predicted; None: plainly, each whole and as it is.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        device: torch.device | str = "cpu",
+        inference: Inference | None = None,
+    ) -> None:
+        self.network = network
+        self.class_names = tuple(class_names)
+        self.device = torch.device(device)
+        self.inference = inference
+        if not 1 <= len(self.class_names) <= VOID:
+            raise SegopsError(f"{len(self.class_names)} classes; expected 1 to {VOID}.")
+
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+        """Predict one image.
+
+        Args:
+            image: uint8 of shape (H, W, 3), RGB.
+
+        Returns:
+            Mask and confidence.
+
+        Raises:
+            SegopsError: The network's output is not finite or has another shape.
+            ValueError: `image` is no such array.
+        """
+        with _inference(self.network, self.device):
+            mask = self._empty_mask(image)
+            confidence = torch.zeros((), dtype=torch.float64, device=self.device)
+            for place, ids, top in self._parts(image):
+                mask[place] = ids
+                confidence += top.sum(dtype=torch.float64)
+            return Prediction(_to_array(mask), float(confidence / mask.numel()))
+
+    def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The mask of :meth:`predict`, without the cost of the confidence."""
+        return _to_array(self.predict_ids(image))
+
+    def predict_ids(self, image: NDArray[np.uint8]) -> Tensor:
+        """The mask of :meth:`predict_mask` as a uint8 tensor (H, W), left on the device."""
+        mask = self._empty_mask(image)
+        with _inference(self.network, self.device):
+            for place, ids, _ in self._parts(image, with_probability=False):
+                mask[place] = ids
+        return mask
+
+    def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """The mask of :meth:`predict` and how sure it is, pixel by pixel, left on the device.
+
+        Args:
+            image: uint8 of shape (H, W, 3), RGB.
+
+        Returns:
+            The mask, uint8 (H, W), and the top class's probability, float32 (H, W), 1/C..1.
+
+        Raises:
+            SegopsError: As :meth:`predict`.
+            ValueError: As :meth:`predict`.
+        """
+        mask = self._empty_mask(image)
+        probability = torch.empty_like(mask, dtype=torch.float32)
+        with _inference(self.network, self.device):
+            for place, ids, top in self._parts(image):
+                mask[place] = ids
+                probability[place] = top
+        return mask, probability
+
+    def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability of every class at every pixel.
+
+        Args:
+            image: uint8 of shape (H, W, 3), RGB.
+
+        Returns:
+            float32 of shape (C, H, W), summing to 1 at each pixel.
+
+        Raises:
+            SegopsError: As :meth:`predict`.
+            ValueError: As :meth:`predict`.
+        """
+        _check(image)
+        found = np.empty((len(self.class_names), *image.shape[:2]), np.float32)
+        with _inference(self.network, self.device):
+            if self._is_plain(image):
+                logits = self._logits(image)
+                require_finite(logits.amax(dim=0))
+                found[:] = logits.softmax(dim=0).cpu().numpy()
+            else:
+                for rows, columns, probabilities in self._strips(image):
+                    found[:, rows, columns] = probabilities.cpu().numpy()
+        return found
+
+    def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
+        """Predict an image file's content.
+
+        An EXIF orientation is applied, so that the mask lies on the picture as it is seen.
+
+        Args:
+            content: Bytes of an image file (JPEG, PNG, ...), or these bytes in base64.
+            name: What the message of an error calls the image.
+
+        Returns:
+            The mask as a palette PNG of the image's size, and the confidence.
+
+        Raises:
+            SegopsError: The content is not base64, is no image that can be read as RGB, or is one
+                of more pixels than the bundle's `predict.max_pixels`.
+        """
+        if isinstance(content, str):
+            try:
+                content = base64.b64decode(content, validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise SegopsError(
+                    f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
+                ) from None
+        limit = None if self.inference is None else self.inference.max_pixels
+        image = decode_consumer_image(content, name, limit)
+        prediction = self.predict(image)
+        return encode_mask(prediction.mask), prediction.confidence
+
+    def _parts(
+        self, image: NDArray[np.uint8], with_probability: bool = True
+    ) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
+        """Rows and columns, class ids (h, w) and their probabilities (h, w) of all parts.
+
+        Without `with_probability` the last says nothing.
+        """
+        if not self._is_plain(image):
+            for rows, columns, probabilities in self._strips(image):
+                top, ids = probabilities.max(dim=0)
+                yield (rows, columns), ids, top
+            return
+        logits = self._logits(image)
+        top, ids = logits.max(dim=0)
+        require_finite(top)
+        if with_probability:
+            top = _top_probability(logits, top)
+        yield (slice(None), slice(None)), ids, top
+
+    def _is_plain(self, image: NDArray[np.uint8]) -> bool:
+        return self.inference is None or self.inference.is_plain(*image.shape[:2])
+
+    def _strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, slice, Tensor]]:
+        assert self.inference is not None
+        return self.inference.strips(image, self._run, self.device)
+
+    def _logits(self, image: NDArray[np.uint8]) -> Tensor:
+        """Logits of shape (C, H, W), float32."""
+        # A copy, because the store hands out read-only views, which torch does not take.
+        pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]
+        return self._run(pixels.to(self.device))
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        """Logits (C, h, w), float32, of pixels (1, 3, h, w)."""
+        logits: Tensor = self.network(pixels)
+        expected = (1, len(self.class_names), *pixels.shape[2:])
+        if tuple(logits.shape) != expected:
+            raise SegopsError(
+                f"The network returns logits of shape {tuple(logits.shape)}; expected {expected}, "
+                f"one channel for each of {', '.join(self.class_names)}."
+            )
+        return logits[0].float()
+
+    def _empty_mask(self, image: NDArray[np.uint8]) -> Tensor:
+        _check(image)
+        return torch.empty(image.shape[:2], dtype=torch.uint8, device=self.device)
+
+
+def require_finite(values: Tensor) -> None:
+    """Check what a network said; a NaN anywhere among a pixel's logits is its maximum.
+
+    Raises:
+        SegopsError: A value is not finite.
+    """
+    if not bool(values.isfinite().all()):
+        raise SegopsError(
+            "The network's output is not finite: its weights are broken. Train it anew."
+        )
+
+
+def _top_probability(logits: Tensor, top: Tensor) -> Tensor:
+    """The softmax probability (H, W) of the largest of the logits (C, H, W), which is `top`."""
+    rows = len(top)
+    if logits.device.type == "cpu":  # a few rows at a time stay in the caches
+        rows = max(1, _CACHED_LOGITS // (len(logits) * top.shape[1]))
+    sums = torch.empty_like(top)
+    for start in range(0, len(top), rows):
+        part = slice(start, start + rows)
+        torch.sum((logits[:, part] - top[part]).exp_(), dim=0, out=sums[part])
+    return sums.reciprocal_()
+
+
+def _check(image: NDArray[np.uint8]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3)"
+        )
+
+
+@contextmanager
+def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, no gradients, true float32 and deterministic kernels, for a while."""
+    training = [module for module in network.modules() if module.training]
+    precision = torch.get_float32_matmul_precision()
+    for module in training:
+        module.training = False
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
+        for module in training:
+            module.training = True
+
+
+def _to_array(mask: Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = mask.cpu().numpy()
+    return array

@@ -1,0 +1,227 @@
+"""Weights files and what of them fits a network."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import SegopsError
+from .segmenter import Segmenter
+
+LEAST_MATCH = 0.9
+"""Share of a network's tensors that a file must bring; below it, it is another network's file."""
+
+CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+"""Suffixes of what `torch.save` writes; anything else is read as safetensors."""
+
+_NESTED = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model", "network")
+_SHOWN = 5
+log = logging.getLogger("segops")
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What weights brought.
+
+    Attributes:
+        matched: Names of the network's tensors that are there in the right shape.
+        missing: Names that are not there.
+        unexpected: Names there that the network does not have (a classifier, for instance).
+        mismatched: Names that are there in another shape, with both shapes.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report in words: counts, and the first names of each kind."""
+        kinds = {
+            "matched": self.matched,
+            "missing": self.missing,
+            "of another shape": self.mismatched,
+            "unexpected": self.unexpected,
+        }
+        return [
+            f"{len(names)} {kind}" + ("" if kind == "matched" else _some(names))
+            for kind, names in kinds.items()
+        ]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f" ({', '.join(names[:_SHOWN])}{rest})"
+
+
+def read_weights(path: Path, key: str) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file or of a checkpoint that torch saved.
+
+    A checkpoint is read with ``weights_only=True``: nothing in it is run. Its state dict may lie
+    under one of the usual keys (`state_dict`, `model`, ...), and beside other things.
+
+    Args:
+        path: The file.
+        key: The parameter that named it, for messages.
+
+    Raises:
+        SegopsError: The file is missing, broken, holds more than weights, or holds no tensors.
+    """
+    if not path.is_file():
+        raise SegopsError(
+            f"{key}: {path}: no such file. Expected a published name such as `imagenet`, null, or "
+            "the path of a local safetensors file or checkpoint."
+        )
+    if path.suffix not in CHECKPOINTS:
+        try:
+            return load_file(str(path))
+        except (SafetensorError, OSError) as error:
+            raise SegopsError(
+                f"{key}: {path} is not a safetensors file ({error}). A checkpoint of torch ends in "
+                f"{', '.join(CHECKPOINTS)}."
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SegopsError(
+            f"{key}: {path} cannot be read as weights alone ({_reason(error)}). It is broken, or "
+            "holds objects, which are not read, because loading them can run code; save its state "
+            "dict with safetensors.torch.save_file."
+        ) from None
+    tensors = _tensors(content)
+    if not tensors:
+        raise SegopsError(
+            f"{key}: {path} holds no state dict: expected names and tensors, at the top or under "
+            f"one of {', '.join(_NESTED)}."
+        )
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run what is in there
+        return "it is pickled with more than tensors"
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in _NESTED:
+        if isinstance(content.get(key), Mapping):
+            return _tensors(content[key])
+    return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
+
+
+def compare(expected: State, found: State) -> LoadReport:
+    """Hold the tensors that there are against those that a network has."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    both = [name for name in wanted if name in shapes]
+    return LoadReport(
+        matched=tuple(name for name in both if shapes[name] == wanted[name]),
+        missing=tuple(name for name in wanted if name not in shapes),
+        unexpected=tuple(name for name in shapes if name not in wanted),
+        mismatched=tuple(
+            f"{name}: {shapes[name]} there, {wanted[name]} expected"
+            for name in both
+            if shapes[name] != wanted[name]
+        ),
+    )
+
+
+def take(
+    network: nn.Module,
+    found: State,
+    fail: Callable[[str], str],
+    source: str,
+    fresh: Iterable[str] = (),
+) -> LoadReport:
+    """Load what fits into a network, if it is enough.
+
+    Args:
+        network: Where the weights go.
+        found: Tensors by the network's names.
+        fail: Makes the error's message out of the report's words.
+        source: Where the weights come from, for the log.
+        fresh: Names that are to keep their random start; they do not count.
+
+    Raises:
+        SegopsError: Fewer than 90 % of the network's tensors are there in the right shape.
+    """
+    kept = set(fresh)
+    expected = {name: one for name, one in network.state_dict().items() if name not in kept}
+    report = compare(expected, {name: one for name, one in found.items() if name not in kept})
+    # A counter of batches, which many files leave out, decides nothing about a match.
+    counted = [name for name in expected if not name.endswith("num_batches_tracked")]
+    matching = len(set(counted) & set(report.matched))
+    if matching < LEAST_MATCH * len(counted):
+        words = f"{matching} of {len(counted)} tensors match: {', '.join(report.lines())}"
+        raise SegopsError(fail(words))
+    network.load_state_dict({name: found[name] for name in report.matched}, strict=False)
+    log.info("%s: %s.", source, ", ".join(report.lines()))
+    return report
+
+
+def load_start(segmenter: Segmenter, state: State) -> LoadReport:
+    """Start a network from the weights of another one of ours.
+
+    The classifier may be of another number of classes; then it keeps its random start, and so
+    does an auxiliary head, which no bundle holds.
+
+    Args:
+        segmenter: The network to start.
+        state: State dict of a network of the same architecture and encoder.
+
+    Returns:
+        What was taken. Tensors that keep their start on purpose are in none of its lists.
+
+    Raises:
+        SegopsError: Fewer than 90 % of the other tensors match.
+    """
+    own = segmenter.state_dict()
+    fresh = [name for name in own if name.startswith("auxiliary.") and name not in state]
+    classifier = _classifier(own, state)
+    if classifier:
+        log.info(
+            "model.start_from: another number of classes; %s starts anew.", ", ".join(classifier)
+        )
+    return take(
+        segmenter,
+        state,
+        lambda words: (
+            f"model.start_from: that model is another network: {words}. Set model.architecture, "
+            "model.encoder and model.options to those it was trained with, or start_from to null."
+        ),
+        "model.start_from",
+        [*fresh, *classifier],
+    )
+
+
+def _classifier(own: State, state: State) -> list[str]:
+    """Names of the tensors that differ in their number of classes and in nothing else."""
+    differing = {
+        name: (tuple(state[name].shape), tuple(tensor.shape))
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    }
+    classes = {(there[:1], here[:1]) for there, here in differing.values()}
+    alike = all(there[1:] == here[1:] for there, here in differing.values())
+    return list(differing) if alike and len(classes) == 1 else []
+
+
+def rename(tensors: State, strip: str, add: str) -> dict[str, Tensor]:
+    """Names without the prefix `strip`, where they have it, and with the prefix `add`."""
+    return {add + re.sub(f"^{re.escape(strip)}", "", name): one for name, one in tensors.items()}

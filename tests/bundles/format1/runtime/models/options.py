@@ -1,0 +1,125 @@
+"""What output stride and dropout mean for each architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import SegopsError
+
+PLAIN_STRIDE = 8
+
+_DROPOUT_OPTION = {
+    "deeplabv3": "decoder_aspp_dropout",
+    "deeplabv3plus": "decoder_aspp_dropout",
+    "fpn": "decoder_dropout",
+    "pspnet": "psp_dropout",
+}
+_OWN_DROPOUT = ("fcn8s", "fcn16s", "fcn32s", "plain_cnn")
+_STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
+    "deeplabv3": ("encoder_output_stride", (8, 16)),
+    "deeplabv3plus": ("encoder_output_stride", (8, 16)),
+    "pan": ("encoder_output_stride", (16, 32)),
+}
+# Their decoders double the resolution from stage to stage, so no two stages may share a stride.
+_PYRAMIDS = ("unetplusplus", "manet", "linknet", "fpn")
+
+
+def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
+    """Keyword arguments without which a transformer of timm takes images of one size only."""
+    if architecture == "dpt":
+        return {"dynamic_img_size": True}
+    if encoder.startswith("tu-swin"):
+        return {"strict_img_size": False}
+    return {}
+
+
+def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments that give an architecture's encoder an output stride.
+
+    Args:
+        architecture: Name of the architecture.
+        stride: Stride of the encoder's coarsest features: 8, 16 or 32.
+        given: The options that the user gave; one that says the same is refused.
+
+    Raises:
+        SegopsError: The architecture cannot have that stride.
+    """
+    name, strides = _STRIDE_OPTION.get(architecture, ("output_stride", (8, 16, 32)))
+    if architecture == "plain_cnn":
+        strides = (PLAIN_STRIDE,)
+    elif architecture in _PYRAMIDS:
+        strides = (32,)
+    elif architecture == "dpt":
+        strides = ()
+    if stride not in strides:
+        allowed = " or ".join(map(str, strides))
+        raise SegopsError(
+            f"model.output_stride: {architecture} cannot have output stride {stride}"
+            + (f", only {allowed}" if strides else ": a transformer's stride is its patch size")
+            + ". Set it to null, or choose an architecture that can, such as dilated_deeplabv3, "
+            "deeplabv3 or unet."
+        )
+    if architecture == "plain_cnn":
+        return {}
+    _refuse_twice("output_stride", name, given)
+    options = {name: stride}
+    if architecture == "pspnet":  # its own encoder ends at depth 3, at stride 8 without dilation
+        return {"encoder_depth": 5, "upsampling": stride} | options
+    return options
+
+
+def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments that set an architecture's own dropout; empty where it has none to set.
+
+    Raises:
+        SegopsError: The user's options say the same.
+    """
+    name = _DROPOUT_OPTION.get(architecture)
+    if name is None and (architecture in _OWN_DROPOUT or architecture.startswith("dilated_")):
+        name = "dropout"
+    if name is None:
+        return {}
+    _refuse_twice("dropout", name, given)
+    return {name: dropout}
+
+
+def _refuse_twice(key: str, option: str, given: dict[str, Any]) -> None:
+    if option in given:
+        raise SegopsError(
+            f"model.{key} and model.options.{option} say the same thing; remove one of them."
+        )
+
+
+class DroppedConv2d(nn.Conv2d):
+    """A convolution that drops channels of its input in training.
+
+    It stands in a head for the convolution it is made from: same weights, same names in the state
+    dict, whether there is dropout or not.
+    """
+
+    dropout: float
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, dropout: float) -> DroppedConv2d:
+        """A convolution with the weights of `conv` and dropout before it."""
+        made = cls.__new__(cls)
+        made.__dict__ = conv.__dict__
+        made.dropout = dropout
+        return made
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Drop channels with probability `dropout` in training, then convolve."""
+        return super().forward(functional.dropout2d(values, self.dropout, self.training))
+
+
+def put_dropout(network: nn.Module, dropout: float) -> None:
+    """Set the dropout before the classifier of one of SMP's networks that has no option for it."""
+    head: Any = network.segmentation_head
+    if isinstance(network, smp.DPT):
+        next(layer for layer in head.head if isinstance(layer, nn.Dropout)).p = dropout
+    else:
+        head[0] = DroppedConv2d.of(head[0], dropout)

@@ -1,0 +1,1 @@
+"""One predictor, and the self-contained bundle that carries it."""

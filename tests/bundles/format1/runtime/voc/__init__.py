@@ -1,0 +1,1 @@
+"""The PASCAL VOC segmentation format: classes, palette, masks, images, layout."""

@@ -81,6 +81,11 @@ def test_transforms_reach_training_batches_and_resume_exactly(workspace: Path) -
         ({"name": "OneOf"}, r"no transform 'OneOf'.*not of a composition"),
         ({"name": "RandomFog", "alpha_coeff": 0.1}, r"no argument 'alpha_coeff'; .* alpha_coef"),
         ({"name": "RandomFog", "alpha_coef": 7}, r"alpha_coef: .* less than .* \(found 7\)"),
+        ({"name": "Blur", "blur_limit": -1}, r"Blur: blur_limit: Invalid kernel size range"),
+        (
+            {"name": "HistogramMatching", "reference_images": ["a.jpg"]},
+            r"HistogramMatching: 'reference_images' .* deprecated",
+        ),
         ({"name": "RandomCrop"}, r"RandomCrop: height: Field required.*; width: "),
         ({"name": "HistogramMatching"}, r"needs hm_metadata; training gives .* an image and its"),
         ({"name": "CoarseDropout3D"}, r"needs .*volume"),
@@ -131,7 +136,15 @@ def test_an_entry_that_is_no_transform_is_refused_when_params_are_read(
         load_params(tmp_path)
 
 
-@pytest.mark.parametrize("extra", [{"name": "VerticalFlip"}, {"name": "ElasticTransform"}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"name": "VerticalFlip"},
+        {"name": "ElasticTransform"},
+        # Albumentations advises to use Affine instead.
+        {"name": "ShiftScaleRotate", "shift_limit": 0.1, "fill_mask": 255},
+    ],
+)
 def test_transforms_that_move_image_and_mask_alike_pass(
     workspace: Path, extra: dict[str, Any]
 ) -> None:

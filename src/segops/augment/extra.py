@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -57,12 +58,17 @@ def _build(name: str, arguments: dict[str, Any]) -> BasicTransform:
                 f"{name} has no argument {key!r}{_hint(key, takes)} It takes {', '.join(takes)}."
             )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to use another transform
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             # Without `strict`, Albumentations takes the defaults in place of some bad arguments.
             transform: BasicTransform = known[name](**arguments, strict=True)
     except (ValueError, TypeError) as error:
         raise SegopsError(f"{name}: {_reason(error)}") from None
+    # Albumentations only warns of arguments that it changes or no longer takes. Its other warnings
+    # advise another transform.
+    for text in (str(warning.message) for warning in warned):
+        if any(re.search(rf"\b{re.escape(key)}\b", text) for key in arguments.keys() - {"p"}):
+            raise SegopsError(f"{name}: {text}")
     missing = sorted({*transform.targets_as_params} - GIVEN)
     if not missing and "image" not in transform.available_keys:
         missing = sorted(transform.available_keys)

@@ -1,0 +1,331 @@
+"""segops as a library: models, data sets, mIoU, training and the gate, one call each.
+
+``import segops`` offers these names and loads them when they are used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from segops import files, paths
+from segops.metrics.confusion import confusion_matrix
+from segops.metrics.iou import miou as miou_of_confusion
+from segops.metrics.iou import summary
+from segops.params.file import Params, load_params, parse_params
+from segops.release.gate import decide
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import decode_consumer_image, read_content, read_image
+from segops.runtime.masks import read_mask
+from segops.runtime.settings import PredictSettings
+from segops.voc.layout import Layout, open_layout
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from segops.predict.bundle import BundledPredictor
+
+Mask = NDArray[np.uint8]
+
+__all__ = [
+    "Dataset",
+    "Model",
+    "Sample",
+    "Segmentation",
+    "SegopsError",
+    "decide",
+    "fit",
+    "load",
+    "miou",
+    "open_dataset",
+    "read_params",
+    "score",
+]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model predicts for an image.
+
+    Attributes:
+        mask: uint8 of shape (H, W): a class id per pixel, at the image's own size.
+        confidence: Mean over the pixels of the top class's probability, 0..1.
+        class_names: The names in id order.
+    """
+
+    mask: Mask
+    confidence: float
+    class_names: tuple[str, ...]
+
+
+class Model:
+    """A trained model that predicts; :func:`load` opens one.
+
+    Attributes:
+        class_names: The names in id order.
+    """
+
+    def __init__(self, predictor: BundledPredictor) -> None:
+        self._predictor = predictor
+        settings = PredictSettings.of_bundle(predictor.model.get("predict") or {})
+        self._max_pixels = settings.max_pixels
+        self.class_names = predictor.class_names
+
+    def predict(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> Segmentation:
+        """Predict one image.
+
+        Args:
+            image: The path of an image file, a file's bytes, a Pillow image, or uint8 pixels of
+                shape (H, W, 3), RGB. An EXIF orientation of a file or a Pillow image is applied.
+
+        Raises:
+            SegopsError: The file is missing, is no image, or has too many pixels.
+            ValueError: The array has another dtype or shape.
+        """
+        prediction = self._predictor.predict(self._pixels(image))
+        return Segmentation(prediction.mask, prediction.confidence, self.class_names)
+
+    def _pixels(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if isinstance(image, (str, Path)):
+            return decode_consumer_image(read_content(Path(image)), str(image), self._max_pixels)
+        if isinstance(image, bytes):
+            return decode_consumer_image(image, "image", self._max_pixels)
+        if isinstance(image, np.ndarray):
+            return image
+        from PIL import ImageOps
+
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+class Sample(NamedTuple):
+    """One image of a data set with its mask.
+
+    Attributes:
+        image_id: Its name in the split's list.
+        image: uint8 of shape (H, W, 3), RGB, as stored.
+        mask: uint8 of shape (H, W) of class ids; 255 is void.
+    """
+
+    image_id: str
+    image: NDArray[np.uint8]
+    mask: Mask
+
+
+class Dataset:
+    """One split of a data set in VOC layout; :func:`open_dataset` opens one.
+
+    Attributes:
+        ids: The image ids, in the order of the split's list.
+    """
+
+    def __init__(self, layout: Layout, split: str) -> None:
+        self._layout = layout
+        self.ids = layout.ids(split)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Read the samples one after another.
+
+        Raises:
+            SegopsError: A file is missing or cannot be decoded.
+        """
+        for image_id in self.ids:
+            image = read_image(self._layout.image_path(image_id))
+            mask = read_mask(self._layout.mask_path(image_id))
+            if image.shape[:2] != mask.shape:
+                raise SegopsError(
+                    f"{image_id}: the image is {image.shape[1]} x {image.shape[0]} pixels, its "
+                    f"mask {mask.shape[1]} x {mask.shape[0]}. Give the mask the image's size."
+                )
+            yield Sample(image_id, image, mask)
+
+
+def load(
+    model: str | Path | None = None, workspace: str | Path | None = None, device: str = "auto"
+) -> Model:
+    """Open a model.
+
+    Args:
+        model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a bundle's directory, or None for
+            the champion of the workspace's model.
+        workspace: The checkout whose record holds registered models; None: the one around the
+            current directory.
+        device: A torch device, or `auto`: the GPU if there is one, else the CPU.
+
+    Raises:
+        SegopsError: There is no such model or device.
+    """
+    from segops.predict.bundle import load_bundle
+    from segops.release.resolve import resolved
+
+    name = None if model is None else str(model)
+    is_bundle = name is not None and not name.startswith("models:")
+    root = Path() if is_bundle else paths.workspace(None if workspace is None else Path(workspace))
+    with resolved(name, root) as bundle:
+        return Model(load_bundle(bundle, device))
+
+
+def open_dataset(path: str | Path, split: str = "val") -> Dataset:
+    """Open one split of a data set in VOC layout.
+
+    Args:
+        path: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
+        split: `train` or `val`.
+
+    Raises:
+        SegopsError: The directory has no VOC layout, or the list is missing or not usable.
+    """
+    return Dataset(open_layout(Path(path)), split)
+
+
+def miou(
+    truth: Mask | Iterable[Mask],
+    prediction: Mask | Iterable[Mask],
+    classes: int | Sequence[str] = VOC_CLASSES,
+) -> float:
+    """Mean IoU over the classes that occur in the truth, from one confusion matrix.
+
+    Args:
+        truth: A uint8 mask of shape (H, W), or the masks of a split; 255 is void.
+        prediction: As many masks, each of the size of its truth.
+        classes: Number of classes, or their names.
+
+    Returns:
+        0..1; NaN where no class occurs in the truth.
+
+    Raises:
+        ValueError: Masks and predictions do not match, or a value is no class id.
+    """
+    count = classes if isinstance(classes, int) else len(classes)
+    return miou_of_confusion(_confusion(zip(_masks(truth), _masks(prediction), strict=True), count))
+
+
+def score(model: Model, dataset: Dataset) -> dict[str, Any]:
+    """Predict every image of a data set and compare with its mask.
+
+    Returns:
+        The figures of :func:`segops.metrics.iou.summary`: `miou`, `pixel_accuracy`, ..., and
+        `classes` by name.
+
+    Raises:
+        SegopsError: An image cannot be read, or a mask holds ids that the model does not know.
+    """
+    pairs = ((one.mask, model.predict(one.image).mask) for one in dataset)
+    try:
+        confusion = _confusion(pairs, len(model.class_names))
+    except ValueError as error:
+        names = ", ".join(model.class_names)
+        raise SegopsError(f"The model's classes ({names}) and the masks differ: {error}") from None
+    return summary(confusion, model.class_names)
+
+
+def fit(
+    params: Params | str | Path | Mapping[str, Any],
+    dataset: str | Path,
+    output: str | Path,
+) -> Model:
+    """Train a model as the stages do: validate, prepare, augment, train, package.
+
+    A training that was killed continues when the same call is made again. No run is recorded and
+    no version registered; `segops run` does that in a checkout.
+
+    Args:
+        params: Parameters, as :func:`read_params` reads them, the path of a ``params.yaml``, or
+            its content. `data.path` is not used.
+        dataset: The data set's directory in VOC layout.
+        output: The directory that all is written to: the model's bundle to ``models/segmenter``,
+            pages to ``reports``, learning curves to ``plots``.
+
+    Raises:
+        SegopsError: `output` is a checkout, the parameters or the data are not usable, or the
+            training diverged.
+    """
+    from segops.release.resolve import resolved
+
+    read, root = _params(params), Path(output)
+    if (root / "dvc.yaml").exists():
+        raise SegopsError(f"{root}: a checkout, where `dvc repro` trains. Give another directory.")
+    tree = read.model_dump(mode="json", by_alias=True)
+    tree["data"]["path"] = "data/voc"
+    open_layout(Path(dataset))
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    link = root / tree["data"]["path"]
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(dataset).resolve(), target_is_directory=True)
+    model = tree["model"]
+    if model["encoder_weights"] and Path(model["encoder_weights"]).expanduser().is_file():
+        model["encoder_weights"] = str(Path(model["encoder_weights"]).expanduser().resolve())
+    if model["start_from"] is None:
+        return _trained(root, tree)
+    home = paths.workspace() if model["start_from"].startswith("models:") else Path()
+    with resolved(model["start_from"], home) as bundle:
+        model["start_from"] = str(bundle.resolve())
+        return _trained(root, tree)
+
+
+def read_params(path: str | Path) -> Params:
+    """Read and check a ``params.yaml``.
+
+    Args:
+        path: The file, or the directory that holds it.
+
+    Raises:
+        SegopsError: As :func:`segops.params.file.load_params`.
+    """
+    return load_params(Path(path))
+
+
+def _masks(masks: Mask | Iterable[Mask]) -> Iterable[Mask]:
+    return [masks] if isinstance(masks, np.ndarray) and masks.ndim == 2 else masks
+
+
+def _confusion(pairs: Iterable[tuple[Mask, Mask]], classes: int) -> NDArray[np.int64]:
+    """The sum of the confusion matrices of pairs of truth and prediction."""
+    total = np.zeros((classes, classes), np.int64)
+    for truth, prediction in pairs:
+        total += confusion_matrix(truth, prediction, classes)
+    return total
+
+
+def _params(params: Params | str | Path | Mapping[str, Any]) -> Params:
+    if isinstance(params, Params):
+        return params
+    return read_params(params) if isinstance(params, (str, Path)) else parse_params(dict(params))
+
+
+def _trained(root: Path, tree: dict[str, Any]) -> Model:
+    """Run the stages in a directory that holds the data set."""
+    from segops.stages import augment, package, prepare, train, validate
+
+    files.write_text(root / "params.yaml", yaml.safe_dump(tree))
+    with _without_record():
+        for stage in (validate, prepare, augment, train, package):
+            try:
+                stage.run(root)
+            except SegopsError as error:
+                raise SegopsError(f"{root}: {error}") from None
+    return load(root / paths.SEGMENTER)
+
+
+@contextmanager
+def _without_record() -> Iterator[None]:
+    """Let the training start no process that tells MLflow how it goes."""
+    before = os.environ.get("SEGOPS_LIVE")
+    os.environ["SEGOPS_LIVE"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["SEGOPS_LIVE"]
+        if before is not None:
+            os.environ["SEGOPS_LIVE"] = before

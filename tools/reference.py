@@ -32,8 +32,9 @@ COMMAND = "python -m tools.reference"
 HEAD = f"<!-- Written by `{COMMAND}` from the code. Change the code, then run it again. -->\n\n"
 PARAMETERS = """# Parameters
 
-`params.yaml` is the only configuration. Unknown keys and bad values are refused by name. The default
-holds where `params.yaml` leaves a key out; the file of this repository sets values for the sample.
+`params.yaml` is the only configuration. Unknown keys and bad values are refused by name. The
+default holds where `params.yaml` leaves a key out; the file of this repository sets values for the
+sample.
 
 A stage runs again when a parameter that it reads changes. The stages after it run again where its
 output differs. `segops status` lists the stages that would run, and why.
@@ -188,22 +189,33 @@ def api() -> str:
     for name in segops.__all__:
         thing = getattr(segops, name)
         parts.append(f"## segops.{name}\n\n{_described(f'segops.{name}', thing)}")
-        if inspect.isclass(thing):
-            for inner, member in vars(thing).items():
-                if not inner.startswith("_") and (
-                    inspect.isfunction(member) or isinstance(member, property | classmethod)
-                ):
-                    parts.append(f"### {name}.{inner}\n\n{_described(f'{name}.{inner}', member)}")
+        members = vars(thing).items() if inspect.isclass(thing) else ()
+        parts += [
+            f"### {name}.{inner}\n\n{_described(f'{name}.{inner}', member)}"
+            for inner, member in members
+            if (inspect.isfunction(member) or isinstance(member, property))
+            and (not inner.startswith("_") or inner == "__iter__")
+        ]
     return HEAD + "\n".join(parts)
 
 
 def _described(path: str, thing: Any) -> str:
-    called = thing.__func__ if isinstance(thing, classmethod) else thing
     text = _text(inspect.getdoc(thing) or "") + "\n"
-    if not callable(called) or (inspect.isclass(called) and issubclass(called, Exception)):
+    if not inspect.isfunction(thing):
         return text
-    signature = str(inspect.signature(called)).replace("'", "")
-    return f"```python\n{path}{signature}\n```\n\n{text}"
+    return f"```python\n{path}{_signature(thing)}\n```\n\n{text}"
+
+
+def _signature(function: Any) -> str:
+    """A function's signature without quotes around types, and with no long default."""
+    whole = inspect.signature(function)
+    parameters = [
+        one.replace(default=...) if len(repr(one.default)) > 40 else one
+        for one in whole.parameters.values()
+        if one.name != "self"
+    ]
+    text = str(whole.replace(parameters=parameters)).replace("= Ellipsis", "= ...")
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
 
 
 def _summary(thing: Any) -> str:
@@ -224,7 +236,7 @@ def _text(doc: str) -> str:
             listed = [f"- `{name}`: {' '.join(text.split())}" for name, _, text in lines]
             parts.append("\n".join([heading, "", *listed]))
         elif title in ("Returns:", "Yields:"):
-            parts.append(f"{title[:-1]} {' '.join(body.split())}")
+            parts.append(f"{title}\n\n{' '.join(body.split())}")
         else:
             parts.append(paragraph)
     return "\n\n".join(parts)

@@ -58,7 +58,7 @@ def test_the_api_page_takes_signatures_and_docstrings(monkeypatch: pytest.Monkey
     monkeypatch.setattr(segops, "__all__", ("read",), raising=False)
     monkeypatch.setattr(segops, "read", parse_params, raising=False)
     page = reference.pages()["api.md"]
-    assert "segops.read(tree: Any, name: str = params.yaml) -> Params" in page
+    assert "segops.read(tree: Any, name: str = 'params.yaml') -> Params" in page
     assert "- `SegopsError`: As `load_params`." in page
 
 

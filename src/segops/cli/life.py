@@ -67,7 +67,7 @@ def stage(
     root = checkout()
     names = ["code", *stage_names()]
     if name not in names:
-        raise SegopsError(f"segops stage {name}: no such stage; expected one of {', '.join(names)}.")
+        raise SegopsError(f"no stage is called {name}; expected one of {', '.join(names)}.")
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
     if name != "code":

@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "predict": {},
     "evaluate": {"bootstrap_samples": 200},
     "report": {"pictures": True},
+    "registry": {"model": "segops"},
     "gate": {"min_miou": 0.0, "bootstrap_samples": 200},
     "hardware": {"workers": 0, "threads": 1},
 }

@@ -129,7 +129,7 @@ def test_each_mistake_is_found(policy: Warp, words: str) -> None:
 def test_a_later_part_that_changes_the_mask_is_found() -> None:
     policy = Policy(A.Compose([Warp(size=(40, 50)), MaskChanger(p=1)]))
     fault = find_fault(policy, *sample(4)[1:], seed=0)
-    assert fault == "a part that changes colours changes the mask"
+    assert str(fault) == "a part that changes colours changes the mask"
 
 
 def test_all_images_with_faults_are_listed() -> None:

@@ -35,21 +35,21 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
     Raises:
         SegopsError: Every image and seed for which a property does not hold, with the property.
     """
-    faults = []
+    faults: list[tuple[str, int, SegopsError]] = []
     checked = 0
     seeds = tuple(seeds)
     for image_id, image, mask in samples:
         for seed in seeds:
             checked += 1
             fault = find_fault(policy, image, mask, seed)
-            if fault:
-                faults.append(f"  {image_id} (seed {seed}): {fault}")
+            if fault is not None:
+                faults.append((image_id, seed, fault))
     if faults:
         raise SegopsError(
             "\n".join(
                 [
                     "The augmentation policy breaks the bond of image and mask:",
-                    *faults,
+                    *(f"  {image_id} (seed {seed}): {one}" for image_id, seed, one in faults),
                     "Neither data nor parameters can cause this: the mistake is in the code of "
                     "segops/augment, or in a library it uses.",
                 ]
@@ -60,8 +60,8 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
 
 def find_fault(
     policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-) -> str | None:
-    """The first property that `policy` breaks for one image, in words; None where all hold.
+) -> SegopsError | None:
+    """The first property that `policy` breaks for one image; None where all hold.
 
     Where each pixel of a crop comes from is measured by sending ramps, whose brightness is the
     position, through the same map: interpolation of any kind keeps a ramp. The mask of the crop
@@ -70,41 +70,49 @@ def find_fault(
     image, mask = _part(image), _part(mask)
     crop, crop_mask = policy(image, mask, seed)
     if crop.shape != (*policy.crop, 3) or crop_mask.shape != policy.crop:
-        return f"expected a crop of {policy.crop}, got {crop.shape} and mask {crop_mask.shape}"
+        return SegopsError(
+            f"expected a crop of {policy.crop}, got {crop.shape} and mask {crop_mask.shape}"
+        )
     if crop.dtype != np.uint8 or crop_mask.dtype != np.uint8:
-        return f"expected uint8, got {crop.dtype} and mask {crop_mask.dtype}"
-    for name, other in (("", policy), (" once read back", Policy.from_json(policy.to_json()))):
+        return SegopsError(f"expected uint8, got {crop.dtype} and mask {crop_mask.dtype}")
+    for other in (policy, Policy.from_json(policy.to_json())):
         again, again_mask = other(image, mask, seed)
         if not (np.array_equal(again, crop) and np.array_equal(again_mask, crop_mask)):
-            return f"the same seed gives other bytes{name}"
+            return SegopsError(
+                f"the same seed gives other bytes{'' if other is policy else ' once read back'}"
+            )
     new = np.setdiff1d(crop_mask, np.append(np.unique(mask), VOID))
     if new.size:
-        return f"ids {new.tolist()} appear that the mask does not hold"
+        return SegopsError(f"ids {new.tolist()} appear that the mask does not hold")
     geometry = policy.geometry()
     if not np.array_equal(geometry(image, mask, seed)[1], crop_mask):
-        return "a part that changes colours changes the mask"
+        return SegopsError("a part that changes colours changes the mask")
     return _find_misplaced(geometry, mask, crop_mask, seed)
 
 
 def _find_misplaced(
     geometry: Policy, mask: NDArray[np.uint8], crop_mask: NDArray[np.uint8], seed: int
-) -> str | None:
+) -> SegopsError | None:
     def look(probe: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return geometry(probe, mask, seed)[0]
 
     probe = look(np.full((*mask.shape, 3), INSIDE, dtype=np.uint8))
     fill = np.array(IMAGENET_MEAN_COLOR, dtype=np.uint8)
     if (probe < fill).any():
-        return f"the image is padded with another colour than {IMAGENET_MEAN_COLOR}"
+        return SegopsError(f"the image is padded with another colour than {IMAGENET_MEAN_COLOR}")
     padding = (probe == fill).all(axis=2)
     if (crop_mask[padding] != VOID).any():
-        return f"padding has the ids {np.unique(crop_mask[padding]).tolist()}, expected {VOID}"
+        return SegopsError(
+            f"padding has the ids {np.unique(crop_mask[padding]).tolist()}, expected {VOID}"
+        )
     inside = (probe == INSIDE).all(axis=2)
     height, width = mask.shape
     columns = _positions(look, np.broadcast_to(np.arange(width), mask.shape))[inside]
     rows = _positions(look, np.broadcast_to(np.arange(height)[:, None], mask.shape))[inside]
     if (columns < 0).any() or (rows < 0).any():
-        return "pixels that come from nowhere in the image, yet do not have the padding's colour"
+        return SegopsError(
+            "pixels that come from nowhere in the image, yet do not have the padding's colour"
+        )
     found = crop_mask[inside]
     around = [
         mask[np.clip(rows + down, 0, height - 1), np.clip(columns + right, 0, width - 1)]
@@ -114,7 +122,7 @@ def _find_misplaced(
     astray = ~np.any([found == one for one in around], axis=0)
     void = np.all([one == VOID for one in around], axis=0)
     if astray.any():
-        return (
+        return SegopsError(
             f"{int(astray.sum())} of {astray.size} pixels of the mask are not the image's, "
             f"{int((astray & void).sum())} of them void pixels that became a class"
         )

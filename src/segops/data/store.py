@@ -223,7 +223,7 @@ class _Decoded(NamedTuple):
 def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, dict[str, Entry]]:
     """Write the pixels of every split; returns its entries by image id."""
     splits: dict[str, dict[str, Entry]] = {}
-    faults: list[str] = []
+    faults: list[SegopsError] = []
     seen: set[str] = set()
     for split, ids in layout.splits().items():
         entries = splits[split] = {}
@@ -237,10 +237,10 @@ def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, di
             progress = track(decoded, f"Packing {split}", len(ids))
             for image_id, found in zip(sorted(ids), progress, strict=True):
                 if isinstance(found, SegopsError):
-                    faults.append(f"  {found}")
+                    faults.append(found)
                     continue
                 if image_id in seen:
-                    faults.append(f"  {image_id}: in both splits")
+                    faults.append(SegopsError(f"{image_id}: in both splits"))
                     continue
                 seen.add(image_id)
                 height, width = found.mask.shape
@@ -252,7 +252,10 @@ def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, di
                     images.write(found.image.data)
                     masks.write(found.mask.data)
     if faults:
-        raise SegopsError("\n".join([f"{layout.root}: {len(faults)} image(s) unusable:", *faults]))
+        raise SegopsError(
+            f"{layout.root}: {len(faults)} image(s) unusable:\n"
+            + "\n".join(f"  {one}" for one in faults)
+        )
     return splits
 
 

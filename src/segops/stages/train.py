@@ -212,7 +212,8 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
     from segops.release import resolve
 
     if model.startswith("models:"):
-        with tracking.session(root, settings.registry) as store:
+        resolve.parsed(model)
+        with tracking.session(root, settings.registry, create=False) as store:
             name, version = resolve.find_version(store, model)
         # The version, because an alias may move on before the bundle is fetched, and later.
         place = model = f"models:/{name}/{version.number}"

@@ -45,7 +45,7 @@ class Layout:
         """
         ids, findings = _read_list(self.list_path(split))
         if findings:
-            raise SegopsError("\n".join(findings))
+            raise SegopsError("\n".join(map(str, findings)))
         return ids
 
     def splits(self) -> dict[str, tuple[str, ...]]:
@@ -69,42 +69,45 @@ def open_layout(root: Path) -> Layout:
         )
     layout = Layout(root)
     findings = [
-        f"{root / name}: no such directory"
+        SegopsError(f"{root / name}: no such directory")
         for name in (IMAGES, MASKS)
         if not (root / name).is_dir()
     ]
     for split in SPLITS:
         findings += _read_list(layout.list_path(split))[1]
     if findings:
-        lines = [f"{root}: not a data set in VOC layout:", *(f"  {one}" for one in findings)]
-        inner = [
-            path.parents[1] for depth in ("*", "*/*") for path in root.glob(f"{depth}/{LISTS}")
-        ]
-        if inner:
-            lines.append(f"Did you mean {', '.join(map(str, sorted(inner)))}?")
-        raise SegopsError("\n".join(lines))
+        listed = "\n".join(f"  {one}" for one in findings)
+        raise SegopsError(f"{root}: not a data set in VOC layout:\n{listed}{_meant(root)}")
     return layout
 
 
-def _read_list(path: Path) -> tuple[tuple[str, ...], list[str]]:
+def _meant(root: Path) -> str:
+    """A line that names the data sets a level or two below `root`, if there are any."""
+    inner = [path.parents[1] for depth in ("*", "*/*") for path in root.glob(f"{depth}/{LISTS}")]
+    return f"\nDid you mean {', '.join(map(str, sorted(inner)))}?" if inner else ""
+
+
+def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:
     """The ids in a list, and all that is wrong with it."""
     try:
         # Lists made on Windows may begin with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return (), [f"{path}: no such file; expected one image id a line"]
+        return (), [SegopsError(f"{path}: no such file; expected one image id a line")]
     except (OSError, UnicodeDecodeError) as error:
-        return (), [f"{path}: not readable as text: {error}"]
+        return (), [SegopsError(f"{path}: not readable as text: {error}")]
     ids = tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
     if not ids:
-        return (), [f"{path}: names no image; expected one image id a line"]
+        return (), [SegopsError(f"{path}: names no image; expected one image id a line")]
     findings = [
-        f"{path}: {image_id!r} is no image id; expected a file name without directory or suffix"
+        SegopsError(
+            f"{path}: {image_id!r} is no image id; expected a file name without directory or suffix"
+        )
         for image_id in dict.fromkeys(ids)
         if not _is_id(image_id)
     ]
     findings += [
-        f"{path}: {image_id} is given {count} times"
+        SegopsError(f"{path}: {image_id} is given {count} times")
         for image_id, count in Counter(ids).items()
         if count > 1
     ]

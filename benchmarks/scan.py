@@ -18,7 +18,7 @@ from PIL import Image
 
 from segops.quality.facts import cores, scan
 from segops.voc.layout import Layout, open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 IMAGES = 120
 SIZE = (500, 375)

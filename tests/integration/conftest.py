@@ -74,7 +74,7 @@ def set_params(root: Path, **sections: dict[str, Any]) -> None:
 
 def make_workspace(root: Path) -> Path:
     """A committed checkout with 12 train and 6 val images of 80 x 64 pixels, nothing run yet."""
-    from segops.voc.sample import generate
+    from tools.sample import generate
 
     root.mkdir(parents=True)
     for name in COPIED:

@@ -49,7 +49,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("data/store.py", say("raise SegopsError(\n", 'raise SegopsError("Look: "\n'), set()),
     ("voc/layout.py", say("-> Layout", "-> object"), set()),
     ("voc/layout.py", say("is no image id", "cannot be an id"), set()),
-    ("runtime/settings.py", say("height and width in pixels", "two lengths"), set()),
+    ("runtime/settings.py", say("Package the model again", "Package it anew"), set()),
     ("models/encoder_weights.py", say("does not fit this encoder", "is another's"), set()),
     ("models/loading.py", say("that model is another network", "it differs"), set()),
     ("augment/proof.py", say("appear that the mask does not hold", "are new"), set()),
@@ -78,7 +78,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("report/html.py", DEED, {"validate", "evaluate"}),
     ("report/augmentation.py", DEED, {"augment"}),
     ("augment/geometry.py", DEED, {"augment", "train"}),
-    ("params/predict.py", DEED, {"package"}),
+    ("runtime/settings.py", DEED, {"package"}),
     ("runtime/windows.py", DEED, {"package"}),
     ("runtime/pyfunc_model.py", DEED, {"package"}),
     ("models/losses/regions.py", DEED, {"train"}),
@@ -90,7 +90,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
 ]
 LIBRARIES = [
     ("prefect", set()),
-    ("pydantic", set()),
+    ("pydantic", {"package"}),  # the bundle needs it
     ("mlflow", {"package"}),  # it writes down what the model needs to be served
     ("great-expectations", {"validate"}),
     ("albumentations", {"augment", "train"}),

@@ -26,8 +26,8 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import build
 from segops.stages import evaluate
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
 from tests.unit.test_evaluate_score import SPEC, lively
+from tools.sample import generate
 
 PHOTOGRAPH = "/9j/"
 """How a JPEG file begins in base 64."""

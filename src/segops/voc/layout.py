@@ -1,8 +1,9 @@
-"""Where things lie in a directory of VOC layout."""
+"""Paths and lists in a directory of VOC layout."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set in VOC layout; :func:`open_layout` makes one that is checked.
+    """A data set in VOC layout; :func:`open_layout` checks it first.
 
     Attributes:
         root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
@@ -33,7 +34,7 @@ class Layout:
         return self.root / MASKS / f"{image_id}.png"
 
     def list_path(self, split: str) -> Path:
-        """Path of the list that names a split's images, one id a line."""
+        """Path of the list of a split's images, one id a line."""
         return self.root / LISTS / f"{split}.txt"
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -48,6 +49,12 @@ class Layout:
             raise SegopsError("\n".join(map(str, findings)))
         return ids
 
+    def write_list(self, split: str, ids: Iterable[str]) -> None:
+        """Write the list of `split`; its directory is made where missing."""
+        path = self.list_path(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The image ids of ``train`` and of ``val``; see :meth:`ids`."""
         return {split: self.ids(split) for split in SPLITS}
@@ -56,11 +63,11 @@ class Layout:
 def open_layout(root: Path) -> Layout:
     """Check that `root` has VOC layout and that its lists can be used.
 
-    Whether every listed image and mask exists and is sound is the validate stage's question.
+    Stage validate checks that every listed image and mask exists and is sound.
 
     Raises:
-        SegopsError: All that is missing or wrong, a line each: directories, lists, empty lists,
-            ids given twice, ids that are no file names.
+        SegopsError: Directories or lists are missing, lists are empty or name an id twice, or ids
+            are no file names; the message has a line for each.
     """
     if not root.is_dir():
         raise SegopsError(
@@ -88,7 +95,7 @@ def _meant(root: Path) -> str:
 
 
 def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:
-    """The ids in a list, and all that is wrong with it."""
+    """The ids in a list, and its errors."""
     try:
         # Lists made on Windows may begin with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")

@@ -65,7 +65,9 @@ def parameters() -> str:
     parts = [PARAMETERS]
     for name, field in Params.model_fields.items():
         section, kind = field.alias or name, field.annotation
-        parts.append(f"## {section}\n\n{_summary(kind)} {_runs(readers.get(section, []))}\n")
+        alone = section not in readers and any(key.startswith(f"{section}.") for key in readers)
+        runs = "" if alone else f" {_runs(readers.get(section, []))}"
+        parts.append(f"## {section}\n\n{_summary(kind)}{runs}\n")
         parts.append("\n".join(_keys(section, kind, defaults, readers)) + "\n")
         if section == "train":
             parts.append(_losses())
@@ -97,7 +99,7 @@ def _keys(
             continue
         parents = [key.rsplit(".", depth)[0] for depth in range(key.count("."))]
         further = [stage for one in parents if "." in one for stage in readers.get(one, ())]
-        also = f" A change also runs {_and([f'`{one}`' for one in further])}." if further else ""
+        also = f" {_runs(further)}" if further else ""
         yield (
             f"- **`{key}`**: {_values(Params, key)}. Default `{json.dumps(defaults[key])}`.\n"
             f"  {field.description}{also}"

@@ -177,7 +177,10 @@ def test_files_within_sentences_exist() -> None:
 
 def test_the_architecture_names_every_room() -> None:
     page = PAGES["docs/explanation/architecture.md"]
-    rooms = {path.stem for path in (ROOT / "src/segops").iterdir() if path.suffix in ("", ".py")}
+    rooms = {
+        path.relative_to(ROOT / "src/segops").parts[0].removesuffix(".py")
+        for path in (ROOT / "src/segops").rglob("*.py")
+    }
     rooms -= {"__init__", "__main__", "__pycache__", "py"}
     assert len(rooms) > 20
     assert [room for room in sorted(rooms) if f"`{room}`" not in page] == []

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.pictures import (
-    EXPLAINED,
     OF_EACH_ERROR,
     choose,
     choose_gallery,
     image_scores,
     to_explain,
 )
-from segops.evaluate.score import ERRORS
+from segops.evaluate.score import ERRORS, EXPLAINED
 from segops.metrics.errors import KINDS
 
 Drawn = dict[tuple[str, int, str], int]

@@ -18,7 +18,8 @@ from segops.data.store import PackedStore, pack
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
 from segops.evaluate.kept_champion import Reference
-from segops.evaluate.pictures import EXPLAINED, choose, image_scores
+from segops.evaluate.pictures import choose, image_scores
+from segops.evaluate.score import EXPLAINED
 from segops.predict.bundle import bundle_digest
 from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
@@ -68,18 +69,18 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
         "miou_high",
         "confidence",
         "miou_truth_or_prediction",
+        "boundary",
+        "calibration",
         "pixel_accuracy",
         "mean_class_accuracy",
         "frequency_weighted_iou",
         "mean_precision",
         "mean_recall",
         "mean_f1",
-        "boundary",
-        "calibration",
+        "classes",
         "slices",
         "confusions",
         "errors",
-        "classes",
         "predict",
         "data_hash",
         "val_hash",

@@ -20,10 +20,9 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_image, read_content
 from segops.runtime.masks import decode_mask
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.layout import Layout
+from segops.voc.layout import SPLITS, Layout
 
 FORMAT = 1
-SPLITS = ("train", "val")
 IMAGES = "images.bin"
 MASKS = "masks.bin"
 INDEX = "index.json"

@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from segops.metrics.iou import ClassPixels, iou, miou
 from segops.runtime.errors import SegopsError
 
 COLUMNS = ("image_id", "image_sha256", "class_id", "intersection", "predicted", "truth")
@@ -84,7 +85,7 @@ def miou_from_counts(counts: pd.DataFrame, classes: Sequence[int]) -> float:
     Raises:
         SegopsError: The table lacks a column or contradicts itself.
     """
-    return float(_miou(_per_image(counts, classes).sum(axis=0)))
+    return float(miou(*_pixels(_per_image(counts, classes).sum(axis=0))))
 
 
 def true_classes(counts: pd.DataFrame) -> tuple[int, ...]:
@@ -155,7 +156,7 @@ def paired_difference(
     """
     _require_same_truth(counts_a, counts_b)
     pair = np.stack([_per_image(counts_a, classes), _per_image(counts_b, classes)], axis=1)
-    challenger, champion = _miou(pair.sum(axis=0))
+    challenger, champion = miou(*_pixels(pair.sum(axis=0)))
     difference, number = float(challenger - champion), len(pair)
     if number < 2:
         return PairedDifference(difference, math.nan, math.nan, math.nan, number)
@@ -200,17 +201,17 @@ def paired_class_differences(
     _require_same_truth(counts_a, counts_b)
     pair = np.stack([_per_image(counts_a, classes), _per_image(counts_b, classes)], axis=1)
     holding = (pair[:, 0, :, 2] > 0).sum(axis=0)
-    iou = _iou(pair.sum(axis=0))
+    whole = _class_iou(pair.sum(axis=0))
     resampled = np.full((0, len(classes)), np.nan)
     if len(pair) > 1:
-        parts = [_iou(sums) for sums in _resampled_sums(pair, samples, seed)]
+        parts = [_class_iou(sums) for sums in _resampled_sums(pair, samples, seed)]
         resampled = np.concatenate([part[:, 0] - part[:, 1] for part in parts])
     found = {}
     for place, label in enumerate(classes):
         images, low, high = int(holding[place]), math.nan, math.nan
         if images > 1:
             low, high = _bounds(resampled[:, place], _expanded((1 - confidence) / 2, images))
-        difference = float(iou[0, place] - iou[1, place])
+        difference = float(whole[0, place] - whole[1, place])
         found[int(label)] = ClassDifference(difference, low, high, images)
     return found
 
@@ -270,7 +271,8 @@ def _require_same_truth(counts_a: pd.DataFrame, counts_b: pd.DataFrame) -> None:
 
 def _resampled_mious(images: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:
     """MIoU of every resample, shape (samples, models), from (images, models, classes, 3) counts."""
-    return np.concatenate([_miou(sums) for sums in _resampled_sums(images, samples, seed)])
+    sums = _resampled_sums(images, samples, seed)
+    return np.concatenate([miou(*_pixels(one)) for one in sums])
 
 
 def _resampled_sums(
@@ -291,25 +293,14 @@ def _resampled_sums(
         yield sums.reshape(some, *images.shape[1:])
 
 
-def _iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def _class_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """IoU of summed counts of shape (..., 3); NaN where the truth does not hold the class."""
-    both, predicted, truth = sums[..., 0], sums[..., 1], sums[..., 2]
-    absent = np.full(both.shape, np.nan)
-    iou: NDArray[np.float64] = np.divide(
-        both, predicted + truth - both, out=absent, where=truth > 0
-    )
-    return iou
+    pixels = _pixels(sums)
+    return np.where(pixels.truth > 0, iou(*pixels), np.nan)
 
 
-def _miou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MIoU of summed counts of shape (..., classes, 3); NaN where no class occurs in the truth."""
-    iou = _iou(sums)
-    number = (~np.isnan(iou)).sum(axis=-1)
-    empty = np.full(number.shape, np.nan)
-    means: NDArray[np.float64] = np.divide(
-        np.nansum(iou, axis=-1), number, out=empty, where=number > 0
-    )
-    return means
+def _pixels(sums: NDArray[np.float64]) -> ClassPixels:
+    return ClassPixels(sums[..., 0], sums[..., 1], sums[..., 2])
 
 
 def _expanded(tail: float, images: int) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
+
+from segops.evaluate.bootstrap import PIXELS
+from segops.evaluate.score import EXPLAINED
+from segops.metrics.iou import iou
 from segops.report.page_inputs import GalleryPicture, Mistake
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
 
@@ -18,8 +21,6 @@ GALLERY = 120
 """Most images of a page: with these it stays well under 15 MB."""
 OF_EACH_ERROR = 6
 """Most images that are chosen because of one class and kind of error."""
-EXPLAINED = 6
-"""How many of the worst images are explained."""
 
 
 def image_scores(counts: pd.DataFrame) -> dict[str, float]:
@@ -34,8 +35,8 @@ def image_scores(counts: pd.DataFrame) -> dict[str, float]:
         Scores in 0..1 by image id; images whose truth is all void have none.
     """
     rows = counts[counts["truth"] > 0]
-    iou = rows["intersection"] / (rows["predicted"] + rows["truth"] - rows["intersection"])
-    means = iou.groupby(rows["image_id"]).mean()
+    values = iou(*(rows[name].to_numpy() for name in PIXELS))
+    means = pd.Series(values, rows.index).groupby(rows["image_id"]).mean()
     return {str(image_id): float(value) for image_id, value in means.items()}
 
 

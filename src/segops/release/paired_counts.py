@@ -26,11 +26,11 @@ from segops.release.evidence import Comparison
 from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import VAL
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
 
-SPLIT = "val"
 JUDGED = paths.STATE / "judged"
 log = logging.getLogger("segops")
 
@@ -69,9 +69,9 @@ def open_store(root: Path, val_hash: str) -> PackedStore:
     from segops.data.store import PackedStore
 
     packed = PackedStore(root / paths.PACKED)
-    if packed.split_hash(SPLIT) != val_hash:
+    if packed.split_hash(VAL) != val_hash:
         raise SegopsError(
-            f"{paths.PACKED} holds val {packed.split_hash(SPLIT)[:12]}, the evaluation is of "
+            f"{paths.PACKED} holds val {packed.split_hash(VAL)[:12]}, the evaluation is of "
             f"{val_hash[:12]}. `dvc repro` brings both together."
         )
     return packed
@@ -227,7 +227,7 @@ def _scored(
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         out = Path(scratch) / "scores"
         scores = score(
-            bundle, packed, SPLIT, out, version.bundle_digest, threads=threads, details=False
+            bundle, packed, VAL, out, version.bundle_digest, threads=threads, details=False
         )
     with files.atomic_path(kept) as temporary:
         scores.counts.to_parquet(temporary, index=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from segops.report.figures import figure
+from segops.metrics.catalogue import number_at
 from segops.report.html import decimal, number, percent
 from segops.report.page_inputs import Opponent
 from segops.report.svg import Axis
@@ -34,19 +34,19 @@ def reliability(
     pixels = sum(one["pixels"] for one in bins)
     for one in bins:
         one["share"] = one["pixels"] / pixels if pixels else 0.0
-    error = figure(calibration, "expected_calibration_error")
+    error = number_at(calibration, "expected_calibration_error")
     path = "calibration.expected_calibration_error"
     return {
         "chart": _chart(bins),
         "bins": bins,
         "error": error,
         "sentence": _sentence(calibration, bins),
-        "others": [(one.name, figure(one.evaluation, path)) for one in opponents],
+        "others": [(one.name, number_at(one.evaluation, path)) for one in opponents],
     }
 
 
 def _bin(one: Mapping[str, Any]) -> dict[str, Any]:
-    confidence, accuracy = figure(one, "confidence"), figure(one, "accuracy")
+    confidence, accuracy = number_at(one, "confidence"), number_at(one, "accuracy")
     gap = None if confidence is None or accuracy is None else accuracy - confidence
     return {
         "low": float(one["low"]),
@@ -61,7 +61,7 @@ def _bin(one: Mapping[str, Any]) -> dict[str, Any]:
 def _sentence(calibration: Mapping[str, Any], bins: Sequence[Mapping[str, Any]]) -> str:
     known = [one for one in bins if one["accuracy"] is not None]
     pixels = sum(one["pixels"] for one in known)
-    confidence = figure(calibration, "confidence")
+    confidence = number_at(calibration, "confidence")
     if not pixels or confidence is None:
         return ""
     accuracy = sum(one["accuracy"] * one["pixels"] for one in known) / pixels

@@ -1,7 +1,6 @@
-"""Judging predicted masks image by image, and adding up what comes of it.
+"""Compares predicted masks with the truth, image by image, and adds up the counts.
 
-:func:`judge` works on one image and is safe to call in several threads at a time; a :class:`Tally`
-adds the results up in one thread, in the order of the images.
+:func:`judge` is safe to call in several threads; a :class:`Tally` adds up in one thread.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A prediction that waits to be judged.
+    """A prediction that is to be judged.
 
     Attributes:
         image_id: The image.
         sha256: SHA-256 of the image's file.
         truth: uint8 (H, W), ids and 255 for void.
         mask: uint8 (H, W), predicted ids.
-        top: float32 (H, W), the probability of the predicted class; None where it is not told.
+        top: float32 (H, W), probability of the predicted class; None where the model gives none.
     """
 
     image_id: str
@@ -47,14 +46,14 @@ class Predicted:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """What there is to say about one image.
+    """The counts of one image, and its pictures.
 
     Attributes:
         image_id: The image.
         sha256: SHA-256 of the image's file.
         confusion: int64 (C, C).
-        figures: Everything else; None where only pixels are counted.
-        confidence: Mean of the top probabilities; None where they are not told.
+        figures: All other counts; None where only pixels are counted.
+        confidence: Mean of `top`; None where the model gives none.
         mask: The mask, packed; None where it is not to be kept.
         kinds: The kinds of errors, packed; likewise.
     """

@@ -50,12 +50,12 @@ ERRORS = ("image_id", "class_id", "kind", "pixels")
 EXPLAINED = 6
 """How many of the worst images a page explains."""
 LAST_WORDS = 15
-"""Lines of a crashed worker's standard error that the message of the error repeats."""
+"""Lines of a crashed worker's standard error that the error message repeats."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What came of scoring.
+    """The results of scoring a bundle on a split.
 
     Attributes:
         images: Ids of the images that count, in order.
@@ -70,10 +70,10 @@ class Scores:
         errors: One row per image, class and kind of error that occurs in it, with the columns
             :data:`ERRORS`; `kind` is one of :data:`segops.metrics.errors.KINDS`.
         confidences: Mean top probability by image id, 0..1; None where the model does not say.
-        explained: Id of the class that was explained, by the ids of the images that were.
+        explained: By image id, the id of the class whose activation map was made.
         milliseconds: Median time of predicting one image, the first left out; None for one image.
-            Only :func:`score_variants` gives the network the machine for itself.
-        predict: How it was predicted, as `predict` in ``params.yaml``; empty: plainly.
+            Only under :func:`score_variants` does nothing else run meanwhile.
+        predict: Settings of prediction, as `predict` in ``params.yaml``; empty: the defaults.
         bundle_digest: Digest of the bundle that was run.
         weights_sha256: SHA-256 of its weights.
         directory: Where the files lie.
@@ -96,29 +96,18 @@ class Scores:
     directory: Path
 
     def prediction(self, image_id: str) -> NDArray[np.uint8]:
-        """The predicted mask of an image, uint8 (H, W).
-
-        Raises:
-            SegopsError: The masks were not kept, or the image did not count.
-        """
+        """The predicted mask of an image, uint8 (H, W); an error where it was not kept."""
         return self._picture(MASKS, image_id)
 
     def kinds(self, image_id: str) -> NDArray[np.uint8]:
         """The kind of error of each pixel of an image, uint8 (H, W).
 
         0 where right or void, else 1 + the place in :data:`segops.metrics.errors.KINDS`.
-
-        Raises:
-            SegopsError: The masks were not kept, the image did not count, or only pixels were
-                counted.
         """
         return self._picture(KINDS, image_id)
 
     def activation(self, image_id: str) -> NDArray[np.uint8] | None:
-        """Where the network looked for the class in `explained`, uint8 (H, W), 0..255.
-
-        None where the image was not explained.
-        """
+        """The activation map of the class in `explained`, uint8 (H, W), 0..255, if there is one."""
         return self._picture(ACTIVATIONS, image_id) if image_id in self.explained else None
 
     def _picture(self, what: str, image_id: str) -> NDArray[np.uint8]:
@@ -186,7 +175,7 @@ def score(
 
     Raises:
         SegopsError: The bundle or the data is not usable, its digest is another one, its classes
-            are not those of the data, or the child process died; its own words are in the message.
+            are not those of the data, or the child process died.
     """
     keep = {"masks": masks, "details": details, "explain": explain, "timed": False}
     request = {"device": device, "threads": threads, "expected_digest": expected_digest} | keep
@@ -211,15 +200,15 @@ def score_variants(
     Each image is judged before the next is predicted, so that the time of a prediction is its own.
 
     Args:
-        bundle: As for :func:`score`, and so all but `variants`.
+        bundle: As for :func:`score`, as are all others but `out` and `variants`.
         store: The packed data.
         split: `train` or `val`.
-        out: Directory for the results, one in it for each variant.
+        out: Directory for the results; each variant gets a directory in it.
         variants: Ways of predicting, each as `predict` in ``params.yaml``.
         device: A torch device, or `auto`.
         threads: CPU threads of torch.
         exclude_sha256: SHA-256 of images that do not count.
-        limit: Only the first so many images of the split.
+        limit: Only the first so many images.
 
     Returns:
         The scores of each variant, in their order.

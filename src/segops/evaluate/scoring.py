@@ -1,9 +1,8 @@
-"""What the scoring process does: load a bundle, predict, judge and write down what came of it.
+"""The work of the scoring process: load a bundle, predict the images, judge the masks, write files.
 
-On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a
-graphics card one after another. A few threads judge the masks meanwhile. Their results are added up
-in the order of the images, so that the same request gives the same bytes, and only a handful of
-images is in memory at a time.
+On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a GPU
+one after another; a few threads judge the masks meanwhile. Their results are added up in the order
+of the images, so that the same request gives the same bytes.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
         request: As :mod:`segops.evaluate.score` makes it.
 
     Yields:
-        The id of each image that is done; of every way of predicting anew.
+        The id of each image that is done, once for each variant.
 
     Raises:
-        SegopsError: The bundle or the data is not usable; the image is named where it is one.
+        SegopsError: The bundle, the data or an image, which is then named, is not usable.
     """
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])

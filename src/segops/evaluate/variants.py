@@ -1,4 +1,4 @@
-"""One model predicting in several ways: what each gains, and what it costs."""
+"""Compares ways of predicting with one model: mIoU and time of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is counted about one image, once."""
+"""All counts of one image."""
 
 from __future__ import annotations
 

@@ -28,8 +28,6 @@ from segops.voc.layout import VAL
 if TYPE_CHECKING:
     from segops.report.page_inputs import Opponent
 
-PAGE = Path("reports/comparison.html")
-COMPARED = paths.STATE / "compared"
 KEPT = 12
 """How many models' scores are kept, so that comparing them again is quick."""
 log = logging.getLogger("segops")
@@ -135,7 +133,8 @@ def _require_writable(page: Path) -> None:
     try:
         if page.is_dir():
             raise SegopsError(
-                f"{page}: a directory; expected the HTML file to write, such as {page / PAGE.name}."
+                f"{page}: a directory; expected the HTML file to write, such as "
+                f"{page / paths.COMPARISON_PAGE.name}."
             )
         if os.path.lexists(page) and not (page.is_file() or page.is_symlink()):
             raise SegopsError(f"{page}: there, and not a plain file. {advice}")
@@ -186,7 +185,7 @@ def _scored(
     pictures: bool,
 ) -> Scores:
     """The scores of a model: those kept from another comparison, or new ones."""
-    plain = root / COMPARED / _key(model, store, seen)
+    plain = root / paths.COMPARED / _key(model, store, seen)
     with_pictures = plain.with_name(f"{plain.name}-pictures")
     for kept in (with_pictures,) if pictures else (with_pictures, plain):
         if kept.is_dir():
@@ -216,6 +215,8 @@ def _key(model: Contender, store: PackedStore, seen: frozenset[str]) -> str:
 
 def _prune(root: Path) -> None:
     """Drop the scores that were not used for longest."""
-    kept = sorted((root / COMPARED).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+    kept = sorted(
+        (root / paths.COMPARED).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True
+    )
     for old in kept[KEPT:]:
         shutil.rmtree(old)

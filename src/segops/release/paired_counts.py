@@ -31,7 +31,6 @@ from segops.voc.layout import VAL
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
 
-JUDGED = paths.STATE / "judged"
 log = logging.getLogger("segops")
 
 OWN_NAME = (
@@ -196,7 +195,7 @@ def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFra
 
 def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
     """Where the counts of an artifact that was scored anew on this val are kept."""
-    return root / JUDGED / f"{bundle_digest}-{val_hash}.parquet"
+    return root / paths.JUDGED / f"{bundle_digest}-{val_hash}.parquet"
 
 
 def _require_same_classes(version: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:

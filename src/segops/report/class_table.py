@@ -7,7 +7,7 @@ from typing import Any
 
 from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, number_at, shown
 from segops.report.html import decimal, number, signed
-from segops.report.legend import legend
+from segops.report.overlay import legend
 from segops.report.page_inputs import Difference, Opponent
 from segops.report.whisker import known, limit, outcome, whisker, words
 

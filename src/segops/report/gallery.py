@@ -11,9 +11,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from segops.report.layers import heat_layer, kind_layer, mask_layer, photo
-from segops.report.legend import legend
-from segops.report.overlay import present
+from segops.report.overlay import legend, present
 from segops.report.page_inputs import GalleryPicture
+from segops.runtime.classes import VOID
 from segops.threads import pipelined
 
 THREADS = 4
@@ -86,7 +86,7 @@ def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
         "confidence": _rounded(one.confidence),
         "width": width,
         "height": height,
-        "pixels": int(np.count_nonzero(one.truth != 255)),
+        "pixels": int(np.count_nonzero(one.truth != VOID)),
         "errors": [[error.class_name, error.kind, error.pixels] for error in one.errors],
         "classes": classes,
         "photo": photo(one.image),

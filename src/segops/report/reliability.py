@@ -1,4 +1,4 @@
-"""The reliability diagram: does the model know how often it is right?
+"""The reliability diagram: accuracy by confidence.
 
 Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
 """

@@ -172,7 +172,7 @@ def test_slices_stand_beside_the_same_slice_of_the_other() -> None:
 def test_calibration_is_drawn_and_judged() -> None:
     shown = reliability(evaluation_of(), [opponent_of(), opponent_of("old", old=True)])
     assert shown is not None
-    assert "surer than it should be: mean confidence 0.800, accuracy 0.700" in shown["sentence"]
+    assert "overconfident: mean confidence 0.800, accuracy 0.700" in shown["sentence"]
     assert [value for _, value in shown["others"]] == [0.0771, None]
     assert shown["chart"].count('class="gap over"') == 1
     assert "nan" not in shown["chart"]

@@ -93,7 +93,8 @@ class Metric:
         value = self.read(tree)
         if value is None:
             return "–"
-        return f"{value:.{self.digits or 0}f}" + (f"\u202f{self.unit}" if self.unit else "")
+        text = f"{value:,.{self.digits or 0}f}".replace(",", "\u202f")
+        return f"{text}\u202f{self.unit}" if self.unit else text
 
 
 def number_at(tree: Mapping[str, Any], path: str) -> float | None:

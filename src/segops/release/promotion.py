@@ -310,7 +310,7 @@ def _carry_out(registry: _Registry, intent: Entry) -> None:
         )
     for alias in (PREVIOUS, CHAMPION):
         versions.set_alias(registry.store, registry.model, alias, after[alias])
-    # Whoever is challenger by now stays so, unless it has just become champion.
+    # Keep the challenger alias unless that version was just promoted.
     if registry.aliases().get(CHALLENGER) == after[CHAMPION]:
         versions.set_alias(registry.store, registry.model, CHALLENGER, None)
     _end(registry, intent, "done", intent.reason)

@@ -30,7 +30,7 @@ class Gallery:
         shown: How many of them are on the page: the first ones.
         data: JSON, an array with one object a picture; safe inside a script element.
         colours: Entries of the legend for the ids in the masks shown.
-        explained: Whether any picture shows where the network looked.
+        explained: Whether any picture has an activation map.
     """
 
     total: int
@@ -40,20 +40,20 @@ class Gallery:
     explained: bool
 
 
-def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], room: int) -> Gallery:
-    """Encode pictures in their order for as long as there is room.
+def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budget: int) -> Gallery:
+    """Encode pictures in their order for as long as they fit the budget.
 
     Args:
         pictures: Gone through once, a handful of pictures at a time in memory; most telling first.
         class_names: Names in id order.
-        room: Bytes that the result's `data` may take.
+        budget: Bytes that the result's `data` may take.
     """
     texts: list[str] = []
     ids: set[int] = set()
-    total, left, explained = 0, room - 2, False
+    total, left, explained = 0, budget - 2, False
 
     def draw(one: GalleryPicture) -> tuple[str, list[int], bool] | None:
-        if left < 0:  # what comes after the first that found no room is only counted
+        if left < 0:  # after the first picture that does not fit, the rest are only counted
             return None
         here = present((one.truth, one.prediction))
         entry = _entry(one, [class_names[index] for index in here if index < len(class_names)])

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segops.files import write_text
 from segops.report import svg
-from segops.report.html import photograph, write_page
+from segops.report.html import photograph, render
 from segops.report.overlay import colours, legend, overlay
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -95,7 +96,7 @@ def write_validation_page(
             context["samples"] = [_sample(layout, row, class_names) for row in rows]
             ids = sorted({int(label) for row in rows for label in row["label_ids"]})
             context["sample_legend"] = legend(ids, class_names)
-    write_page(path, "validation.html", **context)
+    write_text(path, render("validation.html", **context))
 
 
 def _messages(checks: Sequence[Check]) -> dict[str, list[str]]:

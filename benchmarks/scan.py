@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segops.quality.facts import cores, scan
+from segops.quality.facts import scan
+from segops.threads import cores
 from segops.voc.layout import Layout, open_layout
 from tools.sample import generate
 

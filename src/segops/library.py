@@ -17,9 +17,11 @@ import yaml
 from numpy.typing import NDArray
 
 from segops import files, paths
+from segops.metrics.catalogue import compute_metrics
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.iou import miou as miou_of_confusion
-from segops.metrics.iou import summary
+from segops.metrics.counts import SplitCounts
+from segops.metrics.iou import ClassPixels, class_pixels
+from segops.metrics.iou import miou as miou_of_pixels
 from segops.params.file import Params, load_params, parse_params
 from segops.release.gate import decide
 from segops.runtime.classes import VOC_CLASSES
@@ -208,26 +210,27 @@ def miou(
         ValueError: Masks and predictions do not match, or a value is no class id.
     """
     count = classes if isinstance(classes, int) else len(classes)
-    return miou_of_confusion(_confusion(zip(_masks(truth), _masks(prediction), strict=True), count))
+    pairs = zip(_masks(truth), _masks(prediction), strict=True)
+    return float(miou_of_pixels(*_pixels(pairs, count)))
 
 
 def score(model: Model, dataset: Dataset) -> dict[str, Any]:
     """Predict every image of a data set and compare with its mask.
 
     Returns:
-        The figures of :func:`segops.metrics.iou.summary`: `miou`, `pixel_accuracy`, ..., and
-        `classes` by name.
+        The metrics that follow from the pixels of each class: `miou`, `pixel_accuracy`, ..., and
+        `classes` by name. Undefined values are None.
 
     Raises:
         SegopsError: An image cannot be read, or a mask holds ids that the model does not know.
     """
     pairs = ((one.mask, model.predict(one.image).mask) for one in dataset)
     try:
-        confusion = _confusion(pairs, len(model.class_names))
+        pixels = _pixels(pairs, len(model.class_names))
     except ValueError as error:
         names = ", ".join(model.class_names)
         raise SegopsError(f"The model's classes ({names}) and the masks differ: {error}") from None
-    return summary(confusion, model.class_names)
+    return compute_metrics(SplitCounts(pixels), model.class_names)
 
 
 def fit(
@@ -290,12 +293,12 @@ def _masks(masks: Mask | Iterable[Mask]) -> Iterable[Mask]:
     return [masks] if isinstance(masks, np.ndarray) and masks.ndim == 2 else masks
 
 
-def _confusion(pairs: Iterable[tuple[Mask, Mask]], classes: int) -> NDArray[np.int64]:
-    """The sum of the confusion matrices of pairs of truth and prediction."""
+def _pixels(pairs: Iterable[tuple[Mask, Mask]], classes: int) -> ClassPixels:
+    """The pixels of each class over pairs of truth and prediction."""
     total = np.zeros((classes, classes), np.int64)
     for truth, prediction in pairs:
         total += confusion_matrix(truth, prediction, classes)
-    return total
+    return class_pixels(total)
 
 
 def _params(params: Params | str | Path | Mapping[str, Any]) -> Params:

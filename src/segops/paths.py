@@ -30,8 +30,9 @@ VALIDATION_JSON = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation.html")
 AUGMENTATION_SHEET = Path("reports/augmentation.png")
 EVALUATION_PAGE = Path("reports/evaluation.html")
+COMPARISON_PAGE = Path("reports/comparison.html")  # `segops compare` writes it, no stage
 
-# State of this workspace that is no output: locks, resume state, live history.
+# State of this workspace that is no output: locks, resume state, live history, kept scores.
 STATE = Path(".segops")
 RUN_LOCK = STATE / "run.lock"
 STAGE_LOCK = STATE / "stage.lock"
@@ -39,6 +40,9 @@ RUNNING = STATE / "running.json"
 HISTORY = STATE / "history.jsonl"
 RESUME = STATE / "resume"
 REFERENCE = STATE / "reference"
+COMPARED = STATE / "compared"
+JUDGED = STATE / "judged"
+DECISION = STATE / "decision.json"
 
 
 def code_of(stage: str) -> Path:

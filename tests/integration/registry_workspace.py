@@ -24,8 +24,10 @@ from mlflow import MlflowClient
 from segops import files, paths
 from segops.data.store import PackedStore, pack
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
+from segops.metrics.catalogue import compute_metrics
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.iou import summary
+from segops.metrics.counts import SplitCounts
+from segops.metrics.iou import class_pixels
 from segops.predict.bundle import bundle_digest
 from segops.predict.trained import weights_sha256, write_trained
 from segops.record.update import record
@@ -207,7 +209,7 @@ def evaluate(root: Path, quality: float, wobble: float = 0.01) -> None:
     counts = pd.DataFrame(rows, columns=list(COLUMNS))
     (root / paths.COUNTS).parent.mkdir(exist_ok=True)
     counts.to_parquet(root / paths.COUNTS, index=False)
-    figures = summary(total, VOC_CLASSES)
+    figures = compute_metrics(SplitCounts(class_pixels(total)), VOC_CLASSES)
     miou = miou_from_counts(counts, true_classes(counts))
     evaluation = {
         "split": "val",

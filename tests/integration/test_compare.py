@@ -23,7 +23,7 @@ from segops.params.evaluate import EvaluateParams
 from segops.record import artifact, stage_outputs
 from segops.record.update import EVALUATED_AS
 from segops.release import champion_evaluation
-from segops.release.compare_models import COMPARED, compare
+from segops.release.compare_models import compare
 from segops.release.named_models import contenders
 from segops.release.paired_counts import kept_counts
 from segops.report.page_inputs import Opponent
@@ -153,7 +153,9 @@ class TestComparison:
         assert found.names == ("version 2 (champion)", "version 1 (previous)")
         assert caplog.text.count("Scoring version") == 2
         # The evaluations in the runs are made up by the tests; these are of the real networks.
-        counts = [pd.read_parquet(one / "counts.parquet") for one in (root / COMPARED).iterdir()]
+        counts = [
+            pd.read_parquet(one / "counts.parquet") for one in (root / paths.COMPARED).iterdir()
+        ]
         mious = sorted(miou_from_counts(one, true_classes(one)) for one in counts)
         assert sorted(one["miou"] for one in found.evaluations) == pytest.approx(mious)
         gain = found.evaluations[0]["miou"] - found.evaluations[1]["miou"]

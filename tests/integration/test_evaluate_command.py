@@ -18,7 +18,7 @@ from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.judging import Predicted, Tally, judge
 from segops.evaluate.variants import VariantResult
-from segops.metrics.iou import miou
+from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import load_bundle
 from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
@@ -60,10 +60,11 @@ def test_it_shows_the_figures_and_every_class(
 ) -> None:
     said = segops(workspace, monkeypatch)
     assert re.search(r"mIoU 0\.\d{3} on 6 images of val \(95 % interval 0\.\d+ to 0\.\d+\)", said)
-    assert re.search(r"boundary IoU 0\.\d{3}, boundary F1 0\.\d{3}, contour distance \d+\.", said)
-    assert re.search(r"expected calibration error 0\.\d{3}", said)
+    assert re.search(r"│ boundary F1 +│ +0\.\d{3} │", said)
+    assert re.search(r"│ mean contour distance \(lower is better\) +│ \d+\.\d\d.px │", said)
+    assert re.search(r"│ expected calibration error \(lower is better\) +│ +0\.\d{3} │", said)
     assert re.search(r"│ background +│ 0\.\d{3} +│", said)
-    assert said.count("┏") == 1  # one table
+    assert said.count("┏") == 2  # classes and metrics
     assert "left out" not in said
 
 
@@ -119,7 +120,7 @@ def _require_what_the_worker_counts(root: Path, rows: list[VariantResult]) -> No
     for one in rows:
         if one.variant.name in found:
             tally = found[one.variant.name]
-            assert one.miou == miou(tally.confusion)
+            assert one.miou == miou(*class_pixels(tally.confusion))
         if one.variant.name in ("windows", "flip"):
             expected = paired_difference(tally.counts, plain, true_classes(plain), 1000, 0.975, 0)
             assert (one.difference, one.low, one.high) == (

@@ -85,7 +85,7 @@ def test_a_run_in_which_nothing_changed_makes_no_version_and_says_so(root: Path)
 
 def test_the_decision_lies_in_workspace_ledger_and_mlflow(root: Path) -> None:
     decision = release(root, seed=1, quality=0.7)
-    assert Decision.model_validate(files.read_json(root / promotion.DECISION)) == decision
+    assert Decision.model_validate(files.read_json(root / paths.DECISION)) == decision
     first = made.lines(root)[0]
     assert first["details"]["evidence"]["score"]["miou"] == pytest.approx(
         files.read_json(root / paths.EVALUATION)["miou"]

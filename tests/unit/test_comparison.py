@@ -15,9 +15,11 @@ from segops import paths
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import paired_difference, true_classes, without_images
 from segops.evaluate.comparison import oppose
-from segops.evaluate.from_counts import reduced_evaluation
 from segops.evaluate.kept_champion import Reference, opponent
-from segops.metrics.iou import summary
+from segops.evaluate.metrics_file import evaluation_from_counts
+from segops.metrics.catalogue import compute_metrics
+from segops.metrics.counts import SplitCounts
+from segops.metrics.iou import class_pixels
 from segops.params.evaluate import EvaluateParams
 from segops.report.page_inputs import Opponent
 from segops.runtime.errors import SegopsError
@@ -36,7 +38,7 @@ def pair(images: int = 20, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def champion(counts: pd.DataFrame, **changes: Any) -> Reference:
-    evaluation = reduced_evaluation(counts, NAMES, SETTINGS)
+    evaluation = evaluation_from_counts(counts, NAMES, SETTINGS)
     fields: dict[str, Any] = {
         "model": "segops",
         "version": "3",
@@ -95,7 +97,7 @@ def test_nothing_left_to_compare_on_is_an_error() -> None:
         oppose("version 3", ours, theirs, {}, set(ours["image_sha256"]), SETTINGS, NAMES)
 
 
-def test_the_reduced_evaluation_has_the_figures_of_the_confusion_matrix() -> None:
+def test_an_evaluation_from_counts_has_the_metrics_of_the_confusion_matrix() -> None:
     random = np.random.default_rng(0)
     confusions = random.integers(0, 50, (9, 6, 6))
     confusions[:, 3] = 0  # predicted but never true
@@ -104,8 +106,8 @@ def test_the_reduced_evaluation_has_the_figures_of_the_confusion_matrix() -> Non
     dense = np.stack(
         [confusions.diagonal(axis1=1, axis2=2), confusions.sum(axis=1), confusions.sum(axis=2)], 2
     )
-    found = reduced_evaluation(table(dense), NAMES, SETTINGS)
-    expected = summary(confusions.sum(axis=0), NAMES)
+    found = evaluation_from_counts(table(dense), NAMES, SETTINGS)
+    expected = compute_metrics(SplitCounts(class_pixels(confusions.sum(axis=0))), NAMES)
     for name, figures in expected.pop("classes").items():
         assert found["classes"][name] == pytest.approx(figures)
     assert {name: found[name] for name in expected} == pytest.approx(expected)

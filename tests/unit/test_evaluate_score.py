@@ -16,7 +16,7 @@ from torch import nn
 from segops.data.store import PackedStore, pack
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.evaluate.score import Scores, score
-from segops.metrics.iou import miou
+from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import bundle_digest, load_bundle
 from segops.predict.package import write_bundle
 from segops.predict.trained import weights_sha256
@@ -107,7 +107,9 @@ def test_the_counts_are_those_of_the_masks(
     np.testing.assert_array_equal(scores.confusion, confusion)
     assert (scores.counts["predicted"] > 0).sum() > 10  # not all background
     classes = true_classes(scores.counts)
-    assert miou_from_counts(scores.counts, classes) == pytest.approx(miou(confusion), abs=1e-15)
+    assert miou_from_counts(scores.counts, classes) == pytest.approx(
+        miou(*class_pixels(confusion)), abs=1e-15
+    )
     assert scores.confusion.dtype == np.int64
     for name in COLUMNS[2:]:
         assert scores.counts[name].dtype == np.int64
@@ -120,7 +122,7 @@ def test_images_that_do_not_count_are_left_out(
     assert scores.excluded == (store.ids("val")[1],)
     assert len(scores.images) == 4
     assert hidden not in set(scores.counts["image_sha256"])
-    with pytest.raises(SegopsError, match="holds no picture of"):
+    with pytest.raises(SegopsError, match="holds no masks of"):
         scores.prediction(scores.excluded[0])
 
 

@@ -18,7 +18,8 @@ from segops.data.store import PackedStore, pack
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
 from segops.evaluate.kept_champion import Reference
-from segops.evaluate.pictures import EXPLAINED, choose, image_scores
+from segops.evaluate.pictures import image_scores, rank
+from segops.evaluate.score import EXPLAINED
 from segops.predict.bundle import bundle_digest
 from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
@@ -70,18 +71,18 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
         "miou_high",
         "confidence",
         "miou_truth_or_prediction",
+        "boundary",
+        "calibration",
         "pixel_accuracy",
         "mean_class_accuracy",
         "frequency_weighted_iou",
         "mean_precision",
         "mean_recall",
         "mean_f1",
-        "boundary",
-        "calibration",
+        "classes",
         "slices",
         "confusions",
         "errors",
-        "classes",
         "predict",
         "data_hash",
         "val_hash",
@@ -126,12 +127,10 @@ def test_the_plots_hold_the_confusion_matrix_and_the_classes(evaluated: Path) ->
     assert mean == pytest.approx(evaluation["miou"], abs=1e-5)
 
 
-def test_the_page_shows_images_of_each_group_and_explains_the_worst(evaluated: Path) -> None:
+def test_the_page_shows_the_images_and_explains_the_worst(evaluated: Path) -> None:
     page = (evaluated / paths.EVALUATION_PAGE).read_text()
     scores = image_scores(pd.read_parquet(evaluated / paths.COUNTS))
-    shown = choose(scores)
-    assert {group for group, _ in shown} == {"best", "median", "worst"}
-    for _, image_id in shown:
+    for image_id in rank(scores):
         assert f'"{image_id}"' in page
     assert page.count(PHOTOGRAPH) == len(scores)
     assert len(scores) <= EXPLAINED
@@ -205,29 +204,8 @@ def test_an_image_score_is_the_mean_over_the_images_own_true_classes() -> None:
     assert found == {"a": pytest.approx(8 / 12 / 2), "b": 1.0}
 
 
-@given(
-    st.dictionaries(st.text("abcde", min_size=1, max_size=4), st.floats(0, 1)), st.integers(1, 4)
-)
-def test_pictures_are_in_order_and_none_twice(scores: dict[str, float], most: int) -> None:
-    chosen = choose(scores, most)
-    ids = [image_id for _, image_id in chosen]
-    assert len(set(ids)) == len(ids)
-    groups = {
-        group: [scores[image_id] for name, image_id in chosen if name == group]
-        for group in ("best", "median", "worst")
-    }
-    assert all(len(group) <= most for group in groups.values())
-    assert groups["best"] == sorted(groups["best"], reverse=True)
-    assert groups["worst"] == sorted(groups["worst"])
-    assert len(ids) == min(len(scores), 3 * min(most, max(1, len(scores) // 3)))
-    if len(scores) > 1:
-        assert groups["best"][0] == max(scores.values())
-        assert groups["worst"][0] == min(scores.values())
-    if groups["median"]:
-        assert min(groups["best"]) >= max(groups["median"])
-        assert min(groups["median"]) >= max(groups["worst"])
-
-
-def test_the_median_group_holds_the_median() -> None:
-    scores = {f"{number:02d}": number / 20 for number in range(21)}
-    assert [one for group, one in choose(scores) if group == "median"] == ["11", "10", "09"]
+@given(st.dictionaries(st.text("abcde", min_size=1, max_size=4), st.floats(0, 1)))
+def test_the_rank_goes_from_the_worst_image_to_the_best(scores: dict[str, float]) -> None:
+    ranked = rank(scores)
+    assert sorted(ranked) == sorted(scores)
+    assert [scores[one] for one in ranked] == sorted(scores.values())

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from segops.data.store import PackedStore, pack
 from segops.evaluate import scoring
-from segops.evaluate.picture_file import Album
 from segops.evaluate.pictures import image_scores
-from segops.evaluate.score import ERRORS
+from segops.evaluate.score import ERRORS, unpacked
+from segops.metrics.catalogue import compute_metrics
+from segops.metrics.counts import SplitCounts
 from segops.metrics.image import judge_image
+from segops.metrics.iou import class_pixels
 from segops.metrics.split import SplitFigures
 from segops.predict import concurrent as lanes_module
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
@@ -31,7 +34,6 @@ from segops.predict.explain import explain
 from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
-from segops.runtime.masks import decode_mask, read_mask
 from segops.runtime.networks.zoo import build
 from segops.voc.layout import open_layout
 from tests.unit.emulated_card import CARD, Card, on_emulated_card
@@ -67,14 +69,19 @@ def run(bundle: Path, store: PackedStore, out: Path, **changes: Any) -> list[str
         "masks": True,
         "details": True,
         "explain": EXPLAINED,
-        "apart": False,
-        "ways": [{"predict": None, "out": str(out)}],
+        "timed": False,
+        "variants": [{"predict": None, "out": str(out)}],
     }
     return list(scoring.score_images(request | changes))
 
 
 def figures(out: Path) -> Any:
     return json.loads((out / "figures.json").read_text())
+
+
+def pictures(out: Path) -> dict[str, NDArray[np.uint8]]:
+    with ZipFile(out / "pictures.zip") as archive:
+        return {name: unpacked(archive.read(name)) for name in archive.namelist()}
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +91,32 @@ def scored(bundle: Path, store: PackedStore, tmp_path_factory: pytest.TempPathFa
     return out
 
 
+def require_same_pictures(out: Path, other: Path, *kinds: str) -> None:
+    """The pictures of these kinds are the same in both, and there are some."""
+    ours, theirs = (
+        {name: one for name, one in pictures(place).items() if name.startswith(kinds)}
+        for place in (out, other)
+    )
+    assert ours.keys() == theirs.keys() != set()
+    for name, picture in ours.items():
+        np.testing.assert_array_equal(picture, theirs[name], err_msg=name)
+
+
 def test_every_figure_is_that_of_the_masks(scored: Path, bundle: Path, store: PackedStore) -> None:
     predictor = load_bundle(bundle)
     split, errors, confidences = SplitFigures(VOC_CLASSES), [], {}
-    masks, kinds = Album(scored / "masks"), Album(scored / "kinds")
+    kept = pictures(scored)
     for image_id in store.ids("val"):
         mask, top = (one.numpy() for one in predictor.predict_tensors(store.image(image_id)))
         found = judge_image(store.mask(image_id), mask, len(VOC_CLASSES), top)
         split.add(found)
         errors += [(image_id, *one) for one in found.errors]
         confidences[image_id] = predictor.predict(store.image(image_id)).confidence
-        np.testing.assert_array_equal(decode_mask(masks.read(image_id), ""), mask)
-        np.testing.assert_array_equal(decode_mask(kinds.read(image_id), ""), found.kinds)
+        np.testing.assert_array_equal(kept[f"masks/{image_id}"], mask)
+        np.testing.assert_array_equal(kept[f"kinds/{image_id}"], found.kinds)
     assert figures(scored)["summary"] == split.summary()
+    read = SplitCounts.from_json(class_pixels(split.confusion), figures(scored)["counts"])
+    assert compute_metrics(read, VOC_CLASSES) == compute_metrics(split.counts, VOC_CLASSES)
     assert figures(scored)["confidences"] == pytest.approx(confidences, rel=1e-5)
     np.testing.assert_array_equal(np.load(scored / "confusion.npy"), split.confusion)
     expected = pd.DataFrame(errors, columns=list(ERRORS))
@@ -114,7 +134,7 @@ def test_the_worst_images_are_explained(scored: Path, bundle: Path, store: Packe
     for image_id, class_id in explained.items():
         wrong = errors[errors["image_id"] == image_id].groupby("class_id")["pixels"].sum()
         assert wrong[class_id] == wrong.max()
-        kept = read_mask(scored / "activations" / f"{image_id}.png")
+        kept = pictures(scored)[f"activations/{image_id}"]
         found = explain(load_bundle(bundle), store.image(image_id), class_id)
         np.testing.assert_allclose(kept, 255 * found, atol=0.51)
         somewhere += int(kept.max() == 255)
@@ -131,7 +151,7 @@ def test_the_same_request_gives_the_same_bytes_on_any_number_of_threads(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scoring, "_cores", lambda: cores)
+    monkeypatch.setattr(scoring, "cores", lambda: cores)
     run(bundle, store, tmp_path / "out", threads=threads)
     names = sorted(str(one.relative_to(scored)) for one in scored.rglob("*") if one.is_file())
     assert names == sorted(
@@ -153,9 +173,11 @@ def test_on_a_graphics_card_it_finds_the_same(
         assert card.waits
 
     on_emulated_card(act)
-    for name in ("counts.parquet", "confusion.npy", "masks.bin", "kinds.bin", "errors.parquet"):
+    for name in ("counts.parquet", "confusion.npy", "errors.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
-    assert figures(tmp_path / "out")["summary"] == figures(scored)["summary"]
+    require_same_pictures(tmp_path / "out", scored, "masks", "kinds")
+    for part in ("counts", "summary"):
+        assert figures(tmp_path / "out")[part] == figures(scored)[part]
 
 
 @pytest.fixture
@@ -181,7 +203,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("threads", "room", "apart", "lanes", "each"),
+    ("threads", "room", "timed", "lanes", "each"),
     [
         (4, 1_000_000, False, 4, 1),
         (4, 2 * 80 * 64 + 1, False, 2, 2),
@@ -194,7 +216,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     threads: int,
     room: int,
-    apart: bool,
+    timed: bool,
     lanes: int,
     each: int,
     bundle: Path,
@@ -205,7 +227,7 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
 ) -> None:
     assert max(math.prod(store.size(one)) for one in store.ids("val")) == 80 * 64
     monkeypatch.setattr(lanes_module, "PIXELS_AT_ONCE", room)
-    run(bundle, store, tmp_path / "out", threads=threads, apart=apart, explain=0)
+    run(bundle, store, tmp_path / "out", threads=threads, timed=timed, explain=0)
     assert len(watched) == len(store.ids("val"))
     assert max(under_way for under_way, _ in watched) == lanes
     assert {found for _, found in watched} == {each}
@@ -227,7 +249,7 @@ def test_what_an_image_takes_is_reckoned_at_its_largest_scale(
 ) -> None:
     monkeypatch.setattr(lanes_module, "PIXELS_AT_ONCE", 8 * 80 * 64)
     ways = [{"predict": {"scales": [1.0, 2.0]}, "out": str(tmp_path / "out")}]
-    run(bundle, store, tmp_path / "out", threads=4, ways=ways, explain=0)
+    run(bundle, store, tmp_path / "out", threads=4, variants=ways, explain=0)
     assert max(under_way for under_way, _ in watched) == 2
 
 
@@ -235,12 +257,12 @@ def test_counting_alone_counts_the_same_and_keeps_no_kinds(
     scored: Path, bundle: Path, store: PackedStore, tmp_path: Path
 ) -> None:
     run(bundle, store, tmp_path / "out", details=False, explain=0)
-    for name in ("counts.parquet", "confusion.npy", "masks.bin"):
+    for name in ("counts.parquet", "confusion.npy"):
         assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+    require_same_pictures(tmp_path / "out", scored, "masks")
     found = figures(tmp_path / "out")
     assert (found["summary"], found["explained"]) == ({}, {})
-    with pytest.raises(SegopsError, match="holds no picture of"):
-        Album(tmp_path / "out" / "kinds").read(store.ids("val")[0])
+    assert not any(name.startswith("kinds") for name in pictures(tmp_path / "out"))
 
 
 def test_other_ways_of_predicting_are_scored_apart(
@@ -252,7 +274,7 @@ def test_other_ways_of_predicting_are_scored_apart(
         {"predict": {"flip": False}, "out": str(plain)},
         {"predict": {"flip": True}, "out": str(flipped)},
     ]
-    done = run(bundle, store, plain, ways=ways, masks=False, apart=True, explain=0)
+    done = run(bundle, store, plain, variants=ways, masks=False, timed=True, explain=0)
     assert done == [*store.ids("val"), *store.ids("val")]
     assert (plain / "counts.parquet").read_bytes() == (scored / "counts.parquet").read_bytes()
     assert (flipped / "counts.parquet").read_bytes() != (scored / "counts.parquet").read_bytes()
@@ -319,14 +341,15 @@ def test_an_old_bundle_is_scored_without_confidence_and_in_its_only_way(
     shutil.copytree(bundle, old)
     without_method(old / "runtime" / "predictor.py", "predict_tensors")
     run(old, store, tmp_path / "out")
-    for name in ("counts.parquet", "confusion.npy", "masks.bin", "kinds.bin", "errors.parquet"):
+    for name in ("counts.parquet", "confusion.npy", "errors.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (scored / name).read_bytes(), name
+    require_same_pictures(tmp_path / "out", scored, "masks", "kinds")
     new = figures(scored)
     expected = new | {
-        "summary": new["summary"] | {"calibration": None},
+        "counts": new["counts"] | {"calibration": None},
         "confidences": dict.fromkeys(store.ids("val")),
     }
     assert figures(tmp_path / "out") == expected
     with pytest.raises(SegopsError, match=r"predicts in one way only.*package"):
         ways = [{"predict": {"flip": True}, "out": str(tmp_path / "flip")}]
-        run(old, store, tmp_path / "flip", ways=ways)
+        run(old, store, tmp_path / "flip", variants=ways)

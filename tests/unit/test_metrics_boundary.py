@@ -14,7 +14,6 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from segops.metrics.boundary import (
-    BoundaryCounts,
     band,
     band_width,
     boundary_counts,
@@ -23,6 +22,7 @@ from segops.metrics.boundary import (
     tolerance,
     wide_void,
 )
+from segops.metrics.counts import BoundaryCounts
 from segops.metrics.distances import nearest_distances
 from segops.runtime.classes import VOID
 

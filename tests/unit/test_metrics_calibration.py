@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from segops.metrics.calibration import BINS, CalibrationCounts, calibration_counts
+from segops.metrics.calibration import calibration_counts
+from segops.metrics.counts import BINS, CalibrationCounts
 from segops.runtime.classes import VOID
 
 from .metric_cases import Mask
@@ -98,14 +101,13 @@ def test_a_worked_example() -> None:
     truth = np.array([[0, 1, 1, VOID]], np.uint8)
     prediction = np.array([[0, 0, 1, 1]], np.uint8)
     top = np.array([[0.7, 0.7, 0.9, 0.1]], np.float32)
-    summary = calibration_counts(truth, prediction, top).summary()
-    assert summary is not None
+    found = calibration_counts(truth, prediction, top)
     # Bin (0.667, 0.733]: half right at 0.7; bin (0.867, 0.933]: all right at 0.9.
-    assert summary["expected_calibration_error"] == pytest.approx(2 / 3 * 0.2 + 1 / 3 * 0.1)
-    assert summary["confidence"] == pytest.approx(2.3 / 3)
-    filled = [one for one in summary["bins"] if one["pixels"]]
+    assert found.error() == pytest.approx(2 / 3 * 0.2 + 1 / 3 * 0.1)
+    assert found.mean_confidence() == pytest.approx(2.3 / 3)
+    filled = [one for one in found.bins() if one["pixels"]]
     assert [(one["pixels"], one["accuracy"]) for one in filled] == [(2, 0.5), (1, 1.0)]
-    assert summary["bins"][0] == {
+    assert found.bins()[0] == {
         "low": 0.0,
         "high": 1 / BINS,
         "pixels": 0,
@@ -128,7 +130,7 @@ def test_a_model_that_is_sure_and_right_has_no_error() -> None:
 
 def test_void_alone_has_no_figure() -> None:
     void = np.full((3, 3), VOID, np.uint8)
-    assert calibration_counts(void, void * 0, np.ones((3, 3), np.float32)).summary() is None
+    assert math.isnan(calibration_counts(void, void * 0, np.ones((3, 3), np.float32)).error())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +17,18 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from segops.metrics.catalogue import compute_metrics
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.iou import (
+from segops.metrics.counts import SplitCounts
+from segops.metrics.iou import ClassPixels, class_pixels, iou, miou
+from segops.metrics.pixels import (
     f1,
     frequency_weighted_iou,
-    intersection_over_union,
-    mean_class_accuracy,
-    miou,
     miou_truth_or_prediction,
     pixel_accuracy,
     precision,
     recall,
-    summary,
+    truth_mean,
 )
 from segops.runtime.classes import VOID
 
@@ -48,11 +49,15 @@ def splits(draw: st.DrawFn) -> Split:
     return truths, predictions, classes
 
 
-def accumulate(split: Split) -> NDArray[np.int64]:
+def accumulate(split: Split) -> ClassPixels:
     truths, predictions, classes = split
     pairs = zip(truths, predictions, strict=True)
     total = sum(confusion_matrix(truth, prediction, classes) for truth, prediction in pairs)
-    return np.asarray(total)
+    return class_pixels(np.asarray(total))
+
+
+def summary(pixels: ClassPixels, names: list[str]) -> dict[str, Any]:
+    return compute_metrics(SplitCounts(pixels), names)
 
 
 def flat(split: Split) -> tuple[Mask, Mask]:
@@ -108,7 +113,7 @@ def test_every_figure_equals_its_literal_definition(split: Split) -> None:
 def test_equals_scikit_learn(split: Split) -> None:
     truth, prediction = flat(split)
     assume(truth.size > 0)
-    confusion = accumulate(split)
+    pixels = accumulate(split)
     labels = list(range(split[2]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -116,24 +121,24 @@ def test_equals_scikit_learn(split: Split) -> None:
         precisions, recalls, f1s, support = precision_recall_fscore_support(
             truth, prediction, labels=labels, zero_division=0
         )
-    occurs = ~np.isnan(intersection_over_union(confusion))
+    occurs = ~np.isnan(iou(*pixels))
     for ours, theirs in (
-        (intersection_over_union(confusion), ious),
-        (precision(confusion), precisions),
-        (recall(confusion), recalls),
-        (f1(confusion), f1s),
+        (iou(*pixels), ious),
+        (precision(pixels), precisions),
+        (recall(pixels), recalls),
+        (f1(pixels), f1s),
     ):
         np.testing.assert_allclose(ours[occurs], theirs[occurs], atol=1e-12)
         assert np.isnan(ours[~occurs]).all()
-    assert miou(confusion) == pytest.approx(ious[support > 0].mean(), abs=1e-12)
-    assert pixel_accuracy(confusion) == pytest.approx(accuracy_score(truth, prediction), abs=1e-12)
+    assert miou(*pixels) == pytest.approx(ious[support > 0].mean(), abs=1e-12)
+    assert pixel_accuracy(pixels) == pytest.approx(accuracy_score(truth, prediction), abs=1e-12)
 
 
 @given(splits())
 @settings(max_examples=60, deadline=None)
 def test_equals_torchmetrics(split: Split) -> None:
     assume(flat(split)[0].size > 0)
-    confusion = accumulate(split)
+    pixels = accumulate(split)
     common = {"num_classes": split[2], "ignore_index": VOID}
     theirs = MulticlassJaccardIndex(average="none", **common)
     either = MulticlassJaccardIndex(average="macro", **common)
@@ -142,12 +147,12 @@ def test_equals_torchmetrics(split: Split) -> None:
         tensors = torch.from_numpy(prediction)[None].long(), torch.from_numpy(truth)[None].long()
         for metric in (theirs, either, accuracy):
             metric.update(*tensors)
-    ours = intersection_over_union(confusion)
+    ours = iou(*pixels)
     np.testing.assert_allclose(np.nan_to_num(ours), theirs.compute().numpy(), atol=1e-6)
     # torchmetrics' macro mean goes over the classes in truth or prediction.
     expected = float(either.compute())
-    assert miou_truth_or_prediction(confusion) == pytest.approx(expected, abs=1e-6)
-    assert pixel_accuracy(confusion) == pytest.approx(float(accuracy.compute()), abs=1e-6)
+    assert miou_truth_or_prediction(pixels) == pytest.approx(expected, abs=1e-6)
+    assert pixel_accuracy(pixels) == pytest.approx(float(accuracy.compute()), abs=1e-6)
 
 
 @given(splits(), st.randoms(use_true_random=False))
@@ -176,38 +181,60 @@ def test_order_void_and_names_change_nothing(split: Split, random: object) -> No
 
 def test_a_stray_class_hurts_the_class_it_covers_and_is_no_class_of_its_own() -> None:
     # 10 pixels of class 0; 2 of them are predicted as class 2, which the truth does not hold.
-    confusion = np.array([[8, 0, 2], [0, 0, 0], [0, 0, 0]], np.int64)
-    assert miou(confusion) == 0.8
-    assert miou_truth_or_prediction(confusion) == 0.4
-    ious = intersection_over_union(confusion)
+    pixels = class_pixels(np.array([[8, 0, 2], [0, 0, 0], [0, 0, 0]], np.int64))
+    assert miou(*pixels) == 0.8
+    assert miou_truth_or_prediction(pixels) == 0.4
+    ious = iou(*pixels)
     assert ious[0] == 0.8
     assert np.isnan(ious[1])
     assert ious[2] == 0.0
 
 
 def test_a_true_class_that_is_never_predicted_counts_as_zero() -> None:
-    confusion = np.array([[6, 0], [2, 0]], np.int64)
-    assert miou(confusion) == pytest.approx((6 / 8 + 0) / 2)
-    assert precision(confusion).tolist() == [0.75, 0.0]
-    assert mean_class_accuracy(confusion) == 0.5
-    assert frequency_weighted_iou(confusion) == pytest.approx(6 / 8 * 6 / 8)
+    pixels = class_pixels(np.array([[6, 0], [2, 0]], np.int64))
+    assert miou(*pixels) == pytest.approx((6 / 8 + 0) / 2)
+    assert precision(pixels).tolist() == [0.75, 0.0]
+    assert truth_mean(recall(pixels), pixels) == 0.5
+    assert frequency_weighted_iou(pixels) == pytest.approx(6 / 8 * 6 / 8)
 
 
 def test_without_pixels_there_is_no_figure_and_json_says_null() -> None:
-    confusion = np.zeros((2, 2), np.int64)
-    for figure in (miou, miou_truth_or_prediction, pixel_accuracy, frequency_weighted_iou):
-        assert math.isnan(figure(confusion))
-    found = json.loads(json.dumps(summary(confusion, ["a", "b"]), allow_nan=False))
+    pixels = class_pixels(np.zeros((2, 2), np.int64))
+    assert math.isnan(miou(*pixels))
+    for figure in (miou_truth_or_prediction, pixel_accuracy, frequency_weighted_iou):
+        assert math.isnan(figure(pixels))
+    found = json.loads(json.dumps(summary(pixels, ["a", "b"]), allow_nan=False))
     assert found["miou"] is None
     assert found["classes"]["a"]["iou"] is None
     assert found["classes"]["a"]["truth_pixels"] == 0
 
 
 def test_mean_over_images_is_not_miou() -> None:
-    first, second = np.array([[1, 0], [0, 0]]), np.array([[1, 8], [0, 1]])
-    assert miou(first + second) != pytest.approx((miou(first) + miou(second)) / 2)
+    images = np.array([[[1, 0], [0, 0]], [[1, 8], [0, 1]]])
+    each = [miou(*class_pixels(one)) for one in images]
+    assert miou(*class_pixels(images.sum(axis=0))) != pytest.approx(np.mean(each))
+
+
+@given(st.lists(splits(), min_size=2, max_size=4), st.integers(9, 40))
+@settings(max_examples=60, deadline=None)
+def test_many_splits_at_once_are_as_one_by_one(many: list[Split], classes: int) -> None:
+    each = [accumulate((*one[:2], classes)) for one in many]
+    stacked = miou(*(np.stack(one)[:, None].astype(np.float64) for one in zip(*each, strict=True)))
+    assert stacked.shape == (len(many), 1)
+    alone = [miou(*one) for one in each]
+    np.testing.assert_allclose(stacked[:, 0], alone, rtol=1e-15)
+
+
+def test_classes_that_occur_nowhere_do_not_change_a_bit() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        confusion = random.integers(0, 1000, (40, 40))
+        confusion[random.random(40) < 0.4] = 0  # no true pixels of these classes
+        pixels = class_pixels(confusion)
+        occurs = pixels.truth > 0
+        assert miou(*pixels) == iou(*pixels)[occurs].mean()
 
 
 def test_summary_wants_one_name_a_class() -> None:
-    with pytest.raises(ValueError, match=r"shape \(2, 2\); expected 3 rows"):
-        summary(np.zeros((2, 2), np.int64), ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"shape \(2,\); expected 3 classes"):
+        summary(class_pixels(np.zeros((2, 2), np.int64)), ["a", "b", "c"])

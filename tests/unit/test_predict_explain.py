@@ -15,7 +15,7 @@ from torch.nn import functional
 from segops.predict.bundle import load_bundle
 from segops.predict.explain import LONGEST_SIDE, explain
 from segops.predict.package import write_bundle
-from segops.report.activation import heat_overlay
+from segops.report.overlay import heat_overlay
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ARCHITECTURES, build
 from segops.runtime.predictor import Predictor

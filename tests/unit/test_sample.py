@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.iou import miou
+from segops.metrics.iou import class_pixels, miou
 from segops.runtime.classes import VOC_CLASSES, VOID, palette
 from segops.runtime.images import read_image
 from segops.runtime.masks import read_mask
@@ -205,7 +205,7 @@ def look_up(shipped: Layout, bits: int) -> tuple[float, float]:
     for code, mask in pairs("val"):
         coloured += confusion_matrix(mask, best[code], CLASSES)
         background += confusion_matrix(mask, np.zeros_like(mask), CLASSES)
-    return miou(coloured), miou(background)
+    return miou(*class_pixels(coloured)), miou(*class_pixels(background))
 
 
 @pytest.mark.parametrize("bits", [3, 4, 5])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console
+from segops.cli.metrics import metrics_table
 from segops.report.figures import level
 from segops.words import counted
 
@@ -41,11 +41,11 @@ def compare(
     Every model is taken from its artifact and scored anew, on the images that none of them was
     trained on.
     """
-    from segops.release.compare_models import PAGE
+    from segops import paths
     from segops.release.compare_models import compare as compare_models
 
     root = checkout()
-    page = root / PAGE if output is None else output
+    page = root / paths.COMPARISON_PAGE if output is None else output
     compared = compare_models(models, root, page)
     _show(compared)
     console.print(f"Page: {compared.page}", highlight=False, soft_wrap=True)
@@ -59,8 +59,6 @@ def _show(compared: Compared) -> None:
     table.add_column("model", overflow="fold")
     table.add_column("mIoU", justify="right")
     table.add_column("interval", justify="right", no_wrap=True)
-    table.add_column("boundary\nIoU", justify="right")
-    table.add_column("ECE", justify="right")
     table.add_column("mIoU of the\nfirst minus this", justify="right", no_wrap=True)
     differences = ["", *(_difference(one) for one in compared.opponents)]
     for name, tree, difference in zip(
@@ -70,11 +68,10 @@ def _show(compared: Compared) -> None:
             name,
             _figure(tree["miou"]),
             _interval(tree["miou_low"], tree["miou_high"]),
-            _figure(_part(tree, "boundary", "iou")),
-            _figure(_part(tree, "calibration", "expected_calibration_error")),
             difference,
         )
     console.print(table)
+    console.print(metrics_table(compared.names, compared.evaluations))
     at = level(compared.opponents[0].confidence)
     console.print(
         f"Intervals: bootstrap over images at {at}; differences on the same draws.",
@@ -91,11 +88,6 @@ def _difference(opponent: Opponent) -> str:
 
 def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-
-
-def _part(tree: Mapping[str, Any], part: str, key: str) -> float | None:
-    found: float | None = (tree.get(part) or {}).get(key)
-    return found
 
 
 def _figure(value: float | None) -> str:

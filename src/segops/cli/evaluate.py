@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from segops.cli.common import checkout, console
+from segops.cli.metrics import class_table, metrics_table
 from segops.report.figures import level, sentence
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import VAL
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
     from segops.evaluate.variants import VariantResult
     from segops.params.file import Params
-
-SPLIT = "val"
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with _bundle(model, root) as bundle:
         trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
-        seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(SPLIT)}
+        seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(VAL)}
         _say_which(store, limit, seen)
         if compare:
             _compare(bundle, store, settings, seen, limit)
@@ -83,10 +83,10 @@ def _bundle(model: str | None, root: Path) -> Iterator[Path]:
 
 
 def _say_which(store: PackedStore, limit: int | None, seen: frozenset[str]) -> None:
-    ids = store.ids(SPLIT)
+    ids = store.ids(VAL)
     if limit is not None and limit < len(ids):
         console.print(
-            f"Only the first {limit} of the {len(ids)} images of {SPLIT}: the figures are rough.",
+            f"Only the first {limit} of the {len(ids)} images of {VAL}: the figures are rough.",
             highlight=False,
         )
     left_out = sum(store.image_sha256(one) in seen for one in ids[:limit])
@@ -108,7 +108,7 @@ def _compare(
     found = compare(
         bundle,
         store,
-        SPLIT,
+        VAL,
         settings.evaluate,
         threads=settings.hardware.threads,
         exclude_sha256=seen,
@@ -160,47 +160,18 @@ def _score(
         scores = score(
             bundle,
             store,
-            SPLIT,
+            VAL,
             Path(scratch) / "scores",
             threads=settings.hardware.threads,
             exclude_sha256=seen,
             limit=limit,
         )
-    found = evaluation(scores, store, SPLIT, settings.evaluate)
-    console.print(_classes(found))
-    boundary, calibration = found["boundary"], found["calibration"]
-    error = None if calibration is None else calibration["expected_calibration_error"]
-    lines = [
-        f"[bold]{escape(sentence(found))}[/]",
-        f"boundary IoU {_figure(boundary['iou'])}, boundary F1 {_figure(boundary['f1'])}, "
-        f"contour distance {_figure(boundary['contour_distance'], 2)} px "
-        f"(Hausdorff, 95th percentile: {_figure(boundary['hausdorff95'], 2)} px)",
-        f"expected calibration error {_figure(error)}",
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=True)
-
-
-CLASS_COLUMNS: Mapping[str, str] = {
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "boundary_iou": "boundary\nIoU",
-    "boundary_f1": "boundary\nF1",
-}
-
-
-def _classes(found: Mapping[str, Any]) -> Table:
-    table = Table("class", title="Classes", title_justify="left")
-    for heading in (*CLASS_COLUMNS.values(), "contour\ndistance"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, figures in found["classes"].items():
-        if figures["truth_pixels"] or figures["predicted_pixels"]:
-            table.add_row(
-                name,
-                *(_figure(figures[key]) for key in CLASS_COLUMNS),
-                _figure(figures["contour_distance"], 2),
-            )
-    return table
+    found = evaluation(scores, store, VAL, settings.evaluate)
+    console.print(class_table(found))
+    console.print(metrics_table([""], [found]))
+    console.print(
+        f"[bold]{escape(sentence(found))}[/]", highlight=False, soft_wrap=True, markup=True
+    )
 
 
 def _figure(value: float | None, decimals: int = 3) -> str:

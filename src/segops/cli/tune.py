@@ -160,7 +160,8 @@ def tune_search(
     if found.mlflow_run is not None:
         console.print(f"MLflow run {found.mlflow_run}, a nested run a trial.", highlight=False)
     console.print(
-        f"Best: trial {found.best.number}. The score chose it: evaluation on val will tell.",
+        f"Best: trial {found.best.number}. Chosen by selection mIoU; `segops run` measures it on "
+        "val.",
         highlight=False,
     )
     _finish(found.edit, apply)

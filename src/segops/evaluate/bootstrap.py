@@ -1,13 +1,13 @@
-"""How sure a mIoU is: the bootstrap over images, for one model and for two on the same images.
+"""Bootstrap intervals of mIoU and IoU, for one model and for two models on the same images.
 
 A table of counts has one row per image and class that occurs in the image's truth or prediction,
-with the columns of :data:`COLUMNS`; all pixel counts leave void out. Images are what is resampled,
-because the pixels of one image are not independent. mIoU is computed anew from the summed counts of
-every resample, exactly as from the split: no mean over images is taken anywhere.
+with the columns of :data:`COLUMNS`; all pixel counts leave void out. Images are resampled, because
+the pixels of one image are not independent. mIoU is computed from the summed counts of every
+resample, exactly as from the split: no mean over images is taken anywhere.
 
-Quantiles are those of the *expanded percentile* interval: the bootstrap's spread is too small by a
-factor of about sqrt((n - 1) / n) and ignores that the spread itself is estimated; both are made up
-for by quantiles further out. Source: Hesterberg, "What Teachers Should Know About the Bootstrap",
+The intervals are *expanded percentile* intervals. The spread of the bootstrap is too small by a
+factor of about sqrt((n - 1) / n), and it ignores that the spread itself is estimated; quantiles
+further out correct both. Source: Hesterberg, "What Teachers Should Know About the Bootstrap",
 The American Statistician 69(4), 2015, section 5.3. On simulated splits it covers better than the
 plain percentile, the BCa and the normal interval.
 """
@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from segops.metrics.iou import ClassPixels, iou, miou
 from segops.runtime.errors import SegopsError
 
 COLUMNS = ("image_id", "image_sha256", "class_id", "intersection", "predicted", "truth")
@@ -32,43 +33,25 @@ RESAMPLES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """mIoU of a challenger minus that of a champion on the same images.
+    """A score of one model minus that of another on the same images.
 
     Attributes:
-        difference: The difference on the split itself, -1..1.
-        low: One-sided lower bound: the true difference is below it with probability
-            1 - `confidence`. NaN with fewer than two images.
-        high: One-sided upper bound, likewise.
+        difference: The difference on the split itself, -1..1; NaN where the score is undefined.
+        low: Lower bound; NaN with fewer than two images.
+        high: Upper bound, likewise.
+        images: How many images were compared; of a class, how many hold it in their truth.
         minimum_detectable: The smallest difference that these images could have told from zero:
             t * sqrt(n / (n - 1)) * s, where s is the standard deviation of the resampled
             differences, n the number of images, and t the `confidence` quantile of Student's t
             with n - 1 degrees of freedom. A smaller true difference is as likely as not missed.
-        images: How many images were compared.
-    """
-
-    difference: float
-    low: float
-    high: float
-    minimum_detectable: float
-    images: int
-
-
-@dataclass(frozen=True)
-class ClassDifference:
-    """IoU of one class of a model minus that of another on the same images.
-
-    Attributes:
-        difference: The difference on the split itself, -1..1; NaN where the class is not in the
-            truth.
-        low: Lower end of the two-sided interval; NaN where fewer than two images hold the class.
-        high: Upper end, likewise.
-        images: How many images hold the class in their truth.
+            NaN with fewer than two images, and of a class.
     """
 
     difference: float
     low: float
     high: float
     images: int
+    minimum_detectable: float = math.nan
 
 
 def miou_from_counts(counts: pd.DataFrame, classes: Sequence[int]) -> float:
@@ -84,7 +67,7 @@ def miou_from_counts(counts: pd.DataFrame, classes: Sequence[int]) -> float:
     Raises:
         SegopsError: The table lacks a column or contradicts itself.
     """
-    return float(_miou(_per_image(counts, classes).sum(axis=0)))
+    return float(miou(*_pixels(_per_image(counts, classes).sum(axis=0))))
 
 
 def true_classes(counts: pd.DataFrame) -> tuple[int, ...]:
@@ -104,7 +87,7 @@ def interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of mIoU over the classes that occur in the truth.
 
-    A class of which a resample holds no true pixel is left out of that resample's mean.
+    A class without a true pixel in a resample is left out of that resample's mean.
 
     Args:
         counts: Table of counts.
@@ -135,8 +118,8 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two models on the same images by a paired bootstrap.
 
-    Each resample draws the same images for both, so that images that are hard for both do not blur
-    the comparison. A class of which a resample holds no true pixel is left out for both alike.
+    Each resample draws the same images for both models, so that images that are hard for both do
+    not widen the interval. A class without a true pixel in a resample is left out for both.
 
     Args:
         counts_a: Table of counts of the challenger.
@@ -147,24 +130,24 @@ def paired_difference(
         seed: Seed of the resampling.
 
     Returns:
-        Challenger minus champion, with bounds.
+        Challenger minus champion, with one-sided bounds: the true difference is below `low` with
+        probability 1 - `confidence`, and above `high` likewise.
 
     Raises:
         SegopsError: A table lacks a column or contradicts itself, or the two do not hold the same
             images with the same truth.
     """
-    _require_same_truth(counts_a, counts_b)
-    pair = np.stack([_per_image(counts_a, classes), _per_image(counts_b, classes)], axis=1)
-    challenger, champion = _miou(pair.sum(axis=0))
+    pair = _paired(counts_a, counts_b, classes)
+    challenger, champion = miou(*_pixels(pair.sum(axis=0)))
     difference, number = float(challenger - champion), len(pair)
     if number < 2:
-        return PairedDifference(difference, math.nan, math.nan, math.nan, number)
+        return PairedDifference(difference, math.nan, math.nan, number)
     mious = _resampled_mious(pair, samples, seed)
     resampled = mious[:, 0] - mious[:, 1]
     low, high = _bounds(resampled, _expanded(1 - confidence, number))
     spread = float(np.nanstd(resampled)) * math.sqrt(number / (number - 1))
     detectable = float(stdtrit(number - 1, confidence)) * spread
-    return PairedDifference(difference, low, high, detectable, number)
+    return PairedDifference(difference, low, high, number, detectable)
 
 
 def paired_class_differences(
@@ -174,14 +157,15 @@ def paired_class_differences(
     samples: int,
     confidence: float,
     seed: int,
-) -> dict[int, ClassDifference]:
+) -> dict[int, PairedDifference]:
     """Compare two models class by class on the same images by a paired bootstrap.
 
-    The draws are those of :func:`paired_difference` with the same seed: one set of resamples for
-    both models and for all classes. A resample that holds no true pixel of a class is left out for
-    that class. What widens the interval is the number of images that hold the class, because these
-    alone tell how much its IoU varies; where they are few, it ends near the extremes of the
-    resamples. The intervals are each for itself: of many classes some exclude 0 by chance.
+    The resamples are those of :func:`paired_difference` with the same seed, the same for both
+    models and for all classes. A resample without a true pixel of a class is left out for that
+    class. The quantiles follow from the number of images that hold the class, because only these
+    tell how much its IoU varies; with few such images the interval ends near the extremes of the
+    resamples. The intervals are not corrected for the number of classes: of many classes some
+    exclude 0 by chance.
 
     Args:
         counts_a: Table of counts of one model.
@@ -197,22 +181,21 @@ def paired_class_differences(
     Raises:
         SegopsError: As :func:`paired_difference`.
     """
-    _require_same_truth(counts_a, counts_b)
-    pair = np.stack([_per_image(counts_a, classes), _per_image(counts_b, classes)], axis=1)
+    pair = _paired(counts_a, counts_b, classes)
     holding = (pair[:, 0, :, 2] > 0).sum(axis=0)
-    iou = _iou(pair.sum(axis=0))
+    whole = _class_iou(pair.sum(axis=0))
     resampled = np.full((0, len(classes)), np.nan)
     if len(pair) > 1:
-        parts = [_iou(sums) for sums in _resampled_sums(pair, samples, seed)]
+        parts = [_class_iou(sums) for sums in _resampled_sums(pair, samples, seed)]
         resampled = np.concatenate([part[:, 0] - part[:, 1] for part in parts])
-    found = {}
+    differences = {}
     for place, label in enumerate(classes):
         images, low, high = int(holding[place]), math.nan, math.nan
         if images > 1:
             low, high = _bounds(resampled[:, place], _expanded((1 - confidence) / 2, images))
-        difference = float(iou[0, place] - iou[1, place])
-        found[int(label)] = ClassDifference(difference, low, high, images)
-    return found
+        difference = float(whole[0, place] - whole[1, place])
+        differences[int(label)] = PairedDifference(difference, low, high, images)
+    return differences
 
 
 def _per_image(counts: pd.DataFrame, classes: Sequence[int]) -> NDArray[np.float64]:
@@ -230,6 +213,14 @@ def _per_image(counts: pd.DataFrame, classes: Sequence[int]) -> NDArray[np.float
         chosen, list(PIXELS)
     ].to_numpy(dtype=np.float64)
     return dense
+
+
+def _paired(
+    counts_a: pd.DataFrame, counts_b: pd.DataFrame, classes: Sequence[int]
+) -> NDArray[np.float64]:
+    """Both tables as one array of shape (images, 2, classes, 3)."""
+    _require_same_truth(counts_a, counts_b)
+    return np.stack([_per_image(counts_a, classes), _per_image(counts_b, classes)], axis=1)
 
 
 def _require_sound(counts: pd.DataFrame) -> None:
@@ -270,7 +261,8 @@ def _require_same_truth(counts_a: pd.DataFrame, counts_b: pd.DataFrame) -> None:
 
 def _resampled_mious(images: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:
     """MIoU of every resample, shape (samples, models), from (images, models, classes, 3) counts."""
-    return np.concatenate([_miou(sums) for sums in _resampled_sums(images, samples, seed)])
+    sums = _resampled_sums(images, samples, seed)
+    return np.concatenate([miou(*_pixels(one)) for one in sums])
 
 
 def _resampled_sums(
@@ -291,25 +283,14 @@ def _resampled_sums(
         yield sums.reshape(some, *images.shape[1:])
 
 
-def _iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def _class_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """IoU of summed counts of shape (..., 3); NaN where the truth does not hold the class."""
-    both, predicted, truth = sums[..., 0], sums[..., 1], sums[..., 2]
-    absent = np.full(both.shape, np.nan)
-    iou: NDArray[np.float64] = np.divide(
-        both, predicted + truth - both, out=absent, where=truth > 0
-    )
-    return iou
+    pixels = _pixels(sums)
+    return np.where(pixels.truth > 0, iou(*pixels), np.nan)
 
 
-def _miou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MIoU of summed counts of shape (..., classes, 3); NaN where no class occurs in the truth."""
-    iou = _iou(sums)
-    number = (~np.isnan(iou)).sum(axis=-1)
-    empty = np.full(number.shape, np.nan)
-    means: NDArray[np.float64] = np.divide(
-        np.nansum(iou, axis=-1), number, out=empty, where=number > 0
-    )
-    return means
+def _pixels(sums: NDArray[np.float64]) -> ClassPixels:
+    return ClassPixels(sums[..., 0], sums[..., 1], sums[..., 2])
 
 
 def _expanded(tail: float, images: int) -> float:

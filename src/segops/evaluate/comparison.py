@@ -1,4 +1,4 @@
-"""A model against another that was scored on the same split, for the evaluation page."""
+"""Compares a model with another that was scored on the same split, for the evaluation page."""
 
 from __future__ import annotations
 

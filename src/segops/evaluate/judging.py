@@ -1,47 +1,43 @@
-"""Judging predicted masks image by image, and adding up what comes of it.
+"""Compares predicted masks with the truth, image by image, and adds up the counts.
 
-:func:`judge` works on one image and is safe to call in several threads at a time; a :class:`Tally`
-adds the results up in one thread, in the order of the images.
+:func:`judge` is safe to call in several threads; a :class:`Tally` adds up in one thread.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from segops.evaluate.bootstrap import COLUMNS
-from segops.evaluate.score import ERRORS
+from segops.evaluate.score import ERRORS, packed
 from segops.metrics.confusion import confusion_matrix
+from segops.metrics.counts import SplitCounts
 from segops.metrics.image import judge_image
-from segops.metrics.iou import intersection, predicted_pixels, truth_pixels
+from segops.metrics.iou import class_pixels
 from segops.metrics.split import SplitFigures
-from segops.runtime.classes import palette
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.metrics.image import ImageFigures
 
-_PALETTE = palette().tobytes()
 log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A prediction that waits to be judged.
+    """A prediction that is to be judged.
 
     Attributes:
         image_id: The image.
         sha256: SHA-256 of the image's file.
         truth: uint8 (H, W), ids and 255 for void.
         mask: uint8 (H, W), predicted ids.
-        top: float32 (H, W), the probability of the predicted class; None where it is not told.
+        top: float32 (H, W), probability of the predicted class; None where the model gives none.
     """
 
     image_id: str
@@ -53,16 +49,16 @@ class Predicted:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """What there is to say about one image.
+    """The counts of one image, and its pictures.
 
     Attributes:
         image_id: The image.
         sha256: SHA-256 of the image's file.
         confusion: int64 (C, C).
-        figures: Everything else; None where only pixels are counted.
-        confidence: Mean of the top probabilities; None where they are not told.
-        mask: The mask as a PNG file; None where it is not to be kept.
-        kinds: The kinds of errors as a PNG file; likewise.
+        figures: All other counts; None where only pixels are counted.
+        confidence: Mean of `top`; None where the model gives none.
+        mask: The mask, packed; None where it is not to be kept.
+        kinds: The kinds of errors, packed; likewise.
     """
 
     image_id: str
@@ -91,8 +87,8 @@ def judge(one: Predicted, classes: int, details: bool, keep: bool) -> JudgedImag
         confusion = (
             confusion_matrix(one.truth, one.mask, classes) if figures is None else figures.confusion
         )
-        mask = _png(one.mask) if keep else None
-        kinds = _png(figures.kinds) if keep and figures is not None else None
+        mask = packed(one.mask) if keep else None
+        kinds = packed(figures.kinds) if keep and figures is not None else None
     except ValueError as error:
         raise SegopsError(f"{one.image_id}: {error}.") from error
     except Exception:
@@ -100,15 +96,6 @@ def judge(one: Predicted, classes: int, details: bool, keep: bool) -> JudgedImag
         raise
     confidence = None if one.top is None else float(one.top.mean(dtype=np.float64))
     return JudgedImage(one.image_id, one.sha256, confusion, figures, confidence, mask, kinds)
-
-
-def _png(ids: NDArray[np.uint8]) -> bytes:
-    """A palette PNG that is packed lightly: it is read once and thrown away."""
-    image = Image.fromarray(ids)
-    image.putpalette(_PALETTE)
-    stream = BytesIO()
-    image.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
 
 
 class Tally:
@@ -150,15 +137,21 @@ class Tally:
         )
 
     @property
+    def split_counts(self) -> SplitCounts:
+        """What the metrics of the split are computed from."""
+        if self._split is None:
+            return SplitCounts(class_pixels(self.confusion))
+        return self._split.counts
+
+    @property
     def summary(self) -> dict[str, Any]:
-        """The figures of the whole split; empty where only pixels were counted."""
+        """Where the errors are; empty where only pixels were counted."""
         return {} if self._split is None else self._split.summary()
 
 
 def _rows(image_id: str, sha256: str, confusion: NDArray[np.int64]) -> list[tuple[Any, ...]]:
     """The image's rows of the table of counts: its classes in truth or prediction, ascending."""
-    both, predicted = intersection(confusion), predicted_pixels(confusion)
-    truth = truth_pixels(confusion)
+    both, predicted, truth = class_pixels(confusion)
     return [
         (image_id, sha256, int(label), int(both[label]), int(predicted[label]), int(truth[label]))
         for label in np.flatnonzero(truth + predicted)

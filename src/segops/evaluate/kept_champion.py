@@ -1,8 +1,7 @@
-"""The champion as this checkout last knew it, for the evaluation page.
+"""A copy of the champion's evaluation, which the evaluation page shows beside the model.
 
-:mod:`segops.release.champion_evaluation` keeps it in the main checkout; it is read here without
-MLflow. It is a view: no metric and no decision comes from it, so it is no dependency
-of any stage.
+:mod:`segops.release.champion_evaluation` writes the copy into the main checkout, and it is read
+without MLflow. No metric and no decision uses it, so no stage depends on it.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ from segops.report.page_inputs import Opponent
 from segops.runtime.errors import SegopsError
 
 DESCRIPTION = "reference.json"
-EVALUATION = "evaluation.json"
-COUNTS = "counts.parquet"
+EVALUATION, COUNTS = paths.EVALUATION.name, paths.COUNTS.name
 log = logging.getLogger("segops")
 
 

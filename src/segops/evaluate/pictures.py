@@ -1,25 +1,25 @@
-"""Which images to show: those that a model sees best, as usual and worst, and of every error."""
+"""Chooses the images of the evaluation page: best, median, worst, and some of every error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from segops.evaluate.bootstrap import PIXELS
+from segops.evaluate.score import EXPLAINED
+from segops.metrics.iou import iou
 from segops.report.page_inputs import GalleryPicture, Mistake
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
 
-Group = Literal["best", "median", "worst"]
 GALLERY = 120
 """Most images of a page: with these it stays well under 15 MB."""
 OF_EACH_ERROR = 6
 """Most images that are chosen because of one class and kind of error."""
-EXPLAINED = 6
-"""How many of the worst images are explained."""
 
 
 def image_scores(counts: pd.DataFrame) -> dict[str, float]:
@@ -34,37 +34,18 @@ def image_scores(counts: pd.DataFrame) -> dict[str, float]:
         Scores in 0..1 by image id; images whose truth is all void have none.
     """
     rows = counts[counts["truth"] > 0]
-    iou = rows["intersection"] / (rows["predicted"] + rows["truth"] - rows["intersection"])
-    means = iou.groupby(rows["image_id"]).mean()
+    values = iou(*(rows[name].to_numpy() for name in PIXELS))
+    means = pd.Series(values, rows.index).groupby(rows["image_id"]).mean()
     return {str(image_id): float(value) for image_id, value in means.items()}
 
 
-def choose(scores: dict[str, float], most: int = 3) -> list[tuple[Group, str]]:
-    """Choose images of each group, at most `most` a group, none twice.
-
-    Args:
-        scores: Image scores by image id.
-        most: Most images of a group.
-
-    Returns:
-        Group and image id: the best ones (best first), those around the median (best first), the
-        worst ones (worst first). Equal scores are ordered by id.
-    """
-    ranked = sorted(scores, key=lambda image_id: (-scores[image_id], image_id))
-    number = min(most, max(1, len(ranked) // 3))
-    best, rest = ranked[:number], ranked[number:]
-    worst = rest[len(rest) - min(number, len(rest)) :]
-    middle = rest[: len(rest) - len(worst)]
-    start = max(0, (len(middle) - number) // 2)
-    return [
-        *(("best", one) for one in best),
-        *(("median", one) for one in middle[start : start + number]),
-        *(("worst", one) for one in reversed(worst)),
-    ]
+def rank(scores: dict[str, float]) -> list[str]:
+    """Ids by image score, the worst first; equal scores are ordered by id."""
+    return sorted(scores, key=lambda image_id: (scores[image_id], image_id))
 
 
 def to_explain(counts: pd.DataFrame, errors: pd.DataFrame, number: int) -> dict[str, int]:
-    """Choose the worst images, and of each the class that most wrong pixels are put down to.
+    """Choose the worst images, and of each the class with most of its wrong pixels.
 
     Args:
         counts: Table of counts.
@@ -80,16 +61,16 @@ def to_explain(counts: pd.DataFrame, errors: pd.DataFrame, number: int) -> dict[
     wrong = wrong.sort_values(["image_id", "pixels", "class_id"], ascending=[True, False, True])
     first = wrong.drop_duplicates("image_id")
     worst = dict(zip(first["image_id"].astype(str), first["class_id"].astype(int), strict=True))
-    ranked = sorted(worst.keys() & scores.keys(), key=lambda one: (scores[one], one))
+    ranked = [image_id for image_id in rank(scores) if image_id in worst]
     return {image_id: worst[image_id] for image_id in ranked[:number]}
 
 
 def choose_gallery(counts: pd.DataFrame, errors: pd.DataFrame, most: int = GALLERY) -> list[str]:
     """Choose the images of the gallery.
 
-    First come the worst images, which are explained, and some of the best and the median ones.
-    Then, in turn for every class and kind of error, come the image with most pixels of that error,
-    the one with second most, and so on, so that no class crowds out another.
+    First come the worst images, which are explained, and the three worst, median and best ones.
+    Then come, for every class and kind of error, the image with most pixels of that error; then
+    for each of them the image with second most, and so on, so that no class crowds out another.
 
     Args:
         counts: Table of counts.
@@ -101,12 +82,15 @@ def choose_gallery(counts: pd.DataFrame, errors: pd.DataFrame, most: int = GALLE
     """
     scores = image_scores(counts)
     chosen = dict.fromkeys(to_explain(counts, errors, EXPLAINED))
-    chosen |= dict.fromkeys(image_id for _, image_id in choose(scores))
+    ranked, middle = rank(scores), len(scores) // 2
+    near_median = ranked[max(0, middle - 1) : middle + 2]
+    chosen |= dict.fromkeys([*ranked[:-4:-1], *near_median, *ranked[:3]])
     for image_id in _worst_of_each(errors[errors["image_id"].isin(list(scores))]):
         if len(chosen) >= most:
             break
         chosen[image_id] = None
-    return sorted(list(chosen)[:most], key=lambda one: (scores[one], one))
+    shown = set(list(chosen)[:most])
+    return [image_id for image_id in ranked if image_id in shown]
 
 
 def _worst_of_each(errors: pd.DataFrame) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the stage evaluate writes of a model's scores: figures, tables and the page."""
+"""What the stage evaluate writes of a model's scores: metrics, tables and the page."""
 
 from __future__ import annotations
 

@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +23,11 @@ from numpy.typing import NDArray
 import segops
 from segops import files
 from segops.data.store import PackedStore
-from segops.evaluate.picture_file import Album
+from segops.metrics.counts import SplitCounts
+from segops.metrics.iou import class_pixels
 from segops.progress import track
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
-from segops.runtime.masks import decode_mask, read_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,18 +40,22 @@ CONFUSION = "confusion.npy"
 ERROR_TABLE = "errors.parquet"
 FIGURES = "figures.json"
 TIMING = "timing.json"
+PICTURES = "pictures.zip"
+# What the pictures are of, the first part of their names in the file.
 MASKS = "masks"
 KINDS = "kinds"
 ACTIVATIONS = "activations"
 ERRORS = ("image_id", "class_id", "kind", "pixels")
 """Columns of the table of errors."""
+EXPLAINED = 6
+"""How many of the worst images a page explains."""
 LAST_WORDS = 15
-"""Lines of a crashed worker's standard error that the message of the error repeats."""
+"""Lines of a crashed worker's standard error that the error message repeats."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What came of scoring.
+    """The results of scoring a bundle on a split.
 
     Attributes:
         images: Ids of the images that count, in order.
@@ -57,15 +64,16 @@ class Scores:
         counts: One row per image and class that occurs in it; see
             :mod:`segops.evaluate.bootstrap`.
         confusion: int64 (C, C) over the whole split: rows are truth, columns prediction.
+        split_counts: What the metrics are computed from.
         summary: What :meth:`segops.metrics.split.SplitFigures.summary` says of the split; empty
             where only pixels were counted.
         errors: One row per image, class and kind of error that occurs in it, with the columns
             :data:`ERRORS`; `kind` is one of :data:`segops.metrics.errors.KINDS`.
         confidences: Mean top probability by image id, 0..1; None where the model does not say.
-        explained: Id of the class that was explained, by the ids of the images that were.
+        explained: By image id, the id of the class whose activation map was made.
         milliseconds: Median time of predicting one image, the first left out; None for one image.
-            Only :func:`score_ways` gives the network the machine for itself.
-        predict: How it was predicted, as `predict` in ``params.yaml``; empty: plainly.
+            Only under :func:`score_variants` does nothing else run meanwhile.
+        predict: Settings of prediction, as `predict` in ``params.yaml``; empty: the defaults.
         bundle_digest: Digest of the bundle that was run.
         weights_sha256: SHA-256 of its weights.
         directory: Where the files lie.
@@ -76,6 +84,7 @@ class Scores:
     class_names: tuple[str, ...]
     counts: pd.DataFrame
     confusion: NDArray[np.int64]
+    split_counts: SplitCounts
     summary: dict[str, Any]
     errors: pd.DataFrame
     confidences: dict[str, float | None]
@@ -87,40 +96,42 @@ class Scores:
     directory: Path
 
     def prediction(self, image_id: str) -> NDArray[np.uint8]:
-        """The predicted mask of an image, uint8 (H, W).
-
-        Raises:
-            SegopsError: The masks were not kept, or the image did not count.
-        """
-        return decode_mask(self._masks.read(image_id), image_id)
+        """The predicted mask of an image, uint8 (H, W); an error where it was not kept."""
+        return self._picture(MASKS, image_id)
 
     def kinds(self, image_id: str) -> NDArray[np.uint8]:
         """The kind of error of each pixel of an image, uint8 (H, W).
 
         0 where right or void, else 1 + the place in :data:`segops.metrics.errors.KINDS`.
-
-        Raises:
-            SegopsError: The masks were not kept, the image did not count, or only pixels were
-                counted.
         """
-        return decode_mask(self._kinds.read(image_id), image_id)
+        return self._picture(KINDS, image_id)
 
     def activation(self, image_id: str) -> NDArray[np.uint8] | None:
-        """Where the network looked for the class in `explained`, uint8 (H, W), 0..255.
+        """The activation map of the class in `explained`, uint8 (H, W), 0..255, if there is one."""
+        return self._picture(ACTIVATIONS, image_id) if image_id in self.explained else None
 
-        None where the image was not explained.
-        """
-        if image_id not in self.explained:
-            return None
-        return read_mask(self.directory / ACTIVATIONS / f"{image_id}.png")
-
-    @cached_property
-    def _masks(self) -> Album:
-        return Album(self.directory / MASKS)
+    def _picture(self, what: str, image_id: str) -> NDArray[np.uint8]:
+        try:
+            return unpacked(self._pictures.read(f"{what}/{image_id}"))
+        except KeyError:
+            raise SegopsError(f"{self.directory}: holds no {what} of {image_id}.") from None
 
     @cached_property
-    def _kinds(self) -> Album:
-        return Album(self.directory / KINDS)
+    def _pictures(self) -> ZipFile:
+        return ZipFile(self.directory / PICTURES)
+
+
+def packed(picture: NDArray[np.uint8]) -> bytes:
+    """A picture as it lies in :data:`PICTURES`: an array of NumPy's format, lightly compressed."""
+    stream = BytesIO()
+    np.save(stream, picture, allow_pickle=False)
+    return zlib.compress(stream.getvalue(), 1)
+
+
+def unpacked(content: bytes) -> NDArray[np.uint8]:
+    """The picture that :func:`packed` packed."""
+    picture: NDArray[np.uint8] = np.load(BytesIO(zlib.decompress(content)), allow_pickle=False)
+    return picture
 
 
 def score(
@@ -164,28 +175,20 @@ def score(
 
     Raises:
         SegopsError: The bundle or the data is not usable, its digest is another one, its classes
-            are not those of the data, or the child process died; its own words are in the message.
+            are not those of the data, or the child process died.
     """
-    bundle, digest = _checked(bundle, store, expected_digest)
-    images, excluded = _divided(store, split, exclude_sha256, limit)
-    request = _request(bundle, digest, store, images, device, threads) | {
-        "masks": masks,
-        "details": details,
-        "explain": explain,
-        "apart": False,
-    }
-    with files.atomic_directory(out) as temporary:
-        way = {"predict": None if predict is None else dict(predict), "out": str(temporary)}
-        _run_worker(request | {"ways": [way]}, split)
-    return _read(out, store, images, excluded, bundle, digest, predict)
+    keep = {"masks": masks, "details": details, "explain": explain, "timed": False}
+    request = {"device": device, "threads": threads, "expected_digest": expected_digest} | keep
+    (scores,) = _score(bundle, store, split, out, request, {".": predict}, exclude_sha256, limit)
+    return scores
 
 
-def score_ways(
+def score_variants(
     bundle: Path,
     store: PackedStore,
     split: str,
     out: Path,
-    ways: Sequence[Mapping[str, Any]],
+    variants: Sequence[Mapping[str, Any]],
     device: str = "auto",
     *,
     threads: int | None = None,
@@ -197,40 +200,57 @@ def score_ways(
     Each image is judged before the next is predicted, so that the time of a prediction is its own.
 
     Args:
-        bundle: As for :func:`score`, and so all but `ways`.
+        bundle: As for :func:`score`, as are all others but `out` and `variants`.
         store: The packed data.
         split: `train` or `val`.
-        out: Directory for the results, one in it for each way.
-        ways: Ways of predicting, each as `predict` in ``params.yaml``.
+        out: Directory for the results; each variant gets a directory in it.
+        variants: Ways of predicting, each as `predict` in ``params.yaml``.
         device: A torch device, or `auto`.
         threads: CPU threads of torch.
         exclude_sha256: SHA-256 of images that do not count.
-        limit: Only the first so many images of the split.
+        limit: Only the first so many images.
 
     Returns:
-        The scores of each way, in their order.
+        The scores of each variant, in their order.
 
     Raises:
         SegopsError: As :func:`score`; or the bundle is too old to predict in more than one way.
     """
-    bundle, digest = _checked(bundle, store, None)
+    keep = {"masks": False, "details": True, "explain": 0, "timed": True}
+    request = {"device": device, "threads": threads, "expected_digest": None} | keep
+    named = {f"{number:02d}": one for number, one in enumerate(variants)}
+    return _score(bundle, store, split, out, request, named, exclude_sha256, limit)
+
+
+def _score(
+    bundle: Path,
+    store: PackedStore,
+    split: str,
+    out: Path,
+    request: dict[str, Any],
+    variants: Mapping[str, Mapping[str, Any] | None],
+    exclude_sha256: Collection[str],
+    limit: int | None,
+) -> list[Scores]:
+    """Score in several ways of predicting, given by the directories that their results go to."""
+    bundle, digest = _checked(bundle, store, request["expected_digest"])
     images, excluded = _divided(store, split, exclude_sha256, limit)
-    request = _request(bundle, digest, store, images, device, threads) | {
-        "masks": False,
-        "details": True,
-        "explain": 0,
-        "apart": True,
+    request |= {
+        "bundle": str(bundle),
+        "store": str(store.path.resolve()),
+        "images": list(images),
+        "expected_digest": digest,
     }
-    names = [f"{number:02d}" for number in range(len(ways))]
     with files.atomic_directory(out) as temporary:
         described = []
-        for name, way in zip(names, ways, strict=True):
-            (temporary / name).mkdir()
-            described.append({"predict": dict(way), "out": str(temporary / name)})
-        _run_worker(request | {"ways": described}, split)
+        for name, predict in variants.items():
+            (temporary / name).mkdir(exist_ok=True)
+            settings = None if predict is None else dict(predict)
+            described.append({"predict": settings, "out": str(temporary / name)})
+        _run_worker(request | {"variants": described}, split)
     return [
-        _read(out / name, store, images, excluded, bundle, digest, way)
-        for name, way in zip(names, ways, strict=True)
+        _read(out / name, store, images, excluded, bundle, digest, predict)
+        for name, predict in variants.items()
     ]
 
 
@@ -274,25 +294,6 @@ def _checked(bundle: Path, store: PackedStore, expected_digest: str | None) -> t
     return bundle, files.sha256_tree(bundle) if expected_digest is None else expected_digest
 
 
-def _request(
-    bundle: Path,
-    digest: str,
-    store: PackedStore,
-    images: Sequence[str],
-    device: str,
-    threads: int | None,
-) -> dict[str, Any]:
-    """What the worker is to do, as far as every kind of scoring has it in common."""
-    return {
-        "bundle": str(bundle),
-        "store": str(store.path.resolve()),
-        "images": list(images),
-        "expected_digest": digest,
-        "device": device,
-        "threads": threads,
-    }
-
-
 def _divided(
     store: PackedStore, split: str, exclude_sha256: Collection[str], limit: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -315,13 +316,15 @@ def _read(
     import pandas as pd  # takes a second, for which the worker would wait to be started
 
     figures = files.read_json(out / FIGURES)
+    confusion = np.load(out / CONFUSION, allow_pickle=False)
     own = files.read_json(bundle / opener.MODEL).get("predict", {})
     return Scores(
         images=images,
         excluded=excluded,
         class_names=store.class_names,
         counts=pd.read_parquet(out / COUNTS),
-        confusion=np.load(out / CONFUSION, allow_pickle=False),
+        confusion=confusion,
+        split_counts=SplitCounts.from_json(class_pixels(confusion), figures["counts"]),
         summary=figures["summary"],
         errors=pd.read_parquet(out / ERROR_TABLE),
         confidences=figures["confidences"],
@@ -335,7 +338,7 @@ def _read(
 
 
 def _run_worker(request: dict[str, Any], split: str) -> None:
-    ways = len(request["ways"])
+    ways = len(request["variants"])
     total = ways * len(request["images"])
     # The directory is empty and outside any checkout: nothing in it is importable.
     with (

@@ -1,35 +1,31 @@
-"""What the scoring process does: load a bundle, predict, judge and write down what came of it.
+"""The work of the scoring process: load a bundle, predict the images, judge the masks, write files.
 
-On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a
-graphics card one after another. A few threads judge the masks meanwhile. Their results are added up
-in the order of the images, so that the same request gives the same bytes, and only a handful of
-images is in memory at a time.
+On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a GPU
+one after another; a few threads judge the masks meanwhile. Their results are added up in the order
+of the images, so that the same request gives the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from segops import files
 from segops.data.store import PackedStore
 from segops.evaluate import pictures
 from segops.evaluate.judging import JudgedImage, Predicted, Tally, judge
-from segops.evaluate.picture_file import AlbumWriter
 from segops.evaluate.score import (
     ACTIVATIONS,
     CONFUSION,
@@ -38,12 +34,14 @@ from segops.evaluate.score import (
     FIGURES,
     KINDS,
     MASKS,
+    PICTURES,
     TIMING,
+    packed,
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.concurrent import in_lanes, lanes_for
 from segops.runtime.errors import SegopsError
-from segops.threads import pipelined
+from segops.threads import cores, pipelined
 
 MOST_JUDGES = 4
 """Most threads that judge."""
@@ -59,20 +57,20 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
         request: As :mod:`segops.evaluate.score` makes it.
 
     Yields:
-        The id of each image that is done; of every way of predicting anew.
+        The id of each image that is done, once for each variant.
 
     Raises:
-        SegopsError: The bundle or the data is not usable; the image is named where it is one.
+        SegopsError: The bundle, the data or an image, which is then named, is not usable.
     """
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     cv2.setNumThreads(1)
     store = PackedStore(Path(request["store"]))
-    for way in request["ways"]:
-        predictor = _open(request, way["predict"])
-        predict = way["predict"] or predictor.model.get("predict", {})
+    for variant in request["variants"]:
+        predictor = _open(request, variant["predict"])
+        predict = variant["predict"] or predictor.model.get("predict", {})
         scale = max(predict.get("scales", [1.0]))
-        yield from _score(request, predictor, store, Path(way["out"]), scale)
+        yield from _score(request, predictor, store, Path(variant["out"]), scale)
 
 
 def _score(
@@ -84,27 +82,28 @@ def _score(
 ) -> Iterator[str]:
     tally = Tally(store.class_names, request["details"])
     seconds: list[float] = []
-    with ExitStack() as stack:
-        albums = {name: stack.enter_context(AlbumWriter(out / name)) for name in (MASKS, KINDS)}
+    with ZipFile(out / PICTURES, "w") as archive:
         for judged in _judged(request, predictor, store, scale, seconds):
             tally.add(judged)
-            for name, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
+            for what, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
                 if content is not None:
-                    albums[name].add(judged.image_id, content)
+                    archive.writestr(_entry(what, judged.image_id), content)
             yield judged.image_id
-    counts, errors = tally.counts, tally.errors
-    explained = pictures.to_explain(counts, errors, request["explain"])
-    _explain(predictor, store, explained, out)
+        counts, errors = tally.counts, tally.errors
+        explained = pictures.to_explain(counts, errors, request["explain"])
+        for image_id, activation in _explained(predictor, store, explained):
+            archive.writestr(_entry(ACTIVATIONS, image_id), packed(activation))
     counts.to_parquet(out / COUNTS, index=False)
     errors.to_parquet(out / ERROR_TABLE, index=False)
     np.save(out / CONFUSION, tally.confusion)
-    found = {
+    figures = {
+        "counts": tally.split_counts.to_json(),
         "summary": tally.summary,
         "confidences": tally.confidences,
         "explained": explained,
     }
-    files.write_json(out / FIGURES, found)
-    # The first one warms up.
+    files.write_json(out / FIGURES, figures)
+    # The first prediction warms up.
     milliseconds = 1000 * statistics.median(seconds[1:]) if len(seconds) > 1 else None
     files.write_json(out / TIMING, {"milliseconds": milliseconds})
 
@@ -138,20 +137,14 @@ def _judged(
         details=request["details"],
         keep=request["masks"],
     )
-    if request["apart"]:  # to be timed by itself, the network must have the machine for itself
+    if request["timed"]:  # to be timed, the network must have the machine for itself
         yield from map(work, map(predict, images))
         return
     largest = max((math.prod(store.size(one)) for one in images), default=1)
     lanes = lanes_for(predictor.device, largest * scale**2, len(images))
     predictions = in_lanes(predict, images, lanes)
-    judges = min(MOST_JUDGES, _cores())
+    judges = min(MOST_JUDGES, cores())
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    return len(allowed(0))
 
 
 def _predict(
@@ -179,16 +172,20 @@ def _predict(
     return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
 
 
-def _explain(
-    predictor: BundledPredictor, store: PackedStore, explained: dict[str, int], out: Path
-) -> None:
-    """Keep where the network looked, for a class of each of some images."""
+def _entry(what: str, image_id: str) -> ZipInfo:
+    """A picture's place in the archive; without a time, so that the same pictures give the same
+    bytes."""  # noqa: D205, D209
+    return ZipInfo(f"{what}/{image_id}")
+
+
+def _explained(
+    predictor: BundledPredictor, store: PackedStore, explained: dict[str, int]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Where the network looked, uint8 (H, W), for a class of each of some images."""
     if not explained:
         return
     from segops.predict.explain import explain  # takes seconds
 
-    (out / ACTIVATIONS).mkdir()
     for image_id, class_id in explained.items():
         activation = explain(predictor, store.image(image_id), class_id)
-        grey = np.rint(255 * activation).astype(np.uint8)
-        Image.fromarray(grey).save(out / ACTIVATIONS / f"{image_id}.png", compress_level=1)
+        yield image_id, np.rint(255 * activation).astype(np.uint8)

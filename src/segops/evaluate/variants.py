@@ -1,4 +1,4 @@
-"""One model predicting in several ways: what each gains, and what it costs."""
+"""Compares ways of predicting with one model: mIoU and time of each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from segops import files
 from segops.data.store import PackedStore
 from segops.evaluate.bootstrap import paired_difference, true_classes
-from segops.evaluate.score import Scores, score_ways
-from segops.metrics.iou import miou
+from segops.evaluate.score import Scores, score_variants
+from segops.metrics.catalogue import compute_metrics
 from segops.params.evaluate import EvaluateParams
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -147,7 +147,7 @@ def compare(
     every = variants(own, [store.size(one) for one in store.ids(split)[:limit]])
     distinct = {one.description: one.settings for one in reversed(every)}
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-        scores = score_ways(
+        scores = score_variants(
             bundle,
             store,
             split,
@@ -184,10 +184,11 @@ def _measure(
         difference = found.difference
         if not math.isnan(found.low):
             low, high = found.low, found.high
+    metrics = compute_metrics(scores.split_counts, scores.class_names)
     return VariantResult(
         variant=variant,
-        miou=miou(scores.confusion),
-        boundary_iou=scores.summary["boundary"]["iou"],
+        miou=metrics["miou"],
+        boundary_iou=metrics["boundary"]["iou"],
         milliseconds=scores.milliseconds,
         difference=difference,
         low=low,

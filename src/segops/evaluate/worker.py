@@ -1,7 +1,7 @@
 """The child process that loads a bundle and scores it. Started by :mod:`segops.evaluate.score`.
 
-It gets the path of a request (JSON) and says on its standard output, line by line as JSON, which
-image is done, or what is wrong. Whatever the bundle's code prints goes to standard error.
+Its argument is the path of a request (JSON). It writes lines of JSON to standard output: the id of
+each image that is done, or an error. What the bundle's code prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from segops.runtime.errors import SegopsError
 
 
 def main() -> int:
-    """Do what the request says; the exit status is 0 if it was done."""
+    """Carry out the request; return the exit status."""
     channel = _claim_standard_output()
-    gc.disable()  # while libraries load, it finds nothing to free, again and again
+    gc.disable()  # collecting during the imports scans many objects and frees none
     from segops.evaluate.scoring import score_images  # takes seconds
 
     try:
@@ -49,7 +49,7 @@ def _say(channel: TextIO, message: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     status = main()
-    # What was done is on the disk; to take down all that torch set up would take a second or two.
+    # The results are on disk; an ordinary exit would spend a second or two on torch's clean-up.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status)

@@ -16,90 +16,22 @@ count in a void strip, but not in wider void (:func:`wide_void`), where nobody k
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segops.metrics.confusion import joint_histogram
+from segops.metrics.counts import BAND, TOLERANCE, BoundaryCounts
 from segops.metrics.distances import nearest_distances
 from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
 
-BAND = 0.02
-"""Width of the band of boundary IoU as a share of the image's diagonal (Cheng et al.)."""
-TOLERANCE = 0.0075
-"""How far apart contours of boundary F1 may lie, as a share of the diagonal (Csurka et al.)."""
 STRIP = 11
 """Void is wide where a square of so many pixels fits in. VOC's strips are 5 wide; rather more at
 corners and where two meet."""
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
-
-@dataclass
-class BoundaryCounts:
-    """What boundary figures are computed from, by class; adds up over images.
-
-    All are float64 of shape (C,); counts are whole numbers.
-
-    Attributes:
-        band_both: Pixels in both bands of the class.
-        band_truth: Pixels in the band of the truth.
-        band_predicted: Pixels in the band of the prediction.
-        contour_truth: Contour pixels of the truth.
-        contour_predicted: Contour pixels of the prediction.
-        truth_near: Those of the truth within the tolerance of a predicted one.
-        predicted_near: Those of the prediction within the tolerance of a true one.
-        distance: Sum of the distances in pixels from each contour pixel to the other contour.
-        distances: How many distances that sum has.
-        hausdorff: Sum of the 95th percentile Hausdorff distances, one an image that has both
-            contours.
-        pairs: How many such images there are.
-    """
-
-    band_both: NDArray[np.float64]
-    band_truth: NDArray[np.float64]
-    band_predicted: NDArray[np.float64]
-    contour_truth: NDArray[np.float64]
-    contour_predicted: NDArray[np.float64]
-    truth_near: NDArray[np.float64]
-    predicted_near: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    distances: NDArray[np.float64]
-    hausdorff: NDArray[np.float64]
-    pairs: NDArray[np.float64]
-
-    @classmethod
-    def zeros(cls, classes: int) -> BoundaryCounts:
-        """Counts of no image."""
-        return cls(*(np.zeros(classes) for _ in cls.__dataclass_fields__))
-
-    def add(self, other: BoundaryCounts) -> None:
-        """Add those of another image or split."""
-        for name in self.__dataclass_fields__:
-            getattr(self, name).__iadd__(getattr(other, name))
-
-    def iou(self) -> NDArray[np.float64]:
-        """Boundary IoU of each class, 0..1; NaN where it has no band."""
-        return _ratio(self.band_both, self.band_truth + self.band_predicted - self.band_both)
-
-    def f1(self) -> NDArray[np.float64]:
-        """Boundary F1 of each class, 0..1; NaN where it has no contour in truth or prediction."""
-        precision = np.nan_to_num(_ratio(self.predicted_near, self.contour_predicted))
-        recall = np.nan_to_num(_ratio(self.truth_near, self.contour_truth))
-        value = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
-        value[self.contour_truth + self.contour_predicted == 0] = np.nan
-        return value
-
-    def contour_distance(self) -> NDArray[np.float64]:
-        """Mean symmetric contour distance in pixels; NaN where no image has both contours."""
-        return _ratio(self.distance, self.distances)
-
-    def hausdorff95(self) -> NDArray[np.float64]:
-        """Mean over images of the 95th percentile Hausdorff distance in pixels; or NaN."""
-        return _ratio(self.hausdorff, self.pairs)
 
 
 def band_width(height: int, width: int) -> int:
@@ -251,9 +183,3 @@ def _percentile95(values: NDArray[np.float64]) -> float:
     ordered = np.sort(values)
     above = ordered[min(low + 1, len(values) - 1)]
     return float(ordered[low] + (place - low) * (above - ordered[low]))
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    quotient = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-    return quotient

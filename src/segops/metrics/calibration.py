@@ -6,81 +6,13 @@ with 15 bins: the mean over the pixels of | accuracy - confidence | of the bin t
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.metrics.counts import BINS, CalibrationCounts
 from segops.runtime.classes import VOID
 from segops.voc.histogram import count_ids
-
-BINS = 15
-
-
-@dataclass
-class CalibrationCounts:
-    """Pixels by the confidence of their prediction; adds up over images.
-
-    Bin `i` holds confidences in (i / 15, (i + 1) / 15], the first one 0 as well.
-
-    Attributes:
-        pixels: Pixels in each bin, int64 (15,).
-        right: Those that are predicted right, int64 (15,).
-        confidence: Sum of their confidences, float64 (15,).
-    """
-
-    pixels: NDArray[np.int64]
-    right: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-
-    @classmethod
-    def zeros(cls) -> CalibrationCounts:
-        """Counts of no image."""
-        return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros(BINS))
-
-    def add(self, other: CalibrationCounts) -> None:
-        """Add those of another image or split."""
-        self.pixels += other.pixels
-        self.right += other.right
-        self.confidence += other.confidence
-
-    def error(self) -> float:
-        """Expected calibration error, 0..1; NaN without pixels."""
-        total = int(self.pixels.sum())
-        # |right - confidence| of a bin is its pixels times |accuracy - mean confidence|.
-        return float(np.abs(self.right - self.confidence).sum() / total) if total else math.nan
-
-    def mean_confidence(self) -> float:
-        """Mean confidence of the pixels, 0..1; NaN without pixels."""
-        total = int(self.pixels.sum())
-        return float(self.confidence.sum() / total) if total else math.nan
-
-    def summary(self) -> dict[str, Any] | None:
-        """The figures, ready for JSON: `expected_calibration_error`, `confidence` and `bins`.
-
-        A bin has `low`, `high`, `pixels`, and `confidence` and `accuracy`, None where it is empty.
-        None without pixels.
-        """
-        if not self.pixels.any():
-            return None
-        return {
-            "expected_calibration_error": self.error(),
-            "confidence": self.mean_confidence(),
-            "bins": [self._bin(index) for index in range(BINS)],
-        }
-
-    def _bin(self, index: int) -> dict[str, Any]:
-        pixels = int(self.pixels[index])
-        return {
-            "low": index / BINS,
-            "high": (index + 1) / BINS,
-            "pixels": pixels,
-            "confidence": float(self.confidence[index] / pixels) if pixels else None,
-            "accuracy": int(self.right[index]) / pixels if pixels else None,
-        }
 
 
 def calibration_counts(

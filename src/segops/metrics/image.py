@@ -1,4 +1,4 @@
-"""Everything that is counted about one image, once."""
+"""All counts of one image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.metrics.boundary import BoundaryCounts, boundary_counts, fill_void
-from segops.metrics.calibration import CalibrationCounts, calibration_counts
+from segops.metrics.boundary import boundary_counts, fill_void
+from segops.metrics.calibration import calibration_counts
 from segops.metrics.confusion import confusion_matrix
+from segops.metrics.counts import BoundaryCounts, CalibrationCounts
 from segops.metrics.errors import find_errors
-from segops.metrics.iou import truth_pixels
 from segops.metrics.objects import Objects, find_objects
 
 
@@ -67,5 +67,5 @@ def judge_image(
         errors=errors,
         boundary=boundary_counts(truth, filled, prediction, classes),
         calibration=None if top is None else calibration_counts(truth, prediction, top),
-        objects=find_objects(truth, prediction, np.flatnonzero(truth_pixels(confusion)).tolist()),
+        objects=find_objects(truth, prediction, np.flatnonzero(confusion.any(axis=1)).tolist()),
     )

@@ -1,196 +1,75 @@
-"""Figures that follow from a confusion matrix.
-
-Every function takes an int64 confusion matrix of shape (C, C), rows truth, columns prediction, void
-left out; see :func:`segops.metrics.confusion.confusion_matrix`. All work in float64.
-
-Two rules hold throughout. A class that occurs neither in the truth nor in the prediction has no
-figure: NaN. A mean over classes goes over the classes *that occur in the truth*, so that it depends
-on the data alone which classes any two models are averaged over; only
-:func:`miou_truth_or_prediction` does otherwise, and says so by its name.
+"""Intersection over union, and its mean over the classes that occur in the truth.
 
 Source: Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective", IJCV 2015,
-section 3.3 (intersection over union); Long et al., "Fully Convolutional Networks for Semantic
-Segmentation", CVPR 2015, section 5 (pixel accuracy, mean accuracy, frequency-weighted IU).
+section 3.3.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Confusion = NDArray[np.int64]
+Numbers = NDArray[np.int64] | NDArray[np.float64]
 PerClass = NDArray[np.float64]
 
 
-def truth_pixels(confusion: Confusion) -> NDArray[np.int64]:
-    """Pixels of each class in the truth, int64 of shape (C,)."""
-    pixels: NDArray[np.int64] = confusion.sum(axis=1)
-    return pixels
+class ClassPixels(NamedTuple):
+    """Pixels of each class, void left out; whole numbers of shape (..., C).
 
-
-def predicted_pixels(confusion: Confusion) -> NDArray[np.int64]:
-    """Pixels predicted as each class, those with void truth left out; int64 of shape (C,)."""
-    pixels: NDArray[np.int64] = confusion.sum(axis=0)
-    return pixels
-
-
-def intersection(confusion: Confusion) -> NDArray[np.int64]:
-    """Pixels of each class that are predicted as that class, int64 of shape (C,)."""
-    pixels: NDArray[np.int64] = confusion.diagonal().copy()
-    return pixels
-
-
-def intersection_over_union(confusion: Confusion) -> PerClass:
-    """IoU of each class, float64 of shape (C,) in 0..1: intersection / (truth or predicted).
-
-    NaN where a class occurs neither in the truth nor in the prediction.
+    Attributes:
+        intersection: Pixels of the class that are predicted as the class.
+        predicted: Pixels predicted as the class.
+        truth: Pixels of the class in the truth.
     """
-    both = intersection(confusion)
-    return _ratio(both, truth_pixels(confusion) + predicted_pixels(confusion) - both)
+
+    intersection: Numbers
+    predicted: Numbers
+    truth: Numbers
 
 
-def miou(confusion: Confusion) -> float:
-    """Mean IoU over the classes that occur in the truth, in 0..1; NaN where none does.
-
-    The matrix is that of a whole split: a mean over images of such values is not mIoU.
-    """
-    return _truth_mean(intersection_over_union(confusion), confusion)
-
-
-def miou_truth_or_prediction(confusion: Confusion) -> float:
-    """Mean IoU over the classes that occur in the truth or in the prediction, in 0..1.
-
-    The other convention in use: a stray prediction of a class that is absent adds a zero.
-    """
-    values = intersection_over_union(confusion)
-    return _mean(values[~np.isnan(values)])
-
-
-def pixel_accuracy(confusion: Confusion) -> float:
-    """Share of the pixels that are predicted right, in 0..1; NaN where there are no pixels."""
-    total = int(confusion.sum())
-    return int(confusion.trace()) / total if total else math.nan
-
-
-def recall(confusion: Confusion) -> PerClass:
-    """Share of each class's true pixels that are found, float64 of shape (C,) in 0..1.
-
-    0 where a class is predicted but not in the truth; NaN where it is in neither.
-    """
-    return _defined(intersection(confusion), truth_pixels(confusion), confusion)
-
-
-def precision(confusion: Confusion) -> PerClass:
-    """Share of each class's predicted pixels that are right, float64 of shape (C,) in 0..1.
-
-    0 where a class is in the truth but never predicted; NaN where it is in neither.
-    """
-    return _defined(intersection(confusion), predicted_pixels(confusion), confusion)
-
-
-def f1(confusion: Confusion) -> PerClass:
-    """F1 (Dice) of each class, float64 of shape (C,) in 0..1: 2 intersection / (truth + predicted).
-
-    NaN where a class occurs neither in the truth nor in the prediction.
-    """
-    return _ratio(
-        2 * intersection(confusion), truth_pixels(confusion) + predicted_pixels(confusion)
-    )
-
-
-def mean_class_accuracy(confusion: Confusion) -> float:
-    """Mean of :func:`recall` over the classes that occur in the truth, in 0..1."""
-    return _truth_mean(recall(confusion), confusion)
-
-
-def frequency_weighted_iou(confusion: Confusion) -> float:
-    """IoU averaged over classes by their share of the true pixels, in 0..1; NaN without pixels."""
-    truth = truth_pixels(confusion)
-    total = int(truth.sum())
-    if total == 0:
-        return math.nan
-    occurs = truth > 0
-    weighted = truth[occurs] * intersection_over_union(confusion)[occurs]
-    return float(weighted.sum() / total)
-
-
-def summary(confusion: Confusion, class_names: Sequence[str]) -> dict[str, Any]:
-    """All figures of a confusion matrix, ready for JSON.
+def class_pixels(confusion: NDArray[np.int64]) -> ClassPixels:
+    """The pixels of each class, int64 of shape (C,).
 
     Args:
-        confusion: int64 of shape (C, C).
-        class_names: The C names in id order.
+        confusion: int64 (C, C), rows truth, columns prediction, void left out; see
+            :func:`segops.metrics.confusion.confusion_matrix`.
+    """
+    return ClassPixels(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))
+
+
+def iou(intersection: Numbers, predicted: Numbers, truth: Numbers) -> PerClass:
+    """IoU of each class, float64 of shape (..., C) in 0..1.
+
+    NaN where a class occurs neither in the truth nor in the prediction.
+    """
+    return ratio(intersection, predicted + truth - intersection)
+
+
+def miou(intersection: Numbers, predicted: Numbers, truth: Numbers) -> Any:
+    """Mean IoU over the classes that occur in the truth, in 0..1; NaN where none does.
+
+    The set of classes depends on the data alone: any two models are averaged over the same classes.
+    The pixels are those of a whole split: a mean over images of such values is not mIoU.
+
+    Args:
+        intersection: Shape (..., C); see :class:`ClassPixels`.
+        predicted: The same shape.
+        truth: The same shape.
 
     Returns:
-        `miou`, `miou_truth_or_prediction`, `pixel_accuracy`, `mean_class_accuracy`,
-        `frequency_weighted_iou`, `mean_precision`, `mean_recall`, `mean_f1` (means over the classes
-        that occur in the truth) and `classes`: by name `iou`, `precision`, `recall`, `f1`,
-        `intersection`, `predicted_pixels`, `truth_pixels`. What is undefined is None.
-
-    Raises:
-        ValueError: The matrix is not square with one row a name.
+        float64 of shape (...).
     """
-    if confusion.shape != (len(class_names), len(class_names)):
-        raise ValueError(
-            f"confusion has shape {confusion.shape}; expected {len(class_names)} rows and columns, "
-            f"one for each of {', '.join(class_names)}"
-        )
-    ious, precisions = intersection_over_union(confusion), precision(confusion)
-    recalls, f1s = recall(confusion), f1(confusion)
-    both, predicted = intersection(confusion), predicted_pixels(confusion)
-    truth = truth_pixels(confusion)
-    return {
-        "miou": _or_none(miou(confusion)),
-        "miou_truth_or_prediction": _or_none(miou_truth_or_prediction(confusion)),
-        "pixel_accuracy": _or_none(pixel_accuracy(confusion)),
-        "mean_class_accuracy": _or_none(mean_class_accuracy(confusion)),
-        "frequency_weighted_iou": _or_none(frequency_weighted_iou(confusion)),
-        "mean_precision": _or_none(_truth_mean(precisions, confusion)),
-        "mean_recall": _or_none(_truth_mean(recalls, confusion)),
-        "mean_f1": _or_none(_truth_mean(f1s, confusion)),
-        "classes": {
-            name: {
-                "iou": _or_none(ious[index]),
-                "precision": _or_none(precisions[index]),
-                "recall": _or_none(recalls[index]),
-                "f1": _or_none(f1s[index]),
-                "intersection": int(both[index]),
-                "predicted_pixels": int(predicted[index]),
-                "truth_pixels": int(truth[index]),
-            }
-            for index, name in enumerate(class_names)
-        },
-    }
+    occurs = truth > 0
+    values = np.where(occurs, iou(intersection, predicted, truth), 0.0)
+    # Classes that occur nowhere are dropped, so that they do not change how the sum is rounded.
+    somewhere = occurs.reshape(-1, occurs.shape[-1]).any(axis=0)
+    return ratio(values.compress(somewhere, axis=-1).sum(axis=-1), occurs.sum(axis=-1))[()]
 
 
-def _ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> PerClass:
+def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
     """Quotient in float64; NaN where the denominator is 0."""
-    quotient = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    quotient = np.full(np.shape(numerator), np.nan)
+    np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) > 0)
     return quotient
-
-
-def _defined(
-    numerator: NDArray[np.int64], denominator: NDArray[np.int64], confusion: Confusion
-) -> PerClass:
-    """As :func:`_ratio`, but 0 where the class occurs and only the denominator is 0."""
-    occurs = truth_pixels(confusion) + predicted_pixels(confusion) > 0
-    quotient = _ratio(numerator, denominator)
-    quotient[occurs & (denominator == 0)] = 0.0
-    return quotient
-
-
-def _truth_mean(values: PerClass, confusion: Confusion) -> float:
-    return _mean(values[truth_pixels(confusion) > 0])
-
-
-def _mean(values: PerClass) -> float:
-    return float(values.mean()) if values.size else math.nan
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

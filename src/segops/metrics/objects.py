@@ -1,4 +1,4 @@
-"""Objects of the truth, and how many of their pixels are found.
+"""Objects of the truth, and how many of their pixels are predicted right.
 
 An object is an 8-connected component of one class of the truth other than background, after void is
 left out. Its size follows COCO: small under 32² pixels, large from 96² on.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.metrics.iou import miou
+from segops.metrics.iou import class_pixels, miou
 from segops.metrics.objects import CROWD, EDGE, LARGE, SMALL, Objects
 
 _SLICES = (
@@ -91,8 +91,8 @@ class Slices:
         ]
 
     def _miou(self, scene: int) -> float | None:
-        value = miou(self.confusions[scene]) if scene >= 0 else math.nan
-        return None if math.isnan(value) else value
+        value = miou(*class_pixels(self.confusions[scene])) if scene >= 0 else math.nan
+        return None if math.isnan(value) else float(value)
 
 
 def _share(part: np.int64, whole: np.int64) -> float | None:

@@ -1,24 +1,21 @@
-"""The figures of a split beyond IoU: contours, calibration, slices, confusions, errors.
+"""Adds up what is counted of images, and tells where a split's errors are.
 
-All come from counts that add up over the images; none is a mean of figures of single images, but
-for the Hausdorff distance, which is defined for one image. See :mod:`segops.metrics.iou` for the
-rule on means over classes: they go over the classes that occur in the truth.
+No metric is a mean of metrics of single images, but for the Hausdorff distance, which is defined
+for an image.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.metrics.boundary import BAND, TOLERANCE, BoundaryCounts
-from segops.metrics.calibration import CalibrationCounts
+from segops.metrics.counts import BoundaryCounts, CalibrationCounts, SplitCounts
 from segops.metrics.errors import KINDS
 from segops.metrics.image import ImageFigures
-from segops.metrics.iou import truth_pixels
+from segops.metrics.iou import class_pixels
 from segops.metrics.slices import Slices
 
 PAIRS = 20
@@ -51,36 +48,23 @@ class SplitFigures:
             self.errors[kind] += pixels
         self._slices.add(figures.objects, figures.confusion)
 
+    @property
+    def counts(self) -> SplitCounts:
+        """What the metrics are computed from."""
+        known = self.calibration.pixels.any()
+        return SplitCounts(
+            class_pixels(self.confusion), self.boundary, self.calibration if known else None
+        )
+
     def summary(self) -> dict[str, Any]:
-        """All figures, ready for JSON; what is undefined is None.
+        """Where the errors are, ready for JSON; what is undefined is None.
 
         Returns:
-            `boundary` (`iou`, `f1`, `contour_distance`, `hausdorff95`: means over the classes that
-            occur in the truth; `band`, `tolerance`), `classes` (by name `boundary_iou`,
-            `boundary_f1`, `contour_distance`, `hausdorff95`), `calibration` (see
-            :meth:`segops.metrics.calibration.CalibrationCounts.summary`), `slices` (see
-            :mod:`segops.metrics.slices`), `confusions` (the largest cells off the diagonal:
-            `truth`, `predicted`, `pixels`, `share` of the true class's pixels) and `errors` (pixels
-            by kind).
+            `slices` (see :mod:`segops.metrics.slices`), `confusions` (the largest cells off the
+            diagonal: `truth`, `predicted`, `pixels`, `share` of the true class's pixels) and
+            `errors` (pixels by kind).
         """
-        by_class = {
-            "boundary_iou": self.boundary.iou(),
-            "boundary_f1": self.boundary.f1(),
-            "contour_distance": self.boundary.contour_distance(),
-            "hausdorff95": self.boundary.hausdorff95(),
-        }
-        occurs = truth_pixels(self.confusion) > 0
-        means = {
-            name.removeprefix("boundary_"): _mean(values[occurs])
-            for name, values in by_class.items()
-        }
         return {
-            "boundary": means | {"band": BAND, "tolerance": TOLERANCE},
-            "classes": {
-                name: {figure: _or_none(values[index]) for figure, values in by_class.items()}
-                for index, name in enumerate(self.class_names)
-            },
-            "calibration": self.calibration.summary(),
             "slices": self._slices.summary(),
             "confusions": self._confusions(),
             "errors": dict(self.errors),
@@ -89,7 +73,7 @@ class SplitFigures:
     def _confusions(self) -> list[dict[str, Any]]:
         off = self.confusion.copy()
         np.fill_diagonal(off, 0)
-        truth = truth_pixels(self.confusion)
+        truth = self.confusion.sum(axis=1)
         # Stable: of equal cells the one with the lower ids comes first.
         order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
         return [
@@ -102,12 +86,3 @@ class SplitFigures:
             for row, column in zip(*np.unravel_index(order, off.shape), strict=True)
             if off[row, column] > 0
         ]
-
-
-def _mean(values: NDArray[np.float64]) -> float | None:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else None
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

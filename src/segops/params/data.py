@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.section import Section
 
 
@@ -33,8 +33,8 @@ class DataParams(Section):
     def _distinct(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if value == "voc":
             return value
-        if not 2 <= len(value) <= 255:
-            raise ValueError("expected 2 to 255 names: id 255 means void and is not a class")
+        if not 2 <= len(value) <= VOID:
+            raise ValueError(f"expected 2 to {VOID} names: id {VOID} means void and is not a class")
         blank = [str(id_) for id_, name in enumerate(value) if not name.strip()]
         if blank:
             raise ValueError(f"expected a name for every id; blank: id {', '.join(blank)}")

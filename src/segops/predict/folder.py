@@ -22,6 +22,7 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image, image_size, read_content
 from segops.runtime.settings import PredictSettings
+from segops.threads import cores
 
 from . import activation, outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
@@ -39,7 +40,7 @@ BYTES_A_PIXEL = 16
 LARGEST_PROBABILITIES = 1 << 30
 """Bytes; the predictor holds twice as much, in float32."""
 
-THREADS = max(2, min(8, os.cpu_count() or 1))
+THREADS = max(2, min(8, cores()))
 
 log = logging.getLogger("segops")
 

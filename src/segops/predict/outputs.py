@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops import files
-from segops.report.activation import heat_overlay
-from segops.report.overlay import overlay
+from segops.report.overlay import heat_overlay, overlay
 from segops.runtime.masks import encode_mask
 
 MASK = "mask"

@@ -16,6 +16,7 @@ from segops.params.validate import ValidateParams
 from segops.quality.checks import Check, Finding, Validation
 from segops.quality.engine import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.quality.frames import describe_images, describe_labels, labels_in
+from segops.runtime.classes import VOID
 from segops.voc.layout import LISTS, SPLITS
 from segops.words import counted
 
@@ -228,12 +229,12 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
         bad = [label for label in labels_in(row["label_ids"]) if label >= len(names)]
         said = ", ".join(f"id {label} ({counted(counts[label], 'pixel')})" for label in bad)
-        return [Finding(row["mask_path"], f"holds {said}; legal are 0 to {len(names) - 1}, 255")]
+        return [Finding(row["mask_path"], f"holds {said}; legal are 0 to {len(names) - 1}, {VOID}")]
 
     return [
         Rule(
             name="ids legal",
-            expected=f"Masks hold ids 0 to {len(names) - 1} and 255 (void) only.",
+            expected=f"Masks hold ids 0 to {len(names) - 1} and {VOID} (void) only.",
             action="Correct the masks, or name all their classes in data.classes.",
             expectation=gxe.ExpectColumnValuesToBeBetween(
                 column="highest_label", min_value=0, max_value=len(names) - 1
@@ -243,7 +244,7 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
         ),
         Rule(
             name="void within bounds",
-            expected=f"At most {bound:.0%} of a mask is void (id 255).",
+            expected=f"At most {bound:.0%} of a mask is void (id {VOID}).",
             action="Label the images, take them off the lists, or raise "
             "validate.max_void_fraction.",
             expectation=gxe.ExpectColumnValuesToBeBetween(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segops import files, paths
+from segops.metrics.catalogue import recorded
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -30,27 +31,8 @@ TRAINED = (
     paths.VALIDATION_PAGE,
 )
 """Files that belong to a training and its data."""
-SCORES = (
-    "miou",
-    "miou_low",
-    "miou_high",
-    "miou_truth_or_prediction",
-    "pixel_accuracy",
-    "mean_class_accuracy",
-    "frequency_weighted_iou",
-    "mean_precision",
-    "mean_recall",
-    "mean_f1",
-)
-DETAILS = {
-    "boundary_iou": ("boundary", "iou"),
-    "boundary_f1": ("boundary", "f1"),
-    "contour_distance": ("boundary", "contour_distance"),
-    "hausdorff95": ("boundary", "hausdorff95"),
-    "expected_calibration_error": ("calibration", "expected_calibration_error"),
-}
-"""Name in MLflow -> where in the evaluation it stands: part, key."""
-CLASS_SCORES = ("iou", "precision", "recall", "f1")
+EVALUATION_NUMBERS = {"miou_low": "miou_low", "miou_high": "miou_high", "val_images": "images"}
+"""Name in MLflow -> key in the evaluation; beside the metrics of the catalogue."""
 TRAINING_NUMBERS = (
     "epochs_run",
     "best_epoch",
@@ -110,17 +92,10 @@ class Results:
         found = {name: float(value) for name, value in numbers.items() if value is not None}
         if self.evaluation is None:
             return found
-        for name in SCORES:
-            found[name] = _number(self.evaluation.get(name))
-        for name, (part, key) in DETAILS.items():
-            values = self.evaluation.get(part) or {}  # older evaluations lack these parts
-            if key in values:
-                found[name] = _number(values[key])
-        for name, values in self.evaluation.get("classes", {}).items():
-            found |= {f"{score}/{name}": _number(values.get(score)) for score in CLASS_SCORES}
-            if "boundary_iou" in values:
-                found[f"boundary_iou/{name}"] = _number(values["boundary_iou"])
-        found["val_images"] = _number(self.evaluation.get("images"))
+        found |= recorded(self.evaluation)
+        for name, key in EVALUATION_NUMBERS.items():
+            value = self.evaluation.get(key)
+            found[name] = math.nan if value is None else float(value)
         return found
 
 
@@ -153,7 +128,3 @@ def read(root: Path) -> Results:
         if evaluation.get("bundle_digest") != digest:
             evaluation = None
     return Results(root, training, evaluation, weights, digest)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)

@@ -20,8 +20,8 @@ import pandas as pd
 from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate import kept_champion as kept_reference
-from segops.evaluate.from_counts import reduced_evaluation
 from segops.evaluate.kept_champion import Reference
+from segops.evaluate.metrics_file import evaluation_from_counts
 from segops.params.file import Params, load_params
 from segops.record import artifact, stage_outputs
 from segops.record.tracking import Store, has_record, locked, session
@@ -30,6 +30,7 @@ from segops.release import paired_counts, versions
 from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import VAL
 
 log = logging.getLogger("segops")
 
@@ -109,7 +110,7 @@ def _val_hash(root: Path) -> str | None:
     """Hash of the val of the workspace's packed store; None where no data are packed."""
     if not (root / paths.PACKED).is_dir():
         return None
-    return PackedStore(root / paths.PACKED).split_hash(paired_counts.SPLIT)
+    return PackedStore(root / paths.PACKED).split_hash(VAL)
 
 
 def _is_of(case: _Case, kept: Reference) -> bool:
@@ -183,7 +184,7 @@ def _judged(case: _Case) -> Reference | None:
             Path(scratch),
         )
         names = files.read_json(bundle / opener.MODEL)["class_names"]
-        tree = reduced_evaluation(counts, names, case.settings.evaluate)
+        tree = evaluation_from_counts(counts, names, case.settings.evaluate)
         tree |= {"val_hash": case.val_hash, "bundle_digest": case.champion.bundle_digest}
         return _reference(case, bundle, tree, counts)
 

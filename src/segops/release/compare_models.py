@@ -17,19 +17,17 @@ from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate.comparison import oppose
 from segops.evaluate.metrics_file import evaluation
-from segops.evaluate.pictures import EXPLAINED, gallery
-from segops.evaluate.score import Scores, read_scores, score
+from segops.evaluate.pictures import gallery
+from segops.evaluate.score import EXPLAINED, Scores, read_scores, score
 from segops.params.file import load_params
 from segops.release.named_models import Contender, contenders
 from segops.report.evaluation_page import write_evaluation_page
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import VAL
 
 if TYPE_CHECKING:
     from segops.report.page_inputs import Opponent
 
-SPLIT = "val"
-PAGE = Path("reports/comparison.html")
-COMPARED = paths.STATE / "compared"
 KEPT = 12
 """How many models' scores are kept, so that comparing them again is quick."""
 log = logging.getLogger("segops")
@@ -84,7 +82,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             _scored(root, one, store, seen, settings.hardware.threads, pictures=pictures)
             for one, pictures in _with_pictures(models, settings.report.pictures)
         ]
-        found = [evaluation(one, store, SPLIT, settings.evaluate) for one in scored]
+        found = [evaluation(one, store, VAL, settings.evaluate) for one in scored]
         first = scored[0]
         opponents = tuple(
             replace(
@@ -135,7 +133,8 @@ def _require_writable(page: Path) -> None:
     try:
         if page.is_dir():
             raise SegopsError(
-                f"{page}: a directory; expected the HTML file to write, such as {page / PAGE.name}."
+                f"{page}: a directory; expected the HTML file to write, such as "
+                f"{page / paths.COMPARISON_PAGE.name}."
             )
         if os.path.lexists(page) and not (page.is_file() or page.is_symlink()):
             raise SegopsError(f"{page}: there, and not a plain file. {advice}")
@@ -165,12 +164,12 @@ def _seen(store: PackedStore, models: list[Contender]) -> frozenset[str]:
                 f"{', '.join(store.class_names)}. Only models of the same classes are compared. "
                 "Leave this one out, or compare in a checkout whose data have its classes."
             )
-    hashes = frozenset(store.image_sha256(image_id) for image_id in store.ids(SPLIT))
+    hashes = frozenset(store.image_sha256(image_id) for image_id in store.ids(VAL))
     seen = frozenset(one for model in models for one in model.trained_on & hashes)
     if seen == hashes:
         trained = ", ".join(one.name for one in models if one.trained_on & hashes)
         raise SegopsError(
-            f"{trained}: trained on the {len(hashes)} image(s) of {SPLIT}; none is left to compare "
+            f"{trained}: trained on the {len(hashes)} image(s) of {VAL}; none is left to compare "
             "on. Put images into it that no model was trained on."
         )
     return seen
@@ -186,17 +185,17 @@ def _scored(
     pictures: bool,
 ) -> Scores:
     """The scores of a model: those kept from another comparison, or new ones."""
-    plain = root / COMPARED / _key(model, store, seen)
+    plain = root / paths.COMPARED / _key(model, store, seen)
     with_pictures = plain.with_name(f"{plain.name}-pictures")
     for kept in (with_pictures,) if pictures else (with_pictures, plain):
         if kept.is_dir():
             os.utime(kept)
-            return read_scores(kept, model.bundle, store, SPLIT, model.bundle_digest, seen)
+            return read_scores(kept, model.bundle, store, VAL, model.bundle_digest, seen)
     log.info("Scoring %s.", model.name)
     return score(
         model.bundle,
         store,
-        SPLIT,
+        VAL,
         with_pictures if pictures else plain,
         model.bundle_digest,
         threads=threads,
@@ -210,12 +209,14 @@ def _key(model: Contender, store: PackedStore, seen: frozenset[str]) -> str:
     """What scores depend on: the model, the images, and the code that judges."""
     here = Path(segops.__file__).parent
     code = [files.sha256_tree(here / room) for room in ("evaluate", "metrics", "predict")]
-    parts = (model.bundle_digest, store.split_hash(SPLIT), *sorted(seen), *code)
+    parts = (model.bundle_digest, store.split_hash(VAL), *sorted(seen), *code)
     return files.sha256_lines(list(parts))[:32]
 
 
 def _prune(root: Path) -> None:
     """Drop the scores that were not used for longest."""
-    kept = sorted((root / COMPARED).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+    kept = sorted(
+        (root / paths.COMPARED).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True
+    )
     for old in kept[KEPT:]:
         shutil.rmtree(old)

@@ -26,12 +26,11 @@ from segops.release.evidence import Comparison
 from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import VAL
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
 
-SPLIT = "val"
-JUDGED = paths.STATE / "judged"
 log = logging.getLogger("segops")
 
 OWN_NAME = (
@@ -69,9 +68,9 @@ def open_store(root: Path, val_hash: str) -> PackedStore:
     from segops.data.store import PackedStore
 
     packed = PackedStore(root / paths.PACKED)
-    if packed.split_hash(SPLIT) != val_hash:
+    if packed.split_hash(VAL) != val_hash:
         raise SegopsError(
-            f"{paths.PACKED} holds val {packed.split_hash(SPLIT)[:12]}, the evaluation is of "
+            f"{paths.PACKED} holds val {packed.split_hash(VAL)[:12]}, the evaluation is of "
             f"{val_hash[:12]}. `dvc repro` brings both together."
         )
     return packed
@@ -196,7 +195,7 @@ def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFra
 
 def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
     """Where the counts of an artifact that was scored anew on this val are kept."""
-    return root / JUDGED / f"{bundle_digest}-{val_hash}.parquet"
+    return root / paths.JUDGED / f"{bundle_digest}-{val_hash}.parquet"
 
 
 def _require_same_classes(version: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
@@ -227,7 +226,7 @@ def _scored(
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         out = Path(scratch) / "scores"
         scores = score(
-            bundle, packed, SPLIT, out, version.bundle_digest, threads=threads, details=False
+            bundle, packed, VAL, out, version.bundle_digest, threads=threads, details=False
         )
     with files.atomic_path(kept) as temporary:
         scores.counts.to_parquet(temporary, index=False)

@@ -29,7 +29,6 @@ from segops.release.releases import Releases
 from segops.release.versions import CHALLENGER, CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
 
-DECISION = paths.STATE / "decision.json"
 log = logging.getLogger("segops")
 
 
@@ -230,7 +229,7 @@ def _last_decision(ledger: Ledger, version: str) -> Entry | None:
 
 def _write_down(root: Path, settings: Params, evidence: Evidence, decision: Decision) -> None:
     """Into the workspace, and into the ledger unless it already ends with the same decision."""
-    files.write_json(root / DECISION, decision.model_dump(mode="json"))
+    files.write_json(root / paths.DECISION, decision.model_dump(mode="json"))
     if decision.verdict == "unchanged":
         return
     compared = (evidence.champion, evidence.best)
@@ -311,7 +310,7 @@ def _carry_out(registry: _Registry, intent: Entry) -> None:
         )
     for alias in (PREVIOUS, CHAMPION):
         versions.set_alias(registry.store, registry.model, alias, after[alias])
-    # Whoever is challenger by now stays so, unless it has just become champion.
+    # Keep the challenger alias unless that version was just promoted.
     if registry.aliases().get(CHALLENGER) == after[CHAMPION]:
         versions.set_alias(registry.store, registry.model, CHALLENGER, None)
     _end(registry, intent, "done", intent.reason)

@@ -93,7 +93,7 @@ def _tags(store: Store, run_id: str, digest: str) -> dict[str, str]:
     names = {tag(name) for name in (*lineage.LINEAGE_FIELDS, lineage.PATCH_FIELD)}
     names |= {tag(name) for name in lineage.PACKAGE_FIELDS} | {EVALUATED_AS, runs.FINGERPRINT}
     is_evaluated = run.data.tags.get(tag("bundle_digest")) == digest
-    if not is_evaluated:  # what the run says of its evaluation is said of another bundle
+    if not is_evaluated:  # the run's evaluation tags describe a different bundle
         names -= {tag(name) for name in (*lineage.DATA_FIELDS, *lineage.PACKAGE_FIELDS)}
         names.discard(EVALUATED_AS)
     tags = {name: value for name, value in run.data.tags.items() if name in names}

@@ -13,6 +13,7 @@ from segops.record.artifact import checked_bundle
 from segops.record.tracking import Store, session
 from segops.release import versions
 from segops.release.versions import Version
+from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -32,7 +33,7 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         TransientError: MLflow does not answer.
     """
     if model is not None and not model.startswith("models:"):
-        if not (Path(model) / "model.json").is_file():
+        if not (Path(model) / opener.MODEL).is_file():
             raise SegopsError(
                 f"{model}: no bundle there (it lacks model.json). Expected a bundle's directory, "
                 "models:/NAME@ALIAS or models:/NAME/VERSION."

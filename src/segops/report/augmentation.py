@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segops.files import atomic_path
 from segops.report.overlay import colours, overlay
+from segops.runtime.classes import VOID
 
 PANEL = 220
 GAP = 12
@@ -87,9 +88,9 @@ def _paste(sheet: Image.Image, panel: NDArray[np.uint8], left: int, top: int) ->
 
 
 def _void_key(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    swatch = colours(np.full((20, 32), 255, dtype=np.uint8))
+    swatch = colours(np.full((20, 32), VOID, dtype=np.uint8))
     sheet.paste(Image.fromarray(swatch), (MARGIN, top))
-    words = "void (255): borders, and padding that the policy adds; it counts in no loss"
+    words = f"void ({VOID}): borders, and padding that the policy adds; it counts in no loss"
     draw.text((MARGIN + 42, top - 1), words, MUTED, _font(15))
 
 

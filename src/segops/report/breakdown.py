@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segops.metrics.catalogue import number_at
 from segops.report.error_kinds import KINDS
-from segops.report.figures import figure
 from segops.report.page_inputs import Opponent
 
 
@@ -63,8 +63,8 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
                 "group": one.get("group"),
                 "name": one.get("name"),
                 "definition": one.get("definition", ""),
-                **{name: figure(one, name) for name in ("objects", "images", "pixels")},
-                **{name: figure(one, name) for name in ("recall", "found", "miou")},
+                **{name: number_at(one, name) for name in ("objects", "images", "pixels")},
+                **{name: number_at(one, name) for name in ("recall", "found", "miou")},
                 "others": [_slice_recall(other.evaluation, key) for other in opponents],
             }
         )
@@ -75,7 +75,7 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
 def _slice_recall(evaluation: Mapping[str, Any], key: tuple[Any, Any]) -> float | None:
     for one in evaluation.get("slices") or []:
         if (one.get("group"), one.get("name")) == key:
-            return figure(one, "recall")
+            return number_at(one, "recall")
     return None
 
 
@@ -86,5 +86,5 @@ def _wrong(evaluation: Mapping[str, Any]) -> dict[str, int]:
 
 def _over_labelled(pixels: int, evaluation: Mapping[str, Any]) -> float | None:
     classes = evaluation.get("classes", {}).values()
-    labelled = sum(int(figure(one, "truth_pixels") or 0) for one in classes)
+    labelled = sum(int(number_at(one, "truth_pixels") or 0) for one in classes)
     return pixels / labelled if labelled else None

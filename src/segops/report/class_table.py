@@ -1,36 +1,19 @@
-"""The table of classes: every figure of every class, beside other models'."""
+"""The table of classes: the metrics of every class, with the IoU of other models beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segops.report.figures import figure
+from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, number_at, shown
 from segops.report.html import decimal, number, signed
-from segops.report.legend import legend
+from segops.report.overlay import legend
 from segops.report.page_inputs import Difference, Opponent
 from segops.report.whisker import known, limit, outcome, whisker, words
 
 Cell = dict[str, Any]
 
-IOU = "intersection of truth and prediction over their union"
 SPAN = "\u2212{0:g} to +{0:g}"
-
-# Key in the evaluation's classes, heading, digits (None: a count), key of the mean, explanation.
-FIGURES: tuple[tuple[str, str, int | None, str | None, str], ...] = (
-    ("boundary_iou", "boundary IoU", 3, "boundary.iou",
-     "IoU of the inner bands along the contours of truth and prediction"),
-    ("boundary_f1", "boundary F1", 3, "boundary.f1",
-     "harmonic mean of the shares of predicted and true contour that lie near each other"),
-    ("contour_distance", "contour distance", 1, "boundary.contour_distance",
-     "mean distance between the contours of truth and prediction, both ways, in pixels"),
-    ("precision", "precision", 3, "mean_precision", "share of the predicted pixels that are right"),
-    ("recall", "recall", 3, "mean_recall", "share of the true pixels that are found"),
-    ("f1", "F1", 3, "mean_f1", "harmonic mean of precision and recall"),
-    ("truth_pixels", "true pixels", None, None, "pixels of the class in the ground truth"),
-    ("predicted_pixels", "predicted pixels", None, None,
-     "pixels predicted as the class, where the ground truth is not void"),
-)  # fmt: skip
 
 
 def class_table(
@@ -50,7 +33,7 @@ def class_table(
     rows = [
         {
             **entry,
-            "absent": not figure(figures, "truth_pixels"),
+            "absent": not number_at(figures, "truth_pixels"),
             "cells": _cells(name, figures, opponents, extents),
         }
         for (name, figures), entry in zip(
@@ -68,12 +51,13 @@ def class_table(
 
 
 def _columns(opponents: Sequence[Opponent], extents: Sequence[float]) -> list[dict[str, Any]]:
-    columns = [_column("class", "class", "", False), _column("iou", "IoU", IOU)]
+    iou, *others = shown(CLASS_METRICS, "page")
+    columns = [_column("class", "class", "", False), _column(iou.name, iou.label, iou.explanation)]
     for index, (one, extent) in enumerate(zip(opponents, extents, strict=True), 1):
         text = f"this model minus {one.name}; whiskers span {SPAN.format(extent)}"
         columns.append(_column(f"iou{index}", "IoU", f"IoU of {one.name}", group=index))
         columns.append(_column(f"difference{index}", "difference", text, group=index))
-    return columns + [_column(key, label, text) for key, label, _, _, text in FIGURES]
+    return columns + [_column(one.name, one.label, one.explanation) for one in others]
 
 
 def _column(
@@ -88,23 +72,26 @@ def _cells(
     opponents: Sequence[Opponent],
     extents: Sequence[float],
 ) -> list[Cell]:
-    cells = [_bar(figure(figures, "iou"))]
+    cells = [_bar(number_at(figures, "iou"))]
     for one, extent in zip(opponents, extents, strict=True):
         theirs = one.evaluation.get("classes", {}).get(name, {})
-        cells.append(_plain(figure(theirs, "iou"), 3))
+        cells.append(_plain(number_at(theirs, "iou"), 3))
         cells.append(_difference(one.classes.get(name), one.confidence, extent))
-    return cells + [_plain(figure(figures, key), digits) for key, _, digits, _, _ in FIGURES]
+    others = shown(CLASS_METRICS, "page")[1:]
+    return cells + [_plain(one.read(figures), one.digits) for one in others]
 
 
 def _means(
     evaluation: Mapping[str, Any], opponents: Sequence[Opponent], extents: Sequence[float]
 ) -> list[Cell]:
-    cells = [_bar(figure(evaluation, "miou"))]
+    cells = [_bar(number_at(evaluation, "miou"))]
     for one, extent in zip(opponents, extents, strict=True):
-        cells.append(_plain(figure(one.evaluation, "miou"), 3))
+        cells.append(_plain(number_at(one.evaluation, "miou"), 3))
         cells.append(_difference(one.miou, one.confidence, extent))
-    for _, _, digits, mean, _ in FIGURES:
-        text = "" if mean is None else decimal(figure(evaluation, mean), digits or 0)
+    means = {metric.name: metric for metric in SPLIT_METRICS}
+    for metric in shown(CLASS_METRICS, "page")[1:]:
+        mean = means.get(metric.mean)
+        text = "" if mean is None else decimal(mean.read(evaluation), mean.digits or 0)
         cells.append({"kind": "plain", "value": None, "text": text})
     return cells
 

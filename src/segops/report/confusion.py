@@ -1,9 +1,11 @@
-"""A confusion matrix, shaped for the eye."""
+"""What charts show of a confusion matrix."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segops.metrics.iou import ratio
 
 
 def occurring(confusion: NDArray[np.int64]) -> NDArray[np.intp]:
@@ -37,7 +39,4 @@ def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     Returns:
         float64 (C, C) in [0, 1].
     """
-    totals = confusion.sum(axis=1, keepdims=True).astype(np.float64)
-    shares = np.full(confusion.shape, np.nan)
-    np.divide(confusion, totals, out=shares, where=totals > 0)
-    return shares
+    return ratio(confusion, np.broadcast_to(confusion.sum(axis=1, keepdims=True), confusion.shape))

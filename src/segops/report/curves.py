@@ -1,4 +1,4 @@
-"""The curves of training, from the file that training writes."""
+"""Learning curves, from the file that training writes."""
 
 from __future__ import annotations
 

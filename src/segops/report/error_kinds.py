@@ -1,4 +1,4 @@
-"""The kinds of error as the page shows them."""
+"""Colours and meanings of the kinds of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that shows how good a model is, where it fails, and what it is better than."""
+"""The evaluation page: metrics, errors, comparisons and pictures of a model."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def write_evaluation_page(
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
-    The page stays under :data:`PAGE_LIMIT` bytes: pictures that find no room are left out, the last
-    ones first, and the page says so.
+    The page stays under :data:`PAGE_LIMIT` bytes: the last pictures are left out where they do not
+    fit, and the page says so.
 
     Args:
         path: The HTML file.
@@ -93,8 +93,8 @@ def write_evaluation_page(
         "lineages": lineages(name, about, evaluation, opponents),
     }
     bare = render("evaluation.html", gallery=gallery((), names, 0), **context)
-    room = PAGE_LIMIT - len(bare.encode()) - GALLERY_FRAME
-    shown = gallery(pictures, names, room)
+    budget = PAGE_LIMIT - len(bare.encode()) - GALLERY_FRAME
+    shown = gallery(pictures, names, budget)
     write_text(path, render("evaluation.html", gallery=shown, **context))
 
 

@@ -1,22 +1,11 @@
-"""Figures out of an evaluation, which may be older than this page, and its gist in words."""
+"""An evaluation in words, the same wherever it is told."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from segops.words import counted
-
-
-def figure(tree: Mapping[str, Any], path: str) -> float | None:
-    """A figure by its dotted path; None where a key is missing, empty or not a number."""
-    value: Any = tree
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
 
 
 def level(confidence: float, space: str = " ") -> str:
@@ -25,7 +14,7 @@ def level(confidence: float, space: str = " ") -> str:
 
 
 def sentence(evaluation: Mapping[str, Any]) -> str:
-    """The gist of an evaluation, the same wherever it is told.
+    """MIoU and its interval in a sentence.
 
     Args:
         evaluation: As ``metrics/evaluation.json`` holds it.
@@ -34,9 +23,11 @@ def sentence(evaluation: Mapping[str, Any]) -> str:
         For instance "mIoU 0.700 on 40 images of val (95 % interval 0.600 to 0.800)". One image has
         no interval, and the sentence says why.
     """
+    from segops.metrics.catalogue import number_at  # loads NumPy, for which `--help` need not wait
+
     images = evaluation["images"]
     of = f"on {counted(images, 'image')} of {evaluation['split']}"
-    miou, low, high = (figure(evaluation, key) for key in ("miou", "miou_low", "miou_high"))
+    miou, low, high = (number_at(evaluation, key) for key in ("miou", "miou_low", "miou_high"))
     if miou is None:
         return f"no mIoU {of}"
     if low is None or high is None:

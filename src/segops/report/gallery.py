@@ -11,9 +11,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from segops.report.layers import heat_layer, kind_layer, mask_layer, photo
-from segops.report.legend import legend
-from segops.report.overlay import present
+from segops.report.overlay import legend, present
 from segops.report.page_inputs import GalleryPicture
+from segops.runtime.classes import VOID
 from segops.threads import pipelined
 
 THREADS = 4
@@ -30,7 +30,7 @@ class Gallery:
         shown: How many of them are on the page: the first ones.
         data: JSON, an array with one object a picture; safe inside a script element.
         colours: Entries of the legend for the ids in the masks shown.
-        explained: Whether any picture shows where the network looked.
+        explained: Whether any picture has an activation map.
     """
 
     total: int
@@ -40,20 +40,20 @@ class Gallery:
     explained: bool
 
 
-def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], room: int) -> Gallery:
-    """Encode pictures in their order for as long as there is room.
+def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budget: int) -> Gallery:
+    """Encode pictures in their order for as long as they fit the budget.
 
     Args:
         pictures: Gone through once, a handful of pictures at a time in memory; most telling first.
         class_names: Names in id order.
-        room: Bytes that the result's `data` may take.
+        budget: Bytes that the result's `data` may take.
     """
     texts: list[str] = []
     ids: set[int] = set()
-    total, left, explained = 0, room - 2, False
+    total, left, explained = 0, budget - 2, False
 
     def draw(one: GalleryPicture) -> tuple[str, list[int], bool] | None:
-        if left < 0:  # what comes after the first that found no room is only counted
+        if left < 0:  # after the first picture that does not fit, the rest are only counted
             return None
         here = present((one.truth, one.prediction))
         entry = _entry(one, [class_names[index] for index in here if index < len(class_names)])
@@ -86,7 +86,7 @@ def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
         "confidence": _rounded(one.confidence),
         "width": width,
         "height": height,
-        "pixels": int(np.count_nonzero(one.truth != 255)),
+        "pixels": int(np.count_nonzero(one.truth != VOID)),
         "errors": [[error.class_name, error.kind, error.pixels] for error in one.errors],
         "classes": classes,
         "photo": photo(one.image),

@@ -1,4 +1,4 @@
-"""From templates to one HTML file that needs nothing else: no network and no other file."""
+"""Renders a template to one HTML file that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.files import write_text
-
 NONE = "–"
 MINUS = "\u2212"
 NARROW = "\u202f"
-
-
-def write_page(path: Path, template: str, **context: Any) -> None:
-    """Render a template of this room and write the page, whole or not at all.
-
-    Args:
-        path: The HTML file.
-        template: File name in ``templates/``.
-        context: What the template asks for; a name that it lacks is an error.
-    """
-    write_text(path, render(template, **context))
 
 
 def render(template: str, **context: Any) -> str:

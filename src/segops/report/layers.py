@@ -15,6 +15,7 @@ from segops.report.error_kinds import KINDS
 from segops.report.overlay import (
     VOID_DARK,
     VOID_LIGHT,
+    heat_colours,
     outline,
     outline_colours,
     present,
@@ -28,8 +29,6 @@ HEAT_LEVELS = 32
 QUALITY = 80
 VOID_ALPHA = 215
 _PALETTE, _OUTLINES = palette(), outline_colours()
-# Dark violet over red and orange to pale yellow: lightness rises all the way.
-HEAT = ((40, 11, 84), (122, 28, 109), (203, 65, 73), (247, 140, 20), (252, 240, 140))
 
 
 def photo(image: NDArray[np.uint8]) -> str:
@@ -103,12 +102,8 @@ def heat_layer(activation: NDArray[np.uint8]) -> str:
     small = Image.fromarray(activation).resize(size, Image.Resampling.BILINEAR)
     levels = np.asarray(small).astype(np.uint16) * HEAT_LEVELS // 256
     share = np.linspace(0, 1, HEAT_LEVELS)
-    stops = np.linspace(0, 1, len(HEAT))
-    rgb = [
-        np.interp(share, stops, channel).round().astype(int) for channel in zip(*HEAT, strict=True)
-    ]
-    alpha = (255 * np.minimum(share * 1.6, 1)).round().astype(int)
-    colours = np.stack([*rgb, alpha], axis=1).tolist()
+    alpha = 255 * np.minimum(share * 1.6, 1)
+    colours = np.column_stack([heat_colours(share), alpha]).round().astype(int).tolist()
     return _palette_png(levels.astype(np.uint8), [tuple(one) for one in colours])
 
 

@@ -1,8 +1,9 @@
-"""Masks shown over photographs."""
+"""Masks and activation maps over photographs, and the colours of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,10 @@ from segops.runtime.classes import VOID, palette
 
 VOID_LIGHT = (236, 236, 236)
 VOID_DARK = (120, 120, 120)
+# Dark violet over red and orange to pale yellow: lightness rises all the way.
+HEAT = ((40, 11, 84), (122, 28, 109), (203, 65, 73), (247, 140, 20), (252, 240, 140))
+_OPAQUE_FROM = 0.6
+"""Activation from which the colours are as opaque as they get."""
 _STRIPE = 4
 _INTERIOR = 7
 
@@ -45,6 +50,43 @@ def overlay(
     edge = outline(mask)
     blended[edge] = outline_colours()[mask[edge]]
     return blended
+
+
+def heat_colours(levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colour of each activation in 0..1, float64 (n, 3), RGB, 0..255."""
+    stops = np.linspace(0, 1, len(HEAT))
+    return np.stack([np.interp(levels, stops, channel) for channel in zip(*HEAT, strict=True)], 1)
+
+
+def heat_overlay(
+    image: NDArray[np.uint8], activation: NDArray[np.float32], alpha: float = 0.7
+) -> NDArray[np.uint8]:
+    """Lay a class activation map over its image.
+
+    Zero is transparent. The higher the activation, the more opaque and the lighter its colour, so
+    that it reads without colour vision too.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        activation: float (H, W) in 0..1, as :func:`segops.predict.explain.explain` returns it.
+        alpha: Largest weight of the colours, in 0..1.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
+    if image.shape[:2] != activation.shape:
+        raise ValueError(
+            f"image {image.shape[:2]} and activation {activation.shape} differ in size"
+        )
+    levels = np.linspace(0, 1, 256)
+    level = np.rint(255 * activation.clip(0, 1)).astype(np.uint8)
+    weight = (alpha * np.minimum(levels / _OPAQUE_FROM, 1))[level][..., None]
+    blended = image * (1 - weight) + heat_colours(levels)[level] * weight
+    shown: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
+    return shown
 
 
 def outline_colours() -> NDArray[np.uint8]:
@@ -94,6 +136,23 @@ def css_colour(index: int) -> str:
     """The colour of a class id on the pages, as CSS writes it."""
     red, green, blue = VOID_LIGHT if index == VOID else palette()[index]
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Entries for the pages' legend.
+
+    Args:
+        ids: Ids to name, in order.
+        class_names: Names in id order.
+
+    Returns:
+        For every id its `name`, its `colour` as CSS, and whether it is `void`.
+    """
+    names = dict(enumerate(class_names)) | {VOID: "void"}
+    return [
+        {"name": names.get(one, f"id {one}"), "colour": css_colour(one), "void": one == VOID}
+        for one in ids
+    ]
 
 
 def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What the evaluation page is told: pictures with their errors, and models to compare with."""
+"""Inputs of the evaluation page: pictures with their errors, and models to compare with."""
 
 from __future__ import annotations
 

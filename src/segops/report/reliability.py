@@ -1,4 +1,4 @@
-"""The reliability diagram: does the model know how often it is right?
+"""The reliability diagram: accuracy by confidence.
 
 Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
 """
@@ -11,13 +11,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from segops.report.figures import figure
+from segops.metrics.catalogue import number_at
+from segops.report import svg
 from segops.report.html import decimal, number, percent
 from segops.report.page_inputs import Opponent
-from segops.report.svg import Axis
+from segops.report.svg import LEFT, RIGHT, TOP, WIDTH, Axis
 
-WIDTH, HEIGHT = 420, 440
-LEFT, RIGHT, TOP = 56, 14, 12
+HEIGHT = 440
 PLOT_END, COUNT_START, COUNT_END = 302, 318, 394
 LEAST = 1e-4
 TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -34,19 +34,19 @@ def reliability(
     pixels = sum(one["pixels"] for one in bins)
     for one in bins:
         one["share"] = one["pixels"] / pixels if pixels else 0.0
-    error = figure(calibration, "expected_calibration_error")
+    error = number_at(calibration, "expected_calibration_error")
     path = "calibration.expected_calibration_error"
     return {
         "chart": _chart(bins),
         "bins": bins,
         "error": error,
         "sentence": _sentence(calibration, bins),
-        "others": [(one.name, figure(one.evaluation, path)) for one in opponents],
+        "others": [(one.name, number_at(one.evaluation, path)) for one in opponents],
     }
 
 
 def _bin(one: Mapping[str, Any]) -> dict[str, Any]:
-    confidence, accuracy = figure(one, "confidence"), figure(one, "accuracy")
+    confidence, accuracy = number_at(one, "confidence"), number_at(one, "accuracy")
     gap = None if confidence is None or accuracy is None else accuracy - confidence
     return {
         "low": float(one["low"]),
@@ -61,15 +61,15 @@ def _bin(one: Mapping[str, Any]) -> dict[str, Any]:
 def _sentence(calibration: Mapping[str, Any], bins: Sequence[Mapping[str, Any]]) -> str:
     known = [one for one in bins if one["accuracy"] is not None]
     pixels = sum(one["pixels"] for one in known)
-    confidence = figure(calibration, "confidence")
+    confidence = number_at(calibration, "confidence")
     if not pixels or confidence is None:
         return ""
     accuracy = sum(one["accuracy"] * one["pixels"] for one in known) / pixels
-    lead = "The model claims as much as it keeps"
+    lead = "Confidence matches accuracy"
     if confidence - accuracy > 0.005:
-        lead = "The model is surer than it should be"
+        lead = "The model is overconfident"
     elif accuracy - confidence > 0.005:
-        lead = "The model is less sure than it could be"
+        lead = "The model is underconfident"
     return f"{lead}: mean confidence {decimal(confidence)}, accuracy {decimal(accuracy)}."
 
 
@@ -103,35 +103,12 @@ def _chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
 def _frame(x: Axis, y: Axis, count: Axis) -> list[str]:
     parts = []
     for tick in TICKS:
-        parts += [_line(y(tick)), _left(y(tick), f"{tick:g}")]
-        parts.append(
-            f'<text class="tick" x="{x(tick)}" y="{COUNT_END + 19}" text-anchor="middle">'
-            f"{tick:g}</text>"
-        )
+        parts += [*svg.rule(y(tick), f"{tick:g}"), svg.below(x(tick), COUNT_END + 19, f"{tick:g}")]
     for power, text in ((-4, "0.01%"), (-2, "1%"), (0, "100%")):
-        parts += [_line(count(power)), _left(count(power), text)]
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text class="axis-label" x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">'
-        "confidence</text>"
-    )
-    for centre, text in (
-        ((TOP + PLOT_END) / 2, "accuracy"),
-        ((COUNT_START + COUNT_END) / 2, "pixels"),
-    ):
-        parts.append(
-            f'<text class="axis-label" text-anchor="middle" '
-            f'transform="translate(11 {centre:.0f}) rotate(-90)">{text}</text>'
-        )
-    return parts
-
-
-def _line(y: float) -> str:
-    return f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-
-
-def _left(y: float, text: str) -> str:
-    return f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        parts += svg.rule(count(power), text)
+    parts.append(svg.below((LEFT + WIDTH - RIGHT) // 2, HEIGHT - 6, "confidence", "axis-label"))
+    parts.append(svg.beside((TOP + PLOT_END) / 2, "accuracy", 11))
+    return [*parts, svg.beside((COUNT_START + COUNT_END) / 2, "pixels", 11)]
 
 
 def _box(kind: str, left: float, width: float, top: float, bottom: float) -> str:

@@ -204,10 +204,10 @@ def _cell(x: float, y: float, size: int, share: float, truth: str, predicted: st
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Bounds of an axis around values, with room for a mark on the outermost."""
+    """Bounds of an axis around values, with space for a mark on the outermost."""
     low, high = min(values), max(values)
-    room = max((high - low) * 0.12, high * 0.06, 1.0)
-    return max(low - room, 0.0), high + room
+    margin = max((high - low) * 0.12, high * 0.06, 1.0)
+    return max(low - margin, 0.0), high + margin
 
 
 def _axes(low_x: float, high_x: float, low_y: float, high_y: float) -> tuple[Axis, Axis]:
@@ -223,27 +223,31 @@ def _frame(
     labels: tuple[str, str],
     texts: tuple[Callable[[float], str], Callable[[float], str]],
 ) -> list[str]:
-    parts = []
-    for tick in y.ticks():
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>'
-            f'<text class="tick" x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">'
-            f"{texts[1](tick)}</text>"
-        )
-    for tick in x.ticks():
-        parts.append(
-            f'<text class="tick" x="{x(tick)}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">'
-            f"{texts[0](tick)}</text>"
-        )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text class="axis-label" x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">'
-        f"{escape(labels[0])}</text>"
-        f'<text class="axis-label" text-anchor="middle" '
-        f'transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)">'
-        f"{escape(labels[1])}</text>"
+    parts = [part for tick in y.ticks() for part in rule(y(tick), texts[1](tick))]
+    parts += [below(x(tick), HEIGHT - BOTTOM + 17, texts[0](tick)) for tick in x.ticks()]
+    parts.append(below((LEFT + WIDTH - RIGHT) // 2, HEIGHT - 6, escape(labels[0]), "axis-label"))
+    return [*parts, beside((TOP + HEIGHT - BOTTOM) / 2, escape(labels[1]))]
+
+
+def rule(y: float, text: str) -> tuple[str, str]:
+    """A horizontal line of the grid, and the text left of it."""
+    return (
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>',
+        f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>',
     )
-    return parts
+
+
+def below(x: float, y: float, text: str, kind: str = "tick") -> str:
+    """A text below the plot, centred at `x`."""
+    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="middle">{text}</text>'
+
+
+def beside(y: float, text: str, x: int = 12) -> str:
+    """The label of the vertical axis, centred at `y`."""
+    return (
+        f'<text class="axis-label" text-anchor="middle" '
+        f'transform="translate({x} {y:.0f}) rotate(-90)">{text}</text>'
+    )
 
 
 def _svg(parts: Sequence[str], title: str) -> Markup:

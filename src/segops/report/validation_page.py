@@ -6,69 +6,28 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segops.files import write_text
 from segops.report import svg
-from segops.report.html import photograph, write_page
-from segops.report.legend import legend
-from segops.report.overlay import colours, overlay
+from segops.report.html import photograph, render
+from segops.report.overlay import colours, legend, overlay
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_image
 from segops.runtime.masks import read_mask
-from segops.voc.layout import SPLITS, Layout
+from segops.voc.layout import SPLITS, TRAIN, Layout
+
+if TYPE_CHECKING:
+    from segops.quality.checks import Check
 
 MAX_OFFENDERS = 60
 SAMPLES = 12
 THUMBNAIL = 240
-
-
-class FindingLike(Protocol):
-    """One thing that is wrong with one file."""
-
-    @property
-    def file(self) -> str:
-        """Path relative to the data set's root."""
-
-    @property
-    def message(self) -> str:
-        """What is wrong with it."""
-
-
-class CheckLike(Protocol):
-    """One expectation and how the data met it."""
-
-    @property
-    def name(self) -> str:
-        """Short name."""
-
-    @property
-    def expected(self) -> str:
-        """What was expected, a sentence."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was found so."""
-
-    @property
-    def errored(self) -> bool:
-        """Whether it could not be evaluated."""
-
-    @property
-    def observed(self) -> str:
-        """What was found, a sentence."""
-
-    @property
-    def action(self) -> str:
-        """What to do, a sentence."""
-
-    @property
-    def findings(self) -> Sequence[FindingLike]:
-        """What is wrong, by file."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +40,7 @@ class Panel:
 
 def write_validation_page(
     path: Path,
-    checks: Sequence[CheckLike],
+    checks: Sequence[Check],
     facts: pd.DataFrame,
     layout: Layout,
     class_names: Sequence[str],
@@ -115,7 +74,7 @@ def write_validation_page(
         "rows": len(facts),
         "classes": _class_rows(labels, class_names, splits),
         "classes_in_train": labels[
-            (labels["split"] == "train") & (labels["label"] < len(class_names))
+            (labels["split"] == TRAIN) & (labels["label"] < len(class_names))
         ]["label"].nunique(),
         "void": _void_share(labels),
         "size": _size(facts),
@@ -137,10 +96,10 @@ def write_validation_page(
             context["samples"] = [_sample(layout, row, class_names) for row in rows]
             ids = sorted({int(label) for row in rows for label in row["label_ids"]})
             context["sample_legend"] = legend(ids, class_names)
-    write_page(path, "validation.html", **context)
+    write_text(path, render("validation.html", **context))
 
 
-def _messages(checks: Sequence[CheckLike]) -> dict[str, list[str]]:
+def _messages(checks: Sequence[Check]) -> dict[str, list[str]]:
     messages: dict[str, list[str]] = defaultdict(list)
     for check in checks:
         for finding in check.findings:

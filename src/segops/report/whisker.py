@@ -15,7 +15,7 @@ from segops.report.svg import Axis
 
 Outcome = Literal["better", "worse", "even"]
 
-WIDTH, HEIGHT, ROOM = 120, 16, 6
+WIDTH, HEIGHT, MARGIN = 120, 16, 6
 LIMITS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
@@ -65,7 +65,7 @@ def whisker(one: Difference, extent: float, title: str) -> Markup:
         extent: The drawing spans -`extent` to `extent`.
         title: What is shown to a pointer that rests on it, and read to those who cannot see.
     """
-    x = Axis(-extent, extent, ROOM, WIDTH - ROOM)
+    x = Axis(-extent, extent, MARGIN, WIDTH - MARGIN)
     middle = HEIGHT / 2
     parts = [Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="{1}"/>').format(x(0), HEIGHT)]
     ends = bounds(one)

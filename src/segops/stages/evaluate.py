@@ -10,8 +10,7 @@ from types import ModuleType
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.evaluate.pictures import EXPLAINED
-from segops.evaluate.score import score
+from segops.evaluate.score import EXPLAINED, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
 from segops.params.hardware import HardwareParams
@@ -20,8 +19,8 @@ from segops.params.report import ReportParams
 from segops.report.figures import sentence
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import VAL
 
-SPLIT = "val"
 log = logging.getLogger("segops")
 
 
@@ -54,21 +53,23 @@ def run(root: Path) -> None:
         ThreadPoolExecutor(1, "load") as pool,
     ):
         # Takes a second, while the scoring process loads its own libraries on another core.
-        loading = pool.submit(_results)
+        pool.submit(_results)
         scores = score(
             bundle,
             store,
-            SPLIT,
+            VAL,
             Path(scratch) / "scores",
             threads=settings.hardware.threads,
             masks=shown,
             explain=EXPLAINED if shown else 0,
         )
-        found = loading.result().write_results(
+        from segops.evaluate.results import write_results
+
+        found = write_results(
             root,
             scores,
             store,
-            SPLIT,
+            VAL,
             trained_on,
             settings.evaluate,
             shown,
@@ -86,10 +87,10 @@ def _results() -> ModuleType:
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:
     """SHA-256 of the images that the model was trained on, none of them in val."""
     hashes = frozenset(files.read_json(bundle / opener.MODEL)["training_images"].values())
-    seen = [one for one in store.ids(SPLIT) if store.image_sha256(one) in hashes]
+    seen = [one for one in store.ids(VAL) if store.image_sha256(one) in hashes]
     if seen:
         raise SegopsError(
-            f"{bundle}: the model was trained on {len(seen)} image(s) of {SPLIT}: "
+            f"{bundle}: the model was trained on {len(seen)} image(s) of {VAL}: "
             f"{', '.join(seen)}. Take them out of one of the two splits and train anew."
         )
     return hashes

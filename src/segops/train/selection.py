@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segops.data.imbalance import pixel_counts
 from segops.data.store import PackedStore
 from segops.metrics.device_confusion import DeviceConfusion
-from segops.metrics.iou import miou
+from segops.metrics.iou import class_pixels, miou
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor
 from segops.train.ranks import total
@@ -45,7 +45,7 @@ def selection_miou(
     Raises:
         SegopsError: The split has no labelled pixel.
     """
-    score = miou(selection_confusion(predictor, store, ids, fabric))
+    score = float(miou(*class_pixels(selection_confusion(predictor, store, ids, fabric))))
     if math.isnan(score):
         raise SegopsError(
             f"train.selection_share: the {len(ids)} images of the selection split have no labelled "

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from segops.files import atomic_path
-from segops.report.plots import ACCENT, INK, LINE, MUTED
 
 if TYPE_CHECKING:
     from segops.params.tune import RangeParams
     from segops.record.tuning import Trial
     from segops.tune.rate import RangeTest
 
+INK, MUTED, LINE, ACCENT = "#161a20", "#59626f", "#dfe3e8", "#2159c9"
 WARNING, DOT = "#b3261e", "#aeb6c1"
 
 

@@ -12,7 +12,7 @@ from segops.runtime.errors import SegopsError
 IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
 LISTS = "ImageSets/Segmentation"
-SPLITS = ("train", "val")
+TRAIN, VAL = SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)

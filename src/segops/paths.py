@@ -30,7 +30,6 @@ VALIDATION_JSON = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation.html")
 AUGMENTATION_SHEET = Path("reports/augmentation.png")
 EVALUATION_PAGE = Path("reports/evaluation.html")
-COMPARISON_PAGE = Path("reports/comparison.html")  # `segops compare` writes it, no stage
 
 # State of this workspace that is no output: locks, resume state, live history, kept scores.
 STATE = Path(".segops")

@@ -41,11 +41,11 @@ def compare(
     Every model is taken from its artifact and scored anew, on the images that none of them was
     trained on.
     """
-    from segops import paths
+    from segops.release.compare_models import PAGE
     from segops.release.compare_models import compare as compare_models
 
     root = checkout()
-    page = root / paths.COMPARISON_PAGE if output is None else output
+    page = root / PAGE if output is None else output
     compared = compare_models(models, root, page)
     _show(compared)
     console.print(f"Page: {compared.page}", highlight=False, soft_wrap=True)

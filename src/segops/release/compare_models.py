@@ -28,6 +28,7 @@ from segops.voc.layout import VAL
 if TYPE_CHECKING:
     from segops.report.page_inputs import Opponent
 
+PAGE = Path("reports/comparison.html")
 KEPT = 12
 """How many models' scores are kept, so that comparing them again is quick."""
 log = logging.getLogger("segops")
@@ -133,8 +134,7 @@ def _require_writable(page: Path) -> None:
     try:
         if page.is_dir():
             raise SegopsError(
-                f"{page}: a directory; expected the HTML file to write, such as "
-                f"{page / paths.COMPARISON_PAGE.name}."
+                f"{page}: a directory; expected the HTML file to write, such as {page / PAGE.name}."
             )
         if os.path.lexists(page) and not (page.is_file() or page.is_symlink()):
             raise SegopsError(f"{page}: there, and not a plain file. {advice}")

@@ -21,7 +21,12 @@ HARMLESS = frozenset(
      "yaml"}
 )  # fmt: skip
 """Imported names of libraries that decide no stage's result: another version reruns nothing."""
-SHOWN = ("segops.report.", "segops.quality.expectations", "segops.metrics.slices")
+SHOWN = (
+    "segops.report.",
+    "segops.quality.expectations",
+    "segops.metrics.catalogue",
+    "segops.metrics.slices",
+)
 """Modules that write words into pages and tables: these are a result, and decide."""
 DECISIVE_WORDS = {
     "segops.evaluate.kept_champion": {"champion, version "},

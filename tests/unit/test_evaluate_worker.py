@@ -131,7 +131,7 @@ def test_the_same_request_gives_the_same_bytes_on_any_number_of_threads(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scoring, "_cores", lambda: cores)
+    monkeypatch.setattr(scoring, "cores", lambda: cores)
     run(bundle, store, tmp_path / "out", threads=threads)
     names = sorted(str(one.relative_to(scored)) for one in scored.rglob("*") if one.is_file())
     assert names == sorted(

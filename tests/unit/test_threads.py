@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -17,6 +20,16 @@ from segops.runtime.errors import SegopsError
 from segops.threads import pipelined
 
 HEIGHT, WIDTH = 180, 240
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
+def test_cores_are_those_that_the_process_may_use() -> None:
+    program = (
+        "import os; from segops.threads import cores; "
+        "os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); print(cores())"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.stdout == "1\n", found.stderr
 
 
 def test_results_come_in_order_however_long_each_takes() -> None:

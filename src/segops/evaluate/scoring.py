@@ -9,7 +9,6 @@ images is in memory at a time.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ from segops.evaluate.score import (
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.concurrent import in_lanes, lanes_for
 from segops.runtime.errors import SegopsError
-from segops.threads import pipelined
+from segops.threads import cores, pipelined
 
 MOST_JUDGES = 4
 """Most threads that judge."""
@@ -142,14 +141,8 @@ def _judged(
     largest = max((math.prod(store.size(one)) for one in images), default=1)
     lanes = lanes_for(predictor.device, largest * scale**2, len(images))
     predictions = in_lanes(predict, images, lanes)
-    judges = min(MOST_JUDGES, _cores())
+    judges = min(MOST_JUDGES, cores())
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    return len(allowed(0))
 
 
 def _predict(

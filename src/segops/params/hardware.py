@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from pydantic import Field
 
 from segops.runtime.section import Count, Section
+from segops.threads import cores
 
 
 class HardwareParams(Section):
@@ -27,6 +27,4 @@ class HardwareParams(Section):
         """Processes or threads to use for reading: as given, else one per core, at most 8."""
         if self.workers is not None:
             return self.workers
-        # The cores this process may use, which in a container are not all there are.
-        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-        return min(8, len(allowed(0)))
+        return min(8, cores())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from segops.runtime.images import (
     orientation,
 )
 from segops.runtime.masks import decode_mask
+from segops.threads import cores
 from segops.voc.layout import Layout
 
 MAX_WORKERS = 8
@@ -87,7 +87,7 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     def look(image_id: str) -> dict[str, Any]:
         return _image_facts(layout, image_id) | _mask_facts(layout, image_id)
 
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    with ThreadPoolExecutor(workers or min(MAX_WORKERS, cores())) as pool:
         found = pool.map(look, unique)
         facts = dict(zip(unique, track(found, "Scanning images", len(unique)), strict=True))
     rows = [{"image_id": name, "split": split, **facts[name]} for name, split in listed]
@@ -207,9 +207,3 @@ def _file_facts(
     except SegopsError as error:
         facts[f"{kind}_error"] = str(error).removeprefix(f"{name}: ")
     return facts
-
-
-def cores() -> int:
-    """Cores that this process may use, at most 8: the number of threads that a scan takes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(MAX_WORKERS, cores or 1)

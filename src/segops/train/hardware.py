@@ -20,6 +20,7 @@ from torch import nn
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
 from segops.runtime.errors import SegopsError
+from segops.threads import cores
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.launch import local_ranks, require_ranks
 
@@ -62,11 +63,7 @@ def choose_threads(hardware: HardwareParams) -> int:
     """
     if hardware.threads is not None:
         return hardware.threads
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // local_ranks())
+    return max(1, cores() // local_ranks())
 
 
 def choose_workers(hardware: HardwareParams, device: Device) -> int:

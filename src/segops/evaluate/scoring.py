@@ -1,6 +1,6 @@
 """What the scoring process does: load a bundle, predict, judge and write down what came of it.
 
-On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a
+On a CPU the network predicts several images at a time (:mod:`segops.predict.parallel`), on a
 graphics card one after another. A few threads judge the masks meanwhile. Their results are added up
 in the order of the images, so that the same request gives the same bytes, and only a handful of
 images is in memory at a time.
@@ -39,7 +39,7 @@ from segops.evaluate.score import (
     TIMING,
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
-from segops.predict.concurrent import in_lanes, lanes_for
+from segops.predict.parallel import images_at_once, predict_parallel
 from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 
@@ -139,8 +139,8 @@ def _judged(
         yield from map(work, map(predict, images))
         return
     largest = max((math.prod(store.size(one)) for one in images), default=1)
-    lanes = lanes_for(predictor.device, largest * scale**2, len(images))
-    predictions = in_lanes(predict, images, lanes)
+    at_once = images_at_once(predictor.device, largest * scale**2, len(images))
+    predictions = predict_parallel(predict, images, at_once)
     judges = min(MOST_JUDGES, cores())
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segops.files import write_text
+from segops.files import append, write_text
 
 log = logging.getLogger("segops")
 
@@ -58,11 +57,7 @@ class TrainingLog:
         self._waiting.append(json.dumps(row, allow_nan=False) + "\n")
         try:
             with self.path.open("ab", buffering=0) as file:
-                size = file.tell()
-                content = "".join(self._waiting).encode()
-                if file.write(content) != len(content):  # there was room for a part of it
-                    file.truncate(size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                append(file, "".join(self._waiting).encode())
                 os.fsync(file.fileno())
         except OSError as error:
             log.warning("%s: could not be written: %s.", self.path, error.strerror)

@@ -53,4 +53,4 @@ bench-gpu: install ## Measure all that a GPU has to show, in a few minutes
 clean: ## Remove outputs and caches; keeps .venv, data, mlflow.db, mlartifacts and the ledger
 	@rm -rf .segops code models metrics plots reports data/packed data/facts.parquet data/verdict.json \
 	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@find src flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	@find src flows tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ from segops.train.job import Job
 from segops.train.losslog import LossLog, Step
 from segops.train.schedules import Plateau, Schedule
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EPOCH = 1000

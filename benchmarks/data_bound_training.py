@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.common import LoopStep, Timer, generated_store, job_of, repeated, settings_of
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.samplers import EpochSampler
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.workers import READ_AHEAD
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
@@ -39,7 +39,7 @@ def real_batches(job: Job, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     ids = job.store.ids("train")
     dataset = TrainDataset(job.store, ids, job.policy, job.params.seed)
     sampler = EpochSampler(len(ids), job.params.batch_size, job.params.seed)
-    return iter(train_loader(dataset, sampler, 1_000_000, workers=workers))
+    return iter(train_loader(dataset, BatchStream(sampler, 1_000_000), workers=workers))
 
 
 def compare(job: Job, step: LoopStep, workers: int) -> float:

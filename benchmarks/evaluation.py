@@ -37,7 +37,7 @@ from segops.params.hardware import HardwareParams
 from segops.runtime.classes import VOC_CLASSES
 from segops.train.hardware import choose_threads
 from segops.voc.layout import Layout, open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZE = (500, 375)

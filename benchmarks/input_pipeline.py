@@ -29,13 +29,13 @@ from torch.utils.data import DataLoader, Dataset
 from segops.augment.geometry import IMAGENET_MEAN_COLOR
 from segops.augment.policy import build_policy
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.samplers import EpochSampler
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.threads import cores
 from segops.voc.layout import Layout, open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 ROUNDS = 5
 BATCH_SIZE = 16
@@ -121,7 +121,7 @@ def compare(voc: Path, packed: Path, workers: int) -> None:
     ours = TrainDataset(store, ids, build_policy(params), seed=0)
     sampler = EpochSampler(len(ids), BATCH_SIZE, seed=0)
     ways: dict[str, Callable[[], Iterable[Any]]] = {
-        "segops": lambda: train_loader(ours, sampler, 2 * needed, workers=workers),
+        "segops": lambda: train_loader(ours, BatchStream(sampler, 2 * needed), workers=workers),
         "usual": lambda: DataLoader(usual, BATCH_SIZE, shuffle=True, num_workers=workers),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -19,7 +19,7 @@ from PIL import Image
 from segops.quality.facts import MAX_WORKERS, scan
 from segops.threads import cores
 from segops.voc.layout import Layout, open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 IMAGES = 120
 SIZE = (500, 375)

@@ -23,7 +23,7 @@ os.environ.update(
 @pytest.fixture(scope="session")
 def generated_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated data set, made once. Shared: read it, do not change it."""
-    from segops.voc.sample import generate
+    from tools.sample import generate
 
     target = tmp_path_factory.mktemp("generated") / "voc"
     generate(target, train=12, val=6, seed=3, size=(80, 64))

@@ -17,8 +17,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from benchmarks.common import Timer, random_batch
 from benchmarks.gpu.contenders import Contender, Plan, contenders, image_flops, job_on, ours
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device_augment import device_loader
-from segops.data.samplers import EpochSampler
+from segops.data.device.loader import DeviceLoader
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore
 from segops.data.workers import READ_AHEAD
 from segops.metrics.confusion import confusion_matrix
@@ -94,14 +94,10 @@ def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) ->
     on_gpu = plan.device == "cuda"
     workers = {"cpu": cores() if on_gpu else 0, "gpu": DEVICE_WORKERS if on_gpu else 0}
     workers["gpu"] = min(workers["gpu"], workers["cpu"])
-    epochs = 1_000_000
+    batches = BatchStream(sampler, 1_000_000)
     streams: dict[str, Iterator[tuple[Tensor, Tensor]]] = {
-        "cpu": iter(
-            train_loader(dataset, sampler, epochs, workers=workers["cpu"], pin_memory=on_gpu)
-        ),
-        "gpu": iter(
-            device_loader(dataset, sampler, epochs, device=plan.device, workers=workers["gpu"])
-        ),
+        "cpu": iter(train_loader(dataset, batches, workers=workers["cpu"], pin_memory=on_gpu)),
+        "gpu": iter(DeviceLoader(dataset, batches, device=plan.device, workers=workers["gpu"])),
     }
     timer = Timer(torch.device(plan.device))
     with contender.mode():

@@ -25,8 +25,8 @@ STAGES = f"{PACKAGE}.stages"
 UNHASHED = tuple(
     f"{PACKAGE}.{name}"
     for name in (
-        "behaviour", "code", "params.hardware", "params.messages", "params.registry", "paths",
-        "progress", "record", "release", "runtime.file_kinds",
+        "behaviour", "code", "library", "params.hardware", "params.messages", "params.registry",
+        "paths", "progress", "record", "release", "runtime.file_kinds",
     )
 )  # fmt: skip
 """Modules whose code decides nothing about a stage's result, or nothing that is not seen otherwise:

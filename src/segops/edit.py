@@ -1,24 +1,19 @@
-"""Changes of ``params.yaml`` that keep its comments, its order and every line they do not touch."""
+"""Changes of ``params.yaml`` that keep its comments, its order and every other value's spelling."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from segops import files
 from segops.params.file import Params, load_params, parse_params
+from segops.params.schema import follow, schema_of
 from segops.runtime.errors import SegopsError
 
 
@@ -85,12 +80,12 @@ class Edit:
 def plan(path: Path, values: Mapping[str, Any], source: str | None = None) -> Edit:
     """Work out a change of ``params.yaml`` and check it; nothing is written.
 
-    A key whose value is the one that already holds is left as it is, spelling included.
+    A key that already has the new value keeps its spelling.
 
     Args:
         path: The file, or the workspace directory that holds a ``params.yaml``.
-        values: New values by dotted key. A mapping replaces what is there whole.
-        source: Who asks for them, a recipe's file for example; it stands in the error messages.
+        values: New values by dotted key. A mapping replaces the whole old value.
+        source: Origin of the values, such as a recipe's file; error messages name it.
 
     Raises:
         SegopsError: The file cannot be read, or with these values it would hold an unknown key or
@@ -140,7 +135,8 @@ def overlay_values(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value and _is_section(dotted):
+        schema = follow(schema_of(Params), dotted)[0] or {}
+        if isinstance(value, Mapping) and value and "properties" in schema:
             values |= overlay_values(value, f"{dotted}.")
         else:
             values[dotted] = value
@@ -167,133 +163,113 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ..
     )
 
 
-def _section(key: str) -> tuple[type[BaseModel] | None, list[str]]:
-    """The last section that a dotted key leads into, and the parts of the key.
-
-    What follows the name of an open mapping is one part, dots and all: `tune.ranges.train.lr` is
-    the entry `train.lr` of `tune.ranges`.
-    """
-    section: type[BaseModel] | None = Params
-    names = key.split(".")
-    for place, name in enumerate(names):
-        fields = {} if section is None else section.model_fields
-        field = next((one for own, one in fields.items() if name in (own, one.alias)), None)
-        annotation = field.annotation if field else None
-        if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
-            rest = ".".join(names[place + 1 :])
-            return None, [*names[: place + 1], *([rest] if rest else [])]
-        section = annotation
-    return section, names
-
-
-def _is_section(key: str) -> bool:
-    return _section(key)[0] is not None
-
-
-def _set_all(tree: Any, values: Mapping[str, Any], make: Any = dict) -> None:
+def _set_all(tree: Any, values: Mapping[str, Any]) -> None:
     """Set values by dotted key in a tree of mappings, making those that are missing."""
     for key, value in values.items():
-        *parents, last = _section(key)[1]
+        *parents, last = _parts(key)
         place = tree
         for name in parents:
             if place.get(name) is None:
-                place[name] = make()
+                place[name] = {}
             place = place[name]
-        place[last] = value if make is dict else _node(value, place.get(last))
+        place[last] = value
+
+
+def _parts(key: str) -> list[str]:
+    return follow(schema_of(Params), key)[1]
 
 
 def _text(path: Path, before: str, tree: Any, values: Mapping[str, Any]) -> str:
     """The file's text with the values set."""
     wanted = copy.deepcopy(tree)
     _set_all(wanted, values)
-    text = before.replace("\r\n", "\n")
+    text = before
     try:
-        document = _yaml(text).load(text)
-        same = "" if document is None else _dump(document, text)
-        document = CommentedMap() if document is None else document
-        _set_all(document, values, CommentedMap)
-        changed = _dump(document, text)
-    except YAMLError as error:
-        raise SegopsError(f"{path}: not readable as YAML 1.2: {error}") from None
-    merged = _merged(text, same, changed) if same else f"{text}{changed}"
-    for candidate in (merged, changed):
-        if _means(candidate, wanted):
-            return candidate.replace("\n", "\r\n") if "\r\n" in before else candidate
+        for key, value in values.items():
+            text = _with(text, _parts(key), value)
+        if yaml.safe_load(text) == wanted:
+            return text
+    except yaml.YAMLError:
+        pass
     raise SegopsError(
         f"{path}: {', '.join(values)} cannot be set without changing something else (is it part of "
         "an anchor or a merge key?). Set it by hand."
     )
 
 
-def _means(text: str, tree: Any) -> bool:
-    try:
-        return bool(yaml.safe_load(text) == tree)
-    except yaml.YAMLError:
-        return False
+def _with(text: str, parts: Sequence[str], value: Any) -> str:
+    """A YAML text with one value set; only the characters of that value change."""
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    parent: Any = yaml.compose(text, yaml.SafeLoader)
+    if not isinstance(parent, yaml.MappingNode):  # a file without sections
+        return f"{text}{line_end.join(_lines(parts, value))}{line_end}"
+    for depth, name in enumerate(parts):
+        pair = next((one for one in parent.value if one[0].value == name), None)
+        if pair is None:
+            return _added(text, parent, parts[depth:], value, line_end)
+        (key, node), rest = pair, parts[depth + 1 :]
+        if not rest or not isinstance(node, yaml.MappingNode):
+            return _replaced(text, key, node, _nested(rest, value), line_end)
+        parent = node
+    raise AssertionError("a key has at least one part")
 
 
-def _merged(before: str, same: str, changed: str) -> str:
-    """`before` with the lines that differ between `same` and `changed`.
-
-    A round trip may spell a line in another way (its indentation, spaces in a list); what was not
-    changed keeps its own spelling, and what was keeps the indentation of its neighbours.
-    """
-    original = before.splitlines(keepends=True)
-    old, new = same.splitlines(keepends=True), changed.splitlines(keepends=True)
-    if len(original) != len(old):
-        return changed
-    indents = {_indent(line): _indent(own) for line, own in zip(old, original, strict=True)}
-    lines: list[str] = []
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    for tag, first, last, new_first, new_last in matcher.get_opcodes():
-        if tag == "equal":
-            lines += original[first:last]
-        for line in new[new_first:new_last] if tag != "equal" else ():
-            lines.append(indents.get(_indent(line), _indent(line)) + line.lstrip(" -"))
-    return "".join(lines)
-
-
-def _indent(line: str) -> str:
-    """The spaces before a line's content, and the dash of a list's item."""
-    return line[: len(line) - len(line.lstrip(" -"))]
-
-
-def _yaml(text: str) -> YAML:
-    """A round trip that changes as little as it can."""
-    document = YAML()
-    document.preserve_quotes = True
-    document.width = 1 << 16  # no line is broken
-    document.explicit_start = text.startswith("---")
-    document.representer.add_representer(float, _represent_float)
-    return document
-
-
-def _represent_float(representer: Any, value: float) -> Any:
-    # PyYAML, which reads the file, takes 1e-05 for text: it wants a point.
-    text = yaml.safe_dump(value).split("\n", 1)[0]
-    return representer.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _dump(document: Any, before: str) -> str:
-    stream = io.StringIO()
-    _yaml(before).dump(document, stream)
-    return stream.getvalue()
-
-
-def _node(value: Any, old: Any) -> Any:
-    """A value as a node; mappings and lists in one line unless the old one was a block."""
-    if isinstance(value, str):
-        # What PyYAML would take for something else ("no", "1e5") needs quotes.
-        return value if yaml.safe_load(value) == value else DoubleQuotedScalarString(value)
-    if isinstance(value, Mapping):
-        node: Any = CommentedMap((_node(key, None), _node(one, None)) for key, one in value.items())
-    elif isinstance(value, Iterable):
-        node = CommentedSeq(_node(one, None) for one in value)
+def _replaced(text: str, key: yaml.Node, node: yaml.Node, value: Any, line_end: str) -> str:
+    start, end = node.start_mark.index, _end(node)
+    is_block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+    if is_block and value and isinstance(value, Mapping | list | tuple):
+        entries = (
+            [f"{_flow(name)}: {_flow(one)}" for name, one in value.items()]
+            if isinstance(value, Mapping)
+            else [f"- {_flow(one)}" for one in value]
+        )
+        new = f"{line_end}{' ' * node.start_mark.column}".join(entries)
+    elif is_block or start == end:  # a block or an empty value: the new value goes beside the key
+        start = text.index(":", key.end_mark.index) + 1
+        new = f" {_flow(value)}"
     else:
-        return value
-    is_block = isinstance(old, CommentedMap | CommentedSeq) and not old.fa.flow_style()
-    if is_block and len(node):
-        node.fa.set_block_style()
-    else:
-        node.fa.set_flow_style()
-    return node
+        new = _flow(value)
+    return f"{text[:start]}{new}{text[end:]}"
+
+
+def _added(
+    text: str, parent: yaml.MappingNode, parts: Sequence[str], value: Any, line_end: str
+) -> str:
+    if parent.flow_style:
+        place = _end(parent.value[-1][1]) if parent.value else parent.start_mark.index + 1
+        comma = ", " if parent.value else ""
+        return f"{text[:place]}{comma}{_flow(_nested(parts, value))[1:-1]}{text[place:]}"
+    lines = line_end.join(_lines(parts, value, parent.start_mark.column))
+    place = text.find("\n", _end(parent)) + 1
+    if place == 0:  # the last line is not ended
+        return f"{text}{line_end}{lines}{line_end}"
+    return f"{text[:place]}{lines}{line_end}{text[place:]}"
+
+
+def _end(node: yaml.Node) -> int:
+    """The end of a node's own text; a block's end mark lies behind comments and blank lines."""
+    if isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _nested(parts: Sequence[str], value: Any) -> Any:
+    """The value within mappings of one key each."""
+    for name in reversed(parts):
+        value = {name: value}
+    return value
+
+
+def _lines(parts: Sequence[str], value: Any, column: int = 0) -> list[str]:
+    """A value below its keys, each on a line of its own."""
+    lines = [f"{' ' * (column + 2 * depth)}{_flow(name)}:" for depth, name in enumerate(parts)]
+    return [*lines[:-1], f"{lines[-1]} {_flow(value)}"]
+
+
+def _flow(value: Any) -> str:
+    """A value in one line. PyYAML, which also reads the file, quotes and spells what needs it."""
+    dumped: str = yaml.safe_dump(
+        [value], default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True
+    )
+    return dumped.strip()[1:-1]

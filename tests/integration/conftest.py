@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "predict": {},
     "evaluate": {"bootstrap_samples": 200},
     "report": {"pictures": True},
+    "registry": {"model": "segops"},
     "gate": {"min_miou": 0.0, "bootstrap_samples": 200},
     "hardware": {"workers": 0, "threads": 1},
 }
@@ -73,7 +74,7 @@ def set_params(root: Path, **sections: dict[str, Any]) -> None:
 
 def make_workspace(root: Path) -> Path:
     """A committed checkout with 12 train and 6 val images of 80 x 64 pixels, nothing run yet."""
-    from segops.voc.sample import generate
+    from tools.sample import generate
 
     root.mkdir(parents=True)
     for name in COPIED:

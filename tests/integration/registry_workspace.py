@@ -36,7 +36,7 @@ from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.stages import package
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 4})
 EPOCHS = 3

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
 from tests.integration.conftest import dvc, segops
+from tools.sample import generate
 
 
 @pytest.fixture

@@ -48,6 +48,13 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("stages/train.py", say("Trained %d steps", "%d steps were trained"), set()),
     ("data/store.py", say("raise SegopsError(\n", 'raise SegopsError("Look: "\n'), set()),
     ("voc/layout.py", say("-> Layout", "-> object"), set()),
+    ("voc/layout.py", say("is no image id", "cannot be an id"), set()),
+    ("runtime/settings.py", say("Package the model again", "Package it anew"), set()),
+    ("models/encoder_weights.py", say("does not fit this encoder", "is another's"), set()),
+    ("models/loading.py", say("that model is another network", "it differs"), set()),
+    ("augment/proof.py", say("appear that the mask does not hold", "are new"), set()),
+    ("train/checkpoint.py", say("There is none yet", "None so far"), set()),
+    ("evaluate/judging.py", say("cannot be judged", "stopped the scoring"), set()),
     ("train/loop.py", laid_out_anew, set()),
     ("runtime/networks/zoo.py", laid_out_anew, set()),
     ("__init__.py", say("__version__ = ", '__version__ = "9" + '), set()),
@@ -71,7 +78,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("report/html.py", DEED, {"validate", "evaluate"}),
     ("report/augmentation.py", DEED, {"augment"}),
     ("augment/geometry.py", DEED, {"augment", "train"}),
-    ("params/predict.py", DEED, {"package"}),
+    ("runtime/settings.py", DEED, {"package"}),
     ("runtime/windows.py", DEED, {"package"}),
     ("runtime/pyfunc_model.py", DEED, {"package"}),
     ("models/losses/regions.py", DEED, {"train"}),
@@ -83,7 +90,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
 ]
 LIBRARIES = [
     ("prefect", set()),
-    ("pydantic", set()),
+    ("pydantic", {"package"}),  # the bundle needs it
     ("mlflow", {"package"}),  # it writes down what the model needs to be served
     ("great-expectations", {"validate"}),
     ("albumentations", {"augment", "train"}),
@@ -95,6 +102,8 @@ PARAMETERS = [
     ({"hardware": {"threads": 2}}, set()),
     ({"validate": {"max_void_fraction": 0.8}}, {"validate"}),
     ({"evaluate": {"seed": 1}}, {"evaluate"}),
+    ({"registry": {"model": "cracks"}}, {"evaluate"}),
+    ({"registry": {"experiment": "cracks"}}, set()),
     ({"predict": {"flip": True}}, {"package"}),
     ({"train": {"lr": 0.5}}, {"train"}),
 ]

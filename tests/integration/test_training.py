@@ -94,7 +94,7 @@ def history(root: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the stages before train leave."""
-    from segops.voc.sample import generate
+    from tools.sample import generate
 
     root = tmp_path_factory.mktemp("prepared")
     (root / "params.yaml").write_text(yaml.safe_dump(SETTINGS))

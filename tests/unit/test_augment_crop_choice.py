@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segops.augment.draw import draw
 from segops.augment.geometry import REDRAWS, Warp
 from segops.augment.policy import build_policy
 from segops.params.augment import AugmentParams
@@ -145,7 +144,7 @@ def test_a_policy_draws_it_from_the_seed_alone_and_for_any_executor() -> None:
     for seed in range(10):
         first, second = policy(image, mask, seed)[1], policy(image, mask, seed)[1]
         assert np.array_equal(first, second)
-        drawn = draw(policy, image, mask, seed)[0]
+        drawn = policy.draw(image, mask, seed)[0]
         assert drawn is not None
         crop = warp.apply_to_mask(mask, drawn["to_source"], drawn["window"])
         assert np.array_equal(crop, first)

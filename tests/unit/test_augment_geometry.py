@@ -245,8 +245,3 @@ def test_a_crop_that_misses_the_image_is_all_padding() -> None:
             assert (warped == IMAGENET_MEAN_COLOR).all()
             assert (warped_mask == VOID).all()
     assert missed > 10
-
-
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="flip_p"):
-        Warp(size=(8, 8), flip_p=1.5)

@@ -69,7 +69,7 @@ def test_a_policy_that_breaks_a_property_is_not_written(
 ) -> None:
     broken = Policy(A.Compose([Warp(size=(200, 200), fill_mask=0)]))
     monkeypatch.setattr(augment, "build_policy", lambda _: broken)
-    with pytest.raises(SegopsError, match="padding has the ids"):
+    with pytest.raises(SegopsError, match="nothing of the image, the mask has the ids"):
         augment.run(workspace)
     assert not (workspace / POLICY).exists()
     assert not (workspace / AUGMENTATION_SHEET).exists()

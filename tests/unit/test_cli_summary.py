@@ -10,7 +10,8 @@ from rich.console import Console
 
 from flows.retrain import Summary, verdict_page
 from segops.cli import summary
-from segops.release.gate import Check, Decision, Outcome, Verdict
+from segops.release.gate import Decision, Verdict
+from segops.release.gate_checks import Check, Outcome
 from tests.unit.evaluations import evaluation_of
 
 CHECKS = (

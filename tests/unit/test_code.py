@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segops import code
-from segops.behaviour import behaviour
+from segops.behaviour import behaviour, texts, without_unused, wordless
 from segops.predict.package import ROOM
 from tests.rewording import Rewording
 
@@ -19,6 +20,27 @@ HARMLESS = frozenset(
      "yaml"}
 )  # fmt: skip
 """Imported names of libraries that decide no stage's result: another version reruns nothing."""
+SHOWN = ("segops.report.", "segops.quality.expectations", "segops.metrics.slices")
+"""Modules that write words into pages and tables: these are a result, and decide."""
+DECISIVE_WORDS = {
+    "segops.evaluate.kept_champion": {"champion, version "},
+    "segops.evaluate.results": {"%Y-%m-%d %H:%M", " UTC"},
+    "segops.metrics.errors": {"false alarm"},
+    "segops.runtime.pyfunc_model": {"image in row "},
+    "segops.predict.trained": {"VOC colours; the value of a pixel is the class id"},
+    "segops.quality.engine": {"an error without a message"},
+    "segops.quality.facts": {"no such file", "cannot be read: "},
+    "segops.quality.frames": {"image and mask"},
+    "segops.train.engine": {"step "},
+    "segops.train.hardware": {r"(\S+) does not have a deterministic implementation"},
+    "segops.train.launch": {
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Connection was likely closed",
+        "Broken pipe",
+    },
+}
+"""Words elsewhere that are hashed, because they decide or are written into a result."""
 MODULES = {
     name: path
     for stage in code.stage_names()
@@ -136,6 +158,20 @@ def test_a_module_may_be_reworded_and_laid_out_anew(name: str) -> None:
     assert behaviour(text + "\nANOTHER = 1\n") != behaviour(text)
 
 
+def test_no_message_is_hashed() -> None:
+    """What is logged or raised must be put together where it is: elsewhere it counts as a deed."""
+    hashed = {
+        name: {
+            one
+            for one in texts(ast.walk(without_unused(wordless(ast.parse(path.read_text())))))
+            if re.search("[A-Za-z,.] | [A-Za-z]", one) and one.strip(", :")
+        }
+        for name, path in MODULES.items()
+        if not name.startswith(SHOWN)
+    }
+    assert {name: words for name, words in hashed.items() if words} == DECISIVE_WORDS
+
+
 def test_every_library_decides_or_is_said_to_be_harmless() -> None:
     imported = {
         name.partition(".")[0]
@@ -179,6 +215,16 @@ def test_the_registry_decides_no_training() -> None:
     assert "train" in rooms
     assert not {"record", "release"} & rooms
     assert "segops.release.resolve" in code.closure(["segops.stages.train"])
+
+
+def test_imports_are_written_as_imports() -> None:
+    """The contracts see no other; a command names its stage, a bundle and flows lie elsewhere."""
+    named = {
+        path.relative_to(code.ROOT).as_posix()
+        for path in code.ROOT.rglob("*.py")
+        if "import_module" in path.read_text() or "__import__" in path.read_text()
+    }
+    assert named == {"cli/common.py", "cli/life.py", "runtime/opener.py"}
 
 
 def test_only_exceptions_are_called_errors() -> None:

@@ -15,9 +15,9 @@ from segops.augment.policy import build_policy, sample_seed
 from segops.data import copy_paste as module
 from segops.data.copy_paste import CopyPaste, cut_out
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device_augment import device_loader
+from segops.data.device.loader import DeviceLoader
 from segops.data.imbalance import pixel_counts, rare_classes
-from segops.data.samplers import EpochSampler
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.params.samples import CopyPasteParams
@@ -178,7 +178,7 @@ def test_it_is_a_function_of_the_key_and_independent_of_workers(store: PackedSto
     assert masks == [twin.source(key)[1].tobytes() for key in keys]
     assert masks[:12] != masks[12:]
     sampler = EpochSampler(len(one), 4, seed=1)
-    inline, forked = (list(train_loader(one, sampler, 2, workers=n)) for n in (0, 2))
+    inline, forked = (list(train_loader(one, BatchStream(sampler, 2), workers=n)) for n in (0, 2))
     assert all(
         torch.equal(first, second)
         for batch, other in zip(inline, forked, strict=True)
@@ -189,8 +189,10 @@ def test_it_is_a_function_of_the_key_and_independent_of_workers(store: PackedSto
 def test_batches_augmented_on_a_device_hold_the_same_objects(store: PackedStore) -> None:
     data = dataset(store, of(store))
     sampler = EpochSampler(len(data), 4, seed=1)
-    on_device = list(device_loader(data, sampler, 1, device="cpu"))
-    for (_, masks), (_, expected) in zip(on_device, train_loader(data, sampler, 1), strict=True):
+    on_device = list(DeviceLoader(data, BatchStream(sampler, 1), device="cpu"))
+    for (_, masks), (_, expected) in zip(
+        on_device, train_loader(data, BatchStream(sampler, 1)), strict=True
+    ):
         assert torch.equal(masks, expected)
 
 

@@ -69,7 +69,7 @@ def test_batches_do_not_depend_on_workers(dataset: TrainDataset, workers: int) -
         for epoch in range(3)
         for keys in sampler.batches(epoch)
     ]
-    loader = train_loader(dataset, sampler, 3, workers=workers)
+    loader = train_loader(dataset, BatchStream(sampler, 3), workers=workers)
     assert len(loader) == len(expected) == 6
     found = list(loader)
     assert equal(found, expected)  # type: ignore[arg-type]
@@ -82,11 +82,9 @@ def test_batches_do_not_depend_on_workers(dataset: TrainDataset, workers: int) -
 @pytest.mark.parametrize("done", [0, 1, 2, 3, 5, 6])
 def test_resuming_changes_nothing(dataset: TrainDataset, done: int, workers: int) -> None:
     sampler = EpochSampler(len(dataset), 5, seed=1)
-    whole = list(train_loader(dataset, sampler, 3))
+    whole = list(train_loader(dataset, BatchStream(sampler, 3)))
     epoch, batch = divmod(done, len(sampler))
-    loader = train_loader(
-        dataset, sampler, 3, start_epoch=epoch, start_batch=batch, workers=workers
-    )
+    loader = train_loader(dataset, BatchStream(sampler, 3, epoch, batch), workers=workers)
     assert len(loader) == len(whole) - done
     assert equal(list(loader), whole[done:])
 
@@ -95,7 +93,11 @@ def test_resuming_changes_nothing(dataset: TrainDataset, done: int, workers: int
 def test_torch_s_global_generator_is_left_alone(dataset: TrainDataset, workers: int) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    list(train_loader(dataset, EpochSampler(len(dataset), 4, seed=1), 1, workers=workers))
+    list(
+        train_loader(
+            dataset, BatchStream(EpochSampler(len(dataset), 4, seed=1), 1), workers=workers
+        )
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -106,7 +108,7 @@ def test_a_worker_s_error_reaches_the_caller(
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     broken = TrainDataset(dataset.store, ["unknown"], dataset.policy, seed=0)
     with pytest.raises(KeyError, match="unknown") as caught:
-        list(train_loader(broken, EpochSampler(1, 1, seed=0), 1, workers=1))
+        list(train_loader(broken, BatchStream(EpochSampler(1, 1, seed=0), 1), workers=1))
     del caught
     gc.collect()
 

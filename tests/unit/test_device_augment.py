@@ -15,14 +15,13 @@ from scipy import stats
 from torch import Tensor
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
-from segops.augment.draw import draw
 from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device.batches import RawDataset
-from segops.data.device.photometric import hsv_to_rgb, rgb_to_hsv
-from segops.data.device_augment import BatchAugmentation, device_loader
-from segops.data.samplers import EpochSampler
+from segops.data.device.batches import BatchAugmentation, RawDataset
+from segops.data.device.color import apply, encode, hsv_to_rgb, rgb_to_hsv
+from segops.data.device.loader import DeviceLoader
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES, VOID
@@ -150,15 +149,19 @@ def test_blur_is_the_cpu_s_to_one_level(store: PackedStore, crop: tuple[int, int
     assert (images != both(dataset_of(store, policy_of(crop)))[0][0]).any()
 
 
+def drawn_noise(transform: GaussianNoise) -> dict[str, Any]:
+    return transform.get_params_dependent_on_data({}, {"image": np.zeros((1, 1, 3), np.uint8)})
+
+
 def test_noise_has_the_cpu_s_distribution(store: PackedStore) -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     transform = GaussianNoise(std=(0.04, 0.04), p=1)
     policy = Policy(A.Compose([Warp((64, 64)), transform]))
     theirs = np.stack([policy(grey, grey[..., 0], seed)[0] for seed in range(8)]).astype(int) - 128
-    augment = BatchAugmentation(policy)
     images = torch.from_numpy(np.stack([grey] * 8))
-    encoded = augment.colors[0].encode([{"drawn_std": 0.04}] * 8, list(range(8)))
-    noisy = augment.colors[0].apply(images, images[..., 0], encoded)
+    encoded = encode(GaussianNoise, [drawn_noise(transform)] * 8, list(range(8)))
+    assert encoded is not None
+    noisy = apply(GaussianNoise, images, images[..., 0], encoded)
     ours = noisy.numpy().astype(int) - 128
     assert abs(ours.mean() - theirs.mean()) < 0.1
     assert abs(ours.std() / theirs.std() - 1) < 0.01
@@ -174,9 +177,11 @@ def test_noise_has_the_cpu_s_distribution(store: PackedStore) -> None:
 
 def test_noise_is_clipped_and_leaves_other_samples_alone() -> None:
     white = torch.full((3, 8, 8, 3), 255, dtype=torch.uint8)
-    transform = BatchAugmentation(Policy(A.Compose([Warp((8, 8)), GaussianNoise(p=1)]))).colors[0]
-    encoded = transform.encode([None, {"drawn_std": 0.2}, None], [1, 2, 3])
-    noisy = transform.apply(white.clone(), white[..., 0], encoded)
+    drawn = drawn_noise(GaussianNoise(std=(0.2, 0.2)))
+    encoded = encode(GaussianNoise, [None, drawn, None], [1, 2, 3])
+    assert encoded is not None
+    noisy = apply(GaussianNoise, white.clone(), white[..., 0], encoded)
+    assert encode(GaussianNoise, [None] * 3, [1, 2, 3]) is None
     assert torch.equal(noisy[[0, 2]], white[[0, 2]])
     share = (noisy[1] == 255).float().mean()
     assert 0.35 < share < 0.65
@@ -201,7 +206,7 @@ def test_what_is_drawn_is_what_the_cpu_s_executor_draws(store: PackedStore) -> N
     for seed in range(200):
         policy(image, mask, seed)
         done = [dict(transform.params) for transform in policy.compose.transforms]
-        drawn = draw(policy, image, mask, seed)
+        drawn = policy.draw(image, mask, seed)
         assert len(drawn) == len(done) == 4
         for transform, params, one in zip(policy.compose.transforms, done, drawn, strict=True):
             assert (one is None) == (params == {})
@@ -236,10 +241,11 @@ def test_order_and_resume_are_those_of_the_train_loader(
     dataset = dataset_of(store, policy_of(**FULL))
     sampler = EpochSampler(len(dataset), 5, seed=1)
     epoch, batch = divmod(done, len(sampler))
-    start = {"start_epoch": epoch, "start_batch": batch}
-    expected = list(train_loader(dataset, sampler, 3, **start))
-    whole = list(device_loader(dataset, sampler, 3, device="cpu"))
-    loader = device_loader(dataset, sampler, 3, device="cpu", workers=workers, **start)
+    expected = list(train_loader(dataset, BatchStream(sampler, 3, epoch, batch)))
+    whole = list(DeviceLoader(dataset, BatchStream(sampler, 3), device="cpu"))
+    loader = DeviceLoader(
+        dataset, BatchStream(sampler, 3, epoch, batch), device="cpu", workers=workers
+    )
     found = list(loader)
     assert len(loader) == len(found) == len(expected) == 6 - done
     for (images, masks), (_, masks_of_cpu), (again, _) in zip(
@@ -266,7 +272,7 @@ def test_a_crop_drawn_again_is_the_cpu_s(store: PackedStore) -> None:
 def test_torch_s_global_generator_is_left_alone(store: PackedStore) -> None:
     dataset = dataset_of(store, policy_of(**FULL))
     before = torch.get_rng_state()
-    list(device_loader(dataset, EpochSampler(len(dataset), 4, seed=1), 1, device="cpu"))
+    list(DeviceLoader(dataset, BatchStream(EpochSampler(len(dataset), 4, seed=1), 1), device="cpu"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -292,7 +298,7 @@ def test_a_transform_without_a_version_for_batches_is_refused_by_name(store: Pac
     policy = Policy(A.Compose([Warp((16, 16)), A.RandomGamma(p=0.5)]))
     dataset = dataset_of(store, policy)
     with pytest.raises(SegopsError, match=r"augment\.device: gpu, but RandomGamma"):
-        device_loader(dataset, EpochSampler(4, 2, seed=0), 1, device="cpu")
+        DeviceLoader(dataset, BatchStream(EpochSampler(4, 2, seed=0), 1), device="cpu")
 
 
 def test_the_seed_is_the_sample_s(store: PackedStore) -> None:

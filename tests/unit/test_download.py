@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import logging
 import random
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +13,7 @@ import pytest
 
 from segops.files import exclusive
 from segops.runtime.errors import SegopsError
-from segops.voc import download as module
-from segops.voc.download import Archive, ByteProgress, download
+from segops.voc.download import Archive, download
 from tests.unit.loopback import Server, serve
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -74,14 +70,12 @@ def test_a_cut_connection_goes_on_from_the_last_byte(server: Server, tmp_path: P
 
 def test_a_later_call_goes_on_where_the_first_gave_up(server: Server, tmp_path: Path) -> None:
     server.cuts = [70_000]
-    server.etag = '"one"'
     with pytest.raises(SegopsError) as error:
         get(server, tmp_path, attempts=1)
     for part in (server.address, "--mirror", f"at {tmp_path / 'data.tar'}", "70000 bytes are kept"):
         assert part in str(error.value)
     assert get(server, tmp_path).read_bytes() == CONTENT
     assert server.requests[1].range == "bytes=70000-"
-    assert server.requests[1].if_range == '"one"'
     assert sum(one.sent for one in server.requests) == len(CONTENT)
 
 
@@ -109,26 +103,6 @@ def test_a_server_without_ranges_that_always_breaks_is_given_up(
     assert len(server.requests) == 3
 
 
-def test_a_changed_file_is_not_glued_to_the_old_one(server: Server, tmp_path: Path) -> None:
-    server.etag = '"old"'
-    server.cuts = [100_000]
-    with pytest.raises(SegopsError):
-        get(server, tmp_path, attempts=1)
-    new = CONTENT[::-1]
-    server.files["/voc/data.tar"] = new
-    server.etag = '"new"'
-    assert get(server, tmp_path, new).read_bytes() == new
-    assert [one.status for one in server.requests] == [200, 200]
-
-
-def test_a_weak_entity_tag_is_not_used_as_validator(server: Server, tmp_path: Path) -> None:
-    server.etag = 'W/"weak"'
-    server.headers = {"Last-Modified": "Mon, 25 Aug 2025 10:00:00 GMT"}
-    server.cuts = [100_000]
-    get(server, tmp_path)
-    assert server.requests[1].if_range == "Mon, 25 Aug 2025 10:00:00 GMT"
-
-
 def test_a_part_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
     (tmp_path / "data.tar.part").write_bytes(CONTENT + b"more")
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -141,19 +115,14 @@ def test_a_whole_part_needs_no_body(server: Server, tmp_path: Path) -> None:
     assert [(one.status, one.sent) for one in server.requests] == [(416, 0)]
 
 
-def test_a_whole_part_with_notes_needs_no_request(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "data.tar.part").write_bytes(CONTENT)
-    (tmp_path / "data.tar.part.json").write_text(f'{{"total": {len(CONTENT)}}}')
+def test_a_part_of_another_file_fails_the_checksum_and_is_removed(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "data.tar.part").write_bytes(b"0" * 1000)
+    with pytest.raises(SegopsError, match=r"wrong checksum.*Run the same command again"):
+        get(server, tmp_path)
+    assert left(tmp_path) == set()
     assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.requests == []
-    assert left(tmp_path) == {"data.tar"}
-
-
-def test_unreadable_notes_do_no_harm(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "data.tar.part").write_bytes(CONTENT[:1000])
-    (tmp_path / "data.tar.part.json").write_text("{")
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.requests[0].range == "bytes=1000-"
 
 
 def test_a_range_from_another_place_is_not_taken(server: Server, tmp_path: Path) -> None:
@@ -230,14 +199,11 @@ def test_a_mirror_replaces_the_directory(server: Server, tmp_path: Path) -> None
 
 def test_a_mirror_goes_on_with_what_another_address_began(server: Server, tmp_path: Path) -> None:
     server.files["/copy/data.tar"] = CONTENT
-    server.etag = '"one"'
     server.cuts = [100_000]
     with pytest.raises(SegopsError):
         get(server, tmp_path, attempts=1)
-    server.etag = '"of the mirror"'
     download(archive(server), tmp_path, f"{server.address}/copy")
     assert server.requests[1].range == "bytes=100000-"
-    assert server.requests[1].if_range is None
     assert sum(one.sent for one in server.requests) == len(CONTENT)
 
 
@@ -254,30 +220,3 @@ def test_a_second_download_of_the_same_file_is_refused(server: Server, tmp_path:
     ):
         get(server, tmp_path)
     assert server.requests == []
-
-
-def test_progress_writes_lines_now_and_then(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with caplog.at_level(logging.INFO, "segops"):
-        with ByteProgress("downloading", total=20_000_000) as progress:
-            progress.reach(1_000_000)  # The last line, or the start, is less than 10 s ago.
-            monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
-            progress.reach(2_000_000)
-        with ByteProgress("unknown length") as progress:
-            progress.reach(3_000_000)
-    assert caplog.messages == ["downloading: 2.0 of 20.0 MB", "unknown length: 3.0 of ? MB"]
-
-
-def test_progress_draws_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with ByteProgress("downloading", done=500_000, total=1_000_000) as progress:
-        assert progress.bar.n == 500_000
-        progress.reach(1_000_000)
-        assert progress.bar.n == 1_000_000
-    assert "downloading" in terminal.getvalue()

@@ -24,7 +24,7 @@ from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
+from tools.sample import generate
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 8})
 

@@ -26,8 +26,8 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import build
 from segops.stages import evaluate
 from segops.voc.layout import open_layout
-from segops.voc.sample import generate
 from tests.unit.test_evaluate_score import SPEC, lively
+from tools.sample import generate
 
 PHOTOGRAPH = "/9j/"
 """How a JPEG file begins in base 64."""
@@ -51,7 +51,9 @@ def workspace(root: Path, params: str) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = workspace(tmp_path_factory.mktemp("one"), "hardware: {threads: 1}\n")
+    root = workspace(
+        tmp_path_factory.mktemp("one"), "hardware: {threads: 1}\nregistry: {model: cracks}\n"
+    )
     evaluate.run(root)
     return root
 
@@ -138,7 +140,8 @@ def test_the_page_shows_images_of_each_group_and_explains_the_worst(evaluated: P
     weights = json.loads((evaluated / paths.EVALUATION).read_text())["weights_sha256"]
     head = page[page.index("<h1>") : page.index("<nav")]
     assert re.search(
-        rf"plain_cnn, made from \d+ images of train; weights <code>{weights[:12]}</code>; "
+        r"Model <strong>cracks</strong>; plain_cnn, made from \d+ images of train; "
+        rf"weights <code>{weights[:12]}</code>; "
         r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC\.",
         head,
     )

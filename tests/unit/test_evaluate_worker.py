@@ -284,15 +284,19 @@ def test_a_mask_with_an_unknown_id_ends_the_run_with_its_image(
 
 
 def test_a_crash_names_its_image(
-    bundle: Path, store: PackedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path,
+    store: PackedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def crash(*_: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr("segops.evaluate.judging.judge_image", crash)
-    with pytest.raises(MemoryError) as caught:
+    with pytest.raises(MemoryError):
         run(bundle, store, tmp_path / "out")
-    assert caught.value.__notes__ == [f"This happened with the image {store.ids('val')[0]}."]
+    assert f"{store.ids('val')[0]}: the prediction cannot be judged" in caplog.text
 
 
 def without_method(path: Path, name: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segops.params.gate import GateParams
-from segops.release import gate
+from segops.release import gate, gate_checks
 from segops.release.evidence import (
     Challenger,
     Comparison,
@@ -288,6 +288,21 @@ def test_loss_of_exactly_the_margin_passes() -> None:
     assert decide(evidence(champion=exact, best=exact), POLICY).verdict == "promoted"
 
 
+@pytest.mark.parametrize("changes", [{"images": 1}, {"val_hash": "other"}])
+def test_one_reason_is_told_once_where_the_champion_is_the_best_release(
+    changes: dict[str, Any],
+) -> None:
+    found = comparison(**changes)
+    decision = decide(evidence(champion=found, best=found), POLICY)
+    assert failed(decision) == ["champion", "best release"]
+    champion, best = (one.sentence for one in decision.checks[-2:])
+    assert "version 1" in champion.lower()
+    assert best == "The champion is the best release too: the same holds of it."
+    other = replace(found, version="3")
+    best = decide(evidence(champion=found, best=other), POLICY).checks[-1].sentence
+    assert "version 3" in best.lower()
+
+
 # Fail closed.
 
 
@@ -333,7 +348,8 @@ def test_floor_for_a_class_that_val_does_not_hold_rejects() -> None:
 def test_the_gate_reads_nothing_and_asks_nobody() -> None:
     imported = {
         name
-        for node in ast.walk(ast.parse(inspect.getsource(gate)))
+        for module in (gate, gate_checks)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -344,11 +360,13 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
     }
     assert imported == {
         "__future__",
+        "collections.abc",
         "math",
         "typing",
         "pydantic",
         "segops.params.gate",
         "segops.release.evidence",
+        "segops.release.gate_checks",
         "segops.report.figures",
         "segops.words",
     }

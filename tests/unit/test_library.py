@@ -16,7 +16,7 @@ from PIL import Image
 import segops
 from segops import code, library
 from segops.runtime.classes import VOC_CLASSES
-from segops.voc.sample import generate
+from tools.sample import generate
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 PICTURE = BUNDLES / "picture.png"

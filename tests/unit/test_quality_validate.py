@@ -72,6 +72,8 @@ def test_broken_data_stop_the_pipeline_after_all_is_written(root: Path) -> None:
     assert f"JPEGImages/{two}.jpg: not decodable" in message
     assert json.loads((root / VERDICT).read_text())["passed"] is False
     found = json.loads((root / VALIDATION_JSON).read_text())
+    for file, messages in found["files"].items():
+        assert all(f"\n  {file}: {one}\n" in message for one in messages)
     assert set(found["files"]) == {f"SegmentationClass/{one}.png", f"JPEGImages/{two}.jpg"}
     assert len(read_facts(root / FACTS)) == 18
     page = (root / VALIDATION_PAGE).read_text()

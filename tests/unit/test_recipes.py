@@ -194,7 +194,7 @@ def test_it_builds_the_network_of_the_figure(name: str) -> None:
         output_stride=model.output_stride,
         dropout=model.dropout,
     )
-    network = build(spec, None, auxiliary=model.auxiliary_weight > 0)
+    network = build(spec, auxiliary=model.auxiliary_weight > 0)
     assert network.auxiliary is not None
     assert network.encoder is not None
     counts = [

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import platform
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +23,8 @@ from segops.runtime.classes import VOC_CLASSES, VOID, palette
 from segops.runtime.images import read_image
 from segops.runtime.masks import read_mask
 from segops.voc.layout import Layout, open_layout
-from segops.voc.sample import CLASS_IDS, SHIPPED, SHIPPED_MD5, generate, main, scene
-from segops.voc.sample_scene import void_border
+from tools.sample import CLASS_IDS, SHIPPED, SHIPPED_MD5, generate, scene
+from tools.sample.scene import void_border
 
 CLASSES = len(VOC_CLASSES)
 REMOTE = Path(__file__).parents[2] / "data/sample/files/md5"
@@ -94,7 +96,8 @@ def test_every_split_needs_an_image(tmp_path: Path) -> None:
 
 def test_command_makes_what_the_function_makes(tiny_voc: Path, tmp_path: Path) -> None:
     arguments = ["--train", "12", "--val", "6", "--seed", "3", "--width", "80", "--height", "64"]
-    main([str(tmp_path / "made"), *arguments])
+    command = [sys.executable, "-m", "tools.sample", str(tmp_path / "made"), *arguments]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     assert contents(tmp_path / "made") == contents(tiny_voc)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,32 +187,6 @@ def test_what_else_params_say_reaches_the_job(root: Path) -> None:
     assert made.augment_device == "gpu"
     assert job(root, {}).copy_paste is None
     assert job(root, {}).augment_device == "cpu"
-
-
-def test_the_configured_network_decides_where_auto_augments(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Five cores feed a card with a large network; a small one is trained faster than that."""
-    card = SimpleNamespace(major=8, minor=0, multi_processor_count=108, clock_rate=1_410_000)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    monkeypatch.setattr(stage, "choose_device", lambda _: "cuda")
-    monkeypatch.setattr(stage, "choose_precision", lambda *_: "bf16")
-    monkeypatch.setattr(stage, "choose_world", lambda *_: (1, 1))
-    monkeypatch.setattr(stage, "choose_workers", lambda *_: 5)
-
-    def chosen(**model: Any) -> str:
-        return job(root, {"model": model, "augment": {"device": "auto"}}).augment_device
-
-    assert chosen(architecture="plain_cnn") == "gpu"
-    assert chosen(architecture="fcn8s", encoder="vgg16_bn") == "cpu"
-
-
-def test_an_auxiliary_head_and_an_encoder_that_reads_numbers_back_are_counted() -> None:
-    spec = ModelSpec("fpn", "resnet18", 21)
-    plain = stage._pixel_flops(spec, (64, 64), auxiliary=False)
-    assert 5e4 < plain < stage._pixel_flops(spec, (64, 64), auxiliary=True)
-    # Its stochastic depth is read from a tensor, so it cannot be built without values.
-    assert stage._pixel_flops(ModelSpec("fpn", "mit_b0", 21), (64, 64), auxiliary=False) > 1e4
 
 
 AUTO: dict[str, Any] = {

@@ -26,7 +26,7 @@ from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint as checkpoints
 from segops.train import loop
 from segops.train.history import TrainingLog
-from segops.train.loop import Job, Outcome, train
+from segops.train.loop import Job, TrainingResult, train
 from segops.voc.layout import open_layout
 
 HARDWARE = HardwareParams(workers=0, threads=1)
@@ -109,7 +109,7 @@ def interrupt(job: Job, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (job.resume / checkpoints.NAME).is_file()
 
 
-def assert_equal(resumed: Outcome, unbroken: Outcome) -> None:
+def assert_equal(resumed: TrainingResult, unbroken: TrainingResult) -> None:
     assert resumed.rows == unbroken.rows
     assert same(resumed.last, unbroken.last)
     assert same(resumed.network.state_dict(), unbroken.network.state_dict())

@@ -1,4 +1,4 @@
-"""Colour jitter, blur and noise: what changes the image and leaves the mask alone."""
+"""Colour jitter, blur and noise: transforms that change the image and not the mask."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
-from pydantic import Field
 
 from segops.runtime.classes import VOID
 
@@ -34,9 +32,9 @@ ROW_STEP = 8
 class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
     """Random brightness, contrast, saturation and hue, as one 3x3 matrix and an offset.
 
-    Each of the four is linear in RGB and keeps grey grey, so that their order does not matter and
+    Each of the four is linear in RGB and keeps grey grey, so their order does not matter and
     nothing is rounded or clipped in between. Contrast is taken about the mean grey of the pixels
-    that are not void: neither padding nor unlabelled pixels move it.
+    that are not void, so neither padding nor unlabelled pixels change it.
 
     Args:
         brightness: Factor within 1 ± this, 0 to 1.
@@ -49,14 +47,6 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
         Haeberli, "Matrix Operations for Image Processing", 1993; factors as in torchvision's
         ``ColorJitter``. Hue is a rotation of the chroma plane (YIQ), not a shift of HSV's hue.
     """
-
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
-        """Types and bounds; Albumentations checks them."""
-
-        brightness: float = Field(ge=0, le=1)
-        contrast: float = Field(ge=0, le=1)
-        saturation: float = Field(ge=0, le=1)
-        hue: float = Field(ge=0, le=0.5)
 
     def __init__(
         self,
@@ -78,8 +68,9 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
         """Draw the factors.
 
         Returns:
-            `brightness`, `contrast`, `saturation` (factors), `hue` (share of the circle) and
-            `matrix`, float64 (3, 4), that maps (red, green, blue, 1) to red, green and blue.
+            `brightness`, `contrast`, `saturation` (factors), `hue` (share of the circle), `linear`,
+            float64 (3, 3), `per_grey`, the offset for each level of the mean grey, and `matrix`,
+            float64 (3, 4), that maps (red, green, blue, 1) to red, green and blue.
         """
         around = self.py_random.uniform
         brightness = around(1 - self.brightness, 1 + self.brightness)
@@ -87,15 +78,15 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
         saturation = around(1 - self.saturation, 1 + self.saturation)
         hue = around(-self.hue, self.hue)
         linear = brightness * contrast * (_hue(hue) @ _saturation(saturation))
-        offset = 0.0
-        if contrast != 1:
-            grey = _mean_grey(data["image"], data.get("mask"))
-            offset = (1 - contrast) * brightness * grey
+        per_grey = (1 - contrast) * brightness
+        offset = per_grey * _mean_grey(data["image"], data.get("mask")) if per_grey else 0.0
         return {
             "brightness": brightness,
             "contrast": contrast,
             "saturation": saturation,
             "hue": hue,
+            "linear": linear,
+            "per_grey": per_grey,
             "matrix": np.column_stack((linear, np.full(3, offset))),
         }
 
@@ -107,17 +98,12 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class GaussianBlur(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Gaussian blur; like Albumentations' own, but separable, in a third of the time.
+    """Gaussian blur; separable, in a third of the time of Albumentations' own.
 
     Args:
         sigma: Smallest and largest standard deviation, in pixels.
         p: Probability.
     """
-
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
-        """Types and bounds; Albumentations checks them."""
-
-        sigma: tuple[float, float]
 
     def __init__(self, sigma: tuple[float, float] = (0.3, 1.2), p: float = 0.5) -> None:
         super().__init__(p=p)
@@ -133,21 +119,16 @@ class GaussianBlur(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class GaussianNoise(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Gaussian noise, drawn for every pixel and channel on its own.
+    """Gaussian noise, drawn for each pixel and channel independently.
 
     A random byte picks one of 256 equally likely values of the normal distribution (inversion, see
     Devroye, "Non-Uniform Random Variate Generation", 1986, II.2), rounded to whole grey levels: a
-    tenth of the time of Albumentations' ``GaussNoise``. Nothing lies beyond 2.9 deviations.
+    tenth of the time of Albumentations' ``GaussNoise``. No value exceeds 2.9 deviations.
 
     Args:
         std: Smallest and largest standard deviation, as a share of 255.
         p: Probability.
     """
-
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
-        """Types and bounds; Albumentations checks them."""
-
-        std: tuple[float, float]
 
     def __init__(self, std: tuple[float, float] = (0.01, 0.05), p: float = 0.5) -> None:
         super().__init__(p=p)
@@ -156,21 +137,27 @@ class GaussianNoise(A.ImageOnlyTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw `drawn_std`, a share of 255, and the random `levels`, uint8 of the image's shape."""
+        """Draw the noise.
+
+        Returns:
+            `drawn_std`, a share of 255; `noise`, int16 (256,), the value for each byte; and
+            `levels`, the random bytes, uint8 of the image's shape.
+        """
         shape = data["image"].shape
         size = math.prod(shape)
         words = self.random_generator.integers(0, 2**64, size=-(-size // 8), dtype=np.uint64)
+        std = self.py_random.uniform(*self.std)
         return {
-            "drawn_std": self.py_random.uniform(*self.std),
+            "drawn_std": std,
+            "noise": np.rint(std * 255 * NORMAL_LEVELS).astype(np.int16),
             "levels": words.view(np.uint8)[:size].reshape(shape),
         }
 
     def apply(
-        self, img: NDArray[np.uint8], drawn_std: float, levels: NDArray[np.uint8], **_: Any
+        self, img: NDArray[np.uint8], noise: NDArray[np.int16], levels: NDArray[np.uint8], **_: Any
     ) -> NDArray[np.uint8]:
         """Add noise to an image: uint8 (H, W, 3), clipped to 0..255."""
-        noise = cv2.LUT(levels, np.rint(drawn_std * 255 * NORMAL_LEVELS).astype(np.int16))
-        return np.asarray(cv2.add(img, noise, dtype=cv2.CV_8U), dtype=np.uint8)
+        return np.asarray(cv2.add(img, cv2.LUT(levels, noise), dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def _saturation(factor: float) -> NDArray[np.float64]:
@@ -179,15 +166,15 @@ def _saturation(factor: float) -> NDArray[np.float64]:
 
 def _hue(share: float) -> NDArray[np.float64]:
     cosine, sine = math.cos(2 * math.pi * share), math.sin(2 * math.pi * share)
-    # Towards green from red, as a growing hue of HSV goes.
+    # From red towards green, as a growing hue of HSV goes.
     turn = np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]], dtype=np.float64)
     return YIQ_TO_RGB @ turn @ RGB_TO_YIQ
 
 
 def _mean_grey(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> float:
-    """Mean grey, 0 to 255, over the pixels that are not void; over all where all are void.
+    """Mean grey, 0 to 255, over the labelled pixels, or over all where none is labelled.
 
-    Of a large image every eighth row stands for all.
+    Of a large image only every eighth row is counted.
     """
     step = ROW_STEP if image.shape[0] >= 16 * ROW_STEP else 1
     image = image[::step]

@@ -8,9 +8,7 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
-from pydantic import Field
 
 from segops.runtime.classes import VOID
 
@@ -23,30 +21,28 @@ MARGIN = 3
 REDRAWS = 10
 """Times that a crop is drawn again at most."""
 
-JUDGED = 128
-"""Pixels along the crop's shorter side from which its classes are judged, at least."""
+COUNTED_SIDE = 128
+"""Fewest pixels along the crop's shorter side of which the classes are counted."""
 
 Affine = tuple[float, float, float, float, float, float]
-"""The map (x, y) -> (a x + b y + c, d x + e y + f) as (a, b, c, d, e, f).
-
-Plain numbers: for six of them a numpy array costs more than the arithmetic.
-"""
+"""The map (x, y) -> (a x + b y + c, d x + e y + f) as (a, b, c, d, e, f); plain numbers, because
+making a numpy array of six costs more than the arithmetic."""
 
 Window = tuple[int, int, int, int]
-"""Left, top, right and bottom, in pixels; right and bottom are the first ones beyond."""
+"""Left, top, right and bottom in pixels; right and bottom lie one beyond the last pixel."""
 
 
 class Warp(A.DualTransform):  # type: ignore[misc]
     """A random affine map of an image and its mask onto a crop of fixed size.
 
     It does what ``RandomScale``, ``PadIfNeeded``, ``RandomCrop``, ``HorizontalFlip`` and ``Affine``
-    do one after the other, in this order, but resamples once: faster, less blurred, and a rotation
-    shows what lies beyond the crop's corner instead of padding. Where the scaled image is smaller
-    than the crop, it lies at a random place in it.
+    do in this order, but resamples once: faster, less blurred, and a rotation shows the image, not
+    padding, beyond the corners of the crop. A scaled image that is smaller than the crop lies at a
+    random place in it.
 
-    Images are resampled bilinearly (after a reduction by area where they shrink to less than half,
-    because bilinear interpolation would skip pixels there), masks by nearest neighbour, always.
-    Beyond the border images have the colour `fill` and masks have `fill_mask`, which is void.
+    Images are resampled bilinearly, masks by nearest neighbour, always. An image that shrinks to
+    less than half is reduced by area first, since bilinear interpolation would skip pixels. Beyond
+    the border images have the colour `fill` and masks have `fill_mask`, which is void.
 
     Args:
         size: Height and width of the crop, in pixels.
@@ -59,32 +55,14 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         shift_p: Probability of the shift.
         shear: Shear along each axis between -shear and shear, in degrees, about the centre.
         shear_p: Probability of the shear.
-        cat_max_ratio: Largest share of the crop's labelled pixels that one class may have. While
-            it has as much or more, or none is labelled, the crop's place is drawn again, up to ten
-            times; the last one is taken as it is. Judged on a grid of at least 128 pixels a side
-            (or all, if fewer), the mask seen through the whole map. 1: never, nor is anything
-            judged. As ``RandomCrop`` of MMSegmentation has it.
+        cat_max_ratio: The crop's place is drawn again, up to ten times, while one class has this
+            share of its labelled pixels or more, or no pixel is labelled; the last place is taken
+            in any case. The pixels counted are a grid, of 128 or more a side, of the warped mask.
+            1: the place is drawn once. As in ``RandomCrop`` of MMSegmentation.
         fill: RGB, 0 to 255.
         fill_mask: Id, 0 to 255.
         p: Probability of all of it; a policy needs 1, since the crop's size is fixed.
     """
-
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
-        """Types and bounds; Albumentations checks them."""
-
-        size: tuple[int, int]
-        scale: tuple[float, float]
-        scale_p: float = Field(ge=0, le=1)
-        flip_p: float = Field(ge=0, le=1)
-        rotate: float = Field(ge=0, le=180)
-        rotate_p: float = Field(ge=0, le=1)
-        shift: float = Field(ge=0, lt=1)
-        shift_p: float = Field(ge=0, le=1)
-        shear: float = Field(ge=0, lt=90)
-        shear_p: float = Field(ge=0, le=1)
-        cat_max_ratio: float = Field(gt=0, le=1)
-        fill: tuple[int, int, int]
-        fill_mask: int = Field(ge=0, le=255)
 
     def __init__(
         self,
@@ -104,7 +82,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
-        self.size = size
+        self.size = size[0], size[1]  # a list where JSON is read
         self.scale = scale
         self.scale_p = scale_p
         self.flip_p = flip_p
@@ -124,10 +102,10 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         """Draw one map for an image of shape ``params["shape"]``.
 
         Returns:
-            What was drawn: `scale`, `flip`, `angle` (degrees), `shift` (pixels), `shear` (degrees);
-            `to_source`, the map from crop to image, where positions count from the corner, so that
-            the first pixel's centre is (0.5, 0.5); and `window`, the part of the crop (left, top,
-            right, bottom) beyond which there is only padding.
+            `scale`, `flip`, `angle` (degrees), `shift` (pixels), `shear` (degrees); `to_source`,
+            the map from crop to image, where positions count from the corner, so that the first
+            pixel's centre is (0.5, 0.5); and `window`, the part of the crop beyond which there is
+            only padding.
         """
         height, width = params["shape"][:2]
         crop_height, crop_width = self.size
@@ -157,13 +135,13 @@ class Warp(A.DualTransform):  # type: ignore[misc]
                 "window": self._window(to_source, width, height),
             }
 
-        found = drawn(place)
+        params = drawn(place)
         if self.cat_max_ratio < 1 and "mask" in data:
             for _ in range(REDRAWS):
-                if self._is_varied(data["mask"], found):
+                if self._is_varied(data["mask"], params):
                     break
-                found = drawn(self._place(width * scale, height * scale))
-        return found
+                params = drawn(self._place(width * scale, height * scale))
+        return params
 
     def apply(
         self, img: NDArray[np.uint8], to_source: Affine, window: Window, scale: float, **_: Any
@@ -190,31 +168,25 @@ class Warp(A.DualTransform):  # type: ignore[misc]
     def shown(
         self, img: NDArray[np.uint8], to_source: Affine, window: Window, scale: float
     ) -> tuple[NDArray[np.uint8], Affine]:
-        """What a bilinear warp of an image reads, for whoever warps it.
-
-        Args:
-            img: uint8 (H, W, 3).
-            to_source: As drawn; so are `window` and `scale`.
-            window: See `to_source`.
-            scale: See `to_source`.
+        """The part of an image, uint8 (H, W, 3), that a bilinear warp reads.
 
         Returns:
-            The part of `img` that the crop shows, reduced by area where it shrinks to less than
-            half, and the map from crop to that part; of size 0 where the crop is all padding.
+            The part, reduced by area where it shrinks to less than half, and the map from crop to
+            part. The part has size 0 where the crop is all padding.
         """
         part, to_part = _needed(img, to_source, window, MARGIN + math.ceil(1 / scale))
         times = int(1 / scale)
         if part.size and times >= 2:
             height, width = part.shape[:2]
-            reduced = max(1, round(width / times)), max(1, round(height / times))
-            part = np.asarray(cv2.resize(part, reduced, interpolation=cv2.INTER_AREA), np.uint8)
-            to_part = _chain(to_part, (reduced[0] / width, 0, 0, 0, reduced[1] / height, 0))
+            smaller = max(1, round(width / times)), max(1, round(height / times))
+            part = np.asarray(cv2.resize(part, smaller, interpolation=cv2.INTER_AREA), np.uint8)
+            to_part = _chain(to_part, (smaller[0] / width, 0, 0, 0, smaller[1] / height, 0))
         return part, to_part
 
     def shown_mask(
         self, mask: NDArray[np.uint8], to_source: Affine, window: Window
     ) -> tuple[NDArray[np.uint8], Affine]:
-        """Of a mask, uint8 (H, W), what :meth:`shown` is of an image; never reduced."""
+        """The part of a mask, uint8 (H, W), that a warp reads, and the map from crop to part."""
         return _needed(mask, to_source, window, MARGIN)
 
     def _happens(self, probability: float) -> bool:
@@ -238,7 +210,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         shift: tuple[float, float],
         shear: tuple[float, float],
     ) -> Affine:
-        """The map from crop to image: each step undone, the last one first."""
+        """The map from crop to image, which undoes each step, the last first."""
         height, width = self.size
         return _chain(
             _translation(-width / 2 - shift[0], -height / 2 - shift[1]),
@@ -250,11 +222,11 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         )
 
     def _is_varied(self, mask: NDArray[np.uint8], drawn: dict[str, Any]) -> bool:
-        """Whether no class has `cat_max_ratio` of the crop's labelled pixels, and some are."""
+        """Whether the crop has labelled pixels and no class has `cat_max_ratio` of them."""
         part, to_part = self.shown_mask(mask, drawn["to_source"], drawn["window"])
         if part.size == 0:
             return False
-        step = max(1, min(self.size) // JUDGED)
+        step = max(1, min(self.size) // COUNTED_SIDE)
         grid = _chain((step, 0, 0, 0, step, 0), to_part)
         seen = _warp(
             part,
@@ -286,9 +258,9 @@ class Warp(A.DualTransform):  # type: ignore[misc]
 def _needed(
     source: NDArray[np.uint8], to_source: Affine, window: Window, margin: int
 ) -> tuple[NDArray[np.uint8], Affine]:
-    """The part of `source` that `window` shows, and the map from crop to that part.
+    """The part of `source` that `window` shows, and the map from crop to part.
 
-    A large photograph is thus neither read nor converted beyond what is used.
+    Pixels of a large photograph that the crop does not show are not read.
     """
     if window[0] == window[2] or window[1] == window[3]:
         return source[:0], to_source
@@ -333,14 +305,14 @@ def _grown(window: Window, margin: int) -> Window:
 
 
 def _inside(window: Window, width: int, height: int) -> Window:
-    """What of `window` lies in an image of `width` x `height`; of no area where nothing does."""
+    """The part of `window` in an image of `width` x `height`; of area 0 where there is none."""
     left, top, right, bottom = window
     left, top = min(max(left, 0), width), min(max(top, 0), height)
     return left, top, max(left, min(right, width)), max(top, min(bottom, height))
 
 
 def _chain(*maps: Affine) -> Affine:
-    """The map that applies `maps` one after the other, the first one first."""
+    """The map that applies `maps` in their order."""
     a, b, c, d, e, f = maps[0]
     for p, q, r, s, t, u in maps[1:]:
         a, b, c, d, e, f = (
@@ -364,6 +336,6 @@ def _rotation(degrees: float) -> Affine:
 
 
 def _sheared_back(x_degrees: float, y_degrees: float) -> tuple[Affine, Affine]:
-    # One axis after the other: the area stays the same whatever the angles are.
+    # One axis after the other, so that the area stays the same at all angles.
     x, y = math.tan(math.radians(x_degrees)), math.tan(math.radians(y_degrees))
     return (1, -x, 0, 0, 1, 0), (1, 0, 0, -y, 1, 0)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema
 from numpy.typing import NDArray
-from pydantic import Field
 
-LEVELS = np.arange(256, dtype=np.float64)
+LEVELS = np.arange(256, dtype=np.uint8)
 
 
 class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
     """Random brightness, contrast, saturation and hue, each with probability one half.
 
-    Brightness is added, contrast multiplies all channels; both are clipped to 0..255. Saturation is
-    multiplied and hue turned in HSV. Contrast comes right after brightness or last, either with
-    probability one half.
+    Brightness is added to all channels and contrast multiplies them; both results are clipped to
+    0..255. Saturation is multiplied and hue turned in HSV. Contrast comes right after brightness or
+    last, each with probability one half.
 
     Args:
         brightness: Grey levels added, within ± this.
@@ -35,14 +33,6 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         Values are rounded, not cut off, and hue and saturation change in one conversion with a hue
         in steps of 1.4 degrees.
     """
-
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
-        """Types and bounds; Albumentations checks them."""
-
-        brightness: float = Field(ge=0, le=255)
-        contrast: tuple[float, float]
-        saturation: tuple[float, float]
-        hue: float = Field(ge=0, le=180)
 
     def __init__(
         self,
@@ -84,12 +74,12 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         **_: Any,
     ) -> NDArray[np.uint8]:
         """Distort an image: uint8 (H, W, 3), RGB."""
-        colored = changes_color(saturation, hue)
-        before, after = level_tables(brightness, contrast, contrast_first, colored)
-        img = _mapped(img, before)
-        if colored:
-            img = _mapped(_changed_in_hsv(img, saturation, hue), after)
-        return img
+        tables = make_tables(brightness, contrast, contrast_first, saturation, hue)
+        img = _replaced(img, tables.before)
+        if tables.changes_color:
+            hsv = cv2.LUT(cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL), tables.hsv[None])
+            img = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), dtype=np.uint8)
+        return _replaced(img, tables.after)
 
     def _happens(self) -> bool:
         return bool(self.py_random.random() < 0.5)
@@ -98,41 +88,42 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         return float(self.py_random.uniform(low, high)) if self._happens() else otherwise
 
 
-def changes_color(saturation: float, hue: float) -> bool:
-    """Whether an image is converted to HSV and back at all."""
-    return saturation != 1 or hue != 0
+class Tables(NamedTuple):
+    """What a distortion replaces each of the 256 levels by.
+
+    Attributes:
+        before: uint8 (256,), for each channel of RGB.
+        hsv: uint8 (256, 3), for hue, saturation and value.
+        after: uint8 (256,), for each channel of RGB.
+        changes_color: Whether the image is converted to HSV and back at all.
+    """
+
+    before: NDArray[np.uint8]
+    hsv: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+    changes_color: bool
 
 
-def level_tables(
-    brightness: float, contrast: float, contrast_first: bool, colored: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What each of the 256 levels becomes before and after the change in HSV, not rounded yet."""
-    before = _clipped(LEVELS + brightness)
-    if contrast_first or not colored:
-        return _clipped(before * contrast), LEVELS
-    return before, _clipped(LEVELS * contrast)
-
-
-def hsv_table(saturation: float, hue: float) -> NDArray[np.uint8]:
-    """What each level of hue, saturation and value becomes, uint8 (256, 3)."""
+def make_tables(
+    brightness: float, contrast: float, contrast_first: bool, saturation: float, hue: float
+) -> Tables:
+    """The tables of a distortion; each argument as :class:`PhotometricDistortion` draws it."""
+    levels = LEVELS.astype(np.float64)
+    brighter = np.clip(levels + brightness, 0, 255)
+    changes_color = saturation != 1 or hue != 0
+    if contrast_first or not changes_color:
+        before, after = brighter * contrast, levels
+    else:
+        before, after = brighter, levels * contrast
     # OpenCV's "full" conversion spreads the circle over 256 steps one way, over 255 the other.
-    turned = np.rint((LEVELS * 360 / 256 + hue) % 360 * 255 / 360)
-    table = np.stack((turned, np.rint(_clipped(LEVELS * saturation)), LEVELS), axis=1)
-    return table.astype(np.uint8)
+    turned = (levels * 360 / 256 + hue) % 360 * 255 / 360
+    hsv = np.stack((turned, levels * saturation, levels), axis=1)
+    return Tables(_to_bytes(before), _to_bytes(hsv), _to_bytes(after), changes_color)
 
 
-def _changed_in_hsv(img: NDArray[np.uint8], saturation: float, hue: float) -> NDArray[np.uint8]:
-    hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
-    changed = cv2.LUT(hsv, hsv_table(saturation, hue)[None])
-    return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB_FULL), dtype=np.uint8)
+def _replaced(img: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return img if np.array_equal(table, LEVELS) else np.asarray(cv2.LUT(img, table), np.uint8)
 
 
-def _mapped(img: NDArray[np.uint8], values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Every level replaced by its value, rounded."""
-    if values is LEVELS or np.array_equal(values, LEVELS):
-        return img
-    return np.asarray(cv2.LUT(img, np.rint(values).astype(np.uint8)), dtype=np.uint8)
-
-
-def _clipped(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(values, 0, 255)
+def _to_bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
+from segops.augment.extra import build_extra
 from segops.augment.geometry import Warp
 from segops.augment.photometric import PhotometricDistortion
 from segops.runtime.errors import SegopsError
@@ -18,16 +19,21 @@ from segops.runtime.errors import SegopsError
 if TYPE_CHECKING:
     from segops.params.augment import AugmentParams
 
+Drawn = dict[str, Any]
+"""Parameters of one transform by name, as its ``get_params_dependent_on_data`` gives them."""
+
 
 class Policy:
     """An Albumentations ``Compose`` whose result depends on its inputs and a seed alone.
 
     Args:
-        compose: Its first transform is a :class:`Warp` that always acts; what follows changes the
-            image alone.
+        compose: Its first transform is a :class:`Warp` that always acts.
 
     Raises:
         ValueError: The first transform is not such a ``Warp``.
+
+    Attributes:
+        crop: Height and width of every result, in pixels.
     """
 
     def __init__(self, compose: A.Compose) -> None:
@@ -36,17 +42,16 @@ class Policy:
             raise ValueError(f"expected a Warp with p=1 as first transform, found {first!r}")
         self.compose = compose
         self.crop: tuple[int, int] = first.size
-        """Height and width of every result, in pixels."""
 
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Augment one image and its mask.
+        """Augment an image and its mask.
 
         Args:
             image: uint8 (H, W, 3), RGB.
             mask: uint8 (H, W), class ids and 255 for void.
-            seed: Not negative; :func:`sample_seed` makes one.
+            seed: Not negative; :func:`sample_seed` makes it.
 
         Returns:
             The crop, uint8 (h, w, 3), and its mask, uint8 (h, w).
@@ -54,15 +59,40 @@ class Policy:
         Raises:
             ValueError: Image and mask differ in size.
         """
-        # Not `set_random_seed`: it seeds every transform alike, so that all draw the same numbers
-        # and whatever has the lower probability happens only together with the rest.
-        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        self._seed(seed)
         result = self.compose(image=image, mask=mask)
         return result["image"], result["mask"]
 
-    def geometry(self) -> Policy:
-        """The same policy without the parts that change colours: equal seeds, equal masks."""
-        return Policy(A.Compose(self.compose.transforms[:1]))
+    def draw(
+        self, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
+    ) -> tuple[Drawn | None, ...]:
+        """Draw what a call with the same arguments draws, and apply nothing.
+
+        Transforms after the warp get one grey pixel in place of the crop, which does not exist yet:
+        what they draw is the sample's, what they compute from pixels (the mean grey in `matrix`,
+        the size of `levels`) is not.
+
+        Returns:
+            The parameters of each transform; None where it does not act.
+        """
+        self._seed(seed)
+        # Albumentations draws whether the whole policy acts, though its probability is 1.
+        self.compose.py_random.random()
+        data = {"image": image, "mask": mask}
+        drawn: list[Drawn | None] = []
+        for transform in self.compose.transforms:
+            params = None
+            if transform.should_apply():
+                params = transform.update_transform_params(params=transform.get_params(), data=data)
+                params.update(transform.get_params_dependent_on_data(params=params, data=data))
+            drawn.append(params)
+            data = {"image": np.zeros((1, 1, 3), np.uint8), "mask": np.zeros((1, 1), np.uint8)}
+        return tuple(drawn)
+
+    def _seed(self, seed: int) -> None:
+        # `set_random_seed` would give every transform the same seed, so that all draw the same
+        # numbers and the less probable act only together with the more probable.
+        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
     def to_json(self) -> dict[str, Any]:
         """The policy in Albumentations' own serialised form, ready for JSON."""
@@ -96,7 +126,11 @@ class Policy:
 
 
 def build_policy(params: AugmentParams) -> Policy:
-    """Build the policy; parts of probability 0 are left out."""
+    """Build the policy; parts of probability 0 are left out.
+
+    Raises:
+        SegopsError: ``augment.extra`` names a transform that cannot be built.
+    """
     warp = Warp(
         size=params.crop,
         scale=params.scale.range,
@@ -110,24 +144,12 @@ def build_policy(params: AugmentParams) -> Policy:
         shear_p=params.shear.p,
         cat_max_ratio=params.cat_max_ratio,
     )
-    jitter, distortion = params.color_jitter, params.photometric
-    parts: list[Any] = [
-        ColorJitter(
-            brightness=jitter.brightness,
-            contrast=jitter.contrast,
-            saturation=jitter.saturation,
-            hue=jitter.hue,
-            p=jitter.p,
-        ),
-        PhotometricDistortion(
-            brightness=distortion.brightness,
-            contrast=distortion.contrast,
-            saturation=distortion.saturation,
-            hue=distortion.hue,
-            p=distortion.p,
-        ),
-        GaussianBlur(sigma=params.blur.sigma, p=params.blur.p),
-        GaussianNoise(std=params.noise.std, p=params.noise.p),
+    parts = [
+        ColorJitter(**params.color_jitter.model_dump()),
+        PhotometricDistortion(**params.photometric.model_dump()),
+        GaussianBlur(**params.blur.model_dump()),
+        GaussianNoise(**params.noise.model_dump()),
+        *build_extra(params.extra),
     ]
     return Policy(A.Compose([warp, *(part for part in parts if part.p > 0)]))
 

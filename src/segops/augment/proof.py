@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+import json
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
 
+import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.augment.geometry import IMAGENET_MEAN_COLOR
+from segops.augment.geometry import Warp
 from segops.augment.policy import Policy
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -18,9 +22,6 @@ LARGEST_SIDE = 1024
 SPAN = 128
 """Source pixels that one ramp measures; the values around them let interpolation stay linear."""
 START = 63
-
-INSIDE = 255
-"""Colour of the probe that tells what of a crop shows the image; the padding is darker."""
 
 Sample = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 """(image id, image (H, W, 3), mask (H, W))."""
@@ -33,9 +34,10 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
         How many crops were checked.
 
     Raises:
-        SegopsError: Every image and seed for which a property does not hold, with the property.
+        SegopsError: Every image and seed for which a property does not hold, with the part of the
+            policy and the property.
     """
-    faults = []
+    places: dict[str, list[str]] = {}
     checked = 0
     seeds = tuple(seeds)
     for image_id, image, mask in samples:
@@ -43,15 +45,16 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
             checked += 1
             fault = find_fault(policy, image, mask, seed)
             if fault:
-                faults.append(f"  {image_id} (seed {seed}): {fault}")
-    if faults:
+                places.setdefault(str(fault), []).append(f"{image_id} (seed {seed})")
+    if places:
         raise SegopsError(
             "\n".join(
                 [
-                    "The augmentation policy breaks the bond of image and mask:",
-                    *faults,
-                    "Neither data nor parameters can cause this: the mistake is in the code of "
-                    "segops/augment, or in a library it uses.",
+                    "The augmentation policy does not keep image and mask together:",
+                    *(f"  {fault}: {', '.join(where)}" for fault, where in places.items()),
+                    "If the part is a transform of augment.extra, remove it or change its "
+                    f"arguments (fill_mask: {VOID} makes void what it leaves empty). If not, the "
+                    "mistake is in segops/augment or in a library that it uses.",
                 ]
             )
         )
@@ -60,61 +63,100 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
 
 def find_fault(
     policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-) -> str | None:
-    """The first property that `policy` breaks for one image, in words; None where all hold.
+) -> SegopsError | None:
+    """The first part of `policy` that breaks a property for one image, and the property, in words.
 
-    Where each pixel of a crop comes from is measured by sending ramps, whose brightness is the
-    position, through the same map: interpolation of any kind keeps a ramp. The mask of the crop
-    must then hold what the mask of the image holds there, give or take one pixel.
+    The warp is checked on the image; each later part is checked alone and with probability 1, on
+    the crop that the warp makes of the image.
+
+    Returns:
+        None where all properties hold.
     """
     image, mask = _part(image), _part(mask)
+    warp, *others = policy.compose.transforms
+    first = Policy(A.Compose([warp]))
+    fault = _fault_of(first, image, mask, seed) or _find_misplaced(first, image, mask, seed)
+    if fault:
+        return SegopsError(f"Warp: {fault}")
+    crop, crop_mask = first(image, mask, seed)
+    for transform in others:
+        certain = copy.copy(transform)
+        certain.p = 1
+        alone = Policy(A.Compose([Warp(size=policy.crop), certain]))
+        try:
+            fault = _fault_of(alone, crop, crop_mask, seed)
+            if not fault and not isinstance(transform, A.ImageOnlyTransform):
+                fault = _find_misplaced(alone, crop, crop_mask, seed)
+        except Exception as error:  # a transform of augment.extra may raise anything
+            fault = SegopsError(f"{type(error).__name__}: {error}")
+        if fault:
+            return SegopsError(f"{type(transform).__name__}: {fault}")
+    return _fault_of(policy, image, mask, seed)
+
+
+def _fault_of(
+    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
+) -> SegopsError | None:
+    """What is wrong with the size, the type, the ids or the repetition of a crop."""
     crop, crop_mask = policy(image, mask, seed)
     if crop.shape != (*policy.crop, 3) or crop_mask.shape != policy.crop:
-        return f"expected a crop of {policy.crop}, got {crop.shape} and mask {crop_mask.shape}"
+        return SegopsError(
+            f"expected a crop of {policy.crop}, got {crop.shape} and mask {crop_mask.shape}"
+        )
     if crop.dtype != np.uint8 or crop_mask.dtype != np.uint8:
-        return f"expected uint8, got {crop.dtype} and mask {crop_mask.dtype}"
-    for name, other in (("", policy), (" once read back", Policy.from_json(policy.to_json()))):
+        return SegopsError(f"expected uint8, got {crop.dtype} and mask {crop_mask.dtype}")
+    read_back = Policy.from_json(json.loads(json.dumps(policy.to_json())))
+    for other in (policy, read_back):
         again, again_mask = other(image, mask, seed)
         if not (np.array_equal(again, crop) and np.array_equal(again_mask, crop_mask)):
-            return f"the same seed gives other bytes{name}"
+            return SegopsError(
+                f"the same seed gives other bytes{'' if other is policy else ' once read back'}"
+            )
     new = np.setdiff1d(crop_mask, np.append(np.unique(mask), VOID))
     if new.size:
-        return f"ids {new.tolist()} appear that the mask does not hold"
-    geometry = policy.geometry()
-    if not np.array_equal(geometry(image, mask, seed)[1], crop_mask):
-        return "a part that changes colours changes the mask"
-    return _find_misplaced(geometry, mask, crop_mask, seed)
+        return SegopsError(f"ids {new.tolist()} appear that the mask does not hold")
+    return None
 
 
 def _find_misplaced(
-    geometry: Policy, mask: NDArray[np.uint8], crop_mask: NDArray[np.uint8], seed: int
-) -> str | None:
-    def look(probe: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return geometry(probe, mask, seed)[0]
+    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
+) -> SegopsError | None:
+    """What of the mask of a crop is not where the crop shows it.
 
-    probe = look(np.full((*mask.shape, 3), INSIDE, dtype=np.uint8))
-    fill = np.array(IMAGENET_MEAN_COLOR, dtype=np.uint8)
-    if (probe < fill).any():
-        return f"the image is padded with another colour than {IMAGENET_MEAN_COLOR}"
-    padding = (probe == fill).all(axis=2)
-    if (crop_mask[padding] != VOID).any():
-        return f"padding has the ids {np.unique(crop_mask[padding]).tolist()}, expected {VOID}"
-    inside = (probe == INSIDE).all(axis=2)
+    Where each pixel of a crop comes from is measured by sending ramps, whose brightness is the
+    position, through the same map: interpolation of any kind keeps a ramp. The mask of the crop
+    must then hold what the mask of the image holds there, give or take one pixel. Where the crop
+    shows nothing of the image, whatever its colour, the mask must be void.
+    """
+
+    def look(probe: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return policy(probe, mask, seed)[0]
+
+    crop_mask = policy(image, mask, seed)[1]
+    dark, bright = (look(np.full_like(image, level)).astype(np.int16) for level in (0, 255))
+    shown = (bright - dark).sum(axis=2)
+    empty = crop_mask[shown == 0]
+    if (empty != VOID).any():
+        return SegopsError(
+            "where the crop shows nothing of the image, the mask has the ids "
+            f"{np.unique(empty).tolist()}, expected {VOID}"
+        )
+    inside = shown == 3 * 255
     height, width = mask.shape
     columns = _positions(look, np.broadcast_to(np.arange(width), mask.shape))[inside]
     rows = _positions(look, np.broadcast_to(np.arange(height)[:, None], mask.shape))[inside]
     if (columns < 0).any() or (rows < 0).any():
-        return "pixels that come from nowhere in the image, yet do not have the padding's colour"
-    found = crop_mask[inside]
+        return SegopsError("pixels come from nowhere in the image")
+    labels = crop_mask[inside]
     around = [
         mask[np.clip(rows + down, 0, height - 1), np.clip(columns + right, 0, width - 1)]
         for down in (-1, 0, 1)
         for right in (-1, 0, 1)
     ]
-    astray = ~np.any([found == one for one in around], axis=0)
-    void = np.all([one == VOID for one in around], axis=0)
+    astray = ~np.any([labels == label for label in around], axis=0)
+    void = np.all([label == VOID for label in around], axis=0)
     if astray.any():
-        return (
+        return SegopsError(
             f"{int(astray.sum())} of {astray.size} pixels of the mask are not the image's, "
             f"{int((astray & void).sum())} of them void pixels that became a class"
         )
@@ -124,28 +166,19 @@ def _find_misplaced(
 def _positions(
     look: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], position: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Which `position` every pixel of the crop shows; -1 where none is seen."""
-    found: NDArray[np.int64] | None = None
-    for starts in _threes(range(0, int(position.max()) + 1, SPAN)):
+    """Which `position` each pixel of the crop shows; -1 where it shows none."""
+    spans = range(0, int(position.max()) + 1, SPAN)
+    shown: NDArray[np.int64] | None = None
+    # Three ramps at a time, one for each channel.
+    for starts in zip_longest(*[iter(spans)] * 3, fillvalue=spans[-1]):
         ramps = [np.clip(position - start + START, 0, 255) for start in starts]
-        seen = look(np.stack(ramps, axis=2).astype(np.uint8)).astype(np.int64)
-        if found is None:
-            found = np.full(seen.shape[:2], -1)
-        for channel, start in enumerate(starts):
-            value = seen[..., channel] - START
-            hit = (value >= 0) & (value <= SPAN)
-            found[hit] = value[hit] + start
-    assert found is not None
-    return found
-
-
-def _threes(starts: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """Three at a time, one for each channel; the last one stands in for those that are missing."""
-    waiting = list(starts)
-    while waiting:
-        first, second, third = (waiting + waiting[-1:] * 2)[:3]
-        yield first, second, third
-        waiting = waiting[3:]
+        seen = look(np.stack(ramps, axis=2).astype(np.uint8)).astype(np.int64) - START
+        if shown is None:
+            shown = np.full(seen.shape[:2], -1)
+        for value, start in zip(np.moveaxis(seen, 2, 0), starts, strict=True):
+            np.copyto(shown, value + start, where=(value >= 0) & (value <= SPAN))
+    assert shown is not None
+    return shown
 
 
 def _part(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

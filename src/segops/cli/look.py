@@ -27,6 +27,7 @@ def status() -> None:
     """Show stages, versions and the last decisions."""
     from segops import pipeline
     from segops.params.file import load_params
+    from segops.record.tracking import NoRecordError
     from segops.release.status import status as registry_status
 
     root = checkout()
@@ -39,7 +40,11 @@ def status() -> None:
         else:
             table.add_row(one.name, one.state, one.why)
     console.print(table)
-    current = registry_status(root)
+    try:
+        current = registry_status(root)
+    except NoRecordError as error:
+        console.print(str(error), highlight=False, soft_wrap=True)
+        return
     headings = ("alias", "version", "mIoU", "weights")
     table = Table(*headings, title=f"Model {current.model}", title_justify="left")
     for version in current.versions:

@@ -20,11 +20,11 @@ from segops.runtime.errors import SegopsError
 Pixels = NDArray[np.uint8]
 
 SCALE = (0.8, 1.25)
-"""Smallest and largest factor of an object's size, the paper's standard jitter; the policy that
-follows scales image and objects together."""
+"""Smallest and largest factor of an object's size: the paper's standard jitter. The policy scales
+image and objects together afterwards."""
 
 BORDER = 5
-"""Pixels; void that lies this near an object is its border. PASCAL VOC's lines are as wide."""
+"""Void within so many pixels of an object is its border; PASCAL VOC's void lines are as wide."""
 
 
 class Cutout(NamedTuple):
@@ -33,7 +33,7 @@ class Cutout(NamedTuple):
     Attributes:
         image: uint8 (h, w, 3), RGB.
         labels: uint8 (h, w); the object's class, and 255 on its void border.
-        shape: bool (h, w); what of the box is pasted, border included.
+        shape: bool (h, w); the pixels of the box that are pasted, border included.
     """
 
     image: Pixels
@@ -43,26 +43,25 @@ class Cutout(NamedTuple):
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Pastes objects into a train image; what it does is a function of a seed alone.
+    """Pastes objects into a train image; the result depends on the image and a seed alone.
 
-    An object is a connected component of a class's pixels in the mask (a semantic mask tells no
-    instances apart) with the void line around it. It is taken from another image, flipped with
-    probability one half, scaled, and put at a random place, wholly inside where it fits. Image and
-    mask are pasted alike; the void line stays void. An image that is not drawn is handed on as it
-    is.
+    An object is a connected component of the pixels of a class in the mask (a semantic mask does
+    not separate instances) with the void line around it. It is taken from another image, flipped
+    with probability one half, scaled, and put at a random place, wholly inside the image where it
+    fits. Image and mask are pasted alike, and the void line stays void.
 
     Attributes:
         store: Holds the images.
-        sources: For every class that is copied its id, and the images with pixels enough of it.
+        sources: The id of each class that is copied, and the images with enough pixels of it.
         p: Probability that an image receives objects.
-        max_objects: Most objects that it receives; their number is drawn evenly from 1 up.
+        max_objects: Most objects that an image receives; their number is drawn evenly from 1 up.
         min_area: Smallest object that is copied, in pixels.
         scale: Smallest and largest factor of an object's size.
 
     Source:
         Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance
-        Segmentation", CVPR 2021; without blending, as there, and with objects of chosen classes in
-        place of all.
+        Segmentation", CVPR 2021; without blending, as there, but with objects of chosen classes
+        alone.
     """
 
     store: PackedStore
@@ -77,8 +76,8 @@ class CopyPaste:
         """The copy-paste of the training images `ids`.
 
         Raises:
-            SegopsError: A class is named that does not exist, or has no pixels enough in any image;
-                or no class is rare.
+            SegopsError: A named class does not exist or has too few pixels in each image; or no
+                class is rare.
         """
         counts = image_counts(store, ids)
         if params.classes == "rare":
@@ -107,32 +106,31 @@ class CopyPaste:
     def __call__(
         self, image_id: str, image: Pixels, mask: Pixels, seed: int
     ) -> tuple[Pixels, Pixels]:
-        """Paste objects into an image.
+        """Paste objects into copies of an image and its mask.
 
         Args:
-            image_id: Its id; no object is taken from it.
-            image: uint8 (H, W, 3), RGB; it is left as it is.
-            mask: uint8 (H, W), ids and 255 for void; it is left as it is.
+            image_id: Id of the image; no object is taken from it.
+            image: uint8 (H, W, 3), RGB.
+            mask: uint8 (H, W), ids and 255 for void.
             seed: Not negative.
 
         Returns:
-            New image and mask, of the same size; those given where nothing is drawn.
+            Image and mask of the same size; the arguments themselves where nothing is drawn.
         """
-        # Not the policy's own generator: what the policy draws for a sample stays the same.
+        # A separate generator, so that the policy draws the same with and without pasted objects.
         generator = np.random.default_rng(sample_seed(seed, 0, -2))
         if generator.random() >= self.p:
             return image, mask
         image, mask = image.copy(), mask.copy()
         for _ in range(int(generator.integers(1, self.max_objects + 1))):
-            cutout = self._draw(image_id, generator)
-            if cutout is not None:
+            if cutout := self._draw(image_id, generator):
                 _paste(image, mask, cutout, generator)
         return image, mask
 
     def _draw(self, image_id: str, generator: np.random.Generator) -> Cutout | None:
-        """An object of another image; None where the drawn image has none that is large enough."""
+        """An object of another image; None where the drawn image has no object large enough."""
         c, holding = self.sources[int(generator.integers(len(self.sources)))]
-        others = [one for one in holding if one != image_id]
+        others = [other for other in holding if other != image_id]
         if not others:
             return None
         source = others[int(generator.integers(len(others)))]
@@ -152,19 +150,19 @@ def cut_out(
     Args:
         image: uint8 (H, W, 3).
         mask: uint8 (H, W).
-        c: Its class.
-        min_area: Its smallest area, in pixels.
-        generator: Draws which.
+        c: Class of the object.
+        min_area: Smallest area of the object, in pixels.
+        generator: Draws the object.
 
     Returns:
-        The object; None where there is none.
+        None where the image has no such object.
     """
-    number, components, facts, _ = cv2.connectedComponentsWithStats((mask == c).view(np.uint8))
-    large = [k for k in range(1, number) if facts[k, cv2.CC_STAT_AREA] >= min_area]
+    number, components, stats, _ = cv2.connectedComponentsWithStats((mask == c).view(np.uint8))
+    large = [k for k in range(1, number) if stats[k, cv2.CC_STAT_AREA] >= min_area]
     if not large:
         return None
     k = large[int(generator.integers(len(large)))]
-    left, top, width, height = facts[k, :4].tolist()
+    left, top, width, height = stats[k, :4].tolist()
     rows = slice(max(0, top - BORDER), top + height + BORDER)
     columns = slice(max(0, left - BORDER), left + width + BORDER)
     inside = components[rows, columns] == k
@@ -181,7 +179,7 @@ def _changed(cutout: Cutout, flip: bool, scale: float) -> Cutout:
         image, labels, shape = image[:, ::-1], labels[:, ::-1], shape[:, ::-1]
     height, width = shape.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    # OpenCV's plain nearest neighbour lies half a pixel off from its bilinear interpolation.
+    # OpenCV's plain nearest neighbour is half a pixel off its bilinear interpolation.
     nearest = cv2.INTER_NEAREST_EXACT
     return Cutout(
         np.asarray(cv2.resize(np.ascontiguousarray(image), size), np.uint8),
@@ -191,13 +189,13 @@ def _changed(cutout: Cutout, flip: bool, scale: float) -> Cutout:
 
 
 def _paste(image: Pixels, mask: Pixels, cutout: Cutout, generator: np.random.Generator) -> None:
-    """Put an object at a random place; what of it lies beyond the image is lost."""
+    """Put an object at a random place and cut it at the borders of the image."""
     target, source = [], []
-    for room, length in zip(mask.shape, cutout.shape.shape, strict=True):
-        surplus = room - length
+    for side, length in zip(mask.shape, cutout.shape.shape, strict=True):
+        surplus = side - length
         start = int(generator.integers(min(0, surplus), max(0, surplus) + 1))
         target.append(slice(max(0, start), start + length))
-        source.append(slice(max(0, -start), max(0, -start) + min(room, length)))
+        source.append(slice(max(0, -start), max(0, -start) + min(side, length)))
     shape = cutout.shape[tuple(source)]
     image[tuple(target)][shape] = cutout.image[tuple(source)][shape]
     mask[tuple(target)][shape] = cutout.labels[tuple(source)][shape]

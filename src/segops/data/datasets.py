@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segops.augment.policy import Policy, sample_seed
 from segops.data.copy_paste import CopyPaste
-from segops.data.samplers import BatchStream, EpochSampler, SampleKey
-from segops.data.slots import SlotLoader
+from segops.data.samplers import BatchStream, SampleKey
+from segops.data.shared_memory import SharedMemoryLoader
 from segops.data.store import PackedStore
 from segops.data.workers import stream_loader
 
@@ -26,7 +26,7 @@ class TrainDataset(Dataset[Sample]):
 
     Args:
         store: Holds the images.
-        ids: Which of them to train on; `index` counts in this order.
+        ids: The images to train on; `index` counts in this order.
         policy: The augmentation.
         seed: Seed of the augmentation.
         copy_paste: Puts objects into the images before the policy sees them.
@@ -55,11 +55,11 @@ class TrainDataset(Dataset[Sample]):
         return self.ids[index % len(self.ids)]
 
     def source(self, key: SampleKey) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
-        """What the policy is given for sample `key`, (epoch, index).
+        """What the policy gets for sample `key`, (epoch, index).
 
         Returns:
-            Image, uint8 (H, W, 3), and mask, uint8 (H, W), as stored or with pasted objects, and
-            the sample's seed. They may be read-only.
+            Image, uint8 (H, W, 3), and mask, uint8 (H, W), as stored or with pasted objects, both
+            possibly read-only; and the sample's seed.
         """
         epoch, index = key
         image_id = self.image_id(index)
@@ -77,57 +77,37 @@ class TrainDataset(Dataset[Sample]):
 
         Returns:
             Image, uint8 (3, h, w), RGB, and mask, uint8 (h, w) with 255 for void, of the policy's
-            crop size. Normalisation is the network's, on its device.
+            crop size. The network normalises, on its device.
         """
         image, mask = self.policy(*self.source(key))
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
 
 
 def train_loader(
-    dataset: TrainDataset,
-    sampler: EpochSampler,
-    epochs: int,
-    *,
-    start_epoch: int = 0,
-    start_batch: int = 0,
-    total_steps: int | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader[Sample] | SlotLoader:
-    """The batches of a training, in one stream over all epochs.
+    dataset: TrainDataset, batches: BatchStream, *, workers: int = 0, pin_memory: bool = False
+) -> DataLoader[Sample] | SharedMemoryLoader:
+    """The batches of a training.
 
-    One iteration hands out every batch from (`start_epoch`, `start_batch`) to the end of epoch
-    ``epochs - 1``, so that workers start once and read ahead over the border of an epoch. What it
-    hands out does not depend on `workers`, nor does it draw from torch's global generator.
+    Workers start once and read ahead over the border of an epoch. The batches do not depend on
+    `workers`, and torch's global generator is not used.
 
     Args:
         dataset: Makes the samples.
-        sampler: Draws the order; of the same length as `dataset`.
-        epochs: Epochs in all.
-        start_epoch: Where to begin.
-        start_batch: Where to begin in that epoch.
-        total_steps: Batches of the whole training; None: all of `epochs`.
-        rank: Which part of every batch to make; see :class:`~segops.data.samplers.BatchStream`.
-        ranks: Into how many parts batches are divided.
+        batches: The keys of every batch.
         workers: Processes that make samples; 0: this one, when a batch is asked for.
         pin_memory: Put batches in page-locked memory, for a GPU.
 
     Returns:
         A loader of (images uint8 (N, 3, h, w) in channels-last memory, masks uint8 (N, h, w)).
     """
-    batches = BatchStream(
-        sampler, epochs, start_epoch, start_batch, total_steps=total_steps, rank=rank, ranks=ranks
-    )
     if workers == 0:
         return stream_loader(dataset, batches, _collate, workers=0, pin_memory=pin_memory)
-    shape = sampler.batch_size // ranks, *dataset.policy.crop
-    return SlotLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
+    shape = batches.batch_size, *dataset.policy.crop
+    return SharedMemoryLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
 
 
 def _collate(samples: list[Sample]) -> Sample:
-    # Stacked as they lie in memory, (N, h, w, 3), which seen as (N, 3, h, w) is channels-last.
+    # Stacked as (N, h, w, 3), as they lie in memory; viewed as (N, 3, h, w) that is channels-last.
     images = default_collate([image.permute(1, 2, 0) for image, _ in samples])
     masks = default_collate([mask for _, mask in samples])
     return images.permute(0, 3, 1, 2), masks

@@ -1,4 +1,4 @@
-"""How unevenly classes occur in train, and what is derived from it: weights and a sampling."""
+"""How unevenly classes occur in train, and the loss weights and the sampling derived from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LEAST_SHARE = 3000 / (2048 * 1024)
-"""An image of which a class covers less than this does not count as showing it, 0.14 %: DAFormer's
+"""Share of an image that a class must cover for the image to show it, 0.14 %: DAFormer's
 3,000 pixels of a Cityscapes image, for images of any size."""
 
 TEMPERATURE = 0.01
@@ -28,16 +28,12 @@ TEMPERATURE = 0.01
 def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
     """Pixels of each class in each image, int64 (len(ids), C); void is not counted.
 
-    Args:
-        store: Holds the masks.
-        ids: Which images.
-
     Raises:
         SegopsError: A mask holds an id that is neither a class nor 255.
     """
     classes = len(store.class_names)
-    found = np.zeros((len(ids), classes), dtype=np.int64)
-    for row, image_id in zip(found, track(ids, "Counting classes"), strict=True):
+    counts = np.zeros((len(ids), classes), dtype=np.int64)
+    for row, image_id in zip(counts, track(ids, "Counting classes"), strict=True):
         histogram = count_ids(store.mask(image_id))
         row[:] = histogram[:classes]
         strange = np.flatnonzero(histogram[classes:VOID])
@@ -47,7 +43,7 @@ def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
                 f"to {classes - 1}, or {VOID} for void. `dvc repro --force validate` names all "
                 "such masks."
             )
-    return found
+    return counts
 
 
 def pixel_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
@@ -55,33 +51,19 @@ def pixel_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
     return np.asarray(image_counts(store, ids).sum(axis=0))
 
 
-def image_classes(
-    store: PackedStore, ids: Sequence[str], least: float = LEAST_SHARE
-) -> NDArray[np.bool_]:
-    """Which classes each image shows, bool (len(ids), C).
-
-    Args:
-        store: Holds the masks.
-        ids: Which images.
-        least: Share of an image's pixels, void included, that a class must cover.
-    """
-    areas = np.array([np.prod(store.size(image_id)) for image_id in ids], dtype=np.int64)
-    return _shown(image_counts(store, ids), areas, least)
-
-
 def median_frequency(counts: Counts) -> Floats:
     """Weights by median frequency balancing: median(f) / f(c), f(c) the frequency of class c.
 
     The frequency of a class is its pixels divided by the labelled pixels of the images that hold
-    it, so that a class that fills the few images it is in is not taken for a small one. The median
-    is over the classes that occur.
+    it, so a class that fills the few images it is in does not count as small. The median is over
+    the classes that occur.
 
     Args:
-        counts: Pixels of each class in each image, (images, C), as :func:`image_counts` gives them.
+        counts: Pixels of each class in each image, (images, C).
 
     Returns:
         float64 (C,), of mean 1 over the classes that occur (a common factor changes no weighted
-        mean); 0 for a class that does not, which no pixel asks for.
+        mean); 0 for a class that does not occur.
 
     Source:
         Eigen, Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
@@ -96,35 +78,29 @@ def median_frequency(counts: Counts) -> Floats:
     return _of_mean_one(weights)
 
 
-def effective_number(counts: Counts, beta: float | None = None) -> Floats:
-    """Weights by the effective number of samples: (1 - β) / (1 - β^n).
+def effective_number(counts: Counts) -> Floats:
+    """Weights by the effective number of samples: (1 - β) / (1 - β^n), n the pixels of a class.
+
+    β is (N - 1) / N, the paper's relation to the number N of distinct samples of a class, with N
+    the mean number of pixels of the classes that occur. Classes of more pixels than N weigh about
+    alike and those of far fewer by their inverse count, whatever the size of images and data set.
+    The paper's 0.9 to 0.9999 are for counts of images; for pixels they would give all classes the
+    same weight.
 
     Args:
-        counts: Pixels of each class, (C,), or of each class in each image, (images, C).
-        beta: β, 0 to below 1: 0 gives equal weights, and the nearer to 1, the nearer the weights
-            are to inverse counts. None: (N - 1) / N, the paper's relation of β to the number N of
-            distinct samples of a class, with N the mean number of pixels of a class that occurs:
-            classes of more than that weigh about alike, those of far fewer by their inverse count,
-            whatever the size of images and data set. (The paper's 0.9 to 0.9999 are for counts of
-            images; for pixels they would give all classes the same weight.)
+        counts: Pixels of each class in each image, (images, C).
 
     Returns:
-        float64 (C,), of mean 1 over the classes that occur; 0 for a class that does not.
-
-    Raises:
-        ValueError: `beta` is not in [0, 1).
+        float64 (C,), of mean 1 over the classes that occur; 0 for a class that does not occur.
 
     Source:
         Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of Samples",
         CVPR 2019, equations 3 and 8.
     """
-    if beta is not None and not 0 <= beta < 1:
-        raise ValueError(f"expected 0 <= beta < 1, got {beta}")
-    pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
+    pixels = counts.sum(axis=0)
     weights = np.zeros(len(pixels))
     present = pixels > 0
-    if beta is None:
-        beta = 1 - 1 / max(1.0, float(pixels.sum() / max(1, present.sum())))
+    beta = 1 - 1 / max(1.0, float(pixels.sum() / max(1, present.sum())))
     weights[present] = (1 - beta) / (1 - beta ** pixels[present].astype(np.float64))
     return _of_mean_one(weights)
 
@@ -161,27 +137,25 @@ def class_weights(
 
 
 def rare_classes(counts: Counts) -> tuple[int, ...]:
-    """Ids of the classes that have fewer pixels than the median class.
+    """Ids of the classes that occur and have fewer pixels than the median of such classes.
 
     Args:
-        counts: Pixels of each class, (C,), or of each class in each image, (images, C). The median
-            is over the classes that occur; one that does not is not rare but missing.
+        counts: Pixels of each class, (C,), or of each class in each image, (images, C).
     """
     pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
     present = pixels > 0
     if not present.any():
         return ()
-    rare = present & (pixels < np.median(pixels[present]))
-    return tuple(np.flatnonzero(rare).tolist())
+    return tuple(np.flatnonzero(present & (pixels < np.median(pixels[present]))).tolist())
 
 
 @dataclass(frozen=True)
 class RareFirst:
     """Rare-class sampling: a class is drawn, rare ones more often, then an image that shows it.
 
-    The probability of class c is exp((1 - f(c)) / T) over the sum of these, with f(c) its share of
-    all labelled pixels and T the temperature: a small one favours the rarest classes, a large one
-    treats all alike. Classes that no image holds are not drawn.
+    The probability of class c is exp((1 - f(c)) / T), divided by the sum over all classes, with
+    f(c) its share of all labelled pixels and T the temperature: a small T favours the rarest
+    classes, a large T treats all alike. Classes that no image holds are not drawn.
 
     Attributes:
         probabilities: Of each class, float64 (C,), of sum 1.
@@ -209,8 +183,8 @@ class RareFirst:
             store: Holds the masks.
             ids: The images that are trained on.
             temperature: T, above 0.
-            least: Share of an image that a class must cover to be shown by it. Where no image
-                shows a class so well, any pixel will do.
+            least: Share of an image, void included, that a class must cover for the image to show
+                it. A class for which there is no such image is shown by each image that holds it.
 
         Raises:
             ValueError: `temperature` is not above 0.
@@ -220,7 +194,7 @@ class RareFirst:
             raise ValueError(f"expected a temperature above 0, got {temperature}")
         counts = image_counts(store, ids)
         areas = np.array([np.prod(store.size(image_id)) for image_id in ids], dtype=np.int64)
-        shown = _shown(counts, areas, least)
+        shown = (counts > 0) & (counts >= least * areas[:, None])
         shown = np.where(shown.any(axis=0), shown, counts > 0)
         pixels = counts.sum(axis=0)
         if not pixels.any():
@@ -241,10 +215,6 @@ class RareFirst:
             for c, place in zip(classes.tolist(), places.tolist(), strict=True)
         ]
         return np.array(drawn, dtype=np.int64)
-
-
-def _shown(counts: Counts, areas: Counts, least: float) -> NDArray[np.bool_]:
-    return np.asarray((counts > 0) & (counts >= least * areas[:, None]))
 
 
 def _of_mean_one(weights: Floats) -> Floats:

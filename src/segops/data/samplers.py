@@ -19,20 +19,20 @@ SampleKey = tuple[int, int]
 class EpochSampler:
     """The batches of every epoch, all of `batch_size`.
 
-    An epoch is a shuffled pass over the images; its last images that fill no batch are left out,
-    another handful in every epoch. A short batch would give its images more weight, changing shapes
-    cost determinism and speed, and a last batch of one image breaks batch normalisation. Where
-    there are fewer images than a batch holds, the pass wraps around: an index of ``length`` or more
-    means the image ``index % length`` once more, augmented in another way.
+    An epoch is a shuffled pass over the images. Its last images that fill no batch are left out,
+    other images in each epoch: a short batch would give its images more weight, changing shapes
+    cost determinism and speed, and a batch of one image breaks batch normalisation. Where there
+    are fewer images than a batch holds, the pass wraps around: an index of ``length`` or more means
+    the image ``index % length`` again, with a different augmentation.
 
-    With rare-class sampling an epoch has as many batches, but each image is drawn on its own: some
-    come several times (again as ``index % length``), some not at all.
+    With rare-class sampling an epoch has as many batches, but each image is drawn independently:
+    some occur several times (as ``index % length`` again), some do not occur.
 
     Args:
         length: Number of images, 1 or more.
         batch_size: Images in a batch, 1 or more.
         seed: Seed of the order.
-        rare_first: Draws images by their classes, in place of a shuffled pass.
+        rare_first: Draws images by their classes instead of a shuffled pass.
 
     Raises:
         ValueError: `length` or `batch_size` is below 1.
@@ -70,7 +70,7 @@ class EpochSampler:
             yield [(epoch, index) for index in indices.tolist()]
 
     def batch(self, epoch: int, number: int) -> list[SampleKey]:
-        """One batch, to name the images that were in it."""
+        """A single batch."""
         return next(self.batches(epoch, number))
 
 
@@ -85,23 +85,26 @@ def _times_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class BatchStream(Sampler[list[SampleKey]]):
-    """The batches of many epochs in one stream, so that workers never wait at an epoch's border.
+    """The batches of many epochs in one stream, so that workers never wait between epochs.
 
-    Several ranks train on one batch together: rank r takes the r-th of `ranks` equal, contiguous
-    parts of every batch, so that together they see what one rank would see, in the same order.
+    Several ranks share each batch: rank r takes the r-th of `ranks` equal, contiguous parts, so
+    that together they see the images that a single rank would see, in the same order.
 
     Args:
         sampler: Draws the order.
         epochs: Epochs in all; the stream ends with the last batch of epoch ``epochs - 1``.
-        start_epoch: The epoch of the first batch handed out.
-        start_batch: Its number in that epoch.
+        start_epoch: The epoch of the first batch.
+        start_batch: The number of the first batch in that epoch.
         total_steps: Batches of the whole training, which may end within an epoch; None: all of
             `epochs`.
-        rank: Which part of every batch is handed out.
-        ranks: Into how many parts; a divisor of the sampler's batch size.
+        rank: Number of the part of each batch that is handed out.
+        ranks: Number of parts; a divisor of the sampler's batch size.
 
     Raises:
         ValueError: `ranks` does not divide the batch size.
+
+    Attributes:
+        batch_size: Images in each batch that is handed out.
     """
 
     def __init__(
@@ -123,11 +126,11 @@ class BatchStream(Sampler[list[SampleKey]]):
         self.start_batch = start_batch
         whole = epochs * len(sampler)
         self.total_steps = whole if total_steps is None else min(total_steps, whole)
-        share = sampler.batch_size // ranks
-        self._share = slice(rank * share, (rank + 1) * share)
+        self.batch_size = sampler.batch_size // ranks
+        self._part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
 
     def __len__(self) -> int:
-        """Batches that are left."""
+        """Batches that remain."""
         done = self.start_epoch * len(self.sampler) + self.start_batch
         return max(0, self.total_steps - done)
 
@@ -139,4 +142,4 @@ class BatchStream(Sampler[list[SampleKey]]):
         for epoch in range(self.start_epoch, self.epochs):
             start = self.start_batch if epoch == self.start_epoch else 0
             for keys in self.sampler.batches(epoch, start):
-                yield keys[self._share]
+                yield keys[self._part]

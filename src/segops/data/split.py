@@ -1,4 +1,4 @@
-"""The selection split: what of train chooses the checkpoint instead of training the network."""
+"""The selection split: images of train that choose the checkpoint and train nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 def selection_split(ids: Sequence[str], share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Divide the ids of train by a stable hash of each.
 
-    Whether an id is selected depends on that id and `share` alone: images that are added or removed
-    move no other, and a larger share keeps all that a smaller one had. Two exceptions, which only
-    sets of a few images meet: neither side of a division of two or more is empty (the id with the
-    extreme hash stands in), and a single id is always trained on.
+    Whether an id is selected depends on that id and `share` alone: adding or removing images moves
+    no other image, and a larger share selects all that a smaller share selects. Two exceptions for
+    sets of a few images: of two or more ids at least one is selected and at least one is trained on
+    (by the order of their hashes), and a single id is trained on.
 
     Args:
         ids: Distinct image ids.
@@ -25,15 +25,13 @@ def selection_split(ids: Sequence[str], share: float) -> tuple[tuple[str, ...], 
         return tuple(ids), ()
     by_rank = sorted(ids, key=_rank)
     # At least the first, at most all but the last.
-    count = sum(_rank(one) < share for one in ids)
+    count = sum(_rank(image_id) < share for image_id in ids)
     selected = set(by_rank[: min(max(count, 1), len(ids) - 1)])
-    return (
-        tuple(one for one in ids if one not in selected),
-        tuple(one for one in ids if one in selected),
-    )
+    trained = tuple(image_id for image_id in ids if image_id not in selected)
+    return trained, tuple(image_id for image_id in ids if image_id in selected)
 
 
 def _rank(image_id: str) -> float:
-    """A number in [0, 1) that is spread evenly over ids."""
+    """A hash in [0, 1), spread evenly over ids."""
     digest = hashlib.sha256(f"selection\t{image_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

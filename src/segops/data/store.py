@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +18,11 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_image, read_content
 from segops.runtime.masks import decode_mask
+from segops.threads import pipelined
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.layout import Layout
+from segops.voc.layout import SPLITS, Layout
 
 FORMAT = 1
-SPLITS = ("train", "val")
 IMAGES = "images.bin"
 MASKS = "masks.bin"
 INDEX = "index.json"
@@ -38,8 +37,8 @@ class Entry:
         height: In pixels.
         width: In pixels.
         offset: Pixels before it; the image begins at byte ``3 * offset``, the mask at ``offset``.
-        image_sha256: Hash of the image's file, in hexadecimal.
-        mask_sha256: Hash of the mask's file, in hexadecimal.
+        image_sha256: Hash of the image file, in hexadecimal.
+        mask_sha256: Hash of the mask file, in hexadecimal.
     """
 
     height: int
@@ -57,16 +56,16 @@ class Entry:
 class PackedStore:
     """Read-only access to a store that :func:`pack` wrote.
 
-    A split lies in a directory of its own and is opened when it is asked for, so that a stage
-    depends on the splits that it reads and on no other. All processes of a machine share the same
-    pages of memory. It can be pickled and forked: what travels is the path.
+    Each split lies in a separate directory and is opened when it is first read, so a stage depends
+    only on the splits that it reads. All processes of a machine share the same pages of memory.
+    Pickling stores the path alone.
 
     Args:
         path: The store's directory.
 
     Raises:
-        SegopsError: There is no whole store of this version at `path`; so do the methods for the
-            split that they open.
+        SegopsError: A split that is opened, here or by a method, is missing, incomplete or of
+            another format.
 
     Attributes:
         path: As given.
@@ -87,7 +86,7 @@ class PackedStore:
         return tuple(self._split(split).entries)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the file.
+        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the store.
 
         Raises:
             KeyError: There is no such image.
@@ -98,7 +97,7 @@ class PackedStore:
         return flat.reshape(entry.height, entry.width, CHANNELS)
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
-        """The image's mask, uint8 (H, W), ids as stored and 255 for void; a read-only view.
+        """The mask of the image, uint8 (H, W), class ids and 255 for void; a read-only view.
 
         Raises:
             KeyError: There is no such image.
@@ -116,17 +115,13 @@ class PackedStore:
         """SHA-256 of the image's file, in hexadecimal."""
         return self._find(image_id)[1].image_sha256
 
-    def mask_sha256(self, image_id: str) -> str:
-        """SHA-256 of the mask's file, in hexadecimal."""
-        return self._find(image_id)[1].mask_sha256
-
     def split_hash(self, split: str) -> str:
         """Hash of the images and masks of `split` and of the class names, in hexadecimal."""
         return dataset_hash(_rows(split, self._split(split).entries), self.class_names)
 
     @property
     def data_hash(self) -> str:
-        """Hash of all images and masks, splits and class names; it opens every split."""
+        """Hash of all images, masks, splits and class names; this opens every split."""
         rows = (row for split in SPLITS for row in _rows(split, self._split(split).entries))
         return dataset_hash(rows, self.class_names)
 
@@ -144,7 +139,7 @@ class PackedStore:
 
 
 class _Split:
-    """One split's directory, mapped into memory."""
+    """The directory of a split, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         index = read_json(path / INDEX)
@@ -170,9 +165,9 @@ def pack(
 ) -> None:
     """Decode every listed image and mask into a packed store at `target`.
 
-    The same data gives the same bytes, in whatever order its lists name the images. The store takes
-    `target`'s place whole or not at all; what a killed run left beside it is removed. Memory does
-    not grow with the number of images.
+    The same data gives the same bytes, in whatever order the lists name the images. The store
+    replaces `target` whole or not at all; directories that a killed run left beside it are removed.
+    Memory does not grow with the number of images.
 
     Args:
         layout: The data set.
@@ -183,18 +178,20 @@ def pack(
 
     Raises:
         SegopsError: A file is missing or not decodable, an image and its mask differ in size or an
-            image is in both splits (all of them are listed), or the data is not that of
-            `expected_hash`, or the disk is full.
+            image is in both splits (all of these are listed); or the data hash is not
+            `expected_hash`; or the disk is full.
     """
-    _remove_leftovers(target)
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
     with atomic_directory(target) as directory:
         try:
             splits = _write_pixels(layout, directory, workers)
             rows = (row for split, entries in splits.items() for row in _rows(split, entries))
-            found = dataset_hash(rows, class_names)
-            if expected_hash is not None and found != expected_hash:
+            data_hash = dataset_hash(rows, class_names)
+            if expected_hash is not None and data_hash != expected_hash:
                 raise SegopsError(
-                    f"{layout.root}: not the data that was validated: its hash is {found}, "
+                    f"{layout.root}: not the data that was validated: its hash is {data_hash}, "
                     f"the verdict's is {expected_hash}. `dvc repro validate` validates it anew."
                 )
             for split, entries in splits.items():
@@ -221,9 +218,9 @@ class _Decoded(NamedTuple):
 
 
 def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, dict[str, Entry]]:
-    """Write the pixels of every split; returns its entries by image id."""
+    """Write the pixels of every split; returns the entries of each by image id."""
     splits: dict[str, dict[str, Entry]] = {}
-    faults: list[str] = []
+    faults: list[SegopsError] = []
     seen: set[str] = set()
     for split, ids in layout.splits().items():
         entries = splits[split] = {}
@@ -233,41 +230,31 @@ def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, di
             (directory / split / IMAGES).open("wb") as images,
             (directory / split / MASKS).open("wb") as masks,
         ):
-            decoded = _decode_all(layout, sorted(ids), workers)
+            ordered = sorted(ids)
+            decoded = pipelined(ordered, partial(_decode, layout), max(1, workers), 2 * workers)
             progress = track(decoded, f"Packing {split}", len(ids))
-            for image_id, found in zip(sorted(ids), progress, strict=True):
-                if isinstance(found, SegopsError):
-                    faults.append(f"  {found}")
+            for image_id, pair in zip(ordered, progress, strict=True):
+                if isinstance(pair, SegopsError):
+                    faults.append(pair)
                     continue
                 if image_id in seen:
-                    faults.append(f"  {image_id}: in both splits")
+                    faults.append(SegopsError(f"{image_id}: in both splits"))
                     continue
                 seen.add(image_id)
-                height, width = found.mask.shape
+                height, width = pair.mask.shape
                 entries[image_id] = Entry(
-                    height, width, offset, found.image_sha256, found.mask_sha256
+                    height, width, offset, pair.image_sha256, pair.mask_sha256
                 )
-                offset += found.mask.size
+                offset += pair.mask.size
                 if not faults:
-                    images.write(found.image.data)
-                    masks.write(found.mask.data)
+                    images.write(pair.image.data)
+                    masks.write(pair.mask.data)
     if faults:
-        raise SegopsError("\n".join([f"{layout.root}: {len(faults)} image(s) unusable:", *faults]))
+        raise SegopsError(
+            f"{layout.root}: {len(faults)} image(s) unusable:\n"
+            + "\n".join(f"  {one}" for one in faults)
+        )
     return splits
-
-
-def _decode_all(
-    layout: Layout, image_ids: Iterable[str], workers: int
-) -> Iterator[_Decoded | SegopsError]:
-    """Decode in parallel, in order, never more than a few images ahead of who takes them."""
-    waiting: deque[Future[_Decoded | SegopsError]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for image_id in image_ids:
-            waiting.append(pool.submit(_decode, layout, image_id))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _decode(layout: Layout, image_id: str) -> _Decoded | SegopsError:
@@ -282,30 +269,22 @@ def _decode(layout: Layout, image_id: str) -> _Decoded | SegopsError:
         return SegopsError(
             f"{image_id}: image of {image.shape[1]} x {image.shape[0]} pixels, mask of "
             f"{mask.shape[1]} x {mask.shape[0]}; expected the same size. "
-            "Make the mask anew from this very image."
+            "Make the mask from this image again."
         )
     return _Decoded(image, mask, sha256_bytes(image_bytes), sha256_bytes(mask_bytes))
 
 
 def _rows(split: str, entries: dict[str, Entry]) -> Iterator[HashRow]:
-    """What the hash of a data set is made of, for one split."""
+    """The rows of a split from which the hash of a data set is made."""
     for name, entry in entries.items():
         yield split, name, entry.image_sha256, entry.mask_sha256
 
 
 def _mapped(path: Path, size: int) -> NDArray[np.uint8]:
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        found = -1
-    if found != size:
-        state = "missing" if found < 0 else f"{found} bytes long, expected {size}"
-        raise SegopsError(f"{path}: {state}. `dvc repro --force prepare` makes it anew.")
-    # The plain view spares every slice the bookkeeping of numpy.memmap.
+    state = f"{path.stat().st_size} bytes long" if path.is_file() else "missing"
+    if state != f"{size} bytes long":
+        raise SegopsError(
+            f"{path}: {state}, expected {size} bytes. `dvc repro --force prepare` makes it anew."
+        )
+    # A plain view spares each slice the bookkeeping of numpy.memmap.
     return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-
-
-def _remove_leftovers(target: Path) -> None:
-    for leftover in target.parent.glob(f".{target.name}.*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)

@@ -45,23 +45,23 @@ def stream_loader(
         pin_memory=pin_memory,
         prefetch_factor=READ_AHEAD if workers else None,
         worker_init_fn=_start_worker,
-        # Without one of its own, a loader draws a seed from the generator that training saves.
+        # Without this, a loader draws a seed from the generator that training saves.
         generator=torch.Generator(),
-        # A fork starts at once and shares all that is loaded; it is safe here because workers run
-        # on one thread, touch no GPU and leave the parent's threads and files alone.
+        # A fork starts at once and shares all loaded modules. It is safe here because workers run
+        # on one thread, use no GPU and leave the parent's threads and files alone.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
 
 
 def _start_worker(_: int) -> None:
-    # What the parent has left to collect is not the worker's to finalise: it could be an earlier
-    # loader, whose end would be told to the wrong processes.
+    # The worker must not finalise the parent's garbage, which may hold an earlier loader that would
+    # then send its end to the wrong processes.
     gc.freeze()
-    # Nor is what the parent's libraries want done when threads end: Prefect's would wait for
-    # threads that no fork has, and the worker would end with an error.
+    # Nor run what the parent's libraries registered for the end of threads: Prefect would wait for
+    # threads that a fork does not have, and the worker would end with an error.
     getattr(threading, "_threading_atexits", []).clear()
-    # Every worker has one core; OpenCV's own threads would only contend for it.
+    # Each worker has one core; OpenCV's threads would only compete for it.
     cv2.setNumThreads(0)
-    # glibc keeps freed blocks of up to the largest size it has seen freed. Without this it returns
-    # the pages of every crop to the system and takes new ones, a third of the time of a sample.
+    # glibc keeps freed blocks up to the largest size that was freed before. Without this it returns
+    # the pages of each crop to the system and takes new ones: a third of the time of a sample.
     np.empty(ALLOCATOR_KEEPS, dtype=np.uint8)

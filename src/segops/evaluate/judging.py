@@ -6,6 +6,7 @@ adds the results up in one thread, in the order of the images.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from segops.metrics.image import ImageFigures
 
 _PALETTE = palette().tobytes()
+log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def judge(one: Predicted, classes: int, details: bool, keep: bool) -> JudgedImag
         kinds = _png(figures.kinds) if keep and figures is not None else None
     except ValueError as error:
         raise SegopsError(f"{one.image_id}: {error}.") from error
-    except Exception as error:
-        error.add_note(f"This happened with the image {one.image_id}.")
+    except Exception:
+        log.error("%s: the prediction cannot be judged.", one.image_id)
         raise
     confidence = None if one.top is None else float(one.top.mean(dtype=np.float64))
     return JudgedImage(one.image_id, one.sha256, confusion, figures, confidence, mask, kinds)

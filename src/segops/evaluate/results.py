@@ -34,6 +34,7 @@ def write_results(
     trained_on: Collection[str],
     settings: EvaluateParams,
     pictures: bool,
+    registered: str,
 ) -> dict[str, Any]:
     """Write the evaluation, the table of counts, the plots and the page.
 
@@ -47,6 +48,7 @@ def write_results(
         trained_on: SHA-256 of the images that the model was trained on.
         settings: Level, resamples and seed of the intervals.
         pictures: Whether the page shows photographs.
+        registered: Name of the registered model, for the page.
 
     Returns:
         The evaluation; see :func:`segops.evaluate.metrics_file.evaluation`.
@@ -73,6 +75,7 @@ def write_results(
         () if opponent is None else (opponent,),
         about=network_words(files.read_json(root / paths.SEGMENTER / opener.MODEL)),
         evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        registered=registered,
     )
     files.write_json(root / paths.EVALUATION, found)
     with files.atomic_path(root / paths.COUNTS) as temporary:

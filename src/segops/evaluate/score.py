@@ -176,7 +176,7 @@ def score(
     }
     with files.atomic_directory(out) as temporary:
         way = {"predict": None if predict is None else dict(predict), "out": str(temporary)}
-        _run_worker(request | {"ways": [way]}, f"Scoring {split}", len(images))
+        _run_worker(request | {"ways": [way]}, split)
     return _read(out, store, images, excluded, bundle, digest, predict)
 
 
@@ -227,8 +227,7 @@ def score_ways(
         for name, way in zip(names, ways, strict=True):
             (temporary / name).mkdir()
             described.append({"predict": dict(way), "out": str(temporary / name)})
-        label = f"Scoring {split} in {len(ways)} ways"
-        _run_worker(request | {"ways": described}, label, len(ways) * len(images))
+        _run_worker(request | {"ways": described}, split)
     return [
         _read(out / name, store, images, excluded, bundle, digest, way)
         for name, way in zip(names, ways, strict=True)
@@ -335,7 +334,9 @@ def _read(
     )
 
 
-def _run_worker(request: dict[str, Any], label: str, total: int) -> None:
+def _run_worker(request: dict[str, Any], split: str) -> None:
+    ways = len(request["ways"])
+    total = ways * len(request["images"])
     # The directory is empty and outside any checkout: nothing in it is importable.
     with (
         tempfile.TemporaryDirectory(prefix="segops-") as scratch,
@@ -355,7 +356,8 @@ def _run_worker(request: dict[str, Any], label: str, total: int) -> None:
             encoding="utf-8",
         ) as process:
             try:
-                for _ in track(_done(process), label, total):
+                in_ways = f" in {ways} ways" if ways > 1 else ""
+                for _ in track(_done(process), f"Scoring {split}{in_ways}", total):
                     pass
                 status = process.wait()
             finally:

@@ -8,6 +8,7 @@ images is in memory at a time.
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import time
@@ -47,6 +48,7 @@ MOST_JUDGES = 4
 """Most threads that judge."""
 WAITING_PER_THREAD = 2
 """Images that may wait for each thread."""
+log = logging.getLogger("segops")
 
 
 def score_images(request: dict[str, Any]) -> Iterator[str]:
@@ -163,8 +165,8 @@ def _predict(
             mask = predictor.predict_mask(store.image(image_id))
     except SegopsError as error:
         raise SegopsError(f"{image_id}: {error}") from error
-    except Exception as error:
-        error.add_note(f"This happened with the image {image_id}.")
+    except Exception:
+        log.error("%s: the image cannot be predicted.", image_id)
         raise
     seconds.append(time.perf_counter() - start)
     return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)

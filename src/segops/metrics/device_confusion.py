@@ -71,15 +71,15 @@ class DeviceConfusion:
         counts, self._counts = torch.cat(self._counts).cpu().numpy(), []
         counts = counts.reshape(-1, *self._shape)
         if counts[:, :, -1].any():
-            raise ValueError(f"prediction holds an id that is no class; expected {self._legal()}")
+            raise ValueError(
+                f"prediction holds an id that is no class; expected ids below {self.classes}"
+            )
         if counts[:, -1].any():
             raise ValueError(
-                f"truth holds an id that is no class; expected {self._legal()} or {VOID} for void"
+                f"truth holds an id that is no class; expected ids below {self.classes} or "
+                f"{VOID} for void"
             )
         return np.ascontiguousarray(counts[:, 1:-1, :-1])
-
-    def _legal(self) -> str:
-        return f"ids below {self.classes}"
 
 
 def _check(truth: Tensor, prediction: Tensor) -> None:

@@ -53,7 +53,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     return take(
         encoder,
         renamed,
-        lambda words: (
+        lambda words: SegopsError(
             f"{KEY}: {path} does not fit this encoder: {words}. Give a file of the same encoder, "
             "or set model.encoder to its."
         ),
@@ -94,15 +94,15 @@ def check_download(encoder: str, weights: str = IMAGENET) -> None:
     if isinstance(cached, str):
         return
     if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE is set"
+        problem: OSError | None = OSError("HF_HUB_OFFLINE is set")
     else:
-        reason = _unreachable(constants.ENDPOINT)
-    if reason:
+        problem = _unreachable(constants.ENDPOINT)
+    if problem is not None:
         raise SegopsError(
             f"{KEY}: {weights} weights of {encoder} are not in the local cache "
-            f"({constants.HF_HUB_CACHE}) and cannot be downloaded: {reason}. Connect this machine, "
-            f"set {KEY} to the path of a local safetensors file or checkpoint of this encoder, "
-            "or set it to null for a random start."
+            f"({constants.HF_HUB_CACHE}) and cannot be downloaded: {problem}. Connect this "
+            f"machine, set {KEY} to the path of a local safetensors file or checkpoint of this "
+            "encoder, or set it to null for a random start."
         )
 
 
@@ -171,11 +171,14 @@ def _tags(name: str) -> str:
 def _published_by_timm(model: str, weights: str) -> str:
     config = timm_settings(model)
     if weights != IMAGENET:
-        reason = (
-            f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
-            f"{_tags(model.partition('.')[0])}"
+        raise SegopsError(
+            _none_published(
+                f"tu-{model}",
+                weights,
+                f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
+                f"{_tags(model.partition('.')[0])}",
+            )
         )
-        raise SegopsError(_none_published(f"tu-{model}", weights, reason))
     if config is None or not config.has_weights or not config.hf_hub_id:
         raise SegopsError(_none_published(f"tu-{model}", weights, "timm has none to download"))
     return str(config.hf_hub_id)
@@ -188,22 +191,24 @@ def _none_published(encoder: str, weights: str, reason: str) -> str:
     )
 
 
-def _unreachable(address: str) -> str:
-    """Why `address` does not answer; empty if it does. Any HTTP status is an answer."""
-    answer = [f"no answer from {address} within {SECONDS_TO_ANSWER} s"]
+def _unreachable(address: str) -> OSError | None:
+    """Why `address` does not answer; None if it does. Any HTTP status is an answer."""
+    problem: list[OSError | None] = [
+        TimeoutError(f"no answer from {address} within {SECONDS_TO_ANSWER} s")
+    ]
 
     def ask() -> None:
         request = urllib.request.Request(address, method="HEAD")
         try:
             with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
-                answer[0] = ""
+                problem[0] = None
         except urllib.error.HTTPError:
-            answer[0] = ""
+            problem[0] = None
         except OSError as error:
-            answer[0] = f"{address}: {getattr(error, 'reason', error)}"
+            problem[0] = OSError(f"{address}: {getattr(error, 'reason', error)}")
 
     # In a thread, because no timeout bounds the look-up of a name.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SECONDS_TO_ANSWER)
-    return answer[0]
+    return problem[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,29 +38,29 @@ class LoadReport:
         matched: Names of the network's tensors that are there in the right shape.
         missing: Names that are not there.
         unexpected: Names there that the network does not have (a classifier, for instance).
-        mismatched: Names that are there in another shape, with both shapes.
+        mismatched: Shape there and shape expected, by the names whose shapes differ.
     """
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """The report in words: counts, and the first names of each kind."""
-        kinds = {
-            "matched": self.matched,
-            "missing": self.missing,
-            "of another shape": self.mismatched,
-            "unexpected": self.unexpected,
-        }
-        return [
-            f"{len(names)} {kind}" + ("" if kind == "matched" else _some(names))
-            for kind, names in kinds.items()
-        ]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _told(report: LoadReport) -> str:
+    """A report in words: counts, and the first names of each kind."""
+    shapes = [
+        f"{name}: {there} there, {expected} expected"
+        for name, (there, expected) in report.mismatched.items()
+    ]
+    return (
+        f"{len(report.matched)} matched, {len(report.missing)} missing{_some(report.missing)}, "
+        f"{len(shapes)} of another shape{_some(shapes)}, "
+        f"{len(report.unexpected)} unexpected{_some(report.unexpected)}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
     if not names:
         return ""
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -134,18 +134,16 @@ def compare(expected: State, found: State) -> LoadReport:
         matched=tuple(name for name in both if shapes[name] == wanted[name]),
         missing=tuple(name for name in wanted if name not in shapes),
         unexpected=tuple(name for name in shapes if name not in wanted),
-        mismatched=tuple(
-            f"{name}: {shapes[name]} there, {wanted[name]} expected"
-            for name in both
-            if shapes[name] != wanted[name]
-        ),
+        mismatched={
+            name: (shapes[name], wanted[name]) for name in both if shapes[name] != wanted[name]
+        },
     )
 
 
 def take(
     network: nn.Module,
     found: State,
-    fail: Callable[[str], str],
+    fail: Callable[[str], SegopsError],
     source: str,
     fresh: Iterable[str] = (),
 ) -> LoadReport:
@@ -154,7 +152,7 @@ def take(
     Args:
         network: Where the weights go.
         found: Tensors by the network's names.
-        fail: Makes the error's message out of the report's words.
+        fail: Makes the error out of the report's words.
         source: Where the weights come from, for the log.
         fresh: Names that are to keep their random start; they do not count.
 
@@ -168,10 +166,9 @@ def take(
     counted = [name for name in expected if not name.endswith("num_batches_tracked")]
     matching = len(set(counted) & set(report.matched))
     if matching < LEAST_MATCH * len(counted):
-        words = f"{matching} of {len(counted)} tensors match: {', '.join(report.lines())}"
-        raise SegopsError(fail(words))
+        raise fail(f"{matching} of {len(counted)} tensors match: {_told(report)}")
     network.load_state_dict({name: found[name] for name in report.matched}, strict=False)
-    log.info("%s: %s.", source, ", ".join(report.lines()))
+    log.info("%s: %s.", source, _told(report))
     return report
 
 
@@ -201,7 +198,7 @@ def load_start(segmenter: Segmenter, state: State) -> LoadReport:
     return take(
         segmenter,
         state,
-        lambda words: (
+        lambda words: SegopsError(
             f"model.start_from: that model is another network: {words}. Set model.architecture, "
             "model.encoder and model.options to those it was trained with, or start_from to null."
         ),

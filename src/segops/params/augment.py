@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from segops.params.base import Fraction, PositiveRange, Probability, ShareRange
 from segops.params.samples import SampleParams
@@ -97,6 +97,20 @@ class PhotometricParams(Section):
     )
 
 
+class ExtraParams(Section):
+    """A transform of Albumentations; keys beside `name` and `p` are its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="Name of the transform's class, such as RandomFog.")
+    p: Probability = Field(0.5, description="Probability of the transform.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments beside `p`; stage `augment` checks them."""
+        return dict(self.model_extra or {})
+
+
 class AugmentParams(SampleParams, Section):
     """The augmentation policy of training."""
 
@@ -115,3 +129,8 @@ class AugmentParams(SampleParams, Section):
     photometric: PhotometricParams = PhotometricParams()
     blur: BlurParams = BlurParams()
     noise: NoiseParams = NoiseParams()
+    extra: tuple[ExtraParams, ...] = Field(
+        (),
+        description="Transforms of Albumentations that follow, each with `name`, `p` and its "
+        "arguments.",
+    )

@@ -1,4 +1,4 @@
-"""What every section of ``params.yaml`` is made of, and reading some of them alone."""
+"""The base of every section of ``params.yaml``, and a reader of some sections alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ShareRange = Annotated[tuple[Probability, Probability], AfterValidator(_ordered)
 
 
 class Sections(BaseModel):
-    """Some sections of ``params.yaml``, so that who reads them depends on no other's code.
+    """Some sections of ``params.yaml``; a stage that reads them depends on no other section's code.
 
-    That the file as a whole is usable is for :func:`segops.params.file.load_params` to say.
+    :func:`segops.params.file.load_params` checks the file as a whole.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -63,7 +63,7 @@ class Sections(BaseModel):
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one with dotted keys; an empty mapping stays a value."""
+    """Turn nested mappings into a mapping with dotted keys; an empty mapping stays a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -74,7 +74,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping holds twice, as DVC does; YAML's own loader takes the last."""
+    """Refuses a mapping with the same key twice, as DVC does; PyYAML takes the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -96,7 +96,7 @@ def read_yaml(path: Path) -> tuple[Any, str]:
         path: The file, or the workspace directory that holds a ``params.yaml``.
 
     Returns:
-        What it holds, an empty file as no section, and its name for messages.
+        The tree (an empty file is a mapping without sections), and the file's name for messages.
 
     Raises:
         SegopsError: The file is missing or is not YAML.
@@ -117,10 +117,10 @@ def read_yaml(path: Path) -> tuple[Any, str]:
 
 
 def require_sections(tree: Any, name: str) -> None:
-    """Refuse what is no mapping.
+    """Check that `tree` is a mapping.
 
     Raises:
-        SegopsError: It is none.
+        SegopsError: It is not.
     """
     if not isinstance(tree, dict):
         raise SegopsError(f"{name}: expected a mapping of sections, found {type(tree).__name__}.")

@@ -1,6 +1,6 @@
-"""Section `model` held against the table of what works with what.
+"""Section `model`, checked against the table of architectures and encoders.
 
-Apart from the section itself, so that the table decides what is refused, and no stage's result.
+A module of its own: the table decides which parameters are refused, but changes no stage's result.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Which architectures work with which encoders, as ``segops.models.compatibility`` found out.
+"""Which architectures work with which encoders, read from the table of ``tools.compatibility``.
 
-The table holds what was tried, each pair as it is, with the architecture's own options: all that
-the libraries of its versions have. A name that it does not know is a mistake with these libraries;
-with others it is let through, as is a pair that is changed by options that reach the encoder:
-building the network tries it.
+The table holds every pair of the named library versions, tried with the architecture's own options.
+With these versions an unknown name is a mistake. With other versions an unknown name is let
+through, as is a pair with options that reach the encoder: building the network tries it.
 """
 
 from __future__ import annotations
@@ -11,29 +10,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from segops.runtime.errors import SegopsError
 
 TABLE = Path(__file__).with_name("compatibility.json")
-RENAMED = Path(__file__).with_name("renamed_encoders.json")
-"""Timm's deprecated names, which are still built -> the names in the table."""
-SHOWN = 6
-"""Names that a refusal gives as examples."""
-NEAREST = 5
-"""Names that may have been meant in place of an unknown encoder."""
 SMP, TIMM = "segmentation-models-pytorch", "timm"
 
+_EXAMPLES = 6
 _OLD = ("timm-regnet", "timm-res2", "timm-resnest", "timm-mobilenetv3", "timm-gernet")
 _DECODER = ("decoder_", "psp_", "dropout", "upsampling", "channels", "dilations", "pool_scales")
 _DILATED = {8: "dilated_fcn", 16: "deeplabv3plus"}
-"""Architectures whose encoders are dilated to that output stride."""
+"""Output stride -> an architecture that dilates its encoder to it."""
 
 _WELL_KNOWN = (
     *("resnet50", "resnet18", "mobilenet_v2", "efficientnet-b0", "mit_b0", "tu-convnext_tiny"),
@@ -46,59 +38,51 @@ class Compatibility:
     """The table.
 
     Attributes:
-        architectures: For each encoder tried, the architectures that it works with.
-        versions: Versions of the libraries that the pairs were tried with.
+        architectures: For each encoder, the architectures that it works with.
+        versions: The library versions of the trials.
         any_encoder: Architectures that have no encoder.
+        renamed: Names that timm deprecates and still builds -> their names in the table.
     """
 
     architectures: Mapping[str, frozenset[str]]
     versions: Mapping[str, str]
     any_encoder: tuple[str, ...]
+    renamed: Mapping[str, str]
 
     def names(self) -> list[str]:
-        """All architectures of the table."""
-        return sorted(frozenset().union(*self.architectures.values()).union(self.any_encoder))
+        """All architectures."""
+        return sorted(frozenset().union(*self.architectures.values(), self.any_encoder))
 
     def encoders_of(self, architecture: str) -> list[str]:
-        """The encoders that work with an architecture; all for one that has none."""
-        everywhere = architecture in self.any_encoder
-        return [
-            name
-            for name, works in self.architectures.items()
-            if everywhere or architecture in works
-        ]
+        """The encoders that work with an architecture; all for an architecture that has none."""
+        if architecture in self.any_encoder:
+            return list(self.architectures)
+        return [name for name, works in self.architectures.items() if architecture in works]
 
 
 @cache
 def table() -> Compatibility:
     """The committed table."""
     content = json.loads(TABLE.read_text())
+    architectures = {
+        encoder: frozenset(group["architectures"])
+        for group in content["groups"]
+        for encoder in group["encoders"]
+    }
     return Compatibility(
-        {
-            encoder: frozenset(group["architectures"])
-            for group in content["groups"]
-            for encoder in group["encoders"]
-        },
-        content["versions"],
-        tuple(content["any_encoder"]),
+        architectures, content["versions"], tuple(content["any_encoder"]), content["renamed"]
     )
 
 
-@cache
-def _renamed() -> dict[str, str]:
-    found: dict[str, str] = json.loads(RENAMED.read_text())
-    return found
-
-
 def known_name(encoder: str) -> str:
-    """An encoder's name as the table has it: timm's tag left out, old names made new."""
+    """An encoder's name in the table: without timm's tag, a deprecated name by its new name."""
     if encoder.startswith(_OLD):
         encoder = encoder.replace("timm-", "tu-")
         encoder = encoder.replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
     if not encoder.startswith("tu-"):
         return encoder
     name = encoder.partition(".")[0]
-    return name if name in table().architectures else _renamed().get(name, name)
+    return name if name in table().architectures else table().renamed.get(name, name)
 
 
 def unknown_architecture(name: str) -> str | None:
@@ -115,13 +99,12 @@ def unknown_encoder(name: str) -> str | None:
     """Why there is no such encoder; None where there is, or may be with the installed libraries.
 
     Args:
-        name: As ``params.yaml`` gives it; a timm model may have a tag.
+        name: An encoder as ``params.yaml`` names it; a timm model may have a tag.
     """
-    known = known_name(name)
-    names = table().architectures
+    known, names = known_name(name), table().architectures
     if known in names or not _as_tried(SMP, TIMM):
         return None
-    close = difflib.get_close_matches(known.lower(), names, n=NEAREST)
+    close = difflib.get_close_matches(known.lower(), names, n=5)
     nearest = f"; nearest: {', '.join(close)}" if close else ""
     return (
         "expected an encoder of segmentation-models-pytorch, or tu-NAME for a model NAME of timm"
@@ -130,7 +113,7 @@ def unknown_encoder(name: str) -> str | None:
 
 
 def _as_tried(*packages: str) -> bool:
-    """Whether the installed versions are those that the table was made with."""
+    """Whether the installed versions are the table's."""
     try:
         return all(version(name) == table().versions[name] for name in packages)
     except PackageNotFoundError:
@@ -140,7 +123,7 @@ def _as_tried(*packages: str) -> bool:
 def refusal(
     architecture: str,
     encoder: str,
-    options: Mapping[str, Any] | None = None,
+    options: Collection[str] = (),
     output_stride: int | None = None,
 ) -> str | None:
     """Why a pair does not work; None where it does, or where it was never tried.
@@ -148,125 +131,97 @@ def refusal(
     Args:
         architecture: Name of the architecture.
         encoder: Name of the encoder.
-        options: Further options of the network. Where they reach the encoder, the pair is let
-            through.
+        options: Names of further options of the network. Where an option reaches the encoder, the
+            pair is let through.
         output_stride: The output stride asked for. 8 or 16 takes an encoder that can be dilated.
 
     Returns:
         One sentence or two, with encoders and architectures that do work.
     """
-    found = table()
-    works = found.architectures.get(known_name(encoder))
-    if works is None or architecture in found.any_encoder or architecture not in found.names():
+    tried = table()
+    works = tried.architectures.get(known_name(encoder))
+    if works is None or architecture in tried.any_encoder or architecture not in tried.names():
         return None
-    if any(not option.startswith(_DECODER) for option in options or ()):
+    if any(not option.startswith(_DECODER) for option in options):
         return None
     dilated = _DILATED.get(output_stride or 0)
     if dilated is not None and dilated not in works:
         return (
             f"encoder {encoder} cannot be dilated to output stride {output_stride}. Encoders that "
-            f"can: {_examples(found.encoders_of(dilated), encoder)} and others; or set "
+            f"can: {_examples(tried.encoders_of(dilated), encoder)} and others; or set "
             "output_stride to null."
         )
     if output_stride is not None or architecture in works:
         return None
-    others = f"{encoder} works with {', '.join(sorted(works))}" if works else ""
     return (
         f"architecture {architecture} does not work with encoder {encoder}. {architecture} works "
-        f"with {_examples(found.encoders_of(architecture), encoder)} and others (`segops models "
-        f"--architecture {architecture}` lists them); "
-        + (others or f"{encoder} works with no architecture here")
-        + "."
+        f"with {_examples(tried.encoders_of(architecture), encoder)} and others (`segops models "
+        f"--architecture {architecture}` lists them); {encoder} works with "
+        f"{', '.join(sorted(works)) or 'no architecture here'}."
     )
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A part of the table, ready to be printed.
-
-    Attributes:
-        title: What it shows.
-        columns: Headings.
-        rows: Cells, as many in a row as there are columns.
-    """
+    """A part of the table for printing: a title, headings, and rows of as many cells."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: Sequence[tuple[str, ...]]
 
 
 def listing(architecture: str | None = None, encoder: str | None = None) -> Listing:
-    """What ``segops models`` shows: all architectures, or what goes with one name or a pair.
+    """The content of ``segops models``: all architectures, the partners of one name, or a pair.
 
     Raises:
-        SegopsError: A name that is not in the table, with those most like it.
+        SegopsError: A name is not in the table; the message gives the names most like it.
     """
-    found = table()
+    tried = table()
     if architecture is not None:
-        _check("architecture", architecture, found.names())
+        _check("architecture", architecture, tried.names())
     if encoder is not None:
-        _check("encoder", known_name(encoder), found.architectures)
+        _check("encoder", known_name(encoder), tried.architectures)
     if architecture is not None and encoder is not None:
         answer = refusal(architecture, encoder) or f"{architecture} works with encoder {encoder}."
-        return Listing("A pair", ("answer",), ((answer,),))
+        return Listing("A pair", ("answer",), [(answer,)])
     if architecture is not None:
-        names = found.encoders_of(architecture)
-        rows = tuple((kind, ", ".join(some)) for kind, some in _by_kind(names).items())
+        names = tried.encoders_of(architecture)
+        kinds: dict[str, list[str]] = {}
+        for name in names:  # SMP's own encoders, and timm's by the first word of their names
+            word = re.match(r"tu-[a-z]+", name)
+            kinds.setdefault(word.group() if word else "SMP", []).append(name)
+        rows = [(kind, ", ".join(kinds[kind])) for kind in sorted(kinds)]
         title = f"{len(names)} encoders that work with {architecture}"
         return Listing(title, ("kind", "encoders"), rows)
     if encoder is not None:
-        works = found.architectures[known_name(encoder)]
-        names = [name for name in found.names() if name in works or name in found.any_encoder]
+        names = sorted(tried.architectures[known_name(encoder)].union(tried.any_encoder))
         title = f"{len(names)} architectures that work with {encoder}"
-        return Listing(title, ("architectures",), ((", ".join(names),),))
-    tried = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    return Listing(
-        f"Architectures and the encoders that work with them, of {len(found.architectures)} tried "
-        f"({tried})",
-        ("architecture", "encoders", "for instance"),
-        tuple(
-            (
-                name,
-                "any" if name in found.any_encoder else str(len(encoders)),
-                _examples(encoders, ""),
-            )
-            for name in found.names()
-            for encoders in [found.encoders_of(name)]
-        ),
+        return Listing(title, ("architectures",), [(", ".join(names),)])
+    overview = []
+    for name in tried.names():
+        encoders = tried.encoders_of(name)
+        number = "any" if name in tried.any_encoder else str(len(encoders))
+        overview.append((name, number, _examples(encoders)))
+    versions = ", ".join(f"{name} {version}" for name, version in tried.versions.items())
+    title = (
+        f"Architectures and the encoders that work with them, of {len(tried.architectures)} tried "
+        f"({versions})"
     )
+    return Listing(title, ("architecture", "encoders", "for instance"), overview)
 
 
-def _check(kind: str, name: str, known: Iterable[str]) -> None:
-    names = list(known)
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=4)
+def _check(kind: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=4)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise SegopsError(
-            f"{kind} {name!r} is not in the table of what was tried.{hint} "
-            "`segops models` lists the architectures, `segops models --architecture NAME` the "
-            "encoders that one of them works with."
+            f"{kind} {name!r} is not in the table of trials.{hint} `segops models` lists the "
+            "architectures, `segops models --architecture NAME` an architecture's encoders."
         )
 
 
-def _by_kind(encoders: Iterable[str]) -> dict[str, list[str]]:
-    """SMP's own encoders, then timm's by the first word of their names."""
-    kinds: dict[str, list[str]] = {}
-    for name in encoders:
-        word = re.match(r"tu-[a-z]+", name)
-        kinds.setdefault(word.group() if word else "", []).append(name)
-    return {kind or "SMP": kinds[kind] for kind in sorted(kinds)}
-
-
-def _examples(encoders: Iterable[str], like: str) -> str:
-    """A handful of encoders: those named most like the one that was asked for, then well-known."""
-    names = list(encoders)
-    stem = known_name(like).removeprefix("tu-")
-
-    def closeness(name: str) -> int:
-        pairs = zip(stem, name.removeprefix("tu-"), strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-    family = sorted((name for name in names if closeness(name) >= 3), key=closeness, reverse=True)
-    known = [name for name in _WELL_KNOWN if name in names]
-    chosen = dict.fromkeys([*family[: SHOWN - 2], *known, *names])
-    return ", ".join(list(chosen)[:SHOWN])
+def _examples(encoders: Collection[str], like: str = "") -> str:
+    """A few encoders: first the names most like the name asked for, then well-known encoders."""
+    close = difflib.get_close_matches(known_name(like), encoders, n=_EXAMPLES - 2)
+    known = [name for name in _WELL_KNOWN if name in encoders]
+    return ", ".join(list(dict.fromkeys([*close, *known, *encoders]))[:_EXAMPLES])

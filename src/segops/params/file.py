@@ -1,7 +1,7 @@
 """``params.yaml`` as a whole, typed once.
 
 Every flow and command reads its parameters through :func:`load_params`. Unknown keys are refused,
-bounds are checked, and the message of an error names the key, the value and what is allowed.
+bounds are checked, and an error names the key, the value and the allowed values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from segops.params.augment import AugmentParams
 from segops.params.base import Sections, read_yaml, require_sections
@@ -23,8 +22,9 @@ from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
+from segops.params.schema import follow, number_types, schema_of
 from segops.params.train import TrainParams
-from segops.params.tune import RangeParams, TuneParams, number_types
+from segops.params.tune import RangeParams, TuneParams
 from segops.params.validate import ValidateParams
 from segops.runtime.errors import SegopsError
 from segops.runtime.section import Section
@@ -93,11 +93,11 @@ class Params(Sections):
         return self
 
     def _unfit(self, key: str, given: RangeParams) -> list[str]:
-        """What a parameter refuses of its range, whatever values the others have."""
-        field = _field(key)
-        if field is None:  # an entry of an open mapping, of which no type is known
+        """The reasons for which a parameter refuses its range, whatever values the others have."""
+        schema, _ = follow(schema_of(Params), key)
+        if schema is None:  # an entry of an open mapping, of which no type is known
             return []
-        if given.choices is None and not number_types(field.annotation):
+        if given.choices is None and not number_types(schema):
             return [f"{key} is no number, so that it takes `choices`, not low and high"]
         first, *path = key.split(".")
         section = getattr(self, first)
@@ -111,8 +111,8 @@ class Params(Sections):
             try:
                 type(section).model_validate(tree)
             except ValidationError as error:
-                # What a value does not go with is left to the search: another range may vary that,
-                # and a training, which reads this too, searches nothing.
+                # Checks over several parameters are left to the search: another range may vary the
+                # other parameter, and a training, which reads this too, searches nothing.
                 own = [one for one in error.errors() if list(one["loc"][: len(path)]) == path]
                 reasons += [
                     one.partition(": ")[2] for one in problems(Params, own[:1], within=(first,))
@@ -122,8 +122,8 @@ class Params(Sections):
 
 def is_whole_number(key: str) -> bool:
     """Whether the parameter of a dotted key takes whole numbers and no other numbers."""
-    field = _field(key)
-    return field is not None and number_types(field.annotation) == {int}
+    schema, _ = follow(schema_of(Params), key)
+    return schema is not None and number_types(schema) == {"integer"}
 
 
 def load_params(path: Path) -> Params:
@@ -150,14 +150,3 @@ def parse_params(tree: Any, name: str = "params.yaml") -> Params:
         return Params.model_validate(tree)
     except ValidationError as error:
         raise SegopsError(listed(Params, error, name)) from None
-
-
-def _field(key: str) -> FieldInfo | None:
-    """The parameter of a dotted key; None for an entry of an open mapping."""
-    section: Any = Params
-    field: FieldInfo | None = None
-    for name in key.split("."):
-        fields = getattr(section, "model_fields", {})
-        field = next((one for own, one in fields.items() if name in (own, one.alias)), None)
-        section = field.annotation if field else None
-    return field

@@ -1,4 +1,4 @@
-"""Section `gate`: what a challenger must fulfil."""
+"""Section `gate`: the conditions of a promotion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segops.runtime.section import Section
 
 
 class GateParams(Section):
-    """What a challenger must fulfil to be promoted."""
+    """The conditions that a challenger must fulfil to be promoted."""
 
     min_miou: Probability = Field(0.5, description="Least mIoU on val.")
     min_class_iou: dict[str, Probability] = Field(

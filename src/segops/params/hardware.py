@@ -1,4 +1,4 @@
-"""Section `hardware`: what depends on the machine."""
+"""Section `hardware`: parameters that depend on the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segops.threads import cores
 
 
 class HardwareParams(Section):
-    """What depends on the machine; no stage is run again for a change here."""
+    """Parameters that depend on the machine; a change here runs no stage again."""
 
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None,

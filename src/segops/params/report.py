@@ -1,4 +1,4 @@
-"""Section `report`: what the pages show."""
+"""Section `report`: contents of the pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from segops.runtime.section import Section
 
 
 class ReportParams(Section):
-    """What the pages show."""
+    """Contents of the pages."""
 
     pictures: bool = Field(
         True, description="false: leave photographs out of the pages, where they are private."

@@ -1,4 +1,4 @@
-"""What training itself reads of section `augment`; the policy holds the rest."""
+"""The part of section `augment` that training reads itself; the policy holds the rest."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class SampleParams(Sections):
     copy_paste: CopyPasteParams = CopyPasteParams()
     device: Literal["cpu", "gpu", "auto"] = Field(
         "cpu",
-        description="Where batches are augmented; `auto`: on the GPU where the cores cannot "
-        "feed it.",
+        description="Where batches are augmented; `auto`: on the GPU where training runs on "
+        "one and every part of the augmentation can, else on the CPU.",
     )

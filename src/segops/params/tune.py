@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -14,7 +13,7 @@ SEARCHABLE = ("augment", "model", "train")
 
 
 class RangeParams(Section):
-    """What a study may choose from: `choices`, or numbers from `low` to `high`."""
+    """The values that a study may choose: `choices`, or numbers from `low` to `high`."""
 
     low: float | None = None
     high: float | None = None
@@ -56,20 +55,6 @@ class RangeParams(Section):
     def limits(self) -> tuple[Any, ...]:
         """The choices, or both ends."""
         return (self.low, self.high) if self.choices is None else self.choices
-
-
-def number_types(annotation: Any) -> frozenset[type]:
-    """`int` or `float`, where a parameter of that type takes such a number; else nothing.
-
-    A number among several choices (a `Literal`) and a number in a list do not count.
-    """
-    if annotation in (int, float):
-        return frozenset({annotation})
-    if get_origin(annotation) is Annotated:
-        return number_types(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return frozenset().union(*map(number_types, get_args(annotation)))
-    return frozenset()
 
 
 class TuneParams(Section):

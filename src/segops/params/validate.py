@@ -1,4 +1,4 @@
-"""Section `validate`: what the data set must fulfil."""
+"""Section `validate`: the conditions on the data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segops.runtime.section import Count, Section
 
 
 class ValidateParams(Section):
-    """What the data must fulfil before anything is trained on it."""
+    """The conditions that the data must fulfil before training."""
 
     required_classes: Literal["all"] | tuple[str, ...] = Field(
         "all", description="Classes that must occur in train: `all`, or a list of names."

@@ -158,8 +158,10 @@ def _check(
         raise ValueError("region: no pixel is chosen")
     names = predictor.class_names
     if not 0 <= class_id < len(names):
-        known = ", ".join(f"{index} {name}" for index, name in enumerate(names))
-        raise SegopsError(f"The model has no class {class_id} to explain; expected one of {known}.")
+        raise SegopsError(
+            f"The model has no class {class_id} to explain; expected one of "
+            f"{', '.join(f'{index} {name}' for index, name in enumerate(names))}."
+        )
 
 
 def _shrink(

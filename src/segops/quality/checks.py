@@ -6,8 +6,6 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from segops.words import counted
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -83,23 +81,3 @@ class Validation:
             "checks": [asdict(check) for check in self.checks],
             "files": self.findings,
         }
-
-    def describe(self, name: str) -> str:
-        """Every failed check and every finding, one line each, for a terminal.
-
-        Args:
-            name: The data set's path.
-        """
-        count = sum(len(check.findings) for check in self.checks)
-        failed = [check for check in self.checks if not check.passed]
-        lines = [
-            f"{name}: not fit for training. {len(failed)} of {len(self.checks)} checks failed, "
-            f"{counted(count, 'finding')} in {counted(len(self.findings), 'file')}."
-        ]
-        for check in failed:
-            lines.append(f"{check.name}: {check.observed} {check.action}")
-            lines += [
-                f"  {finding.file}: {finding.message}"
-                for finding in sorted(check.findings, key=lambda one: (one.file, one.message))
-            ]
-        return "\n".join(lines)

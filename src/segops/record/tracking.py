@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 120.0
 """How long one process waits for another to finish its work on the record."""
+SQLITE = "sqlite:///"
 LOCAL = "local"
 """The identity of the embedded database: its path may change when the checkout is moved."""
 log = logging.getLogger("segops")
@@ -34,6 +35,10 @@ log = logging.getLogger("segops")
 
 class BusyError(TransientError):
     """Another process holds a lock; the same call may succeed a moment later."""
+
+
+class NoRecordError(SegopsError):
+    """There is no record yet."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Store:
         client: MLflow's client, for runs and for the registry.
         uri: The address, as MLflow takes it.
         identity: The address without credentials; `local` for the embedded database.
-        experiment_id: The experiment that holds the runs.
+        experiment_id: The experiment that holds the runs; empty where there is none to read.
     """
 
     client: MlflowClient
@@ -55,18 +60,19 @@ class Store:
 
 def tracking_uri(root: Path) -> str:
     """``MLFLOW_TRACKING_URI``, or the embedded SQLite database in the main checkout of `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(root)}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{_database(root)}"
 
 
 def identity(root: Path) -> str:
     """What the ledger calls the registry: its address without user name and password."""
     uri = tracking_uri(root)
-    return LOCAL if uri == f"sqlite:///{_database(root)}" else without_credentials(uri)
+    return LOCAL if uri == f"{SQLITE}{_database(root)}" else without_credentials(uri)
 
 
 def has_record(root: Path) -> bool:
-    """Whether there can be a record: not before the embedded database is made."""
-    return identity(root) != LOCAL or _database(root).is_file()
+    """Whether there can be a record: not before a database that is a file is made."""
+    uri = tracking_uri(root)
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE).partition("?")[0]).is_file()
 
 
 def without_credentials(uri: str) -> str:
@@ -105,7 +111,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def session(root: Path, settings: RegistryParams) -> Iterator[Store]:
+def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Iterator[Store]:
     """Open the record, making database and experiment where missing.
 
     MLflow's errors inside the block become errors that name the address.
@@ -113,11 +119,19 @@ def session(root: Path, settings: RegistryParams) -> Iterator[Store]:
     Args:
         root: The workspace.
         settings: Names of the experiment and of the registered model.
+        create: False for whoever only reads: nothing is made.
 
     Raises:
+        NoRecordError: There is no record, and it is not to be made.
         TransientError: The server or the database does not answer; a later call may succeed.
         SegopsError: MLflow refuses.
     """
+    uri = tracking_uri(root)
+    if not create and not has_record(root):
+        raise NoRecordError(
+            f"{without_credentials(uri)}: there is no record of runs and models. `segops run` "
+            "makes it; or set MLFLOW_TRACKING_URI to the address of a record elsewhere."
+        )
     # Modest, so that a server that is away is reported in seconds and not in minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -132,12 +146,12 @@ def session(root: Path, settings: RegistryParams) -> Iterator[Store]:
         ("urllib3.connectionpool", logging.ERROR),  # the outage is told once, by our own error
     ):
         logging.getLogger(name).setLevel(level)  # importing mlflow had set its own
-    uri = tracking_uri(root)
+    # Several processes that create the same database at once collide.
+    waits = create or identity(root) == LOCAL
     with _errors(uri):
-        # Several processes that create the same database at once collide.
-        with locked(root, "mlflow"):
+        with locked(root, "mlflow") if waits else nullcontext():
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            experiment_id = _experiment(client, root, uri, settings.experiment)
+            experiment_id = _experiment(client, root, uri, settings.experiment, create)
         yield Store(client, uri, identity(root), experiment_id)
 
 
@@ -150,8 +164,10 @@ def _database(root: Path) -> Path:
     return paths.state_home(root) / "mlflow.db"
 
 
-def _experiment(client: MlflowClient, root: Path, uri: str, name: str) -> str:
+def _experiment(client: MlflowClient, root: Path, uri: str, name: str, create: bool) -> str:
     found = client.get_experiment_by_name(name)
+    if found is None and not create:
+        return ""
     if found is None:
         # With no server there is nobody else to hold the artifacts, and MLflow's own default is
         # relative to whatever directory a process happens to run in.

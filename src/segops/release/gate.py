@@ -1,69 +1,23 @@
 """The gate: a pure function from evidence and policy to a decision.
 
-It reads nothing, asks nobody and fails closed: evidence that is missing, not finite or of other
-data rejects, with the reason. What could not be established is an :class:`Unknown` in the
+It reads nothing, asks nobody and fails closed. Its questions stand in
+:mod:`segops.release.gate_checks`. What could not be established is an :class:`Unknown` in the
 evidence, never an absence, so that an outage cannot be read as "there is no champion yet".
-
-Source:
-    Non-inferiority: a challenger is no worse than the reference when the lower bound of the
-    difference lies above minus the margin (Piaggio et al., CONSORT statement on non-inferiority
-    trials, JAMA 2012, figure 1). Fixed against the best release and not only against the champion,
-    since a chain of losses within the margin would add up.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from segops.params.gate import GateParams
-from segops.release.evidence import (
-    Challenger,
-    Comparison,
-    Evidence,
-    Identical,
-    NoRelease,
-    Reference,
-    Unknown,
-)
-from segops.report.figures import level
-from segops.words import counted
+from segops.release.evidence import Challenger, Evidence, Identical
+from segops.release.gate_checks import CHECKS, Check
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
-Outcome = Literal["passed", "failed", "undecided"]
 TELLING = ("mIoU", "champion")
 """Names of the checks that say why a challenger was promoted."""
-ROUNDING = 1e-9
-"""Differences below this are the rounding of floating-point sums, not a loss of mIoU."""
-
-
-class Check(BaseModel):
-    """One question the gate asks.
-
-    Attributes:
-        name: Which one.
-        passed: Whether the challenger passed.
-        observed: What was found; None where it is missing.
-        required: What was asked for.
-        sentence: The same in words.
-        undecided: The images are too few to answer; such a check has not passed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str
-    passed: bool
-    observed: float | str | None
-    required: float | str
-    sentence: str
-    undecided: bool = False
-
-    @property
-    def outcome(self) -> Outcome:
-        """What came of it, in one word."""
-        return "passed" if self.passed else "undecided" if self.undecided else "failed"
 
 
 class Decision(BaseModel):
@@ -122,16 +76,8 @@ def decide(evidence: Evidence, policy: GateParams) -> Decision:
         }
         if isinstance(evidence.champion, Identical):
             return Decision(verdict="unchanged", checks=(_unchanged(evidence.champion),), **known)
-    checks = (
-        _artifact(evidence),
-        _validation(evidence),
-        _lineage(evidence),
-        _unseen(evidence),
-        _floor(evidence, policy),
-        *(_class_floor(evidence, name, least) for name, least in policy.min_class_iou.items()),
-        _champion(evidence, policy),
-        _best(evidence, policy),
-    )
+    answers = [check(evidence, policy) for check in CHECKS]
+    checks = tuple(check for one in answers for check in ([one] if isinstance(one, Check) else one))
     outcomes = {check.outcome for check in checks}
     verdict: Verdict = (
         "rejected"
@@ -151,248 +97,3 @@ def _unchanged(champion: Identical) -> Check:
         required=champion.version,
         sentence=f"Version {champion.version} is the champion already: nothing to decide.",
     )
-
-
-def _failed(name: str, required: float | str, sentence: str) -> Check:
-    return Check(name=name, passed=False, observed=None, required=required, sentence=sentence)
-
-
-def _artifact(evidence: Evidence) -> Check:
-    """The score must be that of the registered artifact, and a rollback is final."""
-    name, required = "artifact", "scored from the registered artifact"
-    challenger, score = evidence.challenger, evidence.score
-    if isinstance(challenger, Unknown):
-        return _failed(name, required, f"The challenger is not established: {challenger.reason}")
-    if challenger.withdrawn is not None:
-        return _failed(
-            name,
-            required,
-            f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn} "
-            "It never comes back: train another.",
-        )
-    if isinstance(score, Unknown):
-        return _failed(name, required, f"There is no score: {score.reason}")
-    same = bool(score.bundle_digest) and score.bundle_digest == challenger.bundle_digest
-    digest = challenger.bundle_digest[:12]
-    return Check(
-        name=name,
-        passed=same,
-        observed=score.bundle_digest[:12],
-        required=digest,
-        sentence=f"The score was made from the registered artifact {digest}."
-        if same
-        else f"The score is of artifact {score.bundle_digest[:12] or '(none)'}, the registered one "
-        f"is {digest or '(none)'}. `dvc repro`, then `segops promote`.",
-    )
-
-
-def _validation(evidence: Evidence) -> Check:
-    name, required = "validation", "passed on the scored data"
-    validation, score = evidence.validation, evidence.score
-    if isinstance(validation, Unknown):
-        return _failed(name, required, f"The data's validation is missing: {validation.reason}")
-    if isinstance(score, Unknown):
-        return _failed(name, required, f"There is no score: {score.reason}")
-    if not validation.passed:
-        return _failed(
-            name,
-            required,
-            "The data did not pass validation: mend what reports/validation.html lists.",
-        )
-    same = bool(score.data_hash) and validation.data_hash == score.data_hash
-    return Check(
-        name=name,
-        passed=same,
-        observed=validation.data_hash[:12],
-        required=score.data_hash[:12],
-        sentence=f"Validation passed on the scored data, {score.data_hash[:12]}."
-        if same
-        else f"Validation looked at data {validation.data_hash[:12] or '(none)'}, the score is on "
-        f"{score.data_hash[:12] or '(none)'}. `dvc repro` brings both to the same data.",
-    )
-
-
-def _lineage(evidence: Evidence) -> Check:
-    name, required, missing = "lineage", "complete", evidence.lineage_missing
-    if isinstance(missing, Unknown):
-        return _failed(name, required, f"The lineage is not established: {missing.reason}")
-    if missing:
-        gaps = "; ".join(missing)
-        return _failed(name, required, f"The lineage lacks {gaps}. Then `segops promote`.")
-    return Check(
-        name=name,
-        passed=True,
-        observed="complete",
-        required=required,
-        sentence="The lineage is complete.",
-    )
-
-
-def _unseen(evidence: Evidence) -> Check:
-    name, score = "unseen images", evidence.score
-    if isinstance(score, Unknown):
-        return _failed(name, 0, f"There is no score: {score.reason}")
-    if score.images < 1:
-        return _failed(
-            name,
-            0,
-            "Val holds no image that the challenger was not trained on: nothing is shown. Put "
-            "other images into val.",
-        )
-    return Check(
-        name=name,
-        passed=score.seen_images == 0,
-        observed=score.seen_images,
-        required=0,
-        sentence=f"None of val's images was trained on ({counted(score.images, 'image')})."
-        if score.seen_images == 0
-        else f"Trained on {counted(score.seen_images, 'image')} of val: val and train must be "
-        "disjoint. Take the images out of one of the two lists and run again.",
-    )
-
-
-def _floor(evidence: Evidence, policy: GateParams) -> Check:
-    name, score = "mIoU", evidence.score
-    if isinstance(score, Unknown):
-        return _failed(name, policy.min_miou, f"There is no mIoU: {score.reason}")
-    if not _is_share(score.miou):
-        return _failed(name, policy.min_miou, f"mIoU is {score.miou}: not a number within 0 to 1.")
-    return _at_least(name, "mIoU on val", score.miou, policy.min_miou)
-
-
-def _class_floor(evidence: Evidence, class_name: str, least: float) -> Check:
-    name, score = f"IoU of {class_name}", evidence.score
-    if isinstance(score, Unknown):
-        return _failed(name, least, f"There is no {name}: {score.reason}")
-    value = score.class_iou.get(class_name)
-    if value is None:
-        return _failed(
-            name,
-            least,
-            f"{name} is missing: val holds no {class_name}, so nothing is shown. Put images of it "
-            f"into val, or take {class_name} out of gate.min_class_iou.",
-        )
-    if not _is_share(value):
-        return _failed(name, least, f"{name} is {value}: not a number within 0 to 1.")
-    return _at_least(name, f"{name} on val", value, least)
-
-
-def _at_least(name: str, what: str, value: float | None, least: float) -> Check:
-    assert value is not None
-    passed = value >= least - ROUNDING
-    return Check(
-        name=name,
-        passed=passed,
-        observed=value,
-        required=least,
-        sentence=f"{what} is {value:.3f}, {'at least' if passed else 'below'} {least:.3f}.",
-    )
-
-
-def _champion(evidence: Evidence, policy: GateParams) -> Check:
-    """Non-inferior: the lower bound of the difference is above minus the margin."""
-    name, required = "champion", -policy.margin
-    found = _comparable(evidence, evidence.champion, name, required, "champion")
-    if isinstance(found, Check):
-        return found
-    passed = found.low >= -policy.margin - ROUNDING
-    # Within the margin as observed, yet a loss beyond it is not excluded: too few images to say.
-    undecided = not passed and found.difference >= -policy.margin - ROUNDING
-    about = (
-        f"mIoU {found.challenger_miou:.3f} against {found.reference_miou:.3f} of champion version "
-        f"{found.version} on {_images(found)}: {found.difference:+.3f}, with "
-        f"{level(policy.confidence)} confidence at least {found.low:+.3f}"
-    )
-    if passed:
-        end = f", so no loss beyond the margin of {policy.margin:.3f}."
-    elif undecided:
-        end = (
-            f". A loss beyond the margin of {policy.margin:.3f} is not excluded; the smallest "
-            f"difference that these images could have shown is {found.minimum_detectable:.3f}."
-        )
-    else:
-        end = f". That is a loss beyond the margin of {policy.margin:.3f}."
-    return Check(
-        name=name,
-        passed=passed,
-        observed=found.low,
-        required=required,
-        sentence=about + end,
-        undecided=undecided,
-    )
-
-
-def _best(evidence: Evidence, policy: GateParams) -> Check:
-    """Never below the best release by more than the margin, however long the chain of releases."""
-    name, required = "best release", -policy.margin
-    found = _comparable(evidence, evidence.best, name, required, "best release")
-    if isinstance(found, Check):
-        return found
-    passed = found.difference >= -policy.margin - ROUNDING
-    return Check(
-        name=name,
-        passed=passed,
-        observed=found.difference,
-        required=required,
-        sentence=f"mIoU is {found.difference:+.3f} against version {found.version}, the best "
-        f"release there was ({found.reference_miou:.3f} on {_images(found)}): "
-        f"{'within' if passed else 'beyond'} the margin of {policy.margin:.3f}.",
-    )
-
-
-def _comparable(
-    evidence: Evidence, reference: Reference, name: str, required: float, role: str
-) -> Check | Comparison:
-    """The comparison when it can be judged, else the check that says why it passed or failed."""
-    if isinstance(reference, Unknown):
-        return _failed(name, required, f"No comparison with the {role}: {reference.reason}")
-    if isinstance(reference, NoRelease):
-        sentence = f"There is no {role} yet: the registry says so."
-        return Check(name=name, passed=True, observed="none", required=required, sentence=sentence)
-    if isinstance(reference, Identical):
-        sentence = f"Version {reference.version} is itself the {role}."
-        return Check(
-            name=name,
-            passed=True,
-            observed=reference.version,
-            required=required,
-            sentence=sentence,
-        )
-    if isinstance(evidence.score, Unknown):
-        return _failed(name, required, f"There is no score: {evidence.score.reason}")
-    if not reference.val_hash or reference.val_hash != evidence.score.val_hash:
-        return _failed(
-            name,
-            required,
-            f"Version {reference.version} was scored on val {reference.val_hash[:12] or '(none)'}, "
-            f"the challenger on {evidence.score.val_hash[:12] or '(none)'}: scores on different "
-            "data cannot be compared. `segops promote` scores both anew on the same.",
-        )
-    if reference.images < 2 or not reference.classes:
-        return _failed(
-            name,
-            required,
-            f"Val holds {counted(reference.images, 'image')} that neither the challenger nor "
-            f"version {reference.version} was trained on: at least two are needed to compare them. "
-            "Put more images into val.",
-        )
-    numbers = (reference.difference, reference.low, reference.high, reference.minimum_detectable)
-    if not (
-        all(math.isfinite(number) for number in numbers)
-        and _is_share(reference.challenger_miou)
-        and _is_share(reference.reference_miou)
-        and reference.low <= reference.high
-    ):
-        return _failed(
-            name, required, f"The comparison with version {reference.version} is not finite."
-        )
-    return reference
-
-
-def _images(comparison: Comparison) -> str:
-    left_out = f", {comparison.excluded} trained on left out" if comparison.excluded else ""
-    return f"{counted(comparison.images, 'image')}{left_out}"
-
-
-def _is_share(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and 0 <= value <= 1

@@ -20,7 +20,7 @@ from segops.predict.bundle import bundle_digest
 from segops.record import artifact
 from segops.record.tracking import Store, is_missing, session
 from segops.release import versions
-from segops.release.resolve import find_version
+from segops.release.resolve import find_version, parsed
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -78,7 +78,7 @@ def contenders(references: Sequence[str], root: Path) -> Iterator[list[Contender
     with TemporaryDirectory(prefix="segops-") as scratch:
         if remote:
             settings = load_params(root).registry
-            with session(root, settings) as store:
+            with session(root, settings, create=False) as store:
                 for number, one in enumerate(remote):
                     target = Path(scratch) / str(number)
                     name, bundle = _fetched(store, one, settings.model, target)
@@ -110,6 +110,7 @@ def _told_apart(found: list[Contender], references: Sequence[str]) -> list[Conte
 def _local(reference: str, root: Path) -> Path | None:
     """The bundle's directory, or None where a reference is for MLflow to know."""
     if reference.startswith("models:"):
+        parsed(reference)
         return None
     directory = root / paths.SEGMENTER if reference == WORKSPACE else Path(reference)
     if (directory / opener.MODEL).is_file():
@@ -166,7 +167,7 @@ def _run(store: Store, reference: str) -> Run:
     found = {
         run.info.run_id: run
         for condition in filters
-        for run in store.client.search_runs([store.experiment_id], condition)
+        for run in store.client.search_runs(_experiments(store), condition)
     }
     if reference in found:
         return found[reference]
@@ -178,9 +179,14 @@ def _run(store: Store, reference: str) -> Run:
     return next(iter(found.values()))
 
 
+def _experiments(store: Store) -> list[str]:
+    """The experiments to look for runs in: MLflow finds none in no experiment."""
+    return [store.experiment_id] if store.experiment_id else []
+
+
 def _latest(store: Store) -> str:
     runs = store.client.search_runs(
-        [store.experiment_id], order_by=["attributes.start_time DESC"], max_results=LATEST
+        _experiments(store), order_by=["attributes.start_time DESC"], max_results=LATEST
     )
     if not runs:
         return "There are no runs yet."

@@ -210,7 +210,7 @@ def rollback(root: Path, reason: str) -> RolledBack:
 def _changing(root: Path) -> Iterator[_Registry]:
     """The registry, held by this process alone, with nothing left half done."""
     settings = load_params(root)
-    with session(root, settings.registry) as store, locked(root, "registry"):
+    with session(root, settings.registry, create=False) as store, locked(root, "registry"):
         registry = _Registry(store, _ledger(root, settings), settings.registry.model)
         _complete(registry)
         _observe(registry)

@@ -41,13 +41,26 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         return
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
+    parsed(uri)  # before anything is asked of MLflow
     with TemporaryDirectory() as scratch:
-        with session(root, settings) as store:
+        with session(root, settings, create=False) as store:
             name, version = find_version(store, uri)
             bundle = checked_bundle(
                 store, name, version.number, version.bundle_digest, Path(scratch)
             )
         yield bundle
+
+
+def parsed(uri: str) -> re.Match[str]:
+    """The parts `name`, and `alias` or `version`, of a registered model's URI.
+
+    Raises:
+        SegopsError: It is none.
+    """
+    parts = URI.fullmatch(uri)
+    if parts is None:
+        raise SegopsError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+    return parts
 
 
 def find_version(store: Store, uri: str) -> tuple[str, Version]:
@@ -61,9 +74,7 @@ def find_version(store: Store, uri: str) -> tuple[str, Version]:
         SegopsError: It is none of the two, or there is no such alias.
         MlflowException: There is no such version, or the registry does not answer.
     """
-    parts = URI.fullmatch(uri)
-    if parts is None:
-        raise SegopsError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+    parts = parsed(uri)
     name, number = parts["name"], parts["version"]
     if number is None:
         aliases = versions.aliases(store, name)

@@ -107,12 +107,13 @@ def status(root: Path) -> Status:
         root: The workspace.
 
     Raises:
+        NoRecordError: There is no record yet.
         TransientError: MLflow does not answer.
         SegopsError: The ledger was tampered with.
     """
     settings = load_params(root).registry
     entries = Ledger(root, identity(root), settings.model).entries()
-    with session(root, settings) as store:
+    with session(root, settings, create=False) as store:
         aliases = versions.aliases(store, settings.model)
         found = {one: versions.get(store, settings.model, one) for one in aliases.values()}
         aliased = tuple(

@@ -41,6 +41,7 @@ def write_evaluation_page(
     name: str = NAME,
     about: str = "",
     evaluated: str = "",
+    registered: str = "",
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -59,6 +60,7 @@ def write_evaluation_page(
         name: What people call the model; given, the page's title names all the models.
         about: Its network in words; see :func:`segops.report.model_facts.network_words`.
         evaluated: When it was evaluated, in words.
+        registered: Name of the registered model that it is or may become a version of.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -86,6 +88,7 @@ def write_evaluation_page(
         "kinds": KINDS,
         "about": about,
         "evaluated": evaluated,
+        "registered": registered,
         "weights": str(evaluation.get("weights_sha256") or "")[:12],
         "lineages": lineages(name, about, evaluation, opponents),
     }

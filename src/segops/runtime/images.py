@@ -325,9 +325,10 @@ def _png_data(content: bytes) -> Iterator[bytes]:
 
 
 def _undecodable(name: str, error: Exception) -> SegopsError:
-    words = str(error).rstrip(".") or type(error).__name__
+    said = str(error).rstrip(".") or type(error).__name__
+    words = said
     if isinstance(error, SyntaxError):  # what Pillow's readers raise
-        words = f"its header is damaged ({words})"
+        words = f"its header is damaged ({said})"
     action = "Replace the file."
     if isinstance(error, _OtherFormatError):
         action = "Put an image of such a format in its place."

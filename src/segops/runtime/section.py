@@ -1,9 +1,9 @@
-"""What every section of ``params.yaml`` is made of."""
+"""The base of every section of ``params.yaml``, and the types of numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,13 +14,17 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Words:
-    """What a parameter takes, in words, where its type alone would not tell.
+    """The values that a parameter takes, in words, where its type alone would not tell.
 
     Attributes:
-        text: As it follows "expected" in a message.
+        text: The words after "expected" in a message.
     """
 
     text: str
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """Put the words into the parameter's schema."""
+        return {**handler(core), "words": self.text}
 
 
 class Section(BaseModel):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from segops import files, paths
 from segops.data.store import PackedStore
@@ -15,6 +15,7 @@ from segops.evaluate.score import score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
 from segops.params.hardware import HardwareParams
+from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.report.figures import sentence
 from segops.runtime import opener
@@ -29,6 +30,7 @@ class Settings(Sections):
 
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
+    registry: RegistryParams = RegistryParams()
     hardware: HardwareParams = HardwareParams()
 
 
@@ -52,7 +54,7 @@ def run(root: Path) -> None:
         ThreadPoolExecutor(1, "load") as pool,
     ):
         # Takes a second, while the scoring process loads its own libraries on another core.
-        pool.submit(import_module, "segops.evaluate.results")
+        loading = pool.submit(_results)
         scores = score(
             bundle,
             store,
@@ -62,10 +64,23 @@ def run(root: Path) -> None:
             masks=shown,
             explain=EXPLAINED if shown else 0,
         )
-        from segops.evaluate.results import write_results
-
-        found = write_results(root, scores, store, SPLIT, trained_on, settings.evaluate, shown)
+        found = loading.result().write_results(
+            root,
+            scores,
+            store,
+            SPLIT,
+            trained_on,
+            settings.evaluate,
+            shown,
+            registered=settings.registry.model,
+        )
     log.info("%s", sentence(found))
+
+
+def _results() -> ModuleType:
+    from segops.evaluate import results
+
+    return results
 
 
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:

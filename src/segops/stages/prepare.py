@@ -54,5 +54,4 @@ def run(root: Path) -> None:
         workers=settings.hardware.worker_count,
     )
     store = PackedStore(root / PACKED)
-    counts = ", ".join(f"{split} {len(store.ids(split))}" for split in ("train", "val"))
-    log.info("%s: packed %s", PACKED, counts)
+    log.info("%s: packed train %d, val %d", PACKED, len(store.ids("train")), len(store.ids("val")))

@@ -9,23 +9,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 
 from segops import files, paths
 from segops.augment.policy import Policy
-from segops.data.device.choose import choose_executor, pixel_flops
+from segops.data.device.batches import choose_executor
 from segops.data.imbalance import class_weights
 from segops.data.split import selection_split
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
 from segops.predict.trained import weights_sha256, write_trained
 from segops.runtime.errors import SegopsError
-from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint, launch
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.fingerprint import (
@@ -36,7 +34,7 @@ from segops.train.fingerprint import (
     training_parts,
 )
 from segops.train.fresh import VARIABLE, wants_fresh
-from segops.train.hardware import can_compute, choose_precision, choose_threads, choose_workers
+from segops.train.hardware import can_compute, choose_precision, choose_threads
 from segops.train.history import TrainingLog
 from segops.train.job import Job, TrainingResult
 from segops.train.loop import train
@@ -122,13 +120,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     start = _start(root, settings)
     spec = _spec(settings, start)
     auxiliary = settings.model.auxiliary_weight
-    executor = choose_executor(
-        settings.augment.device,
-        device,
-        policy,
-        cores=choose_workers(settings.hardware, device),
-        pixel_flops=lambda: _pixel_flops(spec, policy.crop, auxiliary > 0),
-    )
+    executor = choose_executor(settings.augment.device, device, policy)
     parts = training_parts(
         settings, store, serialised, local, device, precision,
         ranks=devices * nodes, executor=executor, start=start,
@@ -188,16 +180,6 @@ def _spec(settings: TrainingSettings, start: Start | None) -> ModelSpec:
     )
 
 
-def _pixel_flops(spec: ModelSpec, crop: tuple[int, int], auxiliary: bool) -> float:
-    """Operations of a forward pass in training, per pixel of a crop."""
-    try:
-        with torch.device("meta"):
-            network = build(spec, auxiliary=auxiliary)
-    except SegopsError:  # some encoders read numbers back while they are built
-        network = build(spec, auxiliary=auxiliary).to("meta")
-    return pixel_flops(partial(network, with_auxiliary=auxiliary), crop)
-
-
 def _start(root: Path, settings: TrainingSettings) -> Start | None:
     """The model to start from.
 
@@ -212,7 +194,8 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
     from segops.release import resolve
 
     if model.startswith("models:"):
-        with tracking.session(root, settings.registry) as store:
+        resolve.parsed(model)
+        with tracking.session(root, settings.registry, create=False) as store:
             name, version = resolve.find_version(store, model)
         # The version, because an alias may move on before the bundle is fetched, and later.
         place = model = f"models:/{name}/{version.number}"

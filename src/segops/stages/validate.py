@@ -65,7 +65,7 @@ def run(root: Path) -> None:
     )
     write_json(root / VERDICT, decided)
     if not validation.passed:
-        raise SegopsError(f"{validation.describe(settings.data.path)}\nSee {VALIDATION_PAGE}.")
+        raise SegopsError(_told(validation, settings.data.path))
     images = validation.images.items()
     log.info(
         "%s: fit for training. %s; %d checks passed.",
@@ -80,6 +80,21 @@ def run(root: Path) -> None:
             "is the mean over them too. Add images of them to train, or take them off val.",
             ", ".join(untrained),
         )
+
+
+def _told(validation: Validation, name: str) -> str:
+    """Every failed check and every finding, a line each."""
+    count = sum(len(one.findings) for one in validation.checks)
+    failed = [one for one in validation.checks if not one.passed]
+    lines = [
+        f"{name}: not fit for training. {len(failed)} of {len(validation.checks)} checks failed, "
+        f"{counted(count, 'finding')} in {counted(len(validation.findings), 'file')}."
+    ]
+    for one in failed:
+        lines.append(f"{one.name}: {one.observed} {one.action}")
+        findings = sorted(one.findings, key=lambda finding: (finding.file, finding.message))
+        lines += [f"  {finding.file}: {finding.message}" for finding in findings]
+    return "\n".join([*lines, f"See {VALIDATION_PAGE}."])
 
 
 def _untrained(facts: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:

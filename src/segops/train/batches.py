@@ -7,9 +7,9 @@ from typing import Any
 
 from segops.data.copy_paste import CopyPaste
 from segops.data.datasets import Sample, TrainDataset, train_loader
-from segops.data.device_augment import device_loader
+from segops.data.device.loader import DeviceLoader
 from segops.data.imbalance import RareFirst
-from segops.data.samplers import EpochSampler
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.train.job import Job
 
 
@@ -48,16 +48,15 @@ def batches_of(
     Returns:
         Batches of images uint8 (N, 3, h, w) and masks uint8 (N, h, w).
     """
-    which: dict[str, Any] = {
-        "start_epoch": start[0],
-        "start_batch": start[1],
-        "total_steps": steps,
-        "rank": fabric.global_rank,
-        "ranks": fabric.world_size,
-        "workers": workers,
-    }
-    epochs = -(-steps // len(sampler))
+    batches = BatchStream(
+        sampler,
+        -(-steps // len(sampler)),
+        *start,
+        total_steps=steps,
+        rank=fabric.global_rank,
+        ranks=fabric.world_size,
+    )
     if job.augment_device == "gpu":
-        return device_loader(dataset, sampler, epochs, device=fabric.device, **which)
+        return DeviceLoader(dataset, batches, device=fabric.device, workers=workers)
     is_cuda = fabric.device.type == "cuda"
-    return train_loader(dataset, sampler, epochs, pin_memory=is_cuda, **which)
+    return train_loader(dataset, batches, workers=workers, pin_memory=is_cuda)

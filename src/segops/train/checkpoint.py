@@ -99,9 +99,12 @@ def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> b
                 return True
         _write(path, checkpoint)
     except OSError as error:
-        reason = error.strerror or str(error)
-        kept = "The one before it is kept" if path.is_file() else "There is none yet"
-        log.warning("%s: no checkpoint could be written: %s. %s.", path, reason, kept)
+        log.warning(
+            "%s: no checkpoint could be written: %s. %s.",
+            path,
+            error.strerror or str(error),
+            "The one before it is kept" if path.is_file() else "There is none yet",
+        )
         return False
     _forget_older(directory, best)
     return True

@@ -52,10 +52,6 @@ _SIGNS_OF_LOSS = (
     "NCCL",
 )
 _PR_SET_PDEATHSIG = 1
-_HOW = (
-    f"Set {MAIN}=FIRST_MACHINE:29400 on all machines and {NODE} to 0, 1, ... on each; start "
-    "`segops run` or `segops stage train` on the first and `segops stage train` on the others."
-)
 
 
 class Settings(Sections):
@@ -103,7 +99,8 @@ def require_ranks(devices: int, nodes: int) -> None:
     if world != devices * nodes:
         raise SegopsError(
             f"train.devices: {devices} and train.nodes: {nodes} make {devices * nodes} processes, "
-            f"but {world} run(s). {_how(nodes)}"
+            f"but {world} run(s). "
+            f"{_how_to_start() if nodes > 1 else '`segops stage train` starts them.'}"
         )
 
 
@@ -145,10 +142,10 @@ def _meeting(nodes: int) -> dict[str, Any]:
     if not host or not _is_number(port, 65535):
         raise SegopsError(
             f"train.nodes: {nodes}, and {MAIN} is {main or 'not set'}; expected HOST:PORT of the "
-            f"first machine. {_HOW}"
+            f"first machine. {_how_to_start()}"
         )
     if not _is_number(node, nodes - 1):
-        raise SegopsError(f"{NODE} is {node}; expected 0 to {nodes - 1}. {_HOW}")
+        raise SegopsError(f"{NODE} is {node}; expected 0 to {nodes - 1}. {_how_to_start()}")
     log.info("Machine %s of %d: meeting the others at %s.", int(node) + 1, nodes, main)
     if int(node):
         _await(host, int(port))
@@ -173,7 +170,7 @@ def _await(host: str, port: int) -> None:
             if time.monotonic() > end:
                 raise SegopsError(
                     f"{host}:{port}: the first machine did not answer within {SECONDS_TO_MEET} s: "
-                    f"{error}. {_HOW}"
+                    f"{error}. {_how_to_start()}"
                 ) from None
             time.sleep(1)
         else:
@@ -211,7 +208,8 @@ def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str
             raise _told(error.failures) from None
         except (DistError, RendezvousError) as error:
             raise SegopsError(
-                f"The machines did not meet at {meeting['rdzv_endpoint']}: {error}. {_HOW}"
+                f"The machines did not meet at {meeting['rdzv_endpoint']}: {error}. "
+                f"{_how_to_start()}"
             ) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
@@ -233,20 +231,21 @@ def as_rank() -> Iterator[None]:
     except SegopsError as error:
         if LAUNCHED not in os.environ:
             raise
-        _leave({"message": str(error)})
+        _leave(error)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         time.sleep(SECONDS_BEFORE_BLAME)
-        _leave({"message": f"rank {rank()} lost another rank: {error}", _LOST: True})
+        _leave(SegopsError(f"rank {rank()} lost another rank: {error}"), {_LOST: True})
 
 
-def _leave(message: Mapping[str, Any]) -> None:
-    """End this rank, leaving the agent that started it a message."""
+def _leave(error: SegopsError, more: Mapping[str, Any] | None = None) -> None:
+    """End this rank, leaving the agent that started it the error's message and more."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
-        raise SegopsError(str(message["message"]))
-    Path(path).write_text(json.dumps({**message, "timestamp": int(time.time())}), encoding="utf-8")
+        raise error
+    left = {"message": str(error), "timestamp": int(time.time()), **(more or {})}
+    Path(path).write_text(json.dumps(left), encoding="utf-8")
     raise SystemExit(1)
 
 
@@ -285,8 +284,12 @@ def _message(failure: Any) -> str:
     return "" if message == _NO_MESSAGE else message
 
 
-def _how(nodes: int) -> str:
-    return "`segops stage train` starts them." if nodes == 1 else _HOW
+def _how_to_start() -> str:
+    """What to do on several machines, for a message."""
+    return (
+        f"Set {MAIN}=FIRST_MACHINE:29400 on all machines and {NODE} to 0, 1, ... on each; start "
+        "`segops run` or `segops stage train` on the first and `segops stage train` on the others."
+    )
 
 
 @contextlib.contextmanager

@@ -145,8 +145,9 @@ class _Training:
         return min(self.epoch * len(self.sampler), self.steps)
 
     def _shown(self, batches: Iterable[Sample], count: int) -> Iterable[Sample]:
-        label = f"epoch {self.epoch + 1} of {self.epochs}"
-        return track(batches, label, total=count) if self.is_first else batches
+        if not self.is_first:
+            return batches
+        return track(batches, f"epoch {self.epoch + 1} of {self.epochs}", total=count)
 
     def _take_step(self, images: Tensor, masks: Tensor) -> None:
         number = self._done + self.batch

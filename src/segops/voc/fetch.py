@@ -1,4 +1,4 @@
-"""Put a public segmentation data set in VOC layout into its place."""
+"""Download a public segmentation data set and put it into its place in VOC layout."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Dataset:
 
     Attributes:
         voc: The archive with the images, VOC's masks and lists.
-        sbd: The archive with SBD's masks, where train is to be trainaug.
-        train_images: How many images train must hold; None: as many as the list says.
+        sbd: The archive with SBD's masks, if train is trainaug.
+        train_images: Number of images in train; None: as many as the list names.
     """
 
     voc: Archive
@@ -59,13 +59,13 @@ DATASETS = {
 
 
 def fetch(name: str, target: Path, downloads: Path, mirror: str | None = None) -> Layout:
-    """Download a public data set and put what segmentation needs of it at `target`.
+    """Download a public data set and put its segmentation part at `target`.
 
     Args:
         name: ``voc2012``, ``voc2007``, or ``sbd`` (VOC2012 with the 10,582 images of trainaug).
         target: Directory that then holds ``JPEGImages/``, ``SegmentationClass/`` and
-            ``ImageSets/Segmentation/{train,val}.txt`` and nothing else. What was there is replaced,
-            and only once the new data are whole.
+            ``ImageSets/Segmentation/{train,val}.txt`` and nothing else. They replace the directory
+            there once they are whole.
         downloads: Directory for the archives; they stay there and are not downloaded twice.
         mirror: Address of a directory that holds the same archives.
 
@@ -100,7 +100,7 @@ def fetch_dataset(
 
 
 def _arrange(dataset: Dataset, paths: dict[Archive, Path], scratch: Path, into: Path) -> None:
-    """Unpack what is needed below `scratch` and move it to where VOC's layout has it in `into`."""
+    """Unpack the needed files below `scratch` and move them to their places in `into`."""
     base = dataset.voc.base
     _take(dataset.voc, paths, scratch, {f"{base}/{LISTS}/{split}.txt" for split in SPLITS})
     ids = Layout(scratch / base).splits()
@@ -130,10 +130,8 @@ def _arrange(dataset: Dataset, paths: dict[Archive, Path], scratch: Path, into: 
         for one in absent:
             (scratch / source / f"{one}.jpg").rename(into / IMAGES / f"{one}.jpg")
         write_sbd_masks(scratch / dataset.sbd.base / SBD_MASKS, added, into / MASKS)
-    (into / LISTS).mkdir(parents=True)
     for split in SPLITS:
-        content = "".join(f"{one}\n" for one in ids[split])
-        Layout(into).list_path(split).write_text(content, encoding="utf-8")
+        Layout(into).write_list(split, ids[split])
 
 
 def _take(
@@ -150,7 +148,7 @@ def _take(
 
 
 def _take_sbd(archive: Archive, paths: dict[Archive, Path], into: Path) -> tuple[str, ...]:
-    """Unpack SBD's masks and lists, and return the ids of its train and val."""
+    """Unpack SBD's masks and lists; return the ids of its train and val."""
     lists = {f"{archive.base}/{name}" for name in SBD_LISTS}
     masks = f"{archive.base}/{SBD_MASKS}/"
     # One pass over a large compressed file: the lists may come after the masks that they name.

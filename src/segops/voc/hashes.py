@@ -1,4 +1,4 @@
-"""One hash for a data set: which files, in which split, under which class names."""
+"""The hash of a data set: its files, their splits and the class names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HashRow = tuple[str, str, str, str]
 def dataset_hash(rows: Iterable[HashRow], class_names: Sequence[str]) -> str:
     """SHA-256 over every image and mask, the splits they are in and the classes, in hexadecimal.
 
-    The order of `rows` does not matter; the order of classes does, because it gives the ids of the
-    masks their meaning. Over the rows of both splits this is the data hash, over those of one
-    split that split's hash.
+    The order of `rows` does not matter. The order of classes does, because it gives the ids of the
+    masks their meaning. The rows of both splits give the data hash, the rows of one split the hash
+    of that split.
     """
     names = [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
     return sha256_lines([*names, *sorted("\t".join(row) for row in rows)])

@@ -1,8 +1,9 @@
-"""Where things lie in a directory of VOC layout."""
+"""Paths and lists in a directory of VOC layout."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set in VOC layout; :func:`open_layout` makes one that is checked.
+    """A data set in VOC layout; :func:`open_layout` checks it first.
 
     Attributes:
         root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
@@ -33,7 +34,7 @@ class Layout:
         return self.root / MASKS / f"{image_id}.png"
 
     def list_path(self, split: str) -> Path:
-        """Path of the list that names a split's images, one id a line."""
+        """Path of the list of a split's images, one id a line."""
         return self.root / LISTS / f"{split}.txt"
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -45,8 +46,14 @@ class Layout:
         """
         ids, findings = _read_list(self.list_path(split))
         if findings:
-            raise SegopsError("\n".join(findings))
+            raise SegopsError("\n".join(map(str, findings)))
         return ids
+
+    def write_list(self, split: str, ids: Iterable[str]) -> None:
+        """Write the list of `split`; its directory is made where missing."""
+        path = self.list_path(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
 
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The image ids of ``train`` and of ``val``; see :meth:`ids`."""
@@ -56,11 +63,11 @@ class Layout:
 def open_layout(root: Path) -> Layout:
     """Check that `root` has VOC layout and that its lists can be used.
 
-    Whether every listed image and mask exists and is sound is the validate stage's question.
+    Stage validate checks that every listed image and mask exists and is sound.
 
     Raises:
-        SegopsError: All that is missing or wrong, a line each: directories, lists, empty lists,
-            ids given twice, ids that are no file names.
+        SegopsError: Directories or lists are missing, lists are empty or name an id twice, or ids
+            are no file names; the message has a line for each.
     """
     if not root.is_dir():
         raise SegopsError(
@@ -69,42 +76,45 @@ def open_layout(root: Path) -> Layout:
         )
     layout = Layout(root)
     findings = [
-        f"{root / name}: no such directory"
+        SegopsError(f"{root / name}: no such directory")
         for name in (IMAGES, MASKS)
         if not (root / name).is_dir()
     ]
     for split in SPLITS:
         findings += _read_list(layout.list_path(split))[1]
     if findings:
-        lines = [f"{root}: not a data set in VOC layout:", *(f"  {one}" for one in findings)]
-        inner = [
-            path.parents[1] for depth in ("*", "*/*") for path in root.glob(f"{depth}/{LISTS}")
-        ]
-        if inner:
-            lines.append(f"Did you mean {', '.join(map(str, sorted(inner)))}?")
-        raise SegopsError("\n".join(lines))
+        listed = "\n".join(f"  {one}" for one in findings)
+        raise SegopsError(f"{root}: not a data set in VOC layout:\n{listed}{_meant(root)}")
     return layout
 
 
-def _read_list(path: Path) -> tuple[tuple[str, ...], list[str]]:
-    """The ids in a list, and all that is wrong with it."""
+def _meant(root: Path) -> str:
+    """A line that names the data sets a level or two below `root`, if there are any."""
+    inner = [path.parents[1] for depth in ("*", "*/*") for path in root.glob(f"{depth}/{LISTS}")]
+    return f"\nDid you mean {', '.join(map(str, sorted(inner)))}?" if inner else ""
+
+
+def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:
+    """The ids in a list, and its errors."""
     try:
         # Lists made on Windows may begin with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return (), [f"{path}: no such file; expected one image id a line"]
+        return (), [SegopsError(f"{path}: no such file; expected one image id a line")]
     except (OSError, UnicodeDecodeError) as error:
-        return (), [f"{path}: not readable as text: {error}"]
+        return (), [SegopsError(f"{path}: not readable as text: {error}")]
     ids = tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
     if not ids:
-        return (), [f"{path}: names no image; expected one image id a line"]
+        return (), [SegopsError(f"{path}: names no image; expected one image id a line")]
     findings = [
-        f"{path}: {image_id!r} is no image id; expected a file name without directory or suffix"
+        SegopsError(
+            f"{path}: {image_id!r} is no image id; expected a file name without directory or suffix"
+        )
         for image_id in dict.fromkeys(ids)
         if not _is_id(image_id)
     ]
     findings += [
-        f"{path}: {image_id} is given {count} times"
+        SegopsError(f"{path}: {image_id} is given {count} times")
         for image_id, count in Counter(ids).items()
         if count > 1
     ]

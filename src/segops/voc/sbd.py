@@ -1,7 +1,7 @@
-"""The Semantic Boundaries Dataset: more masks for VOC's images, and the trainaug list made of both.
+"""The Semantic Boundaries Dataset (SBD): more masks for VOC's images, and the trainaug list.
 
 Source: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011. The list of 10,582
-training images is VOC2012's train with SBD's train and val, without what is in VOC2012's val.
+training images is VOC2012's train and SBD's train and val, without VOC2012's val.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SBD_IMAGES = "img"
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """The image ids of one of SBD's lists: one a line, blank lines left out."""
+    """The image ids of a list of SBD: one id a line, without blank lines."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 
@@ -45,7 +45,7 @@ def decode_sbd_mask(content: bytes, name: str) -> NDArray[np.uint8]:
         uint8 array of shape (H, W): ids 0 to 20 as stored. SBD marks no void pixels.
 
     Raises:
-        SegopsError: The content is no such file.
+        SegopsError: The content is not such a file.
     """
     try:
         mask = loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]

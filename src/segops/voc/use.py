@@ -6,8 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segops.files import atomic_directory
@@ -23,79 +22,69 @@ FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the 
 log = logging.getLogger("segops")
 
 
-@dataclass(frozen=True)
-class _Copy:
-    """One file of the source and its path, relative to the target, in VOC's spelling."""
-
-    source: Path
-    path: str
-
-
 def use(source: Path, target: Path) -> Layout:
-    """Check a directory in VOC layout and copy what its lists name to `target`.
+    """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
-    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. What no
-    list names stays behind. The contents of images and masks are the validate stage's concern.
+    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. Files
+    that no list names are not copied. Stage validate checks the contents of images and masks.
 
     Args:
         source: Directory with ``JPEGImages/``, ``SegmentationClass/`` and
-            ``ImageSets/Segmentation/{train,val}.txt``, or one that holds exactly one such directory
-            up to four levels below (``VOCdevkit/VOC2012``).
-        target: Directory to put the copy at. What was there is replaced, and only once the new data
-            are whole. Where `source` already is `target`, it is only checked.
+            ``ImageSets/Segmentation/{train,val}.txt``, or a directory that holds exactly one such
+            directory up to four levels below (``VOCdevkit/VOC2012``).
+        target: Directory of the copy. It replaces the directory there once the new data are whole.
+            Where `source` already is `target`, it is only checked.
 
     Raises:
         SegopsError: The layout is incomplete, several directories are in VOC layout, listed images
             or masks are missing (all are listed), images are PNG, or `source` lies in `target`.
     """
-    found = find_layout(source)
-    _check_lists(found)
-    layout = open_layout(found)
+    root = find_layout(source)
+    _check_lists(root)
+    layout = open_layout(root)
     copies = _copies(layout)
-    if found == target.resolve():
-        _check_spelling(copies, found)
+    if root == target.resolve():
+        _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
         return open_layout(target)
-    if target.resolve() in found.parents:
+    if target.resolve() in root.parents:
         raise SegopsError(
-            f"{found}: lies inside {target}, which would be replaced. Move it elsewhere first, "
+            f"{root}: lies inside {target}, which would be replaced. Move it elsewhere first, "
             "then run the same command with its new path."
         )
     with atomic_directory(target) as temporary:
-        for part in PARTS:
-            (temporary / part).mkdir(parents=True)
-        for copy in track(copies, f"copying to {target}"):
+        for part in (IMAGES, MASKS):
+            (temporary / part).mkdir()
+        for path, original in track(copies.items(), f"copying to {target}", len(copies)):
             try:
-                copy_file(copy.source, temporary / copy.path)
+                copy_file(original, temporary / path)
             except OSError as error:
                 raise SegopsError(
-                    f"{copy.source}: not copied: {error}. {target} is as it was. "
+                    f"{original}: not copied: {error}. {target} is as it was. "
                     "Mend that, then run the same command again."
                 ) from None
         for split, ids in layout.splits().items():
-            content = "".join(f"{one}\n" for one in ids)
-            Layout(temporary).list_path(split).write_text(content, encoding="utf-8")
+            Layout(temporary).write_list(split, ids)
     return open_layout(target)
 
 
 def find_layout(source: Path) -> Path:
-    """The one directory in VOC layout at or below `source`, resolved.
+    """The only directory in VOC layout at or below `source`, resolved.
 
-    Hidden directories are not searched, and nothing below a directory that is one.
+    Hidden directories are not searched, nor anything below a directory in VOC layout.
 
     Raises:
-        SegopsError: There is none (what is missing is said), or more than one (all are listed).
+        SegopsError: There is none (the message says what is missing), or more than one (all are
+            listed).
     """
     if not source.is_dir():
         raise SegopsError(f"{source}: no such directory. Expected one in VOC layout.")
     source = source.resolve()
-    found = list(dict.fromkeys(one.resolve() for one in _layouts(source, DEPTH)))
-    if len(found) > 1:
-        raise SegopsError(
-            "\n  ".join([f"{source}: several directories are in VOC layout; name one of them:"])
-            + "".join(f"\n  {one}" for one in found)
-        )
-    if not found:
+    layouts = list(dict.fromkeys(path.resolve() for path in _layouts(source, DEPTH)))
+    if len(layouts) > 1:
+        first = f"{source}: several directories are in VOC layout; name one of them:"
+        raise SegopsError("\n  ".join([first, *map(str, layouts)]))
+    if not layouts:
         missing = [f"{part}/" for part in PARTS if not (source / part).is_dir()]
         raise SegopsError(
             f"{source}: not in VOC layout: {', '.join(missing)} missing, and no directory below "
@@ -103,7 +92,7 @@ def find_layout(source: Path) -> Path:
             "SegmentationClass/ID.png and ImageSets/Segmentation/{train,val}.txt with one ID a "
             "line."
         )
-    return found[0]
+    return layouts[0]
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -116,7 +105,7 @@ def copy_file(source: Path, target: Path) -> None:
                 fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
                 return
             except OSError:
-                pass  # Most file systems cannot; the plain copy below then does it.
+                pass  # Most file systems cannot share blocks; the plain copy below follows.
     shutil.copyfile(source, target)
 
 
@@ -133,7 +122,7 @@ def _layouts(directory: Path, depth: int) -> Iterator[Path]:
 
 
 def _check_lists(root: Path) -> None:
-    """Say how to make a val list, which many data sets of one's own do not have yet."""
+    """Refuse a data set without a val list, and say how to make a list."""
     train, val = (Layout(root).list_path(split) for split in SPLITS)
     if train.is_file() and not val.is_file():
         raise SegopsError(
@@ -146,70 +135,56 @@ def _check_lists(root: Path) -> None:
         )
 
 
-def _copies(layout: Layout) -> list[_Copy]:
-    """Pair every listed id with its image and mask.
+def _copies(layout: Layout) -> dict[str, Path]:
+    """The files of every listed id by their path in the copy, in VOC's spelling.
 
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
     ids = sorted({one for ids in layout.splits().values() for one in ids})
-    copies: list[_Copy] = []
+    copies: dict[str, Path] = {}
     bad: list[str] = []
     for part, suffixes in ((IMAGES, JPEG_SUFFIXES), (MASKS, MASK_SUFFIXES)):
-        files = _by_stem(layout.root / part)
+        by_id: dict[str, list[Path]] = {}
+        for path in sorted((layout.root / part).iterdir()):
+            if path.is_file():
+                by_id.setdefault(path.stem, []).append(path)
         for image_id in ids:
             name = f"{part}/{image_id}{suffixes[0]}"
-            here = files.get(image_id, [])
+            here = by_id.get(image_id, [])
             fitting = [path for path in here if path.suffix.lower() in suffixes]
             best = [path for path in fitting if path.suffix == suffixes[0]] or fitting
+            names = ", ".join(path.name for path in best or here)
             if len(best) == 1:
-                copies.append(_Copy(best[0], name))
+                copies[name] = best[0]
             elif best:
-                bad.append(f"{name}: several candidates: {_names(best)}; keep one")
+                bad.append(f"{name}: several candidates: {names}; keep one")
             else:
-                bad.append(f"{name}: missing" + (f"; there is {_names(here)}" if here else ""))
+                bad.append(f"{name}: missing" + (f"; there is {names}" if here else ""))
     if bad:
         png = any(line.startswith(IMAGES) and line.lower().endswith(".png") for line in bad)
         raise SegopsError(
             "\n  ".join([f"{layout.root}: {len(bad)} file(s) that the lists name:", *bad])
-            + (f"\n{_convert(layout.root / IMAGES)}" if png else "")
+            + (f"\n{_HOW_TO_CONVERT.format(images=str(layout.root / IMAGES))}" if png else "")
         )
     return copies
 
 
-def _by_stem(directory: Path) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for path in sorted(directory.iterdir()):
-        if path.is_file():
-            files.setdefault(path.stem, []).append(path)
-    return files
+_HOW_TO_CONVERT = """\
+Images must be JPEG. To convert the PNG images beside the originals, at a quality where no \
+difference is seen, run this with Python:
+  from pathlib import Path; from PIL import Image
+  for p in Path({images!r}).glob('*.png'):
+      Image.open(p).convert('RGB').save(p.with_suffix('.jpg'), quality=95, subsampling=0)"""
 
 
-def _names(paths: Iterable[Path]) -> str:
-    return ", ".join(path.name for path in paths)
-
-
-def _convert(images: Path) -> str:
-    return (
-        "Images must be JPEG. To convert the PNG images beside the originals, at a quality where "
-        "no difference is seen, run this with Python:\n"
-        "  from pathlib import Path; from PIL import Image\n"
-        f"  for p in Path({str(images)!r}).glob('*.png'):\n"
-        "      Image.open(p).convert('RGB').save(p.with_suffix('.jpg'), quality=95, subsampling=0)"
-    )
-
-
-def _check_spelling(copies: Iterable[_Copy], root: Path) -> None:
+def _check_spelling(copies: Mapping[str, Path], root: Path) -> None:
     """Refuse other spellings than VOC's where no copy mends them.
 
     Raises:
         SegopsError: Files are to be renamed; all of them are listed.
     """
-    other = [copy for copy in copies if copy.source != root / copy.path]
+    other = [f"{file} -> {Path(path).name}" for path, file in copies.items() if file != root / path]
     if other:
-        raise SegopsError(
-            "\n  ".join(
-                [f"{root}: rename {len(other)} file(s), or use a copy elsewhere:"]
-                + [f"{copy.source} -> {Path(copy.path).name}" for copy in other]
-            )
-        )
+        first = f"{root}: rename {len(other)} file(s), or use a copy elsewhere:"
+        raise SegopsError("\n  ".join([first, *other]))

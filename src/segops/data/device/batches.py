@@ -1,32 +1,67 @@
-"""Raw batches: what workers fetch and draw, and what the device makes of it."""
+"""Augmentation of whole batches: workers fetch pixels and draw, the training's device computes.
+
+Workers draw the policy's parameters with its own code and seeds, so a crop, its flip, scale and
+colours are those of augmentation on the CPU, sample by sample; noise has the same distribution but
+other values.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segops.augment.draw import Drawn, draw
 from segops.augment.geometry import Warp
-from segops.augment.policy import Policy
+from segops.augment.policy import Drawn, Policy
 from segops.data.datasets import TrainDataset
-from segops.data.device.color import DEVICE_TRANSFORMS, DeviceTransform, Encoded
-from segops.data.device.warp import (
-    WarpBatch,
-    WarpSample,
-    fetch_parts,
-    pack_parts,
-    warp_batch,
-)
+from segops.data.device import color
+from segops.data.device.warp import WarpBatch, WarpSample, fetch_parts, pack_parts, warp_batch
 from segops.data.samplers import SampleKey
 from segops.runtime.errors import SegopsError
 
+Executor = Literal["cpu", "gpu"]
+
+log = logging.getLogger("segops")
+
+
+def choose_executor(wanted: str, device: torch.device | str, policy: Policy) -> Executor:
+    """Where batches are augmented: `cpu` or `gpu`.
+
+    Args:
+        wanted: ``augment.device``. `auto` is `gpu` where the training runs on a GPU and every part
+            of the policy has a version for batches, else `cpu`. With `gpu` on a CPU batches are
+            augmented there, for tests and for trying a recipe; that is slower than `cpu`.
+        device: The training's device.
+        policy: The augmentation.
+
+    Raises:
+        SegopsError: `wanted` is `gpu`, and a part of the policy has no version for batches.
+    """
+    kind = torch.device(device).type
+    if wanted == "gpu":
+        BatchAugmentation(policy)
+        if kind != "cuda":
+            log.warning(
+                "augment.device: gpu, but the training runs on %s: batches are augmented there, "
+                "slower than with augment.device: cpu.",
+                kind,
+            )
+        return "gpu"
+    return "gpu" if wanted == "auto" and kind == "cuda" and not _cpu_only(policy) else "cpu"
+
+
+def _cpu_only(policy: Policy) -> list[str]:
+    """Names of the policy's transforms that have no version for batches."""
+    kinds = [type(transform) for transform in policy.compose.transforms[1:]]
+    return [kind.__name__ for kind in kinds if kind not in color.BATCH_TRANSFORMS]
+
 
 class RawSample(NamedTuple):
-    """Pixels of one sample as stored, what is drawn for it after the warp, and its seed."""
+    """Pixels of a sample as stored, what was drawn for it after the warp, and its seed."""
 
     parts: WarpSample
     drawn: tuple[Drawn | None, ...]
@@ -34,15 +69,15 @@ class RawSample(NamedTuple):
 
 
 class RawBatch(NamedTuple):
-    """What a worker hands over: tensors to be sent to the device, in a form that can be pinned.
+    """What a worker hands over: tensors that can be pinned and sent to the device.
 
     Attributes:
         warp: Pixels, and the maps to crops.
-        colors: For every further transform of the policy what its `encode` made.
+        colors: Of each further transform of the policy what was drawn; None: it acts on no sample.
     """
 
     warp: WarpBatch
-    colors: tuple[Encoded, ...]
+    colors: tuple[color.Encoded | None, ...]
 
 
 class RawDataset(Dataset[RawSample]):
@@ -62,7 +97,7 @@ class RawDataset(Dataset[RawSample]):
     def __getitem__(self, key: SampleKey) -> RawSample:
         """Fetch and draw the sample of `key`, (epoch, index)."""
         image, mask, seed = self.dataset.source(key)
-        geometry, *colors = draw(self.dataset.policy, image, mask, seed)
+        geometry, *colors = self.dataset.policy.draw(image, mask, seed)
         if geometry is None:
             raise ValueError("expected a Warp that always acts")
         warp: Warp = self.dataset.policy.compose.transforms[0]
@@ -70,7 +105,7 @@ class RawDataset(Dataset[RawSample]):
 
 
 class BatchAugmentation:
-    """A policy for whole batches; on every device with the draws of :class:`Policy`.
+    """A policy for whole batches, with the draws of :class:`Policy` on every device.
 
     Args:
         policy: The augmentation.
@@ -80,28 +115,29 @@ class BatchAugmentation:
     """
 
     def __init__(self, policy: Policy) -> None:
-        missing = unsupported(policy)
+        missing = _cpu_only(policy)
         if missing:
-            raise refusal(missing)
+            raise SegopsError(
+                f"augment.device: gpu, but {', '.join(missing)} of the policy acts on the CPU "
+                "alone. Set augment.device to cpu or auto, or the probability of this part to 0."
+            )
         self.warp: Warp = policy.compose.transforms[0]
-        self.colors: list[DeviceTransform] = [
-            DEVICE_TRANSFORMS[type(one)] for one in policy.compose.transforms[1:]
-        ]
+        self.kinds = [type(transform) for transform in policy.compose.transforms[1:]]
 
     def pack(self, samples: Sequence[RawSample]) -> RawBatch:
-        """Put samples into a few tensors; done by the process that fetched them."""
-        seeds = [one.seed for one in samples]
+        """Put samples into a few tensors, in the process that fetched them."""
+        seeds = [sample.seed for sample in samples]
         colors = (
-            transform.encode([one.drawn[number] for one in samples], seeds)
-            for number, transform in enumerate(self.colors)
+            color.encode(kind, [sample.drawn[number] for sample in samples], seeds)
+            for number, kind in enumerate(self.kinds)
         )
-        return RawBatch(pack_parts(self.warp, [one.parts for one in samples]), tuple(colors))
+        return RawBatch(pack_parts(self.warp, [sample.parts for sample in samples]), tuple(colors))
 
     def __call__(self, batch: RawBatch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Send a batch to `device` and augment it there.
 
         Args:
-            batch: What :meth:`pack` made; on CUDA it should lie in page-locked memory, or else the
+            batch: What :meth:`pack` made; on CUDA it should lie in page-locked memory, else the
                 host waits for each copy.
             device: Where to compute.
 
@@ -110,28 +146,14 @@ class BatchAugmentation:
             `device`.
         """
         images, masks = warp_batch(_sent(batch.warp, device), self.warp.size)
-        for transform, encoded in zip(self.colors, batch.colors, strict=True):
-            if encoded:
-                images = transform.apply(images, masks, _sent(encoded, device))
+        for kind, encoded in zip(self.kinds, batch.colors, strict=True):
+            if encoded is not None:
+                images = color.apply(kind, images, masks, _sent(encoded, device))
         return images.permute(0, 3, 1, 2), masks
 
 
-def unsupported(policy: Policy) -> list[str]:
-    """Names of the policy's transforms that have no version for batches."""
-    colors = policy.compose.transforms[1:]
-    return [type(one).__name__ for one in colors if type(one) not in DEVICE_TRANSFORMS]
-
-
-def refusal(parts: Sequence[str]) -> SegopsError:
-    """The error that names parts of the augmentation that cannot run on the device."""
-    return SegopsError(
-        f"augment.device: gpu, but {', '.join(parts)} of the policy acts on the CPU alone. Set "
-        "augment.device to cpu or auto, or the probability of this part to 0."
-    )
-
-
 def _sent(content: Any, device: torch.device) -> Any:
-    """`content` with every tensor in it on `device`; on CUDA the copies are not waited for."""
+    """`content` with each tensor in it on `device`; on CUDA the copies are not waited for."""
     if isinstance(content, Tensor):
         return content.to(device, non_blocking=True)
     if isinstance(content, dict):

@@ -1,70 +1,100 @@
-"""Colour jitter, blur and noise of whole batches, as :mod:`segops.augment.color` defines them.
+"""The policy's colour transforms for whole batches, as :mod:`segops.augment` defines them.
 
-Each transform has two halves: `encode` turns what was drawn for a batch into tensors, in the
-process that fetches; `apply` computes on the device. What is drawn for no sample of a batch is
-encoded as an empty dictionary and costs nothing. Nothing in `apply` waits for the device, and no
-sample depends on the others of its batch.
+What was drawn becomes tensors in the process that fetches; the transforms compute on the device.
+They never wait for it, and no sample depends on the others of its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.augment.color import (
-    LUMA,
-    NORMAL_LEVELS,
-    ROW_STEP,
-    ColorJitter,
-    GaussianBlur,
-    GaussianNoise,
-)
-from segops.augment.draw import Drawn
-from segops.augment.photometric import PhotometricDistortion
-from segops.data.device.photometric import apply_photometric, encode_photometric
+from segops.augment.color import LUMA, ROW_STEP, ColorJitter, GaussianBlur, GaussianNoise
+from segops.augment.photometric import PhotometricDistortion, make_tables
+from segops.augment.policy import Drawn
 from segops.runtime.classes import VOID
 
-Encoded = Mapping[str, Any]
-"""Tensors, and lists of plain numbers that the host needs."""
+FRACTION_BITS = 12
+"""Fractional bits of OpenCV's table of divisions."""
 
 
-class DeviceTransform(NamedTuple):
-    """The two halves of a transform that changes images alone.
+class Encoded(NamedTuple):
+    """What was drawn of one transform for the samples of a batch on which it acts.
 
     Attributes:
-        encode: From what was drawn for every sample (None: it does not act) and the samples' seeds.
-        apply: From images uint8 (N, h, w, 3), masks uint8 (N, h, w) and what `encode` made, to
-            images uint8 (N, h, w, 3).
+        samples: int64 (n,): their numbers in the batch.
+        seeds: Their seeds, plain numbers.
+        params: Tensors whose first axis is n.
     """
 
-    encode: Callable[[Sequence[Drawn | None], Sequence[int]], Encoded]
+    samples: Tensor
+    seeds: list[int]
+    params: dict[str, Tensor]
+
+
+class BatchTransform(NamedTuple):
+    """The version for batches of a transform that changes images alone.
+
+    Attributes:
+        encode: From what was drawn for a sample to the arrays that `apply` needs.
+        apply: From images uint8 (n, h, w, 3), which it may overwrite, masks uint8 (n, h, w) and
+            what was encoded to images uint8 (n, h, w, 3).
+    """
+
+    encode: Callable[[Drawn], dict[str, Any]]
     apply: Callable[[Tensor, Tensor, Encoded], Tensor]
 
 
-def encode_jitter(drawn: Sequence[Drawn | None], _: Sequence[int]) -> Encoded:
-    """`linear`, float32 (N, 3, 3), and `per_grey`, float32 (N,): the offset per mean grey level."""
-    if all(one is None for one in drawn):
-        return {}
-    linear = [np.eye(3) if one is None else one["matrix"][:, :3] for one in drawn]
-    per_grey = [0.0 if one is None else (1 - one["contrast"]) * one["brightness"] for one in drawn]
-    return {
-        "linear": torch.from_numpy(np.stack(linear).astype(np.float32)),
-        "per_grey": torch.tensor(per_grey, dtype=torch.float32),
-    }
+def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> Encoded | None:
+    """Put what was drawn for the samples of a batch into tensors.
+
+    Args:
+        kind: The transform's class.
+        drawn: For each sample what was drawn; None where the transform does not act.
+        seeds: Of each sample.
+
+    Returns:
+        None where the transform acts on no sample.
+    """
+    acting = [(number, params) for number, params in enumerate(drawn) if params is not None]
+    if not acting:
+        return None
+    numbers = [number for number, _ in acting]
+    rows = [BATCH_TRANSFORMS[kind].encode(params) for _, params in acting]
+    stacks = {name: torch.from_numpy(_stacked([row[name] for row in rows])) for name in rows[0]}
+    return Encoded(torch.tensor(numbers), [seeds[number] for number in numbers], stacks)
 
 
-def apply_jitter(images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
-    """Change colours; samples that are not drawn are multiplied by one, which changes no bit."""
-    linear: Tensor = encoded["linear"]
-    offset = (encoded["per_grey"] * _mean_grey(images, masks))[:, None, None]
-    channels = [one.float() for one in images.unbind(-1)]
+def apply(kind: type, images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
+    """Change the images, uint8 (N, h, w, 3), on which a transform acts.
+
+    Args:
+        kind: The transform's class.
+        images: uint8 (N, h, w, 3).
+        masks: uint8 (N, h, w).
+        encoded: What :func:`encode` made, on the device of `images`.
+    """
+    chosen, labels = (part.index_select(0, encoded.samples) for part in (images, masks))
+    changed = BATCH_TRANSFORMS[kind].apply(chosen, labels, encoded)
+    # Not an assignment by index, which waits for the device.
+    return images.index_copy(0, encoded.samples, changed)
+
+
+def _encode_jitter(drawn: Drawn) -> dict[str, Any]:
+    return {name: np.asarray(drawn[name], np.float32) for name in ("linear", "per_grey")}
+
+
+def _apply_jitter(images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
+    offset = (encoded.params["per_grey"] * _mean_grey(images, masks))[:, None, None]
+    channels = [channel.float() for channel in images.unbind(-1)]
     changed = []
-    for row in linear.unbind(1):
+    for row in encoded.params["linear"].unbind(1):
         total = offset
         for channel, factor in zip(channels, row.unbind(1), strict=True):
             total = total + channel * factor[:, None, None]
@@ -72,76 +102,10 @@ def apply_jitter(images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
     return _to_bytes(torch.stack(changed, dim=-1))
 
 
-def encode_blur(drawn: Sequence[Drawn | None], _: Sequence[int]) -> Encoded:
-    """`samples`, int64 (n,), and their `kernels`, float32 (n, K), padded to the longest one."""
-    samples = [number for number, one in enumerate(drawn) if one is not None]
-    if not samples:
-        return {}
-    kernels = [_kernel(one["drawn_sigma"]) for one in drawn if one is not None]
-    longest = max(len(kernel) for kernel in kernels)
-    padded = [np.pad(kernel, (longest - len(kernel)) // 2) for kernel in kernels]
-    return {
-        "samples": torch.tensor(samples, dtype=torch.int64),
-        "kernels": torch.from_numpy(np.stack(padded)),
-    }
-
-
-def apply_blur(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
-    """Blur the drawn samples: a sum of shifted images along each axis, borders reflected."""
-    samples, kernels = encoded["samples"], encoded["kernels"]
-    blurred = images.index_select(0, samples).float()
-    for axis in (1, 2):
-        length = blurred.shape[axis]
-        wide = blurred.index_select(axis, _reflected(length, kernels.shape[1] // 2, images.device))
-        blurred = torch.zeros_like(blurred)
-        for shift, weights in enumerate(kernels.unbind(1)):
-            blurred += wide.narrow(axis, shift, length) * weights[:, None, None, None]
-    # Not an assignment by index, which waits for the device.
-    changed: Tensor = images.index_copy(0, samples, _to_bytes(blurred))
-    return changed
-
-
-def encode_noise(drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> Encoded:
-    """`samples` and their `seeds` as numbers, and `noise`, int16 (n, 256), one value per level."""
-    acting = [(number, one) for number, one in enumerate(drawn) if one is not None]
-    if not acting:
-        return {}
-    values = [np.rint(one["drawn_std"] * 255 * NORMAL_LEVELS) for _, one in acting]
-    return {
-        "samples": [number for number, _ in acting],
-        "seeds": [seeds[number] for number, _ in acting],
-        "noise": torch.from_numpy(np.stack(values).astype(np.int16)),
-    }
-
-
-def apply_noise(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
-    """Add noise of the CPU executor's distribution, from a generator of the sample's own seed."""
-    generator = torch.Generator(images.device)
-    for number, seed, noise in zip(
-        encoded["samples"], encoded["seeds"], encoded["noise"], strict=True
-    ):
-        image = images[number]
-        generator.manual_seed(seed)
-        levels = torch.randint(
-            0, 256, image.shape, generator=generator, dtype=torch.uint8, device=image.device
-        )
-        image.copy_((image.to(torch.int16) + noise[levels.long()]).clamp_(0, 255))
-    return images
-
-
-DEVICE_TRANSFORMS: dict[type, DeviceTransform] = {
-    ColorJitter: DeviceTransform(encode_jitter, apply_jitter),
-    PhotometricDistortion: DeviceTransform(encode_photometric, apply_photometric),
-    GaussianBlur: DeviceTransform(encode_blur, apply_blur),
-    GaussianNoise: DeviceTransform(encode_noise, apply_noise),
-}
-"""The device's version of a transform of the policy."""
-
-
 def _mean_grey(images: Tensor, masks: Tensor) -> Tensor:
-    """Mean grey of each image, float32 (N,), over the pixels and rows that the CPU executor takes.
+    """Mean grey of each image, float32 (n,), over the pixels that ``ColorJitter`` counts.
 
-    Sums of whole numbers in float64 are exact, so that their order does not matter.
+    Sums of whole numbers in float64 are exact, so their order does not matter.
     """
     step = ROW_STEP if images.shape[1] >= 16 * ROW_STEP else 1
     images = images[:, ::step]
@@ -153,17 +117,131 @@ def _mean_grey(images: Tensor, masks: Tensor) -> Tensor:
     return (grey / counted.sum(dim=(1, 2))).float()
 
 
-def _kernel(sigma: float) -> Any:
-    """The kernel of ``cv2.GaussianBlur`` for bytes, float32 (K,), K odd."""
-    size = round(sigma * 6 + 1) | 1
-    return cv2.getGaussianKernel(size, sigma, cv2.CV_32F)[:, 0]
+def _encode_photometric(drawn: Drawn) -> dict[str, Any]:
+    names = ("brightness", "contrast", "contrast_first", "saturation", "hue")
+    return make_tables(**{name: drawn[name] for name in names})._asdict()
+
+
+def _apply_photometric(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
+    tables = encoded.params
+    images = _replaced(images, tables["before"])
+    hue, saturation, value = rgb_to_hsv(images)
+    hue, saturation = (
+        _replaced(part, tables["hsv"][..., channel].contiguous())
+        for channel, part in enumerate((hue, saturation))
+    )
+    changed = _replaced(hsv_to_rgb(hue, saturation, value), tables["after"])
+    return changed.where(tables["changes_color"][:, None, None, None], images)
+
+
+def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue in 256 steps, saturation and value, uint8 (N, h, w) each, of uint8 (N, h, w, 3).
+
+    The same bits as ``cv2.COLOR_RGB2HSV_FULL``.
+    """
+    red, green, blue = (channel.int() for channel in images.unbind(-1))
+    value = torch.maximum(torch.maximum(red, green), blue)
+    spread = value - torch.minimum(torch.minimum(red, green), blue)
+    saturation = _rounded(spread * _reciprocal(255, value))
+    turn = torch.where(
+        value == red,
+        green - blue,
+        torch.where(value == green, blue - red + 2 * spread, red - green + 4 * spread),
+    )
+    hue = _rounded(turn * _reciprocal(256 / 6, spread)) % 256
+    return hue.to(torch.uint8), saturation.to(torch.uint8), value.to(torch.uint8)
+
+
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """The colours, uint8 (N, h, w, 3), of ``cv2.COLOR_HSV2RGB_FULL``, to one level."""
+    # OpenCV reads the circle in 255 steps, though it writes it in 256.
+    position = hue.float() * (6 / 255)
+    level, share = value.float(), saturation.float() / 255
+    channels = []
+    for begin in (5, 3, 1):
+        # Distance on the circle to where this channel is least, cut to the ramp's two ends.
+        distance = (position + begin) % 6
+        ramp = torch.minimum(distance, 4 - distance).clamp_(0, 1)
+        channels.append(level - level * share * ramp)
+    return _to_bytes(torch.stack(channels, dim=-1))
+
+
+def _replaced(levels: Tensor, tables: Tensor) -> Tensor:
+    """Each level replaced by the entry of its sample's table, uint8 (n, 256)."""
+    first = torch.arange(len(tables), device=tables.device) * 256
+    first = first.reshape(-1, *[1] * (levels.ndim - 1))
+    return tables.flatten()[levels.long() + first]
+
+
+def _reciprocal(numerator: float, divisors: Tensor) -> Tensor:
+    """`numerator` over whole numbers in 0..255, in fixed point; 0 for 0."""
+    steps = torch.arange(256, device=divisors.device, dtype=torch.float64).clamp_(min=1)
+    table: Tensor = (numerator * 2**FRACTION_BITS / steps).round_().int()
+    return table[divisors] * (divisors > 0)
+
+
+def _rounded(fixed: Tensor) -> Tensor:
+    whole: Tensor = (fixed + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+    return whole
+
+
+def _encode_blur(drawn: Drawn) -> dict[str, Any]:
+    """The kernel that ``cv2.GaussianBlur`` takes for bytes."""
+    sigma = drawn["drawn_sigma"]
+    return {"kernels": cv2.getGaussianKernel(round(sigma * 6 + 1) | 1, sigma, cv2.CV_32F)[:, 0]}
+
+
+def _apply_blur(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
+    """A sum of shifted images along each axis; borders are reflected."""
+    kernels = encoded.params["kernels"]
+    blurred = images.float()
+    for axis in (1, 2):
+        length = blurred.shape[axis]
+        wide = blurred.index_select(axis, _reflected(length, kernels.shape[1] // 2, images.device))
+        blurred = torch.zeros_like(blurred)
+        for shift, weights in enumerate(kernels.unbind(1)):
+            blurred += wide.narrow(axis, shift, length) * weights[:, None, None, None]
+    return _to_bytes(blurred)
 
 
 def _reflected(length: int, margin: int, device: torch.device) -> Tensor:
-    """Indices of an axis and what lies `margin` beyond it, reflected about the border's pixels."""
+    """Indices of an axis and of `margin` pixels beyond it, reflected about the border's pixels."""
     period = max(1, 2 * (length - 1))
     indices = torch.arange(-margin, length + margin, device=device) % period
     return torch.minimum(indices, period - indices) if length > 1 else torch.zeros_like(indices)
+
+
+def _encode_noise(drawn: Drawn) -> dict[str, Any]:
+    return {"noise": drawn["noise"]}
+
+
+def _apply_noise(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
+    """The CPU's noise in distribution; the random bytes are drawn on the device."""
+    generator = torch.Generator(images.device)
+    for image, seed, noise in zip(images, encoded.seeds, encoded.params["noise"], strict=True):
+        generator.manual_seed(seed)
+        levels = torch.randint(
+            0, 256, image.shape, generator=generator, dtype=torch.uint8, device=image.device
+        )
+        image.copy_((image.to(torch.int16) + noise[levels.long()]).clamp_(0, 255))
+    return images
+
+
+BATCH_TRANSFORMS: dict[type, BatchTransform] = {
+    ColorJitter: BatchTransform(_encode_jitter, _apply_jitter),
+    PhotometricDistortion: BatchTransform(_encode_photometric, _apply_photometric),
+    GaussianBlur: BatchTransform(_encode_blur, _apply_blur),
+    GaussianNoise: BatchTransform(_encode_noise, _apply_noise),
+}
+"""The transforms that have a version for batches."""
+
+
+def _stacked(rows: Sequence[Any]) -> NDArray[Any]:
+    """Arrays stacked; those shorter than the longest are padded with zeros on both sides."""
+    if np.ndim(rows[0]) == 1:
+        longest = max(map(len, rows))
+        rows = [np.pad(row, (longest - len(row)) // 2) for row in rows]
+    return np.stack(rows)
 
 
 def _to_bytes(values: Tensor) -> Tensor:

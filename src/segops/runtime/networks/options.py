@@ -56,10 +56,13 @@ def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dic
     elif architecture == "dpt":
         strides = ()
     if stride not in strides:
-        allowed = " or ".join(map(str, strides))
         raise SegopsError(
             f"model.output_stride: {architecture} cannot have output stride {stride}"
-            + (f", only {allowed}" if strides else ": a transformer's stride is its patch size")
+            + (
+                f", only {' or '.join(map(str, strides))}"
+                if strides
+                else ": a transformer's stride is its patch size"
+            )
             + ". Set it to null, or choose an architecture that can, such as dilated_deeplabv3, "
             "deeplabv3 or unet."
         )

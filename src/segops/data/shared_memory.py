@@ -1,8 +1,8 @@
-"""Batches from worker processes through memory that is shared once and used again.
+"""Batches from worker processes through shared memory that is used again.
 
-torch's own way makes a new shared file for every batch. On a virtual machine the system takes 20 ms
-to give 16 crops of 512 pixels their pages, two thirds of what it takes to make them; copying them
-out of pages that are there already takes 2 ms.
+torch makes a new shared file for every batch. On a virtual machine the system takes 20 ms to give
+16 crops of 512 pixels their pages, two thirds of the time to make the crops; copying them out of
+pages that exist already takes 2 ms.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from segops.data.samplers import BatchStream, SampleKey
 from segops.data.workers import READ_AHEAD, stream_loader
 
 Task = tuple[int, list[SampleKey]]
-"""Number of a slot, and the samples to be put there."""
+"""Number of a buffer, and the samples to be put there."""
 
 
-class SlotLoader:
-    """The batches of a data set, made by worker processes; each is a copy that is its owner's.
+class SharedMemoryLoader:
+    """The batches of a data set, made by worker processes; the caller owns each batch.
 
-    Batch k goes to slot ``k % slots``. There is one slot more than batches are asked for in
-    advance, so that a slot is asked for again only after its last batch was copied: batch
-    ``k + slots - 1`` is asked for when batch k arrives, and takes the slot of batch ``k - 1``.
+    Batch k is made in buffer ``k % buffers`` and copied when it is handed out. There is one buffer
+    more than batches are requested in advance, so a buffer is requested again only after its last
+    batch was copied: batch ``k + buffers - 1`` is requested when batch k arrives, and takes the
+    buffer of batch ``k - 1``.
 
     Args:
         dataset: Makes a sample, (image uint8 (3, h, w), mask uint8 (h, w)), of every key.
@@ -57,37 +58,37 @@ class SlotLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Hand out (images uint8 (N, 3, h, w) channels-last, masks uint8 (N, h, w))."""
-        slots = min(READ_AHEAD * self.workers + 1, max(1, len(self)))
-        images = torch.empty((slots, *self.shape, 3), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        masks = torch.empty((slots, *self.shape), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        buffers = min(READ_AHEAD * self.workers + 1, max(1, len(self)))
+        images = torch.empty((buffers, *self.shape, 3), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        masks = torch.empty((buffers, *self.shape), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         loader = stream_loader(
-            _SlotDataset(self.dataset, images, masks),
-            _SlotSampler(self.batches, slots),
-            _as_it_is,
+            _BufferDataset(self.dataset, images, masks),
+            _BufferSampler(self.batches, buffers),
+            _unchanged,
             workers=self.workers,
             pin_memory=False,
         )
-        for slot in loader:
-            yield self._own(images[slot]).permute(0, 3, 1, 2), self._own(masks[slot])
+        for number in loader:
+            yield self._copy(images[number]).permute(0, 3, 1, 2), self._copy(masks[number])
 
-    def _own(self, shared: Tensor) -> Tensor:
+    def _copy(self, shared: Tensor) -> Tensor:
         return shared.pin_memory() if self.pin_memory else shared.clone()
 
 
-class _SlotSampler(Sampler[Task]):
-    def __init__(self, batches: BatchStream, slots: int) -> None:
+class _BufferSampler(Sampler[Task]):
+    def __init__(self, batches: BatchStream, buffers: int) -> None:
         self.batches = batches
-        self.slots = slots
+        self.buffers = buffers
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Task]:
         for number, keys in enumerate(self.batches):
-            yield number % self.slots, keys
+            yield number % self.buffers, keys
 
 
-class _SlotDataset(Dataset[Any]):
+class _BufferDataset(Dataset[Any]):
     def __init__(
         self, dataset: Dataset[tuple[Tensor, Tensor]], images: Tensor, masks: Tensor
     ) -> None:
@@ -96,14 +97,14 @@ class _SlotDataset(Dataset[Any]):
         self.masks = masks
 
     def __getitems__(self, task: Task) -> int:
-        """Make the samples of a task in its slot; torch calls this with what the sampler gave."""
-        slot, keys = task
+        """Make the samples of a task in its buffer; torch calls this with what the sampler gave."""
+        number, keys = task
         for row, key in enumerate(keys):
             image, mask = self.dataset[key]
-            self.images[slot, row] = image.permute(1, 2, 0)
-            self.masks[slot, row] = mask
-        return slot
+            self.images[number, row] = image.permute(1, 2, 0)
+            self.masks[number, row] = mask
+        return number
 
 
-def _as_it_is(slot: int) -> int:
-    return slot
+def _unchanged(number: int) -> int:
+    return number

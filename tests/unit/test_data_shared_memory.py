@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segops.data.samplers import BatchStream, EpochSampler, SampleKey
-from segops.data.slots import SlotLoader
+from segops.data.shared_memory import SharedMemoryLoader
 
 SHAPE = (4, 5, 6)
 
@@ -38,7 +38,9 @@ def stream(epochs: int) -> BatchStream:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_batch_is_the_stream_s_however_long_it_is_kept(workers: int) -> None:
     batches = stream(12)  # 60 of them: every slot is used many times
-    loader = SlotLoader(Numbered(slow=True), batches, SHAPE, workers=workers, pin_memory=False)
+    loader = SharedMemoryLoader(
+        Numbered(slow=True), batches, SHAPE, workers=workers, pin_memory=False
+    )
     found = list(loader)
     assert len(found) == len(loader) == len(batches) == 60
     for keys, (images, masks) in zip(batches, found, strict=True):
@@ -50,7 +52,7 @@ def test_every_batch_is_the_stream_s_however_long_it_is_kept(workers: int) -> No
 
 
 def test_a_batch_that_is_written_to_changes_no_other() -> None:
-    loader = SlotLoader(Numbered(), stream(4), SHAPE, workers=1, pin_memory=False)
+    loader = SharedMemoryLoader(Numbered(), stream(4), SHAPE, workers=1, pin_memory=False)
     for keys, (images, masks) in zip(stream(4), loader, strict=True):
         assert masks[:, 0, 0].tolist() == [index for _, index in keys]
         images.zero_()
@@ -58,7 +60,7 @@ def test_a_batch_that_is_written_to_changes_no_other() -> None:
 
 
 def test_two_iterations_at_once_and_one_given_up_halfway() -> None:
-    loader = SlotLoader(Numbered(), stream(3), SHAPE, workers=2, pin_memory=False)
+    loader = SharedMemoryLoader(Numbered(), stream(3), SHAPE, workers=2, pin_memory=False)
     given_up = iter(loader)
     next(given_up)
     first, second = iter(loader), iter(loader)
@@ -71,6 +73,6 @@ def test_no_shared_memory_is_left_behind() -> None:
     if not place.is_dir():
         pytest.skip("no /dev/shm here")
     before = set(place.iterdir())
-    list(SlotLoader(Numbered(), stream(2), SHAPE, workers=1, pin_memory=False))
+    list(SharedMemoryLoader(Numbered(), stream(2), SHAPE, workers=1, pin_memory=False))
     left = [one for one in set(place.iterdir()) - before if f"_{os.getpid()}_" in one.name]
     assert left == []

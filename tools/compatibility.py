@@ -1,0 +1,101 @@
+"""Find out which architectures work with which encoders, and write the table for ``segops.params``.
+
+``python -m tools.compatibility`` tries every pair: 3 hours on one core, one process on each core.
+``--continue`` tries the encoders that the table lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import timm
+import torch
+
+from segops.files import write_text
+from segops.params.compatibility import SMP, TABLE, TIMM
+from segops.progress import track
+from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build, encoder_names
+
+WITHOUT_ENCODER = ("plain_cnn",)
+"""Architectures without an encoder; any name goes with them."""
+
+Groups = dict[tuple[str, ...], list[str]]
+"""Encoders by the architectures that they work with."""
+
+
+def try_pair(architecture: str, encoder: str, device: str = "cpu") -> str | None:
+    """Build a network and run an image through it; the reason of a failure, or None."""
+    try:
+        with torch.device(device), torch.no_grad():
+            segmenter = build(ModelSpec(architecture, encoder, classes=2)).eval()
+            # A network pads small images. An encoder that fails on 64 pixels, because its windows
+            # do not fit, fails on larger images too.
+            if segmenter.encoder is not None:
+                segmenter.encoder(torch.zeros(1, 3, 64, 64))
+    except Exception as error:
+        return f"{error} {error.__cause__}"
+    return None
+
+
+def working(encoder: str) -> tuple[str, ...]:
+    """The architectures that work with an encoder."""
+    warnings.simplefilter("ignore")  # SMP warns of its old names.
+    torch.set_num_threads(1)
+    return tuple(
+        name for name in ARCHITECTURES if name not in WITHOUT_ENCODER and _works(name, encoder)
+    )
+
+
+def _works(architecture: str, encoder: str) -> bool:
+    # Torch's device `meta` computes shapes alone, in a fraction of the time. Few encoders need
+    # values; their errors name the device.
+    reason = try_pair(architecture, encoder, "meta")
+    if reason is not None and "meta" in reason.lower():
+        reason = try_pair(architecture, encoder)
+    return reason is None
+
+
+def write_table(path: Path, add: bool) -> None:
+    """Try all encoders, or with `add` those that the table lacks, and write the table.
+
+    The table is written every 25 encoders, so that a later call goes on from there.
+    """
+    groups: Groups = {}
+    if add:
+        for group in json.loads(path.read_text())["groups"]:
+            groups[tuple(group["architectures"])] = group["encoders"]
+    known = {name for encoders in groups.values() for name in encoders}
+    names = [*encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
+    names = [name for name in names if name not in known]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        results = zip(names, pool.imap(working, names), strict=True)
+        for number, (name, architectures) in enumerate(track(results, "encoders", len(names)), 1):
+            groups.setdefault(architectures, []).append(name)
+            if number % 25 == 0 or number == len(names):
+                write_text(path, _text(groups))
+
+
+def _text(groups: Groups) -> str:
+    ordered = sorted(groups.items(), key=lambda group: -len(group[0]))
+    table = {
+        "versions": {name: version(name) for name in (SMP, TIMM, "torch")},
+        "any_encoder": WITHOUT_ENCODER,
+        "renamed": _renamed(),
+        "groups": [{"architectures": key, "encoders": sorted(names)} for key, names in ordered],
+    }
+    return json.dumps(table, separators=(",", ":")) + "\n"
+
+
+def _renamed() -> dict[str, str]:
+    """The names that timm deprecates -> the names of the models that it builds for them."""
+    deprecated = timm.models._registry._deprecated_models
+    return {f"tu-{old}": f"tu-{new.partition('.')[0]}" for old, new in deprecated.items() if new}
+
+
+if __name__ == "__main__":
+    write_table(TABLE, add="--continue" in sys.argv[1:])

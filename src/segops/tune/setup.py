@@ -71,5 +71,5 @@ def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path)
         job,
         policy=build_policy(settings.augment),
         resume=scratch / "resume",
-        history=TrainingLog(scratch / "history.jsonl", job.history.fingerprint, settings.flat()),
+        history=TrainingLog(scratch / paths.HISTORY.name, job.history.fingerprint, settings.flat()),
     )

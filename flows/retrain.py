@@ -91,12 +91,14 @@ step = partial(
 
 
 @step(task_run_name="{name}")
-def stage(root: Path, name: str, force: bool) -> pipeline.Outcome | State[Any]:
-    """Bring one stage of ``dvc.yaml`` up to date, its log lines forwarded."""
+def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.Outcome | State[Any]:
+    """Bring one stage of ``dvc.yaml`` up to date if it is due, its log lines forwarded."""
     logger = get_run_logger()
 
     def bring_up_to_date() -> pipeline.Outcome:
-        outcome = pipeline.run_stage(root, name, logger.info, force)
+        outcome: pipeline.Outcome = "unchanged"
+        if is_due:
+            outcome = pipeline.run_stage(root, name, logger.info, force)
         if outcome == "unchanged":
             logger.info("Nothing changed: %s is not run again.", name)
         return outcome
@@ -170,15 +172,17 @@ def _retrain(root: Path, force: bool) -> Summary:
     parameters = load_params(root)
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
     _call(data, root, Path(parameters.data.path))
-    champion_evaluation.refresh(
-        root
-    )  # the evaluation page shows the champion of now beside the new model
-    champion_evaluation.warn_of_other_classes(root, parameters.data.class_names)
+    stages = pipeline.states(root)
+    due = {one.name for one in stages if force or one.state != "up to date"}
+    if due:  # the evaluation page shows the champion of now beside the new model
+        champion_evaluation.refresh(root)
+        champion_evaluation.warn_of_other_classes(root, parameters.data.class_names)
     states: dict[str, State[Any]] = {}
-    for one in pipeline.stages(root):
+    for one in stages:
         upstream = [states[name] for name in one.upstream]
+        arguments = (root, one.name, force, one.name in due)
         run_stage: Any = stage
-        states[one.name] = run_stage(root, one.name, force, wait_for=upstream, return_state=True)
+        states[one.name] = run_stage(*arguments, wait_for=upstream, return_state=True)
         states[one.name].result()
     recorded = _call(record, root)
     registered = _call(register, root, recorded)

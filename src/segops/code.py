@@ -8,15 +8,19 @@ depend; the fingerprint of a training and the packaging of a bundle follow the s
 from __future__ import annotations
 
 import ast
+import json
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
 from segops.behaviour import assigns, texts, without_unused, wordless
-from segops.files import sha256_bytes, sha256_lines
+from segops.files import sha256_bytes, sha256_lines, sha256_tree, write_json
 
 ROOT = Path(__file__).parent
 PACKAGE = ROOT.name
@@ -94,6 +98,47 @@ def stage_code(stage: str) -> StageCode:
     Args:
         stage: Its name in ``dvc.yaml``.
     """
+    return stage_codes()[stage]
+
+
+def stage_codes() -> dict[str, StageCode]:
+    """What :func:`stage_code` tells, of each of :func:`stage_names`.
+
+    What was read is kept beside Python's byte code, for as long as no file of segops changes.
+    """
+    state = _state()
+    read = _kept(state)
+    if read is None:
+        read = {stage: _stage(stage) for stage in stage_names()}
+        if _state() == state:  # nobody edited it meanwhile
+            with suppress(OSError):  # an installation that cannot be written to
+                write_json(_kept_at(), {"state": state, "stages": read})
+    return {
+        stage: StageCode(one["modules"], {name: version(name) for name in one["libraries"]})
+        for stage, one in read.items()
+    }
+
+
+def _state() -> str:
+    """SHA-256 over all that decides what is read of the code, in hexadecimal."""
+    return sha256_lines([sys.version, sha256_tree(ROOT)])
+
+
+def _kept_at() -> Path:
+    return Path(cache_from_source(str(ROOT / "stages.py"))).with_suffix(".json")
+
+
+def _kept(state: str) -> dict[str, Any] | None:
+    """What was read of the stages in this state; None where that is not kept."""
+    try:
+        kept = json.loads(_kept_at().read_text(encoding="utf-8"))
+        return dict(kept["stages"]) if kept["state"] == state else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stage(stage: str) -> dict[str, Any]:
+    """Hash of each module of a stage, and the libraries that decide its result."""
     modules: dict[str, str] = {}
     libraries: set[str] = set()
     for name, path in closure([f"{STAGES}.{stage}"], UNHASHED).items():
@@ -102,9 +147,7 @@ def stage_code(stage: str) -> StageCode:
         libraries.update(source.libraries)
         for file in _named_files(path):
             modules[file.relative_to(ROOT).as_posix()] = sha256_bytes(file.read_bytes())
-    return StageCode(
-        dict(sorted(modules.items())), {name: version(name) for name in sorted(libraries)}
-    )
+    return {"modules": dict(sorted(modules.items())), "libraries": sorted(libraries)}
 
 
 def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,30 +53,19 @@ class StageError(SegopsError):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage of ``dvc.yaml``.
-
-    Attributes:
-        name: Its name.
-        upstream: Names of the stages whose outputs it depends on.
-    """
-
-    name: str
-    upstream: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class State:
     """What a run would do with a stage.
 
     Attributes:
-        name: The stage.
+        name: The stage, as ``dvc.yaml`` names it.
+        upstream: Names of the stages whose outputs it depends on.
         state: `up to date`; `stale`; `perhaps` stale, where one above may run; or `busy` where
             another process has it in hand.
         why: What changed, or which stages above may run; empty where it is up to date.
     """
 
     name: str
+    upstream: tuple[str, ...]
     state: Literal["up to date", "stale", "perhaps", "busy"]
     why: str
 
@@ -87,25 +76,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def stages(root: Path) -> list[Stage]:
-    """The stages of ``dvc.yaml``, each after the stages that it depends on.
-
-    Raises:
-        SegopsError: ``dvc.yaml`` or ``params.yaml`` is not usable for DVC.
-    """
-    import networkx
-
-    with _repository(root) as repository:
-        graph = repository.index.graph
-        order = list(networkx.topological_sort(graph))[::-1]
-        named = {node: node.name for node in order if getattr(node, "name", None)}
-        return [
-            Stage(named[node], tuple(sorted(named[up] for up in graph[node] if up in named)))
-            for node in order
-            if node in named
-        ]
-
-
 def is_unchanged(root: Path, target: str) -> bool:
     """Whether a stage, or a ``.dvc`` file, is as DVC recorded it: dependencies, params, outputs.
 
@@ -114,11 +84,11 @@ def is_unchanged(root: Path, target: str) -> bool:
     with _repository(root) as repository:
         if _changes(repository, root, target):
             return False
-    return target != CODE or not _changed_code(root)
+    return target != CODE or not _changed_code(root, code.stage_codes())
 
 
 def states(root: Path) -> list[State]:
-    """What a run would do with each stage, in the order of :func:`stages`.
+    """What a run would do with each stage of ``dvc.yaml``, each after those that it depends on.
 
     A stage below one that would run runs if that one comes to another result. The code is looked at
     as it is now, whatever the stage ``code`` wrote of it last. While a stage runs, DVC says nothing
@@ -130,27 +100,40 @@ def states(root: Path) -> list[State]:
     from dvc.lock import LockError
 
     found: list[State] = []
-    recorded = _recorded_code(root)
-    order = stages(root)
+    recorded, present = _recorded_code(root), code.stage_codes()
     with _repository(root) as repository:
-        for one in order:
+        for name, upstream in _graph(repository):
             runs = {up.name for up in found if up.state in ("stale", "perhaps")} - {CODE}
-            above = [name for name in one.upstream if name in runs]
+            above = [up for up in upstream if up in runs]
             try:
-                changes = _changes(repository, root, one.name, but=str(paths.code_of(one.name)))
+                changes = _changes(repository, root, name, but=str(paths.code_of(name)))
             except LockError:
-                found.append(State(one.name, "busy", "another process holds it"))
+                found.append(State(name, upstream, "busy", "another process holds it"))
                 continue
-            if one.name != CODE and recorded.get(one.name) != _present_code(one.name):
+            if name == CODE:
+                is_changed = _changed_code(root, present)
+            else:
+                is_changed = name in present and recorded.get(name) != _md5(present[name])
+            if is_changed:
                 changes = [*changes, "changed code"]
             if changes:
-                found.append(State(one.name, "stale", ", ".join(changes)))
+                found.append(State(name, upstream, "stale", ", ".join(changes)))
             elif above:
                 why = f"if {' or '.join(above)} comes to another result"
-                found.append(State(one.name, "perhaps", why))
+                found.append(State(name, upstream, "perhaps", why))
             else:
-                found.append(State(one.name, "up to date", ""))
+                found.append(State(name, upstream, "up to date", ""))
     return found
+
+
+def _graph(repository: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each stage, after those that it depends on, and their names."""
+    import networkx
+
+    graph = repository.index.graph
+    for node in reversed(list(networkx.topological_sort(graph))):
+        if name := getattr(node, "name", None):
+            yield name, tuple(sorted(up.name for up in graph[node] if getattr(up, "name", None)))
 
 
 def _recorded_code(root: Path) -> dict[str, str]:
@@ -167,9 +150,9 @@ def _recorded_code(root: Path) -> dict[str, str]:
     }
 
 
-def _present_code(stage: str) -> str:
+def _md5(present: code.StageCode) -> str:
     """MD5 of what the stage ``code`` would write of another stage now."""
-    text = files.json_text(code.stage_code(stage).to_json())
+    text = files.json_text(present.to_json())
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -186,13 +169,9 @@ def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[st
     return found
 
 
-def _changed_code(root: Path) -> list[str]:
-    """The stages of which the stage ``code`` would write something else than is there."""
-    return [
-        stage
-        for stage in code.stage_names()
-        if _written_code(root, stage) != code.stage_code(stage).to_json()
-    ]
+def _changed_code(root: Path, present: Mapping[str, code.StageCode]) -> bool:
+    """Whether the stage ``code`` would write something else than is there."""
+    return any(_written_code(root, stage) != one.to_json() for stage, one in present.items())
 
 
 def _written_code(root: Path, stage: str) -> Any:
@@ -212,7 +191,7 @@ def run_stage(
 
     Args:
         root: The workspace.
-        stage: A name of :func:`stages`.
+        stage: Its name in ``dvc.yaml``.
         on_line: Called with every line that the stage or DVC prints, without its line end.
         force: Run it even when nothing changed.
 
@@ -365,9 +344,10 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
 
 
 def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run DVC in a process group of its own, so that nothing of it outlives this call."""
+    """Run DVC in a process group of its own, so that nothing of it outlives this process."""
+    tied, holding = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments],
+        [sys.executable, "-m", "segops.tied", str(tied), "dvc", *arguments],
         cwd=root,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -375,8 +355,10 @@ def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tu
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        pass_fds=[tied],
         start_new_session=True,
     )
+    os.close(tied)
     lines: list[str] = []
     try:
         assert process.stdout is not None
@@ -392,16 +374,19 @@ def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tu
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+        os.close(holding)
 
 
 @contextlib.contextmanager
 def _repository(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
 
     try:
-        with Repo(str(root)) as repository:
+        with Repo(str(root)) as repository, contextlib.ExitStack() as held:
+            with contextlib.suppress(LockError):  # whoever needs the lock is told
+                held.enter_context(lock_repo(repository))  # the graph is read once
             yield repository
     except LockError as error:
         raise BusyError(str(error)) from error

@@ -17,7 +17,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor
 from segops.train import launch, loop
 from segops.train.hardware import build_fabric
-from segops.train.loop import Outcome, train
+from segops.train.loop import TrainingResult, train
 from segops.train.selection import selection_confusion
 
 from ..unit.training import Jobs, job_maker, save_always
@@ -29,7 +29,7 @@ def job(tiny_voc: Path, tmp_path: Path) -> Jobs:
     return job_maker(tiny_voc, tmp_path)
 
 
-def plain(outcome: Outcome) -> dict[str, Any]:
+def plain(outcome: TrainingResult) -> dict[str, Any]:
     """An outcome in a form that goes from one process to another."""
     return {
         "rows": outcome.rows,

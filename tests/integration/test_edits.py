@@ -136,7 +136,7 @@ def stale(root: Path) -> set[str]:
 def test_nothing_is_stale_where_nothing_changed(edited: Path) -> None:
     assert stale(edited) == set()
     assert {one.state for one in pipeline.states(edited)} == {"up to date"}
-    assert all(pipeline.is_unchanged(edited, one.name) for one in pipeline.stages(edited))
+    assert all(pipeline.is_unchanged(edited, one.name) for one in pipeline.states(edited))
 
 
 @pytest.mark.parametrize(("path", "edit", "expected"), EDITS)

@@ -16,7 +16,7 @@ log = logging.getLogger("segops")
 
 
 def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
-    stages = pipeline.stages(workspace)
+    stages = pipeline.states(workspace)
     assert [stage.name for stage in stages] == [
         "code", "validate", "prepare", "augment", "train", "package", "evaluate",
     ]  # fmt: skip
@@ -42,7 +42,7 @@ def test_second_repro_runs_nothing(reproduced_copy: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.count("Running stage") == done.stdout.count("Running stage 'code'") == 1
     assert all(
-        pipeline.is_unchanged(reproduced_copy, one.name) for one in pipeline.stages(reproduced_copy)
+        pipeline.is_unchanged(reproduced_copy, one.name) for one in pipeline.states(reproduced_copy)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from segops import pipeline
-from tests.integration.conftest import segops
+from tests.integration.conftest import SMALL, segops, set_params
 
 
 @pytest.fixture
@@ -85,6 +86,38 @@ def test_a_killed_run_leaves_no_server(reproduced_copy: Path, own_home: Path, mo
     kept = own_home / "segops-auth"
     if kept.exists():
         assert kept.read_bytes().strip().partition(b":")[2] not in environment
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_a_stage_leaves_no_process(
+    reproduced_copy: Path, own_home: Path
+) -> None:
+    set_params(reproduced_copy, train={"epochs": 100_000})
+    run = subprocess.Popen(
+        ["segops", "run"],
+        cwd=reproduced_copy,
+        env=pipeline.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    starter, lines = psutil.Process(run.pid), ""
+    while not all(f"segops {one}" in lines for one in ("stage train", "record --follow")):
+        assert run.poll() is None
+        started = starter.children(recursive=True)
+        lines = "\n".join(command(one) for one in started)
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert [command(one) for one in alive] == []
+    set_params(reproduced_copy, train=SMALL["train"])
+    assert pipeline.run_stage(reproduced_copy, "train", print) == "restored"
+
+
+def command(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @pytest.mark.slow

@@ -45,6 +45,13 @@ def test_outside_a_checkout_the_error_says_so(command: tuple[str, ...], tmp_path
     assert "Traceback" not in result.stderr + result.stdout
 
 
+def test_an_unknown_stage_is_refused_with_the_names(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    result = segops("stage", "training", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "no stage is called training; expected one of code, augment, evaluate" in result.stderr
+
+
 def test_a_bad_parameter_stops_a_stage_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("train: {lr: fast}\n")

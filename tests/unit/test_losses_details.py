@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segops.models.losses import WEIGHTED, LossPart, build_loss
+from segops.models.losses import LossPart, build_loss
 from segops.models.losses.pixelwise import BoundaryWeighted
+from segops.params.loss import WEIGHTED
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from tests.unit.loss_references import reference

@@ -153,7 +153,7 @@ def test_the_start_models_normalisation_counts_and_must_be_there(root: Path) -> 
     ("start", "message"),
     [
         ("absent", r"absent: no bundle there"),
-        ("models:/segops@champion", r"champion"),
+        ("models:/segops@champion", r"there is no record of runs and models"),
     ],
 )
 def test_a_start_model_that_is_not_there_is_named(

@@ -32,9 +32,9 @@ def build_extra(params: Iterable[ExtraParams]) -> list[BasicTransform]:
         try:
             built.append(_build(entry.name, {"p": entry.p, **entry.arguments}))
         except SegopsError as error:
-            faults.append(f"augment.extra: entry {number}: {error}")
+            faults.append(SegopsError(f"augment.extra: entry {number}: {error}"))
     if faults:
-        raise SegopsError("\n".join(faults))
+        raise SegopsError("\n".join(map(str, faults)))
     return built
 
 

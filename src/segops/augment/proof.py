@@ -37,7 +37,7 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
         SegopsError: Every image and seed for which a property does not hold, with the part of the
             policy and the property.
     """
-    places: dict[str, list[str]] = {}
+    places: dict[str, list[SegopsError]] = {}
     checked = 0
     seeds = tuple(seeds)
     for image_id, image, mask in samples:
@@ -45,13 +45,16 @@ def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> in
             checked += 1
             fault = find_fault(policy, image, mask, seed)
             if fault:
-                places.setdefault(str(fault), []).append(f"{image_id} (seed {seed})")
+                places.setdefault(str(fault), []).append(SegopsError(f"{image_id} (seed {seed})"))
     if places:
         raise SegopsError(
             "\n".join(
                 [
                     "The augmentation policy does not keep image and mask together:",
-                    *(f"  {fault}: {', '.join(where)}" for fault, where in places.items()),
+                    *(
+                        f"  {fault}: {', '.join(map(str, where))}"
+                        for fault, where in places.items()
+                    ),
                     "If the part is a transform of augment.extra, remove it or change its "
                     f"arguments (fill_mask: {VOID} makes void what it leaves empty). If not, the "
                     "mistake is in segops/augment or in a library that it uses.",

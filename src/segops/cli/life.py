@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,18 +16,6 @@ from segops.runtime.errors import SegopsError
 
 REJECTED = 3
 """Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
-
-
-class StageName(StrEnum):
-    """The stages; dvc.yaml says how they hang together."""
-
-    code = "code"
-    validate = "validate"
-    prepare = "prepare"
-    augment = "augment"
-    train = "train"
-    package = "package"
-    evaluate = "evaluate"
 
 
 def run(
@@ -66,30 +53,34 @@ def schedule(
 
 
 def stage(
-    name: Annotated[StageName, typer.Argument(help="The stage, as dvc.yaml names it.")],
+    name: Annotated[str, typer.Argument(help="The stage, as dvc.yaml names it.")],
     fresh: Annotated[
         bool, typer.Option(help="train: do not continue an interrupted training.")
     ] = False,
 ) -> None:
     """Run one stage in this process; DVC calls this, see dvc.yaml."""
     from segops import pipeline
+    from segops.code import stage_names
     from segops.params.file import load_params
     from segops.train.launch import launch, takes_lock
 
     root = checkout()
+    names = ["code", *stage_names()]
+    if name not in names:
+        raise SegopsError(f"no stage is called {name}; expected one of {', '.join(names)}.")
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
-    if name is not StageName.code:
+    if name != "code":
         load_params(root)  # a stage reads its own sections; here all are checked together
     # Of several processes that train together one takes the lock for all.
-    if takes_lock(root, name.value):
-        first: AbstractContextManager[None] = pipeline.running_stage(root, name.value)
+    if takes_lock(root, name):
+        first: AbstractContextManager[None] = pipeline.running_stage(root, name)
     else:
         first = nullcontext()
     with first:
-        if name is StageName.train and launch(root):
+        if name == "train" and launch(root):
             return
-        importlib.import_module(f"segops.stages.{name.value}").run(root)
+        importlib.import_module(f"segops.stages.{name}").run(root)
 
 
 def record(

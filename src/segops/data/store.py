@@ -281,10 +281,11 @@ def _rows(split: str, entries: dict[str, Entry]) -> Iterator[HashRow]:
 
 
 def _mapped(path: Path, size: int) -> NDArray[np.uint8]:
-    state = f"{path.stat().st_size} bytes long" if path.is_file() else "missing"
-    if state != f"{size} bytes long":
+    held = path.stat().st_size if path.is_file() else None
+    if held != size:
         raise SegopsError(
-            f"{path}: {state}, expected {size} bytes. `dvc repro --force prepare` makes it anew."
+            f"{path}: {'missing' if held is None else f'{held} bytes long'}, expected {size} "
+            "bytes. `dvc repro --force prepare` makes it anew."
         )
     # A plain view spares each slice the bookkeeping of numpy.memmap.
     return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)

@@ -11,7 +11,7 @@ from segops.threads import cores
 
 
 class HardwareParams(Section):
-    """Parameters that depend on the machine; a change here runs no stage again."""
+    """Parameters that depend on the machine."""
 
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None,

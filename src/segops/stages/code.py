@@ -17,5 +17,5 @@ def run(root: Path) -> None:
     Args:
         root: The workspace.
     """
-    for stage in code.stage_names():
-        files.write_json(root / paths.code_of(stage), code.stage_code(stage).to_json())
+    for stage, found in code.stage_codes().items():
+        files.write_json(root / paths.code_of(stage), found.to_json())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segops.params.loss import WEIGHTED
 from segops.runtime.errors import SegopsError
 
 from .lovasz import Lovasz
@@ -29,9 +30,6 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "boundary": BoundaryWeighted,
 }
 """Every loss by its name in ``train.loss``."""
-
-WEIGHTED = frozenset({"cross_entropy", "ohem", "focal"})
-"""The losses that class weights act on."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def build_loss(
 
     Args:
         parts: Names joined by ``+``, or parts with weights and options.
-        class_weights: Not negative, (C,), in id order, for the parts in :data:`WEIGHTED`.
+        class_weights: Not negative, (C,), in id order, for the parts whose losses take them.
 
     Returns:
         A module that maps logits and target to a scalar; it has no parameters, and its class

@@ -58,19 +58,21 @@ import torch
 from segops import paths
 from segops.data.store import PackedStore
 from segops.predict.bundle import load_bundle
-from segops.predict.concurrent import in_lanes, lanes_for
+from segops.predict.parallel import images_at_once, predict_parallel
 torch.set_num_threads(int(sys.argv[2]))
 root = Path(sys.argv[1])
 store = PackedStore(root / paths.PACKED)
 predictor = load_bundle(root / paths.SEGMENTER, "auto")
-lanes = {lanes}
-for _ in in_lanes(lambda one: predictor.predict_mask(store.image(one)), store.ids("val"), lanes):
+at_once = {at_once}
+def predict(one):
+    return predictor.predict_mask(store.image(one))
+for _ in predict_parallel(predict, store.ids("val"), at_once):
     pass
 """
 AT_ONCE = ALONE.format(
-    lanes=f"lanes_for(predictor.device, {SIZE[0] * SIZE[1]}, len(store.ids('val')))"
+    at_once=f"images_at_once(predictor.device, {SIZE[0] * SIZE[1]}, len(store.ids('val')))"
 )
-ONE_BY_ONE = ALONE.format(lanes=1)
+ONE_BY_ONE = ALONE.format(at_once=1)
 
 
 def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None:

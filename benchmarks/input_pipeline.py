@@ -12,7 +12,6 @@ Run: ``python benchmarks/input_pipeline.py [--voc DIRECTORY] [--workers 0 2]``.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -34,6 +33,7 @@ from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.threads import cores
 from segops.voc.layout import Layout, open_layout
 from tools.sample import generate
 
@@ -139,7 +139,7 @@ def main() -> None:
     """Generate or take data, pack it, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--voc", type=Path, help="data in VOC layout; generated where not given")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, min(2, os.cpu_count() or 1)])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, min(2, cores())])
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -120,7 +120,8 @@ def report(name: str, speeds: dict[str, list[float]], loads: list[float]) -> Non
 
 def main() -> None:
     """Compare; exits with 1 if the weights differ."""
-    cores = len(os.sched_getaffinity(0))
+    from segops.threads import cores  # sets for this process what its children choose themselves
+
     found: dict[str, dict[str, list[float]]] = {
         one: {label: [] for label in SIDES} for one in (QUIET, BUSY)
     }
@@ -132,12 +133,12 @@ def main() -> None:
         for turn in range(ROUNDS):
             order = list(sides.items())[:: 1 if turn % 2 else -1]
             for name, speeds in found.items():
-                with busy(cores if name == BUSY else 0):
+                with busy(cores() if name == BUSY else 0):
                     for label, process in order:
                         speeds[label].append(speed(process, STEPS))
                 loads[name].append(os.getloadavg()[0])
         digests = {digest(process) for process in sides.values()}
-    print(f"{cores} cores, {STEPS} steps a turn")
+    print(f"{cores()} cores, {STEPS} steps a turn")
     for name, speeds in found.items():
         report(name, speeds, loads[name])
     print(f"{'weights':>20}: {' and '.join(sorted(digests))}")

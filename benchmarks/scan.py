@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segops.quality.facts import scan
+from segops.quality.facts import MAX_WORKERS, scan
 from segops.threads import cores
 from segops.voc.layout import Layout, open_layout
 from tools.sample import generate
@@ -36,7 +36,7 @@ def bare(layout: Layout) -> None:
             np.asarray(mask)
 
     ids = [image_id for ids in layout.splits().values() for image_id in ids]
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(min(MAX_WORKERS, cores())) as pool:
         list(pool.map(decode, ids))
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         turns = [(timed(bare, layout), timed(scan, layout)) for _ in range(TURNS)]
     decode, facts = (statistics.median(side) for side in zip(*turns, strict=True))
     print(
-        f"{IMAGES} pairs of {SIZE[0]} x {SIZE[1]}, {cores()} threads: "
+        f"{IMAGES} pairs of {SIZE[0]} x {SIZE[1]}, {min(MAX_WORKERS, cores())} threads: "
         f"bare decode {IMAGES / decode:.0f}/s, scan {IMAGES / facts:.0f}/s, "
         f"ratio {decode / facts:.2f} (at least 0.8 is wanted)"
     )

@@ -26,6 +26,7 @@ import torch
 from benchmarks.common import generated_store, matmul_peak
 from benchmarks.gpu import measure
 from benchmarks.gpu.contenders import Plan
+from segops.threads import cores
 
 FULL = Plan(
     device="cuda",
@@ -100,7 +101,7 @@ def _machine(plan: Plan) -> dict[str, Any]:
     return {
         "card": card,
         "memory_gib": memory / 2**30,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
+from segops.threads import cores
 
 Row = dict[str, Any]
 DEVICE_WORKERS = 4
@@ -91,9 +91,8 @@ def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) ->
     ids = store.ids("train")
     dataset = TrainDataset(store, ids, job.policy, seed=0)
     sampler = EpochSampler(len(ids), batch_size, seed=0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = plan.device == "cuda"
-    workers = {"cpu": (cores or 1) if on_gpu else 0, "gpu": DEVICE_WORKERS if on_gpu else 0}
+    workers = {"cpu": cores() if on_gpu else 0, "gpu": DEVICE_WORKERS if on_gpu else 0}
     workers["gpu"] = min(workers["gpu"], workers["cpu"])
     batches = BatchStream(sampler, 1_000_000)
     streams: dict[str, Iterator[tuple[Tensor, Tensor]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,22 @@ def write_json(target: Path, content: Any) -> None:
         ValueError: `content` holds NaN or an infinity, which JSON cannot say.
     """
     write_text(target, json_text(content))
+
+
+def append(file: FileIO, content: bytes) -> None:
+    """Append `content` to a file, whole or not at all.
+
+    Args:
+        file: Opened for appending without a buffer.
+        content: The bytes.
+
+    Raises:
+        OSError: The disk is full; the file is as it was before.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if file.write(content) != len(content):
+        file.truncate(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
 
 
 def json_text(content: Any) -> str:

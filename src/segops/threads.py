@@ -1,4 +1,4 @@
-"""The cores that a process may use, and work on items in a few threads while others are made."""
+"""The cores that a process may use, and work done in threads while the next items are made."""
 
 from __future__ import annotations
 
@@ -19,29 +19,41 @@ def cores() -> int:
 
 
 def pipelined(
-    items: Iterable[Item], work: Callable[[Item], Result], threads: int, waiting: int
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    threads: int,
+    waiting: int,
+    *,
+    size: Callable[[Item], int] = lambda _: 0,
+    limit: int = 0,
 ) -> Iterator[Result]:
     """Yield ``work(item)`` of every item, in the order of the items.
 
-    The items are made in the calling thread, the work is done in others. At most `waiting` + 1
-    items and results exist at a time, however many items there are.
+    The calling thread makes the items, other threads do the work. At most `waiting` + 1 items and
+    results exist at a time, however many items there are.
 
     Args:
-        items: What is worked on.
-        work: Done in a thread. What it raises is raised here, and the rest is given up.
+        items: The input of `work`.
+        work: Runs in a thread. Its exception is raised here and ends the iteration.
         threads: Number of threads, at least 1.
-        waiting: How many items may be under way while the next one is made; 0: each is finished
-            before the next one is begun.
+        waiting: Items that may be submitted and unfinished while the next item is made; 0: each
+            item is finished before the next item is made.
+        size: Size of an item, in any unit.
+        limit: Largest sum of the sizes of the items submitted at a time. A larger item is worked
+            on alone.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="segops")
-    under_way: deque[Future[Result]] = deque()
+    submitted: deque[tuple[int, Future[Result]]] = deque()
     try:
         for item in items:
-            under_way.append(pool.submit(work, item))
-            del item  # else its pixels stay until the next one is made
-            while len(under_way) > waiting:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            own = size(item)
+            while submitted and sum(other for other, _ in submitted) + own > limit:
+                yield submitted.popleft()[1].result()
+            submitted.append((own, pool.submit(work, item)))
+            del item  # else its pixels stay until the next item is made
+            while len(submitted) > waiting:
+                yield submitted.popleft()[1].result()
+        while submitted:
+            yield submitted.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -182,7 +182,7 @@ def test_a_bad_loss_on_one_rank_ends_both_with_its_message(
 
     _, ids = on_ranks(act)
     told = [json.loads((tmp_path / f"error{rank}.json").read_text()) for rank in (0, 1)]
-    message = str(launch._told({k: failure(1, **one) for k, one in enumerate(told)}))
+    message = str(launch._first_failure({k: failure(1, **one) for k, one in enumerate(told)}))
     assert "the loss is nan at step 3 (epoch 2)" in message
     assert f"Images of the batch: {', '.join(ids)}. " in message
     assert len(ids) == 2
@@ -207,4 +207,4 @@ def failure(code: int, **data: Any) -> SimpleNamespace:
 )
 def test_of_several_failures_the_cause_is_told(failures: dict[int, Any], message: str) -> None:
     with pytest.raises(SegopsError, match=message):
-        raise launch._told(failures)
+        raise launch._first_failure(failures)

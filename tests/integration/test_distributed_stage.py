@@ -155,7 +155,7 @@ def test_machines_that_cannot_meet_say_why(
     monkeypatch.setenv(launch.MAIN, main.format(port=free_port()))
     monkeypatch.setenv(launch.NODE, node)
     with pytest.raises(SegopsError, match=message):
-        launch._meeting(2)
+        launch._rendezvous(2)
 
 
 def test_a_first_machine_that_stays_alone_says_so(

@@ -197,7 +197,7 @@ def test_weights_of_another_network_do_not_fit(bundle: Path, tmp_path: Path) -> 
 def test_what_is_no_bundle_is_named(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(SegopsError, match="nowhere: not a model bundle"):
         load_bundle(tmp_path / "nowhere")
-    with pytest.raises(SegopsError, match="nowhere: no such directory"):
+    with pytest.raises(SegopsError, match="nowhere: not a model bundle"):
         bundle_digest(tmp_path / "nowhere")
     (bundle / "model.json").write_text('{"format": 99}')
     with pytest.raises(SegopsError, match="format 99; this code reads 1"):

@@ -28,7 +28,7 @@ from segops.metrics.counts import SplitCounts
 from segops.metrics.image import judge_image
 from segops.metrics.iou import class_pixels
 from segops.metrics.split import SplitFigures
-from segops.predict import concurrent as lanes_module
+from segops.predict import parallel
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
 from segops.predict.package import write_bundle
@@ -203,7 +203,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("threads", "room", "timed", "lanes", "each"),
+    ("threads", "room", "timed", "at_once", "each"),
     [
         (4, 1_000_000, False, 4, 1),
         (4, 2 * 80 * 64 + 1, False, 2, 2),
@@ -217,7 +217,7 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     threads: int,
     room: int,
     timed: bool,
-    lanes: int,
+    at_once: int,
     each: int,
     bundle: Path,
     store: PackedStore,
@@ -226,10 +226,10 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     watched: list[tuple[int, int]],
 ) -> None:
     assert max(math.prod(store.size(one)) for one in store.ids("val")) == 80 * 64
-    monkeypatch.setattr(lanes_module, "PIXELS_AT_ONCE", room)
+    monkeypatch.setattr(parallel, "PIXELS_AT_ONCE", room)
     run(bundle, store, tmp_path / "out", threads=threads, timed=timed, explain=0)
     assert len(watched) == len(store.ids("val"))
-    assert max(under_way for under_way, _ in watched) == lanes
+    assert max(under_way for under_way, _ in watched) == at_once
     assert {found for _, found in watched} == {each}
 
 
@@ -247,7 +247,7 @@ def test_what_an_image_takes_is_reckoned_at_its_largest_scale(
     monkeypatch: pytest.MonkeyPatch,
     watched: list[tuple[int, int]],
 ) -> None:
-    monkeypatch.setattr(lanes_module, "PIXELS_AT_ONCE", 8 * 80 * 64)
+    monkeypatch.setattr(parallel, "PIXELS_AT_ONCE", 8 * 80 * 64)
     ways = [{"predict": {"scales": [1.0, 2.0]}, "out": str(tmp_path / "out")}]
     run(bundle, store, tmp_path / "out", threads=4, variants=ways, explain=0)
     assert max(under_way for under_way, _ in watched) == 2

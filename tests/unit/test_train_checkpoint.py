@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from segops.train.checkpoint import NAME, Best, Checkpoint, begun, load, remove, save
+from segops.train.checkpoint import (
+    NAME,
+    Best,
+    Checkpoint,
+    load,
+    parts_of_interrupted,
+    remove,
+    save,
+)
 
 from .training import with_little_room
 
@@ -60,16 +68,16 @@ def same(left: Any, right: Any) -> bool:
 
 
 def test_what_a_killed_training_depends_on_is_known_without_its_weights(tmp_path: Path) -> None:
-    assert begun(tmp_path) is None
+    assert parts_of_interrupted(tmp_path) is None
     saved, best = with_best()
     save(tmp_path, saved, best)
-    assert begun(tmp_path) == PARTS
+    assert parts_of_interrupted(tmp_path) == PARTS
     (tmp_path / NAME).write_bytes(b"damaged")
-    assert begun(tmp_path) == PARTS  # the best epoch's
+    assert parts_of_interrupted(tmp_path) == PARTS  # the best epoch's
     remove(tmp_path)
     save(tmp_path, saved)
     (tmp_path / NAME).write_bytes(b"damaged")
-    assert begun(tmp_path) is None
+    assert parts_of_interrupted(tmp_path) is None
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

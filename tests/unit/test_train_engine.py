@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segops.models.losses import build_loss
 from segops.runtime.errors import SegopsError
 from segops.train import hardware
-from segops.train.engine import Engine, shipped
+from segops.train.engine import Engine, without_auxiliary
 from segops.train.hardware import build_fabric
 from segops.train.loop import Job, train
 from segops.train.ranks import synchronise_norms
@@ -193,7 +193,11 @@ def test_the_auxiliary_head_adds_its_loss_and_is_not_shipped(job: Jobs) -> None:
     outcome = train(given)
     names = engine.network.state_dict()
     assert any(name.startswith("auxiliary.") for name in names)
-    assert outcome.last.keys() == outcome.network.state_dict().keys() == shipped(names).keys()
+    assert (
+        outcome.last.keys()
+        == outcome.network.state_dict().keys()
+        == without_auxiliary(names).keys()
+    )
 
 
 def test_class_weights_reach_the_loss(job: Jobs) -> None:

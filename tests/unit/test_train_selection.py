@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
 
 from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
@@ -29,7 +29,7 @@ def test_each_image_counts_once(
         for one in ids
     )
     monkeypatch.setattr(selection, "IMAGES_A_FETCH", images_a_fetch)
-    alone = SimpleNamespace(global_rank=0, world_size=1)
+    alone = Fabric(accelerator="cpu", devices=1)
     found = selection.selection_confusion(predictor, store, ids, alone)
     assert len(ids) > 2
     np.testing.assert_array_equal(found, expected)

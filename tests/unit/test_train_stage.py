@@ -210,7 +210,7 @@ def test_a_killed_training_goes_on_in_its_precision_on_another_processor(
     assert begun.params.precision == ("bf16" if amx else "fp32")
     unbroken = train(replace(begun, resume=tmp_path / "other"))
     interrupt(begun, 2, monkeypatch)
-    assert checkpoint.begun(begun.resume) == begun.parts
+    assert checkpoint.parts_of_interrupted(begun.resume) == begun.parts
 
     be_a_processor(monkeypatch, not amx)
     again = job(root, AUTO)

@@ -31,12 +31,12 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download VOC 2012, VOC 2007 or SBD (the 10,582-image trainaug list) and track it."""
-    from segops import pipeline
+    from segops import paths, pipeline
     from segops.voc.fetch import fetch
 
     root, target = _data_target()
     pipeline.require_tracked(root, target)
-    fetch(name.value, root / target, root / ".segops" / "downloads", mirror)
+    fetch(name.value, root / target, root / paths.STATE / "downloads", mirror)
     _track(root, target)
 
 

@@ -1,6 +1,6 @@
 """The work of the scoring process: load a bundle, predict the images, judge the masks, write files.
 
-On a CPU the network predicts several images at a time (:mod:`segops.predict.concurrent`), on a GPU
+On a CPU the network predicts several images at a time (:mod:`segops.predict.parallel`), on a GPU
 one after another; a few threads judge the masks meanwhile. Their results are added up in the order
 of the images, so that the same request gives the same bytes.
 """
@@ -39,7 +39,7 @@ from segops.evaluate.score import (
     packed,
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
-from segops.predict.concurrent import in_lanes, lanes_for
+from segops.predict.parallel import images_at_once, predict_parallel
 from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 
@@ -141,8 +141,8 @@ def _judged(
         yield from map(work, map(predict, images))
         return
     largest = max((math.prod(store.size(one)) for one in images), default=1)
-    lanes = lanes_for(predictor.device, largest * scale**2, len(images))
-    predictions = in_lanes(predict, images, lanes)
+    at_once = images_at_once(predictor.device, largest * scale**2, len(images))
+    predictions = predict_parallel(predict, images, at_once)
     judges = min(MOST_JUDGES, cores())
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
 

@@ -1,1 +1,1 @@
-"""One predictor, and the self-contained bundle that carries it."""
+"""Prediction with a bundle, and the bundle itself."""

@@ -1,13 +1,12 @@
-"""The bundle: a directory that holds all it takes to predict, segops not needed.
+"""A bundle: a directory that holds all that prediction needs except the libraries.
 
     weights.safetensors   the network's weights; nothing is pickled
-    model.json            what to build, the classes, the images that it was trained on
-    runtime/              a copy of segops.runtime; its pyfunc_model.py is what MLflow runs
+    model.json            the network's specification, the classes, the images trained on
+    runtime/              a copy of segops.runtime; MLflow runs its pyfunc_model.py
     requirements.txt      exact versions of the libraries
 
-This is what is evaluated, registered and served. The same weights and code give the same bytes, and
-the bundle's digest names them: no time, no path, no machine enters it. Two bundles of one network
-made under other versions of the libraries differ in ``requirements.txt``.
+segops evaluates, registers and serves bundles. A bundle holds no time, no path and no name of a
+machine: its digest is the same for the same weights, code, settings and versions of the libraries.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from numpy.typing import NDArray
 from segops import files
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
-from segops.runtime.predictor import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from segops.runtime.predictor import Prediction
 
 
 class BundledPredictor:
@@ -35,7 +35,7 @@ class BundledPredictor:
     Attributes:
         model: Content of the bundle's ``model.json``.
         class_names: The names in id order.
-        device: Where it predicts.
+        device: The device of the network.
     """
 
     def __init__(self, inner: Any, model: dict[str, Any]) -> None:
@@ -46,63 +46,65 @@ class BundledPredictor:
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """As :meth:`segops.runtime.predictor.Predictor.predict`."""
-        with _own_errors():
-            found = self._inner.predict(image)
-        return Prediction(found.mask, found.confidence)
+        from segops.runtime.predictor import (
+            Prediction,  # imports torch, which a digest does without
+        )
+
+        prediction = self._call("predict", image)
+        return Prediction(prediction.mask, prediction.confidence)
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_mask`."""
-        with _own_errors():
-            mask: NDArray[np.uint8] = self._inner.predict_mask(image)
+        mask: NDArray[np.uint8] = self._call("predict_mask", image)
         return mask
 
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_bytes`."""
-        with _own_errors():
-            mask, confidence = self._inner.predict_bytes(content, name)
+        mask, confidence = self._call("predict_bytes", content, name)
         return mask, confidence
 
     @property
     def says_confidence(self) -> bool:
-        """Whether it can tell the probability of every pixel; bundles of old cannot."""
+        """Whether :meth:`predict_tensors` works; the code of old bundles lacks it."""
         return hasattr(self._inner, "predict_tensors")
 
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`.
 
         Raises:
-            SegopsError: The bundle was made before bundles could; see :attr:`says_confidence`.
+            SegopsError: The bundle's code lacks this method; see :attr:`says_confidence`.
         """
-        self._require("predict_tensors")
-        with _own_errors():
-            mask, top = self._inner.predict_tensors(image)
+        mask, top = self._call("predict_tensors", image)
         return mask, top
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`.
 
         Raises:
-            SegopsError: The bundle was made before bundles could.
+            SegopsError: The bundle's code lacks this method.
         """
-        self._require("predict_probabilities")
-        with _own_errors():
-            probabilities: NDArray[np.float32] = self._inner.predict_probabilities(image)
+        probabilities: NDArray[np.float32] = self._call("predict_probabilities", image)
         return probabilities
 
     @property
     def network(self) -> nn.Module:
         """The network, built by the bundle's own code."""
-        self._require("network")
-        network: nn.Module = self._inner.network
+        network: nn.Module = self._get("network")
         return network
 
-    def _require(self, name: str) -> None:
+    def _call(self, name: str, *arguments: Any) -> Any:
+        method = self._get(name)
+        with _own_errors():
+            return method(*arguments)
+
+    def _get(self, name: str) -> Any:
         if not hasattr(self._inner, name):
             raise SegopsError(
                 f"The model's bundle has no {name}: it was made by segops "
                 f"{self.model.get('segops_version', '(unknown)')}, before bundles had it. "
                 "`dvc repro package` makes a new bundle of the same weights."
             )
+        return getattr(self._inner, name)
 
 
 def load_bundle(
@@ -116,9 +118,9 @@ def load_bundle(
     Args:
         directory: The bundle.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
-        expected_digest: What :func:`bundle_digest` must say; checked before any of the bundle's
-            code is run.
-        predict: How to predict instead of the bundle's own way, as `predict` in ``params.yaml``.
+        expected_digest: The value that :func:`bundle_digest` must have; checked before any of the
+            bundle's code is run.
+        predict: Settings in place of the bundle's own, as section `predict` of ``params.yaml``.
 
     Raises:
         SegopsError: The directory is no bundle, has another digest, or cannot be used here.
@@ -142,16 +144,15 @@ def bundle_digest(directory: Path) -> str:
     """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal.
 
     Raises:
-        SegopsError: There is no such directory.
+        SegopsError: The directory is no bundle.
     """
-    if not directory.is_dir():
-        raise SegopsError(f"{directory}: no such directory. The stage `package` writes a bundle.")
-    return files.sha256_tree(directory)
+    with _own_errors():
+        return opener.digest(opener.read_bundle(directory))
 
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Turn the errors of a bundle's own code, a class of its own, into ours."""
+    """Raise a SegopsError in place of the bundle's own error classes."""
     try:
         yield
     except opener.BundleError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,25 +14,67 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.predictor import Predictor
+
+from .bundle import BundledPredictor
 
 LONGEST_SIDE = 1024
-"""Larger images are shrunk to this for the explanation, in pixels."""
+"""Side, in pixels, to which a larger image is shrunk before the network runs over it whole."""
+
+LARGEST_PICTURE = 4_000_000
+"""Most pixels of the picture that ``segops predict --explain`` writes."""
+
+AUTO = "auto"
+BACKGROUND = 0
 
 
-class Explainable(Protocol):
-    """What an explanation takes: a predictor, or the predictor of a bundle."""
+Explainable = Predictor | BundledPredictor
 
-    @property
-    def network(self) -> nn.Module:
-        """Takes uint8 images (1, 3, H, W) of any size, returns logits (1, C, H, W)."""
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C names in id order."""
+def require_class(name: str | None, class_names: Sequence[str]) -> None:
+    """Check the class that ``--explain`` names.
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
+    Raises:
+        SegopsError: The name is neither a class nor `auto`.
+    """
+    if name is not None and name != AUTO and name not in class_names:
+        raise SegopsError(
+            f"--explain {name}: the model has no such class. Expected {AUTO} or one of "
+            f"{', '.join(class_names)}."
+        )
+
+
+def explanation(
+    predictor: Explainable, image: NDArray[np.uint8], mask: NDArray[np.uint8], name: str
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | None:
+    """Show which places of an image speak for a class in the pixels predicted as this class.
+
+    Args:
+        predictor: As in :func:`explain`.
+        image: uint8 (H, W, 3), RGB; shrunk to at most `LARGEST_PICTURE` pixels.
+        mask: uint8 (H, W), the prediction.
+        name: A class, or `auto`: the mask's largest class that is not background. A class that the
+            mask lacks is explained over the whole image.
+
+    Returns:
+        The image (h, w, 3) and its heat map float32 (h, w) in 0..1; None where the mask holds
+        background only and `auto` is asked for.
+
+    Raises:
+        SegopsError: As :func:`explain`.
+    """
+    if name in predictor.class_names:
+        class_id = predictor.class_names.index(name)
+    else:
+        counts = np.bincount(mask.ravel(), minlength=len(predictor.class_names))
+        counts[BACKGROUND] = 0
+        if not counts.any():
+            return None
+        class_id = int(counts.argmax())
+    inside = mask == class_id
+    region = inside if inside.any() else np.ones_like(inside)
+    image, small_region = _shrink(image, region, (LARGEST_PICTURE / mask.size) ** 0.5)
+    return image, explain(predictor, image, class_id, small_region)
 
 
 def explain(
@@ -53,10 +95,10 @@ def explain(
 
     Args:
         predictor: Whose network is explained, on its device.
-        image: uint8 (H, W, 3), RGB. One larger than :data:`LONGEST_SIDE` is shrunk.
+        image: uint8 (H, W, 3), RGB.
         class_id: The class.
-        region: bool (H, W), the pixels whose logits are explained; None: those where the network
-            sees the class, or all if there are none.
+        region: bool (H, W), the pixels whose logits are explained; None: the pixels where the
+            network sees the class, or all pixels if it sees the class nowhere.
 
     Returns:
         float32 (H, W) in 0..1, the strongest place 1; all 0 if nothing speaks for the class.
@@ -76,7 +118,7 @@ def explain(
     _check(predictor, image, class_id, region)
     network, device = predictor.network, predictor.device
     height, width = image.shape[:2]
-    image, region = _shrink(image, region)
+    image, region = _shrink(image, region, LONGEST_SIDE / max(height, width))
     pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None].to(device)
     where = None if region is None else torch.from_numpy(region).to(device)
 
@@ -88,14 +130,14 @@ def explain(
         return (logits[class_id] * chosen).sum()[None]
 
     tap = nn.Identity()
-    with _resting(network, device), _tapped(network, tap) as padded:
-        found = LayerGradCam(score, tap).attribute(pixels, relu_attributions=True)
-        # The features are of the image with the padding below and on the right.
-        found = functional.interpolate(found.detach(), size=padded[0], mode="bilinear")
-        found = found[..., : image.shape[0], : image.shape[1]]
-        if found.shape[-2:] != (height, width):
-            found = functional.interpolate(found, size=(height, width), mode="bilinear")
-    return _normalised(found[0, 0])
+    with _frozen(network, device), _tapped(network, tap) as padded:
+        heat = LayerGradCam(score, tap).attribute(pixels, relu_attributions=True)
+        # The features cover the image and the padding below it and on its right.
+        heat = functional.interpolate(heat.detach(), size=padded[0], mode="bilinear")
+        heat = heat[..., : image.shape[0], : image.shape[1]]
+        if heat.shape[-2:] != (height, width):
+            heat = functional.interpolate(heat, size=(height, width), mode="bilinear")
+    return _normalised(heat[0, 0])
 
 
 def _check(
@@ -123,42 +165,41 @@ def _check(
 
 
 def _shrink(
-    image: NDArray[np.uint8], region: NDArray[np.bool_] | None
+    image: NDArray[np.uint8], region: NDArray[np.bool_] | None, scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-    """Image and region with the longer side at most :data:`LONGEST_SIDE`."""
-    height, width = image.shape[:2]
-    scale = LONGEST_SIDE / max(height, width)
+    """Image and region with both sides times `scale`, where that is below 1."""
     if scale >= 1:
         return image, region
+    height, width = image.shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if region is None:
         return small, None
     share = cv2.resize(region.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    # The most covered pixels, so that a region finer than a pixel does not vanish.
+    # The pixels that the region covers most, so that a region finer than a pixel does not vanish.
     return small, np.asarray(share >= min(0.5, float(share.max())))
 
 
-def _normalised(found: Tensor) -> NDArray[np.float32]:
-    if not bool(found.isfinite().all()):
+def _normalised(heat: Tensor) -> NDArray[np.float32]:
+    if not bool(heat.isfinite().all()):
         raise SegopsError(
-            "The network's output is not finite: its weights are broken. Train it anew."
+            "The network's output is not finite: its weights are broken. Train it again."
         )
-    top = found.max()
+    top = heat.max()
     if top > 0:
-        found = found / top
-    activation: NDArray[np.float32] = found.cpu().numpy()
+        heat = heat / top
+    activation: NDArray[np.float32] = heat.cpu().numpy()
     return activation
 
 
 @contextmanager
 def _tapped(network: nn.Module, tap: nn.Module) -> Iterator[list[tuple[int, int]]]:
-    """Lead the deepest features through `tap` for a while.
+    """Pass the deepest features through `tap` inside the context.
 
     Yields:
-        A list that gets height and width of the padded image at each call of the network.
+        A list to which each call of the network appends height and width of the padded image.
     """
-    # A bundle brings its own class of network, so that its attributes alone tell what it is.
+    # A bundle has its own class of network, so only the attributes can be tested.
     inner = getattr(network, "network", network)
     encoder = getattr(inner, "encoder", None)
     sizes: list[tuple[int, int]] = []
@@ -177,24 +218,24 @@ def _tapped(network: nn.Module, tap: nn.Module) -> Iterator[list[tuple[int, int]
         if isinstance(encoder, nn.Module):
             hooks.callback(encoder.register_forward_hook(tap_output).remove)
         else:
-            *_, last = (one for one in inner.modules() if isinstance(one, nn.Conv2d))
+            *_, last = (module for module in inner.modules() if isinstance(module, nn.Conv2d))
             hooks.callback(last.register_forward_pre_hook(tap_input).remove)
         yield sizes
 
 
 def _with_last(features: Any, tap: nn.Module) -> Any:
-    """What an encoder returns, with its last feature map led through `tap`."""
+    """An encoder's output with its last feature map passed through `tap`."""
     if isinstance(features, Tensor):
         return tap(features)
     maps: Sequence[Any] = features
     if isinstance(maps[0], Tensor):
         return [*maps[:-1], tap(maps[-1])]
-    return (_with_last(maps[0], tap), *maps[1:])  # DPT's: feature maps, then tokens
+    return (_with_last(maps[0], tap), *maps[1:])  # DPT: feature maps, then tokens
 
 
 @contextmanager
-def _resting(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no parameter with a gradient, true float32, for a while."""
+def _frozen(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, no gradients of parameters and true float32 inside the context."""
     training = [module for module in network.modules() if module.training]
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for module in training:

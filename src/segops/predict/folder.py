@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,31 +15,32 @@ import torch
 from numpy.typing import NDArray
 
 from segops import files
-from segops.predict.limits import Room
-from segops.predict.table import TABLE, write_table
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image, image_size, read_content
 from segops.runtime.settings import PredictSettings
-from segops.threads import cores
+from segops.threads import cores, pipelined
 
-from . import activation, outputs
+from . import outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
+from .explain import explanation, require_class
 from .journal import JOURNAL, LOCK, Entry, Journal
-from .outputs import Finding, Options
-from .sources import Source, find
+from .outputs import Options, PredictedImage
+from .sources import Source, find_images
+from .table import TABLE, write_table
 
 IMAGES_AT_ONCE = 32
 BYTES_AT_ONCE = 512 << 20
-"""Of pictures read ahead, being predicted and being written; a larger one goes through alone."""
+"""Memory of the images that are read, predicted or written at a time; a larger image is alone."""
 
 BYTES_A_PIXEL = 16
-"""What a picture takes while it is decoded (the file's pixels, turned ones, RGB) or drawn."""
+"""Memory of an image while it is decoded (the file's pixels, turned pixels, RGB) or drawn."""
 
 LARGEST_PROBABILITIES = 1 << 30
-"""Bytes; the predictor holds twice as much, in float32."""
+"""Bytes of the file; the predictor holds twice as much, in float32."""
 
-THREADS = max(2, min(8, cores()))
+THREADS = max(4, min(16, 2 * cores()))
+"""Threads that read and write images; one further thread predicts."""
 
 log = logging.getLogger("segops")
 
@@ -51,8 +51,8 @@ class FolderResult:
 
     Attributes:
         now: Images predicted in this run.
-        before: Images that earlier runs had done.
-        failed: A message for each image that could not be done.
+        before: Images that earlier runs predicted.
+        failed: A message for each image that could not be predicted.
         table: The table of all images.
     """
 
@@ -71,64 +71,56 @@ def predict_folder(
     device: str = "cpu",
     overwrite: bool = False,
 ) -> FolderResult:
-    """Write a palette PNG ``NAME.png`` for every image, what `options` ask for, and a table.
+    """Write a palette PNG ``NAME.png`` and what `options` ask for of every image, and a table.
 
-    What is there already and whole is not done again: the same image (by its content), predicted by
-    the same model on the same kind of device. Of an image that cannot be done, outputs of another
-    content or model, which an earlier run wrote, are removed. The table, ``predictions.csv``, is
-    written at the end; see :func:`segops.predict.table.write_table`. A run that was killed leaves
-    whole files alone, and the next one ends with the same bytes as one that was not.
+    An image is skipped if its outputs are complete and come from the same image content, the same
+    model and the same kind of device. If an image cannot be predicted, its outputs of another
+    content or model are removed. The table, ``predictions.csv``, is written at the end; see
+    :func:`segops.predict.table.write_table`. A killed run leaves whole files only, and the next
+    run ends with the same bytes as a run that was not killed.
 
     Args:
-        source: An image, or a directory; see :func:`segops.predict.sources.find`.
+        source: An image, or a directory; see :func:`segops.predict.sources.find_images`.
         bundle: A model bundle's directory.
-        output: Directory of the outputs. What earlier runs wrote there may be replaced.
-        options: What is written beside the mask; None: an overlay.
+        output: Directory of the outputs. Outputs of earlier runs may be replaced.
+        options: The files beside the mask; None: an overlay.
         device: A torch device, or `auto`.
-        overwrite: Do again what is done.
-
-    Returns:
-        What was done and what could not be.
+        overwrite: Predict finished images again.
 
     Raises:
         SegopsError: The source, the output, the class to explain or the bundle is not usable, a
             file cannot be written, or another prediction is writing there.
     """
     options = options or Options()
-    activation.require_class(options.explain, read_model(bundle).get("class_names", ()))
-    sources = find(source, output)
+    require_class(options.explain, read_model(bundle).get("class_names", ()))
+    sources = find_images(source, output)
     digest = bundle_digest(bundle)
     predictor = load_bundle(bundle, device, digest)
-    with _putting(output), files.exclusive(output / LOCK, "a prediction"):
-        folders = {(one.output / one.mask).parent for one in sources}
-        outputs.sweep({output, (output / JOURNAL).parent, *folders})
+    with _named_write_errors(output), files.exclusive(output / LOCK, "a prediction"):
+        directories = {image.mask_path.parent for image in sources}
+        outputs.remove_temporary({output, (output / JOURNAL).parent, *directories})
         journal = Journal(output)
-        work = _Work(predictor, digest, journal, options, overwrite)
+        run = _Run(predictor, digest, journal, options, overwrite)
         finished = False
         try:
-            work.say_size(sources)
-            for _ in track(work.run(sources), "predict", len(sources)):
-                pass
-            rows = ((one.name, work.row(one)) for one in sources)
+            results = track(run.results(sources), "predict", len(sources))
+            failed, now = dict[str, str](), 0
+            for image, result in zip(sources, results, strict=True):
+                if isinstance(result, str):
+                    failed[image.name] = result
+                else:
+                    now += result
+            rows = ((one.name, failed.get(one.name) or run.entry(one)) for one in sources)
             write_table(output / TABLE, predictor.class_names, rows)
             finished = True
         finally:
             journal.close(compact=finished)
-    failed = [work.failed[one.name] for one in sources if one.name in work.failed]
-    done = len(sources) - len(failed)
-    return FolderResult(done - work.before, work.before, failed, output / TABLE)
+    before = len(sources) - len(failed) - now
+    return FolderResult(now, before, list(failed.values()), output / TABLE)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A decoded image and the SHA-256 of its file's content."""
-
-    pixels: NDArray[np.uint8]
-    sha256: str
-
-
-class _Work:
-    """Reads ahead in threads, predicts in this one, writes in threads."""
+class _Run:
+    """Reads and writes images in threads while one thread predicts."""
 
     def __init__(
         self,
@@ -139,60 +131,38 @@ class _Work:
         overwrite: bool,
     ) -> None:
         self._predictor = predictor
-        self._key = (digest, str(torch.device(predictor.device).type))
+        self._model = digest
+        self._device = str(torch.device(predictor.device).type)
         self._journal = journal
         self._options = options
         self._overwrite = overwrite
-        # Of the settings this alone: the rest is read by the bundle's own code, of any version.
-        own = predictor.model.get("predict", {})
-        self._max_pixels = int(own.get("max_pixels", PredictSettings().max_pixels))
-        self._room = Room(IMAGES_AT_ONCE, BYTES_AT_ONCE)
-        self._writing: deque[Future[None]] = deque()
-        self.failed: dict[str, str] = {}
-        self.before = 0
+        # The only setting that is read here; the bundle's own code, of any version, reads the rest.
+        settings = predictor.model.get("predict", {})
+        self._max_pixels = int(settings.get("max_pixels", PredictSettings().max_pixels))
 
-    def run(self, sources: list[Source]) -> Iterator[None]:
-        """Do all images; yields when one is predicted, or needs not be or cannot be."""
-        readers = ThreadPoolExecutor(THREADS, "read")
-        writers = ThreadPoolExecutor(THREADS, "write")
-        reading: deque[tuple[Source, int, Future[_Picture | Entry]]] = deque()
-        try:
-            for source in sources:
-                size = self._size(source)
-                while not self._room.enter(size, wait=not reading):
-                    self._finish(*reading.popleft(), writers)
-                    yield
-                reading.append((source, size, readers.submit(self._read, source)))
-            while reading:
-                self._finish(*reading.popleft(), writers)
-                yield
-            writers.shutdown()
-            self._raise_failed_writes()
-        finally:
-            readers.shutdown(cancel_futures=True)
-            writers.shutdown()
-
-    def say_size(self, sources: list[Source]) -> None:
-        """Say how much the probabilities take, where they are asked for: it can be a lot."""
+    def results(self, sources: list[Source]) -> Iterator[bool | str]:
+        """For each image: True once predicted, False if an earlier run did, else what is wrong."""
         if self._options.probabilities:
             size = sum(self._probabilities_size(*self._extent(source)) for source in sources)
             log.info("probabilities: %.2f GiB in %d file(s)", size / 2**30, len(sources))
+        with ThreadPoolExecutor(1, "predict") as self._predicting:
+            yield from pipelined(
+                sources, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
+            )
 
-    def row(self, source: Source) -> Entry | str:
-        """What the table says of an image."""
-        if source.name in self.failed:
-            return self.failed[source.name]
+    def entry(self, source: Source) -> Entry:
+        """The journal's entry of an image that is finished."""
         entry = self._journal.get(source.mask)
         assert entry is not None, source.name
         return entry
 
     def _size(self, source: Source) -> int:
-        """Bytes that an image takes at most while it is under way."""
+        """Bytes of memory that an image takes at most while it is read, predicted or written."""
         width, height = self._extent(source)
         return width * height * BYTES_A_PIXEL + self._probabilities_size(width, height)
 
     def _extent(self, source: Source) -> tuple[int, int]:
-        """Width and height by the file's header, 0 where reading it will say what is wrong."""
+        """Width and height by the file's header; 0 where reading it will raise an error."""
         if not source.path.is_file():
             return 0, 0
         try:
@@ -202,31 +172,37 @@ class _Work:
         return (width, height) if width * height <= self._max_pixels else (0, 0)
 
     def _probabilities_size(self, width: int, height: int) -> int:
-        """Bytes of an image's probabilities, 0 where nobody asked for them."""
+        """Bytes of an image's probabilities; 0 where the options do not ask for them."""
         classes = len(self._predictor.class_names)
         return 2 * classes * width * height if self._options.probabilities else 0
 
-    def _read(self, source: Source) -> _Picture | Entry:
-        """The decoded image, or what is known of it if it is done. Runs in a thread."""
-        if source.path.exists() and not source.path.is_file():
-            raise SegopsError(f"{source.path}: is no file.")
-        name = Path(source.mask).stem
-        if len(os.fsencode(name)) > outputs.LONGEST_STEM:
-            raise SegopsError(
-                f"{source.path}: its name is too long for the names of its outputs; expected at "
-                f"most {outputs.LONGEST_STEM} bytes before the ending. Rename it."
-            )
-        content = read_content(source.path)
-        sha256 = files.sha256_bytes(content)
-        entry = None if self._overwrite else self._journal.get(source.mask)
-        if entry is not None and (entry.image, entry.model, entry.device) == (sha256, *self._key):
-            kinds = self._options.kinds()
-            if outputs.whole(source.output / source.mask, entry.outputs, kinds):
-                return entry
-        # As the registered model decodes it, so that both give the same mask.
-        pixels = decode_consumer_image(content, str(source.path), self._max_pixels)
-        self._require_probabilities_fit(source, pixels)
-        return _Picture(pixels, sha256)
+    def _do(self, source: Source) -> bool | str:
+        """Read, predict and write an image; see :meth:`results`. Runs in a thread."""
+        sha256: str | None = None
+        try:
+            content = _content(source)
+            sha256 = files.sha256_bytes(content)
+            if not self._overwrite and self._is_done(source, sha256):
+                return False
+            # The registered model decodes images the same way, so both give the same mask.
+            pixels = decode_consumer_image(content, str(source.path), self._max_pixels)
+            self._require_probabilities_fit(source, pixels)
+            predicted = self._predicting.submit(self._predict, pixels).result()
+        except (SegopsError, RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                raise
+            self._remove_outdated(source, sha256)
+            return _message(source, error)
+        self._write(source, sha256, predicted)
+        return True
+
+    def _is_done(self, source: Source, sha256: str) -> bool:
+        entry = self._journal.get(source.mask)
+        return (
+            entry is not None
+            and (entry.image, entry.model, entry.device) == (sha256, self._model, self._device)
+            and outputs.are_whole(source.mask_path, entry.outputs, self._options.kinds())
+        )
 
     def _require_probabilities_fit(self, source: Source, pixels: NDArray[np.uint8]) -> None:
         height, width = pixels.shape[:2]
@@ -239,102 +215,80 @@ class _Work:
                 "--probabilities out, or cut the image into parts."
             )
 
-    def _finish(
-        self,
-        source: Source,
-        size: int,
-        future: Future[_Picture | Entry],
-        writers: ThreadPoolExecutor,
-    ) -> None:
-        """Predict an image that was read, and have the outputs written."""
-        self._raise_failed_writes()
-        try:
-            picture = future.result()
-            if isinstance(picture, Entry):
-                self.before += 1
-                self._room.leave(size)
-                return
-            finding = self._predict(picture.pixels)
-        except (SegopsError, RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
-                raise
-            self.failed[source.name] = _message(source, error)
-            self._forget(source)
-            self._room.leave(size)
-            return
-        written = writers.submit(self._write, source, picture.sha256, finding)
-        written.add_done_callback(lambda _: self._room.leave(size))
-        self._writing.append(written)
-
-    def _forget(self, source: Source) -> None:
-        """Remove what an earlier run wrote for another content of the image, or by another model.
-
-        What tells of this very image stays, as after a run that was short of memory.
-        """
-        mask = source.output / source.mask
-        earlier = self._journal.get(source.mask)
-        if earlier is None:
-            return
-        try:
-            sha256 = files.sha256_bytes(read_content(source.path))
-        except SegopsError:  # nobody knows what it holds
-            return
-        if (earlier.image, earlier.model) != (sha256, self._key[0]):
-            with _putting(mask):
-                outputs.remove(mask, earlier.outputs, {})
-
-    def _predict(self, image: NDArray[np.uint8]) -> Finding:
-        found = self._predictor.predict(image)
-        probabilities = None
+    def _predict(self, image: NDArray[np.uint8]) -> PredictedImage:
+        prediction = self._predictor.predict(image)
+        probabilities = activation = None
         if self._options.probabilities:
-            # The mask does not come from these: rounded, they can tie where scores do not.
+            # The mask is not made from these: rounded, they can tie where the scores do not.
             probabilities = self._predictor.predict_probabilities(image).astype(np.float16)
-        heat = None
         if self._options.explain is not None:
-            heat = activation.view(self._predictor, image, found.mask, self._options.explain)
-        return Finding(image, found.mask, found.confidence, probabilities, heat)
+            name = self._options.explain
+            activation = explanation(self._predictor, image, prediction.mask, name)
+        return PredictedImage(
+            image, prediction.mask, prediction.confidence, probabilities, activation
+        )
 
-    def _write(self, source: Source, sha256: str, finding: Finding) -> None:
-        """Write an image's outputs, then say so in the journal. Runs in a thread."""
-        mask = source.output / source.mask
+    def _write(self, source: Source, sha256: str, predicted: PredictedImage) -> None:
+        """Write an image's outputs, then its entry in the journal."""
         earlier = self._journal.get(source.mask)
-        with _putting(mask):
-            written = outputs.write(mask, finding, self._options.kinds())
+        with _named_write_errors(source.mask_path):
+            written = outputs.write(source.mask_path, predicted, self._options.kinds())
             if earlier is not None:
-                outputs.remove(mask, earlier.outputs, written)
-            counts = np.bincount(finding.mask.ravel(), minlength=len(self._predictor.class_names))
-            model, device = self._key
+                outputs.remove(source.mask_path, earlier.outputs, written)
+            height, width = predicted.mask.shape
+            classes = len(self._predictor.class_names)
             entry = Entry(
                 image=sha256,
-                model=model,
-                device=device,
-                width=finding.mask.shape[1],
-                height=finding.mask.shape[0],
-                confidence=finding.confidence,
-                pixels=tuple(counts.tolist()),
+                model=self._model,
+                device=self._device,
+                width=width,
+                height=height,
+                confidence=predicted.confidence,
+                pixels=tuple(np.bincount(predicted.mask.ravel(), minlength=classes).tolist()),
                 outputs=written,
             )
             self._journal.add(source.mask, entry)
 
-    def _raise_failed_writes(self) -> None:
-        while self._writing and self._writing[0].done():
-            self._writing.popleft().result()
+    def _remove_outdated(self, source: Source, sha256: str | None) -> None:
+        """Remove the outputs of another content of the image or of another model.
+
+        Outputs of the same content and model stay, for example after a run that was short of
+        memory; so do all outputs of an image that cannot be read.
+        """
+        earlier = self._journal.get(source.mask)
+        if earlier is None or sha256 is None:
+            return
+        if (earlier.image, earlier.model) != (sha256, self._model):
+            with _named_write_errors(source.mask_path):
+                outputs.remove(source.mask_path, earlier.outputs, {})
+
+
+def _content(source: Source) -> bytes:
+    """The content of an image file whose name and kind are usable."""
+    if source.path.exists() and not source.path.is_file():
+        raise SegopsError(f"{source.path}: is no file.")
+    if len(os.fsencode(Path(source.mask).stem)) > outputs.LONGEST_STEM:
+        raise SegopsError(
+            f"{source.path}: its name is too long for the names of its outputs; expected at "
+            f"most {outputs.LONGEST_STEM} bytes before the suffix. Rename it."
+        )
+    return read_content(source.path)
 
 
 @contextmanager
-def _putting(path: Path) -> Iterator[None]:
-    """Say what could not be written."""
+def _named_write_errors(path: Path) -> Iterator[None]:
+    """Raise a SegopsError that names the file in place of an OSError."""
     try:
         yield
     except OSError as error:
         raise SegopsError(
-            f"{error.filename or path}: cannot be written: {error.strerror or error}. Once that is "
-            "put right, the same command goes on where it stopped."
+            f"{error.filename or path}: cannot be written: {error.strerror or error}. Correct this "
+            "and run the same command again: it continues where it stopped."
         ) from None
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found too little memory, which on the CPU has no class of its own."""
+    """Whether torch could not allocate memory; on the CPU that error has no class of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""The files that a prediction of a directory writes for an image."""
+"""The files that the prediction of a directory writes for an image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SUFFIXES = {
     EXPLANATION: ".explain.jpg",
 }
 LONGEST_STEM = 200
-"""Bytes of a name: with an ending and what a temporary file adds, it must stay below 255."""
+"""Bytes of a name: with a suffix and the addition of a temporary file, it must stay below 255."""
 
 _STRIP = 1 << 20
 """Pixels of an overlay that are drawn at once: drawing takes 20 times their memory."""
@@ -40,13 +40,13 @@ _TEMPORARY = re.compile(
 
 @dataclass(frozen=True)
 class Options:
-    """What is written beside the mask.
+    """The files to write beside the mask.
 
     Attributes:
         overlay: ``NAME.overlay.jpg``: the mask over its image.
         probabilities: ``NAME.probabilities.npy``: float16 (C, H, W) in 0..1, of 2 C bytes a pixel.
-        explain: ``NAME.explain.jpg``: where the network looked for this class, named, or for the
-            largest one in the mask that is not background (`auto`).
+        explain: ``NAME.explain.jpg``: where the network looked for the class of this name, or for
+            the mask's largest class that is not background (`auto`).
     """
 
     overlay: bool = True
@@ -54,24 +54,24 @@ class Options:
     explain: str | None = None
 
     def kinds(self) -> list[str]:
-        """The kinds of outputs; an explanation's says what for."""
-        found = [MASK]
-        found += [OVERLAY] if self.overlay else []
-        found += [PROBABILITIES] if self.probabilities else []
-        found += [f"{EXPLANATION} {self.explain}"] if self.explain is not None else []
-        return found
+        """The kinds of outputs; the kind of an explanation includes the class."""
+        kinds = [MASK]
+        kinds += [OVERLAY] if self.overlay else []
+        kinds += [PROBABILITIES] if self.probabilities else []
+        kinds += [f"{EXPLANATION} {self.explain}"] if self.explain is not None else []
+        return kinds
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is known of an image once it is predicted.
+class PredictedImage:
+    """An image and its prediction.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
         mask: uint8 (H, W), class ids.
         confidence: Mean probability of the top class.
-        probabilities: float16 (C, H, W), or None where nobody asked.
-        activation: The image (h, w, 3), perhaps smaller, and the heat float32 (h, w) in 0..1 on it.
+        probabilities: float16 (C, H, W), or None where the options do not ask for it.
+        activation: The image (h, w, 3), perhaps smaller, and its heat map float32 (h, w) in 0..1.
     """
 
     image: NDArray[np.uint8]
@@ -82,17 +82,17 @@ class Finding:
 
 
 def path_of(mask: Path, kind: str) -> Path:
-    """Where the output of a kind lies, by its mask's path."""
+    """The path of an output by its kind and its mask's path."""
     return mask.with_suffix(_SUFFIXES[kind.partition(" ")[0]])
 
 
-def write(mask: Path, finding: Finding, kinds: Iterable[str]) -> dict[str, str | None]:
+def write(mask: Path, predicted: PredictedImage, kinds: Iterable[str]) -> dict[str, str | None]:
     """Write the outputs of an image, each whole or not at all.
 
     Args:
-        mask: Where the mask goes.
-        finding: What is known of the image.
-        kinds: What to write; see :meth:`Options.kinds`.
+        mask: Path of the mask.
+        predicted: The image and its prediction.
+        kinds: The outputs; see :meth:`Options.kinds`.
 
     Returns:
         SHA-256 of every kind's file; None where there is nothing to show.
@@ -100,16 +100,16 @@ def write(mask: Path, finding: Finding, kinds: Iterable[str]) -> dict[str, str |
     Raises:
         OSError: A file cannot be written.
     """
-    return {kind: _write(path_of(mask, kind), finding, kind.partition(" ")[0]) for kind in kinds}
+    return {kind: _write(path_of(mask, kind), predicted, kind.partition(" ")[0]) for kind in kinds}
 
 
-def whole(mask: Path, outputs: Mapping[str, str | None], kinds: Iterable[str]) -> bool:
-    """Whether all `kinds` are among the `outputs` known and their files are as they were written.
+def are_whole(mask: Path, outputs: Mapping[str, str | None], kinds: Iterable[str]) -> bool:
+    """Whether `outputs` name all `kinds` and their files are as they were written.
 
     Args:
-        mask: Where the mask lies.
+        mask: Path of the mask.
         outputs: SHA-256 by kind, as :func:`write` returned it.
-        kinds: What is asked for.
+        kinds: The kinds to check.
     """
     for kind in kinds:
         if kind not in outputs:
@@ -121,16 +121,14 @@ def whole(mask: Path, outputs: Mapping[str, str | None], kinds: Iterable[str]) -
 
 
 def remove(mask: Path, kinds: Iterable[str], kept: Mapping[str, str | None]) -> None:
-    """Remove an earlier prediction's outputs that a new one does not replace."""
-    remaining = {path_of(mask, kind) for kind, written in kept.items() if written is not None}
-    for kind in kinds:
-        path = path_of(mask, kind)
-        if path not in remaining:
-            path.unlink(missing_ok=True)
+    """Remove the outputs of an earlier prediction that the new outputs `kept` do not replace."""
+    remaining = {path_of(mask, kind) for kind, sha256 in kept.items() if sha256 is not None}
+    for path in {path_of(mask, kind) for kind in kinds} - remaining:
+        path.unlink(missing_ok=True)
 
 
-def sweep(directories: Iterable[Path]) -> None:
-    """Remove the temporary files that a killed run left."""
+def remove_temporary(directories: Iterable[Path]) -> None:
+    """Remove the temporary files that a killed run left in `directories`."""
     for directory in directories:
         if directory.is_dir():
             for path in directory.iterdir():
@@ -144,32 +142,29 @@ def draw_overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[n
     rows = max(1, _STRIP // width)
     drawn = np.empty_like(image)
     for top in range(0, height, rows):
-        # One row more on both sides, because outlines depend on neighbours.
+        # Outlines depend on neighbours: each strip is drawn with a further row on both sides.
         start, stop = max(0, top - 1), min(height, top + rows + 1)
         strip = overlay(image[start:stop], mask[start:stop])
         drawn[top : top + rows] = strip[top - start : top - start + rows]
     return drawn
 
 
-def _write(path: Path, finding: Finding, kind: str) -> str | None:
-    if kind == MASK:
-        content = encode_mask(finding.mask)
-        files.write_bytes(path, content)
-        return files.sha256_bytes(content)
-    if kind == EXPLANATION and finding.activation is None:
+def _write(path: Path, predicted: PredictedImage, kind: str) -> str | None:
+    if kind == EXPLANATION and predicted.activation is None:
         return None
     with files.atomic_path(path) as temporary:
-        if kind == OVERLAY:
-            _save(temporary, draw_overlay(finding.image, finding.mask))
-        elif kind == PROBABILITIES and finding.probabilities is not None:
-            np.save(temporary, finding.probabilities)
-        elif finding.activation is not None:
-            _save(temporary, heat_overlay(*finding.activation))
+        if kind == MASK:
+            temporary.write_bytes(encode_mask(predicted.mask))
+        elif kind == OVERLAY:
+            _save(temporary, draw_overlay(predicted.image, predicted.mask))
+        elif kind == PROBABILITIES and predicted.probabilities is not None:
+            np.save(temporary, predicted.probabilities)
+        elif predicted.activation is not None:
+            _save(temporary, heat_overlay(*predicted.activation))
         return files.sha256_file(temporary)
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
     picture = Image.fromarray(pixels)
-    # A JPEG can be no larger.
-    picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
+    picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))  # a JPEG's largest size
     picture.save(path, "JPEG", quality=90)

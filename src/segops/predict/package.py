@@ -1,12 +1,11 @@
-"""Makes a bundle of a trained network: adds the code that predicts, and how it is to predict.
+"""Makes a bundle of a trained network by adding the code and the settings of prediction.
 
-Everything is copied, nothing is run, so that the stage needs no torch.
+Files are copied and nothing is run, so that the stage needs no torch.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -38,21 +37,23 @@ LIBRARIES = (
     "torch",
     "torchvision",
 )
-"""What the runtime and the MLflow script import; torchvision must match torch."""
+"""Libraries that the runtime and the MLflow script import; torchvision must match torch."""
 
 ENTRIES = ("segops.runtime.load", "segops.runtime.opener", "segops.runtime.pyfunc_model")
-"""The modules of a bundle's runtime that are called from outside of it."""
+"""The modules of a bundle's runtime that other code calls."""
 ROOM = Path(segops.__file__).with_name(opener.RUNTIME)
-"""What is copied into every bundle."""
+"""The directory that is copied into every bundle."""
 
 
 def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None = None) -> None:
     """Make a bundle, whole or not at all.
 
     Args:
-        trained: What :func:`segops.predict.trained.write_trained` wrote, or a bundle.
-        target_dir: The bundle's directory; what lies there is replaced.
-        predict: How the bundle is to predict, as `predict` in ``params.yaml``; None: plainly.
+        trained: The directory that :func:`segops.predict.trained.write_trained` wrote, or a
+            bundle.
+        target_dir: The bundle's directory; its former content is replaced. May be `trained`.
+        predict: Settings of prediction, as section `predict` of ``params.yaml``; None: those that
+            `trained` holds, else whole images.
 
     Raises:
         SegopsError: `trained` lacks a file.
@@ -77,7 +78,7 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
 def is_by_this_code(bundle: Path) -> bool:
     """Whether this code would package the same files, to the byte.
 
-    Code that differs in words alone makes no stage stale, but other copies of itself.
+    A change of docstrings makes no stage stale, but it changes the copies of the code.
     """
     held, code_files = opener.read_bundle(bundle), _code()
     own = {name for name in held if name.startswith(f"{opener.RUNTIME}/")}
@@ -89,7 +90,7 @@ def is_by_this_code(bundle: Path) -> bool:
 
 
 def _code() -> dict[str, bytes]:
-    """The files of a bundle that are segops' own, and the list of its libraries, by their path."""
+    """The runtime's files and the list of the libraries, by their path in a bundle."""
     runtime = {
         path.relative_to(ROOM.parent).as_posix(): path.read_bytes()
         for path in sorted(ROOM.rglob("*.py"))
@@ -106,32 +107,20 @@ def write_bundle(
     extra: Mapping[str, Any],
     predict: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a bundle of a network in memory, whole or not at all.
+    """Write a bundle of a network in memory.
 
-    Args:
-        target_dir: The directory; what lies there is replaced.
-        network: As :func:`segops.predict.trained.write_trained` takes it, and so the next four.
-        spec: What it takes to build the network.
-        class_names: The names in id order.
-        training_images: SHA-256 of every image that had a part in training, by image id.
-        extra: Anything else worth keeping.
-        predict: How the bundle is to predict, as `predict` in ``params.yaml``; None: plainly.
-
-    Raises:
-        SegopsError: Names and network disagree on the number of classes.
-        ValueError: `extra` is not JSON.
+    Arguments and errors are those of :func:`segops.predict.trained.write_trained` and
+    :func:`package`.
     """
-    from .trained import write_trained  # brings torch, which the stage does without
+    from .trained import write_trained  # imports torch, which the stage does without
 
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-        trained = Path(scratch) / "trained"
-        write_trained(trained, network, spec, class_names, training_images, extra)
-        package(trained, target_dir, predict)
+    write_trained(target_dir, network, spec, class_names, training_images, extra)
+    package(target_dir, target_dir, predict)
 
 
 def requirements() -> str:
     """Lines of a ``requirements.txt`` with the exact versions installed here.
 
-    A build's own label (`+cu130`) is left out: it exists on no package index but the builder's.
+    The local label of a build (`+cu130`) is left out: only the builder's own index has it.
     """
     return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in LIBRARIES)

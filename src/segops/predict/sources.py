@@ -1,4 +1,4 @@
-"""The images that a file or a directory stands for, and where their outputs go."""
+"""The images of a file or a directory, and the place of their outputs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from segops.runtime.errors import SegopsError
 
-from .journal import JOURNAL, written
+from .journal import JOURNAL, outputs_in
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
 )
-"""Of the formats that are decoded; see :mod:`segops.runtime.images`."""
+"""Suffixes of the formats that :mod:`segops.runtime.images` decodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image to be predicted.
+    """An image to predict.
 
     Attributes:
-        path: Where it lies.
-        name: Its path below the directory that was asked for, with slashes.
-        output: The directory that all outputs go into.
+        path: Path of the file.
+        name: Its path below the directory of the images, with slashes.
+        output: The directory of all outputs.
     """
 
     path: Path
@@ -37,45 +37,49 @@ class Source:
         """The mask's path below the directory of the outputs, with slashes."""
         return f"{self.name.removesuffix(self.path.suffix)}.png"
 
+    @property
+    def mask_path(self) -> Path:
+        """The mask's path."""
+        return self.output / self.mask
 
-def find(source: Path, output: Path) -> list[Source]:
-    """The images that `source` stands for, sorted by name.
 
-    Sub-directories are searched, linked directories are not followed (a link can lead back to
-    where it lies), and names that begin with a dot are passed over. So is what an earlier
-    prediction wrote, where its outputs lie below `source`.
+def find_images(source: Path, output: Path) -> list[Source]:
+    """The images of `source`, sorted by name.
+
+    Sub-directories are searched. Linked directories (a link can lead back to its own directory),
+    names that begin with a dot, and the outputs of earlier predictions below `source` are skipped.
 
     Args:
-        source: An image, or a directory whose images (any of `SUFFIXES`, in either case) are taken.
+        source: An image, or a directory of images (any of `SUFFIXES`, in either case).
         output: Directory of the outputs; images keep their relative place in it.
 
     Raises:
-        SegopsError: `source` is missing, not readable or holds no image, two images would share
-            one mask's name, or masks would lie among the images.
+        SegopsError: `source` is missing, not readable or holds no image, two images would have
+            the same mask, or masks would lie among the images.
     """
     if output.exists() and not output.is_dir():
         raise SegopsError(f"{output}: is no directory. Give one for the outputs.")
     if source.is_file():
-        found = [Source(source, source.name, output)]
-        if (output / found[0].mask).resolve() == source.resolve():
+        single = Source(source, source.name, output)
+        if single.mask_path.resolve() == source.resolve():
             raise SegopsError(f"{source}: its mask would replace it. Give another --output.")
-        return found
+        return [single]
     if not source.is_dir():
         raise SegopsError(f"{source}: no such file or directory. Expected images.")
     inside = source.resolve() in output.resolve().parents
     if inside:
-        _require_own(output)
-    found = [
+        _require_no_images(output)
+    sources = [
         Source(path, path.relative_to(source).as_posix(), output)
         for path in _images(source, output.resolve() if inside else None)
     ]
-    if not found:
+    if not sources:
         raise SegopsError(f"{source}: holds no image; expected {', '.join(SUFFIXES)}.")
-    found.sort(key=lambda one: one.name)
-    _require_apart(found)
+    sources.sort(key=lambda image: image.name)
+    _require_unique_masks(sources)
     if not inside:
-        _require_outside(source, output, found)
-    return found
+        _require_masks_outside(source.resolve(), output.resolve(), sources)
+    return sources
 
 
 def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
@@ -84,7 +88,7 @@ def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
     def stop(error: OSError) -> None:
         raise SegopsError(f"{error.filename}: not readable: {error.strerror}.")
 
-    ours: set[Path] = set()
+    outputs: set[Path] = set()
     for place, directories, names in os.walk(source, onerror=stop):
         directory = Path(place)
         directories[:] = [
@@ -93,16 +97,16 @@ def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
             if not name.startswith(".")
             and (skipped is None or (directory / name).resolve() != skipped)
         ]
-        # An earlier prediction may have gone into another directory below `source`.
-        ours |= written(directory)
+        # An earlier prediction may have written into another directory below `source`.
+        outputs |= outputs_in(directory)
         for name in names:
             path = directory / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path not in ours:
+            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path not in outputs:
                 yield path
 
 
-def _require_own(output: Path) -> None:
-    """Refuse a directory of outputs that lies below the source and holds images of its own."""
+def _require_no_images(output: Path) -> None:
+    """Refuse a directory of outputs below the source that holds images of its own."""
     if output.is_dir() and not (output / JOURNAL).is_file():
         image = next(_images(output), None)
         if image is not None:
@@ -112,26 +116,23 @@ def _require_own(output: Path) -> None:
             )
 
 
-def _require_apart(found: list[Source]) -> None:
-    """Refuse two images with one mask."""
-    taken: dict[str, Source] = {}
-    for one in found:
-        other = taken.setdefault(one.mask, one)
-        if other is not one:
+def _require_unique_masks(sources: list[Source]) -> None:
+    """Refuse two images with the same mask."""
+    by_mask: dict[str, Source] = {}
+    for source in sources:
+        other = by_mask.setdefault(source.mask, source)
+        if other is not source:
             raise SegopsError(
-                f"{one.path} and {other.path}: both masks would be {one.output / one.mask}. "
+                f"{source.path} and {other.path}: both masks would be {source.mask_path}. "
                 "Rename one."
             )
 
 
-def _require_outside(source: Path, output: Path, found: list[Source]) -> None:
+def _require_masks_outside(root: Path, output: Path, sources: list[Source]) -> None:
     """Refuse outputs among the images: the next run would take masks for images."""
-    root, target = source.resolve(), output.resolve()
-    if target != root and target not in root.parents:
-        return
-    for one in found:
-        if (target / one.mask).is_relative_to(root):
+    for source in sources:
+        if (output / source.mask).is_relative_to(root):
             raise SegopsError(
-                f"{output}: the mask {output / one.mask} would lie among the images of {source}. "
-                "Give a directory of its own with --output."
+                f"{source.output}: the mask {source.mask_path} would lie among the images of "
+                f"{root}. Give a directory of its own with --output."
             )

@@ -1,4 +1,4 @@
-"""The table of a prediction: what every image shows."""
+"""The table of a prediction: size, confidence and class shares of every image."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segops import files
-from segops.predict.journal import Entry
+
+from .journal import Entry
 
 TABLE = "predictions.csv"
 _FIRST = ("image", "width", "height", "confidence")
 _LAST = ("error",)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the beginning of a formula, which it would run; the last four are
-the first four as wide characters."""
+"""Characters with which a spreadsheet begins a formula, which it would run; the last four are the
+wide forms of the first four."""
 
 
 def columns(class_names: Sequence[str]) -> list[str]:
     """The table's columns.
 
-    A class gets `class` before its name where that is one of the other columns' or would be taken
-    for a formula.
+    `class` is put before the name of a class that equals another column's name or that a
+    spreadsheet would take for a formula.
     """
     fixed = {*_FIRST, *_LAST}
     classes = [
@@ -36,16 +37,16 @@ def write_table(
 ) -> None:
     """Write the table, whole or not at all.
 
-    One row an image: its name, width and height as seen, the confidence (mean probability of the
-    top class), the share of the image (0..1) that each class was predicted on, and the error that
-    kept it from being predicted. Confidence and shares have six significant digits; the journal
-    keeps all. No text is one that a spreadsheet takes for a formula: such an image is named
-    ``./NAME``, which is the same path, and such an error has `error:` before it.
+    Each image has one row: its name, its width and height as seen, the confidence (mean
+    probability of the top class), the share of the image (0..1) predicted as each class, and the
+    error of an image without a prediction. Confidence and shares have six significant digits; the
+    journal keeps all. A name that a spreadsheet would take for a formula is written ``./NAME``,
+    which is the same path; such an error is written after `error:`.
 
     Args:
         path: The CSV file, in UTF-8.
         class_names: The names in id order.
-        rows: Every image's name with its entry, or with what is wrong with it.
+        rows: The name of every image with its entry or its error.
     """
     empty = [""] * (len(_FIRST) - 1 + len(class_names))
     with (
@@ -55,18 +56,18 @@ def write_table(
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(_cell, columns(class_names)))
-        for name, found in rows:
-            image = f"./{name}" if name.startswith(_FORMULA) else name
-            if isinstance(found, str):
-                error = f"error: {found}" if found.startswith(_FORMULA) else found
-                writer.writerow([_cell(image), *empty, _cell(error)])
+        for name, entry in rows:
+            image = _cell(name, "./")
+            if isinstance(entry, str):
+                writer.writerow([image, *empty, _cell(entry, "error: ")])
                 continue
-            total = found.width * found.height
-            shares = (pixels / total for pixels in found.pixels)
-            figures = [f"{value:.6g}" for value in (found.confidence, *shares)]
-            writer.writerow([_cell(image), found.width, found.height, *figures, ""])
+            total = entry.width * entry.height
+            shares = (pixels / total for pixels in entry.pixels)
+            figures = [f"{value:.6g}" for value in (entry.confidence, *shares)]
+            writer.writerow([image, entry.width, entry.height, *figures, ""])
 
 
-def _cell(text: str) -> str:
-    """A text for the table: its writer leaves a carriage return bare, which ends a row."""
-    return text.replace("\r", "\\r")
+def _cell(text: str, prefix: str = "") -> str:
+    """The text of a cell: `prefix` guards a formula; a bare carriage return would end the row."""
+    guarded = prefix + text if text.startswith(_FORMULA) else text
+    return guarded.replace("\r", "\\r")

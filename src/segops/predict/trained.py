@@ -1,7 +1,4 @@
-"""What a training leaves: the weights, and what to build around them. No code, nothing pickled.
-
-    weights.safetensors   the network's weights
-    model.json            what to build, the classes, the images that it was trained on
+"""Writes a trained network: its weights, its specification, the classes, the images trained on.
 
 The stage ``package`` makes a bundle of it; see :mod:`segops.predict.bundle`.
 """
@@ -24,7 +21,7 @@ from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
-    # A bundle brings its own copy of the zoo; importing ours as well would take seconds.
+    # A bundle has its own copy of the zoo; importing this copy too would take seconds.
     from segops.runtime.networks.zoo import ModelSpec
 
 
@@ -39,14 +36,14 @@ def write_trained(
     """Write a trained network, whole or not at all.
 
     Args:
-        target_dir: The directory; what lies there is replaced.
+        target_dir: The directory; its former content is replaced.
         network: As :func:`segops.runtime.networks.zoo.build` returns it for `spec`, trained.
-        spec: What it takes to build the network.
+        spec: Specification of the network.
         class_names: The names in id order.
-        training_images: SHA-256 of every image that had a part in training, by image id; the
-            selection split's too, because it chose the checkpoint.
-        extra: Anything else worth keeping, ready for JSON; the same at every run of the same
-            training (no times), because it enters the bundle's digest.
+        training_images: SHA-256 of every image that had a part in training, by image id; also
+            of the selection split, because it chose the checkpoint.
+        extra: Further content of ``model.json``, ready for JSON. It enters the bundle's digest, so
+            it must be the same at every run of the same training (no times).
 
     Raises:
         SegopsError: Names and network disagree on the number of classes.
@@ -67,7 +64,7 @@ def write_trained(
         "extra": dict(extra),
     }
     text = json.dumps(model, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    # Clones, because tensors that share memory are refused, and views would save what they hide.
+    # Clones: safetensors refuses tensors that share memory, and a view would save its whole base.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()

@@ -15,8 +15,8 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
+from segops.predict.bundle import bundle_digest
 from segops.record.lineage import tag
-from segops.record.stage_outputs import bundle_digest
 from segops.record.tracking import Store
 from segops.runtime.errors import SegopsError
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from segops import files, paths
 from segops.metrics.catalogue import recorded
+from segops.predict.bundle import bundle_digest
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -40,18 +41,6 @@ TRAINING_NUMBERS = (
     "optimizer_steps",
     "images_per_second",
 )
-
-
-def bundle_digest(directory: Path) -> str:
-    """SHA-256 of a bundle, as :func:`segops.predict.bundle.bundle_digest` has it, without torch.
-
-    Raises:
-        SegopsError: The directory is no bundle.
-    """
-    try:
-        return opener.digest(opener.read_bundle(directory))
-    except opener.BundleError as error:
-        raise SegopsError(str(error)) from None
 
 
 @dataclass(frozen=True)

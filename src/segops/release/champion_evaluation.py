@@ -23,7 +23,8 @@ from segops.evaluate import kept_champion as kept_reference
 from segops.evaluate.kept_champion import Reference
 from segops.evaluate.metrics_file import evaluation_from_counts
 from segops.params.file import Params, load_params
-from segops.record import artifact, stage_outputs
+from segops.predict.bundle import bundle_digest
+from segops.record import artifact
 from segops.record.tracking import Store, has_record, locked, session
 from segops.record.update import EVALUATED_AS
 from segops.release import paired_counts, versions
@@ -130,7 +131,7 @@ def _own(case: _Case, kept: Reference | None) -> Reference | None:
     of = (tree.get("bundle_digest"), tree.get("val_hash"))
     if of != (case.champion.bundle_digest, case.val_hash):
         return None
-    if stage_outputs.bundle_digest(bundle) != case.champion.bundle_digest:
+    if bundle_digest(bundle) != case.champion.bundle_digest:
         return None
     if kept is not None and kept.evaluation == tree:
         return kept

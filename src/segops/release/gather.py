@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from segops import files, paths
 from segops.evaluate.bootstrap import miou_from_counts, true_classes, without_images
 from segops.params.file import Params
+from segops.predict.bundle import bundle_digest
 from segops.record import artifact, lineage, stage_outputs
 from segops.record.tracking import Store
 from segops.release import paired_counts, versions
@@ -132,7 +133,7 @@ def _challenger(case: _Case, version: Version) -> Challenger:
     # Computed from the registered files, not read from a tag.
     with tempfile.TemporaryDirectory() as scratch:
         bundle = artifact.fetch_bundle(case.store, case.model, version.number, Path(scratch))
-        digest = stage_outputs.bundle_digest(bundle)
+        digest = bundle_digest(bundle)
     withdrawn = version.withdrawn or case.history.withdrawn.get(version.number)
     return Challenger(case.model, version.number, version.run_id, digest, withdrawn)
 

@@ -16,7 +16,8 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.params.file import load_params
-from segops.record import artifact, stage_outputs
+from segops.predict.bundle import bundle_digest
+from segops.record import artifact
 from segops.record.tracking import Store, is_missing, session
 from segops.release import versions
 from segops.release.resolve import find_version, parsed
@@ -90,7 +91,7 @@ def _contender(name: str, bundle: Path) -> Contender:
     return Contender(
         name=name,
         bundle=bundle,
-        bundle_digest=stage_outputs.bundle_digest(bundle),
+        bundle_digest=bundle_digest(bundle),
         class_names=tuple(described["class_names"]),
         trained_on=frozenset(described["training_images"].values()),
         about=network_words(described),

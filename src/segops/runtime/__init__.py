@@ -1,1 +1,1 @@
-"""All that travels inside a registered model: it imports nothing else of segops."""
+"""The code that is copied into every registered model; it imports nothing else of segops."""

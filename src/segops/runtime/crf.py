@@ -25,7 +25,7 @@ class DenseCrf:
     labels costs ``gaussian_weight`` times a Gaussian of their distance, plus ``bilateral_weight``
     times a Gaussian of their distance and of their difference in colour. Both kernels are
     normalised symmetrically, by the square roots of their sums at either pixel, and contain the
-    pixel itself: as the authors' implementation (densecrf) and its wrapper (pydensecrf) have it.
+    pixel itself, as in the authors' implementation (densecrf) and its wrapper (pydensecrf).
 
     The smoothness kernel is computed exactly, the appearance kernel by a permutohedral lattice.
 
@@ -35,7 +35,7 @@ class DenseCrf:
         bilateral_weight: Weight of the appearance kernel, at least 0.
         bilateral_sigma: Its standard deviation, in pixels.
         color_sigma: Its standard deviation in colour, in grey levels of 0 to 255.
-        iterations: Mean-field updates; 0: probabilities stay as they are.
+        iterations: Mean-field updates; 0: probabilities are not changed.
 
     Source:
         Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge
@@ -68,7 +68,7 @@ class DenseCrf:
             CPU at the same number of threads.
 
         Raises:
-            ValueError: The shapes do not belong together.
+            ValueError: The shapes do not match.
             SegopsError: ``bilateral_sigma`` and ``color_sigma`` are far below a pixel and a grey
                 level.
         """
@@ -79,7 +79,7 @@ class DenseCrf:
             )
         if self.iterations == 0:
             return probabilities
-        # Pixel by pixel, as the lattice takes it. 0 gets the smallest number with a logarithm.
+        # Pixels first, as the lattice needs it. 0 becomes the smallest number with a logarithm.
         marginals = (
             probabilities.float().permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
         )
@@ -130,7 +130,7 @@ class _Smoothness:
     def _along_first(band: list[tuple[slice, slice, Tensor]], values: Tensor) -> Tensor:
         found = torch.empty(values.shape, device=values.device)
         for rows, columns, kernel in band:
-            # Block by block, so that a transposed image is never copied as a whole.
+            # Block by block, so that a transposed image is never copied whole.
             needed = values[columns].reshape(kernel.shape[1], -1)
             torch.mm(kernel, needed, out=found[rows].view(kernel.shape[0], -1))
         return found

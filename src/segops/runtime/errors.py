@@ -1,16 +1,16 @@
-"""The one exception that means "the user can mend this"."""
+"""Errors that a user can correct."""
 
 
 class SegopsError(Exception):
-    """A mistake of the user or of the machine, told in words a person can act on.
+    """A mistake of the user or a fault of the machine, with a message that says what to do.
 
-    The message names the file, key or value, says what was expected and what to do.
-    The doors print it without a traceback and exit with a status other than zero.
+    The message names the file, key or value and says what was expected. The command line prints it
+    without a traceback and exits with a status other than zero.
     """
 
 
 class TransientError(SegopsError):
-    """What may succeed a moment later: a lost connection, a lock that another process holds.
+    """A fault that may pass: a lost connection, a lock that another process holds.
 
-    The flow tries again after this one, and after no other.
+    The flow tries again after this error only.
     """

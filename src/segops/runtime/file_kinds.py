@@ -1,4 +1,4 @@
-"""What a file that is not taken is called in a message; it decides nothing else."""
+"""Names, for messages, of file formats that segops does not decode."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _OTHERS = {
     "an HTML page": rb"(?i:\s*<(!doctype )?html)",
     "a pointer of Git LFS, whose content was not fetched": rb"version https://git-lfs",
 }
-"""What is never decoded, in words."""
+"""Patterns of formats that are never decoded, by their names."""
 
 
 def describe(start: bytes) -> str:
-    """What a file is by its first `LENGTH` bytes, in words for a message."""
+    """The name of a file's format by its first `LENGTH` bytes, for a message."""
     if not start:
         return "an empty file"
     name = image_format(start)

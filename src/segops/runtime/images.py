@@ -1,4 +1,4 @@
-"""Photographs read as RGB arrays, and what every decoder of this room shares."""
+"""Reads photographs as RGB arrays, and opens image files for all decoders of segops."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-"""All readers that are ever given a file: the header tells the number of pixels, and no other
-program is started. ``Image.open`` would try every reader that Pillow has."""
+"""The only readers that get a file: they read the number of pixels from the header and start no
+other program. ``Image.open`` would try all readers of Pillow."""
 
 PHOTOGRAPH_FORMATS = ("JPEG",)
-"""What a data set's photograph may be."""
+"""Formats of a data set's photographs."""
 
 MASK_FORMATS = ("PNG",)
-"""What a data set's mask may be."""
+"""Formats of a data set's masks."""
 
 CONSUMER_FORMATS = tuple(_READERS)
-"""What an image may be that a consumer wants predicted."""
+"""Formats of the images that a consumer wants predicted."""
 
 _MAX_PIXELS = 178_956_970
-"""Of an image of a data set; as many as Pillow decodes."""
+"""Most pixels of a data set's image; Pillow's own limit."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -68,7 +68,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation."""
+"""The transposition that turns an image upright, by its EXIF orientation."""
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Values a pixel by a PNG's colour type."""
@@ -85,17 +85,17 @@ _ADAM7 = (
 """The passes of an interlaced PNG: first column and row, steps across and down."""
 
 _STRIP = 1 << 22
-"""Pixels that are converted at a time, so that a large image is not held a third time."""
+"""Pixels converted at a time, so that memory does not hold a large image a third time."""
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a photograph of a data set.
 
-    It is left as it is stored, whatever its EXIF orientation: the mask lies on the stored pixels.
+    The EXIF orientation is not applied, because the mask fits the stored pixels.
 
     Args:
         content: The file's bytes: JPEG.
-        name: What the message of an error calls the file.
+        name: Name of the file in error messages.
 
     Returns:
         uint8 array of shape (H, W, 3), RGB, contiguous and writable.
@@ -113,7 +113,7 @@ def decode_consumer_image(
 
     Args:
         content: The file's bytes, of one of `CONSUMER_FORMATS`.
-        name: What the message of an error calls the file.
+        name: Name of the file in error messages.
         max_pixels: See :func:`load_image`.
 
     Returns:
@@ -134,17 +134,17 @@ def decode_consumer_image(
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8: 1 where there is none, it means nothing or it is damaged."""
+    """The EXIF orientation, 1 to 8; 1 where it is missing, meaningless or damaged."""
     try:
         value = image.getexif().get(_ORIENTATION)
     except Exception:
-        # Damaged EXIF data raise whatever the bytes lead to, and are no damage to the image.
+        # Damaged EXIF data can raise any exception, and the image itself is intact.
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as it is meant to be seen."""
+    """The image turned upright."""
     method = _UPRIGHT.get(orientation(image))
     return image if method is None else image.transpose(method)
 
@@ -180,10 +180,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of a consumer's image, in pixels as stored, from its header, however large.
+    """Stored width and height of a consumer's image, in pixels, by its header, without a limit.
 
     Raises:
-        SegopsError: The file is missing or its header is not that of an image.
+        SegopsError: The file is missing or has no header of an image.
     """
     try:
         with path.open("rb") as file, _open(file, CONSUMER_FORMATS) as image:
@@ -213,17 +213,17 @@ def read_content(path: Path) -> bytes:
 def load_image(
     content: bytes, name: str, formats: Sequence[str], max_pixels: int | None = None
 ) -> Image.Image:
-    """Open and fully decode an image in the mode it is stored in.
+    """Open and fully decode an image in its stored mode.
 
-    Pillow alone decodes a PNG with damaged pixel data, or with fewer rows than its header says,
-    without a word; its checksums and rows are compared here.
+    Pillow alone decodes a PNG with damaged pixel data or missing rows without an error, so this
+    function checks the checksums and the number of rows.
 
     Args:
         content: The file's bytes.
-        name: What the message of an error calls the file.
-        formats: The formats taken, of `CONSUMER_FORMATS`; no reader of another is asked.
-        max_pixels: Refuse an image of more pixels by its header, before any pixel is decoded.
-            None: a data set's image, of 179 million at most.
+        name: Name of the file in error messages.
+        formats: The accepted formats, of `CONSUMER_FORMATS`; other readers are not tried.
+        max_pixels: Most pixels by the header, checked before any pixel is decoded. None: 179
+            million, for an image of a data set.
 
     Raises:
         SegopsError: The content is no image of these formats, is corrupt or truncated, or has too
@@ -244,7 +244,7 @@ def load_image(
     except MemoryError:
         raise
     except Exception as error:
-        # Decoders raise whatever damaged bytes lead them to; all of it means one thing here.
+        # Decoders can raise any exception on damaged bytes.
         raise _undecodable(name, error) from error
     words = f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "
     if max_pixels is None:
@@ -256,7 +256,7 @@ def load_image(
 
 
 def image_mode(content: bytes, name: str, formats: Sequence[str]) -> str:
-    """The mode that an image is stored in, by its header alone; the rest as :func:`load_image`."""
+    """The stored mode of an image, by its header; arguments and errors as :func:`load_image`."""
     try:
         with _open(BytesIO(content), formats) as image:
             return image.mode
@@ -265,14 +265,14 @@ def image_mode(content: bytes, name: str, formats: Sequence[str]) -> str:
 
 
 def _open(file: IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
-    """Read an image's header with the one reader that its first bytes name.
+    """Read an image's header with the reader of the format that its first bytes name.
 
-    ``Image.open`` is not asked: its limit of pixels is a global of the process and its warning
-    another, and other threads must not see them changed.
+    ``Image.open`` is not used, because its limit of pixels and its warning are globals of the
+    process, which must not change for other threads.
 
     Args:
         file: Read while the image is in use.
-        formats: The formats taken.
+        formats: The accepted formats.
     """
     start = file.read(signatures.LENGTH)
     found = signatures.image_format(start)
@@ -283,11 +283,11 @@ def _open(file: IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
 
 
 class _OtherFormatError(Exception):
-    """A file of a format that is not taken."""
+    """A file of a format that is not accepted."""
 
 
 def _load(image: Image.Image) -> None:
-    """Decode the pixels without the limit that the TIFF reader asks: ours was asked before."""
+    """Decode the pixels, without the TIFF reader's limit, because segops checked its own limit."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         stored = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
@@ -296,7 +296,7 @@ def _load(image: Image.Image) -> None:
 
 
 def _lacks_rows(image: Image.Image, content: bytes) -> bool:
-    """Whether the pixel data of a decoded PNG end early; Pillow leaves what is missing at zero."""
+    """Whether the pixel data of a decoded PNG end early; Pillow fills missing pixels with zero."""
     width, height = image.size
     depth, color, interlaced = content[24], content[25], content[28]
     if not interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):

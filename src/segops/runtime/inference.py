@@ -1,4 +1,4 @@
-"""All ways of predicting an image but the plain one: averaged, by windows, refined."""
+"""Prediction in windows, averaged over scales and mirroring, and refined by a dense CRF."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Network = Callable[[Tensor], Tensor]
 class Inference:
     """Composes windows, test-time augmentation and the dense CRF.
 
-    In window mode each window is averaged and refined as an image of its own, then windows are
+    In window mode each window is averaged and refined like a whole image, then the windows are
     blended.
 
     Args:
-        settings: What is to be done.
+        settings: Section `predict`.
     """
 
     def __init__(self, settings: PredictSettings) -> None:
@@ -38,11 +38,11 @@ class Inference:
 
     @property
     def max_pixels(self) -> int:
-        """Image files of more pixels are refused."""
+        """Largest number of pixels of an image file; a larger file is refused."""
         return self.settings.max_pixels
 
     def is_plain(self, height: int, width: int) -> bool:
-        """Whether an image of this size is just handed to the network, whole and once."""
+        """Whether a single pass of the whole image through the network is the prediction."""
         if self.settings.averages or self._crf is not None:
             return False
         return not self.settings.by_windows(height, width)
@@ -54,8 +54,8 @@ class Inference:
 
         Args:
             image: uint8 (H, W, 3), RGB.
-            network: Called for each window, scale and side.
-            device: Where it computes. Only what a window needs is sent there.
+            network: Called for each window, scale and mirroring.
+            device: Device of the network. Only the pixels of a window are sent to it.
 
         Yields:
             Rows, columns and probabilities of the parts.
@@ -65,7 +65,7 @@ class Inference:
         """
 
         def predict(rows: slice, columns: slice) -> Tensor:
-            # A copy, because the store hands out read-only views, which torch does not take.
+            # A copy, because torch does not take the store's read-only views.
             pixels = torch.from_numpy(np.array(image[rows, columns], order="C")).to(device)
             return self._probabilities(pixels, network)
 
@@ -81,21 +81,21 @@ class Inference:
         """Probabilities (C, h, w) of pixels uint8 (h, w, 3)."""
         images = pixels.permute(2, 0, 1)[None]
         found = averaged(images, network, self.settings.scales, self.settings.flip)
-        # One that is not finite makes the sum so.
+        # A single value that is not finite makes the sum not finite.
         require_finite(found.sum())
         return found if self._crf is None else self._crf.refine(found, pixels)
 
 
 def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: bool) -> Tensor:
-    """Mean of the class probabilities over scales and, if asked for, both ways round.
+    """Mean of the class probabilities over scales and, with `flip`, over the mirrored image.
 
-    Logits are resized to the image's own size before the softmax, as MMSegmentation does.
+    Logits are resized to the image's own size before the softmax, as in MMSegmentation.
 
     Args:
         images: uint8 (1, 3, H, W), RGB.
-        network: Predicts each version.
+        network: Predicts each version of the image.
         scales: Factors by which the image is resized; a side keeps at least one pixel.
-        flip: Predict each version mirrored left to right too.
+        flip: Also predict each version mirrored left to right.
 
     Returns:
         float32 (C, H, W), summing to 1 at each pixel.
@@ -119,7 +119,7 @@ def _scaled(side: int, scale: float) -> int:
 
 
 def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(1, N, H, W) resized bilinearly; what has the size already is not touched."""
+    """(1, N, H, W) resized bilinearly; the same tensor if it has the size already."""
     if tuple(values.shape[-2:]) == tuple(size):
         return values
     return functional.interpolate(values.float(), size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Builds the predictor from what a bundle holds. Runs inside the bundle, with its own code."""
+"""Builds the predictor from a bundle's files. Runs inside the bundle, as part of its code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .settings import PredictSettings
 
 
 def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
-    """Build the network and put the weights in.
+    """Build the network and load the weights.
 
-    The signature is what every version of segops may rely on for every bundle ever written.
+    The signature never changes: every version of segops calls it in bundles of every other version.
 
     Args:
-        model: Content of the bundle's ``model.json``. Where it lacks `predict`, as older
-            bundles do, images are predicted plainly.
+        model: Content of the bundle's ``model.json``. Without `predict`, as in older bundles,
+            images are predicted whole.
         weights: Content of the bundle's ``weights.safetensors``.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
 
@@ -29,15 +29,15 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         The predictor, its network in evaluation mode on the device.
 
     Raises:
-        SegopsError: The device is not there, the weights do not fit the network, or `predict`
-            says what this code does not know.
+        SegopsError: The device is missing, the weights do not fit the network, or `predict` holds
+            a key or value that this code does not know.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SegopsError(f"device {device}: there is no usable GPU. Set it to auto or cpu.")
     inference = Inference(PredictSettings.of_bundle(model.get("predict") or {}))
-    # Building draws random initial weights; the caller's random state is not ours to move.
+    # Building draws random initial weights; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         network = build(ModelSpec(**model["spec"]))
     try:

@@ -1,4 +1,4 @@
-"""Masks read as class ids, whatever the mode of the PNG, and written as VOC does."""
+"""Reads masks as class ids from PNGs of any mode, and writes them in VOC's form."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BIT_DEPTH = 24
 def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a mask.
 
-    Palette (P) and greyscale (L) masks hold ids as stored, whatever their colours are. RGB masks,
-    and RGBA masks that are opaque everywhere, are decoded by the VOC palette, exactly.
+    The stored values of palette (P) and greyscale (L) masks are the ids, whatever their colours.
+    RGB masks, and RGBA masks that are opaque everywhere, are decoded by the exact VOC colours.
 
     Args:
         content: A PNG file's bytes.
-        name: What the message of an error calls the file.
+        name: Name of the file in error messages.
 
     Returns:
         uint8 array of shape (H, W) of ids in 0..255, contiguous and writable; 255 is void.
@@ -46,7 +46,7 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
     if image.mode == "P":
         return np.array(image)
     if image.mode == "L":
-        # Pillow stretches 2 and 4 bits to 0..255; what is stored is the id.
+        # Pillow scales values of 2 and 4 bits to 0..255; the stored value is the id.
         return np.array(image) // np.uint8(255 // ((1 << depth) - 1))
     return _decode_colours(np.asarray(image), name)
 
@@ -61,7 +61,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """Encode a mask as VOC does: a PNG of mode P with the VOC palette.
+    """Encode a mask in VOC's form: a PNG of mode P with the VOC palette.
 
     Args:
         mask: uint8 array of shape (H, W) of ids in 0..255.
@@ -88,8 +88,8 @@ def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
 
 
 def _inverse_tables() -> NDArray[np.uint8]:
-    """The bits of the id that each channel's value stands for; uint8 array of shape (3, 256)."""
-    # The palette gives every bit of an id to one channel, so an id is the union of three look-ups.
+    """The bits of the id that each channel's value encodes; uint8 array of shape (3, 256)."""
+    # The palette encodes every bit of an id in one channel, so three look-ups give the id.
     tables = np.zeros((3, 256), dtype=np.uint8)
     for index in range(8):
         channel = int(_PALETTE[1 << index].argmax())

@@ -1,8 +1,8 @@
-"""Opens a model bundle with the code that lies in it, under a name that only this bundle has.
+"""Opens a model bundle with the bundle's own code, imported under a name that only it has.
 
-Two bundles with different code can so be open in one process, beside any version of segops or none.
-The files are read once: what was checked is what is run, and no byte code from a ``__pycache__``
-ever is. This module travels in the bundle and stands alone: it needs the standard library only.
+So bundles with different code can be open in the same process, with any version of segops or none.
+Files are read once, so that the code that runs is the code that was checked; byte code of a
+``__pycache__`` is never run. This module is part of the bundle and needs the standard library only.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ RUNTIME = "runtime"
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 FORMAT = 2
-"""Format of the bundles that are written."""
+"""Format of new bundles."""
 ENTRIES = {1: "predict.load", FORMAT: "load"}
 """Module of the runtime that loads the model, by the format of the bundle."""
 
 
 class BundleError(Exception):
-    """The directory is no usable bundle, or not the one that was expected."""
+    """The directory is no usable bundle, or another bundle than expected."""
 
 
 def open_bundle(
@@ -43,7 +43,7 @@ def open_bundle(
         directory: The bundle.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         expected_digest: Digest that the bundle must have, checked before its code is run.
-        predict: Settings that take the place of the bundle's own, for trying others.
+        predict: Settings in place of the bundle's own.
 
     Returns:
         The bundle's own predictor.
@@ -136,7 +136,7 @@ class _Runtime(MetaPathFinder, Loader):
                 spec = ModuleSpec(
                     fullname, self, origin=origin, loader_state=name, is_package=is_package
                 )
-                spec.has_location = True  # gives modules a __file__, and tracebacks their lines
+                spec.has_location = True  # for __file__ and the lines in tracebacks
                 return spec
         return None
 

@@ -19,12 +19,13 @@ class Permutohedral:
     Points are embedded in the hyperplane of R^(d+1) whose coordinates sum to zero, where the
     permutohedral lattice tiles space with simplices of d+1 vertices. A value is spread over the
     vertices of its simplex by barycentric weights (splat), the vertices are blurred by
-    (1/2, 1, 1/2) along each of the d+1 lattice directions, and the result is read off by the same
-    weights (slice). Only vertices beside a point exist; what a blur would carry elsewhere is lost,
-    as in the reference implementation. The work grows with the points, not with the filter's width.
+    (1/2, 1, 1/2) along each of the d+1 lattice directions, and the same weights interpolate the
+    result (slice). Only vertices of a point's simplex exist; values blurred onto other vertices are
+    lost, as in the reference implementation. The cost depends on the number of points and not on
+    the filter's width.
 
-    The lattice is built once and filters any number of values. Every sum is taken in an order that
-    the points fix, so that the same input gives the same bits.
+    The lattice is built once and filters any number of values. The points fix the order of every
+    sum, so that the same input gives the same bits.
 
     Args:
         features: float (N, d), the points, N and d at least 1, in units of the standard deviation.
@@ -36,7 +37,7 @@ class Permutohedral:
         Adams, Baek, Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice,
         Eurographics 2010; order of the blurs and rounding as in the implementation that
         Krähenbühl and Koltun published with "Efficient Inference in Fully Connected CRFs with
-        Gaussian Edge Potentials", NIPS 2011 (densecrf, permutohedral.cpp), whose results it gives
+        Gaussian Edge Potentials", NIPS 2011 (densecrf, permutohedral.cpp); its results are the same
         up to rounding.
     """
 
@@ -51,11 +52,11 @@ class Permutohedral:
         first = torch.ones_like(ordered, dtype=torch.bool)
         first[1:] = ordered[1:] != ordered[:-1]
         vertices = ordered[first]
-        slots = torch.empty_like(order)
-        slots[order] = first.cumsum(0) - 1
+        vertex_indices = torch.empty_like(order)
+        vertex_indices[order] = first.cumsum(0) - 1
         corners = keys.shape[0]
         self.size = vertices.shape[0]
-        self._slice_index = slots.view(-1, corners).int()
+        self._slice_index = vertex_indices.view(-1, corners).int()
         self._slice_weights = weights.T.contiguous()
         self._splat_index = (order // corners).int()
         self._splat_weights = self._slice_weights.flatten()[order]
@@ -63,9 +64,9 @@ class Permutohedral:
         self._neighbours = [_neighbours(vertices, step) for step in steps]
 
     def normalise(self) -> None:
-        """Divide the kernel by the square roots of its sums at either point, from now on.
+        """Divide the kernel by the square roots of its sums at both points; call this once.
 
-        Call it once: the kernel k(i, j) becomes k(i, j) / sqrt(sum of k(i, .) * sum of k(j, .)).
+        The kernel k(i, j) becomes k(i, j) / sqrt(sum of k(i, .) * sum of k(j, .)).
         """
         norm = self.filter(torch.ones(self.points, 1, device=self._slice_weights.device)).rsqrt_()
         self._slice_weights *= norm
@@ -93,7 +94,7 @@ class Permutohedral:
             mode="sum",
             per_sample_weights=self._splat_weights,
         )
-        # The last row stands for every vertex that does not exist.
+        # The last row represents all vertices that do not exist.
         spread = functional.pad(spread, (0, 0, 0, 1))
         for before, after in self._neighbours:
             spread = (
@@ -123,7 +124,7 @@ def _elevate(features: Tensor) -> Tensor:
 
 
 def _simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
-    """The simplex that each point lies in.
+    """The simplex of each point.
 
     Returns:
         The vertex of remainder 0 (d+1, N), whole numbers, and the rank of each coordinate's
@@ -138,7 +139,7 @@ def _simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
             smaller = rest[one] < rest[other]
             rank[one] += smaller
             rank[other] += ~smaller
-    # Rounding may have left the hyperplane: bring it back along the coordinates that gain least.
+    # Rounding may leave the hyperplane: return to it along the coordinates of least distance.
     rank += (origin.sum(0) / corners).round().long()
     low, high = rank < 0, rank >= corners
     shift = (low.long() - high.long()) * corners
@@ -162,8 +163,8 @@ def _keys(origin: Tensor, rank: Tensor) -> tuple[Tensor, list[int]]:
     the same amount everywhere.
 
     Returns:
-        int64 (d+1, N), the numbers of the vertices of remainder 0 to d, and what a step along each
-        of the d+1 directions adds.
+        int64 (d+1, N), the numbers of the vertices of remainder 0 to d, and the difference of a
+        step along each of the d+1 directions.
     """
     corners = origin.shape[0]
     lowest, highest = origin.amin(1), origin.amax(1)
@@ -188,7 +189,7 @@ def _keys(origin: Tensor, rank: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def _neighbours(vertices: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Indices (M+1,) of the vertices one step before and after; M where there is none."""
+    """Indices (M+1,) of the vertices one step before and after; M if there is no such vertex."""
     count = vertices.shape[0]
     wanted = vertices + step
     found = torch.searchsorted(vertices, wanted).clamp_(max=count - 1)

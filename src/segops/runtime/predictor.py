@@ -1,4 +1,4 @@
-"""The one predictor, used by training's selection, evaluation, the command line and serving."""
+"""The predictor of training's selection, evaluation, the command line and serving."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .images import decode_consumer_image
 from .masks import encode_mask
 
 _CACHED_LOGITS = 300_000
-"""Logits that are worked on at a time on a CPU: 1.2 MB."""
+"""Logits processed at a time on a CPU: 1.2 MB, which fits into a cache."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about one image.
+    """The prediction of an image.
 
     Attributes:
-        mask: uint8 of shape (H, W): a class id a pixel, at the image's own size; never void.
+        mask: uint8 of shape (H, W): a class id for each pixel of the image; never void.
         confidence: Mean over the pixels of the top class's probability, 1/C..1.
     """
 
@@ -37,17 +37,17 @@ class Prediction:
 
 
 class Inference(Protocol):
-    """A way of predicting other than the plain one: :class:`.inference.Inference`.
+    """The interface of :class:`.inference.Inference`.
 
-    Training predicts plainly, and so depends on none of it.
+    Training predicts whole images without it, so it does not depend on that class's code.
     """
 
     @property
     def max_pixels(self) -> int:
-        """Image files of more pixels are refused."""
+        """Largest number of pixels of an image file; a larger file is refused."""
 
     def is_plain(self, height: int, width: int) -> bool:
-        """Whether an image of this size is just handed to the network, whole and once."""
+        """Whether a single pass of the whole image through the network is the prediction."""
 
     def strips(
         self,
@@ -59,17 +59,17 @@ class Inference(Protocol):
 
 
 class Predictor:
-    """Predicts one image at a time, in float32.
+    """Predicts images in float32, each alone and at its own size.
 
-    One image at a time and at its own size, so that no image's mask depends on its neighbours in a
-    batch or on padding to them.
+    So no mask depends on the other images of a batch or on padding to their size.
 
     Args:
         network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). Its
-            modules may be in training mode: they predict in evaluation mode and are put back.
+            modules may be in training mode: the predictor sets evaluation mode for a prediction
+            and restores the mode afterwards.
         class_names: The C names in id order.
-        device: Where the network lies and images are sent.
-        inference: How images are predicted; None: plainly, each whole and as it is.
+        device: Device of the network, to which images are sent.
+        inference: Windows, averages and refinement; None: a single pass of the whole image.
     """
 
     def __init__(
@@ -87,17 +87,14 @@ class Predictor:
             raise SegopsError(f"{len(self.class_names)} classes; expected 1 to {VOID}.")
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
-        """Predict one image.
+        """Predict an image.
 
         Args:
             image: uint8 of shape (H, W, 3), RGB.
 
-        Returns:
-            Mask and confidence.
-
         Raises:
             SegopsError: The network's output is not finite or has another shape.
-            ValueError: `image` is no such array.
+            ValueError: `image` has another dtype or shape.
         """
         with _inference(self.network, self.device):
             mask = self._empty_mask(image)
@@ -112,7 +109,7 @@ class Predictor:
         return _to_array(self.predict_ids(image))
 
     def predict_ids(self, image: NDArray[np.uint8]) -> Tensor:
-        """The mask of :meth:`predict_mask` as a uint8 tensor (H, W), left on the device."""
+        """The mask of :meth:`predict_mask` as a uint8 tensor (H, W) on the device."""
         mask = self._empty_mask(image)
         with _inference(self.network, self.device):
             for place, ids, _ in self._parts(image, with_probability=False):
@@ -120,7 +117,7 @@ class Predictor:
         return mask
 
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """The mask of :meth:`predict` and how sure it is, pixel by pixel, left on the device.
+        """The mask of :meth:`predict` and the probability of every pixel's class, on the device.
 
         Args:
             image: uint8 of shape (H, W, 3), RGB.
@@ -168,7 +165,7 @@ class Predictor:
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
         """Predict an image file's content.
 
-        An EXIF orientation is applied, so that the mask lies on the picture as it is seen.
+        The EXIF orientation is applied, so that the mask fits the image as viewers show it.
 
         Args:
             content: Bytes of an image file (JPEG, PNG, ...), or these bytes in base64.
@@ -178,8 +175,8 @@ class Predictor:
             The mask as a palette PNG of the image's size, and the confidence.
 
         Raises:
-            SegopsError: The content is not base64, is no image that can be read as RGB, or is one
-                of more pixels than the bundle's `predict.max_pixels`.
+            SegopsError: The content is not base64, is no image that can be read as RGB, or has
+                more pixels than the bundle's `predict.max_pixels`.
         """
         if isinstance(content, str):
             try:
@@ -198,7 +195,7 @@ class Predictor:
     ) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
         """Rows and columns, class ids (h, w) and their probabilities (h, w) of all parts.
 
-        Without `with_probability` the last says nothing.
+        Without `with_probability` the last tensor has no meaning.
         """
         if not self._is_plain(image):
             for rows, columns, probabilities in self._strips(image):
@@ -221,7 +218,7 @@ class Predictor:
 
     def _logits(self, image: NDArray[np.uint8]) -> Tensor:
         """Logits of shape (C, H, W), float32."""
-        # A copy, because the store hands out read-only views, which torch does not take.
+        # A copy, because torch does not take the store's read-only views.
         pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]
         return self._run(pixels.to(self.device))
 
@@ -242,7 +239,7 @@ class Predictor:
 
 
 def require_finite(values: Tensor) -> None:
-    """Check what a network said; a NaN anywhere among a pixel's logits is its maximum.
+    """Check a network's output. The maximum of a pixel's logits is NaN if any of them is NaN.
 
     Raises:
         SegopsError: A value is not finite.
@@ -274,7 +271,7 @@ def _check(image: NDArray[np.uint8]) -> None:
 
 @contextmanager
 def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no gradients, true float32 and deterministic kernels, for a while."""
+    """Evaluation mode, no gradients, true float32, deterministic kernels inside the context."""
     training = [module for module in network.modules() if module.training]
     precision = torch.get_float32_matmul_precision()
     for module in training:

@@ -1,14 +1,12 @@
 """The registered model, as MLflow runs it ("models from code").
 
-A copy of this file lies in every bundle. MLflow runs it when the model is logged and whenever it
-is loaded. It needs no segops: the bundle brings its own code, which is imported under a name that
-only this bundle has (``opener.py``), so that an installed segops and other
-versions of the model in the same process stay out of it.
+Every bundle has a copy of this file, which MLflow runs when the model is logged and when it is
+loaded. It needs no segops: ``opener.py`` imports the bundle's own code under a name that only this
+bundle has, beside an installed segops and other versions of the model in the same process.
 
-The model's configuration may hold `device` (a torch device; `auto` where it says nothing) and
-`bundle_digest`, which is then checked before the bundle's code is run.
-How images are predicted (windows, averages, refinement, the largest image) is no configuration: it
-is part of the bundle, so that what was scored is what is served.
+The model's configuration may hold `device` (a torch device; `auto` by default) and `bundle_digest`,
+which is checked before the bundle's code is run. The settings of prediction (windows, averages,
+refinement, the largest image) are part of the bundle, so that the served model is the scored model.
 """
 
 from __future__ import annotations

@@ -62,10 +62,10 @@ class PredictSettings(Section):
 
     @classmethod
     def of_bundle(cls, settings: Mapping[str, Any]) -> PredictSettings:
-        """Settings as they lie in ``model.json``; a bundle without a mode predicts whole images.
+        """Settings of a bundle's ``model.json``; without a mode, images are predicted whole.
 
         Raises:
-            SegopsError: A key is not known or a value is not possible.
+            SegopsError: A key is unknown or a value is not allowed.
         """
         try:
             return cls.model_validate({"mode": "whole", **settings})
@@ -83,7 +83,7 @@ class PredictSettings(Section):
         return self.flip or self.scales != (1.0,)
 
     def by_windows(self, height: int, width: int) -> bool:
-        """Whether an image of this size takes more than one window."""
+        """Whether an image of this size needs several windows."""
         pixels = height * width * max(1.0, *self.scales) ** 2
         if self.mode == "whole" or (self.mode == "auto" and pixels <= self.whole_pixels):
             return False

@@ -1,11 +1,11 @@
-"""What a file is by its first bytes, so that no decoder is tried to find out."""
+"""Recognises image formats by a file's first bytes, without trying decoders."""
 
 from __future__ import annotations
 
 import re
 
 LENGTH = 512
-"""First bytes of a file that suffice to tell what it is."""
+"""Number of bytes that suffice to recognise a format."""
 
 _IMAGES = {
     "JPEG": rb"\xff\xd8\xff",
@@ -18,11 +18,11 @@ _IMAGES = {
     "JPEG2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "AVIF": rb".{4}ftyp(avif|avis|mif1|msf1)",
 }
-"""The formats that are decoded somewhere, by the names that Pillow gives them."""
+"""Patterns of the formats that segops decodes, by Pillow's names."""
 
 
 def image_format(start: bytes) -> str | None:
-    """Pillow's name of the format that a file's first `LENGTH` bytes are of; None: of no known."""
+    """Pillow's name of a file's format by its first `LENGTH` bytes; None for other formats."""
     for name, pattern in _IMAGES.items():
         if re.match(pattern, start, re.DOTALL):
             return name

@@ -1,4 +1,4 @@
-"""Overlapping windows over an image, their predictions blended in bounded memory."""
+"""Predicts an image in overlapping windows and blends the predictions in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Window = Callable[[slice, slice], Tensor]
 """Probabilities float32 (C, h, w) of a window, by its rows and columns; a tensor of its own."""
 
 Strip = tuple[slice, slice, Tensor]
-"""Rows, columns and probabilities float32 (C, h, w) of a part of an image that is finished."""
+"""Rows, columns and probabilities float32 (C, h, w) of a finished part of an image."""
 
 
 def starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along one side.
+    """First pixels of the windows along a side.
 
-    The last one is moved inward to end with the side, so that all are of one size; a side no
-    longer than the window takes one.
+    All windows have the same size: the last window is moved inward to end with the side. A side no
+    longer than the window has a single window.
 
     Args:
         length: The side, in pixels.
         window: Length of a window, in pixels.
-        overlap: Share of a window that its neighbour covers too, 0..0.9.
+        overlap: Share of a window that its neighbour also covers, 0..0.9.
     """
     if length <= window:
         return [0]
@@ -34,9 +34,9 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
 def weights(length: int, device: torch.device | str = "cpu") -> Tensor:
     """Weights of a window's pixels along one side: a Hann window between the pixels' edges.
 
-    They fall towards the window's border, where a network sees the least context, and two
-    neighbours that overlap by half sum to 1. No weight is 0, so that a pixel of one window keeps
-    its prediction.
+    They fall towards the window's border, where a network has the least context, and the weights of
+    two neighbours that overlap by half sum to 1. No weight is 0, so that a pixel in a single window
+    keeps its prediction.
 
     Returns:
         float32 of shape (length,), above 0, at most 1.
@@ -56,21 +56,21 @@ def blend(
     predict: Window,
     device: torch.device | str = "cpu",
 ) -> Iterator[Strip]:
-    """Predict an image by windows; where windows overlap, the weighted mean is taken.
+    """Predict an image in windows; overlapping windows are averaged by their weights.
 
-    Windows are taken strip by strip along one axis, and what no later window covers is handed out
-    at once. All that is held is one strip of probabilities: C times the window's height times the
-    image's width, or, where that is less, C times the image's height times the window's width.
+    Windows are predicted strip by strip along an axis, and pixels that no later window covers are
+    yielded at once. Memory holds a single strip of probabilities: C times the window's height times
+    the image's width, or C times the image's height times the window's width if that is less.
 
     Args:
         size: Height and width of the image.
         window: Height and width of a window; a longer one is cut to the image.
-        overlap: Share of a window that its neighbour covers too, 0..0.9.
+        overlap: Share of a window that its neighbour also covers, 0..0.9.
         predict: Called once for each window.
-        device: Where `predict` puts its tensors.
+        device: Device of the tensors that `predict` returns.
 
     Yields:
-        Parts that cover the image once; the tensor is good until the next part is asked for.
+        Parts that cover the image once; a tensor is valid until the next part is requested.
     """
     height, width = size
     window_height, window_width = min(window[0], height), min(window[1], width)
@@ -127,9 +127,9 @@ def _totals(length: int, begins: Sequence[int], weight: Tensor) -> Tensor:
 
 
 def _ring(start: int, stop: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """Rows of the image, and where they lie in a strip of `length` rows used round and round.
+    """Rows of the image, and their place in a ring buffer of `length` rows.
 
-    The rows, at most `length` of them, come in one piece or two.
+    The rows, at most `length`, are yielded in one part, or in two parts around the buffer's end.
     """
     while start < stop:
         place = start % length

@@ -152,7 +152,7 @@ def _as_begun(directory: Path, parts: dict[str, str], device: Device) -> dict[st
     So a training that goes on elsewhere, where `auto` would choose otherwise, ends as it would
     have. The model to start from is left out: only the first rank knows it, and ranks must agree.
     """
-    begun = None if wants_fresh() else checkpoint.begun(directory)
+    begun = None if wants_fresh() else checkpoint.parts_of_interrupted(directory)
     if begun is None or not can_compute(begun.get(PRECISION, ""), device):
         return parts
     differing = {name for name in {*parts, *begun} if parts.get(name) != begun.get(name)}

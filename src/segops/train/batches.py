@@ -1,4 +1,4 @@
-"""The batches of a training: which images, in which order, augmented where."""
+"""The batches of a training: their images, their order and the device that augments them."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def batches_of(
     start: tuple[int, int],
     workers: int,
 ) -> Iterable[Sample]:
-    """This rank's share of every batch from `start`, (epoch, batch), to the end of the training.
+    """This rank's part of every batch from `start`, (epoch, batch), to the end of the training.
 
     Args:
-        job: Says where batches are augmented.
+        job: Names the device that augments batches.
         fabric: Device and ranks.
-        dataset: Makes the samples.
-        sampler: Draws the order.
+        dataset: The samples.
+        sampler: The order of the samples.
         steps: Batches of the whole training.
         start: Epoch and number of the first batch.
         workers: Processes that make samples.

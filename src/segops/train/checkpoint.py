@@ -1,4 +1,4 @@
-"""What it takes to continue a training that was killed, bit for bit."""
+"""Checkpoints, from which a killed training continues bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 2
 NAME = "state.pt"
 Weights = dict[str, Tensor]
 _UNUSABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError)
-"""What reading a damaged file raises."""
+"""Exceptions raised by reading a damaged file."""
 
 log = logging.getLogger("segops")
 
@@ -30,19 +30,19 @@ log = logging.getLogger("segops")
 class Checkpoint:
     """A training between two steps.
 
-    There is no random state in it: the order of the images, their augmentation and the network's
-    own randomness (dropout) of every step are functions of the seed and the step.
+    It needs no random state: the order of the images, their augmentation and the network's dropout
+    of every step are functions of the seed and the step.
 
     Attributes:
         parts: Hashes of all that the training depends on, by name.
-        epoch: Epochs completed.
-        batch: Steps taken in the epoch under way.
+        epoch: Completed epochs.
+        batch: Completed steps of the next epoch.
         engine: State of :class:`~segops.train.engine.Engine`: network, optimiser, moving average
             and, in fp16, the scaler of gradients.
         plateau: State of :class:`~segops.train.schedules.Plateau`.
         losses: States of every rank's :class:`~segops.train.losslog.LossLog`.
-        rows: Learning curves so far, one mapping an epoch.
-        best_epoch: The best epoch so far, where there is a selection split.
+        rows: Learning curves so far, a mapping for each epoch.
+        best_epoch: The best epoch so far; None without a selection split.
         best_score: Its selection mIoU.
     """
 
@@ -57,7 +57,7 @@ class Checkpoint:
     best_score: float | None = None
 
     def copied(self) -> Checkpoint:
-        """The same on the CPU, in memory of its own."""
+        """A copy on the CPU, in memory of its own."""
         return replace(self, engine=on_cpu(self.engine))
 
 
@@ -69,7 +69,7 @@ class Best:
         epoch: Its number, from 1.
         score: Its selection mIoU.
         checkpoint: The training at its end, on the CPU; None on ranks that write nothing.
-        is_written: Whether its file lies beside the last checkpoint.
+        is_written: Whether its file exists beside the last checkpoint.
     """
 
     epoch: int
@@ -79,14 +79,14 @@ class Best:
 
 
 def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> bool:
-    """Write a checkpoint into `directory`, and the best epoch's where it is new.
+    """Write a checkpoint into `directory`, and the best epoch's checkpoint if it is new.
 
-    Both hold all it takes to go on. Each file is written whole or not at all, and what was there
-    stays until the new last checkpoint is in place.
+    A training can continue from either file. Each file is written whole or not at all, and the
+    former files stay until the new last checkpoint is in place.
 
     Returns:
-        Whether it was written; if not (a full disk), the reason is logged and the checkpoint that
-        was there can still be used.
+        Whether it was written; if not (a full disk), the reason is logged and the former checkpoint
+        is still usable.
     """
     path = directory / NAME
     try:
@@ -94,8 +94,8 @@ def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> b
             _write(_best_path(directory, best.epoch), best.checkpoint)
             best.is_written = True
             if (best.epoch, 0) == (checkpoint.epoch, checkpoint.batch):
-                _link(_best_path(directory, best.epoch), path)  # the two are one
-                _forget_older(directory, best)
+                _link(_best_path(directory, best.epoch), path)  # the last epoch is the best
+                _remove_older(directory, best)
                 return True
         _write(path, checkpoint)
     except OSError as error:
@@ -106,23 +106,23 @@ def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> b
             "The one before it is kept" if path.is_file() else "There is none yet",
         )
         return False
-    _forget_older(directory, best)
+    _remove_older(directory, best)
     return True
 
 
 def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | None] | None:
-    """Read the checkpoint in `directory`, if there is one of this very training.
+    """Read the checkpoint in `directory`, if it belongs to the same training.
 
-    Where the last one cannot be read, the best epoch's is taken: the training then repeats some
-    epochs and ends the same.
+    If the last checkpoint cannot be read, the best epoch's is read in its place: the training then
+    repeats some epochs and has the same result.
 
     Args:
         directory: Where :func:`save` wrote it.
         parts: Hashes of all that the training depends on, by name.
 
     Returns:
-        The checkpoint, and the best epoch so far; None where there is none, or one that cannot be
-        read or that belongs to a training with other parameters, data or code (logged).
+        The checkpoint, and the best epoch so far; None if there is no checkpoint, or (logged) if it
+        cannot be read or belongs to a training with other parameters, data or code.
     """
     candidates = _candidates(directory)
     for path in candidates:
@@ -140,18 +140,15 @@ def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | 
     return None
 
 
-def begun(directory: Path) -> dict[str, str] | None:
-    """What the interrupted training in `directory` depends on.
-
-    Args:
-        directory: Where :func:`save` wrote its checkpoint.
+def parts_of_interrupted(directory: Path) -> dict[str, str] | None:
+    """Hashes of all that the interrupted training in `directory` depends on, by name.
 
     Returns:
-        The hashes by name, as :func:`load` takes them; None where no checkpoint can be read.
+        The hashes as :func:`load` takes them; None if no checkpoint can be read.
     """
     for path in _candidates(directory):
-        with suppress(*_UNUSABLE):  # `load` tells of it
-            return _read(path, mmap=True).parts  # its weights stay on the disk
+        with suppress(*_UNUSABLE):  # `load` logs the error
+            return _read(path, mmap=True).parts  # without reading the weights
     return None
 
 
@@ -162,7 +159,7 @@ def remove(directory: Path) -> None:
 
 
 def on_cpu(state: Any) -> Any:
-    """A copy of a state, tensors in mappings and lists, that no later step changes, on the CPU."""
+    """A copy on the CPU of a state: tensors in mappings and lists."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
@@ -173,9 +170,9 @@ def on_cpu(state: Any) -> Any:
 
 
 def _candidates(directory: Path) -> list[Path]:
-    """The checkpoints in a directory, the one to take first."""
-    found = [directory / NAME, *sorted(directory.glob("best-*.pt"), reverse=True)]
-    return [path for path in found if path.is_file()]
+    """The checkpoints in a directory, in the order in which to try them."""
+    paths = [directory / NAME, *sorted(directory.glob("best-*.pt"), reverse=True)]
+    return [path for path in paths if path.is_file()]
 
 
 def _best_path(directory: Path, epoch: int) -> Path:
@@ -187,22 +184,22 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save({"format": FORMAT, **content}, file)
-        except RuntimeError as error:  # how torch's writer tells that a write failed
+        except RuntimeError as error:  # raised by torch's writer when a write fails
             raise _cause(error) from error
 
 
 def _cause(error: BaseException) -> OSError:
-    """The operating system's error that torch's writer ran into."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError):
-            return found
-        found = found.__cause__ or found.__context__
+    """The operating system's error behind an error of torch's writer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return OSError(str(error).splitlines()[0])
 
 
 def _link(source: Path, target: Path) -> None:
-    """Have `target` be the same file as `source`."""
+    """Make `target` a hard link to `source`."""
     temporary = target.with_name(f".{target.name}.link")
     temporary.unlink(missing_ok=True)
     try:
@@ -212,7 +209,7 @@ def _link(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _forget_older(directory: Path, best: Best | None) -> None:
+def _remove_older(directory: Path, best: Best | None) -> None:
     kept = None if best is None else _best_path(directory, best.epoch)
     for path in directory.glob("best-*.pt"):
         if path != kept:
@@ -227,17 +224,17 @@ def _read(path: Path, mmap: bool = False) -> Checkpoint:
 
 
 def _best_of(directory: Path, checkpoint: Checkpoint) -> Best | None:
-    """The best epoch that a checkpoint knows of; a KeyError if it is not the one that lies here."""
+    """The best epoch that a checkpoint names; KeyError if the file here is of another epoch."""
     if checkpoint.best_epoch is None or checkpoint.best_score is None:
         return None
     if (checkpoint.best_epoch, 0) == (checkpoint.epoch, checkpoint.batch):
-        found = checkpoint
+        best = checkpoint
     else:
-        found = _read(_best_path(directory, checkpoint.best_epoch))
-        if found.parts != checkpoint.parts or found.best_score != checkpoint.best_score:
+        best = _read(_best_path(directory, checkpoint.best_epoch))
+        if best.parts != checkpoint.parts or best.best_score != checkpoint.best_score:
             raise KeyError("best")
     is_written = _best_path(directory, checkpoint.best_epoch).is_file()
-    return Best(checkpoint.best_epoch, checkpoint.best_score, found, is_written)
+    return Best(checkpoint.best_epoch, checkpoint.best_score, best, is_written)
 
 
 def _is_of(checkpoint: Checkpoint, parts: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""Which devices, and how many: quick to import, since whoever starts the ranks asks first."""
+"""Kind and number of devices, without importing Fabric: the starter of the ranks needs both."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Device = Literal["cpu", "cuda"]
 
 
 def choose_device(wanted: str) -> Device:
-    """`cpu` or `cuda`, as ``train.device`` says; `auto` is the GPU if there is one.
+    """`cpu` or `cuda`, by ``train.device``; `auto` is the GPU if there is one.
 
     Raises:
-        SegopsError: `cuda` is asked for and there is none.
+        SegopsError: `cuda` is asked for and there is no GPU.
     """
     if wanted == "cpu":
         return "cpu"
@@ -31,10 +31,10 @@ def choose_device(wanted: str) -> Device:
 
 
 def choose_world(params: TrainParams, device: Device) -> tuple[int, int]:
-    """Devices of this machine and machines, as ``train.devices`` and ``train.nodes`` say.
+    """Devices of each machine and machines, by ``train.devices`` and ``train.nodes``.
 
     Raises:
-        SegopsError: This machine has fewer GPUs, or the batch cannot be divided among them.
+        SegopsError: This machine has fewer GPUs, or the batch cannot be divided among the devices.
     """
     present = torch.cuda.device_count() if device == "cuda" else None
     devices = (present or 1) if params.devices == "auto" else params.devices
@@ -43,10 +43,10 @@ def choose_world(params: TrainParams, device: Device) -> tuple[int, int]:
             f"train.devices: {devices}, but torch sees {present} GPU(s) here. Set it to {present} "
             "or auto, or check CUDA_VISIBLE_DEVICES."
         )
-    shares = params.accumulate * devices * params.nodes
-    if params.batch_size % shares:
-        nearest = [n for n in (params.batch_size // shares * shares,) if n]
-        nearest.append(-(-params.batch_size // shares) * shares)
+    parts = params.accumulate * devices * params.nodes
+    if params.batch_size % parts:
+        nearest = [n for n in (params.batch_size // parts * parts,) if n]
+        nearest.append(-(-params.batch_size // parts) * parts)
         raise SegopsError(
             f"train.batch_size: {params.batch_size} cannot be divided into train.accumulate x "
             f"train.devices x train.nodes = {params.accumulate} x {devices} x {params.nodes} equal "

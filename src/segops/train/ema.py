@@ -16,9 +16,9 @@ class MovingAverage:
     """A copy of a network whose weights follow the original's.
 
     After update n (from 1) the average is ``d * average + (1 - d) * weights`` with
-    ``d = min(decay, (1 + n) / (10 + n))``, so that the random weights of the start are forgotten
-    within the first steps whatever the decay. Buffers (batch norm statistics) are copied: they are
-    averages already.
+    ``d = min(decay, (1 + n) / (10 + n))``: whatever the decay, the initial random weights lose
+    their influence within the first steps. Buffers (batch norm statistics) are averages already
+    and are copied.
 
     Args:
         network: The original.
@@ -37,14 +37,14 @@ class MovingAverage:
         self.decay = decay
         self.updates = 0
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self._averages = _plain(self.network.parameters())
-        self._weights = _plain(network.parameters())
+        self._averages = _detached(self.network.parameters())
+        self._weights = _detached(network.parameters())
         self._copies = list(self.network.buffers())
         self._buffers = list(network.buffers())
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the original, after a step of the optimiser."""
+        """Include the original's weights, after a step of the optimiser."""
         self.updates += 1
         share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self._averages, self._weights, share)
@@ -52,15 +52,15 @@ class MovingAverage:
             torch._foreach_copy_(self._copies, self._buffers)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`restore` needs to go on from here."""
+        """The state that :meth:`restore` takes."""
         return {"updates": self.updates, "network": self.network.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
+        """Continue from a :meth:`state`."""
         self.updates = state["updates"]
         self.network.load_state_dict(state["network"])
 
 
-def _plain(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors without their history, in the same memory."""
-    return [one.detach() for one in tensors]
+def _detached(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors detached from the graph, in the same memory."""
+    return [tensor.detach() for tensor in tensors]

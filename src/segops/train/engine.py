@@ -1,4 +1,4 @@
-"""One optimiser step: network, optimiser, loss, and all that belongs to them."""
+"""A step of the optimiser, with the network, the optimiser and the loss."""
 
 from __future__ import annotations
 
@@ -26,46 +26,46 @@ from segops.train.optimizers import (
     penalised,
     set_learning_rate,
 )
-from segops.train.ranks import share_of_gradients, synchronise_norms
+from segops.train.ranks import freeze_unused, synchronise_norms
 
 
 class Engine:
-    """A network in training and what a step does to it.
+    """A network in training, its optimiser and its loss.
 
-    Built from a job and a seed alone: two engines of the same job are bit for bit the same.
+    Two engines of the same job are bit for bit the same.
 
     Args:
-        job: What to train, and how.
-        fabric: Device, precision and ranks, as :func:`segops.train.hardware.build_fabric` makes it.
+        job: The training.
+        fabric: Device, precision and ranks, from :func:`segops.train.hardware.build_fabric`.
 
     Attributes:
         network: The network; its state dict is the model's.
         optimizer: The optimiser.
         loss: Maps logits and masks to a scalar.
         layout: Memory format of images and weights.
-        average: The moving average of the weights, where there is one.
+        average: The moving average of the weights; None without ``train.ema_decay``.
 
     Raises:
-        SegopsError: The network cannot be built, or it has not the parts that parameters speak of.
+        SegopsError: The network cannot be built, or it lacks a part that a parameter refers to.
     """
 
     def __init__(self, job: Job, fabric: Any) -> None:
         params = job.params
         self.job = job
         self.fabric = fabric
-        self._several = fabric.world_size > 1
+        self._is_distributed = fabric.world_size > 1
         torch.manual_seed(params.seed)
         self.network = _network(job)
         self.layout = choose_layout(params, self.network, fabric.device.type)
         self.network.to(fabric.device).to(memory_format=self.layout)
         if params.sync_batch_norm:
             self.network = synchronise_norms(self.network, fabric)
-        if self._several:
-            share_of_gradients(self.network, self._first_loss)
-        parts = [LossPart(one.name, one.weight, one.options()) for one in params.loss]
+        if self._is_distributed:
+            freeze_unused(self.network, self._first_loss)
+        parts = [LossPart(part.name, part.weight, part.options()) for part in params.loss]
         self.loss: Any = build_loss(parts, job.class_weights).to(fabric.device)
         self._penalised = penalised(self.network) if params.l1 else []
-        self._trainable = [one for one in self.network.parameters() if one.requires_grad]
+        self._trainable = [weight for weight in self.network.parameters() if weight.requires_grad]
         self._frozen = False
         groups = parameter_groups(self.network, params)
         self.optimizer: Any = fabric.setup_optimizers(build_optimizer(groups, params))
@@ -77,56 +77,56 @@ class Engine:
 
     @property
     def scale(self) -> float | None:
-        """By what fp16 multiplies gradients; None in other precisions. Waits for the device."""
+        """Factor of the gradients in fp16; None in other precisions. Waits for the device."""
         return None if self._scaler is None else self._scaler.get_scale()
 
     @property
     def result(self) -> Segmenter:
-        """The network that is evaluated and shipped: the moving average where there is one."""
+        """The network to evaluate and to package: the moving average, if there is one."""
         return self.network if self.average is None else self.average.network
 
     def train_mode(self) -> None:
-        """Put the network in training mode, a frozen encoder in evaluation mode."""
+        """Put the network into training mode and a frozen encoder into evaluation mode."""
         self.network.train()
         if self._frozen and self.network.encoder is not None:
             self.network.encoder.eval()
 
     def freeze_encoder(self, frozen: bool) -> None:
-        """Have the following steps leave the encoder as it is, or train it again.
+        """Freeze the encoder for the following steps, or train it again.
 
-        A frozen encoder takes no gradient, hence no weight decay and no momentum, and its batch
-        norm uses its statistics without changing them.
+        A frozen encoder has no gradient, hence no weight decay and no momentum, and its batch norm
+        uses its statistics without changing them.
         """
         if frozen == self._frozen:
             return
         self._frozen = frozen
-        inside = {id(one) for one in self.network.encoder_parameters()}
-        for one in self._trainable:
-            if id(one) in inside:
-                one.requires_grad_(not frozen)
-        if self._several:  # which gradients are exchanged is settled when the network is wrapped
+        encoder = {id(weight) for weight in self.network.encoder_parameters()}
+        for weight in self._trainable:
+            if id(weight) in encoder:
+                weight.requires_grad_(not frozen)
+        if self._is_distributed:  # DDP decides at wrapping which gradients the ranks exchange
             self.model = self._wrapped()
         self.train_mode()
 
     def step(self, images: Tensor, masks: Tensor, number: int, learning_rate: float) -> Tensor:
-        """Take one step of the optimiser; nothing in here waits for the device.
+        """Take one step of the optimiser, without waiting for the device.
 
         Args:
-            images: uint8 (N, 3, h, w); this rank's share of the batch.
+            images: uint8 (N, 3, h, w); this rank's part of the batch.
             masks: uint8 (N, h, w), 255 for void.
-            number: Optimiser steps taken before it, 0 or more.
-            learning_rate: Of the schedule, before the encoder's factor.
+            number: Number of earlier steps, 0 or more.
+            learning_rate: The schedule's, before the encoder's factor.
 
         Returns:
-            The loss of this rank's share, detached, on the device: the mean over its parts, L1
-            penalty and auxiliary loss included.
+            The loss of this rank's images, detached, on the device: the mean over the accumulated
+            parts, with L1 penalty and auxiliary loss.
 
         Raises:
             SegopsError: The device has too little memory.
         """
         set_learning_rate(self.optimizer, learning_rate)
-        # Whatever the network draws (dropout) is a function of the seed and the step: a resumed
-        # training needs no random state.
+        # The network's random numbers (dropout) are a function of the seed and the step, so a
+        # resumed training needs no random state.
         _seed(self.fabric.device, _step_seed(self.job.params.seed, number, self.fabric.global_rank))
         try:
             loss = self._backward(images, masks)
@@ -141,7 +141,7 @@ class Engine:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`restore` needs to go on from here: tensors as they are, not copies."""
+        """The state that :meth:`restore` takes; its tensors are not copies."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -150,7 +150,7 @@ class Engine:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
+        """Continue from a :meth:`state`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -161,12 +161,12 @@ class Engine:
     def _backward(self, images: Tensor, masks: Tensor) -> Tensor:
         parts = self.job.params.accumulate
         total: Tensor | None = None
-        for k, (some_images, some_masks) in enumerate(
+        for k, (part_images, part_masks) in enumerate(
             zip(images.chunk(parts), masks.chunk(parts), strict=True)
         ):
-            some_images = self.fabric.to_device(some_images.contiguous(memory_format=self.layout))
+            part_images = self.fabric.to_device(part_images.contiguous(memory_format=self.layout))
             with self._exchange(last=k == parts - 1):
-                loss = self._loss(some_images, self.fabric.to_device(some_masks))
+                loss = self._loss(part_images, self.fabric.to_device(part_masks))
                 if parts > 1:
                     loss = loss / parts
                 self.fabric.backward(loss)
@@ -182,7 +182,7 @@ class Engine:
         else:
             loss = self.loss(self.model(images), masks)
         if self._penalised:
-            weights: list[Tensor] = [one for one in self._penalised if one.requires_grad]
+            weights: list[Tensor] = [weight for weight in self._penalised if weight.requires_grad]
             loss = loss + self.job.params.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum()
         return loss
 
@@ -193,11 +193,11 @@ class Engine:
         clip_grad_norm_(self._trainable, norm, error_if_nonfinite=False)
 
     def _exchange(self, last: bool) -> AbstractContextManager[Any]:
-        """Ranks exchange gradients in the last part of a step only."""
-        if last or not self._several:
+        """Let the ranks exchange gradients in the last part of a step only."""
+        if last or not self._is_distributed:
             return nullcontext()
-        waiting: AbstractContextManager[Any] = self.fabric.no_backward_sync(self.model)
-        return waiting
+        without_exchange: AbstractContextManager[Any] = self.fabric.no_backward_sync(self.model)
+        return without_exchange
 
     def _wrapped(self) -> Any:
         network = compiled(self.network) if self.job.params.compile else self.network
@@ -206,21 +206,21 @@ class Engine:
     def _first_loss(self) -> Tensor:
         """A scalar that depends on every output of the network."""
         images = torch.zeros(1, 3, 64, 64, device=self.fabric.device)
-        found: Any = self.network(images, with_auxiliary=self.job.auxiliary_weight > 0)
-        outputs = found if isinstance(found, tuple) else (found,)
-        return torch.stack([one.float().sum() for one in outputs]).sum()
+        logits: Any = self.network(images, with_auxiliary=self.job.auxiliary_weight > 0)
+        outputs = logits if isinstance(logits, tuple) else (logits,)
+        return torch.stack([output.float().sum() for output in outputs]).sum()
 
 
 def result_of(state: Mapping[str, Any]) -> Weights:
-    """Of an engine's state, the weights that are evaluated and shipped."""
+    """The weights of :attr:`Engine.result` in an engine's state."""
     average = state["average"]
     weights: Weights = state["network"] if average is None else average["network"]
     return weights
 
 
-def shipped(weights: Weights) -> Weights:
-    """Weights without those of the auxiliary head, which is of use in training alone."""
-    return {name: one for name, one in weights.items() if not name.startswith("auxiliary.")}
+def without_auxiliary(weights: Weights) -> Weights:
+    """Weights without those of the auxiliary head, which only training uses."""
+    return {name: value for name, value in weights.items() if not name.startswith("auxiliary.")}
 
 
 def _network(job: Job) -> Segmenter:
@@ -231,9 +231,9 @@ def _network(job: Job) -> Segmenter:
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    """Seed what a step draws from: the CPU's generator and the device's own.
+    """Seed the CPU's generator and the device's generator.
 
-    ``torch.manual_seed`` asks every kind of device that torch knows of, which takes 0.6 ms.
+    ``torch.manual_seed`` seeds every kind of device that torch supports, which takes 0.6 ms.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -241,7 +241,7 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    # Ranks draw their dropout apart from each other.
+    # Each rank has dropout of its own.
     text = f"step {seed} {step}" if rank == 0 else f"step {seed} {step} {rank}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

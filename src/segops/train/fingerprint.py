@@ -1,4 +1,4 @@
-"""What a training depends on, as hashes: the same fingerprint gives the same weights."""
+"""The fingerprint of a training: trainings with the same fingerprint have the same weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from segops.train.start import Start
 
 STAGE = "train"
 START = "start"
-"""Name of the part that says which model a training started from; rank zero alone knows it."""
+"""Name of the part for the model that a training starts from; only rank zero has this part."""
 PRECISION = "precision"
-"""Name of the part that is no hash but the precision itself."""
+"""Name of the part that holds the precision itself in place of a hash."""
 
 
 def training_parts(
@@ -36,14 +36,14 @@ def training_parts(
     """Hashes of all that a training depends on.
 
     Args:
-        settings: All parameters; those of the model and of the training count.
-        store: The data; what train holds counts.
-        policy: The augmentation policy as written.
-        encoder_file: Local file of the encoder's first weights.
-        device: As chosen.
-        precision: As chosen.
-        ranks: Devices of all machines; batch norm sees each one's share of a batch.
-        executor: Where batches are augmented, as chosen; their noise differs in bits.
+        settings: All parameters, of which the sections `model` and `train` enter.
+        store: The data, of which the split train enters.
+        policy: The augmentation policy, as the stage `augment` wrote it.
+        encoder_file: Local file of the encoder's initial weights.
+        device: Kind of device, after `auto` is resolved.
+        precision: Precision, after `auto` is resolved.
+        ranks: Devices of all machines; batch norm sees the part of a batch on one device.
+        executor: Device that augments batches; the noise of two devices differs in bits.
         start: The model to start from.
 
     Returns:
@@ -51,7 +51,7 @@ def training_parts(
         where there is one; and the `precision`.
     """
     model = settings.model.model_dump(mode="json")
-    if encoder_file:  # it counts by what it holds, not by where it lies
+    if encoder_file:  # its content enters, not its path
         model["encoder_weights"] = sha256_file(encoder_file)
     if start:
         model.pop("start_from")
@@ -75,7 +75,7 @@ def training_parts(
     }
     if start is None:
         return parts
-    # Its images are no part of this: they change what is told of the model, not its weights.
+    # The start model's images do not enter: they change the model's record, not its weights.
     return parts | {START: _hash([start.sha256, start.mean, start.std])}
 
 
@@ -85,7 +85,7 @@ def fingerprint(parts: Mapping[str, str]) -> str:
 
 
 def encoder_file(root: Path, encoder_weights: str | None) -> Path | None:
-    """The local file of the encoder's first weights, if that is what is asked for."""
+    """The local file of the encoder's initial weights; None for a published name or null."""
     if encoder_weights is None:
         return None
     path = root / Path(encoder_weights).expanduser()

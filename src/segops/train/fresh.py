@@ -1,4 +1,4 @@
-"""Whether the user asked for a training from the start."""
+"""Tells whether the user asked for a training from the start."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import psutil
 
 VARIABLE = "SEGOPS_FRESH"
 _FLAGS = frozenset("fqvsmipPRkA")
-"""Short options of `dvc repro` and `dvc exp run` that take no value and may stand together."""
+"""Short options of `dvc repro` and `dvc exp run` without a value, which may be combined."""
 
 
 def wants_fresh() -> bool:
-    """Whether ``SEGOPS_FRESH=1`` is set, or the DVC that runs this stage was told `--force`."""
+    """Whether ``SEGOPS_FRESH=1`` is set or DVC runs this stage with `--force`."""
     if os.environ.get(VARIABLE) == "1":
         return True
     for process in psutil.Process().parents():
@@ -28,10 +28,10 @@ def wants_fresh() -> bool:
 
 
 def is_forced(command: Sequence[str]) -> bool | None:
-    """Whether a command line is DVC running stages by force; None if it is not DVC running any.
+    """Whether a command line of DVC that runs stages has `--force`; None for other commands.
 
     Args:
-        command: The words of the command line, as ``python bin/dvc repro -f`` or
+        command: The words of the command line, for example of ``python bin/dvc repro -f`` or
             ``python -m dvc exp run --force``.
     """
     place = next((at for at, word in enumerate(command[:6]) if _is_dvc(word)), None)

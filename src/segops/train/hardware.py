@@ -1,4 +1,4 @@
-"""How the device computes: its precision, and what makes it compute the same bits every time."""
+"""Device, precision, threads and deterministic kernels of a training."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = logging.getLogger("segops")
 
 
 def choose_precision(wanted: str, device: Device) -> Precision:
-    """As ``train.precision`` says; `auto` is bf16 on a device that gains by it, else fp32.
+    """The precision of ``train.precision``, with `auto` resolved.
 
-    Those are GPUs that compute it natively and CPUs with AMX. Without AMX a CPU's instructions for
-    bf16 are slower than those for fp32. It is a fixed rule, as what a stopwatch says of a loaded
-    machine would be another precision, and so other weights, the next time.
+    `auto` is bf16 on GPUs with native bf16 and on CPUs with AMX, else fp32. Without
+    AMX a CPU computes bf16 slower than fp32. `auto` does not measure the speed: on a loaded machine
+    a measurement could choose another precision, and so other weights, in the next run.
     """
     for known in get_args(Precision):
         if wanted == known:
@@ -50,37 +50,35 @@ def choose_precision(wanted: str, device: Device) -> Precision:
 
 
 def can_compute(precision: str, device: Device) -> bool:
-    """Whether the device computes in a precision, if slowly; False for what is no precision."""
+    """Whether the device supports a precision, perhaps slowly; False for an unknown name."""
     if precision == "bf16" and device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return precision in get_args(Precision)
 
 
 def choose_threads(hardware: HardwareParams) -> int:
-    """CPU threads of torch: as given, else one per core that this process may use.
-
-    The ranks of a machine divide the cores among them.
-    """
+    """CPU threads of torch: ``hardware.threads``, else an equal part of the cores for each rank."""
     if hardware.threads is not None:
         return hardware.threads
     return max(1, cores() // local_ranks())
 
 
 def choose_workers(hardware: HardwareParams, device: Device) -> int:
-    """Processes that make samples: as given; else none on the CPU, where they would only take the
-    cores that the network computes on.
-    """  # noqa: D205
+    """Processes that make samples: ``hardware.workers``, else one per core and rank on a GPU.
+
+    The default on a CPU is none, because workers would take cores from the network.
+    """
     if hardware.workers is not None:
         return hardware.workers
     return 0 if device == "cpu" else max(1, hardware.worker_count // local_ranks())
 
 
 def choose_layout(params: TrainParams, network: nn.Module, device: Device) -> torch.memory_format:
-    """The memory format of images and weights, as ``train.channels_last`` says.
+    """The memory format of images and weights, by ``train.channels_last``.
 
-    Where the CPU's kernels cannot be trusted with it, the ordinary format is taken: torch 2.15
-    writes beyond a buffer in the backward pass of a strided 1x1 convolution of fewer than 16
-    channels (MobileOne begins with one), which ends the process or spoils its numbers.
+    A network with a strided 1x1 convolution of fewer than 16 channels (MobileOne) has the ordinary
+    format on a CPU: in the other format torch 2.15 writes beyond a buffer in the backward pass,
+    which crashes the process or changes its numbers.
     """
     broken = [
         module
@@ -96,39 +94,39 @@ def choose_layout(params: TrainParams, network: nn.Module, device: Device) -> to
 
 
 def build_fabric(params: TrainParams) -> tuple[Fabric, Device, Precision]:
-    """Devices and precision that ``params.yaml`` asks for; with several, this process is a rank.
+    """Devices and precision by ``params.yaml``; with several devices this process is a rank.
 
     Raises:
-        SegopsError: The device is not there, or this process was not started as a rank.
+        SegopsError: The device is missing, or this process was not started as a rank.
     """
     device = choose_device(params.device)
     precision = choose_precision(params.precision, device)
     devices, nodes = choose_world(params, device)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say it ourselves
-    several = devices * nodes > 1
-    if several:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # segops logs it
+    is_distributed = devices * nodes > 1
+    if is_distributed:
         require_ranks(devices, nodes)
     fabric = Fabric(
         accelerator=device,
         devices=devices,
         num_nodes=nodes,
-        # Buffers are shared before they are read, see `ranks.share_statistics`.
-        strategy=DDPStrategy(forward_sync_buffers=False) if several else "auto",
-        # A plug-in, because by name Fabric replaces fp16 on the CPU by bf16.
+        # `ranks.share_statistics` copies the buffers before they are read.
+        strategy=DDPStrategy(forward_sync_buffers=False) if is_distributed else "auto",
+        # A plug-in, because Fabric replaces fp16 given by name on the CPU by bf16.
         plugins=None if precision == "fp32" else MixedPrecision(_FABRIC[precision], device),
     )
-    if several:
+    if is_distributed:
         fabric.launch()
     return fabric, device, precision
 
 
 def scaler_of(fabric: Any) -> torch.amp.GradScaler | None:
-    """The scaler of gradients, which fp16 alone has."""
+    """The scaler of gradients; None except in fp16."""
     return getattr(fabric.strategy.precision, "scaler", None)
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """The network, compiled for fixed shapes; its own state dict and calls stay as they are.
+    """The network, compiled for fixed shapes; the original object is not changed.
 
     Raises:
         SegopsError: There is no C++ compiler.
@@ -145,21 +143,21 @@ def compiled(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def reproducible(device: Device, threads: int, deterministic: bool = True) -> Iterator[set[str]]:
-    """Deterministic kernels and a fixed number of threads, for a while.
+    """Set deterministic kernels and the number of threads inside the context.
 
-    On CUDA an operation that has no deterministic kernel only warns, because some architectures
-    have one; on the CPU it raises.
+    An operation without a deterministic kernel raises an error on the CPU. On CUDA it only warns,
+    because some architectures contain such an operation.
 
     Args:
-        device: Where the training runs.
+        device: Kind of device of the training.
         threads: CPU threads of torch.
-        deterministic: Take deterministic kernels; false: the quickest, tried out by cuDNN.
+        deterministic: Use deterministic kernels; false: the fastest, which cuDNN measures.
 
     Yields:
-        The operations that had no deterministic kernel so far, by torch's name.
+        The operations without a deterministic kernel so far, by torch's name.
 
     Raises:
-        SegopsError: On the CPU, one has none.
+        SegopsError: An operation has no deterministic kernel on the CPU.
     """
     if device == "cuda" and deterministic:  # read when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -172,7 +170,7 @@ def reproducible(device: Device, threads: int, deterministic: bool = True) -> It
     )
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic, warn_only=device == "cuda")
-    # Filling what is about to be overwritten costs time and changes no result.
+    # Filling memory before it is overwritten takes time and changes no result.
     _settings.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not deterministic
     try:
@@ -192,7 +190,7 @@ def reproducible(device: Device, threads: int, deterministic: bool = True) -> It
 
 @contextmanager
 def _named_operations() -> Iterator[set[str]]:
-    """Turn torch's warnings of operations without a deterministic kernel into one line each."""
+    """Log each operation without a deterministic kernel once, in place of torch's warnings."""
     names: set[str] = set()
     show = warnings.showwarning
 

@@ -1,8 +1,7 @@
-"""The file that tells, line by line, how a training goes."""
+"""The history of a training: a file with one line for each epoch."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -11,19 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segops.files import write_text
+from segops.files import append, write_text
 
 log = logging.getLogger("segops")
 
 
 class TrainingLog:
-    """JSON lines: a header, then one line an epoch, then one that says the training has ended.
+    """JSON lines: a header, a line for each epoch, and a last line when the training has ended.
 
-    Whatever follows a training live reads this file.
+    Commands that follow a training live read this file.
 
     Args:
         path: The file.
-        fingerprint: The training's.
+        fingerprint: Fingerprint of the training.
         params: All parameters by their dotted key.
     """
 
@@ -34,7 +33,7 @@ class TrainingLog:
         self._waiting: list[str] = []
 
     def start(self, epochs: int) -> None:
-        """Begin the file, keeping the lines of the first `epochs` epochs of this same training."""
+        """Begin the file; keep the lines of the first `epochs` epochs of the same training."""
         lines = self._lines()[: epochs + 1] if epochs else []
         kept = lines[1:] if len(lines) == epochs + 1 and self._is_ours(lines[0]) else []
         header = {
@@ -50,19 +49,15 @@ class TrainingLog:
         self._append(row)
 
     def end(self) -> None:
-        """Say that the training has ended."""
+        """Append the last line."""
         self._append({"ended": datetime.now(UTC).isoformat(timespec="seconds")})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        """Append a line; where the disk is full it waits for the next one."""
+        """Append a line; if the disk is full, write it with the next line."""
         self._waiting.append(json.dumps(row, allow_nan=False) + "\n")
         try:
             with self.path.open("ab", buffering=0) as file:
-                size = file.tell()
-                content = "".join(self._waiting).encode()
-                if file.write(content) != len(content):  # there was room for a part of it
-                    file.truncate(size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                append(file, "".join(self._waiting).encode())
                 os.fsync(file.fileno())
         except OSError as error:
             log.warning("%s: could not be written: %s.", self.path, error.strerror)

@@ -1,4 +1,4 @@
-"""What a training is given, and what it gives."""
+"""The input and the result of a training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from segops.train.start import Start
 
 @dataclass(frozen=True)
 class Job:
-    """All that a training needs.
+    """The input of a training.
 
     Attributes:
-        params: Section `train` of ``params.yaml``, with the precision that `auto` chose.
+        params: Section `train` of ``params.yaml``, with `auto` of the precision resolved.
         hardware: Section `hardware`.
         spec: The network.
         encoder_weights: A published name, None, or the path of a local file.
@@ -32,13 +32,13 @@ class Job:
         policy: The augmentation.
         parts: Hashes of all that the training depends on, by name.
         resume: Directory of the checkpoints.
-        history: Where every epoch is told.
+        history: The file with a line for every epoch.
         auxiliary_weight: Weight of the auxiliary head's loss; 0: the network has no such head.
-        class_weights: Weights of the classes in the losses that have such, in id order.
-        start: The trained model to begin from, in place of `encoder_weights`.
-        copy_paste: Objects copied between train images; None: none are.
-        augment_device: Where batches are augmented, `cpu` or `gpu`.
-        on_epoch: Called on rank zero with every epoch's row; what it raises ends the training.
+        class_weights: Weights of the classes in losses that support them, in id order.
+        start: The trained model to start from, in place of `encoder_weights`.
+        copy_paste: Settings of objects copied between train images; None: no copies.
+        augment_device: Device that augments batches, `cpu` or `gpu`.
+        on_epoch: Called on rank zero with every epoch's row; its exception ends the training.
     """
 
     params: TrainParams
@@ -66,11 +66,11 @@ class TrainingResult:
         network: The network with the chosen weights, on the CPU.
         last: State dict after the last step, on the CPU; with a moving average, its state dict.
         rows: Learning curves: `epoch`, `step`, `lr`, `train_loss`, `selection_miou`.
-        best_epoch: The epoch whose weights were chosen, from 1.
-        selection_miou: Their score; None without a selection split.
-        steps: Optimiser steps of the whole training, those before a resume included.
-        images_per_second: Speed of the training steps of this process; 0 if it took none.
-        nondeterministic: Operations that ran without a deterministic kernel, by torch's name.
+        best_epoch: The epoch of the chosen weights, from 1.
+        selection_miou: The score of the chosen weights; None without a selection split.
+        steps: Optimiser steps of the whole training, including those before a resume.
+        images_per_second: Speed of the training steps of this process; 0 if it took no step.
+        nondeterministic: Operations without a deterministic kernel, by torch's name.
     """
 
     network: Segmenter

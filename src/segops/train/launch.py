@@ -1,4 +1,4 @@
-"""How the processes of a training over several devices, its ranks, are started and end."""
+"""Starts and ends the ranks, the processes of a training over several devices."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from segops.runtime.errors import SegopsError
 log = logging.getLogger("segops")
 
 LAUNCHED = "SEGOPS_LAUNCHED"
-"""Set for ranks that segops started itself: whoever started them holds the lock and reports."""
+"""Set for ranks that segops started: the process that started them holds the lock and reports."""
 
 MAIN = "SEGOPS_MAIN"
-"""Where the machines of a training over several meet: ``HOST:PORT`` of the first, free there."""
+"""Rendezvous of the machines: ``HOST:PORT``, a free port of the first machine."""
 
 NODE = "SEGOPS_NODE"
-"""Which of them this one is, from 0 on. The first has rank zero: it alone writes anything."""
+"""Number of this machine, from 0. Machine 0 has rank zero, the only rank that writes files."""
 
 SECONDS_TO_END = 10
-"""What a rank is given to end when another one has failed, before it is killed."""
+"""Time for a rank to end after another rank failed, before it is killed."""
 
 SECONDS_TO_MEET = 300
-"""So long the first machine waits for the others, and they for it."""
+"""Time that the first machine waits for the others, and the others for the first."""
 
 SECONDS_BEFORE_BLAME = 2.0
-"""A rank that lost another one ends this much later, so that the other one is found to be first."""
+"""Delay of a rank that lost another rank, so that the lost rank is the first to fail."""
 
 _LOST = "lost"
 _NO_MESSAGE = "<NONE>"
-"""What torch's agent puts in place of the message of a rank that left none."""
+"""Message that torch's agent records for a rank without a message."""
 
 _SIGNS_OF_LOSS = (
     "Connection closed by peer",
@@ -55,45 +55,45 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Settings(Sections):
-    """The parameters that say how many processes train."""
+    """The parameters that decide the number of ranks."""
 
     train: TrainParams = TrainParams()
 
 
 def rank() -> int:
-    """Rank of this process, 0 where there is one process."""
+    """Rank of this process; 0 for a single process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_rank() -> bool:
-    """Whether something (`torchrun`, or :func:`launch`) started this process as a rank."""
+    """Whether `torchrun` or :func:`launch` started this process as a rank."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def local_ranks() -> int:
-    """Ranks on this machine, which share its cores."""
+    """Number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def takes_lock(root: Path, stage: str) -> bool:
-    """Whether this process is the one to lock the workspace: rank zero, or who started it.
+    """Whether this process locks the workspace: rank zero, or the process that starts it.
 
     Args:
         root: The workspace.
-        stage: The stage that is to run.
+        stage: The stage to run.
     """
     if rank() or LAUNCHED in os.environ:
         return False
     if stage != "train" or os.environ.get(NODE, "0") == "0":
         return True
-    return Settings.read(root).train.nodes == 1  # else the first machine's, whose folder it may be
+    return Settings.read(root).train.nodes == 1  # else the lock is the first machine's
 
 
 def require_ranks(devices: int, nodes: int) -> None:
-    """Check that this process is a rank of as many as parameters ask for.
+    """Check that this process is a rank and that their number is the one of the parameters.
 
     Raises:
-        SegopsError: It is none, or of another number.
+        SegopsError: It is no rank, or the number differs.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != devices * nodes:
@@ -105,20 +105,19 @@ def require_ranks(devices: int, nodes: int) -> None:
 
 
 def launch(root: Path) -> bool:
-    """Run the stage in one process for each device of this machine, where there are several.
+    """Run the stage in one rank for each device of this machine, if there are several devices.
 
-    Of several machines each does so for its own devices, and waits for the others.
-
-    torch's elastic agent, the one of `torchrun`, starts them and ends all when one fails.
+    Each of several machines starts the ranks of its own devices and waits for the other machines.
+    torch's elastic agent, as in `torchrun`, starts the ranks and ends all of them when one fails.
 
     Args:
         root: The workspace.
 
     Returns:
-        Whether it was: with one device, or in a process that is a rank, the stage is the caller's.
+        Whether it ran; with one device, or in a rank, the caller runs the stage.
 
     Raises:
-        SegopsError: A rank failed; with its own message, or the rank and what ended it.
+        SegopsError: A rank failed; the message is the rank's own, or names the rank and the signal.
     """
     settings = Settings.read(root).train
     if is_rank() or (settings.devices == 1 and settings.nodes == 1):
@@ -128,12 +127,12 @@ def launch(root: Path) -> bool:
     device = choose_device(settings.device)
     devices, nodes = choose_world(settings, device)
     if devices * nodes > 1:
-        _launch(root, devices, nodes, device, _meeting(nodes))
+        _launch(root, devices, nodes, device, _rendezvous(nodes))
     return devices * nodes > 1
 
 
-def _meeting(nodes: int) -> dict[str, Any]:
-    """How the machines find each other, as part of torch's configuration."""
+def _rendezvous(nodes: int) -> dict[str, Any]:
+    """How the machines find each other: keys of torch's `LaunchConfig`."""
     if nodes == 1:
         here = "127.0.0.1"
         return {"rdzv_backend": "c10d", "rdzv_endpoint": f"{here}:0", "local_addr": here}
@@ -148,7 +147,7 @@ def _meeting(nodes: int) -> dict[str, Any]:
         raise SegopsError(f"{NODE} is {node}; expected 0 to {nodes - 1}. {_how_to_start()}")
     log.info("Machine %s of %d: meeting the others at %s.", int(node) + 1, nodes, main)
     if int(node):
-        _await(host, int(port))
+        _wait_for_first_machine(host, int(port))
     return {
         "rdzv_backend": "static",
         "rdzv_endpoint": main,
@@ -160,8 +159,8 @@ def _is_number(text: str, most: int) -> bool:
     return text.isascii() and text.isdigit() and int(text) <= most
 
 
-def _await(host: str, port: int) -> None:
-    """Wait for the first machine, here and not within torch, where nobody can interrupt it."""
+def _wait_for_first_machine(host: str, port: int) -> None:
+    """Wait for the first machine; a user can interrupt this, but not a wait inside torch."""
     end = time.monotonic() + SECONDS_TO_MEET
     while True:
         try:
@@ -177,7 +176,7 @@ def _await(host: str, port: int) -> None:
             return
 
 
-def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str, Any]) -> None:
+def _launch(root: Path, devices: int, nodes: int, device: str, rendezvous: dict[str, Any]) -> None:
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -186,29 +185,29 @@ def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is told below
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # reported below
     added = {LAUNCHED: "1"}
-    is_alone = "local_addr" in meeting
-    if is_alone and device == "cpu" and sys.platform == "linux":  # no other interface is needed
+    is_single = "local_addr" in rendezvous
+    if is_single and device == "cpu" and sys.platform == "linux":  # no other interface is needed
         added["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     with TemporaryDirectory() as scratch, contextlib.chdir(root), _environment(added):
         config = LaunchConfig(
             min_nodes=nodes,
             max_nodes=nodes,
             nproc_per_node=devices,
-            run_id=f"segops-{os.getpid()}" if is_alone else "segops",
+            run_id=f"segops-{os.getpid()}" if is_single else "segops",
             max_restarts=0,
             shutdown_timeout=SECONDS_TO_END,
             logs_specs=DefaultLogsSpecs(log_dir=scratch),
-            **meeting,
+            **rendezvous,
         )
         try:
             elastic_launch(config, sys.executable)("-m", "segops", "stage", "train")
         except ChildFailedError as error:
-            raise _told(error.failures) from None
+            raise _first_failure(error.failures) from None
         except (DistError, RendezvousError) as error:
             raise SegopsError(
-                f"The machines did not meet at {meeting['rdzv_endpoint']}: {error}. "
+                f"The machines did not meet at {rendezvous['rdzv_endpoint']}: {error}. "
                 f"{_how_to_start()}"
             ) from None
         except SignalException as error:
@@ -219,11 +218,15 @@ def _launch(root: Path, devices: int, nodes: int, device: str, meeting: dict[str
 
 @contextlib.contextmanager
 def as_rank() -> Iterator[None]:
-    """Be a rank for a while: quiet but for the first, gone with the starter, errors told once."""
+    """Run the body as a rank, if this process is one.
+
+    A rank ends with the process that started it. Only rank zero logs more than errors, and the
+    agent gets the first error of a rank for :func:`launch` to raise.
+    """
     if not is_rank():
         yield
         return
-    _end_with_starter()
+    _end_with_parent()
     if rank():
         logging.getLogger("segops").setLevel(logging.ERROR)
     try:
@@ -231,27 +234,27 @@ def as_rank() -> Iterator[None]:
     except SegopsError as error:
         if LAUNCHED not in os.environ:
             raise
-        _leave(error)
+        _end_rank(error)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         time.sleep(SECONDS_BEFORE_BLAME)
-        _leave(SegopsError(f"rank {rank()} lost another rank: {error}"), {_LOST: True})
+        _end_rank(SegopsError(f"rank {rank()} lost another rank: {error}"), {_LOST: True})
 
 
-def _leave(error: SegopsError, more: Mapping[str, Any] | None = None) -> None:
-    """End this rank, leaving the agent that started it the error's message and more."""
+def _end_rank(error: SegopsError, more: Mapping[str, Any] | None = None) -> None:
+    """End this rank and leave the error's message and `more` to the agent that started it."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
         raise error
-    left = {"message": str(error), "timestamp": int(time.time()), **(more or {})}
-    Path(path).write_text(json.dumps(left), encoding="utf-8")
+    report = {"message": str(error), "timestamp": int(time.time()), **(more or {})}
+    Path(path).write_text(json.dumps(report), encoding="utf-8")
     raise SystemExit(1)
 
 
-def _told(failures: Mapping[int, Any]) -> SegopsError:
-    """The one failure of several that the others followed from."""
-    first = min(failures, key=lambda one: (_order(failures[one]), failures[one].timestamp, one))
+def _first_failure(failures: Mapping[int, Any]) -> SegopsError:
+    """The error of the failure that caused the others."""
+    first = min(failures, key=lambda rank: (_order(failures[rank]), failures[rank].timestamp, rank))
     failure = failures[first]
     if failure.exitcode < 0:
         killed = failure.exitcode == -signal.SIGKILL
@@ -270,7 +273,7 @@ def _told(failures: Mapping[int, Any]) -> SegopsError:
 
 
 def _order(failure: Any) -> int:
-    """Causes first: the agent ends with SIGTERM whom the failure left, NCCL ends with SIGABRT."""
+    """Causes before effects: the agent ends the remaining ranks with SIGTERM, NCCL with SIGABRT."""
     if failure.exitcode in (-signal.SIGTERM, -signal.SIGABRT):
         return 3
     if failure.error_file_data.get(_LOST):
@@ -279,13 +282,13 @@ def _order(failure: Any) -> int:
 
 
 def _message(failure: Any) -> str:
-    """What the rank itself had to say; empty where it left nothing."""
+    """The rank's own message; empty if it left none."""
     message = str(failure.error_file_data.get("message", ""))
     return "" if message == _NO_MESSAGE else message
 
 
 def _how_to_start() -> str:
-    """What to do on several machines, for a message."""
+    """How to start the training on several machines, for a message."""
     return (
         f"Set {MAIN}=FIRST_MACHINE:29400 on all machines and {NODE} to 0, 1, ... on each; start "
         "`segops run` or `segops stage train` on the first and `segops stage train` on the others."
@@ -306,7 +309,7 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _end_with_starter() -> None:
-    """Have the kernel end this process when the one that started it is gone (Linux)."""
+def _end_with_parent() -> None:
+    """Let the kernel end this process when its parent has ended (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -21,7 +21,7 @@ from segops.runtime.predictor import Predictor
 from segops.train import checkpoint as checkpoints
 from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.checkpoint import Best, Checkpoint
-from segops.train.engine import Engine, result_of, shipped
+from segops.train.engine import Engine, result_of, without_auxiliary
 from segops.train.fingerprint import START
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job, TrainingResult
@@ -30,7 +30,6 @@ from segops.train.ranks import (
     gathered,
     leave,
     mean,
-    of_first,
     require_equal,
     share_statistics,
 )
@@ -40,13 +39,13 @@ from segops.train.selection import selection_miou, warn_of_absent_classes
 __all__ = ["Job", "TrainingResult", "train"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-"""Within an epoch; at its end a checkpoint is written whenever :data:`CHECKPOINT_SHARE` allows."""
+"""Within an epoch; at its end only :data:`CHECKPOINT_SHARE` limits how often one is written."""
 
 CHECKPOINT_SHARE = 0.05
-"""Writing checkpoints takes no more than this share of the time."""
+"""Largest share of the time spent on writing checkpoints."""
 
 STEPS_BETWEEN_LOOKS = 50
-"""Steps after which several ranks ask rank zero whether to write a checkpoint."""
+"""Steps after which several ranks learn from rank zero whether to write a checkpoint."""
 
 log = logging.getLogger("segops")
 
@@ -54,14 +53,14 @@ log = logging.getLogger("segops")
 def train(job: Job) -> TrainingResult:
     """Train from the start, or continue from the checkpoint in `job.resume`.
 
-    With several devices this is one rank of them; rank zero alone writes and tells.
+    With several devices this process is one rank; only rank zero writes files and logs.
 
     Returns:
-        The finished training; the checkpoint is left to the caller to remove.
+        The finished training. The caller removes the checkpoint.
 
     Raises:
-        SegopsError: The network cannot be built, the device is not there or has too little memory,
-            an operation has no deterministic kernel, or the training diverged.
+        SegopsError: The network cannot be built, the device is missing or has too little memory, an
+            operation has no deterministic kernel, or the training diverged.
     """
     fabric, device, precision = build_fabric(job.params)
     threads = choose_threads(job.hardware)
@@ -69,13 +68,13 @@ def train(job: Job) -> TrainingResult:
     if fabric.is_global_zero:
         log.info("Training on %s%s in %s with %d threads.", ranks, device, precision, threads)
     with reproducible(device, threads, job.params.deterministic) as operations:
-        outcome = _Training(job, fabric, choose_workers(job.hardware, device)).run()
+        result = _Training(job, fabric, choose_workers(job.hardware, device)).run()
     leave(fabric)
-    return replace(outcome, nondeterministic=tuple(sorted(operations)))
+    return replace(result, nondeterministic=tuple(sorted(operations)))
 
 
 class _Training:
-    """A training under way. `epoch` and `batch` count what is done: epochs, steps of the next."""
+    """A training. `epoch` counts completed epochs, `batch` completed steps of the next epoch."""
 
     def __init__(self, job: Job, fabric: Any, workers: int) -> None:
         params = job.params
@@ -90,7 +89,7 @@ class _Training:
             )
         if self.is_first and self.selection:
             warn_of_absent_classes(job.store, ids, self.selection)
-        require_equal({name: one for name, one in job.parts.items() if name != START}, fabric)
+        require_equal({name: part for name, part in job.parts.items() if name != START}, fabric)
         self.dataset: TrainDataset = build_dataset(job, ids)
         self.sampler: EpochSampler = build_sampler(job, ids)
         self.workers = workers
@@ -119,7 +118,7 @@ class _Training:
         batches = iter(stream)
         while self.epoch < self.epochs and not self._has_stalled():
             self._run_epoch(batches)
-        return self._outcome()
+        return self._result()
 
     def _run_epoch(self, batches: Iterator[Sample]) -> None:
         started = time.monotonic()
@@ -136,12 +135,12 @@ class _Training:
         speed = left * self.job.params.batch_size / (time.monotonic() - started)
         self.epoch, self.batch = self.epoch + 1, 0
         self._end_epoch(loss, started, speed)
-        if self.epoch < self.epochs and of_first(self.timer.is_due(0), self.fabric):
+        if self.epoch < self.epochs and self.fabric.broadcast(self.timer.is_due(0)):
             self._save()
 
     @property
     def _done(self) -> int:
-        """Steps taken in whole epochs."""
+        """Steps of the completed epochs."""
         return min(self.epoch * len(self.sampler), self.steps)
 
     def _shown(self, batches: Iterable[Sample], count: int) -> Iterable[Sample]:
@@ -169,17 +168,17 @@ class _Training:
             "selection_miou": score,
         }
         self.rows.append(row)
-        self._judge(score)
+        self._note_best(score)
         self.timer.add(speed)
         seconds = round(time.monotonic() - started, 3)
         if self.is_first:
-            self._tell({**row, "seconds": seconds, "images_per_second": round(speed, 2)})
+            self._report({**row, "seconds": seconds, "images_per_second": round(speed, 2)})
 
     def _score(self) -> float:
         share_statistics(self.engine.result, self.fabric)
         return selection_miou(self.predictor, self.job.store, self.selection, self.fabric)
 
-    def _judge(self, score: float | None) -> None:
+    def _note_best(self, score: float | None) -> None:
         if score is None:
             return
         if self.job.params.schedule == "plateau":
@@ -187,10 +186,10 @@ class _Training:
         if self.best is None or score > self.best.score:
             self.best = Best(self.epoch, score)
             if self.is_first:
-                losses = [self.losses.state()] * self.fabric.world_size  # closed, all alike
+                losses = [self.losses.state()] * self.fabric.world_size  # equal after `close`
                 self.best.checkpoint = self._checkpoint(losses).copied()
 
-    def _tell(self, row: dict[str, Any]) -> None:
+    def _report(self, row: dict[str, Any]) -> None:
         self.job.history.epoch(row)
         score = row["selection_miou"]
         log.info(
@@ -214,7 +213,7 @@ class _Training:
         return True
 
     def _require_finite(self) -> None:
-        # The last step of an epoch has no later loss to show what it did.
+        # No later loss of the epoch shows the effect of its last step.
         state = self.engine.network.state_dict().values()
         sums = [tensor.sum() for tensor in state if tensor.is_floating_point()]
         if self.last_step is None:
@@ -230,7 +229,7 @@ class _Training:
             return self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS)
         if self.batch % STEPS_BETWEEN_LOOKS:
             return False
-        return bool(of_first(self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS), self.fabric))
+        return bool(self.fabric.broadcast(self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS)))
 
     def _save(self) -> None:
         losses = gathered(self.losses.state(), self.fabric)
@@ -253,8 +252,8 @@ class _Training:
         )
 
     def _restore(self) -> None:
-        found = checkpoints.load(self.job.resume, self.job.parts) if self.is_first else None
-        checkpoint = of_first(found[0] if found else None, self.fabric)
+        loaded = checkpoints.load(self.job.resume, self.job.parts) if self.is_first else None
+        checkpoint = self.fabric.broadcast(loaded[0] if loaded else None)
         if checkpoint is None:
             return
         self.engine.restore(checkpoint.engine)
@@ -262,16 +261,16 @@ class _Training:
         self.losses.restore(checkpoint.losses[self.fabric.global_rank])
         self.rows = list(checkpoint.rows)
         self.epoch, self.batch = checkpoint.epoch, checkpoint.batch
-        if found:
-            self.best = found[1]
+        if loaded:
+            self.best = loaded[1]
             log.info("Continuing an interrupted training: %d epochs and %d of %d steps are done.",
                      self.epoch, self.batch, len(self.sampler))  # fmt: skip
-        elif checkpoint.best_epoch is not None:  # its weights stay with rank zero
+        elif checkpoint.best_epoch is not None:  # rank zero has its weights
             self.best = Best(checkpoint.best_epoch, checkpoint.best_score)
 
-    def _outcome(self) -> TrainingResult:
+    def _result(self) -> TrainingResult:
         network = self.engine.result
-        last = shipped(checkpoints.on_cpu(network.state_dict()))
+        last = without_auxiliary(checkpoints.on_cpu(network.state_dict()))
         network.to("cpu")
         if self.best is not None and self.best.checkpoint is not None:
             network.load_state_dict(result_of(self.best.checkpoint.engine))
@@ -287,15 +286,15 @@ class _Training:
         )
 
     def _image_ids(self, epoch: int, batch: int) -> list[str]:
-        """The images of this rank's share of a batch."""
+        """The images of this rank's part of a batch."""
         keys = self.sampler.batch(epoch, batch)
-        share = len(keys) // self.fabric.world_size
-        own = keys[self.fabric.global_rank * share :][:share]
+        count = len(keys) // self.fabric.world_size
+        own = keys[self.fabric.global_rank * count :][:count]
         return [self.dataset.image_id(index) for _, index in own]
 
 
 class _Timer:
-    """When to write a checkpoint, and how fast the training is."""
+    """Decides when to write a checkpoint, and measures the speed of the training."""
 
     def __init__(self) -> None:
         self._saved = time.monotonic()
@@ -304,7 +303,7 @@ class _Timer:
         self._speeds: list[float] = []
 
     def is_due(self, least: float) -> bool:
-        """Whether `least` seconds, and enough for the cost of writing, have passed."""
+        """Whether `least` seconds have passed and :data:`CHECKPOINT_SHARE` allows to write."""
         return time.monotonic() - self._saved >= max(least, self._cost / CHECKPOINT_SHARE)
 
     def begin_save(self) -> None:
@@ -319,6 +318,6 @@ class _Timer:
 
     @property
     def speed(self) -> float:
-        """Median images per second over the epochs of this process; 0 if there was none."""
+        """Median images per second over the epochs of this process; 0 without an epoch."""
         ordered = sorted(self._speeds)
         return ordered[len(ordered) // 2] if ordered else 0.0

@@ -1,4 +1,4 @@
-"""The losses of an epoch, and the check that each is finite, without waiting for the device."""
+"""The losses of an epoch, and the check that all are finite, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from segops.runtime.errors import SegopsError
 
 GPU_WINDOW = 50
-"""Steps between two looks at a GPU's losses; each look waits for the device."""
+"""Steps between two checks of a GPU's losses; each check waits for the device."""
 
 FP16_TOLERATED = 20
-"""So many steps in a row may fail in fp16: halved as often, its scale of 65,536 is below one."""
+"""Consecutive steps that may fail in fp16: after 20 halvings the scale 65,536 is below 1."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Step:
     """A step of the optimiser.
 
     Attributes:
-        number: Steps taken, this one included.
+        number: Its number, from 1.
         epoch: Its epoch, from 1.
-        learning_rate: As used.
-        images: Names the ids of the images in its batch; called only when something is wrong.
+        learning_rate: Its learning rate.
+        images: Returns the ids of the images in its batch; called only for an error.
     """
 
     number: int
@@ -36,16 +36,16 @@ class Step:
 
 
 class LossLog:
-    """Keeps losses on the device and looks at them a window at a time.
+    """Keeps losses on the device and checks them in windows of several steps.
 
-    On the CPU a window is one step, since nothing is waited for there. However late the look, it
-    finds the exact step that went wrong, because the steps of a window are kept with its losses.
+    On the CPU a window is one step, because there is no device to wait for. An error names the
+    exact step, because the steps of a window are kept with its losses.
 
     Args:
-        device: Where the losses are.
-        window: Steps between two looks.
-        tolerated: So many losses in a row may be not finite; they count in no mean. In fp16 an
-            overflow is one of these: the scaler skips the step and lowers its scale.
+        device: The device of the losses.
+        window: Steps between two checks.
+        tolerated: Number of consecutive losses that may be not finite; these enter no mean. In fp16
+            the scaler skips a step that overflows and lowers its scale.
     """
 
     def __init__(self, device: torch.device, window: int | None = None, tolerated: int = 0) -> None:
@@ -58,10 +58,10 @@ class LossLog:
         self._count = 0
 
     def add(self, loss: Tensor, step: Step) -> None:
-        """Take the loss of a step, a scalar on the device.
+        """Add the loss of a step, a scalar on the device.
 
         Raises:
-            SegopsError: A loss of the window that is full now is not finite.
+            SegopsError: The window is full and one of its losses is not finite.
         """
         self._losses[len(self._steps)] = loss.detach()
         self._steps.append(step)
@@ -69,10 +69,10 @@ class LossLog:
             self.check()
 
     def check(self) -> None:
-        """Look at the losses that came since the last look.
+        """Check the losses since the last check.
 
         Raises:
-            SegopsError: One is not finite; the message names the step, its learning rate and the
+            SegopsError: A loss is not finite; the message names the step, its learning rate and the
                 ids of its images.
         """
         for value, step in zip(self._losses[: len(self._steps)].tolist(), self._steps, strict=True):
@@ -87,10 +87,10 @@ class LossLog:
         self._steps = []
 
     def close(self) -> float:
-        """The mean of the losses since the last call, all of them looked at.
+        """Check all losses and return the mean of those since the last call.
 
         Raises:
-            SegopsError: One is not finite.
+            SegopsError: A loss is not finite.
         """
         self.check()
         mean = self._total / max(self._count, 1)
@@ -98,16 +98,16 @@ class LossLog:
         return mean
 
     def state(self) -> dict[str, float]:
-        """What :meth:`restore` needs to go on from here; all losses are looked at first.
+        """Check all losses and return the state that :meth:`restore` takes.
 
         Raises:
-            SegopsError: One is not finite.
+            SegopsError: A loss is not finite.
         """
         self.check()
         return {"total": self._total, "count": self._count, "skipped": self._skipped}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from a :meth:`state`."""
+        """Continue from a :meth:`state`."""
         self._total, self._count = state["total"], int(state["count"])
         self._skipped = int(state["skipped"])
 

@@ -1,4 +1,4 @@
-"""Optimisers by name, and the groups of parameters that they treat alike."""
+"""Optimisers by name, and the parameter groups of the decoder and the encoder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
 def build_optimizer(parameters: Parameters, params: TrainParams) -> Optimizer:
-    """The optimiser that ``params.yaml`` asks for, in torch's fused implementation.
+    """The optimiser of ``train.optimizer``, in torch's fused implementation.
 
-    All parameters decay alike, biases and norms included, as in the published recipes. The decay
-    of `adam` is the L2 term of Kingma and Ba (ICLR 2015) as torch has it, that of `adamw` is
-    decoupled (Loshchilov and Hutter, ICLR 2019).
+    Weight decay applies to all parameters, including biases and norms, as in the published recipes.
+    It is the L2 term of Kingma and Ba (ICLR 2015) for `adam`, as torch implements it, and decoupled
+    (Loshchilov and Hutter, ICLR 2019) for `adamw`.
     """
     lr, decay = params.lr, params.weight_decay
     if params.optimizer == "sgd":
@@ -34,10 +34,10 @@ def build_optimizer(parameters: Parameters, params: TrainParams) -> Optimizer:
 
 
 def parameter_groups(network: Segmenter, params: TrainParams) -> list[dict[str, Any]]:
-    """One group; two, the encoder's the second, where ``train.encoder_lr_factor`` is not 1.
+    """A single group, or the rest and the encoder where ``train.encoder_lr_factor`` is not 1.
 
     Raises:
-        SegopsError: The network has no encoder and a parameter speaks of it.
+        SegopsError: The network has no encoder and a parameter refers to it.
     """
     if network.encoder is None:
         for key, neutral in (("encoder_lr_factor", 1.0), ("freeze_encoder_epochs", 0)):
@@ -49,8 +49,8 @@ def parameter_groups(network: Segmenter, params: TrainParams) -> list[dict[str, 
     if params.encoder_lr_factor == 1:
         return [{"params": list(network.parameters()), FACTOR: 1.0}]
     encoder = list(network.encoder_parameters())
-    inside = {id(one) for one in encoder}
-    rest = [one for one in network.parameters() if id(one) not in inside]
+    inside = {id(weight) for weight in encoder}
+    rest = [weight for weight in network.parameters() if id(weight) not in inside]
     return [
         {"params": rest, FACTOR: 1.0},
         {"params": encoder, FACTOR: params.encoder_lr_factor},
@@ -58,11 +58,11 @@ def parameter_groups(network: Segmenter, params: TrainParams) -> list[dict[str, 
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Give every group its learning rate, `rate` times its factor."""
+    """Set the learning rate of every group to `rate` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group[FACTOR]
 
 
 def penalised(network: nn.Module) -> list[nn.Parameter]:
-    """What the L1 penalty counts: weights; not biases, nor the scales and shifts of norms."""
-    return [one for one in network.parameters() if one.ndim > 1]
+    """Parameters with an L1 penalty: weights, without biases and the scales and shifts of norms."""
+    return [weight for weight in network.parameters() if weight.ndim > 1]

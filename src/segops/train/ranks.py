@@ -1,4 +1,4 @@
-"""What the processes of one training, its ranks, do together."""
+"""Communication among the processes of a training, its ranks."""
 
 from __future__ import annotations
 
@@ -13,23 +13,19 @@ from segops.runtime.networks.segmenter import Segmenter
 
 
 def total(value: Tensor, fabric: Any) -> Tensor:
-    """The sum of a tensor over the ranks; itself where there is one rank."""
-    if fabric.world_size == 1:
-        return value
-    summed: Tensor = fabric.all_reduce(value.to(fabric.device), reduce_op="sum")
+    """The sum of a tensor over the ranks; all ranks must call it."""
+    summed: Tensor = fabric.all_reduce(value, reduce_op="sum")
     return summed.to(value.device)
 
 
 def mean(value: float, fabric: Any) -> float:
-    """The mean of a number over the ranks."""
-    if fabric.world_size == 1:
-        return value
-    summed = total(torch.tensor(value, dtype=torch.float64), fabric).item()
-    return summed / int(fabric.world_size)
+    """The mean of a number over the ranks; all ranks must call it."""
+    averaged: Tensor = fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="mean")
+    return averaged.item()
 
 
 def gathered(value: Any, fabric: Any) -> list[Any]:
-    """What every rank gives, in the order of the ranks; all ranks must call it."""
+    """The values of all ranks, in their order; all ranks must call it."""
     if fabric.world_size == 1:
         return [value]
     values: list[Any] = [None] * fabric.world_size
@@ -37,24 +33,19 @@ def gathered(value: Any, fabric: Any) -> list[Any]:
     return values
 
 
-def of_first(value: Any, fabric: Any) -> Any:
-    """What rank zero gives; all ranks must call it."""
-    return value if fabric.world_size == 1 else fabric.broadcast(value)
-
-
 def require_equal(parts: Mapping[str, str], fabric: Any) -> None:
-    """Check that every rank is about to do the same training.
+    """Check that all ranks are about to run the same training.
 
     Args:
         parts: Hashes of what this rank's training depends on, by name.
-        fabric: Knows the ranks, all of which must call this.
+        fabric: Connects the ranks, all of which must call this.
 
     Raises:
-        SegopsError: A rank's training depends on something else; the message names it.
+        SegopsError: A rank's hashes differ; the message names the rank and the parts.
     """
     first, *others = gathered(dict(parts), fabric)
-    for rank, one in enumerate(others, 1):
-        changed = sorted(name for name in {*first, *one} if first.get(name) != one.get(name))
+    for rank, own in enumerate(others, 1):
+        changed = sorted(name for name in {*first, *own} if first.get(name) != own.get(name))
         if changed:
             raise SegopsError(
                 f"Rank {rank} would train with another {', '.join(changed)} than rank 0. Bring all "
@@ -64,7 +55,7 @@ def require_equal(parts: Mapping[str, str], fabric: Any) -> None:
 
 
 def leave(fabric: Any) -> None:
-    """End what the ranks have in common, after the last of them is done."""
+    """Wait for all ranks and end their process group."""
     if fabric.world_size > 1:
         fabric.barrier()
         torch.distributed.destroy_process_group()
@@ -72,24 +63,24 @@ def leave(fabric: Any) -> None:
 
 @torch.no_grad()
 def share_statistics(network: nn.Module, fabric: Any) -> None:
-    """Give every rank the buffers of rank zero, batch norm statistics above all.
+    """Copy the buffers of rank zero, such as batch norm statistics, to all ranks.
 
-    Every rank keeps statistics of its own share of the batches; those of rank zero are the
-    model's. In training nothing reads them, so once before scoring is enough.
+    Every rank keeps statistics of its own part of the batches; the model has those of rank zero.
+    Training does not read them, so one copy before scoring is enough.
     """
     if fabric.world_size > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
-def share_of_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
-    """Exclude from training what `loss` does not depend on: the ranks would wait for its gradient.
+def freeze_unused(network: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """Freeze parameters that `loss` does not depend on: the ranks would wait for their gradients.
 
-    Some encoders have layers that a decoder makes no use of. Without this every step would have to
-    search for them (`find_unused_parameters`).
+    Some encoders have layers that the decoder does not use. The alternative, DDP's
+    `find_unused_parameters`, searches for them in every step.
 
     Args:
-        network: Changed in place: such parameters take no gradient.
+        network: Changed in place.
         loss: Computes a scalar of all outputs; called in evaluation mode.
     """
     network.eval()
@@ -101,9 +92,9 @@ def share_of_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
 
 
 def synchronise_norms(network: Segmenter, fabric: Any) -> Segmenter:
-    """Compute batch norm statistics over all ranks' shares of a batch together.
+    """Compute batch norm statistics over the whole batch of all ranks.
 
-    One rank alone has the whole batch: its network is left as it is, on any device.
+    A single rank has the whole batch, so its network is returned unchanged, on any device.
 
     Raises:
         SegopsError: torch has no synchronised batch norm for this device.

@@ -14,14 +14,14 @@ class Schedule:
     """A learning rate for every step: linear warm-up, then `poly`, `cosine`, `step` or `plateau`.
 
     Attributes:
-        name: Which of the four.
+        name: `poly`, `cosine`, `step` or `plateau`.
         peak: Learning rate at the end of the warm-up.
-        floor: The learning rate never falls below this.
+        floor: Smallest learning rate.
         warmup_steps: Steps of the warm-up; step k of it has (k + 1) / warmup_steps of the peak.
         total_steps: Steps of the whole training, warm-up included.
         power: Exponent of `poly`.
-        drop_steps: `step`: steps between two drops, counted from the end of the warm-up.
-        factor: `step`: factor of a drop.
+        drop_steps: Of `step`: steps between two drops, counted from the end of the warm-up.
+        factor: Of `step`: factor of a drop.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Schedule:
 
     @classmethod
     def of(cls, params: TrainParams, steps_per_epoch: int) -> Schedule:
-        """The schedule that ``params.yaml`` asks for.
+        """The schedule of ``params.yaml``.
 
         Raises:
-            SegopsError: The warm-up leaves none of ``train.iterations``.
+            SegopsError: The warm-up is not shorter than ``train.iterations``.
         """
         total = params.iterations or params.epochs * steps_per_epoch
         warmup = round(params.warmup_epochs * steps_per_epoch)
@@ -63,13 +63,13 @@ class Schedule:
         """The learning rate of a step.
 
         Args:
-            step: Optimiser steps taken before it, 0 or more.
-            scale: What :class:`Plateau` has come to; 1 for the other schedules.
+            step: Number of earlier optimiser steps, 0 or more.
+            scale: :attr:`Plateau.scale`; 1 for the other schedules.
 
         Source:
             `poly`: Chen et al., DeepLab, TPAMI 2018, section 4.1: (1 - t)^power, down to the floor
-            as MMSegmentation has it. `cosine`:
-            Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, without restarts.
+            as in MMSegmentation. `cosine`: Loshchilov and Hutter, SGDR, ICLR 2017, equation 5,
+            without restarts.
         """
         if step < self.warmup_steps:
             rate = self.peak * (step + 1) / self.warmup_steps
@@ -94,8 +94,8 @@ class Plateau:
     """Lowers the learning rate when the selection score has not risen for some epochs.
 
     Args:
-        factor: What a drop multiplies the scale by.
-        patience: Epochs without gain before a drop; they are counted anew after it.
+        factor: Factor of a drop.
+        patience: Epochs without gain before a drop; the count starts again after a drop.
 
     Attributes:
         scale: Product of the drops so far.
@@ -109,7 +109,7 @@ class Plateau:
         self._waited = 0
 
     def update(self, score: float) -> None:
-        """Take note of an epoch's selection score; higher is better."""
+        """Count an epoch by its selection score; higher is better."""
         if score > self._best:
             self._best, self._waited = score, 0
             return
@@ -119,10 +119,10 @@ class Plateau:
             self._waited = 0
 
     def state(self) -> dict[str, float]:
-        """What :meth:`restore` needs to go on from here."""
+        """The state that :meth:`restore` takes."""
         return {"scale": self.scale, "best": self._best, "waited": float(self._waited)}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from a :meth:`state`."""
+        """Continue from a :meth:`state`."""
         self.scale, self._best = state["scale"], state["best"]
         self._waited = int(state["waited"])

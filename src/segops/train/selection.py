@@ -1,4 +1,4 @@
-"""The score that chooses the checkpoint."""
+"""Selection mIoU, the score that chooses the checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segops.runtime.predictor import Predictor
 from segops.train.ranks import total
 
 IMAGES_A_FETCH = 32
-"""Images whose counts lie on the device at a time, half a megabyte of 255 classes each."""
+"""Images whose counts are on the device at a time; 255 classes take half a megabyte an image."""
 
 log = logging.getLogger("segops")
 
@@ -28,16 +28,16 @@ log = logging.getLogger("segops")
 def selection_miou(
     predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
 ) -> float:
-    """MIoU on the selection split, computed as evaluation does on val.
+    """MIoU on the selection split, computed as evaluation computes it on val.
 
-    Whole images at their own size, one confusion matrix over all of them. Several ranks divide the
-    images among them; each image counts once.
+    Whole images at their own size fill one confusion matrix. Ranks divide the images among them;
+    each image counts once.
 
     Args:
-        predictor: Holds the network, the same on every rank.
-        store: Holds the images.
+        predictor: The predictor of the network, which is the same on every rank.
+        store: The images.
         ids: The selection split, at least one id.
-        fabric: Knows the ranks, all of which must call this.
+        fabric: Connects the ranks, all of which must call this.
 
     Returns:
         mIoU in 0..1.
@@ -57,11 +57,11 @@ def selection_miou(
 def warn_of_absent_classes(
     store: PackedStore, trained_on: Sequence[str], selection: Sequence[str]
 ) -> None:
-    """Say so where the selection split lacks most of the classes, as small data sets have it.
+    """Warn if the selection split lacks most of the classes, which is common in small data sets.
 
     Args:
-        store: Holds the masks.
-        trained_on: Ids of the images that are trained on.
+        store: The masks.
+        trained_on: Ids of the training images.
         selection: Ids of the selection split.
     """
     known, there = (pixel_counts(store, ids) > 0 for ids in (trained_on, selection))
@@ -82,14 +82,14 @@ def selection_confusion(
 ) -> NDArray[np.int64]:
     """The confusion matrix of :func:`selection_miou`, (classes, classes), rows are truth.
 
-    Masks are counted on the device where they are predicted.
+    The device that predicts the masks also counts them.
     """
     classes = len(predictor.class_names)
     counter, counts = DeviceConfusion(classes), np.zeros((classes, classes), np.int64)
     for number, image_id in enumerate(ids[fabric.global_rank :: fabric.world_size]):
         if number % IMAGES_A_FETCH == 0:
             counts += counter.fetch().sum(axis=0)
-        # A copy, because the store hands out read-only views, which torch does not take.
+        # A copy, because torch does not take the store's read-only views.
         truth = torch.from_numpy(np.array(store.mask(image_id))).to(predictor.device)
         counter.add(truth, predictor.predict_ids(store.image(image_id)))
     counts += counter.fetch().sum(axis=0)

@@ -12,7 +12,7 @@ from segops.params.train import TrainParams
 
 
 class TrainingSettings(Sections):
-    """The sections of ``params.yaml`` that decide a training, and those that say where it runs."""
+    """The sections of ``params.yaml`` that decide a training's result or its hardware."""
 
     data: DataParams = DataParams()
     augment: SampleParams = SampleParams()

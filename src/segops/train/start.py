@@ -1,4 +1,4 @@
-"""The trained model that a training begins from."""
+"""The trained model that a training starts from."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from segops.runtime.opener import MODEL, WEIGHTS
 
 @dataclass(frozen=True)
 class Start:
-    """A trained model of ours.
+    """A trained model of segops.
 
     Attributes:
         weights: The state dict of its network.
         sha256: SHA-256 of its file of weights, in hexadecimal.
         training_images: SHA-256 of every image that had a part in its training, by image id.
-        mean: Per-channel mean of its normalisation, in 0..1, RGB: its weights are made for it.
+        mean: Per-channel mean of its normalisation, in 0..1, RGB; its weights depend on it.
         std: Per-channel standard deviation of its normalisation, in 0..1, RGB.
-        model: What leads to it for good: ``models:/NAME/VERSION`` or the path of a bundle, as
-            params.yaml spells it.
+        model: Its permanent address: ``models:/NAME/VERSION``, or the path of a bundle as in
+            params.yaml.
     """
 
     weights: Mapping[str, Tensor]
@@ -39,14 +39,14 @@ class Start:
 
     @classmethod
     def of(cls, bundle: Path, model: str) -> Start:
-        """The model of a bundle; none of its code is run.
+        """The model of a bundle, read without running the bundle's code.
 
         Args:
             bundle: The bundle's directory.
-            model: What leads to it for good.
+            model: The permanent address of the model.
 
         Raises:
-            SegopsError: It is no bundle, or its weights cannot be read.
+            SegopsError: `bundle` is no bundle, or its weights cannot be read.
         """
         content = read_json(bundle / MODEL)
         images = content.get("training_images", {})
@@ -63,7 +63,7 @@ class Start:
 
 
 def _three(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    """A value of each channel, out of what a bundle says of its network."""
+    """A value for each channel from the specification of a bundle's network."""
     values = content.get("spec", {}).get(name)
     try:
         numbers = tuple(float(value) for value in values)
@@ -72,15 +72,15 @@ def _three(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ..
     if len(numbers) != 3:
         raise SegopsError(
             f"model.start_from: {path}: spec.{name}: found {values!r}, expected three numbers, one "
-            "of each channel. Start from a bundle as `dvc repro package` makes it."
+            "for each channel. Start from a bundle as `dvc repro package` makes it."
         )
     return numbers
 
 
 def all_images(own: Mapping[str, str], start: Start | None) -> dict[str, str]:
-    """SHA-256 by id of all images that a model has seen, those of its start model included.
+    """SHA-256 by id of all training images of a model and of its start model.
 
-    An id that stands for another image there is told apart by a prefix.
+    An id of the start model that names another image here gets a prefix.
     """
     images = dict(own)
     for image_id, digest in ({} if start is None else start.training_images).items():

@@ -1,4 +1,4 @@
-"""Networks of a dilated encoder and one head: what MMSegmentation's `D8` figures belong to.
+"""Networks of a dilated encoder and a head, as in MMSegmentation's `D8` configurations.
 
 With encoder `tu-resnet50c` (ResNetV1c-50: a stem of three 3x3 convolutions of 32, 32 and 64
 channels) and output stride 8 they are, layer by layer, MMSegmentation's `fcn_r50-d8`,
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .heads import ASPPHead, FCNHead, PSPHead, SeparableASPPHead, resize
 
 FINE = 2
-"""Index of the features of stride 4 in what an encoder returns."""
+"""Index of the features of stride 4 in an encoder's output."""
 
 
 class DilatedNetwork(nn.Module):
@@ -64,12 +64,12 @@ class DilatedNetwork(nn.Module):
         return self.decode(self.encoder(images), images.shape[-2:])
 
     def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """Logits (N, C, *size) of what the encoder returns for an image of that size."""
+        """Logits (N, C, *size) of the encoder's output for an image of that size."""
         return resize(self.head(*(features[level] for level in self.levels)), size)
 
 
 class DilatedFCN(DilatedNetwork):
-    """FCN head: two 3x3 convolutions and one on their output beside the features."""
+    """FCN head: two 3x3 convolutions, and a third on their output joined with the features."""
 
     def __init__(
         self,

@@ -17,9 +17,9 @@ class FCN(nn.Module):
     The coarsest features (stride 32) are scored; for FCN-16s and FCN-8s the scores are upsampled
     to the next finer features, whose own scores are added. The result is upsampled to the image.
 
-    As in the paper, every score layer starts at zero. Unlike there, the encoder is any of SMP's,
-    batch norm included, and every upsampling is bilinear and fixed (the paper learns the inner
-    ones, starting from bilinear).
+    As in the paper, every score layer starts at zero. Unlike in the paper, the encoder is any
+    encoder of SMP, batch norm included, and every upsampling is fixed bilinear (the paper learns
+    the inner upsamplings, starting from bilinear).
 
     Args:
         encoder_name: An encoder with features of strides 8, 16 and 32.
@@ -65,7 +65,7 @@ class FCN(nn.Module):
         return self.decode(self.encoder(images), images.shape[-2:])
 
     def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """Logits (N, C, *size) of what the encoder returns for an image of that size."""
+        """Logits (N, C, *size) of the encoder's output for an image of that size."""
         coarse, *finer = self.levels
         logits: Tensor = self.scores[0](self.dropout(features[coarse]))
         for level, score in zip(finer, list(self.scores)[1:], strict=True):

@@ -1,6 +1,6 @@
-"""Heads on the features of an encoder, as MMSegmentation builds them.
+"""Heads on the features of an encoder, as in MMSegmentation.
 
-Every convolution is followed by batch norm and ReLU and starts as there: Kaiming normal (fan out),
+Batch norm and ReLU follow every convolution. Convolutions are initialised Kaiming normal (fan out),
 the classifier normal with standard deviation 0.01. Bilinear resizing aligns no corners.
 
 Source:
@@ -67,7 +67,7 @@ class FCNHead(nn.Module):
         channels: Channels of every convolution.
         classes: Number of classes C.
         convs: Number of convolutions before the concatenation.
-        concat_input: Put the features beside the convolved ones and convolve once more.
+        concat_input: Join the features with the convolved features and convolve once more.
         dropout: Probability of dropping a channel before the classifier.
 
     Source:
@@ -107,7 +107,7 @@ def auxiliary_head(in_channels: int, classes: int) -> FCNHead:
 
 
 class PSPHead(nn.Module):
-    """Pyramid pooling: averages over grids of several sizes beside the features.
+    """Pyramid pooling: averages over grids of several sizes, joined with the features.
 
     Args:
         in_channels: Channels of the features.
@@ -151,8 +151,8 @@ class ASPP(nn.Module):
 
     Args:
         in_channels: Channels of the features.
-        channels: Channels of every branch and of what comes out.
-        dilations: One branch each; dilation 1 is a 1x1 convolution, the others are 3x3.
+        channels: Channels of every branch and of the output.
+        dilations: A branch for each; dilation 1 is a 1x1 convolution, the others are 3x3.
         separable: Build the branches' 3x3 convolutions as separable ones.
 
     Source:
@@ -225,7 +225,7 @@ class SeparableASPPHead(nn.Module):
         fine_channels: Channels of the features of stride 4.
         channels: Channels of the pyramid and of the decoder.
         classes: Number of classes C.
-        reduced_channels: Channels that the features of stride 4 are reduced to.
+        reduced_channels: Channels to which the features of stride 4 are reduced.
         dilations: As of :class:`ASPP`.
         dropout: Probability of dropping a channel before the classifier.
 

@@ -1,4 +1,4 @@
-"""What output stride and dropout mean for each architecture."""
+"""Output stride and dropout as options of each architecture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PYRAMIDS = ("unetplusplus", "manet", "linknet", "fpn")
 
 
 def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
-    """Keyword arguments without which a transformer of timm takes images of one size only."""
+    """Keyword arguments with which a transformer of timm takes images of any size."""
     if architecture == "dpt":
         return {"dynamic_img_size": True}
     if encoder.startswith("tu-swin"):
@@ -43,7 +43,7 @@ def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dic
     Args:
         architecture: Name of the architecture.
         stride: Stride of the encoder's coarsest features: 8, 16 or 32.
-        given: The options that the user gave; one that says the same is refused.
+        given: The user's options; an option for the stride is refused.
 
     Raises:
         SegopsError: The architecture cannot have that stride.
@@ -79,7 +79,7 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
     """Keyword arguments that set an architecture's own dropout; empty where it has none to set.
 
     Raises:
-        SegopsError: The user's options say the same.
+        SegopsError: The user's options also set the dropout.
     """
     name = _DROPOUT_OPTION.get(architecture)
     if name is None and (architecture in _OWN_DROPOUT or architecture.startswith("dilated_")):
@@ -100,8 +100,8 @@ def _refuse_twice(key: str, option: str, given: dict[str, Any]) -> None:
 class DroppedConv2d(nn.Conv2d):
     """A convolution that drops channels of its input in training.
 
-    It stands in a head for the convolution it is made from: same weights, same names in the state
-    dict, whether there is dropout or not.
+    It replaces a convolution of a head and keeps the convolution's weights and their names in the
+    state dict.
     """
 
     dropout: float
@@ -120,7 +120,7 @@ class DroppedConv2d(nn.Conv2d):
 
 
 def put_dropout(network: nn.Module, dropout: float) -> None:
-    """Set the dropout before the classifier of one of SMP's networks that has no option for it."""
+    """Set the dropout before the classifier of a network of SMP that has no option for it."""
     head: Any = network.segmentation_head
     if isinstance(network, smp.DPT):
         next(layer for layer in head.head if isinstance(layer, nn.Dropout)).p = dropout

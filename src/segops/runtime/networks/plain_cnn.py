@@ -1,4 +1,4 @@
-"""A small plain CNN: the baseline that any real architecture has to beat."""
+"""A small plain CNN, the baseline for the other architectures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wrapper that gives every network one interface: raw images of any size in, logits out."""
+"""The wrapper of every network: it takes raw images of any size and returns logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Segmenter(nn.Module):
 
     In training mode a batch norm layer that sees a single value per channel (one image, pooled to
     1x1, as in the image-level branch of ASPP) has no variance to compute and torch refuses it.
-    Such a layer uses its running statistics for that call and leaves them as they are.
+    Such a layer uses its running statistics for that call without changing them.
 
     Args:
         network: Takes float32 images (N, 3, h, w), normalised, with h and w multiples of `stride`
@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
         stride: Sides of the padded image are multiples of this, in pixels.
         min_side: Shortest side of the padded image, in pixels.
         auxiliary: Head on the encoder's next-to-last features, for a further loss in training. It
-            is called by :meth:`forward` alone, so that wrappers (DDP, `torch.compile`) see it.
+            is called by :meth:`forward` only, so that wrappers (DDP, `torch.compile`) see it.
     """
 
     # Not `mean` and `std`: ONNX export names values after buffers, and operators take these names.
@@ -75,7 +75,7 @@ class Segmenter(nn.Module):
             yield from self.encoder.parameters()
 
     def drop_auxiliary(self) -> None:
-        """Remove the auxiliary head: what is shipped has none."""
+        """Remove the auxiliary head, which only training needs."""
         self.auxiliary = None
 
     def forward(
@@ -83,12 +83,12 @@ class Segmenter(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Compute the logits of raw images.
 
-        Images are padded at the bottom and on the right with the mean colour, so that the pixel
-        grid stays where it is; the logits are cropped back.
+        Images are padded at the bottom and on the right with the mean colour, which keeps the pixel
+        grid in place; the logits are cropped back.
 
         Args:
             images: uint8 or float images in 0..255, RGB, shape (N, 3, H, W).
-            with_auxiliary: Compute the auxiliary head's logits too.
+            with_auxiliary: Also compute the auxiliary head's logits.
 
         Returns:
             Logits of shape (N, C, H, W), float32, or bfloat16 under autocast; with

@@ -1,4 +1,4 @@
-"""Every network by name."""
+"""Builds networks by the names of their architecture and encoder."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_STRIDE = 32
 PLAIN = "plain_cnn"
-"""The one architecture without an encoder."""
+"""The only architecture without an encoder."""
 
-# Set by segops, or of no use here: `activation` and `aux_params` would change what comes out.
+# Set by segops, or not supported: `activation` and `aux_params` would change the output.
 _RESERVED = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
 )
@@ -37,7 +37,7 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What it takes to build a network; the weights apart.
+    """Specification of a network without its weights.
 
     Attributes:
         architecture: A key of :data:`ARCHITECTURES`.
@@ -102,7 +102,7 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
     """Build a network with random weights.
 
     Args:
-        spec: What to build.
+        spec: Specification of the network.
         auxiliary: Add an auxiliary FCN head on the encoder's next-to-last features. It is built
             last: the network starts the same with and without it.
         published: Name of published encoder weights that SMP or timm load from the local cache;
@@ -113,8 +113,8 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
         and returns logits (N, C, H, W).
 
     Raises:
-        SegopsError: An unknown architecture, encoder or option; a pair that does not work
-            together; an output stride that it cannot have.
+        SegopsError: The architecture, the encoder or an option is unknown, architecture and encoder
+            do not work together, or the network cannot have the output stride.
     """
     check_names(spec)
     options = _options(spec)
@@ -146,10 +146,10 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
 
 
 def _options(spec: ModelSpec) -> dict[str, Any]:
-    """The keyword arguments of the architecture, apart from encoder and classes."""
+    """The keyword arguments of the architecture, without encoder and classes."""
     options = any_size_options(spec.architecture, spec.encoder) | spec.options
     if spec.output_stride is not None:
-        # What follows from the stride (SMP's upsampling, say) gives way to what the user said.
+        # The user's options take precedence over those derived from the stride (SMP's upsampling).
         options = stride_options(spec.architecture, spec.output_stride, spec.options) | options
     if spec.dropout is not None:
         options |= dropout_options(spec.architecture, spec.dropout, spec.options)
@@ -181,7 +181,7 @@ def _auxiliary(network: nn.Module, classes: int) -> nn.Module:
 
 
 def check_names(spec: ModelSpec) -> None:
-    """Refuse a specification whose names nobody has.
+    """Refuse a specification with an unknown name.
 
     Raises:
         SegopsError: The architecture, the encoder or an option is unknown.
@@ -214,7 +214,7 @@ def check_names(spec: ModelSpec) -> None:
 
 
 def is_smp(encoder: str) -> bool:
-    """Whether an encoder is of SMP itself, not of timm."""
+    """Whether an encoder is SMP's own and not timm's."""
     return encoder in smp.encoders.encoders
 
 
@@ -244,7 +244,7 @@ def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
 
 @torch.no_grad()
 def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
-    """Run a small image through: some pairs fail only then."""
+    """Predict a small image: some pairs fail only then."""
     segmenter.eval()
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     logits = segmenter(images, with_auxiliary=segmenter.auxiliary is not None)
@@ -257,7 +257,7 @@ def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
 
 
 def _check_stride(encoder: Any) -> None:
-    """Not every encoder that takes an output stride keeps to it."""
+    """Check the output stride: some encoders accept the option and ignore it."""
     if encoder is None:
         return
     stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]

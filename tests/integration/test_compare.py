@@ -136,7 +136,7 @@ class TestNames:
         logged = outputs.model_outputs[0].model_id
         client.set_logged_model_tags(logged, {artifact.DIGEST: "0" * 64})
         with (
-            pytest.raises(SegopsError, match=r"logged was 0{12}\. It was changed since"),
+            pytest.raises(SegopsError, match=r"0{12} was logged\. The artifact was changed"),
             contenders(["workspace", run_id], root),
         ):
             pass

@@ -12,7 +12,7 @@ import pytest
 
 from segops.params.model import ModelParams
 from segops.params.train import TrainParams
-from segops.record.reproduce import worktree_params, reproduce_script
+from segops.record.reproduce import reproduce_script, worktree_params
 
 TREE = Path(__file__).parents[2]
 AUTO, FP32 = TrainParams(), TrainParams(precision="fp32")

@@ -259,7 +259,7 @@ class TestComparison:
         app.command()(command)
         done = CliRunner().invoke(app, ["workspace", str(leaky)], catch_exceptions=False)
         assert done.exit_code == 0
-        assert "7 images of val, without 1 that one of the models was trained on" in done.output
+        assert "7 images of val, without 1 that a model was trained on" in done.output
         assert "+0.000 to +0.000" in done.output  # the same weights
         assert "reports/comparison.html" in done.output
         page = (root / "reports/comparison.html").read_text()

@@ -24,7 +24,7 @@ from segops.record import artifact, stage_outputs
 from segops.record.update import EVALUATED_AS
 from segops.release import champion_evaluation
 from segops.release.compare_models import compare
-from segops.release.named_models import contenders
+from segops.release.named_models import open_models
 from segops.release.paired_counts import kept_counts
 from segops.report.page_inputs import Opponent
 from segops.runtime.errors import SegopsError, TransientError
@@ -77,7 +77,7 @@ class TestNames:
             "models:/segops@champion": "version 2 (champion)",
             str(bundle): str(bundle),
         }
-        with contenders(list(asked), released) as found:
+        with open_models(list(asked), released) as found:
             by_asked = dict(zip(asked, found, strict=True))
             newer = stage_outputs.bundle_digest(bundle)
             for one in ("workspace", ids["2"], "models:/segops@champion", str(bundle)):
@@ -99,13 +99,13 @@ class TestNames:
         self, released: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        with contenders(["workspace", str(released / paths.SEGMENTER)], released) as found:
+        with open_models(["workspace", str(released / paths.SEGMENTER)], released) as found:
             assert found[0].bundle_digest == found[1].bundle_digest
 
     def test_no_such_run_lists_the_latest(self, released: Path) -> None:
         with (
             pytest.raises(SegopsError, match="deadbeef: no such run") as error,
-            contenders(["workspace", "deadbeef"], released),
+            open_models(["workspace", "deadbeef"], released),
         ):
             pass
         for run_id in run_ids(released).values():
@@ -124,7 +124,7 @@ class TestNames:
     def test_what_leads_nowhere_is_named(self, asked: str, says: str, released: Path) -> None:
         with (
             pytest.raises(SegopsError, match=says) as error,
-            contenders(["workspace", asked], released),
+            open_models(["workspace", asked], released),
         ):
             pass
         assert asked in str(error.value)
@@ -136,8 +136,8 @@ class TestNames:
         logged = outputs.model_outputs[0].model_id
         client.set_logged_model_tags(logged, {artifact.DIGEST: "0" * 64})
         with (
-            pytest.raises(SegopsError, match=r"logged was 0{12}\. It was changed since"),
-            contenders(["workspace", run_id], root),
+            pytest.raises(SegopsError, match=r"0{12} was logged\. The artifact was changed"),
+            open_models(["workspace", run_id], root),
         ):
             pass
 
@@ -179,7 +179,7 @@ class TestComparison:
         described = files.read_json(other / "model.json")
         names = described["class_names"]
         files.write_json(other / "model.json", described | {"class_names": [*names[:-1], "stool"]})
-        with pytest.raises(SegopsError, match=r"other: it knows the classes .*stool"):
+        with pytest.raises(SegopsError, match=r"other: it has the classes .*stool"):
             compare(["workspace", str(other)], root, tmp_path / "page.html")
         seen = {one: store.image_sha256(one) for one in store.ids("val")}
         files.write_json(other / "model.json", described | {"training_images": seen})
@@ -232,7 +232,7 @@ class TestComparison:
         with pytest.raises(SegopsError, match=r"train-unfinished: run .* holds no model"):
             compare(["workspace", "train-unfinished"], root, tmp_path / "page.html")
         client.create_run(experiment.experiment_id, run_name="train-unfinished")
-        with pytest.raises(SegopsError, match="several runs are meant") as error:
+        with pytest.raises(SegopsError, match="several runs match") as error:
             compare(["workspace", "train-unfinished"], root, tmp_path / "page.html")
         assert run.info.run_id[:8] in str(error.value)
 
@@ -261,7 +261,7 @@ class TestComparison:
         app.command()(command)
         done = CliRunner().invoke(app, ["workspace", str(leaky)], catch_exceptions=False)
         assert done.exit_code == 0
-        assert "7 images of val, without 1 that one of the models was trained on" in done.output
+        assert "7 images of val, without 1 that a model was trained on" in done.output
         assert "+0.000 to +0.000" in done.output  # the same weights
         assert "reports/comparison.html" in done.output
         page = (root / "reports/comparison.html").read_text()

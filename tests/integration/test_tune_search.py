@@ -240,7 +240,7 @@ def test_what_cannot_be_searched_is_refused(root: Path) -> None:
         search(root, load_params(root))
     declare(root, {"train.warmup_epochs": {"choices": [7, 8]}})
     with pytest.raises(
-        SegopsError, match=r"(?s)No trial of the study gave a score:\n.*warmup_epochs"
+        SegopsError, match=r"(?s)No trial of the study has a score:\n.*warmup_epochs"
     ):
         search(root, load_params(root), trials=2)
     with (

@@ -56,9 +56,13 @@ def checkout(tmp_path: Path) -> Path:
 
 def collect(root: Path) -> dict[str, str]:
     """All tags; `reproduce` names the run and is added where the run is known."""
-    tags = lineage.collect(root, "data/voc", TRAINING, EVALUATION)
+    parts = (
+        lineage.origin(root),
+        lineage.outcome(TRAINING),
+        lineage.data(root, "data/voc", EVALUATION),
+    )
     return {
-        **tags,
+        **{name: value for part in parts for name, value in part.tags.items()},
         tag("reproduce"): reproduce_command("0" * 32, "1" * 64, "http://tracking"),
     }
 

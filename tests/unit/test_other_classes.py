@@ -31,7 +31,7 @@ def test_the_gate_says_so_before_anything_is_scored(generated_voc: Path, tmp_pat
     version = Version("3", "0" * 32, {})
     with pytest.raises(SegopsError, match=TOLD) as caught:
         paired_counts._scored(tmp_path, tmp_path / "bundle", version, OWN, val, None)
-    assert "version 3 knows the classes background, crack, the challenger" in str(caught.value)
+    assert "version 3 has the classes background, crack, the challenger" in str(caught.value)
     assert "bundle" not in str(caught.value)
     ours = PairedCounts("4", "1" * 64, OWN, frozenset(), pd.DataFrame(columns=list(COLUMNS)))
     with pytest.raises(SegopsError, match=TOLD):
@@ -48,5 +48,5 @@ def test_it_is_told_before_a_training(tmp_path: Path, caplog: pytest.LogCaptureF
         assert not caplog.records
         champion_evaluation.warn_of_other_classes(tmp_path, VOC_CLASSES)
     (record,) = caplog.records
-    assert "champion, version 3 knows the classes background, crack" in record.message
+    assert "champion, version 3 has the classes background, crack" in record.message
     assert "set registry.model" in record.message

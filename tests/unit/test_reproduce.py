@@ -12,7 +12,7 @@ import pytest
 
 from segops.params.model import ModelParams
 from segops.params.train import TrainParams
-from segops.record.reproduce import elsewhere, reproduce_script
+from segops.record.reproduce import reproduce_script, worktree_params
 
 TREE = Path(__file__).parents[2]
 AUTO, FP32 = TrainParams(), TrainParams(precision="fp32")
@@ -45,7 +45,7 @@ def test_the_script_puts_in_what_was_meant(
     written: str, start_model: str | None, becomes: str, tmp_path: Path
 ) -> None:
     model = ModelParams(start_from=written)
-    replaced = elsewhere(tmp_path, model, FP32, {"start_model": start_model})
+    replaced = worktree_params(tmp_path, model, FP32, {"start_model": start_model})
     lines = script(replaced).splitlines()
     (line,) = set(lines) - set(script({}).splitlines())
     assert lines.index('cp "$bundle/params.yaml" params.yaml') < lines.index(line)
@@ -70,16 +70,16 @@ def test_what_means_the_same_everywhere_stays(tmp_path: Path) -> None:
         ModelParams(encoder_weights=str(tmp_path / "weights.safetensors")),
     ):
         training = {"start_model": "models:/segops/3", "precision": "fp32"}
-        assert elsewhere(tmp_path, model, FP32, training) == {}
+        assert worktree_params(tmp_path, model, FP32, training) == {}
     # Nobody knows which version it was: the alias stays.
     model = ModelParams(start_from="models:/segops@champion")
-    assert elsewhere(tmp_path, model, AUTO, {}) == {}
+    assert worktree_params(tmp_path, model, AUTO, {}) == {}
 
 
 def test_weights_of_the_encoder_are_looked_up_in_the_main_checkout(tmp_path: Path) -> None:
     (tmp_path / "my weights.safetensors").write_bytes(b"weights")
     model = ModelParams(encoder_weights="my weights.safetensors")
-    assert elsewhere(tmp_path, model, AUTO, {}) == {
+    assert worktree_params(tmp_path, model, AUTO, {}) == {
         "model.encoder_weights": "\"$main\"/'my weights.safetensors'"
     }
 
@@ -88,9 +88,9 @@ def test_weights_of_the_encoder_are_looked_up_in_the_main_checkout(tmp_path: Pat
 def test_the_recorded_precision_takes_the_place_of_auto(recorded: str, tmp_path: Path) -> None:
     """Another processor would choose another one, and come to other weights."""
     training = {"precision": recorded}
-    replaced = elsewhere(tmp_path, ModelParams(), AUTO, training)
+    replaced = worktree_params(tmp_path, ModelParams(), AUTO, training)
     assert replaced == {"train.precision": recorded}
-    assert elsewhere(tmp_path, ModelParams(), TrainParams(precision="fp16"), training) == {}
+    assert worktree_params(tmp_path, ModelParams(), TrainParams(precision="fp16"), training) == {}
     (tmp_path / "params.yaml").write_text(
         "train:\n  precision: auto # ours\n  seed: 3\n", encoding="utf-8"
     )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segops.params.file import load_params
 from segops.runtime.errors import SegopsError
-from segops.tune.rate import judge, learning_rates, range_test
+from segops.tune.rate import analyse, learning_rates, range_test
 from tests.unit.tune_workspace import prepare, tree_of
 
 
@@ -28,7 +28,7 @@ def curve(rate: float, noise: float = 0.0) -> float:
 def test_a_known_curve_is_read_right(steps: int, noise: float) -> None:
     draw = random.Random(steps)
     rates = learning_rates(1e-6, 1.0, steps)
-    found = judge(rates, [curve(rate, draw.gauss(0, noise)) for rate in rates])
+    found = analyse(rates, [curve(rate, draw.gauss(0, noise)) for rate in rates])
     assert found.steepest is not None
     assert abs(math.log10(found.steepest) + 3) < 0.5
     # Half of the gain of two is lost where exp(6 (x + 1)) is one: at 0.1.
@@ -42,9 +42,9 @@ def test_a_known_curve_is_read_right(steps: int, noise: float) -> None:
 def test_the_smoothed_curve_does_not_lag() -> None:
     """An exponential mean would put the step later, hence at a higher rate."""
     rates = learning_rates(1e-4, 1.0, 101)
-    found = judge(rates, [3.0 if rate < 1e-2 else 1.0 for rate in rates])
+    found = analyse(rates, [3.0 if rate < 1e-2 else 1.0 for rate in rates])
     assert found.steepest == pytest.approx(1e-2, rel=0.1)
-    smoothed = np.array(judge(rates, [2.0] * 101).smoothed)
+    smoothed = np.array(analyse(rates, [2.0] * 101).smoothed)
     np.testing.assert_allclose(smoothed, 2.0)
 
 
@@ -59,20 +59,20 @@ def test_rates_rise_by_equal_factors() -> None:
 
 def test_a_loss_that_only_rises_gives_no_suggestion() -> None:
     rates = learning_rates(1e-3, 10.0, 50)
-    found = judge(rates, [1 + rate for rate in rates])
+    found = analyse(rates, [1 + rate for rate in rates])
     assert (found.steepest, found.divergence, found.suggestion) == (None, None, None)
 
 
 def test_an_infinite_loss_is_divergence() -> None:
     rates = learning_rates(1e-4, 1.0, 40)[:30]
-    found = judge(rates, [3 - 0.05 * step for step in range(29)] + [math.inf])
+    found = analyse(rates, [3 - 0.05 * step for step in range(29)] + [math.inf])
     assert found.divergence == pytest.approx(rates[-1], rel=0.5)
     assert all(map(math.isfinite, found.smoothed))
 
 
 def test_the_suggestion_keeps_off_the_divergence() -> None:
     rates = learning_rates(1e-4, 1.0, 100)
-    found = judge(rates, [3.0 if rate < 0.05 else 1.0 if rate < 0.07 else 9.0 for rate in rates])
+    found = analyse(rates, [3.0 if rate < 0.05 else 1.0 if rate < 0.07 else 9.0 for rate in rates])
     assert found.suggestion is not None
     assert found.divergence is not None
     assert found.suggestion <= 0.5 * found.divergence * 1.05
@@ -106,7 +106,7 @@ def test_a_real_sweep_touches_nothing_of_a_training(tiny_voc: Path) -> None:
 def test_what_cannot_be_swept_is_refused(tiny_voc: Path) -> None:
     root = tiny_voc.parent
     (root / "params.yaml").write_text("{}")
-    with pytest.raises(SegopsError, match="nothing is prepared for training yet"):
+    with pytest.raises(SegopsError, match="no data are prepared for training"):
         range_test(root, load_params(root), 1e-5, 1.0, 10)
     with pytest.raises(SegopsError, match="expected 0 < low < high"):
         range_test(root, load_params(root), 1.0, 1e-5, 10)

@@ -128,7 +128,7 @@ def test_failed_and_pruned_trials_are_told_apart(tmp_path: Path) -> None:
 def test_a_study_is_bound_to_data_parameters_and_ranges(tmp_path: Path) -> None:
     first = opened(tmp_path)
     finish(first, 0.5)
-    assert opened(tmp_path).news == f"Going on with study {first.name}: 1 trials are done."
+    assert opened(tmp_path).news == f"Continuing study {first.name}: 1 trials are done."
     # What has a range, and what no trial depends on, may change.
     for same in (settings(lr=0.02), settings(batch_size=8)):
         assert opened(tmp_path, same).name == first.name
@@ -140,7 +140,7 @@ def test_a_study_is_bound_to_data_parameters_and_ranges(tmp_path: Path) -> None:
     }
     assert len({first.name, *(one.name for one in others.values())}) == 4
     for part, study in others.items():
-        assert f"because of other {part} than those of {first.name}" in study.news
+        assert f"{part} differ from those of {first.name}" in study.news
 
 
 def test_the_trial_s_own_length_binds_and_the_training_s_does_not() -> None:

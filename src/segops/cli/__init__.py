@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported inside the command that needs it."""
+"""The command line. Each command imports heavy packages itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger("segops")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one clear message and exit status 1."""
+    """Run the command line; a user's mistake gives a message and exit status 1."""
     _quiet()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     log.setLevel(logging.INFO)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _quiet() -> None:
-    """Switch off telemetry and update checks of the libraries below, unless the user chose."""
+    """Switch off telemetry and update checks of libraries, unless the user has set them."""
     for name, value in (
         ("DVC_NO_ANALYTICS", "1"),
         ("DO_NOT_TRACK", "true"),
@@ -57,6 +57,6 @@ def _quiet() -> None:
         ("NO_ALBUMENTATIONS_UPDATE", "1"),
     ):
         os.environ.setdefault(name, value)
-    # Prefect would start a server of its own that asks nobody for credentials; flows/server.py
-    # starts one that does.
+    # Prefect's own temporary server asks for no credentials; flows/server.py starts a server that
+    # does.
     os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"

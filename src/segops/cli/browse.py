@@ -1,4 +1,4 @@
-"""Opens a page in the user's browser once its server answers; run as a process of its own."""
+"""Opens a page in the user's browser once its server answers; runs as a separate process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SECONDS_BETWEEN_LOOKS = 0.3
 
 
 def can_open() -> bool:
-    """Whether somebody sits before a terminal of a machine that has a browser and a display."""
+    """Whether the output is a terminal on a machine with a display and a browser."""
     displays = ("DISPLAY", "WAYLAND_DISPLAY")
-    seen = sys.platform in ("darwin", "win32") or any(os.environ.get(one) for one in displays)
-    if not (sys.stdout.isatty() and seen):
+    has_display = sys.platform in ("darwin", "win32") or any(map(os.environ.get, displays))
+    if not (sys.stdout.isatty() and has_display):
         return False
     try:
         webbrowser.get()
@@ -33,7 +33,7 @@ def open_page(address: str) -> None:
 
 
 def open_when_served(address: str) -> None:
-    """Let another process open a page, while this one becomes its server."""
+    """Start a process that opens a page once this process has become its server."""
     quiet = subprocess.DEVNULL
     subprocess.Popen(
         [sys.executable, "-m", __name__, address, str(os.getpid())], stdout=quiet, stderr=quiet
@@ -41,7 +41,7 @@ def open_when_served(address: str) -> None:
 
 
 def wait_and_open(address: str, server: int) -> bool:
-    """Open a page as soon as its server answers, unless that ends before.
+    """Open a page as soon as its server answers, unless the server ends first.
 
     Args:
         address: The page.
@@ -50,7 +50,7 @@ def wait_and_open(address: str, server: int) -> bool:
     Returns:
         Whether the page was opened.
     """
-    # No proxy lies between this machine and itself.
+    # A proxy from the environment does not apply to this machine's own server.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end and os.getppid() == server:

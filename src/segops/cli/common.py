@@ -1,4 +1,4 @@
-"""What all commands share."""
+"""Output, errors and paths that all commands share."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from segops.runtime.errors import SegopsError
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    r"""Text that a terminal shows as it stands: a name of the data may hold what would steer it.
+    r"""Escape the characters of a text that would control the terminal.
 
     Args:
-        text: May hold anything that a file may be called.
-        lines: Leave the ends of lines as they are.
+        text: Any text, such as a file name from the data.
+        lines: Keep line ends.
 
     Returns:
-        The text with control characters, marks that turn the direction of writing, and bytes that
-        are no text as escapes, like ``\x1b``.
+        The text with control characters, marks of text direction and undecodable bytes as escapes
+        like ``\x1b``.
     """
     return "".join(
-        one.encode("unicode_escape").decode()
-        if unicodedata.category(one) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        and not (one == "\n" and lines)
-        else one
-        for one in text
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        and not (character == "\n" and lines)
+        else character
+        for character in text
     )
 
 
 class Terminal(Console):
-    """A console that takes names as they stand: markup is read only where a call asks for it."""
+    """A console that prints names literally: it reads markup only where a call asks for it."""
 
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As the base class; whatever is printed as text comes through here."""
+        """Render as the base class does, from printable text; all printed text passes here."""
         return super().render_str(printable(text), **options)
 
 
@@ -52,23 +52,23 @@ console = Terminal()
 
 
 def print_error(message: str) -> None:
-    """Print what is wrong to standard error."""
+    """Print an error message to standard error."""
     Terminal(stderr=True, soft_wrap=True).print(
         f"[bold red]error:[/] {escape(message)}", highlight=False, markup=True
     )
 
 
 def make_printable(record: logging.LogRecord) -> bool:
-    """A filter that lets every message of a logger through, as :func:`printable` writes it."""
+    """Make a log record's message :func:`printable`; as a logging filter it keeps all records."""
     record.msg, record.args = printable(record.getMessage()), ()
     return True
 
 
 def checkout() -> Path:
-    """The checkout that a command works on: the one around the working directory.
+    """Return the root of the checkout that contains the working directory.
 
     Raises:
-        SegopsError: There is none.
+        SegopsError: The working directory is in no checkout.
     """
     from segops import paths
 
@@ -76,7 +76,7 @@ def checkout() -> Path:
 
 
 def flow_module(root: Path, name: str) -> Any:
-    """A module of the checkout's ``flows/``; Prefect lives there alone.
+    """Import a module of the checkout's ``flows/``, the only place that imports Prefect.
 
     Raises:
         SegopsError: There is no such module.
@@ -84,7 +84,7 @@ def flow_module(root: Path, name: str) -> Any:
     if not (root / "flows" / f"{name}.py").is_file():
         raise SegopsError(f"{root}/flows/{name}.py: no such file. Every checkout of segops has it.")
     sys.path.insert(0, str(root))
-    # Prefect sets up logging, to its page too, only where nobody else has.
+    # Prefect sets up its logging only if the root logger has no handler.
     logging.root.handlers.clear()
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "segops")
     return importlib.import_module(f"flows.{name}")

@@ -1,4 +1,4 @@
-"""`segops compare`: any runs or versions against each other, on one page and in one table."""
+"""`segops compare`: compares runs, versions or bundles in a table and on a page."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Score models on this checkout's val and compare the first with each other.
+    """Score models on this checkout's val and compare the first with each of the others.
 
-    Every model is taken from its artifact and scored anew, on the images that none of them was
-    trained on.
+    Every model is loaded from its artifact and scored on the images that none of them was trained
+    on.
     """
     from segops.release.compare_models import PAGE
     from segops.release.compare_models import compare as compare_models
@@ -54,13 +54,13 @@ def compare(
 def _show(compared: Compared) -> None:
     images = f"{counted(compared.images, 'image')} of val"
     if compared.excluded:
-        images += f", without {compared.excluded} that one of the models was trained on"
+        images += f", without {compared.excluded} that a model was trained on"
     table = Table(title=f"On {images}", title_justify="left")
     table.add_column("model", overflow="fold")
     table.add_column("mIoU", justify="right")
     table.add_column("interval", justify="right", no_wrap=True)
     table.add_column("mIoU of the\nfirst minus this", justify="right", no_wrap=True)
-    differences = ["", *(_difference(one) for one in compared.opponents)]
+    differences = ["", *(_difference(opponent) for opponent in compared.opponents)]
     for name, tree, difference in zip(
         compared.names, compared.evaluations, differences, strict=True
     ):
@@ -74,16 +74,16 @@ def _show(compared: Compared) -> None:
     console.print(metrics_table(compared.names, compared.evaluations))
     at = level(compared.opponents[0].confidence)
     console.print(
-        f"Intervals: bootstrap over images at {at}; differences on the same draws.",
+        f"Intervals: bootstrap over images at {at}; differences use the same resamples.",
         highlight=False,
     )
 
 
 def _difference(opponent: Opponent) -> str:
-    found = opponent.miou
-    if found.low is None or found.high is None:
-        return f"{found.difference:+.3f}"
-    return f"{found.difference:+.3f}\n{found.low:+.3f} to {found.high:+.3f}"
+    miou = opponent.miou
+    if miou.low is None or miou.high is None:
+        return f"{miou.difference:+.3f}"
+    return f"{miou.difference:+.3f}\n{miou.low:+.3f} to {miou.high:+.3f}"
 
 
 def _interval(low: float | None, high: float | None) -> str:

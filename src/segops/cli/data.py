@@ -1,4 +1,4 @@
-"""`segops data`: get or replace the data set."""
+"""`segops data`: downloads or replaces the data set."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import typer
 
 from segops.cli.common import checkout, console
 
-app = typer.Typer(help="Get or replace the data set.", no_args_is_help=True)
+app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
 log = logging.getLogger("segops")
 
 
 class Published(StrEnum):
-    """Data sets that `segops data fetch` knows."""
+    """The data sets of `segops data fetch`."""
 
     voc2012 = "voc2012"
     voc2007 = "voc2007"
@@ -44,7 +44,7 @@ def data_fetch(
 def data_use(
     path: Annotated[Path, typer.Argument(help="A data set in VOC layout.")],
 ) -> None:
-    """Copy your own VOC-layout data set into place and track it."""
+    """Copy your own data set in VOC layout into place and track it."""
     from segops import pipeline
     from segops.voc.use import use
 
@@ -72,7 +72,7 @@ def _track(root: Path, target: Path) -> None:
     )
     console.print(
         f"{target} holds {counts} images; DVC tracks it as {digest}.\n"
-        f"Next: `git add {target}.dvc`, look at data.classes and validate.required_classes in "
+        f"Next: `git add {target}.dvc`, check data.classes and validate.required_classes in "
         "params.yaml, then `segops run`.",
         highlight=False,
         soft_wrap=True,

@@ -1,4 +1,4 @@
-"""`segops evaluate`: how good a model is, and what other ways of predicting would give."""
+"""`segops evaluate`: scores a model, and compares prediction settings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def evaluate(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Try windows, flip, multi-scale and CRF, and show what each gives."
+            "--compare", help="Score with windows, flip, multi-scale and CRF, and compare them."
         ),
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many images of val.")
+        int | None, typer.Option(min=1, help="Score only this many images, the first of val.")
     ] = None,
 ) -> None:
-    """Score a model on val and show the figures. No output of the pipeline is touched."""
+    """Score a model on val and show the metrics; no output of the pipeline changes."""
     from segops import files, paths
     from segops.data.store import PackedStore
     from segops.params.file import load_params
@@ -53,17 +53,18 @@ def evaluate(
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with _bundle(model, root) as bundle:
         trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
-        seen = frozenset(trained_on) & {store.image_sha256(one) for one in store.ids(VAL)}
-        _say_which(store, limit, seen)
+        hashes = {store.image_sha256(image_id) for image_id in store.ids(VAL)}
+        excluded = frozenset(trained_on) & hashes
+        _print_omissions(store, limit, excluded)
         if compare:
-            _compare(bundle, store, settings, seen, limit)
+            _compare(bundle, store, settings, excluded, limit)
         else:
-            _score(bundle, store, settings, seen, limit)
+            _score(bundle, store, settings, excluded, limit)
 
 
 @contextmanager
 def _bundle(model: str | None, root: Path) -> Iterator[Path]:
-    """The model's bundle; MLflow is asked only for a registered one."""
+    """Yield the model's bundle; MLflow is asked only for a registered model."""
     from segops import paths
     from segops.runtime import opener
 
@@ -82,14 +83,14 @@ def _bundle(model: str | None, root: Path) -> Iterator[Path]:
     yield place
 
 
-def _say_which(store: PackedStore, limit: int | None, seen: frozenset[str]) -> None:
+def _print_omissions(store: PackedStore, limit: int | None, excluded: frozenset[str]) -> None:
     ids = store.ids(VAL)
     if limit is not None and limit < len(ids):
         console.print(
-            f"Only the first {limit} of the {len(ids)} images of {VAL}: the figures are rough.",
+            f"Only the first {limit} of the {len(ids)} images of {VAL}: the metrics are rough.",
             highlight=False,
         )
-    left_out = sum(store.image_sha256(one) in seen for one in ids[:limit])
+    left_out = sum(store.image_sha256(image_id) in excluded for image_id in ids[:limit])
     if left_out:
         console.print(
             f"[yellow]warning:[/] {left_out} of these images are left out: the model was trained "
@@ -101,57 +102,57 @@ def _say_which(store: PackedStore, limit: int | None, seen: frozenset[str]) -> N
 
 
 def _compare(
-    bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
+    bundle: Path, store: PackedStore, settings: Params, excluded: frozenset[str], limit: int | None
 ) -> None:
     from segops.evaluate.variants import compare
 
-    found = compare(
+    results = compare(
         bundle,
         store,
         VAL,
         settings.evaluate,
         threads=settings.hardware.threads,
-        exclude_sha256=seen,
+        exclude_sha256=excluded,
         limit=limit,
     )
     at = level(settings.evaluate.confidence)
-    console.print(_ways(found, at), markup=True)
+    console.print(_variants_table(results, at), markup=True)
     console.print(
-        f"Differences are from {found[0].variant.name}, with the {at} interval of the paired "
-        "bootstrap. Times are medians of the prediction alone.\nTo choose a way, set `predict` in "
-        "params.yaml; `segops run` packages the model anew and trains nothing.",
+        f"Differences are from {results[0].variant.name}, with the {at} interval of the paired "
+        "bootstrap. Times are medians of the prediction alone.\nTo choose settings, set `predict` "
+        "in params.yaml; `segops run` packages the model again without training.",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _ways(found: list[VariantResult], at: str) -> Table:
-    table = Table(title="Ways to predict", title_justify="left")
-    table.add_column("way\n  settings")
+def _variants_table(results: list[VariantResult], at: str) -> Table:
+    table = Table(title="Prediction settings", title_justify="left")
+    table.add_column("variant\n  settings")
     for heading in (
         "mIoU", "boundary\nIoU", "ms per\nimage", f"difference of mIoU\n{at} interval",
     ):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in found:
+    for result in results:
         table.add_row(
-            f"{escape(one.variant.name)}\n  [dim]{escape(one.variant.description)}[/]",
-            f"{one.miou:.4f}",
-            _figure(one.boundary_iou, 4),
-            _figure(one.milliseconds, 1),
-            _difference(one),
+            f"{escape(result.variant.name)}\n  [dim]{escape(result.variant.description)}[/]",
+            f"{result.miou:.4f}",
+            _figure(result.boundary_iou, 4),
+            _figure(result.milliseconds, 1),
+            _difference(result),
         )
     return table
 
 
-def _difference(one: VariantResult) -> str:
-    if one.difference is None:
+def _difference(result: VariantResult) -> str:
+    if result.difference is None:
         return ""
-    interval = "" if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
-    return f"{one.difference:+.4f}\n{interval}"
+    interval = "" if result.low is None else f"{result.low:+.4f} to {result.high:+.4f}"
+    return f"{result.difference:+.4f}\n{interval}"
 
 
 def _score(
-    bundle: Path, store: PackedStore, settings: Params, seen: frozenset[str], limit: int | None
+    bundle: Path, store: PackedStore, settings: Params, excluded: frozenset[str], limit: int | None
 ) -> None:
     from segops.evaluate.metrics_file import evaluation
     from segops.evaluate.score import score
@@ -163,7 +164,7 @@ def _score(
             VAL,
             Path(scratch) / "scores",
             threads=settings.hardware.threads,
-            exclude_sha256=seen,
+            exclude_sha256=excluded,
             limit=limit,
         )
     found = evaluation(scores, store, VAL, settings.evaluate)

@@ -25,7 +25,7 @@ def run(
         typer.Option(help="Write this recipe into params.yaml first; `segops recipes` lists them."),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="With --recipe: show the change, write and run nothing.")
+        bool, typer.Option("--check", help="With --recipe: only show what would change.")
     ] = False,
 ) -> None:
     """Run the whole pipeline: stages, record, register, gate, promote."""
@@ -71,13 +71,13 @@ def stage(
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
     if name != "code":
-        load_params(root)  # a stage reads its own sections; here all are checked together
-    # Of several processes that train together one takes the lock for all.
+        load_params(root)  # checks all sections; the stage reads only its own
+    # Of the processes of a distributed training, one holds the lock.
     if takes_lock(root, name):
-        first: AbstractContextManager[None] = pipeline.running_stage(root, name)
+        lock: AbstractContextManager[None] = pipeline.running_stage(root, name)
     else:
-        first = nullcontext()
-    with first:
+        lock = nullcontext()
+    with lock:
         if name == "train" and launch(root):
             return
         importlib.import_module(f"segops.stages.{name}").run(root)
@@ -91,7 +91,7 @@ def record(
         ),
     ] = None,
 ) -> None:
-    """Bring MLflow up to date with what lies in the workspace; a second call changes nothing."""
+    """Bring MLflow up to date with the workspace; a second call changes nothing."""
     root = checkout()
     if follow is not None:
         from segops.record.follow import follow as follow_training
@@ -108,7 +108,7 @@ def record(
 
 
 def promote() -> None:
-    """Register the workspace's model, put it before the gate, and promote it if it passes.
+    """Register the workspace's model, let the gate decide, and promote the model if it passes.
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
@@ -127,9 +127,9 @@ def promote() -> None:
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; it is written into the ledger.")],
+    reason: Annotated[str, typer.Option(help="Why; written into the ledger.")],
 ) -> None:
-    """Withdraw the champion and put the previous one back."""
+    """Withdraw the champion and restore the previous champion."""
     from segops.release import champion_evaluation, promotion
 
     root = checkout()

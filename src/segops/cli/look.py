@@ -1,4 +1,4 @@
-"""The commands that look at what there is: status, models, ui."""
+"""The commands that show something: status, models, ui."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def status() -> None:
     from segops.release.status import status as registry_status
 
     root = checkout()
-    load_params(root)  # before anything is shown that a mistake there would make of it
+    load_params(root)  # reports mistakes in params.yaml before anything is shown
     running = pipeline.running(root)
     table = Table("stage", "state", "why", title="Pipeline", title_justify="left")
-    for one in pipeline.states(root):
-        if one.name == running:
-            table.add_row(one.name, "running", _progress(root, one.name))
+    for stage in pipeline.states(root):
+        if stage.name == running:
+            table.add_row(stage.name, "running", _progress(root, stage.name))
         else:
-            table.add_row(one.name, one.state, one.why)
+            table.add_row(stage.name, stage.state, stage.why)
     console.print(table)
     try:
         current = registry_status(root)
@@ -63,7 +63,7 @@ def status() -> None:
 
 
 def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
-    """Tell where the runs are shown; the command that serves them, None where a server does."""
+    """Print the address of the runs; return the command that serves it, None if a server does."""
     from segops.cli.browse import can_open, open_page, open_when_served
     from segops.params.file import load_params
     from segops.record.tracking import session, tracking_uri, without_credentials
@@ -73,7 +73,7 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     uri = tracking_uri(root)
     is_served = uri.startswith(("http://", "https://"))
     base = without_credentials(uri).rstrip("/") if is_served else f"http://127.0.0.1:{port}"
-    # Without the workflow MLflow opens on a page for language models, which is empty here.
+    # Without a workflow MLflow opens its page for language models, which is empty here.
     address = f"{base}/#/experiments/{experiment}?workflowType=machine_learning"
     console.print(f"Runs: {address}", highlight=False, soft_wrap=True)
     if browser and can_open():
@@ -81,7 +81,7 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     if is_served:
         return None
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    # Not on the command line, which every user of the machine can read.
+    # Not an argument: every user of the machine can read those.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     hosts = ",".join(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
     return [
@@ -91,7 +91,7 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
 
 
 def _progress(root: Path, stage: str) -> str:
-    """How far a stage that runs is; a training tells it."""
+    """Return the progress of the running stage; empty for other stages than train."""
     from segops import paths
     from segops.record.follow import CurveHistory
 
@@ -106,8 +106,10 @@ def _progress(root: Path, stage: str) -> str:
 
 
 def models(
-    architecture: Annotated[str | None, typer.Option(help="Show this one's encoders.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Show this one's architectures.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Show this architecture's encoders.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Show this encoder's architectures.")] = None,
 ) -> None:
     """Show which architectures work with which encoders."""
     from segops.params.compatibility import listing
@@ -120,7 +122,7 @@ def models(
 
 
 def ui(
-    page: Annotated[Page, typer.Argument(help="Which page.")],
+    page: Annotated[Page, typer.Argument(help="The page.")],
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port on this machine.")
     ] = None,
@@ -134,7 +136,7 @@ def ui(
         ),
     ] = None,
     no_open: Annotated[
-        bool, typer.Option("--no-open", help="mlflow: open no browser, print the address alone.")
+        bool, typer.Option("--no-open", help="mlflow: print the address, open no browser.")
     ] = False,
 ) -> None:
     """Serve the MLflow or the Prefect page until stopped, on this machine by default."""

@@ -1,4 +1,4 @@
-"""The command that predicts images: predict."""
+"""`segops predict`: predicts images with a registered model or a bundle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segops.runtime.errors import SegopsError
 
 
 class Device(StrEnum):
-    """Where a model predicts."""
+    """The device of a prediction."""
 
     auto = "auto"
     cpu = "cpu"
@@ -29,11 +29,11 @@ def predict(
             "the champion."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Where masks, overlays and the table go.")] = Path(
-        "predictions"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Directory for masks, overlays and the table.")
+    ] = Path("predictions"),
     device: Annotated[
-        Device, typer.Option(help="Where to predict; auto: the GPU if there is one.")
+        Device, typer.Option(help="Device to predict on; auto: the GPU if there is one.")
     ] = Device.auto,
     probabilities: Annotated[
         bool,
@@ -47,19 +47,19 @@ def predict(
         str | None,
         typer.Option(
             metavar="CLASS",
-            help="Write NAME.explain.jpg too: where the network looked for this class; auto: for "
-            "the image's largest that is not background.",
+            help="Write NAME.explain.jpg too: the image regions that decided for this class; auto: "
+            "the image's largest class that is not background.",
         ),
     ] = None,
     no_overlay: Annotated[bool, typer.Option("--no-overlay", help="Write no overlays.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do again what is done already.")
+        bool, typer.Option("--overwrite", help="Predict images again whose outputs exist.")
     ] = False,
 ) -> None:
     """Write a palette PNG and an overlay for every image, and predictions.csv.
 
-    What is there already and whole is not done again. A broken image is named, the rest is done,
-    and the exit status is 1.
+    Images with complete outputs are skipped. Images that cannot be read are named, all others are
+    predicted, and the exit status is 1.
     """
     from segops.predict.folder import predict_folder
     from segops.predict.outputs import Options
@@ -78,5 +78,5 @@ def predict(
         soft_wrap=True,
     )
     if outcome.failed:
-        listed = "\n  ".join(printable(one, lines=False) for one in outcome.failed)
+        listed = "\n  ".join(printable(failure, lines=False) for failure in outcome.failed)
         raise SegopsError(f"{len(outcome.failed)} image(s) could not be done:\n  {listed}")

@@ -1,4 +1,4 @@
-"""What `run` and `promote` print at their end."""
+"""Prints the results of `run` and `promote`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def show_decision(decision: Decision, version: int | str) -> None:
         markup=True,
     )
     for check in decision.checks:
-        # As wide as "undecided", so that the sentences stand below each other.
+        # Padded to the width of "undecided", so that the sentences are aligned.
         mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
         console.print(
             f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True, markup=True
@@ -42,11 +42,11 @@ def show_decision(decision: Decision, version: int | str) -> None:
 
 
 def show_summary(root: Path, summary: Any) -> None:
-    """Print what a run of the flow did, and where to look.
+    """Print what a run of the flow did, and where its results are.
 
     Args:
         root: The workspace.
-        summary: What ``flows/retrain.py`` returns.
+        summary: A ``flows.retrain.Summary``.
     """
     from segops import paths
 
@@ -84,7 +84,7 @@ def show_summary(root: Path, summary: Any) -> None:
 
 
 def _program() -> str:
-    """How this very program is called from here, whatever the PATH is."""
+    """Return a command that starts this program from the working directory, whatever PATH is."""
     beside, here = Path(sys.executable).with_name("segops"), Path.cwd()
     if not beside.is_file():
         return f"{sys.executable} -m segops"
@@ -94,4 +94,5 @@ def _program() -> str:
 def _aliases(root: Path, version: str) -> list[str]:
     from segops.release.status import status as registry_status
 
-    return [one.alias for one in registry_status(root).versions if str(one.version) == version]
+    versions = registry_status(root).versions
+    return [aliased.alias for aliased in versions if str(aliased.version) == version]

@@ -1,4 +1,4 @@
-"""The commands that change ``params.yaml``: recipes, and `segops tune`."""
+"""The commands that propose changes of ``params.yaml``: recipes and `segops tune`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from segops.recipes import Recipe
 
 app = typer.Typer(
-    help="Choose learning rate, batch size or any parameter by trying.", no_args_is_help=True
+    help="Find a learning rate, a batch size or other parameter values by measuring.",
+    no_args_is_help=True,
 )
 Apply = Annotated[bool, typer.Option("--apply", help="Write the suggestion into params.yaml.")]
 
@@ -27,24 +28,24 @@ def list_recipes() -> None:
     from segops.recipes import every
 
     table = Table("recipe", "network", "mIoU aimed at")
-    for one in every(checkout()):
-        aim = one.about.aim
+    for recipe in every(checkout()):
+        aim = recipe.about.aim
         figure = "none published" if aim.miou is None else f"{aim.miou:.1f} %"
-        table.add_row(one.name, one.about.title, figure)
+        table.add_row(recipe.name, recipe.about.title, figure)
     console.print(table)
     console.print(
-        "Sources of the figures and what differs from them stand in the files in recipes/.",
+        "The files in recipes/ name the sources of the figures and the differences from them.",
         highlight=False,
     )
 
 
 def put_recipe(root: Path, name: str, check: bool) -> None:
-    """Write a recipe's values into ``params.yaml`` and show what that changes.
+    """Write a recipe's values into ``params.yaml`` and show the changes.
 
     Args:
         root: The checkout.
-        name: The recipe's name, or the path of one.
-        check: Show, and write nothing.
+        name: The recipe's name, or the path of its file.
+        check: Only show the changes.
     """
     from segops.recipes import doubts, find, put_over
 
@@ -57,7 +58,7 @@ def put_recipe(root: Path, name: str, check: bool) -> None:
             f"[yellow]warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True, markup=True
         )
     if check:
-        console.print("Checked: the recipe is usable. Nothing is written.", highlight=False)
+        console.print("The recipe is usable. Nothing was written.", highlight=False)
         return
     edit.write()
     if edit.changes:
@@ -71,7 +72,7 @@ def tune_lr(
     steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of the sweep.")] = 100,
     apply: Apply = False,
 ) -> None:
-    """Raise the learning rate step by step and see where the loss falls and where it diverges."""
+    """Raise the learning rate step by step and show where the loss falls and where it diverges."""
     from segops.params.file import load_params
     from segops.runtime.errors import SegopsError
     from segops.tune.rate import range_test
@@ -100,11 +101,11 @@ def tune_batch(
     most: Annotated[int, typer.Option(min=1, help="Largest batch of a device.")] = 1024,
     memory: Annotated[
         float | None,
-        typer.Option(min=0, help="GiB that a batch may take (CPU); else most of what is free."),
+        typer.Option(min=0, help="GiB that a batch may take (CPU); default: 90 % of free memory."),
     ] = None,
     apply: Apply = False,
 ) -> None:
-    """Find the largest batch that fits into memory, and the size from which on speed is gained."""
+    """Find the largest batch that fits into memory, and the smallest that is about as fast."""
     from segops.params.file import load_params
     from segops.tune.batch import find_batch_size
 
@@ -115,18 +116,19 @@ def tune_batch(
     table = Table(
         "batch size", "images/s", "memory", title="Batch sizes of a device", title_justify="left"
     )
-    for one in found.attempts:
-        if one.measured is None:
-            table.add_row(str(one.batch_size), "", "does not fit")
+    for attempt in found.attempts:
+        size = str(attempt.batch_size)
+        if attempt.measured is None:
+            table.add_row(size, "", "does not fit")
         else:
-            gigabytes = f"{one.measured.memory / 2**30:.2f} GiB"
-            table.add_row(str(one.batch_size), f"{one.measured.images_per_second:.1f}", gigabytes)
+            gigabytes = f"{attempt.measured.memory / 2**30:.2f} GiB"
+            table.add_row(size, f"{attempt.measured.images_per_second:.1f}", gigabytes)
     console.print(table)
     whole = "" if found.devices == 1 else f" over {found.devices} devices"
     console.print(
-        f"Largest batch{whole}: {found.largest}. About as fast as any from {found.suggestion} on "
-        "(the steps alone, without the making of samples).\n"
-        "Another batch size wants another learning rate: `segops tune lr`.",
+        f"Largest batch{whole}: {found.largest}. Smallest batch that is about as fast as any: "
+        f"{found.suggestion} (training steps alone, without loading of samples).\n"
+        "With another batch size, choose the learning rate again: `segops tune lr`.",
         highlight=False,
         soft_wrap=True,
     )
@@ -140,7 +142,7 @@ def tune_search(
     ] = None,
     apply: Apply = False,
 ) -> None:
-    """Search the ranges under `tune` in params.yaml; a search that was stopped goes on."""
+    """Search the ranges under `tune` in params.yaml; an interrupted search continues."""
     from segops.params.file import load_params
     from segops.tune.search import search
 
@@ -150,15 +152,17 @@ def tune_search(
     table = Table(
         "trial", "outcome", "selection mIoU", *keys, title=found.study, title_justify="left"
     )
-    for one in found.trials:
-        score = "" if one.score is None else f"{one.score:.4f}"
-        cells = [_cell(one.values.get(key)) for key in keys]
-        style = "bold" if one.number == found.best.number else None
-        table.add_row(str(one.number), one.outcome, score, *cells, style=style)
+    for trial in found.trials:
+        score = "" if trial.score is None else f"{trial.score:.4f}"
+        cells = [_cell(trial.values.get(key)) for key in keys]
+        style = "bold" if trial.number == found.best.number else None
+        table.add_row(str(trial.number), trial.outcome, score, *cells, style=style)
     console.print(table)
-    console.print(f"The picture: {found.picture}", highlight=False)
+    console.print(f"The plot: {found.picture}", highlight=False)
     if found.mlflow_run is not None:
-        console.print(f"MLflow run {found.mlflow_run}, a nested run a trial.", highlight=False)
+        console.print(
+            f"MLflow run {found.mlflow_run}, with a nested run per trial.", highlight=False
+        )
     console.print(
         f"Best: trial {found.best.number}. Chosen by selection mIoU; `segops run` measures it on "
         "val.",
@@ -174,9 +178,10 @@ def _suggest(root: Path, values: dict[str, float], apply: bool) -> None:
 
 
 def _finish(edit: Edit, apply: bool) -> None:
-    _show_diff(edit)
     if not edit.changes:
+        console.print("params.yaml already has these values.", highlight=False)
         return
+    _show_diff(edit)
     if apply:
         edit.write()
         console.print("Written into params.yaml.", highlight=False)
@@ -198,18 +203,16 @@ def _show_recipe(recipe: Recipe) -> None:
 
 def _show_changes(edit: Edit) -> None:
     if not edit.changes:
-        console.print("params.yaml holds these values already.", highlight=False)
+        console.print("params.yaml already has these values.", highlight=False)
         return
     table = Table("parameter", "is", "becomes")
-    for one in edit.changes:
-        table.add_row(one.key, _cell(one.old), _cell(one.new))
+    for change in edit.changes:
+        table.add_row(change.key, _cell(change.old), _cell(change.new))
     console.print(table)
 
 
 def _show_diff(edit: Edit) -> None:
-    if not edit.changes:
-        console.print("params.yaml holds these values already.", highlight=False)
-    elif console.is_terminal:
+    if console.is_terminal:
         console.print(Syntax(edit.diff(), "diff", background_color="default"))
     else:
         console.print(edit.diff(), highlight=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""What records: runs, artifacts and lineage in MLflow, through one way to talk to it."""
+"""Records runs, artifacts and lineage in MLflow."""

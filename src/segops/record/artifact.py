@@ -1,7 +1,6 @@
-"""The model as an MLflow artifact: logging a bundle, and fetching one back.
+"""Logs a bundle as an MLflow model (models-from-code, so nothing is pickled) and downloads it.
 
-Logged as models-from-code with the bundle's own script, so nothing is pickled. MLflow's
-`log_model` works on the thread's active run; here the same steps are taken with explicit ids.
+MLflow's `log_model` needs an active run; this module takes the same steps with explicit run ids.
 """
 
 from __future__ import annotations
@@ -22,81 +21,86 @@ from segops.runtime.errors import SegopsError
 
 NAME = "segmenter"
 SCRIPTS = ("runtime/pyfunc_model.py", "pyfunc_model.py")
-"""Where a bundle's script for MLflow lies: in format 2, in format 1."""
+"""Path of a bundle's MLflow script: in format 2, in format 1."""
 KEY = "bundle"
-"""Under this key the bundle's script finds the bundle in MLflow's context."""
+"""Key of the bundle in the artifacts of MLflow's context."""
 DIGEST = tag("bundle_digest")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema([ColSpec(DataType.binary, "mask"), ColSpec(DataType.double, "confidence")]),
 )
-"""In: JPEG or PNG bytes. Out: palette PNG bytes of class ids, and the mean top probability."""
+"""Input: JPEG or PNG bytes. Output: palette PNG bytes of class ids, and the mean top
+probability."""
 
 
 def find(store: Store, run_id: str, digest: str) -> LoggedModel | None:
-    """The model of a run that holds a bundle and was logged to the end, or None.
+    """Return the run's completely logged model with this bundle, or None.
 
     Args:
         store: The record.
         run_id: The run.
         digest: The bundle's digest.
     """
-    found = store.client.search_logged_models(
+    models = store.client.search_logged_models(
         [store.experiment_id], f"source_run_id = '{run_id}' AND tags.`{DIGEST}` = '{digest}'"
     )
-    ready = [one for one in found if one.status == LoggedModelStatus.READY]
+    ready = [model for model in models if model.status == LoggedModelStatus.READY]
     return ready[0] if ready else None
 
 
 def of_run(store: Store, run: Run) -> LoggedModel | None:
-    """The model of a run: the one that was evaluated last, else the latest; None without any.
+    """Return the run's model that was evaluated last, else its latest model, else None.
 
-    The same weights may be packaged in several ways, each of which is a model of their run.
+    A run has several models when its weights were packaged with several prediction settings.
 
     Args:
         store: The record.
         run: The run.
     """
-    found = store.client.search_logged_models(
+    models = store.client.search_logged_models(
         [store.experiment_id], f"source_run_id = '{run.info.run_id}'"
     )
-    ready = [one for one in found if one.status == LoggedModelStatus.READY and DIGEST in one.tags]
+    ready = [
+        model
+        for model in models
+        if model.status == LoggedModelStatus.READY and DIGEST in model.tags
+    ]
     evaluated = run.data.tags.get(DIGEST)
-    ready.sort(key=lambda one: (one.tags[DIGEST] == evaluated, one.creation_timestamp))
+    ready.sort(key=lambda model: (model.tags[DIGEST] == evaluated, model.creation_timestamp))
     return ready[-1] if ready else None
 
 
 def log_bundle(
     store: Store, run_id: str, bundle: Path, digest: str, params: dict[str, str]
 ) -> LoggedModel:
-    """Log a bundle as the model of a run; remains of an interrupted attempt are removed.
+    """Log a bundle as the model of a run, after deleting what an interrupted attempt left.
 
     Args:
         store: The record.
         run_id: The run.
         bundle: The bundle's directory.
         digest: Its digest.
-        params: The bundle's parameters as MLflow holds them; its model page shows them.
+        params: The bundle's parameters as MLflow stores them, shown on the model's page.
 
     Raises:
         MlflowException: MLflow refuses.
     """
     from mlflow import pyfunc
 
-    for left in store.client.search_logged_models(
+    for existing in store.client.search_logged_models(
         [store.experiment_id], f"source_run_id = '{run_id}'"
     ):
-        if left.status != LoggedModelStatus.READY:
-            store.client.delete_logged_model(left.model_id)
+        if existing.status != LoggedModelStatus.READY:
+            store.client.delete_logged_model(existing.model_id)
     model = store.client.create_logged_model(
         store.experiment_id, NAME, run_id, tags={DIGEST: digest}, params=params
     )
-    scripts = (one for one in SCRIPTS if (bundle / one).is_file())
+    scripts = (path for path in SCRIPTS if (bundle / path).is_file())
     script = next(scripts, SCRIPTS[0])
     requirements = (bundle / "requirements.txt").read_text(encoding="utf-8").splitlines()
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / "model"
-        # MLflow asks for an input example; the signature is explicit and needs none.
+        # MLflow warns that an input example is missing; the explicit signature replaces it.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pyfunc.save_model(
@@ -104,7 +108,7 @@ def log_bundle(
                 python_model=str(bundle / script),
                 artifacts={KEY: str(bundle)},
                 signature=SIGNATURE,
-                # Whoever loads the model has its digest checked before its code is run.
+                # The script checks this digest before it runs any code of the bundle.
                 model_config={"device": "auto", "bundle_digest": digest},
                 pip_requirements=[line for line in requirements if line.strip()],
                 mlflow_model=Model(
@@ -120,14 +124,13 @@ def log_bundle(
 
 
 def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
-    """Download a version's artifact and lead to the bundle in it. Nothing of it is run.
+    """Download a version's artifact and return the path of its bundle. No code of it is run.
 
     Args:
         store: The record.
         model: Name of the registered model.
         version: Its version.
-        target: A directory for the download; where the artifacts lie on this machine, they are
-            used in place.
+        target: Directory for the download. Artifacts on this machine are used in place.
 
     Raises:
         SegopsError: The artifact holds no bundle.
@@ -138,25 +141,25 @@ def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
 
 
 def fetch_logged(store: Store, model: LoggedModel, target: Path) -> Path:
-    """Download a run's model and lead to the bundle in it, whose digest is the one logged.
+    """Download a run's model, check the digest of its bundle and return the bundle's path.
 
     Args:
         store: The record.
-        model: The model, as :func:`of_run` found it.
-        target: As :func:`fetch_bundle`.
+        model: The model, as :func:`of_run` returned it.
+        target: As in :func:`fetch_bundle`.
 
     Raises:
-        SegopsError: The artifact holds no bundle, or was changed since.
+        SegopsError: The artifact holds no bundle, or was changed after it was logged.
         MlflowException: MLflow does not answer.
     """
     name = f"the model of run {model.source_run_id}"
     bundle = _fetch(store, model.artifact_location, name, target)
-    found, logged = bundle_digest(bundle), model.tags[DIGEST]
-    if found != logged:
+    actual, logged = bundle_digest(bundle), model.tags[DIGEST]
+    if actual != logged:
         raise SegopsError(
-            f"{name}: its artifact has the digest {found[:12]}, logged was {logged[:12]}. "
-            "It was changed since; its code is not run. Restore it from a backup, or choose "
-            "another."
+            f"{name}: its artifact has the digest {actual[:12]}; {logged[:12]} was logged. "
+            "The artifact was changed, so its code is not run. Restore it from a backup, or "
+            "choose another model."
         )
     return bundle
 
@@ -173,30 +176,33 @@ def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
         place = tree["flavors"]["python_function"]["artifacts"][KEY]["path"]
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise SegopsError(
-            f"{name}: its artifact at {uri} holds no bundle of segops ({error}). "
+            f"{name}: its artifact at {uri} holds no segops bundle ({error}). "
             "Choose a version that segops registered."
         ) from None
     bundle: Path = (local / str(place)).resolve()
     if not bundle.is_relative_to(local.resolve()) or not bundle.is_dir():
-        raise SegopsError(f"{name}: its artifact names no directory {place!r}.")
+        raise SegopsError(
+            f"{name}: its artifact at {uri} holds no directory {place!r}. "
+            "Choose a version that segops registered."
+        )
     return bundle
 
 
 def checked_bundle(
     store: Store, model: str, version: str, expected_digest: str, target: Path
 ) -> Path:
-    """As :func:`fetch_bundle`, and the bundle's digest is the one that was registered.
+    """Call :func:`fetch_bundle` and check the bundle against the registered digest.
 
     Raises:
-        SegopsError: The artifact was changed since, or nobody wrote its digest down.
+        SegopsError: The artifact was changed after registration, or has no registered digest.
         MlflowException: The registry does not answer.
     """
     bundle = fetch_bundle(store, model, version, target)
-    found = bundle_digest(bundle)
-    if not expected_digest or found != expected_digest:
+    actual = bundle_digest(bundle)
+    if not expected_digest or actual != expected_digest:
         raise SegopsError(
-            f"{model} version {version}: its artifact has the digest {found[:12]}, registered was "
-            f"{expected_digest[:12] or '(none)'}. It was changed since; its code is not run. "
-            "Restore it from a backup, or choose another version."
+            f"{model} version {version}: its artifact has the digest {actual[:12]}; "
+            f"{expected_digest[:12] or '(none)'} was registered. The artifact was changed, so its "
+            "code is not run. Restore it from a backup, or choose another version."
         )
     return bundle

@@ -1,7 +1,4 @@
-"""What fills the columns of MLflow's own pages: a run's source and its data set.
-
-Both repeat what the lineage says, in the words that MLflow looks for.
-"""
+"""Fills the columns Source and Dataset of MLflow's pages from a run's lineage tags."""
 
 from __future__ import annotations
 
@@ -23,26 +20,26 @@ from segops.record.tracking import Store
 TRAINING = "segops stage train"
 SEARCH = "segops tune search"
 SPLITS = {"train": tag("train_hash"), "val": tag("val_hash")}
-"""Split, which is the data set's context in MLflow -> tag of the run that holds its hash."""
+"""Split (the data set's context in MLflow) -> the run's tag with the split's hash."""
 DIGITS = 12
-"""So many digits of a hash are shown, here as elsewhere."""
+"""Number of hash digits that are shown."""
 
 
 def source(command: str) -> dict[str, str]:
-    """The tags that say which command made a run."""
+    """Return the tags that name the command that made a run."""
     return {MLFLOW_SOURCE_NAME: command, MLFLOW_SOURCE_TYPE: "LOCAL"}
 
 
 def fill(store: Store, run_id: str, command: str = TRAINING) -> list[str]:
-    """Add source and data set to a run, as far as its tags tell them; what is there stays.
+    """Add source and data set to a run where its tags name them; existing values stay.
 
     Args:
         store: The record.
         run_id: The run.
-        command: What made it.
+        command: The command that made the run.
 
     Returns:
-        Names of what was added.
+        Names of the tags and data sets that were added.
     """
     run = store.client.get_run(run_id)
     tags = source(command)
@@ -51,8 +48,8 @@ def fill(store: Store, run_id: str, command: str = TRAINING) -> list[str]:
         tags[MLFLOW_GIT_COMMIT] = commit
     changed = runs.add_tags(store, run, tags, overwrite=False)
     path = run.data.params.get("data.path", "")
-    held = run.inputs.dataset_inputs if run.inputs else []
-    known = {(one.dataset.name, one.dataset.digest) for one in held}
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    known = {(entry.dataset.name, entry.dataset.digest) for entry in inputs}
     new = []
     for split, name in SPLITS.items():
         digest = run.data.tags.get(name, "")[:DIGITS]
@@ -62,4 +59,4 @@ def fill(store: Store, run_id: str, command: str = TRAINING) -> list[str]:
             new.append(DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, split)]))
     if new:
         store.client.log_inputs(run.info.run_id, new)
-    return changed + [one.dataset.digest for one in new]
+    return changed + [entry.dataset.digest for entry in new]

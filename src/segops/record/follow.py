@@ -1,8 +1,8 @@
-"""Live logging of a training, in a process of its own.
+"""Logs a training live to MLflow from a separate process.
 
-Training appends a line to ``.segops/history.jsonl`` for every epoch and knows nothing of MLflow.
-This tails that file. A tracking server that goes away costs nothing: the file is the truth, the
-epochs are delivered when it is back, and :func:`segops.record.update.record` delivers the rest.
+Training appends one line per epoch to ``.segops/history.jsonl``; this process reads that file. When
+the tracking server is away, epochs are delivered later, here or by
+:func:`segops.record.update.record`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from segops.runtime.errors import SegopsError
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BEFORE_RETRY = 10.0
 SECONDS_AFTER_END = 60.0
-"""A process that lives on this long after its training has ended does something else by now."""
+"""A process that still runs this long after its training ended is doing something else."""
 log = logging.getLogger("segops")
 
 
 @dataclass
 class CurveHistory:
-    """What a training has written so far.
+    """The epochs that a training has written to its history file so far.
 
     Attributes:
         path: The file.
-        fingerprint: The training's; empty before its first line is there.
-        rows: Epoch -> its line; the last one where an epoch was trained again after a resume.
-        ended: Whether the training said that it has ended.
-        params: The training's parameters by their dotted key.
+        fingerprint: The training's fingerprint; empty before the first line is written.
+        rows: Epoch -> its line; the last line where a resume trained an epoch again.
+        ended: Whether the training wrote that it has ended.
+        params: The training's parameters by dotted key.
     """
 
     path: Path
@@ -48,10 +48,10 @@ class CurveHistory:
     params: dict[str, Any] = field(default_factory=dict)
 
     def refresh(self) -> bool:
-        """Read the file anew.
+        """Read the file again.
 
         Returns:
-            Whether there is something new. A last line that is not whole yet waits.
+            Whether anything changed. An incomplete last line is left for the next call.
 
         Raises:
             SegopsError: A line is not JSON.
@@ -86,35 +86,35 @@ def follow(root: Path, pid: int) -> int:
         pid: The process that trains.
 
     Returns:
-        0 when every epoch was delivered, else 1; `segops record` delivers what is missing.
+        0 when every epoch was delivered, else 1; `segops record` delivers the missing epochs.
 
     Raises:
         SegopsError: ``params.yaml`` is not usable.
     """
     settings = load_params(root).registry
-    os.nice(10)  # the training's cores are the training's
+    os.nice(10)  # training goes first
     history = CurveHistory(root / paths.HISTORY)
     while True:
-        over = not runs.is_alive(pid)
+        is_over = not runs.is_alive(pid)
         try:
             history.refresh()
-            if history.fingerprint and (over or not history.ended):
+            if history.fingerprint and (is_over or not history.ended):
                 with session(root, settings) as store:
                     return _deliver_until_end(root, store, history, pid)
         except SegopsError as error:
             log.warning("Live logging to MLflow: %s", error)
-            if over:
+            if is_over:
                 return 1
             _sleep_while_alive(pid, SECONDS_BEFORE_RETRY)
         else:
-            # A file that says "ended" beside a living training is that of the training before.
-            if over:
+            # If the file says "ended" while training runs, it belongs to the previous training.
+            if is_over:
                 return 1
             _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
 
 
 def _deliver_until_end(root: Path, store: Store, history: CurveHistory, pid: int) -> int:
-    """Deliver what is new until the training is over and all of it is delivered."""
+    """Deliver new epochs until the training has ended and all its epochs are delivered."""
     fingerprint, run_id = "", ""
     delivered: set[int] = set()
     ended_at: float | None = None
@@ -122,7 +122,7 @@ def _deliver_until_end(root: Path, store: Store, history: CurveHistory, pid: int
         alive = runs.is_alive(pid)
         history.refresh()
         if history.fingerprint != fingerprint:
-            if run_id:  # what was there first was left by a killed training
+            if run_id:  # the file began with the history of a killed training
                 _close(store, run_id, "KILLED")
             fingerprint, delivered = history.fingerprint, set()
             with locked(root, "record"):
@@ -138,33 +138,33 @@ def _deliver_until_end(root: Path, store: Store, history: CurveHistory, pid: int
         elif ended_at is None:
             ended_at = time.monotonic()
         if not alive or (ended_at and time.monotonic() - ended_at > SECONDS_AFTER_END):
-            # A training that was killed leaves the run open for the one that continues it.
+            # The training that resumes a killed one finds its run as KILLED and continues it.
             _close(store, run_id, "FINISHED" if history.ended else "KILLED")
             return 0
         _sleep_while_alive(pid, SECONDS_BETWEEN_LOOKS)
 
 
 def _is_recorded(store: Store, history: CurveHistory) -> bool:
-    """Whether the record was quicker: a short training is over before this process looks."""
+    """Whether `segops record` already delivered a training that ended before this process ran."""
     return any(
         runs.WEIGHTS in run.data.tags
-        and runs.tell_all(runs.epochs(store, run.info.run_id), history.rows.values())
+        and runs.are_logged(runs.epochs(store, run.info.run_id), history.rows.values())
         for run in runs.of_fingerprint(store, history.fingerprint)
     )
 
 
 def _close(store: Store, run_id: str, status: str) -> None:
-    """End a live run, unless the record has taken it over."""
+    """End a live run, unless `segops record` has completed it."""
     if runs.WEIGHTS not in store.client.get_run(run_id).data.tags:
         store.client.set_terminated(run_id, status)
 
 
 def _run(store: Store, root: Path, history: CurveHistory, pid: int) -> str:
-    """The run of this training: the one that an interrupted attempt left, or a new one."""
+    """Return the live run of an interrupted attempt at this training, else a new run."""
     run = runs.find_live(store, history.fingerprint)
     if run is not None:
         known = runs.epochs(store, run.info.run_id)
-        if runs.contradict(known, history.rows.values(), complete=False):
+        if runs.differ(known, history.rows.values(), complete=False):
             runs.supersede(store, run)
             run = None
     if run is None:

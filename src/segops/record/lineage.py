@@ -1,4 +1,4 @@
-"""Lineage: from a model to the code, data, parameters, software and machine that made it."""
+"""Lineage: the code, data, parameters, software and machine that made a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from segops import files
 
 PREFIX = "segops."
 CODE = ("src", "flows", "dvc.yaml", "pyproject.toml", "constraints.txt")
-"""What counts as code. Parameters and data are recorded whole; a change of them is no dirt."""
+"""Paths that count as code. Parameters and data are recorded whole, so their changes are not
+uncommitted code."""
 LIBRARIES: dict[str, str] = {
     "torch": "torch",
     "smp": "segmentation-models-pytorch",
@@ -32,7 +33,7 @@ LIBRARIES: dict[str, str] = {
     "dvc": "dvc",
     "prefect": "prefect",
 }
-"""Field of the lineage -> distribution whose version it holds."""
+"""Lineage field -> distribution whose version it holds."""
 
 ORIGIN_FIELDS: tuple[str, ...] = (
     "code_commit",
@@ -42,11 +43,11 @@ ORIGIN_FIELDS: tuple[str, ...] = (
     *LIBRARIES,
     "started_by",
 )
-"""Where and by whom it was made: known when training starts."""
+"""Code, software and person; known when training starts."""
 TRAINING_FIELDS: tuple[str, ...] = ("weights_sha256", "train_hash")
-"""Known when training has ended."""
+"""Hashes that are known when training has ended."""
 RUN_FIELDS: tuple[str, ...] = ("device", "precision", "seed")
-"""Known when training has ended; words, not hashes."""
+"""Settings that are known when training has ended."""
 DATA_FIELDS: tuple[str, ...] = (
     "bundle_digest",
     "data_hash",
@@ -56,19 +57,19 @@ DATA_FIELDS: tuple[str, ...] = (
     "params",
     "reproduce",
 )
-"""What was evaluated, on what and with what, and the command that makes it again; these move on
-when it is evaluated anew."""
+"""The evaluated bundle, its data and parameters, and the command that reproduces it. A new
+evaluation replaces these."""
 PACKAGE_FIELDS: dict[str, str] = {
     "package_commit": "code_commit",
     "package_code_differs": "code_differs",
     "package_environment": "environment",
 }
-"""Where the evaluated bundle was made, by the field of the origin that it repeats: a training that
-is packaged again, as after a change of the predicting code, has another origin than its bundle."""
+"""Origin of the evaluated bundle -> origin field of the training. They differ when the weights were
+packaged again after the code changed."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS, *DATA_FIELDS)
-"""Every field that a complete lineage has; each is a tag under the prefix ``segops.``."""
+"""The fields of a complete lineage; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
-"""SHA-256 of the patch stored with the run; asked for where the code differed from its commit."""
+"""SHA-256 of the patch stored with the run; required where the code differed from its commit."""
 
 _COMMIT = "`git init` where there is no repository, then `git add -A` and `git commit`"
 _INSTALL = "install constraints.txt's libraries (`make install`)"
@@ -78,13 +79,13 @@ _PARAMS = "put params.yaml back (`git restore params.yaml`)"
 _DATA = "`dvc add` the directory that data.path in params.yaml names"
 _LOCK = "`dvc repro`, which writes dvc.lock"
 _PATCH = (
-    "commit the code, change train.seed and train anew, since the code that trained is not known"
+    "commit the code, change train.seed and train again, since the code that trained is not known"
 )
-_AGAIN = "nothing: segops writes it down itself"
+_AGAIN = "nothing: segops records it itself"
 _PACKAGE = (
     "`git init` and `git commit` where the code has no commit; else `dvc repro --force "
-    "--single-item package` and `dvc repro`, since the bundle holds copies of other code than is "
-    "here"
+    "--single-item package` and `dvc repro`, since the bundle was made by other code than this "
+    "checkout's"
 )
 REMEDIES: dict[str, str] = {
     **dict.fromkeys(("code_commit", "code_differs"), _COMMIT),
@@ -98,15 +99,15 @@ REMEDIES: dict[str, str] = {
     PATCH_FIELD: _PATCH,
     "reproduce": _PACKAGE,
 }
-"""What to do about a field that is missing, before `segops promote` writes it down."""
+"""Missing field -> what to do before `segops promote` records it."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What is known of a model's making.
+    """Lineage fields and the files that support them.
 
     Attributes:
-        tags: Tag name (with its prefix) -> value. What could not be established is left out.
+        tags: Tag name (with its prefix) -> value. Unknown fields are left out.
         artifacts: File name -> content, to be stored with the run.
     """
 
@@ -115,12 +116,12 @@ class Lineage:
 
 
 def tag(name: str) -> str:
-    """The tag of a field of the lineage."""
+    """Return the tag name of a lineage field."""
     return PREFIX + name
 
 
 def missing(tags: Mapping[str, str]) -> list[str]:
-    """Names of the fields that a run's or a version's tags lack.
+    """Return the names of the fields that are missing from a run's or a version's tags.
 
     Args:
         tags: Tag name (with its prefix) -> value.
@@ -132,7 +133,7 @@ def missing(tags: Mapping[str, str]) -> list[str]:
 
 
 def gaps(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """What a run's or a version's tags lack, and what to do about it, one text for each remedy.
+    """Return the missing fields with their remedy, one text per remedy.
 
     Args:
         tags: Tag name (with its prefix) -> value.
@@ -146,11 +147,11 @@ def gaps(tags: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def origin(root: Path) -> Lineage:
-    """Code, software and person: what is known before a training has ended.
+    """Return code, software and person: the fields that are known before training ends.
 
     Args:
         root: The workspace. Outside git, or before the first commit, the code's fields are left
-            out, and the gate will say so.
+            out, and the gate reports them as missing.
     """
     environment = installed()
     tags = {
@@ -176,22 +177,22 @@ def origin(root: Path) -> Lineage:
 
 
 def packaging(root: Path) -> Lineage:
-    """Code and software of the evaluated bundle, as :func:`origin` finds them now.
+    """Return code and software of the evaluated bundle, as :func:`origin` returns them now.
 
     Args:
         root: The workspace.
     """
-    found = origin(root)
+    now = origin(root)
     tags = {
-        name: found.tags[tag(field)]
+        name: now.tags[tag(field)]
         for name, field in PACKAGE_FIELDS.items()
-        if tag(field) in found.tags
+        if tag(field) in now.tags
     }
-    return Lineage(_prefixed(tags), found.artifacts)
+    return Lineage(_prefixed(tags), now.artifacts)
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
-    """Weights, device, precision and seed, from what the train stage wrote.
+    """Return weights, device, precision and seed from what the train stage wrote.
 
     Args:
         training: The content of ``metrics/training.json``.
@@ -203,7 +204,7 @@ def outcome(training: Mapping[str, Any]) -> Lineage:
 
 
 def data(root: Path, data_path: str, evaluation: Mapping[str, Any]) -> Lineage:
-    """Bundle, data, parameters and ``dvc.lock`` as they stood when the model was evaluated.
+    """Return bundle, data, parameters and ``dvc.lock`` as they were at the evaluation.
 
     Args:
         root: The workspace.
@@ -229,40 +230,25 @@ def data(root: Path, data_path: str, evaluation: Mapping[str, Any]) -> Lineage:
     return Lineage(_prefixed({name: value for name, value in tags.items() if value}), artifacts)
 
 
-def collect(
-    root: Path, data_path: str, training: Mapping[str, Any], evaluation: Mapping[str, Any]
-) -> dict[str, str]:
-    """All tags of the lineage that a workspace can tell, `reproduce` apart: it names the run.
-
-    Args:
-        root: The workspace.
-        data_path: The data directory, relative to `root`.
-        training: The content of ``metrics/training.json``.
-        evaluation: The content of ``metrics/evaluation.json``.
-    """
-    parts = (origin(root), outcome(training), data(root, data_path, evaluation))
-    return {name: value for part in parts for name, value in part.tags.items()}
-
-
 @cache
 def installed() -> tuple[str, ...]:
-    """Every installed distribution as ``name==version``, names normalised (PEP 503), sorted."""
-    found = {
-        re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one.version
-        for one in metadata.distributions()
-        if one.metadata["Name"]
+    """Return every distribution as ``name==version``, sorted, with normalised names (PEP 503)."""
+    versions = {
+        re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower(): distribution.version
+        for distribution in metadata.distributions()
+        if distribution.metadata["Name"]
     }
-    return tuple(f"{name}=={version}" for name, version in sorted(found.items()))
+    return tuple(f"{name}=={version}" for name, version in sorted(versions.items()))
 
 
 def started_by() -> str:
-    """Who or what started this: ``SEGOPS_STARTED_BY``, else user and host."""
+    """Return who or what started this process: ``SEGOPS_STARTED_BY``, else user and host."""
     given = os.environ.get("SEGOPS_STARTED_BY")
     if given:
         return given
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # a container's user may have no name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
 
@@ -272,7 +258,7 @@ def _prefixed(tags: dict[str, str]) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str, extra: Mapping[str, str] | None = None) -> bytes | None:
-    """What git prints, or None where it refuses: no repository, no commit, no git."""
+    """Return git's output, or None where it fails: no repository, no commit, no git."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
@@ -288,9 +274,9 @@ def _git(root: Path, *arguments: str, extra: Mapping[str, str] | None = None) ->
 
 
 def _patch(root: Path) -> bytes | None:
-    """How the code differs from its commit, files that git does not know yet included.
+    """Return the code's difference from its commit, untracked files included.
 
-    A temporary index and object store hold what is new, so that the repository is not touched.
+    A temporary index and object store hold the new objects, so the repository is not changed.
     """
     objects = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "objects")
     if objects is None:

@@ -1,4 +1,4 @@
-"""The command by which anybody makes a registered model again."""
+"""The command and the script that reproduce a registered model."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from segops.params.model import ModelParams
 from segops.params.train import TrainParams
 
 TRAINED_WITH = "trained_with.yaml"
-"""In a run's lineage: params.yaml as it was when the training was first recorded. Code that trained
-may not know a parameter that was new when its weights were packaged again."""
+"""In a run's lineage: params.yaml as first recorded with the training. The code that trained may
+not know parameters that were added before its weights were packaged again."""
 _SET = (
     "import pathlib, sys; from segops import edit; "
     'edit.plan(pathlib.Path("params.yaml"), {sys.argv[1]: sys.argv[2]}).write()'
 )
-"""Python that puts its second argument in the place of the parameter that its first one names."""
+"""Python that sets the parameter named by its first argument to its second argument."""
 
 
 def bundle_directory(digest: str) -> str:
-    """Where a run keeps the lineage of one of its bundles, under its directory of lineage."""
+    """Return the name of a bundle's directory within the run's lineage directory."""
     return digest[:12]
 
 
 def reproduce_command(run_id: str, digest: str, uri: str) -> str:
-    """The command, for the main checkout, that makes this bundle again in a worktree of its own.
+    """Return the command that reproduces this bundle in a separate worktree of the main checkout.
 
     Args:
         run_id: The run that holds the lineage.
@@ -50,16 +50,16 @@ def reproduce_script(
     digest: str,
     replaced: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The script behind :func:`reproduce_command`, stored with the bundle's lineage.
+    """Return the script that :func:`reproduce_command` runs, stored with the bundle's lineage.
 
     Args:
         commit: The commit of the code that trained.
-        packaged_at: The commit of the code that packaged, where that code was another.
+        packaged_at: The commit of the code that packaged, where it differs from the first.
         data_path: The data directory, relative to the workspace.
-        weights_sha256: What the training must come to; the script fails where it does not.
-        digest: What the bundle must come to, likewise.
-        replaced: What takes the place of parameters that a worktree would misunderstand, as
-            :func:`elsewhere` gives it.
+        weights_sha256: Expected hash of the weights; the script fails on any other.
+        digest: Expected digest of the bundle, likewise.
+        replaced: Replacements of parameters that are not valid in a worktree, as
+            :func:`worktree_params` returns them.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
     settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
@@ -74,7 +74,7 @@ PYTHONPATH="$tree/src" python -c {shlex.quote(_SET)} {key} {value}"""
     steps = f"{repro} evaluate"
     if packaged_at is not None:
         steps = f"""{repro} train
-# It was packaged by other code than trained it.
+# Other code packaged the weights than trained them.
 if [ -s "$training/code.patch" ]; then git apply --reverse "$training/code.patch"; fi
 git checkout --quiet -- .
 git checkout --quiet --detach {shlex.quote(packaged_at)}
@@ -83,7 +83,7 @@ if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
 {repro} --single-item package
 {repro} --single-item evaluate"""
     return f"""#!/bin/sh
-# Makes this model again in a git worktree beside its lineage, and compares weights and bundle.
+# Reproduces this model in a git worktree beside its lineage, and compares weights and bundle.
 # Run it in the main checkout, with segops' environment on the PATH.
 set -eu
 bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
@@ -110,36 +110,36 @@ echo "The same bundle: {digest}"
 """.encode()
 
 
-def elsewhere(
+def worktree_params(
     root: Path, model: ModelParams, train: TrainParams, training: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Parameters that a worktree of the checkout would misunderstand, and what to put there.
+    """Return replacements for parameters that would mean something else in a later worktree.
 
-    An alias in ``model.start_from`` may lead to another version by then, files that git does not
-    know lie in the main checkout alone, and another processor may choose another precision.
+    An alias in ``model.start_from`` may point to another version by then, untracked files exist in
+    the main checkout only, and another processor may choose another precision.
 
     Args:
         root: The workspace.
-        model: How the model was made.
-        train: How it was trained.
+        model: The parameters of the model.
+        train: The parameters of the training.
         training: The content of ``metrics/training.json``.
 
     Returns:
-        Words of a shell by key; `$main` is the main checkout.
+        Shell words by dotted key; `$main` is the main checkout.
     """
-    found: dict[str, str] = {}
+    replaced: dict[str, str] = {}
     start, weights = model.start_from, model.encoder_weights
     start_model, precision = training.get("start_model"), training.get("precision")
     if train.precision == "auto" and precision is not None:
-        found["train.precision"] = shlex.quote(precision)
+        replaced["train.precision"] = shlex.quote(precision)
     if start is not None and start.startswith("models:"):
         if "@" in start and start_model is not None:
-            found["model.start_from"] = shlex.quote(start_model)
+            replaced["model.start_from"] = shlex.quote(start_model)
     elif start is not None and _is_relative(start):
-        found["model.start_from"] = _in_main(start)
+        replaced["model.start_from"] = _in_main(start)
     if weights is not None and _is_relative(weights) and (root / weights).is_file():
-        found["model.encoder_weights"] = _in_main(weights)
-    return found
+        replaced["model.encoder_weights"] = _in_main(weights)
+    return replaced
 
 
 def _is_relative(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""MLflow runs: finding the one of a training, and adding to it without doubling anything."""
+"""Finds the MLflow run of a training and adds what is missing to it, nothing twice."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ SUPERSEDED = tag("superseded")
 TRAINING_PROCESS = tag("training_process")
 LINEAGE_DIRECTORY = "lineage"
 EPOCH_METRICS = ("train_loss", "selection_miou", "lr")
-"""What is logged for every epoch, at the step of its number."""
+"""Metrics of every epoch; the step is the epoch's number."""
 AT_ONCE = 100
-"""MLflow takes no more parameters or tags in one call."""
+"""MLflow's limit of parameters or tags per call."""
 LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
 LONGEST_KEY = 250
 
 
 def find(store: Store, weights_sha256: str) -> Run | None:
-    """The run that holds these weights, or None; the oldest where there are several."""
+    """Return the oldest run with these weights, or None."""
     return _first(store, f"tags.`{WEIGHTS}` = '{weights_sha256}'")
 
 
 def of_fingerprint(store: Store, fingerprint: str) -> list[Run]:
-    """The runs of trainings with this fingerprint, oldest first."""
+    """Return the runs of trainings with this fingerprint, oldest first."""
     return list(
         store.client.search_runs(
             [store.experiment_id],
@@ -52,15 +52,15 @@ def of_fingerprint(store: Store, fingerprint: str) -> list[Run]:
 
 
 def find_live(store: Store, fingerprint: str) -> Run | None:
-    """The run of a training with this fingerprint that has not delivered weights yet, or None."""
+    """Return the run of a training with this fingerprint that has no weights yet, or None."""
     ended = (WEIGHTS, SUPERSEDED)
-    found = of_fingerprint(store, fingerprint)
-    live = [run for run in found if not any(name in run.data.tags for name in ended)]
+    candidates = of_fingerprint(store, fingerprint)
+    live = [run for run in candidates if not any(name in run.data.tags for name in ended)]
     return live[0] if live else None
 
 
 def create(store: Store, fingerprint: str) -> Run:
-    """Make a run for a training."""
+    """Create a run for a training."""
     return store.client.create_run(
         store.experiment_id,
         tags={
@@ -72,13 +72,16 @@ def create(store: Store, fingerprint: str) -> Run:
 
 
 def supersede(store: Store, run: Run) -> None:
-    """Mark a run of an abandoned training: nothing will be added to it, nobody takes it up."""
+    """Mark the run of an abandoned training, so that no later training continues it."""
     store.client.set_tag(run.info.run_id, SUPERSEDED, "true")
     store.client.set_terminated(run.info.run_id, "KILLED")
 
 
 def is_training(run: Run) -> bool:
-    """Whether the training that a live run tells of is still under way, as far as we can see."""
+    """Whether the training of a live run still runs.
+
+    The process is looked up on this host; on any other host the run's status decides.
+    """
     host, _, pid = run.data.tags.get(TRAINING_PROCESS, "").rpartition(":")
     if host != socket.gethostname():
         return bool(host) and run.info.status == "RUNNING"
@@ -86,7 +89,7 @@ def is_training(run: Run) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and only waits to be collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -96,7 +99,7 @@ def is_alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     try:
         return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:  # no /proc on this system, or it ended just now; the next look will tell
+    except OSError:  # no /proc on this system, or the process just ended; the next call shows it
         return True
 
 
@@ -110,20 +113,20 @@ def put(store: Store, run_id: str, path: str, content: bytes) -> None:
 
 
 def begin(store: Store, run: Run, root: Path) -> list[str]:
-    """Write down code, software and person, where a run does not hold them yet.
+    """Record code, software and person in a run that does not have them yet.
 
-    The first to know is right: a training's live run tells of the code that trains, whatever the
-    checkout becomes before the rest is recorded.
+    Values that are set stay: a live run records the code that trains, and the checkout may change
+    before the rest is recorded.
 
     Returns:
         Names of the tags that were set.
     """
     if not any(name in lineage.ORIGIN_FIELDS for name in lineage.missing(run.data.tags)):
         return []
-    found = lineage.origin(root)
-    new = {name: value for name, value in found.tags.items() if name not in run.data.tags}
+    origin = lineage.origin(root)
+    new = {name: value for name, value in origin.tags.items() if name not in run.data.tags}
     sources = {"environment.txt": "environment", "code.patch": lineage.PATCH_FIELD}
-    for name, content in found.artifacts.items():
+    for name, content in origin.artifacts.items():
         if tag(sources[name]) in new:
             put(store, run.info.run_id, f"{LINEAGE_DIRECTORY}/{name}", content)
     return add_tags(store, run, new, overwrite=False)
@@ -149,7 +152,7 @@ def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool
 
 
 def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
-    """Log parameters that are missing. MLflow never changes a parameter once it is logged.
+    """Log parameters that are missing. MLflow never changes a logged parameter.
 
     Returns:
         Names of the parameters that were logged.
@@ -163,12 +166,12 @@ def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
 
 
 def spelled(flat: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as MLflow holds them."""
+    """Return parameters as MLflow stores them."""
     return {key(name): _spelled(value) for name, value in flat.items()}
 
 
 def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters whose value is no longer the one that the run was first logged with."""
+    """Return the parameters whose value differs from the first one that the run logged."""
     return {
         name: value
         for name, value in flat.items()
@@ -179,8 +182,8 @@ def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
 def add_metrics(store: Store, run: Run, metrics: Mapping[str, float]) -> list[str]:
     """Log final metrics that are missing or have another value.
 
-    NaN marks one that is no more, as for a class that a new val does not hold; one that never was
-    is left out.
+    NaN replaces a logged metric that has no value any more, such as the IoU of a class that is not
+    in a new val split. A metric that is NaN and was never logged is left out.
 
     Returns:
         Names of the metrics that were logged.
@@ -197,7 +200,7 @@ def add_metrics(store: Store, run: Run, metrics: Mapping[str, float]) -> list[st
 
 
 def epochs(store: Store, run_id: str) -> dict[str, dict[int, float]]:
-    """What is logged for the epochs so far: metric -> epoch -> value."""
+    """Return the logged epochs: metric -> epoch -> value."""
     return {
         name: {
             metric.step: metric.value for metric in store.client.get_metric_history(run_id, name)
@@ -212,16 +215,16 @@ def add_epochs(
     rows: Iterable[Mapping[str, Any]],
     known: Mapping[str, Mapping[int, float]],
 ) -> list[str]:
-    """Log the epochs that are not there yet.
+    """Log the epochs that are missing.
 
     Args:
         store: The record.
         run_id: The run.
-        rows: One mapping an epoch, with `epoch` and some of `EPOCH_METRICS`.
-        known: What :func:`epochs` answered.
+        rows: One mapping per epoch, with `epoch` and some of `EPOCH_METRICS`.
+        known: What :func:`epochs` returned.
 
     Returns:
-        Names of the metrics to which something was added.
+        Names of the metrics that got new values.
     """
     stamp = int(time.time() * 1000)
     new = [
@@ -235,19 +238,19 @@ def add_epochs(
     return sorted({metric.key for metric in new})
 
 
-def contradict(
+def differ(
     known: Mapping[str, Mapping[int, float]],
     rows: Iterable[Mapping[str, Any]],
     *,
     complete: bool,
 ) -> bool:
-    """Whether what is logged belongs to another training than these rows.
+    """Whether the logged epochs belong to another training than these rows.
 
     Args:
-        known: What :func:`epochs` answered.
-        rows: One mapping an epoch.
-        complete: Whether the rows are all that the training has; else an epoch that is logged and
-            not among them says nothing.
+        known: What :func:`epochs` returned.
+        rows: One mapping per epoch.
+        complete: Whether the rows are all epochs of the training; if not, logged epochs that are
+            missing from them are ignored.
     """
     truth = dict(map(_values, rows))
     return any(
@@ -257,7 +260,7 @@ def contradict(
     )
 
 
-def tell_all(known: Mapping[str, Mapping[int, float]], rows: Iterable[Mapping[str, Any]]) -> bool:
+def are_logged(known: Mapping[str, Mapping[int, float]], rows: Iterable[Mapping[str, Any]]) -> bool:
     """Whether every value of these rows is logged."""
     return all(
         _same(known[name].get(epoch), value)
@@ -267,7 +270,7 @@ def tell_all(known: Mapping[str, Mapping[int, float]], rows: Iterable[Mapping[st
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
-    """The rows of ``plots/learning.csv``; none where the file is missing."""
+    """Return the rows of ``plots/learning.csv``; an empty list where the file is missing."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -275,16 +278,19 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 
 
 def key(name: str) -> str:
-    r"""A name as MLflow takes it: letters, digits, and `_ - . : /`; others as their code point.
+    r"""Return a name that MLflow accepts: letters, digits, and `_ - . : /`.
 
-    Class names are the user's own. `c+` and `c#` must not become one metric, nor two long names
-    that begin alike: a name of more than 250 characters ends in a hash.
+    Other characters become their code point, and a name of more than 250 characters ends in a hash:
+    class names are the user's own, and `c+` and `c#` must not become the same metric.
     """
-    safe = "".join(one if one.isalnum() or one in "_-.:/ " else f"_x{ord(one):x}_" for one in name)
-    found = "/".join(part if part.strip(".") else f"_{part}_" for part in safe.split("/"))
-    if len(found) > LONGEST_KEY:
-        found = f"{found[: LONGEST_KEY - 17]}_{files.sha256_bytes(name.encode())[:16]}"
-    return found
+    safe = "".join(
+        character if character.isalnum() or character in "_-.:/ " else f"_x{ord(character):x}_"
+        for character in name
+    )
+    accepted = "/".join(part if part.strip(".") else f"_{part}_" for part in safe.split("/"))
+    if len(accepted) > LONGEST_KEY:
+        accepted = f"{accepted[: LONGEST_KEY - 17]}_{files.sha256_bytes(name.encode())[:16]}"
+    return accepted
 
 
 def _first(store: Store, condition: str) -> Run | None:
@@ -305,7 +311,7 @@ def _values(row: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
 
 
 def _same(left: float | None, right: float | None) -> bool:
-    """Equal but for the rounding of a CSV file; NaN equals NaN."""
+    """Whether two values are equal up to the rounding of a CSV file; NaN equals NaN."""
     if left is None or right is None:
         return left is right
     if math.isnan(left) or math.isnan(right):

@@ -1,4 +1,4 @@
-"""What the stages left in a workspace, read once and checked against itself."""
+"""Reads the outputs of the stages in a workspace and checks that they belong together."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ TRAINING_NUMBERS = (
 
 @dataclass(frozen=True)
 class Results:
-    """What the stages left.
+    """The outputs of the stages.
 
     Attributes:
         root: The workspace.
         training: ``metrics/training.json``.
-        evaluation: ``metrics/evaluation.json`` where it is of this bundle, else None.
+        evaluation: ``metrics/evaluation.json`` where it describes this bundle, else None.
         weights_sha256: SHA-256 of the weights, computed from the bundle.
         bundle_digest: SHA-256 of the bundle, computed from its files.
     """
@@ -67,12 +67,12 @@ class Results:
         return self.root / paths.SEGMENTER
 
     def artifacts(self) -> Iterator[Path]:
-        """Paths, relative to the workspace, of the files that go into the run."""
+        """Return the files to store in the run, relative to the workspace."""
         names = TRAINED if self.evaluation is None else (*TRAINED, *EVALUATED)
         return (name for name in names if (self.root / name).is_file())
 
     def metrics(self) -> dict[str, float]:
-        """Final numbers by their name in MLflow; NaN for a class that val does not hold."""
+        """Return final metrics by their name in MLflow; NaN for a class that is not in val."""
         numbers: dict[str, Any] = {
             name: self.training[name] for name in TRAINING_NUMBERS if name in self.training
         }
@@ -89,12 +89,12 @@ class Results:
 
 
 def read(root: Path) -> Results:
-    """Read what the train and evaluate stages left.
+    """Read the outputs of the stages train, package and evaluate.
 
-    An evaluation of another bundle, as a training alone leaves it, does not count.
+    An evaluation of another bundle, such as one from before the last training, is ignored.
 
     Raises:
-        SegopsError: There is no trained model, or it is not the one that the training wrote.
+        SegopsError: There is no trained model, or it is not the model that the stages wrote.
     """
     bundle = root / paths.SEGMENTER
     if not bundle.is_dir():
@@ -102,14 +102,14 @@ def read(root: Path) -> Results:
     training = files.read_json(root / paths.TRAINING)
     package = files.read_json(root / paths.PACKAGE)
     digest, weights = bundle_digest(bundle), files.sha256_file(bundle / opener.WEIGHTS)
-    for path, said, name, found in (
+    for path, written, name, actual in (
         (paths.TRAINING, training, "weights_sha256", weights),
         (paths.PACKAGE, package, "bundle_digest", digest),
     ):
-        if said.get(name) != found:
+        if written.get(name) != actual:
             raise SegopsError(
-                f"{bundle}: its {name} is {found[:12]}, {path} says "
-                f"{str(said.get(name))[:12]}. `dvc repro` brings both together."
+                f"{bundle}: its {name} is {actual[:12]}, {path} says "
+                f"{str(written.get(name))[:12]}. `dvc repro` brings both together."
             )
     evaluation = None
     if (root / paths.EVALUATION).is_file():

@@ -1,7 +1,7 @@
-"""Where MLflow's record lies, and one way to talk to it.
+"""Opens MLflow's record: its address, its lock and its client.
 
-Everything goes through :class:`mlflow.MlflowClient` with explicit run ids. The fluent interface
-keeps an active run per thread, and a stray call to it creates phantom runs.
+All calls go through :class:`mlflow.MlflowClient` with explicit run ids, because MLflow's fluent
+interface creates runs that nobody asked for.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCK_SECONDS = 120.0
-"""How long one process waits for another to finish its work on the record."""
+"""How long a process waits for a lock of the record."""
 SQLITE = "sqlite:///"
 LOCAL = "local"
-"""The identity of the embedded database: its path may change when the checkout is moved."""
+"""Identity of the embedded database, whose path changes when the checkout is moved."""
 log = logging.getLogger("segops")
 
 
@@ -49,7 +49,7 @@ class Store:
         client: MLflow's client, for runs and for the registry.
         uri: The address, as MLflow takes it.
         identity: The address without credentials; `local` for the embedded database.
-        experiment_id: The experiment that holds the runs; empty where there is none to read.
+        experiment_id: The experiment that holds the runs; empty where a reader finds none.
     """
 
     client: MlflowClient
@@ -59,24 +59,24 @@ class Store:
 
 
 def tracking_uri(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI``, or the embedded SQLite database in the main checkout of `root`."""
+    """Return ``MLFLOW_TRACKING_URI``, else the SQLite database in the main checkout of `root`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{_database(root)}"
 
 
 def identity(root: Path) -> str:
-    """What the ledger calls the registry: its address without user name and password."""
+    """Return the registry's name in the ledger: its address without user name and password."""
     uri = tracking_uri(root)
     return LOCAL if uri == f"{SQLITE}{_database(root)}" else without_credentials(uri)
 
 
 def has_record(root: Path) -> bool:
-    """Whether there can be a record: not before a database that is a file is made."""
+    """Whether a record may exist: a server's address, or a database file that is there."""
     uri = tracking_uri(root)
     return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE).partition("?")[0]).is_file()
 
 
 def without_credentials(uri: str) -> str:
-    """`uri` without user name and password, for messages and for the ledger."""
+    """Return `uri` without user name and password, for messages and for the ledger."""
     parts = urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -85,11 +85,11 @@ def without_credentials(uri: str) -> str:
 
 @contextmanager
 def locked(root: Path, name: str) -> Iterator[None]:
-    """Hold a lock of the main checkout, waiting for another process to give it up.
+    """Hold a lock of the main checkout; wait while another process holds it.
 
     Args:
         root: A workspace; the lock is shared by all workspaces of its main checkout.
-        name: Which lock.
+        name: The lock's name.
 
     Raises:
         BusyError: Another process holds it for longer than `LOCK_SECONDS`.
@@ -112,17 +112,17 @@ def locked(root: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Iterator[Store]:
-    """Open the record, making database and experiment where missing.
+    """Open the record; create database and experiment where missing.
 
     MLflow's errors inside the block become errors that name the address.
 
     Args:
         root: The workspace.
         settings: Names of the experiment and of the registered model.
-        create: False for whoever only reads: nothing is made.
+        create: False for reading only: nothing is created.
 
     Raises:
-        NoRecordError: There is no record, and it is not to be made.
+        NoRecordError: There is no record, and `create` is false.
         TransientError: The server or the database does not answer; a later call may succeed.
         SegopsError: MLflow refuses.
     """
@@ -132,7 +132,7 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
             f"{without_credentials(uri)}: there is no record of runs and models. `segops run` "
             "makes it; or set MLFLOW_TRACKING_URI to the address of a record elsewhere."
         )
-    # Modest, so that a server that is away is reported in seconds and not in minutes.
+    # With MLflow's own values it takes minutes until a missing server is reported.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -143,10 +143,10 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
     for name, level in (
         ("alembic", logging.WARNING),
         ("mlflow", logging.WARNING),
-        ("urllib3.connectionpool", logging.ERROR),  # the outage is told once, by our own error
+        ("urllib3.connectionpool", logging.ERROR),  # our own error reports the outage
     ):
-        logging.getLogger(name).setLevel(level)  # importing mlflow had set its own
-    # Several processes that create the same database at once collide.
+        logging.getLogger(name).setLevel(level)  # importing mlflow sets other levels
+    # Processes that create the same database at the same time collide.
     waits = create or identity(root) == LOCAL
     with _errors(uri):
         with locked(root, "mlflow") if waits else nullcontext():
@@ -156,7 +156,7 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether MLflow answered that a thing does not exist, as opposed to not answering."""
+    """Whether MLflow answered that something does not exist (and did answer)."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
@@ -169,8 +169,8 @@ def _experiment(client: MlflowClient, root: Path, uri: str, name: str, create: b
     if found is None and not create:
         return ""
     if found is None:
-        # With no server there is nobody else to hold the artifacts, and MLflow's own default is
-        # relative to whatever directory a process happens to run in.
+        # A server chooses the place of artifacts itself. Without a server MLflow's default is
+        # relative to the working directory.
         served = uri.startswith(("http://", "https://", "databricks"))
         location = (paths.state_home(root) / "mlartifacts").as_uri()
         return str(client.create_experiment(name, artifact_location=None if served else location))

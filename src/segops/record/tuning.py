@@ -1,7 +1,7 @@
-"""A study of `segops tune search` in MLflow: one run, and a nested run for each of its trials.
+"""Records a study of `segops tune search` in MLflow: a run, with a nested run for each trial.
 
-The study's own database is the truth. What is here brings MLflow up to date with it and changes
-nothing on a second call, so that a tracking server that was away loses no trial.
+The study's own database is the source. A second call changes nothing, so a tracking server that was
+away loses no trial.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Trial:
     """A trial of a study.
 
     Attributes:
-        number: From 0, in the order in which they were begun.
+        number: From 0, in the order of their start.
         outcome: `complete`, `pruned` (stopped early), `failed`, or `lost` (its process died; the
             same values were tried again).
-        values: What was tried, by dotted key.
-        score: Best mIoU on the selection split; None where there is none.
-        rows: Learning curves, one mapping an epoch.
+        values: The tried parameter values, by dotted key.
+        score: Best mIoU on the selection split; None without a score.
+        rows: Learning curves, one mapping per epoch.
         message: Why it failed.
     """
 
@@ -65,7 +65,7 @@ def record_study(
     Args:
         root: The workspace.
         settings: Its parameters.
-        name: The study's name, unique for what it is bound to.
+        name: The study's name, unique for its data, parameters and ranges.
         trials: The trials that have ended.
         best: The best of them, once the study has ended.
         pictures: Artifacts of the study's run by path, once it has ended.
@@ -109,7 +109,7 @@ def _parent(store: Store, root: Path, settings: Params, name: str) -> Run:
 
 
 def _children(store: Store, parent: str) -> set[int]:
-    """The trials that are recorded whole; what a killed process left half done is removed."""
+    """Return the numbers of completely recorded trials; delete the runs of the others."""
     found = store.client.search_runs(
         [store.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'", max_results=50_000
     )
@@ -136,7 +136,7 @@ def _add(store: Store, parent: str, name: str, trial: Trial) -> None:
     runs.add_params(store, run, trial.values)
     runs.add_epochs(store, run.info.run_id, trial.rows, {name: {} for name in runs.EPOCH_METRICS})
     runs.add_metrics(store, run, {} if trial.score is None else {SCORE: trial.score})
-    # Last, because it says that the rest is there.
+    # Set last: a run with this tag is complete.
     store.client.set_tag(run.info.run_id, OUTCOME, trial.outcome)
     store.client.set_terminated(
         run.info.run_id, _STATUS[trial.outcome], end_time=int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""One idempotent step that brings MLflow up to date with what lies in the workspace."""
+"""Brings MLflow up to date with the workspace, in a step that can be repeated."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from segops.record.stage_outputs import Results
 from segops.record.tracking import Store, locked, session, without_credentials
 
 MANIFEST = "files.json"
-"""In the run: path -> SHA-256 of every file that :func:`record` put there."""
+"""File in the run: path -> SHA-256 of every file that :func:`record` uploaded."""
 EVALUATED_AS = tag("evaluation_sha256")
 PACKAGED_AT = tag("package_commit")
 COUNTS = tag("counts_sha256")
-"""SHA-256 of the counts in the run; a comparison that uses them checks it."""
+"""SHA-256 of the counts in the run; a comparison checks it before it uses the counts."""
 CHANGED_PARAMS = tag("params_changed")
 
 
@@ -32,9 +32,9 @@ class Recorded:
 
     Attributes:
         run_id: The run of the workspace's model.
-        created: Whether this call made it.
-        changed: What was added to or brought up to date, out of params, learning curves, metrics,
-            lineage, files, model and status; empty where nothing was to do.
+        created: Whether this call created it.
+        changed: The parts that changed: params, learning curves, metrics, lineage, files, model,
+            status; empty where nothing changed.
     """
 
     run_id: str
@@ -43,12 +43,11 @@ class Recorded:
 
 
 def record(root: Path) -> Recorded:
-    """Find the run of the workspace's model, make it where it is missing, fill in what is missing.
+    """Find or create the run of the workspace's model and add what is missing.
 
-    The run is the one with the SHA-256 of the weights, or the one that was logged live under the
-    training's fingerprint. A second call changes nothing. When the same weights were evaluated on
-    other data or in another way since, the final metrics, the data's lineage and the reports move
-    on to the new evaluation.
+    The run is found by the SHA-256 of the weights, else by the fingerprint of the training that
+    logged live. A second call changes nothing. A new evaluation of the same weights, on other data
+    or with other settings, replaces the final metrics, the lineage of the data and the reports.
 
     Args:
         root: The workspace.
@@ -58,10 +57,10 @@ def record(root: Path) -> Recorded:
         SegopsError: There is no trained model in the workspace, or MLflow refuses.
     """
     settings = load_params(root)
-    found = stage_outputs.read(root)
+    results = stage_outputs.read(root)
     with session(root, settings.registry) as store, locked(root, "record"):
-        run, created = _run(store, found)
-        changed = _fill(store, run, found, settings)
+        run, created = _run(store, results)
+        changed = _fill(store, run, results, settings)
         finished = store.client.get_run(run.info.run_id)
         if finished.info.status != "FINISHED" or finished.info.end_time is None:
             store.client.set_terminated(run.info.run_id, "FINISHED")
@@ -69,19 +68,22 @@ def record(root: Path) -> Recorded:
         return Recorded(run.info.run_id, created, changed)
 
 
-def _run(store: Store, found: Results) -> tuple[Run, bool]:
-    """The run of these weights; a live one is taken over when it tells of the same training."""
-    fingerprint = str(found.training["fingerprint"])
-    run = runs.find(store, found.weights_sha256)
+def _run(store: Store, results: Results) -> tuple[Run, bool]:
+    """Return the run of these weights and whether it is new.
+
+    A live run with the same epochs belongs to this training and becomes its run.
+    """
+    fingerprint = str(results.training["fingerprint"])
+    run = runs.find(store, results.weights_sha256)
     live = runs.find_live(store, fingerprint)
     if run is None and live is not None:
-        curves = runs.read_curves(found.root / paths.LEARNING_CURVES)
+        curves = runs.read_curves(results.root / paths.LEARNING_CURVES)
         known = runs.epochs(store, live.info.run_id)
-        if not runs.contradict(known, curves, complete=True):
+        if not runs.differ(known, curves, complete=True):
             run, live = live, None
     if live is not None and not runs.is_training(live):
-        # Either a forced training came to weights that are recorded, and its live run holds
-        # nothing new, or it tells of a training that was abandoned.
+        # With a recorded run the live run is a repeat of it (`--force` gave the same weights).
+        # Without, the live run is that of an abandoned training.
         if run is not None:
             store.client.delete_run(live.info.run_id)
         else:
@@ -89,107 +91,107 @@ def _run(store: Store, found: Results) -> tuple[Run, bool]:
     created = run is None
     if run is None:
         run = runs.create(store, fingerprint)
-    # The weights first: from here on nobody takes the run for one of an unfinished training.
-    runs.add_tags(store, run, {runs.WEIGHTS: found.weights_sha256}, overwrite=False)
+    # First, so that no other process takes this run for that of an unfinished training.
+    runs.add_tags(store, run, {runs.WEIGHTS: results.weights_sha256}, overwrite=False)
     return store.client.get_run(run.info.run_id), created
 
 
-def _fill(store: Store, run: Run, found: Results, settings: Params) -> list[str]:
-    """Add what is missing, and say what was added."""
+def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[str]:
+    """Add what is missing; return the names of the parts that changed."""
     run_id = run.info.run_id
-    curves = runs.read_curves(found.root / paths.LEARNING_CURVES)
-    outcome = lineage.outcome(found.training)
+    curves = runs.read_curves(results.root / paths.LEARNING_CURVES)
+    outcome = lineage.outcome(results.training)
     added = {
         "params": runs.add_params(store, run, settings.flat()),
         "learning curves": runs.add_epochs(store, run_id, curves, runs.epochs(store, run_id)),
-        "metrics": runs.add_metrics(store, run, found.metrics()),
+        "metrics": runs.add_metrics(store, run, results.metrics()),
         "lineage": [
-            *runs.begin(store, run, found.root),
+            *runs.begin(store, run, results.root),
             *runs.add_tags(store, run, outcome.tags, overwrite=False),
-            *_evaluated(store, store.client.get_run(run_id), found, settings),
+            *_evaluated(store, store.client.get_run(run_id), results, settings),
             *columns.fill(store, run_id),
         ],
-        "files": _files(store, run_id, found),
-        "model": _model(store, run_id, found, settings),
+        "files": _files(store, run_id, results),
+        "model": _model(store, run_id, results, settings),
     }
     return [name for name, parts in added.items() if parts]
 
 
-def _model(store: Store, run_id: str, found: Results, settings: Params) -> list[str]:
-    if artifact.find(store, run_id, found.bundle_digest) is not None:
+def _model(store: Store, run_id: str, results: Results, settings: Params) -> list[str]:
+    if artifact.find(store, run_id, results.bundle_digest) is not None:
         return []
     # The run keeps the parameters of its first bundle.
     of_bundle = store.client.get_run(run_id).data.params | runs.spelled(settings.flat())
-    model = artifact.log_bundle(store, run_id, found.bundle, found.bundle_digest, of_bundle)
+    model = artifact.log_bundle(store, run_id, results.bundle, results.bundle_digest, of_bundle)
     return [str(model.model_id)]
 
 
-def _evaluated(store: Store, run: Run, found: Results, settings: Params) -> list[str]:
-    """Bring the data's lineage to the evaluation in the workspace; its digest is written last."""
-    if found.evaluation is None:
+def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> list[str]:
+    """Record the lineage of the workspace's evaluation; the evaluation's digest is set last."""
+    if results.evaluation is None:
         return []
-    digest = files.sha256_file(found.root / paths.EVALUATION)
+    digest = files.sha256_file(results.root / paths.EVALUATION)
     known = run.data.tags
-    data = lineage.data(found.root, settings.data.path, found.evaluation)
+    data = lineage.data(results.root, settings.data.path, results.evaluation)
     lacking = {tag(name) for name in lineage.missing(known)} & set(data.tags)
     is_repeatable = tag("reproduce") in known or tag("code_commit") not in known
     if known.get(EVALUATED_AS) == digest and is_repeatable and not lacking:
         return []
-    # Once more under the bundle's name: the run of a training that is packaged again goes on.
-    kept = f"{runs.LINEAGE_DIRECTORY}/{reproduce.bundle_directory(found.bundle_digest)}"
+    # A second copy under the bundle's name stays when these weights are packaged again.
+    directory = f"{runs.LINEAGE_DIRECTORY}/{reproduce.bundle_directory(results.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
     if "params.yaml" in data.artifacts:
         _keep_first(store, run, data.artifacts["params.yaml"])
-    packaged, tags = _packaged(store, run, found, settings)
+    packaged, tags = _packaged(store, run, results, settings)
     for name, content in (data.artifacts | packaged).items():
-        runs.put(store, run.info.run_id, f"{kept}/{name}", content)
+        runs.put(store, run.info.run_id, f"{directory}/{name}", content)
     tags |= data.tags
-    if (found.root / paths.COUNTS).is_file():
-        tags[COUNTS] = files.sha256_file(found.root / paths.COUNTS)
+    if (results.root / paths.COUNTS).is_file():
+        tags[COUNTS] = files.sha256_file(results.root / paths.COUNTS)
     differing = runs.changed_params(run, settings.flat())
     if differing or CHANGED_PARAMS in run.data.tags:
-        # MLflow keeps a parameter as it was first logged; params.yaml among the artifacts is new.
+        # MLflow keeps the first value of a parameter; the run's params.yaml has the current values.
         tags[CHANGED_PARAMS] = json.dumps(differing)
     changed = runs.add_tags(store, run, tags, overwrite=True)
     return changed + runs.add_tags(store, run, {EVALUATED_AS: digest}, overwrite=True)
 
 
 def _packaged(
-    store: Store, run: Run, found: Results, settings: Params
+    store: Store, run: Run, results: Results, settings: Params
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What tells where the bundle was made and how it is made again: files by name, and tags.
+    """Return the files (by name) and the tags that say how the bundle was made.
 
-    A bundle whose copies of the code differ in words from the code that is here was not made here.
-    Then what the run says of it already is left, and nothing is said of a bundle that is new to it.
+    A bundle that holds other copies of the code, even in comments only, was not made by this
+    checkout. Then the run's tags stay if they describe this bundle; if not, they are emptied.
     """
     names = [tag(name) for name in (*lineage.PACKAGE_FIELDS, "reproduce")]
-    if not is_by_this_code(found.bundle):
-        is_known = run.data.tags.get(tag("bundle_digest")) == found.bundle_digest
+    if not is_by_this_code(results.bundle):
+        is_known = run.data.tags.get(tag("bundle_digest")) == results.bundle_digest
         return {}, {} if is_known else {name: "" for name in names if name in run.data.tags}
-    packaging = lineage.packaging(found.root)
-    script = _script(run, packaging, found, settings)
+    packaging = lineage.packaging(results.root)
+    script = _script(run, packaging, results, settings)
     tags = dict(packaging.tags)
     if script:
         tags[tag("reproduce")] = reproduce.reproduce_command(
-            run.info.run_id, found.bundle_digest, without_credentials(store.uri)
+            run.info.run_id, results.bundle_digest, without_credentials(store.uri)
         )
-    # An empty patch takes the place of one of an earlier packaging of the same bundle.
+    # An empty patch replaces that of an earlier packaging of the same bundle.
     return {"code.patch": b""} | packaging.artifacts | script, tags
 
 
 def _keep_first(store: Store, run: Run, settings: bytes) -> None:
-    """Keep the params.yaml that the run's training was first recorded with."""
+    """Keep the params.yaml of the run's first record."""
     path = f"{runs.LINEAGE_DIRECTORY}/{reproduce.TRAINED_WITH}"
     held = store.client.list_artifacts(run.info.run_id, runs.LINEAGE_DIRECTORY)
-    if path not in {one.path for one in held}:
+    if path not in {file.path for file in held}:
         runs.put(store, run.info.run_id, path, settings)
 
 
 def _script(
-    run: Run, packaging: lineage.Lineage, found: Results, settings: Params
+    run: Run, packaging: lineage.Lineage, results: Results, settings: Params
 ) -> dict[str, bytes]:
-    """The script that makes the bundle again, by its name; none where no commit is known."""
+    """Return the script that reproduces the bundle, by its name; empty without a known commit."""
     commit, packaged_at = run.data.tags.get(tag("code_commit")), packaging.tags.get(PACKAGED_AT)
     if commit is None or packaged_at is None:
         return {}
@@ -200,25 +202,27 @@ def _script(
         commit,
         None if is_same else packaged_at,
         settings.data.path,
-        found.weights_sha256,
-        found.bundle_digest,
-        reproduce.elsewhere(found.root, settings.model, settings.train, found.training),
+        results.weights_sha256,
+        results.bundle_digest,
+        reproduce.worktree_params(results.root, settings.model, settings.train, results.training),
     )
     return {"reproduce.sh": script}
 
 
-def _files(store: Store, run_id: str, found: Results) -> list[str]:
-    """Upload the files that the run lacks or holds with another content."""
-    wanted = {name.as_posix(): files.sha256_file(found.root / name) for name in found.artifacts()}
+def _files(store: Store, run_id: str, results: Results) -> list[str]:
+    """Upload the files that are missing from the run or differ from it."""
+    wanted = {
+        name.as_posix(): files.sha256_file(results.root / name) for name in results.artifacts()
+    }
     held = _manifest(store, run_id)
     directories = {Path(name).parent.as_posix() for name in wanted}
     present = {
-        one.path for path in directories for one in store.client.list_artifacts(run_id, path)
+        file.path for path in directories for file in store.client.list_artifacts(run_id, path)
     }
     new = [name for name in wanted if held.get(name) != wanted[name] or name not in present]
     for name in new:
         directory = Path(name).parent.as_posix()
-        store.client.log_artifact(run_id, str(found.root / name), directory)
+        store.client.log_artifact(run_id, str(results.root / name), directory)
     if new:
         content = json.dumps(held | wanted, indent=2, sort_keys=True).encode()
         runs.put(store, run_id, MANIFEST, content)
@@ -226,7 +230,7 @@ def _files(store: Store, run_id: str, found: Results) -> list[str]:
 
 
 def _manifest(store: Store, run_id: str) -> dict[str, str]:
-    if not any(one.path == MANIFEST for one in store.client.list_artifacts(run_id)):
+    if not any(file.path == MANIFEST for file in store.client.list_artifacts(run_id)):
         return {}
     with tempfile.TemporaryDirectory() as scratch:
         local = store.client.download_artifacts(run_id, MANIFEST, scratch)

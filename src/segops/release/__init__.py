@@ -1,1 +1,1 @@
-"""What releases: versions, the gate, the ledger, promotion and rollback."""
+"""Decides on models: gate, evidence, ledger, versions, promotion and rollback."""

@@ -1,7 +1,7 @@
-"""Keeps the champion's evaluation beside the checkout's state, for the evaluation page.
+"""Keeps a copy of the champion's evaluation in the workspace, for the evaluation page.
 
-It is a view of the registry: whoever changes or reads the registry brings it up to date, and
-nothing is decided by it; see :mod:`segops.evaluate.kept_champion`, which reads it without MLflow.
+Commands that read or change the registry update the copy; no decision depends on it.
+:mod:`segops.evaluate.kept_champion` reads it without MLflow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ log = logging.getLogger("segops")
 
 @dataclass(frozen=True)
 class _Case:
-    """What the champion's evaluation is looked for with."""
+    """The champion, and where to look for its evaluation."""
 
     root: Path
     settings: Params
@@ -48,12 +48,12 @@ class _Case:
 
 
 def refresh(root: Path) -> None:
-    """Bring the kept evaluation to the champion of now, on this workspace's val.
+    """Update the kept evaluation to the present champion, on this workspace's val.
 
-    It is the workspace's own evaluation where the champion is the workspace's model, else the one
-    in the champion's run, else one made from the counts of a champion that the gate scored anew.
-    Where there is none of this val, nothing is kept. A registry that does not answer changes
-    nothing and fails nobody: the log has one line of it.
+    Source, in this order: the workspace's evaluation if its model is the champion; the evaluation
+    in the champion's run; an evaluation from the counts that the gate made of the champion. Without
+    an evaluation on this val the copy is removed. If the registry does not answer, the copy stays
+    and the log gets a warning.
 
     Args:
         root: The workspace.
@@ -66,20 +66,20 @@ def refresh(root: Path) -> None:
         with session(root, settings.registry) as store, locked(root, "reference"):
             _refresh(root, settings, store)
     except (SegopsError, OSError) as error:
-        log.warning("The champion on the evaluation page stays as last known: %s", error)
+        log.warning("The evaluation page shows the champion that was last known: %s", error)
 
 
 def warn_of_other_classes(root: Path, class_names: Sequence[str]) -> None:
-    """Say before a training that the gate cannot compare its model with the champion.
+    """Warn before a training if the gate will not be able to compare its model with the champion.
 
     Args:
         root: The workspace.
-        class_names: The names in id order that the training will use.
+        class_names: The class names of the training, in id order.
     """
     champion = kept_reference.read(root)
     if champion is not None and champion.class_names != tuple(class_names):
         log.warning(
-            "The %s knows the classes %s, data.classes in params.yaml are %s: the new model will "
+            "The %s has the classes %s, data.classes in params.yaml are %s: the new model will "
             "not be promoted over it. %s",
             champion.name,
             ", ".join(champion.class_names),
@@ -99,16 +99,18 @@ def _refresh(root: Path, settings: Params, store: Store) -> None:
     kept = kept_reference.read(root)
     if kept is not None and not _is_of(case, kept):
         kept = None
-    found = _own(case, kept) or _recorded(case, kept) or kept or _judged(case)
-    if found is None:
+    champion = (
+        _from_workspace(case, kept) or _from_run(case, kept) or kept or _from_gate_counts(case)
+    )
+    if champion is None:
         log.info("Version %s, the champion, was not scored on this val.", number)
         _forget(root)
-    elif found is not kept:
-        kept_reference.write(root, found)
+    elif champion is not kept:
+        kept_reference.write(root, champion)
 
 
 def _val_hash(root: Path) -> str | None:
-    """Hash of the val of the workspace's packed store; None where no data are packed."""
+    """Return the hash of val in the workspace's packed store; None without a packed store."""
     if not (root / paths.PACKED).is_dir():
         return None
     return PackedStore(root / paths.PACKED).split_hash(VAL)
@@ -121,15 +123,14 @@ def _is_of(case: _Case, kept: Reference) -> bool:
     return known == now
 
 
-def _own(case: _Case, kept: Reference | None) -> Reference | None:
-    """The workspace's evaluation, where its model is the champion."""
+def _from_workspace(case: _Case, kept: Reference | None) -> Reference | None:
+    """Return the workspace's evaluation if its model is the champion."""
     evaluation, counts = case.root / paths.EVALUATION, case.root / paths.COUNTS
     bundle = case.root / paths.SEGMENTER
     if not (evaluation.is_file() and counts.is_file() and bundle.is_dir()):
         return None
     tree = files.read_json(evaluation)
-    of = (tree.get("bundle_digest"), tree.get("val_hash"))
-    if of != (case.champion.bundle_digest, case.val_hash):
+    if not _is_on_champion(case, tree):
         return None
     if bundle_digest(bundle) != case.champion.bundle_digest:
         return None
@@ -138,15 +139,21 @@ def _own(case: _Case, kept: Reference | None) -> Reference | None:
     return _reference(case, bundle, tree, pd.read_parquet(counts))
 
 
-def _recorded(case: _Case, kept: Reference | None) -> Reference | None:
-    """The evaluation and the counts in the champion's run, where they are of this val."""
+def _is_on_champion(case: _Case, evaluation: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is of the champion's bundle on this val."""
+    digests = (evaluation.get("bundle_digest"), evaluation.get("val_hash"))
+    return digests == (case.champion.bundle_digest, case.val_hash)
+
+
+def _from_run(case: _Case, kept: Reference | None) -> Reference | None:
+    """Return the evaluation and the counts in the champion's run if they are on this val."""
     counts = paired_counts.recorded_counts(case.store, case.champion, case.val_hash)
     if counts is None:
         return None
     run = case.store.client.get_run(case.champion.run_id)
     path = paths.EVALUATION.as_posix()
     held = case.store.client.list_artifacts(run.info.run_id, paths.EVALUATION.parent.as_posix())
-    if path not in {one.path for one in held}:
+    if path not in {file.path for file in held}:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(case.store.client.download_artifacts(run.info.run_id, path, scratch))
@@ -155,39 +162,33 @@ def _recorded(case: _Case, kept: Reference | None) -> Reference | None:
             log.warning("Version %s: the evaluation in its run was altered.", case.champion.number)
             return None
         tree: dict[str, Any] = json.loads(content)
-        of = (tree.get("bundle_digest"), tree.get("val_hash"))
-        if of != (case.champion.bundle_digest, case.val_hash):
-            return None  # another evaluation was recorded meanwhile
+        if not _is_on_champion(case, tree):
+            return None  # another evaluation was recorded in between
         if kept is not None and kept.evaluation == tree:
             return kept
-        bundle = artifact.checked_bundle(
-            case.store,
-            case.settings.registry.model,
-            case.champion.number,
-            case.champion.bundle_digest,
-            Path(scratch) / "bundle",
-        )
+        bundle = _champion_bundle(case, Path(scratch) / "bundle")
         return _reference(case, bundle, tree, counts)
 
 
-def _judged(case: _Case) -> Reference | None:
-    """What the counts tell, where the gate scored the champion anew on this val."""
+def _from_gate_counts(case: _Case) -> Reference | None:
+    """Return the evaluation from the counts of the champion, if the gate scored it on this val."""
     path = paired_counts.kept_counts(case.root, case.champion.bundle_digest, case.val_hash)
     if not path.is_file():
         return None
     counts = pd.read_parquet(path)
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = artifact.checked_bundle(
-            case.store,
-            case.settings.registry.model,
-            case.champion.number,
-            case.champion.bundle_digest,
-            Path(scratch),
-        )
+        bundle = _champion_bundle(case, Path(scratch))
         names = files.read_json(bundle / opener.MODEL)["class_names"]
         tree = evaluation_from_counts(counts, names, case.settings.evaluate)
         tree |= {"val_hash": case.val_hash, "bundle_digest": case.champion.bundle_digest}
         return _reference(case, bundle, tree, counts)
+
+
+def _champion_bundle(case: _Case, target: Path) -> Path:
+    champion = case.champion
+    return artifact.checked_bundle(
+        case.store, case.settings.registry.model, champion.number, champion.bundle_digest, target
+    )
 
 
 def _reference(

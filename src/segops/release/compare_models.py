@@ -1,4 +1,4 @@
-"""Models against each other, each scored from its artifact on the val of this workspace."""
+"""Compares models, each scored from its artifact on this workspace's val."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.evaluate.score import EXPLAINED, Scores, read_scores, score
 from segops.params.file import load_params
-from segops.release.named_models import Contender, contenders
+from segops.release.named_models import NamedModel, open_models
 from segops.report.evaluation_page import write_evaluation_page
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import VAL
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 PAGE = Path("reports/comparison.html")
 KEPT = 12
-"""How many models' scores are kept, so that comparing them again is quick."""
+"""Number of models whose scores are kept for later comparisons."""
 log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
-        names: What the models are called, the first one first.
-        evaluations: Their evaluations, of the form of ``metrics/evaluation.json``.
-        opponents: All but the first, with what the first gains over each.
-        images: How many images of val were scored.
-        excluded: How many were left out because one of the models was trained on them.
+        names: The models' names, in the order of the command line.
+        evaluations: Their evaluations, in the form of ``metrics/evaluation.json``.
+        opponents: All models but the first, with the first model's difference to each.
+        images: Number of scored images of val.
+        excluded: Number of images left out because a model was trained on them.
         page: The page.
     """
 
@@ -56,18 +56,18 @@ class Compared:
 
 
 def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
-    """Score models on this workspace's val, compare the first with each other, write the page.
+    """Score models on this workspace's val, compare the first with the others, write the page.
 
-    All are scored on the same images: those that none of them was trained on.
+    All models are scored on the same images: those that none of them was trained on.
 
     Args:
-        references: What people call the models; see :func:`segops.release.named_models.contenders`.
+        references: References to the models; see :func:`segops.release.named_models.open_models`.
         root: The workspace.
         page: The HTML file to write.
 
     Raises:
-        SegopsError: Fewer than two models are given, the page cannot be written, one of the models
-            is not to be had or knows other classes, or they were trained on all of val.
+        SegopsError: Fewer than two models are given, the page cannot be written, a model does not
+            exist or has other classes, or the models were trained on all of val.
         TransientError: MLflow does not answer.
     """
     if len(references) < 2 or len(set(references)) < len(references):
@@ -77,13 +77,21 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
         )
     _require_writable(page)
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
-    with contenders(references, root) as models:
-        seen = _seen(store, models)
+    with open_models(references, root) as models:
+        excluded = _trained_on(store, models)
         scored = [
-            _scored(root, one, store, seen, settings.hardware.threads, pictures=pictures)
-            for one, pictures in _with_pictures(models, settings.report.pictures)
+            _scored(
+                root,
+                model,
+                store,
+                excluded,
+                settings.hardware.threads,
+                # The page shows the first model's pictures.
+                pictures=settings.report.pictures and place == 0,
+            )
+            for place, model in enumerate(models)
         ]
-        found = [evaluation(one, store, VAL, settings.evaluate) for one in scored]
+        evaluations = [evaluation(scores, store, VAL, settings.evaluate) for scores in scored]
         first = scored[0]
         opponents = tuple(
             replace(
@@ -92,18 +100,18 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
                     first.counts,
                     scores.counts,
                     tree,
-                    seen,
+                    excluded,
                     settings.evaluate,
                     first.class_names,
                 ),
                 excluded=len(first.excluded),
                 about=model.about,
             )
-            for model, scores, tree in zip(models[1:], scored[1:], found[1:], strict=True)
+            for model, scores, tree in zip(models[1:], scored[1:], evaluations[1:], strict=True)
         )
         write_evaluation_page(
             page,
-            found[0],
+            evaluations[0],
             first.confusion,
             gallery(first, store) if settings.report.pictures else (),
             None,
@@ -114,8 +122,8 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
         )
         _prune(root)
     return Compared(
-        names=tuple(one.name for one in models),
-        evaluations=tuple(found),
+        names=tuple(model.name for model in models),
+        evaluations=tuple(evaluations),
         opponents=opponents,
         images=len(first.images),
         excluded=len(first.excluded),
@@ -124,11 +132,11 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
 
 
 def _require_writable(page: Path) -> None:
-    """Find out now, not after minutes of scoring, whether the page can be written. Makes nothing.
+    """Check before the scoring, which takes minutes, that the page can be written.
 
     Raises:
-        SegopsError: It is a directory or no plain file, or its directory cannot be made or takes
-            no files.
+        SegopsError: It is a directory or no plain file, or its directory cannot be created or is
+            not writable.
     """
     advice = "Give --output a file to write, in a directory where you may write."
     try:
@@ -137,60 +145,55 @@ def _require_writable(page: Path) -> None:
                 f"{page}: a directory; expected the HTML file to write, such as {page / PAGE.name}."
             )
         if os.path.lexists(page) and not (page.is_file() or page.is_symlink()):
-            raise SegopsError(f"{page}: there, and not a plain file. {advice}")
-        # A link that leads nowhere counts as there, since no directory can take its name.
-        place = next(one for one in page.absolute().parents if os.path.lexists(one))
+            raise SegopsError(f"{page}: exists and is not a plain file. {advice}")
+        # A broken link counts as existing, since no directory can take its name.
+        place = next(parent for parent in page.absolute().parents if os.path.lexists(parent))
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise SegopsError(f"{page}: cannot be written: {error.strerror}. {advice}") from None
 
 
-def _with_pictures(models: list[Contender], wanted: bool) -> list[tuple[Contender, bool]]:
-    """Each model and whether its pictures are shown: the first one's are."""
-    return [(one, wanted and place == 0) for place, one in enumerate(models)]
-
-
-def _seen(store: PackedStore, models: list[Contender]) -> frozenset[str]:
-    """SHA-256 of the images of val that one of the models was trained on.
+def _trained_on(store: PackedStore, models: list[NamedModel]) -> frozenset[str]:
+    """Return the SHA-256 of the images of val that at least one model was trained on.
 
     Raises:
-        SegopsError: A model knows other classes than the data, or no image is left.
+        SegopsError: A model has other classes than the data, or no image is left.
     """
-    for one in models:
-        if one.class_names != store.class_names:
+    for model in models:
+        if model.class_names != store.class_names:
             raise SegopsError(
-                f"{one.name}: it knows the classes {', '.join(one.class_names)}; the data have "
+                f"{model.name}: it has the classes {', '.join(model.class_names)}; the data have "
                 f"{', '.join(store.class_names)}. Only models of the same classes are compared. "
-                "Leave this one out, or compare in a checkout whose data have its classes."
+                "Leave this model out, or compare in a checkout whose data have its classes."
             )
     hashes = frozenset(store.image_sha256(image_id) for image_id in store.ids(VAL))
-    seen = frozenset(one for model in models for one in model.trained_on & hashes)
-    if seen == hashes:
-        trained = ", ".join(one.name for one in models if one.trained_on & hashes)
+    excluded = frozenset(digest for model in models for digest in model.trained_on & hashes)
+    if excluded == hashes:
+        trained = ", ".join(model.name for model in models if model.trained_on & hashes)
         raise SegopsError(
-            f"{trained}: trained on the {len(hashes)} image(s) of {VAL}; none is left to compare "
-            "on. Put images into it that no model was trained on."
+            f"{trained}: trained on the {len(hashes)} image(s) of {VAL}; no image is left for "
+            "the comparison. Add images to it that no model was trained on."
         )
-    return seen
+    return excluded
 
 
 def _scored(
     root: Path,
-    model: Contender,
+    model: NamedModel,
     store: PackedStore,
-    seen: frozenset[str],
+    excluded: frozenset[str],
     threads: int | None,
     *,
     pictures: bool,
 ) -> Scores:
-    """The scores of a model: those kept from another comparison, or new ones."""
-    plain = root / paths.COMPARED / _key(model, store, seen)
+    """Return a model's scores from an earlier comparison, or new scores."""
+    plain = root / paths.COMPARED / _key(model, store, excluded)
     with_pictures = plain.with_name(f"{plain.name}-pictures")
     for kept in (with_pictures,) if pictures else (with_pictures, plain):
         if kept.is_dir():
             os.utime(kept)
-            return read_scores(kept, model.bundle, store, VAL, model.bundle_digest, seen)
+            return read_scores(kept, model.bundle, store, VAL, model.bundle_digest, excluded)
     log.info("Scoring %s.", model.name)
     return score(
         model.bundle,
@@ -199,24 +202,26 @@ def _scored(
         with_pictures if pictures else plain,
         model.bundle_digest,
         threads=threads,
-        exclude_sha256=seen,
+        exclude_sha256=excluded,
         masks=pictures,
         explain=EXPLAINED if pictures else 0,
     )
 
 
-def _key(model: Contender, store: PackedStore, seen: frozenset[str]) -> str:
-    """What scores depend on: the model, the images, and the code that judges."""
+def _key(model: NamedModel, store: PackedStore, excluded: frozenset[str]) -> str:
+    """Return a key of all that scores depend on: the model, the images and the scoring code."""
     here = Path(segops.__file__).parent
     code = [files.sha256_tree(here / room) for room in ("evaluate", "metrics", "predict")]
-    parts = (model.bundle_digest, store.split_hash(VAL), *sorted(seen), *code)
+    parts = (model.bundle_digest, store.split_hash(VAL), *sorted(excluded), *code)
     return files.sha256_lines(list(parts))[:32]
 
 
 def _prune(root: Path) -> None:
-    """Drop the scores that were not used for longest."""
+    """Delete the least recently used scores."""
     kept = sorted(
-        (root / paths.COMPARED).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True
+        (root / paths.COMPARED).iterdir(),
+        key=lambda directory: directory.stat().st_mtime,
+        reverse=True,
     )
     for old in kept[KEPT:]:
         shutil.rmtree(old)

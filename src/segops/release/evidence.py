@@ -1,7 +1,7 @@
-"""What the gate looks at: plain values, and the two ways of having none.
+"""The evidence of the gate, as plain values.
 
-"There is nothing yet" (:class:`NoRelease`) is an answer; "it could not be established"
-(:class:`Unknown`) is not, and rejects.
+:class:`NoRelease` means that the registry has no release yet. :class:`Unknown` means that a value
+could not be established; the gate then rejects.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something that could not be established; it rejects.
+    """A value that could not be established; the gate rejects.
 
     Attributes:
-        reason: Why, and what to do.
+        reason: Why, and what to do about it.
     """
 
     reason: str
@@ -23,7 +23,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class NoRelease:
-    """The registry answered, and nothing has been released yet."""
+    """The registry answered that nothing has been released yet."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Identical:
 
 @dataclass(frozen=True)
 class Challenger:
-    """The registered version that stands before the gate.
+    """The registered version that the gate decides on.
 
     Attributes:
         model: Name of the registered model.
         version: Its version.
         run_id: The MLflow run that it came from.
         bundle_digest: SHA-256 of the registered artifact, computed from its files.
-        withdrawn: Why it was withdrawn, if a rollback did so.
+        withdrawn: Reason of the rollback that withdrew it, or None.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Challenger:
 
 @dataclass(frozen=True)
 class Score:
-    """What the challenger scores on val.
+    """The challenger's score on val.
 
     Attributes:
         miou: Within 0 to 1, over the images that it was not trained on.
@@ -81,11 +81,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Validation:
-    """What the validate stage found.
+    """The verdict of the validate stage.
 
     Attributes:
         passed: Whether the data are fit for training.
-        data_hash: Hash of the data set that it looked at.
+        data_hash: Hash of the validated data set.
     """
 
     passed: bool
@@ -108,7 +108,7 @@ class Comparison:
         difference: Challenger's mIoU minus the reference's.
         low: Lower bound of the difference.
         high: Upper bound of the difference.
-        minimum_detectable: The smallest difference that these images could have shown.
+        minimum_detectable: The smallest difference that these images can show.
     """
 
     version: str
@@ -130,16 +130,16 @@ Reference = NoRelease | Identical | Comparison | Unknown
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the gate looks at.
+    """All evidence of a decision.
 
     Attributes:
-        challenger: The version before the gate.
+        challenger: The version that the gate decides on.
         score: Its score on val.
         validation: The verdict on the data.
-        lineage_missing: The fields of the lineage that are missing, and what to do about each.
-        champion: The challenger against the present champion.
-        best: The challenger against the best release there ever was, withdrawn ones left out.
-        champion_version: The version that bore the alias `champion`; promotion checks it again.
+        lineage_missing: The missing fields of the lineage, with what to do about each.
+        champion: The comparison of the challenger with the champion.
+        best: The comparison of the challenger with the best release that was not withdrawn.
+        champion_version: The version with the alias `champion`; promotion checks it again.
     """
 
     challenger: Challenger | Unknown

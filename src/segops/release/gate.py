@@ -1,8 +1,7 @@
 """The gate: a pure function from evidence and policy to a decision.
 
-It reads nothing, asks nobody and fails closed. Its questions stand in
-:mod:`segops.release.gate_checks`. What could not be established is an :class:`Unknown` in the
-evidence, never an absence, so that an outage cannot be read as "there is no champion yet".
+It fails closed: what could not be established is :class:`Unknown` in the evidence, so an outage is
+never read as "there is no champion yet". The checks are in :mod:`segops.release.gate_checks`.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from segops.release.evidence import Challenger, Evidence, Identical
 from segops.release.gate_checks import CHECKS, Check
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
-TELLING = ("mIoU", "champion")
-"""Names of the checks that say why a challenger was promoted."""
+REASONS_TO_PROMOTE = ("mIoU", "champion")
+"""Names of the checks whose sentences give the reason of a promotion."""
 
 
 class Decision(BaseModel):
-    """What the gate decided.
+    """The gate's decision.
 
     Attributes:
         verdict: `promoted` (may become champion), `rejected`, `inconclusive`, or `unchanged` (the
             challenger is the champion).
-        checks: Every question with its answer.
+        checks: Every check with its result.
         model: Name of the registered model.
         version: The challenger's version; empty where it could not be established.
         run_id: Its run.
-        champion_version: The champion that it was held against; None: there was none.
+        champion_version: The champion that it was compared with; None without a champion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,21 +44,21 @@ class Decision(BaseModel):
     @property
     def reason(self) -> str:
         """The sentences of the checks that decided: failed, else undecided, else about mIoU."""
-        told = (
+        decisive = (
             [check for check in self.checks if check.outcome == "failed"]
             or [check for check in self.checks if check.outcome == "undecided"]
-            or [check for check in self.checks if check.name in TELLING]
+            or [check for check in self.checks if check.name in REASONS_TO_PROMOTE]
             or list(self.checks)
         )
-        return " ".join(dict.fromkeys(check.sentence for check in told))
+        return " ".join(dict.fromkeys(check.sentence for check in decisive))
 
 
 def decide(evidence: Evidence, policy: GateParams) -> Decision:
     """Decide whether the challenger may become champion.
 
-    The verdict is `rejected` when any check failed for certain, `inconclusive` when the only ones
-    that did not pass are comparisons that the images are too few to decide, else `promoted`.
-    A challenger that is the champion itself is `unchanged`.
+    The verdict is `rejected` when a check failed, `inconclusive` when no check failed and a
+    comparison has too few images to decide, else `promoted`. A challenger that is the champion
+    itself is `unchanged`.
 
     Args:
         evidence: What is known.
@@ -76,8 +75,10 @@ def decide(evidence: Evidence, policy: GateParams) -> Decision:
         }
         if isinstance(evidence.champion, Identical):
             return Decision(verdict="unchanged", checks=(_unchanged(evidence.champion),), **known)
-    answers = [check(evidence, policy) for check in CHECKS]
-    checks = tuple(check for one in answers for check in ([one] if isinstance(one, Check) else one))
+    results = [check(evidence, policy) for check in CHECKS]
+    checks = tuple(
+        check for result in results for check in ([result] if isinstance(result, Check) else result)
+    )
     outcomes = {check.outcome for check in checks}
     verdict: Verdict = (
         "rejected"

@@ -1,13 +1,13 @@
-"""The questions of the gate, each a pure function, and the list of them.
+"""The checks of the gate, each a pure function, and their list.
 
-Evidence that is missing, not finite or of other data fails, with the reason. A new question is a
-function here, an entry in :data:`CHECKS` and its parameter in :mod:`segops.params.gate`.
+Missing, non-finite or mismatched evidence fails, with the reason. To add a check, write a function
+here, list it in :data:`CHECKS` and add its parameter in :mod:`segops.params.gate`.
 
 Source:
     Non-inferiority: a challenger is no worse than the reference when the lower bound of the
     difference lies above minus the margin (Piaggio et al., CONSORT statement on non-inferiority
-    trials, JAMA 2012, figure 1). Fixed against the best release and not only against the champion,
-    since a chain of losses within the margin would add up.
+    trials, JAMA 2012, figure 1). The best release is a second reference, because losses within the
+    margin add up over several champions.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from segops.words import counted
 
 Outcome = Literal["passed", "failed", "undecided"]
 ROUNDING = 1e-9
-"""Differences below this are the rounding of floating-point sums, not a loss of mIoU."""
+"""Smaller differences are rounding errors of floating-point sums."""
 
 
 class Check(BaseModel):
-    """One question the gate asks.
+    """The result of a check.
 
     Attributes:
-        name: Which one.
+        name: The check's name.
         passed: Whether the challenger passed.
-        observed: What was found; None where it is missing.
-        required: What was asked for.
-        sentence: The same in words.
-        undecided: The images are too few to answer; such a check has not passed.
+        observed: The observed value; None where it is missing.
+        required: The required value.
+        sentence: The result in words.
+        undecided: There are too few images to decide; such a check has not passed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,12 +51,12 @@ class Check(BaseModel):
 
     @property
     def outcome(self) -> Outcome:
-        """What came of it, in one word."""
+        """The result in one word."""
         return "passed" if self.passed else "undecided" if self.undecided else "failed"
 
 
 def artifact(evidence: Evidence, policy: GateParams) -> Check:
-    """The score must be that of the registered artifact, and a rollback is final."""
+    """The score is that of the registered artifact, and no rollback withdrew the version."""
     name, required = "artifact", "scored from the registered artifact"
     challenger, score = evidence.challenger, evidence.score
     if isinstance(challenger, Unknown):
@@ -85,34 +85,34 @@ def artifact(evidence: Evidence, policy: GateParams) -> Check:
 
 
 def validation(evidence: Evidence, policy: GateParams) -> Check:
-    """The data that the score is on have passed validation."""
+    """The scored data have passed validation."""
     name, required = "validation", "passed on the scored data"
-    found, score = evidence.validation, evidence.score
-    if isinstance(found, Unknown):
-        return _failed(name, required, f"The data's validation is missing: {found.reason}")
+    verdict, score = evidence.validation, evidence.score
+    if isinstance(verdict, Unknown):
+        return _failed(name, required, f"The data's validation is missing: {verdict.reason}")
     if isinstance(score, Unknown):
         return _failed(name, required, f"There is no score: {score.reason}")
-    if not found.passed:
+    if not verdict.passed:
         return _failed(
             name,
             required,
-            "The data did not pass validation: mend what reports/validation.html lists.",
+            "The data did not pass validation: correct what reports/validation.html lists.",
         )
-    same = bool(score.data_hash) and found.data_hash == score.data_hash
+    same = bool(score.data_hash) and verdict.data_hash == score.data_hash
     return Check(
         name=name,
         passed=same,
-        observed=found.data_hash[:12],
+        observed=verdict.data_hash[:12],
         required=score.data_hash[:12],
         sentence=f"Validation passed on the scored data, {score.data_hash[:12]}."
         if same
-        else f"Validation looked at data {found.data_hash[:12] or '(none)'}, the score is on "
+        else f"Validation looked at data {verdict.data_hash[:12] or '(none)'}, the score is on "
         f"{score.data_hash[:12] or '(none)'}. `dvc repro` brings both to the same data.",
     )
 
 
 def lineage(evidence: Evidence, policy: GateParams) -> Check:
-    """Every field of the lineage is there."""
+    """The lineage has every field."""
     name, required, missing = "lineage", "complete", evidence.lineage_missing
     if isinstance(missing, Unknown):
         return _failed(name, required, f"The lineage is not established: {missing.reason}")
@@ -137,7 +137,7 @@ def unseen_images(evidence: Evidence, policy: GateParams) -> Check:
         return _failed(
             name,
             0,
-            "Val holds no image that the challenger was not trained on: nothing is shown. Put "
+            "The challenger was trained on every image of val, so its score shows nothing. Put "
             "other images into val.",
         )
     return Check(
@@ -148,7 +148,7 @@ def unseen_images(evidence: Evidence, policy: GateParams) -> Check:
         sentence=f"None of val's images was trained on ({counted(score.images, 'image')})."
         if score.seen_images == 0
         else f"Trained on {counted(score.seen_images, 'image')} of val: val and train must be "
-        "disjoint. Take the images out of one of the two lists and run again.",
+        "disjoint. Remove the images from one of the two lists and run again.",
     )
 
 
@@ -253,7 +253,7 @@ def best_release(evidence: Evidence, policy: GateParams) -> Check:
 def _comparable(
     evidence: Evidence, reference: Reference, name: str, required: float, role: str
 ) -> Check | Comparison:
-    """The comparison when it can be judged, else the check that says why it passed or failed."""
+    """Return the comparison if it is usable, else the check that says why it passed or failed."""
     if isinstance(reference, Unknown):
         return _failed(name, required, f"No comparison with the {role}: {reference.reason}")
     if isinstance(reference, NoRelease):
@@ -300,7 +300,7 @@ def _comparable(
 
 
 def _is_champion(evidence: Evidence) -> bool:
-    """Whether the best release is the champion, and another version than the challenger."""
+    """Whether the best release is the champion and not the challenger."""
     champion, best = evidence.champion, evidence.best
     return (
         isinstance(champion, Comparison)
@@ -323,7 +323,7 @@ def _failed(name: str, required: float | str, sentence: str) -> Check:
 
 
 GateCheck = Callable[[Evidence, GateParams], Check | Sequence[Check]]
-"""A question of the gate: a pure function from evidence and policy to an answer, or to several."""
+"""A gate check: a pure function from evidence and policy to one result or several."""
 
 CHECKS: tuple[GateCheck, ...] = (
     artifact,
@@ -335,5 +335,5 @@ CHECKS: tuple[GateCheck, ...] = (
     champion,
     best_release,
 )
-"""All questions, in the order in which they are shown. What is listed here is decided on, printed,
-shown on the flow's page, written into the ledger and sent to MLflow."""
+"""All checks, in the order in which they are shown. The gate decides on these; the terminal, the
+flow's page, the ledger and MLflow show them."""

@@ -1,4 +1,4 @@
-"""Gathers what the gate looks at. What cannot be established is Unknown, with the reason."""
+"""Gathers the gate's evidence. What cannot be established is Unknown, with the reason."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 SAME_MIOU = 1e-6
-"""The mIoU of the evaluation and of its counts may differ by rounding, no more."""
+"""Largest difference by rounding between the evaluation's mIoU and that of its counts."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """Everything that the parts of the evidence are gathered from."""
+    """The inputs of all parts of the evidence."""
 
     root: Path
     settings: Params
@@ -63,39 +63,39 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
         root: The workspace.
         settings: Its parameters.
         store: The record.
-        history: What the ledger tells of this model.
+        history: The releases of this model by the ledger.
     """
     case = _Case(root, settings, store, history)
     aliases = _known(lambda: versions.aliases(store, case.model))
     version = _known(lambda: _version(case))
     challenger: Challenger | Unknown
-    judged: PairedCounts | Unknown
+    paired: PairedCounts | Unknown
     missing: tuple[str, ...] | Unknown
     if isinstance(version, Unknown):
-        challenger, judged, missing = version, version, version
+        challenger, paired, missing = version, version, version
     else:
-        known = version
-        challenger = _known(lambda: _challenger(case, known))
-        judged = _known(lambda: _judged(case, known))
-        missing = lineage.gaps(known.tags)
-    champion, champion_version = _champion(case, aliases, version, judged)
+        registered = version
+        challenger = _known(lambda: _challenger(case, registered))
+        paired = _known(lambda: _challenger_counts(case, registered))
+        missing = lineage.gaps(registered.tags)
+    champion, champion_version = _champion(case, aliases, version, paired)
     return Evidence(
         challenger=challenger,
-        score=judged if isinstance(judged, Unknown) else _known(lambda: _score(case, judged)),
+        score=paired if isinstance(paired, Unknown) else _known(lambda: _score(case, paired)),
         validation=_known(lambda: _validation(root)),
         lineage_missing=missing,
         champion=champion,
-        best=_best(case, champion, version, judged),
+        best=_best(case, champion, version, paired),
         champion_version=champion_version,
     )
 
 
 def unreachable(root: Path, reason: str) -> Evidence:
-    """The evidence when the registry does not answer: only what lies in the workspace is known.
+    """Return the evidence when the registry does not answer: only the validation is known.
 
     Args:
         root: The workspace.
-        reason: What happened.
+        reason: Why the registry does not answer.
     """
     unknown = Unknown(reason)
     return Evidence(
@@ -108,8 +108,8 @@ def unreachable(root: Path, reason: str) -> Evidence:
     )
 
 
-def _known(establish: Callable[[], Found]) -> Found | Unknown:
-    """What `establish` returns; the errors of missing or broken evidence become Unknown."""
+def _known(establish: Callable[[], Value]) -> Value | Unknown:
+    """Call `establish`; an error from missing or broken evidence becomes Unknown."""
     try:
         return establish()
     except (SegopsError, MlflowException, OSError) as error:
@@ -120,17 +120,17 @@ def _known(establish: Callable[[], Found]) -> Found | Unknown:
 
 def _version(case: _Case) -> Version:
     digest = stage_outputs.read(case.root).bundle_digest
-    found = versions.find(case.store, case.model, digest)
-    if found is None:
+    version = versions.find(case.store, case.model, digest)
+    if version is None:
         raise SegopsError(
             f"{case.model} has no version with the artifact {digest[:12]} of this workspace. "
             "`segops promote` registers it."
         )
-    return found
+    return version
 
 
 def _challenger(case: _Case, version: Version) -> Challenger:
-    # Computed from the registered files, not read from a tag.
+    # Computed from the registered files; a tag may be wrong.
     with tempfile.TemporaryDirectory() as scratch:
         bundle = artifact.fetch_bundle(case.store, case.model, version.number, Path(scratch))
         digest = bundle_digest(bundle)
@@ -143,8 +143,8 @@ def _evaluation(root: Path) -> dict[str, Any]:
     return evaluation
 
 
-def _judged(case: _Case, version: Version) -> PairedCounts:
-    """The challenger's counts, as the evaluate stage made them from the bundle."""
+def _challenger_counts(case: _Case, version: Version) -> PairedCounts:
+    """Return the challenger's counts, as the evaluate stage made them from the bundle."""
     described = files.read_json(case.root / paths.SEGMENTER / opener.MODEL)
     return PairedCounts(
         version.number,
@@ -155,26 +155,26 @@ def _judged(case: _Case, version: Version) -> PairedCounts:
     )
 
 
-def _score(case: _Case, judged: PairedCounts) -> Score:
+def _score(case: _Case, paired: PairedCounts) -> Score:
     evaluation = _evaluation(case.root)
-    whole = miou_from_counts(judged.counts, true_classes(judged.counts))
+    whole = miou_from_counts(paired.counts, true_classes(paired.counts))
     written = evaluation["miou"]
     if written is None or not math.isclose(whole, written, rel_tol=0, abs_tol=SAME_MIOU):
         raise SegopsError(
             f"{paths.EVALUATION} says mIoU {written}, {paths.COUNTS} gives {whole}. "
-            "`dvc repro --force --single-item evaluate` makes both anew."
+            "`dvc repro --force --single-item evaluate` makes both again."
         )
-    unseen = without_images(judged.counts, judged.trained_on)
+    unseen = without_images(paired.counts, paired.trained_on)
     classes = true_classes(unseen)
-    iou: dict[str, float | None] = dict.fromkeys(judged.class_names)
-    iou |= {judged.class_names[one]: miou_from_counts(unseen, (one,)) for one in classes}
+    iou: dict[str, float | None] = dict.fromkeys(paired.class_names)
+    iou |= {paired.class_names[label]: miou_from_counts(unseen, (label,)) for label in classes}
     images = int(unseen["image_id"].nunique())
     return Score(
         miou=miou_from_counts(unseen, classes),
         class_iou=iou,
         images=images,
-        seen_images=int(judged.counts["image_id"].nunique()) - images,
-        bundle_digest=judged.bundle_digest,
+        seen_images=int(paired.counts["image_id"].nunique()) - images,
+        bundle_digest=paired.bundle_digest,
         data_hash=str(evaluation["data_hash"]),
         val_hash=str(evaluation["val_hash"]),
     )
@@ -189,9 +189,9 @@ def _champion(
     case: _Case,
     aliases: dict[str, str] | Unknown,
     version: Version | Unknown,
-    judged: PairedCounts | Unknown,
+    paired: PairedCounts | Unknown,
 ) -> tuple[Reference, str | None]:
-    """The challenger against the champion, and the champion's version."""
+    """Return the challenger's comparison with the champion, and the champion's version."""
     if isinstance(aliases, Unknown):
         return aliases, None
     number = aliases.get(versions.CHAMPION)
@@ -200,49 +200,51 @@ def _champion(
             return NoRelease(), None
         reason = (
             f"the ledger names version {case.history.champion} as champion, the registry has none. "
-            f"Set the alias `champion` of {case.model} again, or, if the registry was begun anew "
-            "on purpose, move ledger.jsonl away."
+            f"Set the alias `champion` of {case.model} again, or move ledger.jsonl away if the "
+            "registry was replaced on purpose."
         )
         return Unknown(reason), None
-    return _known(lambda: _against(case, number, version, judged)), number
+    return _known(lambda: _against(case, number, version, paired)), number
 
 
 def _against(
-    case: _Case, number: str, version: Version | Unknown, judged: PairedCounts | Unknown
+    case: _Case, number: str, version: Version | Unknown, paired: PairedCounts | Unknown
 ) -> Reference:
     if isinstance(version, Unknown):
         return version
     reference = versions.get(case.store, case.model, number)
     if number == version.number or reference.bundle_digest == version.bundle_digest:
         return Identical(number)
-    if isinstance(judged, Unknown):
-        return judged
+    if isinstance(paired, Unknown):
+        return paired
     val_hash = str(_evaluation(case.root)["val_hash"])
     threads = case.settings.hardware.threads
-    theirs = paired_counts.judge(case.root, case.store, case.model, reference, val_hash, threads)
-    return paired_counts.compare(judged, theirs, val_hash, case.settings.gate)
+    released = paired_counts.of_version(
+        case.root, case.store, case.model, reference, val_hash, threads
+    )
+    return paired_counts.compare(paired, released, val_hash, case.settings.gate)
 
 
 def _best(
-    case: _Case, champion: Reference, version: Version | Unknown, judged: PairedCounts | Unknown
+    case: _Case, champion: Reference, version: Version | Unknown, paired: PairedCounts | Unknown
 ) -> Reference:
-    """The challenger against the best release: of several, the one it does worst against."""
+    """Return the comparison with the best release; of several, that with the lowest difference."""
     if isinstance(version, Unknown):
         return version
     if isinstance(champion, Unknown | Identical):
         return champion
     if not case.history.best:
         return NoRelease() if isinstance(champion, NoRelease) else champion
-    found: list[Reference] = []
+    references: list[Reference] = []
     for release in case.history.best:
         if isinstance(champion, Comparison) and release.version == champion.version:
-            found.append(champion)
+            references.append(champion)
             continue
-        found.append(_known(partial(_against, case, release.version, version, judged)))
-    unknown = [one for one in found if isinstance(one, Unknown)]
+        references.append(_known(partial(_against, case, release.version, version, paired)))
+    unknown = [reference for reference in references if isinstance(reference, Unknown)]
     if unknown:
         return unknown[0]
-    compared = [one for one in found if isinstance(one, Comparison)]
+    compared = [reference for reference in references if isinstance(reference, Comparison)]
     if not compared:
-        return found[0]
-    return min(compared, key=lambda one: one.difference)
+        return references[0]
+    return min(compared, key=lambda comparison: comparison.difference)

@@ -1,7 +1,7 @@
-"""The ledger: every decision and every change of an alias, in a file that only grows.
+"""The ledger: an append-only file of every decision and every change of an alias.
 
-One JSON object a line. Each holds its sequence number and the SHA-256 of the line before, so that a
-line that was changed, removed or inserted shows. MLflow keeps no history of aliases; this does.
+Each line is a JSON object with its sequence number and the SHA-256 of the line before, so a
+changed, removed or inserted line is detected. MLflow itself keeps no history of aliases.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Entry(BaseModel):
     """One line of the ledger.
 
     Attributes:
-        sequence: 1 for the first line, then one more each.
+        sequence: Line number, from 1.
         previous: SHA-256 of the line before, hexadecimal; zeros for the first.
         time: When it was written, UTC, ISO 8601.
-        kind: `decision` of the gate; `observed`, an alias that somebody set by other means;
+        kind: `decision` of the gate; `observed`, an alias that was not set by segops;
             `intent` to change aliases, followed by `done` or `abandoned`.
         registry: The registry's address without credentials, or `local`.
         model: Name of the registered model.
-        version: The version it is about; empty where it could not be established.
+        version: The version concerned; empty where it could not be established.
         run_id: That version's run.
-        verdict: The gate's verdict, or what is done: `promote`, `rollback`, `observed`.
-        reason: In words.
+        verdict: The gate's verdict, or the action: `promote`, `rollback`, `observed`.
+        reason: The reason in words.
         by: Who or what did it.
-        details: Checks, evidence, aliases before and after, by kind.
+        details: Checks, evidence, aliases before and after, depending on the kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger of one main checkout, as seen for one model in one registry.
+    """The lines of a main checkout's ledger about one model in one registry.
 
     Attributes:
         root: A workspace of that checkout.
@@ -101,10 +101,10 @@ class Ledger:
         run_id: str = "",
         details: dict[str, Any] | None = None,
     ) -> Entry:
-        """Write one line and see it on the disk before returning.
+        """Write a line and sync it to the disk before returning.
 
         Args:
-            kind: As :class:`Entry` has it, and so for the other arguments.
+            kind: As in :class:`Entry`, like the other arguments.
             verdict: As there.
             reason: As there.
             by: As there.
@@ -138,7 +138,7 @@ class Ledger:
 
 
 def to_line(entry: Entry) -> bytes:
-    """An entry as the ledger spells it, without the line end."""
+    """Return an entry as a line of the ledger, without the line end."""
     tree = entry.model_dump(mode="json")
     return json.dumps(tree, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -146,7 +146,7 @@ def to_line(entry: Entry) -> bytes:
 def read(path: Path) -> list[Entry]:
     """Read and check a whole ledger; an absent file is an empty ledger.
 
-    A last line without its line end is a write that a crash cut off; it never counted.
+    A last line without its line end is an interrupted write and is ignored.
 
     Raises:
         SegopsError: A line was changed, removed or inserted; the message names it.
@@ -155,18 +155,18 @@ def read(path: Path) -> list[Entry]:
 
 
 def finite(value: Any) -> Any:
-    """`value` ready for JSON: NaN and infinities become None, tuples lists."""
+    """Return `value` ready for JSON: NaN and infinities become None, tuples become lists."""
     if isinstance(value, dict):
-        return {str(key): finite(one) for key, one in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
 def _lines(path: Path) -> tuple[list[bytes], int]:
-    """The complete lines without their ends, and the length in bytes that they take."""
+    """Return the complete lines without their ends, and their length in bytes."""
     content = path.read_bytes() if path.exists() else b""
     complete = content.rfind(b"\n") + 1
     return content[:complete].split(b"\n")[:-1], complete

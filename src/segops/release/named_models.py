@@ -1,4 +1,4 @@
-"""From what a person calls several models to their bundles, each with a name to show."""
+"""Resolves references to several models, each to its bundle and a name to show."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
 WORKSPACE = "workspace"
-"""What the workspace's own model is called."""
+"""Reference to the workspace's own model."""
 LATEST = 5
 RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 EXPECTED = (
@@ -36,15 +36,15 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model that is to be compared.
+class NamedModel:
+    """A model to compare.
 
     Attributes:
-        name: What people call it.
+        name: The name to show.
         bundle: Its bundle.
-        bundle_digest: SHA-256 of it, computed from its files.
+        bundle_digest: SHA-256 of the bundle, computed from its files.
         class_names: Its classes in id order.
-        trained_on: SHA-256 of the images that had a part in its training.
+        trained_on: SHA-256 of the images of its training.
         about: Its network in words.
     """
 
@@ -57,38 +57,42 @@ class Contender:
 
 
 @contextmanager
-def contenders(references: Sequence[str], root: Path) -> Iterator[list[Contender]]:
-    """Lead to models' bundles; what comes from MLflow has its digest checked first.
+def open_models(references: Sequence[str], root: Path) -> Iterator[list[NamedModel]]:
+    """Yield the models with their bundles; bundles from MLflow have their digest checked.
 
     MLflow is asked only where a reference is not a directory.
 
     Args:
-        references: Run ids, beginnings of such (four characters or more), run names,
+        references: Run ids, beginnings of run ids (four characters or more), run names,
             ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, bundles' directories, or `workspace`.
         root: The workspace.
 
     Raises:
-        SegopsError: One of them leads to no model or to several runs, or its artifact was changed
-            since it was recorded.
+        SegopsError: A reference names no model or several runs, or the artifact was changed after
+            it was recorded.
         TransientError: MLflow does not answer.
     """
-    local = {one: _local(one, root) for one in references}
-    remote = [one for one in references if local[one] is None]
-    found = {one: _contender(one, bundle) for one, bundle in local.items() if bundle is not None}
+    local = {reference: _local(reference, root) for reference in references}
+    remote = [reference for reference in references if local[reference] is None]
+    models = {
+        reference: _named_model(reference, bundle)
+        for reference, bundle in local.items()
+        if bundle is not None
+    }
     with TemporaryDirectory(prefix="segops-") as scratch:
         if remote:
             settings = load_params(root).registry
             with session(root, settings, create=False) as store:
-                for number, one in enumerate(remote):
+                for number, reference in enumerate(remote):
                     target = Path(scratch) / str(number)
-                    name, bundle = _fetched(store, one, settings.model, target)
-                    found[one] = _contender(name, bundle)
-        yield _told_apart([found[one] for one in references], references)
+                    name, bundle = _fetched(store, reference, settings.model, target)
+                    models[reference] = _named_model(name, bundle)
+        yield _with_unique_names([models[reference] for reference in references], references)
 
 
-def _contender(name: str, bundle: Path) -> Contender:
+def _named_model(name: str, bundle: Path) -> NamedModel:
     described = files.read_json(bundle / opener.MODEL)
-    return Contender(
+    return NamedModel(
         name=name,
         bundle=bundle,
         bundle_digest=bundle_digest(bundle),
@@ -98,17 +102,17 @@ def _contender(name: str, bundle: Path) -> Contender:
     )
 
 
-def _told_apart(found: list[Contender], references: Sequence[str]) -> list[Contender]:
-    """The same, but none has the name of another: such are followed by what the person typed."""
-    times = Counter(one.name for one in found)
+def _with_unique_names(models: list[NamedModel], references: Sequence[str]) -> list[NamedModel]:
+    """Append its reference to every name that several models have."""
+    times = Counter(model.name for model in models)
     return [
-        one if times[one.name] == 1 else replace(one, name=f"{one.name} ({reference})")
-        for one, reference in zip(found, references, strict=True)
+        model if times[model.name] == 1 else replace(model, name=f"{model.name} ({reference})")
+        for model, reference in zip(models, references, strict=True)
     ]
 
 
 def _local(reference: str, root: Path) -> Path | None:
-    """The bundle's directory, or None where a reference is for MLflow to know."""
+    """Return the bundle's directory, or None where MLflow must resolve the reference."""
     if reference.startswith("models:"):
         parsed(reference)
         return None
@@ -123,7 +127,7 @@ def _local(reference: str, root: Path) -> Path | None:
 
 
 def _fetched(store: Store, reference: str, model: str, target: Path) -> tuple[str, Path]:
-    """Name and bundle of a version or a run."""
+    """Return name and bundle of a version or a run."""
     if reference.startswith("models:"):
         registered, version = _version(store, reference)
         bundle = artifact.checked_bundle(
@@ -133,13 +137,13 @@ def _fetched(store: Store, reference: str, model: str, target: Path) -> tuple[st
         if registered != model:
             name = f"{registered} {name}"
         aliases = versions.aliases(store, registered)
-        bears = ", ".join(one for one, number in aliases.items() if number == version.number)
-        return f"{name} ({bears})" if bears else name, bundle
+        own = ", ".join(alias for alias, number in aliases.items() if number == version.number)
+        return f"{name} ({own})" if own else name, bundle
     run = _run(store, reference)
     logged = artifact.of_run(store, run)
     if logged is None:
         raise SegopsError(
-            f"{reference}: run {_shown(run)} holds no model of segops; its training has not ended, "
+            f"{reference}: run {_shown(run)} holds no segops model; its training has not ended, "
             f"or it was not recorded. {_latest(store)}"
         )
     return str(run.info.run_name), artifact.fetch_logged(store, logged, target)
@@ -151,36 +155,36 @@ def _version(store: Store, uri: str) -> tuple[str, versions.Version]:
     except MlflowException as error:
         if is_missing(error):
             raise SegopsError(
-                f"{uri}: there is no such version. `segops status` shows what there is."
+                f"{uri}: there is no such version. `segops status` lists the versions."
             ) from None
         raise
 
 
 def _run(store: Store, reference: str) -> Run:
-    """The run with this name, or whose id begins like this."""
+    """Return the run with this name or with an id that begins like this."""
     filters = []
     if RUN_ID.fullmatch(reference):
         filters.append(f"attributes.run_id LIKE '{reference}%'")
     quote = '"' if "'" in reference else "'"
     if quote not in reference:
         filters.append(f"attributes.run_name = {quote}{reference}{quote}")
-    found = {
+    runs = {
         run.info.run_id: run
         for condition in filters
         for run in store.client.search_runs(_experiments(store), condition)
     }
-    if reference in found:
-        return found[reference]
-    if not found:
+    if reference in runs:
+        return runs[reference]
+    if not runs:
         raise SegopsError(f"{reference}: no such run. {EXPECTED} {_latest(store)}")
-    if len(found) > 1:
-        which = "; ".join(_shown(run) for run in found.values())
-        raise SegopsError(f"{reference}: several runs are meant: {which}. Give more of the id.")
-    return next(iter(found.values()))
+    if len(runs) > 1:
+        which = "; ".join(_shown(run) for run in runs.values())
+        raise SegopsError(f"{reference}: several runs match: {which}. Give more of the id.")
+    return next(iter(runs.values()))
 
 
 def _experiments(store: Store) -> list[str]:
-    """The experiments to look for runs in: MLflow finds none in no experiment."""
+    """Return the experiments to search; none while the experiment does not exist."""
     return [store.experiment_id] if store.experiment_id else []
 
 

@@ -1,4 +1,4 @@
-"""Two models on the same images: their counts, recorded or made anew, and the comparison."""
+"""Compares two models on the same images by their counts, recorded or scored again."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ log = logging.getLogger("segops")
 
 OWN_NAME = (
     "A model of other classes needs a registered model of its own: set registry.model in "
-    "params.yaml to another name. `segops promote` then judges what is trained already."
+    "params.yaml to another name. `segops promote` then decides on the model that is trained."
 )
-"""What to do about a champion of other classes."""
+"""What to do when the champion has other classes."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PairedCounts:
         version: The version.
         bundle_digest: SHA-256 of its artifact.
         class_names: Its classes in id order.
-        trained_on: SHA-256 of the images that had a part in its training.
+        trained_on: SHA-256 of the images of its training.
         counts: One row per image and class; see :mod:`segops.evaluate.bootstrap`.
     """
 
@@ -60,7 +60,7 @@ class PairedCounts:
 
 
 def open_store(root: Path, val_hash: str) -> PackedStore:
-    """The packed store of the workspace, if it holds this val.
+    """Open the workspace's packed store and check that it holds this val.
 
     Raises:
         SegopsError: It holds other data.
@@ -76,7 +76,7 @@ def open_store(root: Path, val_hash: str) -> PackedStore:
     return packed
 
 
-def judge(
+def of_version(
     root: Path,
     store: Store,
     model: str,
@@ -84,11 +84,10 @@ def judge(
     val_hash: str,
     threads: int | None = None,
 ) -> PairedCounts:
-    """Counts of a registered version on this val.
+    """Return the counts of a registered version on this val.
 
-    Those recorded are taken when they are of this artifact on this val; else the artifact is
-    scored anew, in a process of its own outside the checkout, its digest checked before its code
-    is run.
+    Recorded counts are used if they are of this artifact on this val. If not, the artifact is
+    scored in a separate process outside the checkout; its digest is checked before its code runs.
 
     Args:
         root: The workspace, whose packed store holds val.
@@ -99,7 +98,7 @@ def judge(
         threads: CPU threads of torch; None: its own choice.
 
     Raises:
-        SegopsError: The artifact was changed since it was registered, or cannot be scored.
+        SegopsError: The artifact was changed after registration, or cannot be scored.
         MlflowException: MLflow does not answer.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -125,8 +124,7 @@ def compare(
 ) -> Comparison:
     """Compare two models on the images that neither was trained on.
 
-    mIoU of both is averaged over the classes in the truth of these images, whatever either model
-    predicts.
+    The mIoU of both is averaged over the classes in the ground truth of these images.
 
     Args:
         challenger: The challenger.
@@ -135,34 +133,33 @@ def compare(
         policy: Level, resamples and seed of the paired bootstrap.
 
     Raises:
-        SegopsError: They know other classes, or were not scored on the same images and masks.
+        SegopsError: Their classes differ, or they were not scored on the same images and masks.
     """
     _require_same_classes(reference.version, reference.class_names, challenger.class_names)
-    seen = challenger.trained_on | reference.trained_on
-    ours, theirs = (without_images(one.counts, seen) for one in (challenger, reference))
-    excluded = challenger.counts["image_id"].nunique() - ours["image_id"].nunique()
-    classes = true_classes(ours)
-    found = paired_difference(
-        ours, theirs, classes, policy.bootstrap_samples, policy.confidence, policy.seed
+    trained_on = challenger.trained_on | reference.trained_on
+    new, old = (without_images(model.counts, trained_on) for model in (challenger, reference))
+    classes = true_classes(new)
+    paired = paired_difference(
+        new, old, classes, policy.bootstrap_samples, policy.confidence, policy.seed
     )
     return Comparison(
         version=reference.version,
         bundle_digest=reference.bundle_digest,
         val_hash=val_hash,
-        images=found.images,
-        excluded=excluded,
-        classes=tuple(challenger.class_names[one] for one in classes),
-        challenger_miou=miou_from_counts(ours, classes),
-        reference_miou=miou_from_counts(theirs, classes),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        minimum_detectable=found.minimum_detectable,
+        images=paired.images,
+        excluded=challenger.counts["image_id"].nunique() - new["image_id"].nunique(),
+        classes=tuple(challenger.class_names[label] for label in classes),
+        challenger_miou=miou_from_counts(new, classes),
+        reference_miou=miou_from_counts(old, classes),
+        difference=paired.difference,
+        low=paired.low,
+        high=paired.high,
+        minimum_detectable=paired.minimum_detectable,
     )
 
 
 def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFrame | None:
-    """The counts in the version's run, where they are of this artifact on this val, unaltered.
+    """Return the counts in the version's run if they are of this artifact on this val, else None.
 
     Args:
         store: The record.
@@ -181,27 +178,28 @@ def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFra
         return None
     path = paths.COUNTS.as_posix()
     held = store.client.list_artifacts(version.run_id, paths.COUNTS.parent.as_posix())
-    if path not in {one.path for one in held}:
+    if path not in {file.path for file in held}:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(store.client.download_artifacts(version.run_id, path, scratch))
         if files.sha256_file(local) != tags[COUNTS]:
             log.warning(
-                "Version %s: the counts in its run were altered; it is scored anew.", version.number
+                "Version %s: the counts in its run were altered; it is scored again.",
+                version.number,
             )
             return None
         return pd.read_parquet(local)
 
 
 def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
-    """Where the counts of an artifact that was scored anew on this val are kept."""
+    """Return the file for the counts of an artifact that the gate scored on this val."""
     return root / paths.JUDGED / f"{bundle_digest}-{val_hash}.parquet"
 
 
 def _require_same_classes(version: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
     if theirs != ours:
         raise SegopsError(
-            f"version {version} knows the classes {', '.join(theirs)}, the challenger "
+            f"version {version} has the classes {', '.join(theirs)}, the challenger "
             f"{', '.join(ours)}. {OWN_NAME}"
         )
 
@@ -214,7 +212,7 @@ def _scored(
     val_hash: str,
     threads: int | None,
 ) -> pd.DataFrame:
-    """Score an artifact on val; what was scored once is kept in the workspace."""
+    """Score an artifact on val, or read its kept counts."""
     from segops.evaluate.score import score
 
     kept = kept_counts(root, version.bundle_digest, val_hash)

@@ -1,7 +1,7 @@
-"""Deciding, promoting and rolling back: what changes the aliases, and its trace in the ledger.
+"""Decides, promotes and rolls back, and writes each change of an alias into the ledger.
 
-An alias is changed in three steps: the intent goes into the ledger, the aliases are set, and the
-ledger says that it is done. Whoever comes after a crash finds the intent and completes it.
+A change takes three steps: write the intent into the ledger, set the aliases, write `done`. After a
+crash the next call completes an intent without `done`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RolledBack:
     Attributes:
         withdrawn: The version that was champion.
         champion: The version that is champion again.
-        previous: The version that a further rollback would bring back, or None.
+        previous: The version that a further rollback would restore, or None.
     """
 
     withdrawn: str
@@ -63,10 +63,10 @@ class _Registry:
 
 
 def gate(root: Path) -> Decision:
-    """Put the workspace's registered model before the gate and write the decision down.
+    """Decide on the workspace's registered model and write the decision into the ledger.
 
-    The same decision on the same evidence is written into the ledger once. A registry that does
-    not answer rejects.
+    The same decision on the same evidence is written once. If the registry does not answer, the
+    model is rejected.
 
     Args:
         root: The workspace.
@@ -90,7 +90,7 @@ def gate(root: Path) -> Decision:
     except BusyError:
         raise
     except SegopsError as error:
-        _ledger(root, settings).entries()  # a ledger that was tampered with is its own error
+        _ledger(root, settings).entries()  # raises if the ledger was tampered with
         evidence = unreachable(root, str(error))
         decision = decide(evidence, settings.gate)
         _write_down(root, settings, evidence, decision)
@@ -98,7 +98,7 @@ def gate(root: Path) -> Decision:
 
 
 def promote(root: Path, decision: Decision) -> None:
-    """Carry out a decision: only `promoted` changes an alias, and it can be carried out once.
+    """Carry out a decision, once: `promoted` changes aliases, other verdicts change nothing.
 
     The challenger becomes `champion`, the old champion `previous`.
 
@@ -108,8 +108,8 @@ def promote(root: Path, decision: Decision) -> None:
 
     Raises:
         TransientError: MLflow does not answer, or another process changes the registry.
-        SegopsError: The champion is not the one that the challenger was held against, or the
-            ledger's last decision on this version is another.
+        SegopsError: Another version is champion than that of the decision, or the ledger's last
+            decision on this version is another.
     """
     if decision.verdict != "promoted":
         return
@@ -121,7 +121,7 @@ def promote(root: Path, decision: Decision) -> None:
         if decided is None or decided.verdict != "promoted":
             raise SegopsError(
                 f"{registry.model} version {decision.version}: the ledger's last decision on it is "
-                f"{decided.verdict if decided else 'none'}. `segops promote` decides anew."
+                f"{decided.verdict if decided else 'none'}. `segops promote` decides again."
             )
         why = registry.history().withdrawn.get(decision.version)
         if why is not None:
@@ -132,8 +132,8 @@ def promote(root: Path, decision: Decision) -> None:
         if now.get(CHAMPION) != decision.champion_version:
             raise SegopsError(
                 f"{registry.model}: version {now.get(CHAMPION) or '(none)'} is champion; version "
-                f"{decision.version} was held against {decision.champion_version or '(none)'}. "
-                "`segops promote` decides anew."
+                f"{decision.version} was compared with {decision.champion_version or '(none)'}. "
+                "`segops promote` decides again."
             )
         after = {PREVIOUS: now.get(CHAMPION), CHAMPION: decision.version}
         intent = registry.ledger.append(
@@ -155,14 +155,14 @@ def promote(root: Path, decision: Decision) -> None:
 
 
 def rollback(root: Path, reason: str) -> RolledBack:
-    """Withdraw the champion and put the previous one back.
+    """Withdraw the champion and make the previous champion champion again.
 
-    The one before it, by the ledger, becomes `previous`. Withdrawn versions come back by no way,
-    neither by a rollback nor by the gate.
+    The release before that, by the ledger, becomes `previous`. Neither a rollback nor the gate ever
+    restores a withdrawn version.
 
     Args:
         root: The workspace.
-        reason: Why; it is written into the ledger and beside the withdrawn version.
+        reason: Why; written into the ledger and into a tag of the withdrawn version.
 
     Raises:
         TransientError: MLflow does not answer, or another process changes the registry.
@@ -184,7 +184,7 @@ def rollback(root: Path, reason: str) -> RolledBack:
         if back is None:
             raise SegopsError(
                 f"{registry.model}: version {champion} is the only release; there is no previous "
-                "one to put back. `segops run` makes another that may take its place."
+                "version to restore. `segops run` trains a model that may replace it."
             )
         withdrawn = versions.get(registry.store, registry.model, champion)
         older = past.before(back)
@@ -207,7 +207,7 @@ def rollback(root: Path, reason: str) -> RolledBack:
 
 @contextmanager
 def _changing(root: Path) -> Iterator[_Registry]:
-    """The registry, held by this process alone, with nothing left half done."""
+    """Lock the registry, and first complete what an interrupted process left."""
     settings = load_params(root)
     with session(root, settings.registry, create=False) as store, locked(root, "registry"):
         registry = _Registry(store, _ledger(root, settings), settings.registry.model)
@@ -228,7 +228,7 @@ def _last_decision(ledger: Ledger, version: str) -> Entry | None:
 
 
 def _write_down(root: Path, settings: Params, evidence: Evidence, decision: Decision) -> None:
-    """Into the workspace, and into the ledger unless it already ends with the same decision."""
+    """Write the decision into the workspace, and into the ledger unless it is its last line."""
     files.write_json(root / paths.DECISION, decision.model_dump(mode="json"))
     if decision.verdict == "unchanged":
         return
@@ -241,7 +241,9 @@ def _write_down(root: Path, settings: Params, evidence: Evidence, decision: Deci
             "champion": decision.champion_version,
             "bundle_digest": getattr(evidence.challenger, "bundle_digest", None),
             "differences": {
-                one.bundle_digest: one.difference for one in compared if isinstance(one, Comparison)
+                reference.bundle_digest: reference.difference
+                for reference in compared
+                if isinstance(reference, Comparison)
             },
         }
     )
@@ -265,7 +267,7 @@ def _write_down(root: Path, settings: Params, evidence: Evidence, decision: Deci
 
 
 def _shown(evidence: Evidence) -> dict[str, Any]:
-    """The evidence as JSON; each part says what kind of answer it is."""
+    """Return the evidence as JSON; each part names its kind."""
     tree = asdict(evidence)
     for name in ("challenger", "score", "validation", "lineage_missing", "champion", "best"):
         if isinstance(tree[name], dict):
@@ -274,7 +276,7 @@ def _shown(evidence: Evidence) -> dict[str, Any]:
 
 
 def _complete(registry: _Registry) -> None:
-    """Carry out what a process that ended in between had begun."""
+    """Complete the intent of an interrupted process."""
     intent = registry.history().pending
     if intent is None:
         return
@@ -301,7 +303,7 @@ def _gone(registry: _Registry, version: str) -> bool:
 
 
 def _carry_out(registry: _Registry, intent: Entry) -> None:
-    """Set tags and aliases as an intent says; any part may have been done before."""
+    """Set tags and aliases as an intent says, whether or not some are set already."""
     after: Mapping[str, str | None] = intent.details["after"]
     if intent.verdict == "rollback":
         withdrawn = versions.get(registry.store, registry.model, intent.version)
@@ -330,7 +332,7 @@ def _end(registry: _Registry, intent: Entry, kind: Any, reason: str) -> None:
 
 
 def _observe(registry: _Registry) -> None:
-    """Write down a champion that somebody set by other means, so that it counts as a release."""
+    """Record a champion that segops did not set, so that it counts as a release."""
     champion = registry.aliases().get(CHAMPION)
     if champion is None or champion == registry.history().champion:
         return
@@ -338,7 +340,7 @@ def _observe(registry: _Registry) -> None:
     registry.ledger.append(
         "observed",
         verdict="observed",
-        reason=f"Version {champion} bears the alias champion; segops did not set it.",
+        reason=f"Version {champion} has the alias champion; segops did not set it.",
         by=started_by(),
         version=champion,
         run_id=version.run_id,
@@ -347,13 +349,13 @@ def _observe(registry: _Registry) -> None:
 
 
 def _publish(registry: _Registry, run_id: str) -> None:
-    """Copy the ledger's lines about a run into it; the ledger itself is the truth."""
+    """Copy the ledger's lines about a run into the run. Only the ledger itself decides."""
     entries = [entry for entry in registry.ledger.entries() if entry.run_id == run_id]
     if not run_id or not entries:
         return
     client = registry.store.client
     try:
-        held = {one.path for one in client.list_artifacts(run_id, "decisions")}
+        held = {file.path for file in client.list_artifacts(run_id, "decisions")}
         for entry in entries:
             path = f"decisions/{entry.sequence:04d}.json"
             if path not in held:

@@ -1,4 +1,4 @@
-"""One version of the registered model for every bundle."""
+"""Registers the workspace's bundle as a version of the registered model, once per bundle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Registered:
 
     Attributes:
         version: The version that holds the workspace's bundle.
-        created: Whether this call made it.
+        created: Whether this call created it.
     """
 
     version: str
@@ -33,10 +33,10 @@ class Registered:
 
 
 def register(root: Path, recorded: Recorded) -> Registered:
-    """Make a version of the workspace's model, unless there is one, and call it the challenger.
+    """Register the workspace's bundle and give the version the alias `challenger`.
 
-    A bundle has one version, however often it is registered. Its tags hold the lineage and the
-    scores, and follow the run's. The champion is not called a challenger.
+    A bundle that is registered already keeps its version. The version's tags hold lineage and
+    scores and are updated from the run. The champion does not become challenger.
 
     Args:
         root: The workspace.
@@ -81,14 +81,14 @@ def _create(store: Store, name: str, run_id: str, digest: str) -> str:
         run_id=run_id,
         model_id=logged.model_id,
         description=f"mIoU {scores['miou']:.3f} on val when registered" if "miou" in scores else "",
-        # The digest is what finds the version again: it is there from the first moment on.
+        # Versions are found by this tag, so it is set in the same call.
         tags={tag("bundle_digest"): digest},
     )
     return str(made.version)
 
 
 def _tags(store: Store, run_id: str, digest: str) -> dict[str, str]:
-    """The lineage and the scores of a run, as tags of its version."""
+    """Return the lineage and the scores of a run, as tags of its version."""
     run = store.client.get_run(run_id)
     names = {tag(name) for name in (*lineage.LINEAGE_FIELDS, lineage.PATCH_FIELD)}
     names |= {tag(name) for name in lineage.PACKAGE_FIELDS} | {EVALUATED_AS, runs.FINGERPRINT}

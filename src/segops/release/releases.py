@@ -1,4 +1,4 @@
-"""What the ledger tells: who was champion, what was withdrawn, which release was the best."""
+"""Reads champions, withdrawn versions and the best release from the ledger's entries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Releases:
-    """The life of one registered model.
+    """The release history of a registered model.
 
     Attributes:
-        champions: Versions that were champion, oldest first, those withdrawn left out.
+        champions: Versions that were champion, oldest first, without withdrawn versions.
         withdrawn: Version -> why it was withdrawn.
-        best: The releases none of which is known to be worse than another: mostly one. On every
-            promotion the new release was compared with the champion and with these.
-        pending: Aliases that were about to be changed when a process ended.
+        best: The best releases, mostly one; several where no comparison shows which is better.
+        pending: The intent of an interrupted process, or None.
     """
 
     champions: tuple[str, ...]
@@ -40,21 +39,21 @@ class Releases:
 
     @property
     def champion(self) -> str | None:
-        """The champion by the ledger, or None."""
+        """The champion according to the ledger, or None."""
         return self.champions[-1] if self.champions else None
 
     def before(self, version: str) -> str | None:
-        """The release before a version's last, or None where the ledger knows none."""
+        """Return the champion before a version last became champion, or None."""
         if version not in self.champions:
             others = self.champions
         else:
             last = len(self.champions) - 1 - self.champions[::-1].index(version)
             others = self.champions[:last]
-        return next((one for one in reversed(others) if one != version), None)
+        return next((other for other in reversed(others) if other != version), None)
 
 
 def read(entries: Iterable[Entry]) -> Releases:
-    """Tell the history from the lines about one model, oldest first."""
+    """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)
     ended = {
         entry.details["intent"]: entry.kind
@@ -86,19 +85,22 @@ def read(entries: Iterable[Entry]) -> Releases:
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:
-    """The best releases after a new one: those it is not at least as good as, and maybe itself.
+    """Return the best releases after a new release.
+
+    A release stays if the new one is worse than it or was not compared with it. The new release is
+    added unless it is worse than one that stays.
 
     Args:
-        best: The best so far.
+        best: The best releases so far.
         new: The new release.
-        differences: Digest of an earlier release -> mIoU of the new one minus its, on the same
-            images.
+        differences: Digest of an earlier release -> mIoU of the new release minus that of the
+            earlier, on the same images.
     """
     kept = [
-        one
-        for one in best
-        if one.bundle_digest != new.bundle_digest
-        and not differences.get(one.bundle_digest, -1) >= 0
+        release
+        for release in best
+        if release.bundle_digest != new.bundle_digest
+        and not differences.get(release.bundle_digest, -1) >= 0
     ]
-    beaten = any(differences.get(one.bundle_digest, 0) < 0 for one in kept)
-    return kept if beaten else [*kept, new]
+    is_worse = any(differences.get(release.bundle_digest, 0) < 0 for release in kept)
+    return kept if is_worse else [*kept, new]

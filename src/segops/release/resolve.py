@@ -1,4 +1,4 @@
-"""From what a person calls a model to the directory of its bundle."""
+"""Resolves a reference to a model to the directory of its bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d
 
 @contextmanager
 def resolved(model: str | None, root: Path) -> Iterator[Path]:
-    """Lead to a model's bundle; a registered one's digest is checked first.
+    """Yield a model's bundle; the digest of a registered model is checked first.
 
     Args:
         model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a bundle's directory, or None for
@@ -29,7 +29,7 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         root: The workspace.
 
     Raises:
-        SegopsError: There is no such model, or its artifact was changed since it was registered.
+        SegopsError: There is no such model, or its artifact was changed after registration.
         TransientError: MLflow does not answer.
     """
     if model is not None and not model.startswith("models:"):
@@ -42,7 +42,7 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         return
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
-    parsed(uri)  # before anything is asked of MLflow
+    parsed(uri)  # before MLflow is asked
     with TemporaryDirectory() as scratch:
         with session(root, settings, create=False) as store:
             name, version = find_version(store, uri)
@@ -53,10 +53,10 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
 
 
 def parsed(uri: str) -> re.Match[str]:
-    """The parts `name`, and `alias` or `version`, of a registered model's URI.
+    """Return the groups `name`, and `alias` or `version`, of a registered model's URI.
 
     Raises:
-        SegopsError: It is none.
+        SegopsError: It is no such URI.
     """
     parts = URI.fullmatch(uri)
     if parts is None:
@@ -65,14 +65,14 @@ def parsed(uri: str) -> re.Match[str]:
 
 
 def find_version(store: Store, uri: str) -> tuple[str, Version]:
-    """The registered model's name and the version that a URI leads to.
+    """Return the registered model's name and the version that a URI names.
 
     Args:
         store: The record.
         uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
 
     Raises:
-        SegopsError: It is none of the two, or there is no such alias.
+        SegopsError: It is neither of the two, or there is no such alias.
         MlflowException: There is no such version, or the registry does not answer.
     """
     parts = parsed(uri)
@@ -83,7 +83,7 @@ def find_version(store: Store, uri: str) -> tuple[str, Version]:
             known = ", ".join(aliases) or "none"
             raise SegopsError(
                 f"{uri}: {name} has no such alias (it has: {known}). "
-                "`segops run` makes a champion; `segops status` shows what there is."
+                "`segops run` makes a champion; `segops status` lists the aliases."
             )
         number = aliases[parts["alias"]]
     return name, versions.get(store, name, number)

@@ -1,4 +1,4 @@
-"""Where the registered model stands: versions by alias and the last decisions."""
+"""The state of the registered model: versions by alias and the last decisions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from segops.release.ledger import Entry, Ledger
 
 LAST = 10
 WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}
-"""What is done to the aliases -> in words."""
+"""Change of aliases -> its description."""
 
 
 @dataclass(frozen=True)
 class AliasedVersion:
-    """A version that bears an alias.
+    """A version with an alias.
 
     Attributes:
         alias: `champion`, `previous` or `challenger`.
         version: Its number.
-        miou: On the val that it was last evaluated on, within 0 to 1; None where not written down.
-        weights: The first digits of its weights' SHA-256, as the evaluation page has them.
+        miou: On the val of its last evaluation, within 0 to 1; None where not recorded.
+        weights: The first digits of its weights' SHA-256, as on the evaluation page.
     """
 
     alias: str
@@ -40,8 +40,8 @@ class Event:
     Attributes:
         time: UTC, ISO 8601.
         what: What happened, in words.
-        version: The version it is about.
-        reason: In words.
+        version: The version concerned.
+        reason: The reason in words.
     """
 
     time: str
@@ -52,12 +52,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Status:
-    """Where the registered model stands.
+    """The state of the registered model.
 
     Attributes:
         model: Its name.
-        versions: Those with an alias: champion, previous, challenger.
-        decisions: The last of the ledger, oldest first.
+        versions: The versions with an alias: champion, previous, challenger.
+        decisions: The last decisions in the ledger, oldest first.
         tracking_uri: MLflow's address, without credentials.
     """
 
@@ -68,20 +68,20 @@ class Status:
 
 
 def events(entries: Sequence[Entry]) -> list[Event]:
-    """What the ledger's lines about one model tell, each thing that happened once.
+    """Return the events in the ledger's entries about one model, each once.
 
-    A change of aliases takes up to three lines: the decision, the intent and its end. It is told
-    by the last of them.
+    A change of aliases has up to three entries: the decision, the intent and its end. Its event is
+    made from the last of them.
 
     Args:
-        entries: The lines, oldest first.
+        entries: The entries, oldest first.
     """
     ends = {
         entry.details["intent"]: entry for entry in entries if entry.kind in ("done", "abandoned")
     }
     intents = {entry.sequence: entry for entry in entries if entry.kind == "intent"}
     carried_out = {entry.details.get("decision") for entry in intents.values()}
-    told = []
+    happened = []
     for entry in entries:
         if entry.kind == "observed":
             what = "champion set by other means"
@@ -96,8 +96,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
         else:
             ended = " (abandoned)" if entry.kind == "abandoned" else ""
             what = f"{WORDS[entry.verdict]}{ended}"
-        told.append(Event(entry.time, what, entry.version, entry.reason))
-    return told
+        happened.append(Event(entry.time, what, entry.version, entry.reason))
+    return happened
 
 
 def status(root: Path) -> Status:
@@ -115,10 +115,12 @@ def status(root: Path) -> Status:
     entries = Ledger(root, identity(root), settings.model).entries()
     with session(root, settings, create=False) as store:
         aliases = versions.aliases(store, settings.model)
-        found = {one: versions.get(store, settings.model, one) for one in aliases.values()}
+        by_number = {
+            number: versions.get(store, settings.model, number) for number in aliases.values()
+        }
         aliased = tuple(
-            AliasedVersion(alias, one, found[one].miou, found[one].weights[:12])
-            for alias, one in aliases.items()
+            AliasedVersion(alias, number, by_number[number].miou, by_number[number].weights[:12])
+            for alias, number in aliases.items()
         )
     return Status(
         settings.model,

@@ -17,7 +17,7 @@ CHALLENGER = "challenger"
 ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
 WITHDRAWN = tag("withdrawn")
 NO_VALUE = "none"
-"""The tag of a score that there was once, and that the images of now do not give."""
+"""Value of a score's tag when the present images give no score."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Version:
     """A version of the registered model.
 
     Attributes:
-        number: Its number, as MLflow spells it.
+        number: Its number, as MLflow writes it.
         run_id: The run that it came from.
         tags: Its tags.
     """
@@ -36,43 +36,42 @@ class Version:
 
     @property
     def bundle_digest(self) -> str:
-        """SHA-256 of its artifact as it was when registered; empty where nobody wrote it down."""
+        """SHA-256 of its artifact when it was registered; empty where not recorded."""
         return self.tags.get(tag("bundle_digest"), "")
 
     @property
     def weights(self) -> str:
-        """SHA-256 of its weights; empty where nobody wrote it down."""
+        """SHA-256 of its weights; empty where not recorded."""
         return self.tags.get(tag("weights_sha256"), "")
 
     @property
     def withdrawn(self) -> str | None:
-        """Why a rollback withdrew it, or None."""
+        """Reason of the rollback that withdrew it, or None."""
         return self.tags.get(WITHDRAWN)
 
     @property
     def miou(self) -> float | None:
-        """The mIoU written down beside it, within 0 to 1."""
+        """The mIoU in its tags, within 0 to 1; None where not recorded."""
         value = self.tags.get(tag("miou"))
         return None if value in (None, NO_VALUE) else float(value)
 
 
 def aliases(store: Store, model: str) -> dict[str, str]:
-    """Alias -> version, those of :data:`ALIASES` first.
+    """Return alias -> version, those of :data:`ALIASES` first.
 
-    An empty answer means that the registry answered: there is no such model, or no alias. When it
-    does not answer, this raises.
+    Empty where the registry answers that there is no such model, or no alias.
 
     Raises:
         MlflowException: The registry does not answer or refuses.
     """
     try:
-        found = store.client.get_registered_model(model)
+        registered = store.client.get_registered_model(model)
     except MlflowException as error:
         if is_missing(error):
             return {}
         raise
-    set_ = {alias: str(number) for alias, number in found.aliases.items()}
-    return {alias: set_[alias] for alias in sorted(set_, key=_place)}
+    by_alias = {alias: str(number) for alias, number in registered.aliases.items()}
+    return {alias: by_alias[alias] for alias in sorted(by_alias, key=_place)}
 
 
 def _place(alias: str) -> tuple[int, str]:
@@ -80,7 +79,7 @@ def _place(alias: str) -> tuple[int, str]:
 
 
 def get(store: Store, model: str, number: str) -> Version:
-    """One version.
+    """Return a version by its number.
 
     Raises:
         MlflowException: There is no such version, or the registry does not answer.
@@ -89,7 +88,7 @@ def get(store: Store, model: str, number: str) -> Version:
 
 
 def find(store: Store, model: str, bundle_digest: str) -> Version | None:
-    """The oldest version that holds an artifact, or None.
+    """Return the oldest version with this artifact, or None.
 
     Args:
         store: The record.
@@ -99,11 +98,11 @@ def find(store: Store, model: str, bundle_digest: str) -> Version | None:
     Raises:
         MlflowException: The registry does not answer.
     """
-    found = store.client.search_model_versions(
+    matching = store.client.search_model_versions(
         f"name = '{model}' AND tags.`{tag('bundle_digest')}` = '{bundle_digest}'"
     )
-    ready = [_version(one) for one in found if one.status == "READY"]
-    return min(ready, key=lambda one: int(one.number), default=None)
+    ready = [_version(entity) for entity in matching if entity.status == "READY"]
+    return min(ready, key=lambda version: int(version.number), default=None)
 
 
 def set_tags(store: Store, model: str, version: Version, tags: Mapping[str, str]) -> list[str]:
@@ -119,7 +118,7 @@ def set_tags(store: Store, model: str, version: Version, tags: Mapping[str, str]
 
 
 def set_alias(store: Store, model: str, alias: str, number: str | None) -> None:
-    """Point an alias at a version, or take it off with None; nothing happens where it is so."""
+    """Point an alias at a version, or delete it with None; change nothing where it is set so."""
     now = aliases(store, model).get(alias)
     if now == number:
         return
@@ -129,5 +128,5 @@ def set_alias(store: Store, model: str, alias: str, number: str | None) -> None:
         store.client.set_registered_model_alias(model, alias, number)
 
 
-def _version(found: ModelVersion) -> Version:
-    return Version(str(found.version), str(found.run_id or ""), dict(found.tags))
+def _version(entity: ModelVersion) -> Version:
+    return Version(str(entity.version), str(entity.run_id or ""), dict(entity.tags))

@@ -1,1 +1,1 @@
-"""Semi-automatic choices: learning rate, batch size, and a search over declared ranges."""
+"""Measures a learning rate and a batch size, and searches declared parameter ranges."""

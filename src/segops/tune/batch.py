@@ -1,4 +1,4 @@
-"""The batch-size finder: the largest batch that fits into memory, and how fast each size is."""
+"""Finds the largest batch that fits into memory, and measures the speed of each size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segops.tune.setup import device_count, open_store
 AS_FAST = 0.97
 """The suggestion is the smallest batch that reaches this share of the best speed."""
 FINENESS = 16
-"""The search ends when it knows the largest batch to one part in this many."""
+"""The search ends when the largest batch is known to 1/16 of its size."""
 log = logging.getLogger("segops")
 
 
@@ -34,8 +34,8 @@ class Attempt:
     """A batch size that was tried.
 
     Attributes:
-        batch_size: Images of a step, on one device.
-        measured: Memory and speed; None where it did not fit.
+        batch_size: Images per step, on one device.
+        measured: Memory and speed; None where the batch did not fit.
     """
 
     batch_size: int
@@ -44,12 +44,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What the finder found.
+    """The measured batch sizes.
 
     Attributes:
-        attempts: By batch size.
-        devices: Devices that a training uses; sizes of `attempts` are those of one.
-        limit: Bytes that a batch might take on the CPU; None on a GPU, whose memory is the limit.
+        attempts: The attempts, ordered by batch size.
+        devices: Number of devices of a training; the sizes in `attempts` are those of one device.
+        limit: Limit of memory on the CPU in bytes; None on a GPU, whose memory is the limit.
     """
 
     attempts: tuple[Attempt, ...]
@@ -59,16 +59,20 @@ class BatchResult:
     @property
     def largest(self) -> int:
         """The largest batch of a whole step that fits."""
-        return self.devices * max(one.batch_size for one in self.attempts if one.measured)
+        return self.devices * max(
+            attempt.batch_size for attempt in self.attempts if attempt.measured
+        )
 
     @property
     def suggestion(self) -> int:
         """The smallest batch of a whole step that is about as fast as any.
 
-        More than that takes memory and fewer steps an epoch, and gives no speed.
+        A larger batch takes more memory, makes fewer steps per epoch and is not faster.
         """
         speeds = {
-            one.batch_size: one.measured.images_per_second for one in self.attempts if one.measured
+            attempt.batch_size: attempt.measured.images_per_second
+            for attempt in self.attempts
+            if attempt.measured
         }
         enough = AS_FAST * max(speeds.values())
         return self.devices * min(size for size, speed in speeds.items() if speed >= enough)
@@ -77,13 +81,13 @@ class BatchResult:
 def find_batch_size(
     root: Path, settings: Params, most: int = 1024, memory: int | None = None
 ) -> BatchResult:
-    """Try batch sizes, each in a process of its own, with the workspace's network and images.
+    """Try batch sizes, each in a separate process, with the workspace's network and images.
 
     Args:
         root: The workspace; its images are packed.
         settings: Its parameters.
-        most: The largest batch of one device that is tried.
-        memory: Bytes that a batch may take on the CPU; by default most of what is free.
+        most: The largest batch per device to try.
+        memory: Bytes that a batch may take on the CPU; default: 90 % of the free memory.
 
     Raises:
         SegopsError: The training cannot be built, or not even the smallest batch fits.
@@ -99,11 +103,11 @@ def find_batch_size(
 
         def attempt(size: int) -> Attempt:
             measured = _attempt(root, Path(scratch), size, limit)
-            log.info("batch size %d: %s", size, _told(measured))
+            log.info("batch size %d: %s", size, _described(measured))
             return Attempt(size, measured)
 
         attempts = search(attempt, unit, most, limit)
-    if not any(one.measured for one in attempts):
+    if not any(attempt.measured for attempt in attempts):
         raise SegopsError(
             f"Not even a batch of {attempts[0].batch_size} fits into memory. Try a smaller "
             "augment.crop or model.encoder"
@@ -120,54 +124,59 @@ def search(
     Args:
         attempt: Tries a size.
         unit: Sizes are multiples of this.
-        most: No larger size is tried.
-        limit: Bytes; a size that would exceed them by what the smaller ones took is not tried.
+        most: The largest size to try.
+        limit: Bytes; a size is not tried if the smaller sizes predict that it exceeds them.
 
     Returns:
-        The attempts by size; at least one, which does not fit where nothing does.
+        The attempts by size, at least one.
     """
     done: dict[int, Attempt] = {}
-    # One image leaves batch norm nothing to take statistics of.
+    # Batch norm needs at least two images for its statistics.
     first = low = unit * math.ceil(2 / unit)
     high: int | None = None
     size = first
     while size <= max(most, first):
-        done[size] = _foreseen(size, done, limit) or attempt(size)
+        done[size] = _predicted_failure(size, done, limit) or attempt(size)
         if done[size].measured is None:
             high = size
             break
         low, size = size, 2 * size
     while high is not None and high > first and high - low > max(unit, low // FINENESS):
         size = low + max(unit, (high - low) // 2 // unit * unit)
-        done[size] = _foreseen(size, done, limit) or attempt(size)
+        done[size] = _predicted_failure(size, done, limit) or attempt(size)
         low, high = (low, size) if done[size].measured is None else (size, high)
     return [done[size] for size in sorted(done)]
 
 
 def free_memory() -> int:
-    """Bytes that a process may still take: of the machine, or of the group that confines it."""
+    """Return the bytes that a process may still take: of the machine, or of its control group."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
         inactive = (group / "memory.stat").read_text().partition("inactive_file ")[2].split()[0]
         return min(free, int(limit) - int(used) + int(inactive))
-    except (OSError, ValueError, IndexError):  # no such group, or one without a limit ("max")
+    except (OSError, ValueError, IndexError):  # no control group, or no limit ("max")
         return free
 
 
-def _foreseen(size: int, done: dict[int, Attempt], limit: int | None) -> Attempt | None:
-    """An attempt that two smaller ones show to be too large: memory grows evenly with the batch."""
-    fitting = [one for one in done.values() if one.measured and one.batch_size < size]
+def _predicted_failure(size: int, done: dict[int, Attempt], limit: int | None) -> Attempt | None:
+    """Return a failed attempt if the two largest smaller batches predict that `size` is too large.
+
+    Memory grows linearly with the batch.
+    """
+    fitting = [
+        attempt for attempt in done.values() if attempt.measured and attempt.batch_size < size
+    ]
     if limit is None or len(fitting) < 2:
         return None
-    fitting.sort(key=lambda one: one.batch_size)
-    return Attempt(size, None) if _predicted(fitting[-2:], size) > 1.2 * limit else None
+    fitting.sort(key=lambda attempt: attempt.batch_size)
+    return Attempt(size, None) if _extrapolated(fitting[-2:], size) > 1.2 * limit else None
 
 
-def _predicted(two: Sequence[Attempt], size: int) -> float:
+def _extrapolated(two: Sequence[Attempt], size: int) -> float:
     (small, low), (large, high) = (
-        (one.batch_size, one.measured.memory) for one in two if one.measured
+        (attempt.batch_size, attempt.measured.memory) for attempt in two if attempt.measured
     )
     return high + (high - low) / (large - small) * (size - large)
 
@@ -184,13 +193,13 @@ def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> ProbeRe
         raise SegopsError(
             f"batch size {size}: the attempt ended with status {done.returncode}:\n{done.stderr}"
         )
-    found = json.loads(result.read_text())
-    if "error" in found:
-        raise SegopsError(found["error"])
-    return ProbeResult(**found)
+    written = json.loads(result.read_text())
+    if "error" in written:
+        raise SegopsError(written["error"])
+    return ProbeResult(**written)
 
 
-def _told(measured: ProbeResult | None) -> str:
+def _described(measured: ProbeResult | None) -> str:
     if measured is None:
         return "does not fit"
     return f"{measured.images_per_second:.1f} images/s, {measured.memory / 2**30:.2f} GiB"

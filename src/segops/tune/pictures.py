@@ -1,4 +1,4 @@
-"""Pictures of what was tried."""
+"""Plots of a learning-rate range test and of a parameter search."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WARNING, DOT = "#b3261e", "#aeb6c1"
 
 
 def write_range_picture(path: Path, found: RangeTest) -> None:
-    """Draw loss over learning rate, with the points that it suggests."""
+    """Draw the loss over the learning rate, with the points for a suggestion."""
     figure, axes = _figure(7.2, 4.2)
     axes.plot(found.rates, found.losses, ".", color=DOT, markersize=4, label="loss of a step")
     axes.plot(found.rates, found.smoothed, color=INK, linewidth=1.6, label="smoothed")
@@ -67,17 +67,19 @@ def write_search_picture(
 ) -> None:
     """Draw every trial as a line over parallel axes: its values, then its score.
 
-    Complete trials are coloured by their score; broken grey lines were stopped early or failed;
-    the best one is drawn above all and its values are written beside it.
+    Complete trials are coloured by their score; dashed grey lines are trials that were stopped
+    early or failed. The best trial is drawn on top, with its values above the axes.
     """
     shown = [key for key in ranges if key in best.values]
-    scales = [_Scale([one.values[key] for one in trials], ranges[key]) for key in shown]
-    scores = [one.score for one in trials if one.outcome == "complete" and one.score is not None]
+    scales = [_Scale([trial.values[key] for trial in trials], ranges[key]) for key in shown]
+    scores = [
+        trial.score for trial in trials if trial.outcome == "complete" and trial.score is not None
+    ]
     score = _Scale([*scores, *([scores[0] + 0.01] if len(set(scores)) == 1 else [])], None)
     figure, axes = _figure(2.4 + 1.9 * len(scales), 4.4)
     axes.axis("off")
     colours = colormaps["viridis"]
-    for trial in sorted(trials, key=lambda one: (one.outcome == "complete", one.score or 0.0)):
+    for trial in sorted(trials, key=lambda trial: (trial.outcome == "complete", trial.score or 0)):
         places = [scale(trial.values[key]) for scale, key in zip(scales, shown, strict=True)]
         if trial.outcome == "complete":
             places.append(score(trial.score))
@@ -96,7 +98,7 @@ def write_search_picture(
     counts = ", ".join(
         f"{count} {outcome}"
         for outcome in ("complete", "pruned", "failed")
-        if (count := sum(one.outcome == outcome for one in trials))
+        if (count := sum(trial.outcome == outcome for trial in trials))
     )
     axes.set_title(
         f"{counts}; darker is better; best: trial {best.number}",
@@ -108,13 +110,13 @@ def write_search_picture(
 
 
 class _Scale:
-    """Where a value lies on an axis, 0 at the bottom and 1 at the top."""
+    """The position of a value on an axis, 0 at the bottom and 1 at the top."""
 
     def __init__(self, values: Sequence[Any], given: RangeParams | None) -> None:
         self.choices: list[str] | None = None
         self.is_log = bool(given and given.log)
         if given is not None and given.choices is not None:
-            self.choices = [_shown(_plain(one)) for one in given.choices]
+            self.choices = [_shown(choice) for choice in given.choices]
         elif given is not None and given.low is not None and given.high is not None:
             self.low, self.high = given.low, given.high
         else:
@@ -128,9 +130,9 @@ class _Scale:
         return float((value - self.low) / (self.high - self.low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and labels."""
+        """Return positions and labels."""
         if self.choices is not None:
-            return [(self(one), one) for one in self.choices]
+            return [(self(choice), choice) for choice in self.choices]
         count = 5
         shares = [step / (count - 1) for step in range(count)]
         if self.is_log:
@@ -157,10 +159,6 @@ def _draw_axis(axes: Any, place: int, name: str, scale: _Scale, best: Any) -> No
     axes.text(
         place, 1.07, _shown(best), ha="center", va="bottom", fontsize=9, color=ACCENT, weight="bold"
     )
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""One batch size tried in a process of its own: ``python -m segops.tune.probe``.
+"""Measures a batch size in a separate process: ``python -m segops.tune.probe``.
 
-A process of its own, because memory that ran out leaves nothing to rely on: on the CPU the system
-kills whoever asks for too much, and on the GPU what one attempt leaves behind spoils the next one.
+On the CPU the system kills a process that takes too much memory; on the GPU an attempt that fails
+leaves memory allocated. A separate process protects the search from both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segops import files
 from segops.params.file import load_params
 from segops.runtime.errors import SegopsError
 
-# What is heavy is imported where it is needed: memory is watched before anything takes it.
+# Heavy packages are imported later, after the watch on memory has started.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from segops.train.job import Job
 
 OUT_OF_MEMORY = 77
-"""Exit status that says so."""
+"""Exit status of an attempt that ran out of memory."""
 USABLE = 0.9
-"""Share of the memory that a batch may take; the rest is for what a training keeps besides."""
+"""Share of the memory that a batch may take; a training needs the rest."""
 SECONDS = 1.0
-"""Steps are timed for about this long, two at least."""
+"""About this long steps are timed, at least two."""
 SECONDS_BETWEEN_LOOKS = 0.02
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a batch size came to.
+    """Memory and speed of a batch size.
 
     Attributes:
         memory: Largest memory in use, in bytes: of the process on the CPU, of the device on a GPU.
-        images_per_second: Of the training steps alone; making the samples is not counted.
+        images_per_second: Of the training steps alone, without loading of samples.
     """
 
     memory: int
@@ -75,22 +75,22 @@ def measure(job: Job) -> ProbeResult:
     with reproducible(device, choose_threads(job.hardware), job.params.deterministic):
         engine = Engine(job, fabric)
         engine.train_mode()
-        engine.step(images, masks, 0, job.params.lr)  # memory and kernels are found once
+        engine.step(images, masks, 0, job.params.lr)  # allocates memory and chooses kernels
         steps, seconds = _timed(engine, images, masks, job.params.lr)
     memory = torch.cuda.max_memory_reserved() if device == "cuda" else peak_memory()
     return ProbeResult(memory, steps * job.params.batch_size / seconds)
 
 
 def peak_memory() -> int:
-    """The largest memory that this process ever held, in bytes."""
+    """Return the largest memory that this process has held, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def end_beyond(limit: int) -> None:
+def exit_above(limit: int) -> None:
     """End this process with :data:`OUT_OF_MEMORY` as soon as it holds more than `limit` bytes.
 
-    Sooner than the system would, which might choose another process to kill, or begin to swap.
+    This comes before the system swaps or kills some process, which may be another.
     """
 
     def watch() -> None:
@@ -103,7 +103,7 @@ def end_beyond(limit: int) -> None:
 
 
 def _timed(engine: Engine, images: Tensor, masks: Tensor, rate: float) -> tuple[int, float]:
-    """Steps taken, and the seconds that they took."""
+    """Time steps; return their number and the seconds that they took."""
     _wait()
     started, steps = time.perf_counter(), 0
     while steps < 2 or time.perf_counter() - started < SECONDS:
@@ -127,9 +127,9 @@ def _main() -> int:
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--memory", type=int, help="bytes that the process may hold, on the CPU")
     given = parser.parse_args()
-    _be_the_first_to_go()
+    _prefer_for_oom_kill()
     if given.memory is not None:
-        end_beyond(given.memory)
+        exit_above(given.memory)
     import torch
 
     from segops.tune.setup import build_trial, open_store
@@ -139,19 +139,19 @@ def _main() -> int:
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=share)})
     try:
         job = build_trial(given.root, settings, open_store(given.root), given.scratch)
-        found: dict[str, Any] = dataclasses.asdict(measure(job))
+        result: dict[str, Any] = dataclasses.asdict(measure(job))
     except SegopsError as error:
         if isinstance(error.__cause__, torch.OutOfMemoryError):
             return OUT_OF_MEMORY
-        found = {"error": str(error)}
+        result = {"error": str(error)}
     except torch.OutOfMemoryError:
         return OUT_OF_MEMORY
-    files.write_json(given.scratch / f"{given.batch_size}.json", found)
+    files.write_json(given.scratch / f"{given.batch_size}.json", result)
     return 0
 
 
-def _be_the_first_to_go() -> None:
-    """Where memory runs out all the same, the system is to kill this process and no other."""
+def _prefer_for_oom_kill() -> None:
+    """Ask the system to kill this process first if memory still runs out."""
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text("1000")

@@ -1,8 +1,8 @@
-"""The learning-rate range test: how the loss goes while the learning rate rises.
+"""The learning-rate range test: the loss while the learning rate rises.
 
 Source:
     Smith: Cyclical Learning Rates for Training Neural Networks, WACV 2017, section 3.3; the rate
-    rises exponentially, as Gugger and Howard have it in fastai.
+    rises exponentially, as in fastai by Gugger and Howard.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ WINDOW = 0.05
 """Half-width of the smoothing window, as a share of the sweep."""
 SAFETY = 10.0
 """The cautious suggestion is this factor below the rate at which the loss diverges."""
-HOPELESS = 4.0
-"""The sweep ends where the loss is this many times the smallest one so far."""
+DIVERGED = 4.0
+"""The sweep ends where the loss is this many times the smallest loss so far."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a sweep showed.
+    """The result of a sweep.
 
     Attributes:
-        rates: Learning rates, rising; those of the steps that were taken.
+        rates: Learning rates of the steps that were taken, rising.
         losses: The loss of each step.
         smoothed: Weighted mean of the losses around each step.
         steepest: Where the smoothed loss falls fastest per factor of the rate; None where it does
             not fall.
-        divergence: The first rate, after the smallest smoothed loss, at which half of what was
-            gained is lost again; None where that does not happen.
+        divergence: The first rate, after the smallest smoothed loss, at which the loss has risen by
+            half of its fall; None where that does not happen.
     """
 
     rates: tuple[float, ...]
@@ -74,10 +74,10 @@ class RangeTest:
 def range_test(
     root: Path, settings: Params, low: float, high: float, steps: int
 ) -> tuple[RangeTest, Path]:
-    """Sweep the learning rate on the workspace's train data, and draw what happens.
+    """Sweep the learning rate on the workspace's train data, and draw the curve.
 
     The network, the augmentation, the order of the images and the steps are those of a training.
-    Nothing of a training's is touched: neither its outputs nor what it resumes from.
+    The outputs and the resume state of a training are not changed.
 
     Args:
         root: The workspace; its images are packed.
@@ -87,10 +87,10 @@ def range_test(
         steps: Optimiser steps.
 
     Returns:
-        What the sweep showed, and the picture's path.
+        The result, and the plot's path.
 
     Raises:
-        SegopsError: The limits make no sweep, or the training cannot be built.
+        SegopsError: The limits are not valid, or the training cannot be built.
     """
     if not 0 < low < high:
         raise SegopsError(f"--low {low:g} --high {high:g}: expected 0 < low < high.")
@@ -100,37 +100,37 @@ def range_test(
     state.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
         job = build_trial(root, settings, store, Path(scratch))
-        found = judge(*sweep(job, learning_rates(low, high, steps)))
-    write_range_picture(root / PICTURE, found)
-    return found, PICTURE
+        result = analyse(*sweep(job, learning_rates(low, high, steps)))
+    write_range_picture(root / PICTURE, result)
+    return result, PICTURE
 
 
 def learning_rates(low: float, high: float, steps: int) -> tuple[float, ...]:
-    """`steps` learning rates from `low` to `high`, each the same factor above the one before."""
+    """Return `steps` learning rates from `low` to `high` in geometric progression."""
     return tuple(float(rate) for rate in np.geomspace(low, high, steps))
 
 
 def sweep(job: Job, rates: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Train one step with each rate, until the loss is beyond hope.
+    """Train a step with each rate, until the loss diverges.
 
     Returns:
-        The rates of the steps that were taken, and their losses; a last one that is not finite
-        is kept as infinity.
+        The rates of the steps that were taken, and their losses; a loss that is not finite is
+        returned as infinity and is the last.
     """
     losses: list[float] = []
     best = math.inf
     for loss in _losses(job, rates):
         losses.append(loss if math.isfinite(loss) else math.inf)
-        # A mean of a few steps, so that one hard batch ends nothing.
+        # A mean of five steps, so that a single hard batch does not end the sweep.
         recent = sum(losses[-5:]) / len(losses[-5:])
         best = min(best, recent) if len(losses) >= 5 else best
-        if not math.isfinite(loss) or recent > HOPELESS * best:
+        if not math.isfinite(loss) or recent > DIVERGED * best:
             break
     return tuple(rates[: len(losses)]), tuple(losses)
 
 
-def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
-    """Read the sweep's curve.
+def analyse(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
+    """Find the steepest descent and the divergence of a sweep's curve.
 
     Args:
         rates: Learning rates, rising.
@@ -140,7 +140,7 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
     smoothed = _smooth(finite)
     lowest = int(np.argmin(smoothed))
     slope = np.gradient(smoothed, np.log(rates)) if len(rates) > 1 else np.zeros(1)
-    # The first means are of few steps: their slope is noise.
+    # The first means are over few steps, so their slope is noise.
     first = min(_half_window(len(rates)), lowest)
     steepest = first + int(np.argmin(slope[first : lowest + 1]))
     gained = smoothed[0] - smoothed[lowest]
@@ -172,14 +172,15 @@ def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
 
 
 def _ceiling(losses: Sequence[float]) -> float:
-    """What stands for an infinite loss: beyond all that was seen."""
-    return HOPELESS * max((one for one in losses if math.isfinite(one)), default=1.0)
+    """Return a value above all finite losses, to replace infinite losses."""
+    return DIVERGED * max(filter(math.isfinite, losses), default=1.0)
 
 
 def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Triangular mean around every step, (n,) float64: unlike an exponential one it does not lag,
-    and so does not move the curve to higher rates.
-    """  # noqa: D205
+    """Return the triangular mean around every step, (n,) float64.
+
+    Unlike an exponential mean it does not lag, so it does not shift the curve to higher rates.
+    """
     half = _half_window(len(losses))
     window = np.bartlett(2 * half + 3)[1:-1]
     total = np.convolve(losses, window, mode="full")[half:-half]

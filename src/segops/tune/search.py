@@ -1,4 +1,4 @@
-"""The search over declared ranges: trainings scored on the selection split, poor ones cut short."""
+"""Searches declared parameter ranges by trainings that are scored on the selection split."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ LOCK = paths.STATE / "tune.lock"
 SCRATCH = paths.STATE / "tune"
 PICTURE = Path("reports/search.png")
 SECONDS_AWAY = 60.0
-"""An MLflow that was away is not asked again before; each question takes seconds."""
+"""Wait before MLflow is asked again after it did not answer, which takes seconds each time."""
 log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         study: The study's name.
-        trials: The trials that count, by number.
-        best: The best of them.
-        edit: The change of ``params.yaml`` that its values make; not written.
-        picture: The parallel-coordinates picture, relative to the workspace.
-        mlflow_run: Id of the study's run; None where MLflow was not to be had.
+        trials: The trials by number, without lost trials.
+        best: The best trial.
+        edit: The change of ``params.yaml`` to its values; not written.
+        picture: The parallel-coordinates plot, relative to the workspace.
+        mlflow_run: Id of the study's run; None where MLflow did not answer.
     """
 
     study: str
@@ -59,13 +59,13 @@ class SearchResult:
 
 
 def search(root: Path, settings: Params, trials: int | None = None) -> SearchResult:
-    """Run the study that ``params.yaml`` declares under `tune`, or what is left of it.
+    """Run the study that ``params.yaml`` declares under `tune`, or its remaining trials.
 
     A trial is a training with other values of the parameters that have ranges, scored by its best
-    mIoU on the selection split; val is not looked at. It is stopped early when its best mIoU so far
-    is below the median of the others at the same epoch. The values of ``params.yaml`` itself come
-    first. A study is bound to its data, parameters and ranges; it lies in ``.segops/tune.db`` of
-    the main checkout, and a killed one goes on where it was.
+    mIoU on the selection split; val is not used. A trial is stopped early when its best mIoU so far
+    is below the median of the others at the same epoch. The first trial has the values of
+    ``params.yaml``. A study is bound to its data, parameters and ranges. It is stored in
+    ``.segops/tune.db`` of the main checkout and continues after an interruption.
 
     Args:
         root: The workspace; its images are packed.
@@ -87,7 +87,7 @@ def search(root: Path, settings: Params, trials: int | None = None) -> SearchRes
         log.info("%s", study.news)
         lost = study.requeue_lost()
         if lost:
-            log.info("%d trial(s) of a killed search are tried once more.", lost)
+            log.info("%d trial(s) of a killed search are repeated.", lost)
         record = _Record(root, settings, study)
         record.deliver()
         wanted = trials or settings.tune.trials
@@ -99,7 +99,7 @@ def search(root: Path, settings: Params, trials: int | None = None) -> SearchRes
 
 
 def _base(settings: Params) -> Params:
-    """The parameters of a trial, apart from what is searched."""
+    """Return the parameters of a trial except for the searched values."""
     if not settings.tune.ranges:
         raise SegopsError(
             "params.yaml: tune.ranges names no parameter. Give it some, such as "
@@ -130,13 +130,13 @@ def _run_trial(
         study.inner.tell(trial, state=TrialState.PRUNED)
         log.info("Stopped early: below the median of the other trials.")
     except SegopsError as error:
-        # Pruned and not failed: the sampler learns from the one and forgets the other.
+        # Stored as pruned: the sampler ignores failed trials and would try such values again.
         trial.set_user_attr(MESSAGE, str(error))
         study.inner.tell(trial, state=TrialState.PRUNED)
         log.warning("The trial failed: %s", error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if torch.cuda.is_available():  # what is in cycles keeps the device's memory till collected
+        if torch.cuda.is_available():  # reference cycles hold the device's memory until collected
             gc.collect()
             torch.cuda.empty_cache()
 
@@ -161,7 +161,7 @@ def _train(
 
 
 class _Watch:
-    """Reports every epoch of a trial and ends it where it is hopeless."""
+    """Reports every epoch of a trial, and ends a trial that the pruner gives up."""
 
     def __init__(self, trial: optuna.trial.Trial) -> None:
         self.trial = trial
@@ -178,7 +178,7 @@ class _Watch:
 
 
 class _Record:
-    """MLflow's record of the study: what cannot be delivered now is delivered with the next."""
+    """MLflow's record of the study; a failed delivery is made up by the next."""
 
     def __init__(self, root: Path, settings: Params, study: Study) -> None:
         self.root = root
@@ -187,7 +187,7 @@ class _Record:
         self.failed_at: float | None = None
 
     def deliver(self, **rest: Any) -> str | None:
-        """Bring MLflow up to date; returns the id of the study's run, None where it is away."""
+        """Bring MLflow up to date; return the id of the study's run, None without an answer."""
         if self.failed_at and not rest and time.monotonic() - self.failed_at < SECONDS_AWAY:
             return None
         try:
@@ -204,9 +204,9 @@ class _Record:
 def _close(root: Path, settings: Params, study: Study, record: _Record) -> SearchResult:
     best = study.best()
     if best is None:
-        why = {one.message or "stopped early" for one in study.ended()}
+        reasons = sorted({trial.message or "stopped early" for trial in study.ended()})
         raise SegopsError(
-            "\n".join(["No trial of the study gave a score:", *(f"  {one}" for one in sorted(why))])
+            "\n".join(["No trial of the study has a score:", *(f"  {why}" for why in reasons)])
         )
     edit = plan(root, best.values, f"trial {best.number} of {study.name}")
     trials = study.ended()

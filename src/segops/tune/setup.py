@@ -1,4 +1,4 @@
-"""Trainings that only try something: on one device, with files of their own."""
+"""Sets up trial trainings: on one device, with their own files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from segops.train.settings import TrainingSettings
 
 
 def on_one_device(settings: Params) -> Params:
-    """Parameters of the same steps on one device, which takes the others' shares as further parts.
+    """Return parameters for the same steps on one device, by gradient accumulation.
 
-    What differs is batch norm, whose statistics are over a part.
+    Batch norm differs: its statistics are over a part of the batch.
     """
     devices = device_count(settings.train)
     if devices == 1 and settings.train.devices == 1:
@@ -38,7 +38,7 @@ def on_one_device(settings: Params) -> Params:
 
 
 def device_count(train: TrainParams) -> int:
-    """Devices of a training, over all machines."""
+    """Return the number of devices of a training, over all machines."""
     if train.devices != "auto":
         return train.devices * train.nodes
     gpus = torch.cuda.device_count() if train.device != "cpu" else 0
@@ -46,22 +46,22 @@ def device_count(train: TrainParams) -> int:
 
 
 def open_store(root: Path) -> PackedStore:
-    """The packed images of a workspace.
+    """Open the packed images of a workspace.
 
     Raises:
-        SegopsError: There are none yet.
+        SegopsError: Nothing is packed, or there is no augmentation policy.
     """
     if not (root / paths.PACKED).is_dir() or not (root / paths.POLICY).is_file():
         raise SegopsError(
-            f"{root}: nothing is prepared for training yet. `dvc repro augment` does it."
+            f"{root}: no data are prepared for training. `dvc repro augment` prepares them."
         )
     return PackedStore(root / paths.PACKED)
 
 
 def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path) -> Job:
-    """A training whose checkpoints and history lie in `scratch`.
+    """Build a training with its checkpoints and history in `scratch`.
 
-    It uses the policy of `settings`, whatever policy the stage augment wrote last.
+    It uses the augmentation policy of `settings`, not the policy that stage augment wrote.
 
     Raises:
         SegopsError: Parameters and data do not fit together.

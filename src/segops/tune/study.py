@@ -1,4 +1,4 @@
-"""An Optuna study in a SQLite file: what it is bound to, what it holds, how it goes on."""
+"""An Optuna study in a SQLite file, bound to data, parameters and ranges."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from segops.params.tune import RangeParams
 from segops.record.tuning import Trial
 
 STARTUP_TRIALS = 8
-"""Trials at random, before the sampler learns from them."""
+"""Number of random trials before the sampler learns."""
 UNPRUNED_TRIALS = 4
-"""Complete trials, before others are held against them."""
+"""Number of complete trials before others are compared with them and pruned."""
 PARTS, ROWS, MESSAGE, AGAIN = "parts", "rows", "message", "again"
-"""Names of what is kept beside Optuna's own fields."""
+"""Names of our user attributes in Optuna."""
 
 
 @dataclass
 class Study:
-    """A study and what it is bound to.
+    """A study with its ranges.
 
     Attributes:
         inner: Optuna's object.
-        ranges: What each parameter may be, by dotted key.
-        labels: Of choices, Optuna's label -> the value that it stands for, by dotted key.
+        ranges: The range of each parameter, by dotted key.
+        labels: For choices, Optuna's label -> its value, by dotted key.
         seed: Seed of the study.
-        news: How it was found or made, for a person.
+        news: A sentence that says whether it is new or continued.
     """
 
     inner: optuna.Study
@@ -52,41 +52,42 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Its name, unique for what it is bound to."""
+        """Its name, unique for its data, parameters and ranges."""
         return self.inner.study_name
 
     def ask(self) -> tuple[optuna.trial.Trial, dict[str, Any]]:
-        """Begin a trial; returns it and its values by dotted key.
+        """Begin a trial; return it and its values by dotted key.
 
-        What is asked depends on the seed and on the trials so far alone, so that a study that was
-        killed goes on as it would have.
+        The values depend only on the seed and on the trials so far, so a killed study continues as
+        it would have without the interruption.
         """
         self.inner.sampler = _sampler(self.seed, len(self.ended()))
         trial = self.inner.ask(self.ranges)
         return trial, self._values(trial.params)
 
     def trials(self) -> list[Trial]:
-        """The trials that have ended, those of killed processes too; by number."""
-        found = self.inner.get_trials(deepcopy=False)
-        return [self._told(one) for one in found if one.state.is_finished()]
+        """Return the trials that have ended, by number, lost trials included."""
+        trials = self.inner.get_trials(deepcopy=False)
+        return [self._trial(trial) for trial in trials if trial.state.is_finished()]
 
     def ended(self) -> list[Trial]:
-        """The trials that count: complete, pruned or failed."""
-        return [one for one in self.trials() if one.outcome != "lost"]
+        """Return the trials that are complete, pruned or failed, but not lost."""
+        return [trial for trial in self.trials() if trial.outcome != "lost"]
 
     def best(self) -> Trial | None:
-        """The complete trial with the highest score; None where none is complete."""
-        complete = [one for one in self.ended() if one.outcome == "complete"]
-        return max(complete, key=lambda one: one.score or 0.0, default=None)
+        """Return the complete trial with the highest score; None without a complete trial."""
+        complete = [trial for trial in self.ended() if trial.outcome == "complete"]
+        return max(complete, key=lambda trial: trial.score or 0.0, default=None)
 
     def propose(self, settings: Params) -> None:
-        """Have the values that the parameters hold now tried first, where the ranges hold them."""
+        """Enqueue the current parameter values as a trial, if they are within the ranges."""
         flat = settings.flat()
         params = {}
         for key, distribution in self.ranges.items():
             value = flat.get(key)
             if key in self.labels:
-                value = next((own for own, one in self.labels[key].items() if one == value), None)
+                labels = self.labels[key].items()
+                value = next((label for label, choice in labels if choice == value), None)
                 if value not in self.labels[key]:
                     return
             elif not isinstance(value, int | float) or not _holds(distribution, value):
@@ -95,17 +96,19 @@ class Study:
         self.inner.enqueue_trial(params)
 
     def requeue_lost(self) -> int:
-        """Have the trials of killed processes tried once more; returns how many there were.
+        """Enqueue the trials of killed processes again; return their number.
 
-        The caller holds the lock that says that nobody else works on the study.
+        The caller holds the lock of the study, so no running trial has a live process.
         """
         trials = self.inner.get_trials(deepcopy=False)
-        queued = {one.user_attrs.get(AGAIN) for one in trials if one.state == TrialState.WAITING}
-        running = [one for one in trials if one.state == TrialState.RUNNING]
-        for one in running:
-            if one.params.keys() == self.ranges.keys() and one.number not in queued:
-                self.inner.enqueue_trial(one.params, user_attrs={AGAIN: one.number})
-            self.inner.tell(one.number, state=TrialState.FAIL)
+        queued = {
+            trial.user_attrs.get(AGAIN) for trial in trials if trial.state == TrialState.WAITING
+        }
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        for trial in running:
+            if trial.params.keys() == self.ranges.keys() and trial.number not in queued:
+                self.inner.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
+            self.inner.tell(trial.number, state=TrialState.FAIL)
         return len(running)
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class Study:
             for key, value in params.items()
         }
 
-    def _told(self, trial: FrozenTrial) -> Trial:
+    def _trial(self, trial: FrozenTrial) -> Trial:
         message = trial.user_attrs.get(MESSAGE)
         outcome = {TrialState.COMPLETE: "complete", TrialState.FAIL: "lost"}.get(
             trial.state, "failed" if message else "pruned"
@@ -132,11 +135,11 @@ class Study:
 
 
 def open_study(path: Path, settings: Params, data: str, epochs: int | None) -> Study:
-    """The study of these parameters and this data: the one that was begun, or a new one.
+    """Continue the study of these parameters and this data, or begin it.
 
     Args:
-        path: The SQLite file; it is made where missing.
-        settings: The parameters; the ranges are theirs.
+        path: The SQLite file; created where missing.
+        settings: The parameters, with the ranges.
         data: Hash of the train split.
         epochs: Epochs of a trial; None where its length is given in iterations.
     """
@@ -146,7 +149,7 @@ def open_study(path: Path, settings: Params, data: str, epochs: int | None) -> S
     parts = study_parts(settings, data)
     name = f"search-{sha256_bytes(json.dumps(parts, sort_keys=True).encode())[:12]}"
     others = optuna.get_all_study_summaries(storage)
-    found = next((one for one in others if one.study_name == name), None)
+    is_new = all(study.study_name != name for study in others)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         inner = optuna.create_study(
@@ -155,31 +158,31 @@ def open_study(path: Path, settings: Params, data: str, epochs: int | None) -> S
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=UNPRUNED_TRIALS,
-                # The first quarter of a trial, its first epoch at least, decides nothing.
+                # No trial is pruned in its first quarter, nor in its first epoch.
                 n_warmup_steps=max(1, (epochs or 1) // 4) + 1,
             ),
             load_if_exists=True,
         )
     distributions, labels = _distributions(settings)
     study = Study(inner, distributions, labels, settings.tune.seed, "")
-    if found is None:
+    if is_new:
         inner.set_user_attr(PARTS, parts)
         study.propose(settings)
         study.news = _news(name, parts, others)
     else:
-        study.news = f"Going on with study {name}: {len(study.ended())} trials are done."
+        study.news = f"Continuing study {name}: {len(study.ended())} trials are done."
     return study
 
 
 def study_parts(settings: Params, data: str) -> dict[str, str]:
-    """What a study is bound to, as hashes: with one of them changed, scores do not compare."""
+    """Return hashes of data, parameters and ranges; scores are comparable only where all agree."""
     searched = settings.tune.ranges
     skipped = {"train.epochs", "train.iterations"} if settings.tune.epochs else set()
     outside = {
         key: value
         for key, value in settings.flat().items()
         if key.partition(".")[0] in ("augment", "model", "train")
-        and not any(key == one or key.startswith(f"{one}.") for one in searched)
+        and not any(key == name or key.startswith(f"{name}.") for name in searched)
         and key not in skipped
     }
     ranges = {key: value.model_dump(mode="json") for key, value in searched.items()}
@@ -191,15 +194,15 @@ def study_parts(settings: Params, data: str) -> dict[str, str]:
 
 
 def _news(name: str, parts: Mapping[str, str], others: list[Any]) -> str:
-    dated = [one for one in others if one.datetime_start is not None]
+    dated = [study for study in others if study.datetime_start is not None]
     if not dated:
         return f"New study {name}."
-    last = max(dated, key=lambda one: one.datetime_start)
+    last = max(dated, key=lambda study: study.datetime_start)
     before = last.user_attrs.get(PARTS, {})
     changed = [part for part, value in parts.items() if before.get(part) != value]
     return (
-        f"New study {name}, because of other {' and '.join(changed)} than those of "
-        f"{last.study_name}, which stays as it is ({last.n_trials} trials)."
+        f"New study {name}: {' and '.join(changed)} differ from those of {last.study_name}, "
+        f"which is kept ({last.n_trials} trials)."
     )
 
 
@@ -211,7 +214,7 @@ def _distributions(
     labels: dict[str, dict[Any, Any]] = {}
     for key, given in settings.tune.ranges.items():
         if given.choices is not None:
-            labels[key] = {_label(one): _plain(one) for one in given.choices}
+            labels[key] = {_label(choice): _plain(choice) for choice in given.choices}
             ranges[key] = CategoricalDistribution(tuple(labels[key]))
         else:
             ranges[key] = _numbers(key, given, now.get(key))
@@ -222,7 +225,7 @@ def _numbers(key: str, given: RangeParams, now: Any) -> BaseDistribution:
     assert given.low is not None
     assert given.high is not None
     is_whole = given.low == int(given.low) and given.high == int(given.high)
-    # An entry of model.options has no type but that of its value.
+    # An entry of model.options has no declared type, so its value decides.
     is_integer = is_whole_number(key) or (isinstance(now, int) and not isinstance(now, bool))
     if given.integer or (is_integer and is_whole):
         return IntDistribution(int(given.low), int(given.high), log=given.log)
@@ -237,12 +240,13 @@ def _holds(distribution: BaseDistribution, value: float) -> bool:
 
 
 def _label(choice: Any) -> Any:
-    """What Optuna keeps of a choice: it stores plain values only."""
-    plain = _plain(choice)
-    return plain if plain is None or isinstance(plain, str | int | float) else json.dumps(plain)
+    """Return the label of a choice in Optuna, which stores plain values only."""
+    value = _plain(choice)
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
 
 
 def _plain(choice: Any) -> Any:
+    """Return a choice as JSON holds it: tuples become lists."""
     return json.loads(json.dumps(choice))
 
 

@@ -16,8 +16,7 @@ from segops.release import promotion
 from segops.release.compare_models import compare
 from segops.release.register import register
 from segops.release.resolve import resolved
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 

@@ -28,9 +28,8 @@ from segops.release.named_models import open_models
 from segops.release.paired_counts import kept_counts
 from segops.report.page_inputs import Opponent
 from segops.runtime.errors import SegopsError, TransientError
-
-from . import registry_workspace as made
-from .registry_workspace import release
+from tests.support import registry_workspace as made
+from tests.support.registry_workspace import release
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,8 @@ from segops.train import launch, loop
 from segops.train.hardware import build_fabric
 from segops.train.loop import TrainingResult, train
 from segops.train.selection import selection_confusion
-
-from ..unit.training import Jobs, job_maker, save_always
-from .ranks import TWO, on_ranks
+from tests.support.ranks import TWO, on_ranks
+from tests.support.training import Jobs, job_maker, save_always
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from segops import files, paths
 from segops.runtime.errors import SegopsError
 from segops.stages.train import run
 from segops.train import launch
-
-from .ranks import TWO, free_port, on_ranks
+from tests.support.ranks import TWO, free_port, on_ranks
 
 
 @pytest.fixture

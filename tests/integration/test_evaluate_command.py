@@ -24,7 +24,7 @@ from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
-from tests.unit.test_evaluate_score import SPEC, lively
+from tests.unit.evaluate.test_score import SPEC, lively
 
 app = typer.Typer()
 app.command()(command.evaluate)

@@ -25,7 +25,7 @@ from segops.release import ledger
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
 from tests.integration.conftest import make_workspace, segops, set_params
-from tests.integration.prefect_server import Serving, serving
+from tests.support.prefect_server import Serving, serving
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from segops.release import gate, promotion
 from segops.release.evidence import Evidence
 from segops.release.gate_checks import Check
 from segops.release.register import register
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 
 def test_a_check_from_outside_is_decided_on_printed_and_recorded(

@@ -17,8 +17,7 @@ from segops.params.file import load_params
 from segops.record import runs, tracking
 from segops.record.lineage import tag
 from segops.record.update import record
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 
 @pytest.fixture(autouse=True)

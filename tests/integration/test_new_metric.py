@@ -21,8 +21,7 @@ from segops.record.update import record
 from segops.release.compare_models import Compared
 from segops.report.page_inputs import Difference, Opponent
 from segops.stages import evaluate
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 
 def miss_rate(pixels: ClassPixels) -> PerClass:

@@ -20,8 +20,7 @@ from segops.release.paired_counts import recorded_counts
 from segops.release.register import Registered, register
 from segops.release.versions import Version, get
 from segops.stages import package
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 
 @pytest.fixture

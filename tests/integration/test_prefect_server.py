@@ -21,9 +21,9 @@ import websockets
 from flows import server as servers
 from segops import pipeline
 from segops.runtime.errors import SegopsError
-from tests.integration.hostile_page import attack
-from tests.integration.prefect_server import Serving, serving
-from tests.unit.browser import needs_browser
+from tests.support.browser import needs_browser
+from tests.support.hostile_page import attack
+from tests.support.prefect_server import Serving, serving
 
 API = "/api/flows/filter"
 SOCKETS = (

@@ -1,7 +1,7 @@
 """Register, gate, promote, roll back: with a real MLflow, and with crashes in between.
 
 Mistakes are those that promoters in the field made; the rest of the ten stand in
-tests/unit/test_gate.py.
+tests/unit/release/test_gate.py.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from segops.release.gate import Decision
 from segops.release.register import Registered, register
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
-
-from . import registry_workspace as made
-from .registry_workspace import aliases, challenge, failed, kinds, release
+from tests.support import registry_workspace as made
+from tests.support.registry_workspace import aliases, challenge, failed, kinds, release
 
 
 @pytest.fixture(autouse=True)

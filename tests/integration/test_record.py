@@ -21,9 +21,8 @@ from segops.record.update import Recorded, record
 from segops.release.register import register
 from segops.runtime.errors import SegopsError, TransientError
 from segops.stages import train
-
-from . import registry_workspace as made
-from .conftest import dvc, set_params
+from tests.integration.conftest import dvc, set_params
+from tests.support import registry_workspace as made
 
 
 @pytest.fixture(autouse=True)

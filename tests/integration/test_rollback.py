@@ -9,9 +9,8 @@ import pytest
 
 from segops.release import promotion, versions
 from segops.runtime.errors import SegopsError
-
-from . import registry_workspace as made
-from .registry_workspace import aliases, challenge, kinds, release
+from tests.support import registry_workspace as made
+from tests.support.registry_workspace import aliases, challenge, kinds, release
 
 
 @pytest.fixture(autouse=True)

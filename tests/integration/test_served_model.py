@@ -28,8 +28,7 @@ from segops.release import promotion
 from segops.release.register import register
 from segops.runtime.masks import decode_mask
 from segops.stages import evaluate
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 pytestmark = pytest.mark.slow
 FOREIGN = ("segops", "dvc", "prefect", "albumentations", "great_expectations", "lightning_fabric")

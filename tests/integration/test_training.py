@@ -25,9 +25,8 @@ from segops.data.store import pack
 from segops.params.file import load_params
 from segops.stages.train import FOLLOW_LOG
 from segops.voc.layout import open_layout
-from tests.rewording import Rewording
-
-from .conftest import SMALL, dvc, segops, set_params
+from tests.integration.conftest import SMALL, dvc, segops, set_params
+from tests.support.rewording import Rewording
 
 SETTINGS: dict[str, Any] = {
     **SMALL,

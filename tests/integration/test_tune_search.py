@@ -32,8 +32,7 @@ from segops.runtime.errors import SegopsError
 from segops.tune import search as searching
 from segops.tune.search import STORAGE, search
 from segops.tune.study import open_study
-
-from . import registry_workspace as made
+from tests.support import registry_workspace as made
 
 PARENT = "mlflow.parentRunId"
 RANGES: dict[str, Any] = {

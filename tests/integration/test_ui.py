@@ -17,8 +17,8 @@ import requests
 from segops import pipeline
 from segops.cli import browse
 from segops.record.update import record
-from tests.integration import registry_workspace as made
-from tests.integration.ranks import free_port
+from tests.support import registry_workspace as made
+from tests.support.ranks import free_port
 
 
 @pytest.fixture(scope="module")

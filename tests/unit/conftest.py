@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .training import Jobs
+    from tests.support.training import Jobs
 
 
 @pytest.fixture
@@ -26,6 +26,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def job(tiny_voc: Path, tmp_path: Path, one_thread: None) -> Jobs:
     """Makes jobs on the tiny data set; each named directory is one workspace."""
-    from .training import job_maker
+    from tests.support.training import job_maker
 
     return job_maker(tiny_voc, tmp_path)

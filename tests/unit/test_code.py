@@ -14,7 +14,7 @@ import pytest
 from segops import code
 from segops.behaviour import behaviour, texts, without_unused, wordless
 from segops.predict.package import ROOM
-from tests.rewording import Rewording
+from tests.support.rewording import Rewording
 
 HARMLESS = frozenset(
     {"filelock", "huggingface_hub", "jinja2", "markupsafe", "mlflow", "psutil", "pydantic", "tqdm",

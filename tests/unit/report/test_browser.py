@@ -1,0 +1,136 @@
+"""The script of the evaluation page in a real browser."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from segops.report.evaluation_page import write_evaluation_page
+from tests.support.browser import needs_browser, opened, with_script
+from tests.support.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
+
+pytestmark = needs_browser
+
+
+# What a person would do, one step a line, and what the page then says.
+STEPS = """
+const said = [], click = (selector) => document.querySelector(selector).click();
+const say = (name, value) => said.push(name + ": " + value);
+const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown",
+  {key, bubbles: true, cancelable: true}));
+const rows = () => [...document.querySelectorAll("#class-table tbody th")].map((one) =>
+  one.dataset.value).join(" ");
+const ids = () => [...document.querySelectorAll("#cards .picture")].map((one) =>
+  one.dataset.id.slice(-1)).join("");
+for (const turn of [1, 2, 3]) {
+  click("th[data-key=difference1] button");
+  say("difference " + turn, rows() + " " + location.hash);
+}
+click(".chip[data-kind=missed]"); say("missed", ids() + " " + location.hash);
+click("a[href$=dog]"); say("dog", ids() + " " + location.hash);
+click(".chip[data-kind='false alarm']"); say("dog, false alarm", ids() + " " + location.hash);
+click("#reset"); say("reset", ids() + " " + location.hash);
+document.querySelector("input[value=photo]").focus();
+press("5"); say("explanation", ids() + " " + location.hash);
+press("2"); say("truth", ids() + " " + location.hash);
+press("-"); say("opacity", document.querySelector("#opacity").value);
+click("#cards .picture"); say("open", document.querySelector("#viewer-title").textContent);
+press("ArrowRight"); say("next", document.querySelector("#viewer-title").textContent);
+press("ArrowLeft"); press("ArrowLeft"); say("around", location.hash);
+click("[data-close]");
+setTimeout(() => {
+  say("closed", document.querySelector("#viewer").open + " " + location.hash);
+  say("focus", document.activeElement.dataset.id);
+  say("parsed names", document.querySelectorAll("th b, #gallery b").length);
+  document.body.append(document.createElement("pre"));
+  document.querySelector("pre").textContent = said.join("\\n");
+}, 50);
+"""
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> str:
+    page = tmp_path_factory.mktemp("page") / "evaluation.html"
+    names = ("ground", "cat", "cow", "<b>dog</b>")
+    pictures = pictures_of(5)
+    write_evaluation_page(
+        page, evaluation_of(names), confusion_of(), pictures, None, [opponent_of()]
+    )
+    state = f"sort=iou&dir=asc&kind={quote('false alarm')}&order=score&layer=kinds&picture=image3"
+    return opened(page, state)
+
+
+def test_the_table_is_sorted_by_the_state_and_absent_classes_stay_last(document: str) -> None:
+    assert '<html lang="en" class="js">' in document
+    rows = re.findall(r'data-column="class" data-value="([^"]*)"', document)
+    assert [unescape(row) for row in rows] == ["cat", "ground", "cow", "<b>dog</b>"]
+    headings = re.findall(
+        r"<th [^>]*data-key=\"(\w+)\"[^>]*aria-sort=\"(\w+)\"[^>]*>(.{22})", document
+    )
+    assert headings == [("iou", "ascending", '<button type="button">')]
+    assert document.count('<button type="button">IoU</button></th>') == 2
+
+
+def test_the_gallery_is_filtered_counted_and_ordered(document: str) -> None:
+    assert re.findall(r'class="picture" data-index="\d" data-id="(\w+)"', document) == [
+        "image4", "image3", "image2", "image1",
+    ]  # fmt: skip
+    pressed = re.findall(r'data-kind="([^"]+)" aria-pressed="true"', document)
+    assert pressed == ["false alarm"]
+    assert re.findall(r'<span class="count">(\d)</span>', document) == ["5", "4", "0", "0"]
+    assert 'aria-live="polite">4 of 5 pictures</output>' in document
+    assert '<option value="cat">' not in document
+
+
+def test_the_layer_lies_over_the_photograph(document: str) -> None:
+    card = document[document.index('data-id="image4"') :]
+    card = card[: card.index("</button>")]
+    assert '<img class="photo"' in card
+    assert 'class="layer kinds"' in card
+    assert 'id="gallery" data-layer="kinds"' in document
+    assert '<div id="gallery" hidden' not in document
+
+
+def test_a_picture_opens_with_all_that_is_known_of_it(document: str) -> None:
+    viewer = document[document.index('<dialog id="viewer"') : document.index("</dialog>")]
+    assert ' open=""' in viewer[:80]
+    assert ">image3</h3>" in viewer
+    assert "2 of 4" in viewer
+    assert re.findall(r"<figcaption>([^<]+)", viewer) == [
+        "photograph", "ground truth", "prediction", "errors",
+    ]  # fmt: skip
+    assert viewer.count('class="photo"') == 4
+    assert "<td>225</td>" in re.sub(r' class="n"', "", viewer)
+
+
+def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
+    page = tmp_path / "evaluation.html"
+    names = ("ground", "cat", "<b>cow</b>", "dog")
+    evaluation = evaluation_of(names)
+    evaluation["classes"]["dog"]["truth_pixels"] = 5
+    write_evaluation_page(page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()])
+    page.write_text(with_script(page.read_text(), STEPS))
+    said = re.search(r"<pre>(.*)</pre>", opened(page, ""), flags=re.S)
+    assert said
+    assert unescape(said[1]).split("\n") == [
+        "difference 1: cat ground dog <b>cow</b> #sort=difference1",
+        "difference 2: ground cat dog <b>cow</b> #sort=difference1&dir=asc",
+        "difference 3: ground cat dog <b>cow</b> ",
+        "missed: 0123 #kind=missed",
+        "dog: 321 #class=dog",
+        "dog, false alarm: 321 #class=dog&kind=false+alarm",
+        "reset: 3210 ",
+        "explanation: 1 #layer=activation",
+        "truth: 3210 #layer=truth",
+        "opacity: 55",
+        "open: image3",
+        "next: image2",
+        "around: #layer=truth&picture=image0",
+        "closed: false #layer=truth",
+        "focus: image0",
+        "parsed names: 0",
+    ]

@@ -1,0 +1,211 @@
+"""The evaluate stage on generated data: what it writes, twice the same, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segops import paths
+from segops.data.store import PackedStore, pack
+from segops.evaluate import kept_champion
+from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
+from segops.evaluate.kept_champion import Reference
+from segops.evaluate.pictures import image_scores, rank
+from segops.evaluate.score import EXPLAINED
+from segops.predict.bundle import bundle_digest
+from segops.predict.package import write_bundle
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import build
+from segops.stages import evaluate
+from segops.voc.layout import open_layout
+from tests.unit.evaluate.test_score import SPEC, lively
+from tools.sample import generate
+
+PHOTOGRAPH = "/9j/"
+"""How a JPEG file begins in base 64."""
+WRITTEN = (
+    paths.EVALUATION,
+    paths.COUNTS,
+    paths.CONFUSION_PLOT,
+    paths.CLASS_PLOT,
+    paths.EVALUATION_PAGE,
+)
+
+
+def workspace(root: Path, params: str) -> Path:
+    generate(root / "voc", train=2, val=6, seed=3, size=(80, 64))
+    pack(open_layout(root / "voc"), root / paths.PACKED, VOC_CLASSES)
+    network = lively(PackedStore(root / paths.PACKED))
+    write_bundle(root / paths.SEGMENTER, network, SPEC, VOC_CLASSES, {}, {})
+    (root / "params.yaml").write_text(params)
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = workspace(
+        tmp_path_factory.mktemp("one"), "hardware: {threads: 1}\nregistry: {model: cracks}\n"
+    )
+    evaluate.run(root)
+    return root
+
+
+def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
+    found = json.loads((evaluated / paths.EVALUATION).read_text())
+    store = PackedStore(evaluated / paths.PACKED)
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
+    assert list(found) == [
+        "split",
+        "images",
+        "miou",
+        "miou_low",
+        "miou_high",
+        "confidence",
+        "miou_truth_or_prediction",
+        "boundary",
+        "calibration",
+        "pixel_accuracy",
+        "mean_class_accuracy",
+        "frequency_weighted_iou",
+        "mean_precision",
+        "mean_recall",
+        "mean_f1",
+        "classes",
+        "slices",
+        "confusions",
+        "errors",
+        "predict",
+        "data_hash",
+        "val_hash",
+        "weights_sha256",
+        "bundle_digest",
+    ]
+    assert (found["split"], found["images"], found["confidence"]) == ("val", 6, 0.95)
+    assert found["miou"] == pytest.approx(miou_from_counts(counts, true_classes(counts)))
+    assert (found["miou_low"], found["miou_high"]) == interval(counts, 1000, 0.95, 0)
+    assert found["miou_low"] < found["miou_high"]
+    assert found["data_hash"] == store.data_hash
+    assert found["val_hash"] == store.split_hash("val")
+    assert found["bundle_digest"] == bundle_digest(evaluated / paths.SEGMENTER)
+    assert list(found["classes"]) == list(VOC_CLASSES)
+    absent = found["classes"]["dog"]  # the sample has no dogs
+    assert absent["truth_pixels"] == 0
+    assert absent["recall"] in (None, 0)
+    sums = counts.groupby("class_id")[["intersection", "predicted", "truth"]].sum()
+    for label, row in sums.iterrows():
+        figures = found["classes"][VOC_CLASSES[int(str(label))]]
+        assert figures["intersection"] == row["intersection"]
+        assert figures["predicted_pixels"] == row["predicted"]
+        assert figures["truth_pixels"] == row["truth"]
+        iou = row["intersection"] / (row["predicted"] + row["truth"] - row["intersection"])
+        assert figures["iou"] == pytest.approx(iou)
+
+
+def test_the_plots_hold_the_confusion_matrix_and_the_classes(evaluated: Path) -> None:
+    with (evaluated / paths.CONFUSION_PLOT).open() as file:
+        cells = list(csv.DictReader(file))
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
+    assert list(cells[0]) == ["actual", "predicted", "pixels", "share"]
+    assert sum(int(cell["pixels"]) for cell in cells) == counts["truth"].sum()
+    for label in {cell["actual"] for cell in cells}:
+        shares = [float(cell["share"]) for cell in cells if cell["actual"] == label]
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+    with (evaluated / paths.CLASS_PLOT).open() as file:
+        classes = list(csv.DictReader(file))
+    evaluation = json.loads((evaluated / paths.EVALUATION).read_text())
+    assert len(classes) == len(true_classes(counts))
+    mean = np.mean([float(row["iou"]) for row in classes])
+    assert mean == pytest.approx(evaluation["miou"], abs=1e-5)
+
+
+def test_the_page_shows_the_images_and_explains_the_worst(evaluated: Path) -> None:
+    page = (evaluated / paths.EVALUATION_PAGE).read_text()
+    scores = image_scores(pd.read_parquet(evaluated / paths.COUNTS))
+    for image_id in rank(scores):
+        assert f'"{image_id}"' in page
+    assert page.count(PHOTOGRAPH) == len(scores)
+    assert len(scores) <= EXPLAINED
+    assert page.count('"explained": "') == len(scores)
+    assert "champion, version" not in page
+    weights = json.loads((evaluated / paths.EVALUATION).read_text())["weights_sha256"]
+    head = page[page.index("<h1>") : page.index("<nav")]
+    assert re.search(
+        r"Model <strong>cracks</strong>; plain_cnn, made from \d+ images of train; "
+        rf"weights <code>{weights[:12]}</code>; "
+        r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC\.",
+        head,
+    )
+
+
+def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    again = workspace(tmp_path, "hardware: {threads: 1}\nreport: {pictures: false}\n")
+    store = PackedStore(again / paths.PACKED)
+    evaluation = json.loads((evaluated / paths.EVALUATION).read_text())
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
+    champion = Reference(
+        model="segops",
+        version="7",
+        bundle_digest="another",
+        class_names=VOC_CLASSES,
+        trained_on=frozenset(),
+        val_hash=evaluation["val_hash"],
+        evaluation=evaluation,
+        counts=counts.assign(intersection=counts["intersection"] // 2),
+    )
+    kept_champion.write(again, champion)
+    evaluate.run(again)
+    for name in WRITTEN:
+        same = (again / name).read_bytes() == (evaluated / name).read_bytes()
+        assert same == (name != paths.EVALUATION_PAGE), name
+    page = (again / paths.EVALUATION_PAGE).read_text()
+    assert PHOTOGRAPH not in page
+    assert not any(image_id in page for image_id in store.ids("val"))
+    assert "champion, version 7" in page
+
+
+def test_a_model_that_was_trained_on_val_is_not_evaluated(tmp_path: Path) -> None:
+    root = workspace(tmp_path, "")
+    store = PackedStore(root / paths.PACKED)
+    seen = store.ids("val")[2]
+    images = {"copy_under_another_name": store.image_sha256(seen)}
+    write_bundle(root / paths.SEGMENTER, build(SPEC), SPEC, VOC_CLASSES, images, {})
+    with pytest.raises(SegopsError, match=rf"trained on 1 image\(s\) of val: {seen}"):
+        evaluate.run(root)
+    assert not (root / paths.EVALUATION).exists()
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    root = workspace(tmp_path, "")
+    (root / paths.SEGMENTER / "model.json").unlink()
+    with pytest.raises(SegopsError, match=r"model\.json: no such file"):
+        evaluate.run(root)
+
+
+def test_an_image_score_is_the_mean_over_the_images_own_true_classes() -> None:
+    rows = [
+        ("a", "", 0, 8, 10, 10),  # 8 / 12
+        ("a", "", 1, 0, 0, 2),  # 0
+        ("a", "", 2, 0, 2, 0),  # not in the truth: no part of it
+        ("b", "", 0, 5, 5, 5),
+        ("c", "", 0, 0, 3, 0),  # all void
+    ]
+    found = image_scores(pd.DataFrame(rows, columns=list(COLUMNS)))
+    assert found == {"a": pytest.approx(8 / 12 / 2), "b": 1.0}
+
+
+@given(st.dictionaries(st.text("abcde", min_size=1, max_size=4), st.floats(0, 1)))
+def test_the_rank_goes_from_the_worst_image_to_the_best(scores: dict[str, float]) -> None:
+    ranked = rank(scores)
+    assert sorted(ranked) == sorted(scores)
+    assert [scores[one] for one in ranked] == sorted(scores.values())

@@ -1,0 +1,35 @@
+"""The score that chooses the checkpoint counts what evaluation counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightning_fabric import Fabric
+
+from segops.data.store import PackedStore, pack
+from segops.metrics.confusion import confusion_matrix
+from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.predictor import Predictor
+from segops.train import selection
+from segops.voc.layout import open_layout
+from tests.unit.evaluate.test_score import lively
+
+
+@pytest.mark.parametrize("images_a_fetch", [1, 2, 32])
+def test_each_image_counts_once(
+    images_a_fetch: int, generated_voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(open_layout(generated_voc), tmp_path / "packed", VOC_CLASSES)
+    store = PackedStore(tmp_path / "packed")
+    predictor, ids = Predictor(lively(store), VOC_CLASSES), store.ids("val")
+    expected = sum(
+        confusion_matrix(store.mask(one), predictor.predict_mask(store.image(one)), 21)
+        for one in ids
+    )
+    monkeypatch.setattr(selection, "IMAGES_A_FETCH", images_a_fetch)
+    alone = Fabric(accelerator="cpu", devices=1)
+    found = selection.selection_confusion(predictor, store, ids, alone)
+    assert len(ids) > 2
+    np.testing.assert_array_equal(found, expected)

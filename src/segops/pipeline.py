@@ -22,7 +22,7 @@ from segops import code, files, paths
 from segops.runtime.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
-Outcome = Literal["ran", "restored", "unchanged"]
+StageOutcome = Literal["ran", "restored", "unchanged"]
 
 CODE = "code"
 """The stage that always runs; see :mod:`segops.code`."""
@@ -40,7 +40,7 @@ HINTS = (
 """Beginnings of DVC's lines of advice, which are not shown."""
 
 
-class BusyError(TransientError):
+class DvcBusyError(TransientError):
     """Another DVC process holds a lock; the same call may succeed a moment later."""
 
 
@@ -184,7 +184,7 @@ def run_stage(
     stage: str,
     on_line: Callable[[str], None],
     force: bool = False,
-) -> Outcome:
+) -> StageOutcome:
     """Bring a single stage up to date; the caller has run its upstream stages.
 
     Args:
@@ -197,7 +197,7 @@ def run_stage(
         `ran`, `restored` (its outputs came from DVC's cache) or `unchanged`.
 
     Raises:
-        BusyError: Another DVC process holds a lock.
+        DvcBusyError: Another DVC process holds a lock.
         StageError: The stage ended with an error; `on_line` has received its message.
     """
     if not force and is_unchanged(root, stage):
@@ -207,7 +207,7 @@ def run_stage(
     text = "\n".join(lines)
     if status != 0:
         if any(sign in text for sign in BUSY):
-            raise BusyError(f"{stage}: {lines[-1].strip()}")
+            raise DvcBusyError(f"{stage}: {lines[-1].strip()}")
         raise StageError(f"Stage {stage} failed; see its message above.")
     return "ran" if f"Running stage '{stage}'" in text else "restored"
 
@@ -386,7 +386,7 @@ def _repository(root: Path) -> Iterator[Any]:
                 held.enter_context(lock_repo(repository))  # so that DVC reads the graph once
             yield repository
     except LockError as error:
-        raise BusyError(str(error)) from error
+        raise DvcBusyError(str(error)) from error
     except DvcException as error:
         raise SegopsError(f"{root}: DVC cannot read the pipeline: {error}") from error
     except OSError as error:

@@ -1,8 +1,7 @@
-"""Lets only programs and the server's own page talk to a server, not other pages in a browser.
+"""Refuses requests to a server from other pages in a browser; programs and its own page may ask.
 
-A browser sends requests to this machine for any page that it shows. It says where they come from
-(``Origin``, ``Sec-Fetch-Site``) and which name it asked for (``Host``): a page under a name that
-was pointed at this machine gives itself away by that name.
+A browser sends requests to this machine for any page that it shows, and names their origin
+(``Origin``, ``Sec-Fetch-Site``) and host (``Host``). Checking the host stops DNS rebinding.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Guard:
 
     Args:
         app: The server.
-        hosts: What ``Host`` may say, `NAME:PORT`, or `NAME` where the port is the scheme's own.
+        hosts: Allowed values of ``Host``: `NAME:PORT`, or `NAME` for the scheme's default port.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
@@ -31,13 +30,13 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, as ASGI has it."""
+        """Handle an ASGI request."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
         if refusal is None:
-            await self._app(scope, receive, _answering(send))
+            await self._app(scope, receive, _with_policy(send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": refusal})
         else:
@@ -53,7 +52,7 @@ class Guard:
             return "This server answers no page but its own."
         if set(headers.getlist("sec-fetch-site")) <= {"none", "same-origin"}:
             return None
-        # A link that a person follows: the page that holds it learns nothing.
+        # A link that a person follows; the linking page cannot read the answer.
         is_link = (
             scope["type"] == "http"
             and scope["method"] == "GET"
@@ -63,13 +62,13 @@ class Guard:
         return None if is_link else "This server answers no page but its own."
 
 
-def _answering(send: Send) -> Send:
+def _with_policy(send: Send) -> Send:
     async def without_sharing(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name in [one for one in headers if one.startswith("access-control-")]:
+            for name in [header for header in headers if header.startswith("access-control-")]:
                 del headers[name]
-            # No page frames this one, and this one asks no other address for anything.
+            # No other page may frame this page, and this page may ask no other address.
             headers["content-security-policy"] = POLICY
         await send(message)
 

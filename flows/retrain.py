@@ -1,7 +1,7 @@
 """The retraining flow: the stages of ``dvc.yaml``, then record, register, gate and promote.
 
-The order of the stages is read from ``dvc.yaml`` and never restated here. Each stage and each step
-is a Prefect task. The logic lives in plain functions of the rooms below; this module orders them.
+Each stage and each step is a Prefect task that calls a function of segops. The order of the stages
+is read from ``dvc.yaml``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MARKS = {"passed": "passed", "failed": "**failed**", "undecided": "**undecided**
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run of the flow came to.
+    """The result of a run of the flow.
 
     Attributes:
         outcomes: Per stage: `ran`, `restored` or `unchanged`.
@@ -46,8 +46,8 @@ class Summary:
         version: Its version that holds this workspace's weights.
         created: Whether this run registered that version.
         decision: The gate's decision.
-        evaluation: What the evaluate stage wrote: mIoU within 0 to 1, its interval, and more.
-        tracking_uri: Where MLflow's record lies.
+        evaluation: The content of ``metrics/evaluation.json``.
+        tracking_uri: The address of MLflow's record.
     """
 
     outcomes: dict[str, str]
@@ -60,17 +60,17 @@ class Summary:
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing changed: no stage ran and no version was made."""
+        """Whether no stage ran and no version was registered."""
         return not self.created and "ran" not in self.outcomes.values()
 
 
 def is_transient(_task: object, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task may be tried again: after a lost connection or a busy lock only."""
+    """Whether to retry a failed task: only after a lost connection or a busy lock."""
     return isinstance(state.data, TransientError)
 
 
 def guarded(function: Callable[[], Result]) -> Result | State[Any]:
-    """Call `function`; a user's mistake becomes a failed state with its words and no traceback."""
+    """Call `function`; a user's mistake becomes a failed state with a message, no traceback."""
     try:
         return function()
     except TransientError:
@@ -91,12 +91,12 @@ step = partial(
 
 
 @step(task_run_name="{name}")
-def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.Outcome | State[Any]:
-    """Bring one stage of ``dvc.yaml`` up to date if it is due, its log lines forwarded."""
+def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.StageOutcome | State[Any]:
+    """Bring a stage of ``dvc.yaml`` up to date if it is due, and forward its log lines."""
     logger = get_run_logger()
 
-    def bring_up_to_date() -> pipeline.Outcome:
-        outcome: pipeline.Outcome = "unchanged"
+    def bring_up_to_date() -> pipeline.StageOutcome:
+        outcome: pipeline.StageOutcome = "unchanged"
         if is_due:
             outcome = pipeline.run_stage(root, name, logger.info, force)
         if outcome == "unchanged":
@@ -108,13 +108,13 @@ def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.Outcome 
 
 @step(task_run_name="data")
 def data(root: Path, path: Path) -> State[Any] | None:
-    """Make the data and their ``.dvc`` file agree: pull what is missing, track what is new."""
+    """Make the data and their ``.dvc`` file agree: pull missing data, track new data."""
     return guarded(lambda: pipeline.sync_data(root, path, get_run_logger().info))
 
 
 @step(task_run_name="record")
 def record(root: Path) -> Recorded | State[Any]:
-    """Bring MLflow up to date with what lies in the workspace."""
+    """Bring MLflow up to date with the workspace."""
     from segops.record.update import record as record_run
 
     return guarded(lambda: record_run(root))
@@ -122,7 +122,7 @@ def record(root: Path) -> Recorded | State[Any]:
 
 @step(task_run_name="register")
 def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
-    """Make a version of the workspace's model, unless there is one."""
+    """Register the workspace's model, unless it is registered."""
     from segops.release.register import register as register_model
 
     return guarded(lambda: register_model(root, recorded))
@@ -130,7 +130,7 @@ def register(root: Path, recorded: Recorded) -> Registered | State[Any]:
 
 @step(task_run_name="gate")
 def gate(root: Path) -> Decision | State[Any]:
-    """Put the challenger before the gate."""
+    """Let the gate decide on the challenger."""
     from segops.release import promotion
 
     return guarded(lambda: promotion.gate(root))
@@ -146,10 +146,10 @@ def promote(root: Path, decision: Decision) -> State[Any] | None:
 
 @flow(name="retrain", persist_result=False)
 def retrain(force: bool = False) -> State[Any]:
-    """Take the data of a workspace through all stages, record the model, and gate it.
+    """Run all stages of a workspace, record the model, and let the gate decide on it.
 
-    The workspace is the one around the working directory of the process, and never a parameter:
-    who can start a run from elsewhere must not choose whose ``dvc.yaml`` is run.
+    The workspace is that of the process's working directory. It is no parameter, because a person
+    who may start runs remotely must not choose which ``dvc.yaml`` is run.
 
     Args:
         force: Run every stage again, changed or not.
@@ -173,17 +173,17 @@ def _retrain(root: Path, force: bool) -> Summary:
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
     _call(data, root, Path(parameters.data.path))
     stages = pipeline.states(root)
-    due = {one.name for one in stages if force or one.state != "up to date"}
-    if due:  # the evaluation page shows the champion of now beside the new model
+    due = {state.name for state in stages if force or state.state != "up to date"}
+    if due:  # the evaluation page compares the new model with the present champion
         champion_evaluation.refresh(root)
         champion_evaluation.warn_of_other_classes(root, parameters.data.class_names)
     states: dict[str, State[Any]] = {}
-    for one in stages:
-        upstream = [states[name] for name in one.upstream]
-        arguments = (root, one.name, force, one.name in due)
+    for planned in stages:
+        upstream = [states[name] for name in planned.upstream]
+        arguments = (root, planned.name, force, planned.name in due)
         run_stage: Any = stage
-        states[one.name] = run_stage(*arguments, wait_for=upstream, return_state=True)
-        states[one.name].result()
+        states[planned.name] = run_stage(*arguments, wait_for=upstream, return_state=True)
+        states[planned.name].result()
     recorded = _call(record, root)
     registered = _call(register, root, recorded)
     decision = _call(gate, root)
@@ -200,13 +200,13 @@ def _retrain(root: Path, force: bool) -> Summary:
     )
 
 
-def _call(one: Any, *arguments: Any) -> Any:
+def _call(function: Any, *arguments: Any) -> Any:
     """Run a task and return its result.
 
     Raises:
         SegopsError: The task failed by a user's mistake.
     """
-    return one(*arguments, return_state=True).result()
+    return function(*arguments, return_state=True).result()
 
 
 def _verdict(summary: Summary) -> str:
@@ -216,7 +216,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def verdict_page(summary: Summary) -> str:
-    """The verdict, the score and every check, in Markdown."""
+    """Return the verdict, the score and every check, in Markdown."""
     lines = [
         f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
         f"**{sentence(summary.evaluation)}**. {_verdict(summary)}",
@@ -231,7 +231,7 @@ def verdict_page(summary: Summary) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table; names of classes are the user's own."""
+    """Escape a text, which may hold the user's class names, for a cell of a Markdown table."""
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
@@ -256,10 +256,10 @@ def _shown(value: float | None) -> str:
 
 
 def run(root: Path, force: bool = False) -> Summary:
-    """Run the flow once in this process, on the Prefect server that is set.
+    """Run the flow once in this process, on the configured Prefect server.
 
     Raises:
-        SegopsError: A stage or a step failed; the log above says where.
+        SegopsError: A stage or a step failed; the log says where.
     """
     with chdir(root):
         state: Any = retrain(force, return_state=True)
@@ -272,7 +272,7 @@ def serve(cron: str, timezone: str) -> None:
 
     Args:
         cron: A cron expression of five fields.
-        timezone: Name of the time zone in which it is meant.
+        timezone: Name of the time zone of the expression.
 
     Raises:
         SegopsError: The expression or the time zone is not valid, or no server answers.
@@ -286,7 +286,7 @@ def serve(cron: str, timezone: str) -> None:
     try:
         CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
-        reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+        reasons = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
         raise SegopsError(
             f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
             'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'

@@ -1,9 +1,8 @@
-"""Prefect servers: every one that segops starts asks for credentials and answers no other page.
+"""Starts Prefect servers that ask for credentials and refuse requests from other pages.
 
-A server runs in a process of its own, :mod:`flows.server_process`. It gets a socket that was bound
-here, so that nobody else can take its port in between; requests wait until it is up.
-
-This module imports Prefect late: a server that is started first comes up meanwhile.
+A server runs in a separate process, :mod:`flows.server_process`, on a socket that is bound here, so
+that no other process can take its port; requests wait until it is ready. Prefect is imported late,
+so that a server starts while this process imports it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from segops.runtime.errors import SegopsError
 LOOPBACK = "127.0.0.1"
 PORT = 4200
 START_SECONDS = 120.0
-"""The first start after an installation, with nothing in the disk's cache, takes long."""
+"""The first start after an installation takes long, because no file is cached."""
 END_SECONDS = 10.0
 log = logging.getLogger("segops")
 
@@ -35,11 +34,10 @@ log = logging.getLogger("segops")
 class Server:
     """A guarded Prefect server in a child process.
 
-    The child holds a pipe of which this process has the other end: it ends at once with this
-    process, however this one ends.
+    The child reads a pipe from this process and ends as soon as this process ends in any way.
 
     Args:
-        port: Port on 127.0.0.1; 0: a free one.
+        port: Port on 127.0.0.1; 0: a free port.
         once: It serves a single run: no page, no schedules.
 
     Raises:
@@ -55,27 +53,27 @@ class Server:
                 kept.append(_claim(LOOPBACK, port))
                 handed_over.callback(os.close, kept[-1])
             self.address = f"http://{LOOPBACK}:{port}"
-            self._words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
             self._process = subprocess.Popen(
                 _command(bound, "--tied", *(["--once"] if once else [])),
                 env=_environment(),
                 stdin=subprocess.PIPE,
-                stdout=self._words,
-                stderr=self._words,
+                stdout=self._output,
+                stderr=self._output,
                 pass_fds=kept,
                 start_new_session=True,  # Ctrl-C is for this process, which ends the server last
             )
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The id of the server's process."""
         return self._process.pid
 
     def await_start(self) -> None:
         """Wait until the server answers.
 
         Raises:
-            SegopsError: It does not come up.
+            SegopsError: It does not start.
         """
         import httpx
 
@@ -84,14 +82,14 @@ class Server:
                 f"{self.address}/api/health", timeout=START_SECONDS, trust_env=False
             ).raise_for_status()
         except httpx.HTTPError as error:
-            self._words.seek(0)
-            said = self._words.read().decode(errors="replace").strip().splitlines()
+            self._output.seek(0)
+            lines = self._output.read().decode(errors="replace").strip().splitlines()
             raise SegopsError(
-                f"{self.address}: no Prefect server came up: {said[-1] if said else error}"
+                f"{self.address}: the Prefect server did not start: {lines[-1] if lines else error}"
             ) from None
 
     def stop(self) -> None:
-        """End the server; it may finish what it is writing."""
+        """Stop the server; it gets time to finish its work."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended already
             self._process.stdin.write(b".")
@@ -101,18 +99,18 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._words.close()
+        self._output.close()
 
 
 @contextmanager
 def for_one_run() -> Iterator[Callable[[], None]]:
-    """Hold a server for a single run, started before anything else.
+    """Provide a server for a single run.
 
-    ``PREFECT_API_URL`` or the Prefect profile decides; where neither names a server, one is started
-    on a free port and ended with the block.
+    It is the server of ``PREFECT_API_URL`` or of the Prefect profile. If neither names a server, a
+    server is started on a free port and ended with the block.
 
     Yields:
-        What waits until the server answers.
+        A function that waits until the server answers.
 
     Raises:
         SegopsError: The server does not answer, or takes other credentials.
@@ -126,8 +124,8 @@ def for_one_run() -> Iterator[Callable[[], None]]:
                 yield lambda: None
         else:
             assert server is not None
-            # Heartbeats are for a server that outlives the run; the last one takes a second.
-            # The page of `segops ui prefect` shows the run, this server has none.
+            # No heartbeats: this server ends with the run, and the last heartbeat takes a second.
+            # This server has no page; `segops ui prefect` shows the run.
             with _using(
                 f"{server.address}/api",
                 {"flows.heartbeat_frequency": None, "ui_url": _page(PORT)},
@@ -143,10 +141,10 @@ def for_one_run() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def for_schedules() -> Iterator[None]:
-    """Hold a server that can schedule.
+    """Provide a server that can schedule runs.
 
-    ``PREFECT_API_URL`` or the Prefect profile decides. Where neither names one, the one that this
-    user has on port 4200 of this machine is used, or one is started there and ended with the block.
+    It is the server of ``PREFECT_API_URL`` or of the Prefect profile, else this user's server on
+    port 4200 of this machine, else a server that is started there and ended with the block.
 
     Raises:
         SegopsError: The server does not answer, or takes other credentials, or the port is taken.
@@ -182,15 +180,15 @@ def become_server(
     Args:
         host: Address to listen on.
         port: Its port.
-        allowed_hosts: What a request's ``Host`` may say beside this machine's own names.
-        say: Called with each line for the person who started it.
+        allowed_hosts: Allowed values of a request's ``Host`` besides this machine's own names.
+        say: Called with each line to print.
 
     Raises:
         SegopsError: The port is taken, or the credentials are not usable.
     """
     from flows.credentials import credentials, whereabouts
 
-    credentials()  # made before the page asks for them
+    credentials()  # generates them before the page asks for them
     bound = _bound(host, port)
     for handle in (bound.fileno(), _claim(host, port)):
         os.set_inheritable(handle, True)
@@ -202,14 +200,14 @@ def become_server(
 
 
 def _page(port: int) -> str:
-    """Where the links that Prefect prints lead: a page that asks for the login where it is due."""
+    """Return the address for the links that Prefect prints: a page that asks for the login."""
     return f"http://{LOOPBACK}:{port}/v2"
 
 
 def is_own(port: int) -> bool:
     """Whether a server of this user listens on a port of 127.0.0.1.
 
-    Credentials are sent to no other one: whoever is first may listen on a port.
+    Credentials are sent to no other server, because any user of the machine may listen on a port.
     """
     try:
         handle = os.open(_claim_path(LOOPBACK, port), os.O_RDONLY)
@@ -225,12 +223,12 @@ def is_own(port: int) -> bool:
 
 
 def _claim(host: str, port: int) -> int:
-    """A lock that the server process inherits; the kernel frees it when that process ends."""
+    """Lock a port for the server process, which inherits the lock; it ends with that process."""
     path = _claim_path(host, port)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     end = time.monotonic() + END_SECONDS
-    while True:  # a server that is about to end holds it a moment longer than its port
+    while True:  # a server that ends frees its port a moment before its lock
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -248,7 +246,7 @@ def _claim(host: str, port: int) -> int:
 def _claim_path(host: str, port: int) -> Path:
     from prefect.settings import PREFECT_HOME
 
-    address = LOOPBACK if host in ("0.0.0.0", "localhost") else host  # all addresses hold this one
+    address = LOOPBACK if host in ("0.0.0.0", "localhost") else host  # 0.0.0.0 includes loopback
     name = f"segops-server-{socket.gethostname()}-{address}-{port}.lock"
     return Path(PREFECT_HOME.value()) / name
 
@@ -269,13 +267,16 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _command(bound: socket.socket, *options: str) -> list[str]:
-    # -P: a module in the working directory does not take the place of one of ours.
+    # -P: a module in the working directory must not replace one of ours.
     command = [sys.executable, "-P", "-m", "flows.server_process"]
     return [*command, str(bound.fileno()), *options]
 
 
 def _environment() -> dict[str, str]:
-    """With this checkout on the path; the working directory stays, Prefect reads settings there."""
+    """Return the environment with this checkout on the path.
+
+    The working directory stays, because Prefect reads settings there.
+    """
     checkout = str(Path(__file__).resolve().parents[1])
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([checkout, *([path] if path else [])])}
@@ -295,7 +296,7 @@ def _using_configured(url: str) -> Iterator[None]:
 
 @contextmanager
 def _using(url: str | None, more: dict[str, Any] | None = None) -> Iterator[None]:
-    """Prefect's clients of this process use a server of this user's; None: they stay as set."""
+    """Point this process's Prefect clients at a server of this user; None: keep their settings."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from flows.credentials import credentials
@@ -309,7 +310,7 @@ def _using(url: str | None, more: dict[str, Any] | None = None) -> Iterator[None
 
 
 def deliver() -> None:
-    """Hand over the log lines and events that wait in this process for the server."""
+    """Send the log lines and events that wait in this process to the server."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler
 
@@ -318,7 +319,7 @@ def deliver() -> None:
 
 
 def _require(url: str) -> None:
-    """Refuse to go on with a server that does not answer, or not to us."""
+    """Raise if a server does not answer or refuses our credentials."""
     import httpx
     from prefect.client.orchestration import get_client
 

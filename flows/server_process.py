@@ -18,14 +18,13 @@ from segops.runtime.errors import SegopsError
 
 HTTP_PORT = 80
 GRACE_SECONDS = 5.0
-"""How long a server that is to end may take to finish its work."""
+"""Time that a stopping server has to finish its work."""
 
 
 def main() -> None:
-    """Serve on a socket that was bound before.
+    """Serve on a socket that the parent has bound.
 
-    The credentials are found here, by the settings that the clients use too: nothing secret is
-    among the arguments.
+    The credentials come from the settings that the clients use too, so no argument is secret.
     """
     parser = argparse.ArgumentParser(prog="flows.server_process")
     parser.add_argument("socket", type=int, help="File descriptor of the bound socket.")
@@ -36,7 +35,8 @@ def main() -> None:
     serving: list[uvicorn.Server] = []
     if arguments.tied:
         threading.Thread(target=_end_with_standard_input, args=(serving,), daemon=True).start()
-    gc.disable()  # a sixth of the time that Prefect takes to start
+    # Collecting during the imports scans many objects, frees none and takes a sixth of the start.
+    gc.disable()
     app = _app(arguments.once)
     if app is None:
         return
@@ -48,7 +48,7 @@ def main() -> None:
 
     names = (address, "127.0.0.1", "localhost")
     hosts = [f"{name}:{port}" for name in names]
-    if port == HTTP_PORT:  # which browsers leave out
+    if port == HTTP_PORT:  # browsers leave this port out of Host
         hosts += names
     server = uvicorn.Server(
         uvicorn.Config(
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _app(once: bool) -> ASGIApp | None:
-    """Prefect's server; None where a single run has a server of its user's already."""
+    """Return Prefect's server; None if the user has configured a server for a single run."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
 
     if once and PREFECT_API_URL.value():
@@ -75,8 +75,8 @@ def _app(once: bool) -> ASGIApp | None:
 
     expected = credentials()
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = expected
-    os.environ["PREFECT_SERVER_UI_API_URL"] = "/api"  # the page asks the server that it came from
-    # Beside the state, not in the installation, which may belong to somebody else.
+    os.environ["PREFECT_SERVER_UI_API_URL"] = "/api"  # the page asks its own server
+    # Not in the installation, which may belong to another user.
     os.environ.setdefault(
         "PREFECT_SERVER_UI_STATIC_DIRECTORY", str(Path(PREFECT_HOME.value()) / "segops-ui")
     )
@@ -89,7 +89,7 @@ def _app(once: bool) -> ASGIApp | None:
 
 
 def _end_with_standard_input(serving: list[uvicorn.Server]) -> None:
-    """Wait for a byte, which asks the server to finish, or for the end of who could send it."""
+    """Stop the server when the parent sends a byte; end at once when the parent ends."""
     if os.read(0, 1) and serving and serving[0].started:
         serving[0].should_exit = True
         time.sleep(GRACE_SECONDS)

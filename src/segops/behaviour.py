@@ -1,6 +1,6 @@
-"""Python code reduced to what it does: its syntax tree without words, type hints and layout.
+"""Reduces Python code to its behaviour: a syntax tree without words, type hints and layout.
 
-Words are what people read: documentation, messages, descriptions of parameters.
+Words are texts for people: documentation, messages, descriptions of parameters.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from itertools import groupby
 from typing import Any, cast
 
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
-_SPOKEN = frozenset({"track", "exclusive", "files.exclusive"})
-"""Functions that are given words for progress and messages."""
+_WITH_MESSAGE = frozenset({"track", "exclusive", "files.exclusive"})
+"""Functions with an argument for a message or a progress label."""
 _OF_TEXT = frozenset(
     {"counted", "get", "get_close_matches", "items", "join", "len", "list", "repr", "rstrip",
      "sorted", "str", "strip", "type"}
 )  # fmt: skip
-"""Functions that put words together."""
+"""Functions that build texts."""
 _SPECIAL_FIELD = re.compile(r"\b(ClassVar|InitVar|KW_ONLY)\b")
 
 
 def behaviour(text: str | bytes) -> str:
-    """Python code reduced to what it does, in one spelling.
+    """Return Python code without what does not affect its behaviour.
 
-    Comments, docstrings, type hints, what is raised or logged in words, `description=` of
-    parameters and the layout of the text are gone; so are imports and private functions that served
-    those alone. The spelling is that of this Python: another may have another.
+    Removed are comments, docstrings, type hints, messages that are raised or logged,
+    `description=` of parameters and the layout, and then the imports and private functions that
+    nothing uses any more. The layout of the result depends on the version of Python.
 
     Args:
         text: The source of a module.
@@ -39,7 +39,7 @@ def behaviour(text: str | bytes) -> str:
 
 
 def wordless(tree: ast.AST) -> Any:
-    """A syntax tree without words and type hints; the tree that is given is changed."""
+    """Remove words and type hints from a syntax tree, in place, and return it."""
     tree = _Wordless().visit(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -49,10 +49,10 @@ def wordless(tree: ast.AST) -> Any:
 
 
 class _Wordless(ast.NodeTransformer):
-    """Takes words and type hints out of a syntax tree."""
+    """Removes words and type hints from a syntax tree."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """Drop docstrings and what is logged."""
+        """Drop docstrings and log messages."""
         value = node.value
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
             return None
@@ -66,11 +66,11 @@ class _Wordless(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> Any:
         """Drop imports for type hints."""
         if ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
-            return [self.visit(one) for one in node.orelse] or None
+            return [self.visit(statement) for statement in node.orelse] or None
         return self._with_body(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Drop the words of an exception, of progress, of a parameter, and the type of a cast."""
+        """Drop messages, progress labels, descriptions of parameters, and the type of a cast."""
         name = _called(node)
         if name.endswith(("Error", "Exception", "Warning", "Words")) or name == "warnings.warn":
             return ast.Call(node.func, [], [])
@@ -78,30 +78,30 @@ class _Wordless(ast.NodeTransformer):
         if name == "cast" and len(node.args) == 2:
             return node.args[1]
         if name == "Field":
-            node.keywords = [one for one in node.keywords if one.arg != "description"]
-        if name in _SPOKEN:
-            node.args = [one for one in node.args if not _is_text(one)]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "description"]
+        if name in _WITH_MESSAGE:
+            node.args = [argument for argument in node.args if not _is_text(argument)]
         return node
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Drop the words of what a function makes an exception of."""
+        """Drop the texts that are passed to a function which makes the exception."""
         self.generic_visit(node)
-        for one in ast.walk(node):
-            if isinstance(one, ast.Call):
-                one.args = [given for given in one.args if not _is_text(given)]
+        for call in ast.walk(node):
+            if isinstance(call, ast.Call):
+                call.args = [argument for argument in call.args if not _is_text(argument)]
         return node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        """Drop what a failed assertion says."""
+        """Drop the message of an assertion."""
         return ast.Assert(self.visit(node.test), None)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        """Drop what a function returns, in the words of type hints."""
+        """Drop the type hint of a function's result."""
         node.returns = None
         return self._with_body(node)
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        """As of any function."""
+        """Drop the type hint of a function's result."""
         node.returns = None
         return self._with_body(node)
 
@@ -111,7 +111,7 @@ class _Wordless(ast.NodeTransformer):
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        """Drop the type hint of a variable; `visit_ClassDef` has seen to those of fields."""
+        """Drop the type hint of a variable; `visit_ClassDef` handles those of fields."""
         if getattr(node, "is_field", False):
             return self.generic_visit(node)
         if node.value is None:
@@ -119,42 +119,42 @@ class _Wordless(ast.NodeTransformer):
         return ast.Assign([node.target], self.visit(node.value), lineno=node.lineno)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        """Drop the number of the release, which would make all stages stale at every release."""
+        """Drop the version of segops, so that a release does not make all stages stale."""
         return None if assigns(node, "__version__") else self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """Keep the type hints of fields where they decide, as in the sections of parameters."""
-        for one in node.body:
-            if isinstance(one, ast.AnnAssign):
-                one.is_field = True  # type: ignore[attr-defined]
-                if not _reads_hint(node, one):
-                    one.annotation = ast.Constant(...)
+        """Keep the type hints of fields where they have an effect, as in sections of parameters."""
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign):
+                field.is_field = True  # type: ignore[attr-defined]
+                if not _reads_hint(node, field):
+                    field.annotation = ast.Constant(...)
         return self._with_body(node)
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        """Visit what a module holds."""
+        """Visit the body of a module."""
         return self._with_body(node)
 
     def _with_body(self, node: Any) -> ast.AST:
         self.generic_visit(node)
-        kept = [one for one in node.body if not isinstance(one, ast.Pass)]
+        kept = [statement for statement in node.body if not isinstance(statement, ast.Pass)]
         node.body = kept or [ast.Pass()]
         return cast(ast.AST, node)
 
 
 class _Without(ast.NodeTransformer):
-    """Takes assignments out of a syntax tree."""
+    """Removes assignments from a syntax tree."""
 
     def __init__(self, gone: list[ast.Assign]) -> None:
         self._gone = gone
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        """Drop it if it is one of those."""
+        """Drop the assignment if it is listed."""
         return None if node in self._gone else node
 
 
 def _unread_texts(function: ast.AST) -> list[ast.Assign]:
-    """The texts that a function puts together and that it does not read any more."""
+    """Return the assignments of texts that a function does not read any more."""
     read: set[str] = set()
     assigned: list[tuple[str, ast.Assign]] = []
     for node in ast.walk(function):
@@ -163,43 +163,41 @@ def _unread_texts(function: ast.AST) -> list[ast.Assign]:
         elif isinstance(node, ast.Global | ast.Nonlocal):
             read.update(node.names)
         elif isinstance(node, ast.Assign):
-            names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
             if len(names) == len(node.targets) == 1:
                 assigned.append((names[0], node))
     return [node for name, node in assigned if name not in read and _makes_text(node.value)]
 
 
 def _makes_text(node: ast.AST) -> bool:
-    """Whether an expression does nothing but put words together."""
-    called = (_called(one) for one in ast.walk(node) if isinstance(one, ast.Call))
-    return not _binds(node) and all(one.rpartition(".")[2] in _OF_TEXT for one in called)
+    """Whether an expression does nothing but build a text."""
+    called = (_called(call) for call in ast.walk(node) if isinstance(call, ast.Call))
+    return not _binds(node) and all(name.rpartition(".")[2] in _OF_TEXT for name in called)
 
 
 def _binds(node: ast.AST) -> bool:
-    return any(isinstance(one, ast.NamedExpr | ast.Await | ast.Yield) for one in ast.walk(node))
+    return any(isinstance(part, ast.NamedExpr | ast.Await | ast.Yield) for part in ast.walk(node))
 
 
 def _reads_hint(owner: ast.ClassDef, field: ast.AnnAssign) -> bool:
-    """Whether the type hint of a field may decide something; in a plain class it does not."""
+    """Whether the type hint of a field may have an effect; in a plain class it has none."""
     bases = {ast.unparse(base).rpartition(".")[2] for base in owner.bases}
     is_special = _SPECIAL_FIELD.search(ast.unparse(field.annotation))
     return not bases <= {"NamedTuple", "Protocol"} or is_special is not None
 
 
 def without_unused(tree: Any) -> Any:
-    """A module without the imports and private definitions that nothing there uses.
-
-    The tree that is given is changed.
-    """
+    """Remove a module's unused imports and private functions, in place, and return it."""
     exported = {
         alias.asname or alias.name
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname == alias.name
-    } | {one for node in tree.body if assigns(node, "__all__") for one in texts(ast.walk(node))}
+    } | {text for node in tree.body if assigns(node, "__all__") for text in texts(ast.walk(node))}
     names = {
-        node: {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} for node in tree.body
+        node: {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+        for node in tree.body
     }
     while True:
         used = exported.union(*names.values())
@@ -216,20 +214,20 @@ def without_unused(tree: Any) -> Any:
 
 
 def _with_imports_in_order(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Statements of which those that import, where several follow each other, are sorted."""
+    """Sort the import statements within each group of consecutive imports."""
     ordered: list[ast.stmt] = []
-    for is_import, run in groupby(body, lambda one: isinstance(one, ast.Import | ast.ImportFrom)):
+    for is_import, run in groupby(body, lambda node: isinstance(node, ast.Import | ast.ImportFrom)):
         statements = list(run)
         if is_import:
-            for one in statements:
-                one.names.sort(key=lambda alias: alias.name)  # type: ignore[attr-defined]
+            for statement in statements:
+                statement.names.sort(key=lambda alias: alias.name)  # type: ignore[attr-defined]
             statements.sort(key=ast.unparse)
         ordered += statements
     return ordered
 
 
 def _is_used(node: ast.AST, used: set[str]) -> bool:
-    """Whether a statement of a module binds a name that is used, or does more than that."""
+    """Whether a module's statement binds a used name, or is no import or private function."""
     if isinstance(node, ast.ImportFrom) and node.module == "__future__":
         return False
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -245,7 +243,7 @@ def _bound(alias: ast.alias) -> str:
 
 
 def _called(node: ast.Call) -> str:
-    """The dotted name that is called, of which the last part may be all that is told."""
+    """Return the called name with its owner; the owner is empty if it is an expression."""
     function = node.func
     if isinstance(function, ast.Attribute):
         owner = function.value.id if isinstance(function.value, ast.Name) else ""
@@ -262,12 +260,12 @@ def _is_text(node: ast.AST) -> bool:
 def assigns(node: ast.AST, name: str) -> bool:
     """Whether a statement assigns to this name."""
     return isinstance(node, ast.Assign) and any(
-        isinstance(one, ast.Name) and one.id == name for one in node.targets
+        isinstance(target, ast.Name) and target.id == name for target in node.targets
     )
 
 
 def texts(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """The strings among some nodes of a syntax tree."""
-    for one in nodes:
-        if isinstance(one, ast.Constant) and isinstance(one.value, str):
-            yield one.value
+    """Yield the strings among nodes of a syntax tree."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value

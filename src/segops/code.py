@@ -1,8 +1,8 @@
-"""The code of segops: what a stage imports, and a hash of what that does.
+"""Finds the modules that a stage imports, and hashes their behaviour.
 
-A stage depends on the behaviour of the modules that it imports and on the versions of the libraries
-that decide its result. The stage ``code`` writes both into one file a stage, on which DVC's stages
-depend; the fingerprint of a training and the packaging of a bundle follow the same imports.
+The stage ``code`` writes these hashes, with the versions of the libraries that decide the result,
+into a file per stage on which DVC's stages depend. The fingerprint of a training and the packaging
+of a bundle follow the same imports.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ UNHASHED = tuple(
         "paths", "progress", "record", "release", "runtime.file_kinds",
     )
 )  # fmt: skip
-"""Modules whose code decides nothing about a stage's result, or nothing that is not seen otherwise:
-``dvc.yaml`` names the paths itself, what the registry hands over enters a training's fingerprint by
-its content, and which modules a stage has stands in the file that is written of it."""
+"""Modules whose code does not decide a stage's result, or whose effect is tracked otherwise:
+``dvc.yaml`` names the paths, the fingerprint of a training holds the hash of what comes from the
+registry, and the file of a stage lists its modules."""
 
 DECISIVE: dict[str, tuple[str, ...]] = {
     "PIL": ("pillow",),
@@ -55,16 +55,16 @@ DECISIVE: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
 }
-"""Imported name -> distributions whose version decides what a stage that imports it comes to. A
+"""Imported name -> distributions whose version decides the result of a stage that imports it. A
 module whose result names further versions lists their distributions in a constant LIBRARIES."""
 
 
 @dataclass(frozen=True)
 class StageCode:
-    """What a stage's result depends on beside its data and parameters.
+    """What a stage's result depends on besides its data and parameters.
 
     Attributes:
-        modules: Hash of what each module of segops does, and of each file that one names.
+        modules: Hash of the behaviour of each segops module, and of each file that a module names.
         libraries: Version of each distribution that decides the result.
     """
 
@@ -82,18 +82,18 @@ class StageCode:
         return sha256_lines(f"{name} {self.libraries[name]}" for name in sorted(self.libraries))
 
     def to_json(self) -> dict[str, Any]:
-        """As the stage ``code`` writes it."""
+        """Return the content of the file that stage ``code`` writes."""
         return asdict(self)
 
 
 def stage_names() -> list[str]:
-    """The stages whose code is hashed: all but ``code`` itself."""
+    """Return the stages whose code is hashed: all but ``code`` itself."""
     names = {path.stem for path in (ROOT / "stages").glob("*.py")}
     return sorted(names - {"__init__", "code"})
 
 
 def stage_code(stage: str) -> StageCode:
-    """What the result of a stage depends on beside its data and parameters.
+    """Return what the result of a stage depends on besides its data and parameters.
 
     Args:
         stage: Its name in ``dvc.yaml``.
@@ -102,43 +102,43 @@ def stage_code(stage: str) -> StageCode:
 
 
 def stage_codes() -> dict[str, StageCode]:
-    """What :func:`stage_code` tells, of each of :func:`stage_names`.
+    """Return :func:`stage_code` of all :func:`stage_names`.
 
-    What was read is kept beside Python's byte code, for as long as no file of segops changes.
+    A cache beside Python's byte code is valid until a file of segops changes.
     """
     state = _state()
-    read = _kept(state)
-    if read is None:
-        read = {stage: _stage(stage) for stage in stage_names()}
-        if _state() == state:  # nobody edited it meanwhile
-            with suppress(OSError):  # an installation that cannot be written to
-                write_json(_kept_at(), {"state": state, "stages": read})
+    stages = _cached(state)
+    if stages is None:
+        stages = {stage: _stage(stage) for stage in stage_names()}
+        if _state() == state:  # no file was edited in between
+            with suppress(OSError):  # the installation may be read-only
+                write_json(_cache_path(), {"state": state, "stages": stages})
     return {
-        stage: StageCode(one["modules"], {name: version(name) for name in one["libraries"]})
-        for stage, one in read.items()
+        stage: StageCode(parts["modules"], {name: version(name) for name in parts["libraries"]})
+        for stage, parts in stages.items()
     }
 
 
 def _state() -> str:
-    """SHA-256 over all that decides what is read of the code, in hexadecimal."""
+    """Return the SHA-256 over Python's version and all files of segops, in hexadecimal."""
     return sha256_lines([sys.version, sha256_tree(ROOT)])
 
 
-def _kept_at() -> Path:
+def _cache_path() -> Path:
     return Path(cache_from_source(str(ROOT / "stages.py"))).with_suffix(".json")
 
 
-def _kept(state: str) -> dict[str, Any] | None:
-    """What was read of the stages in this state; None where that is not kept."""
+def _cached(state: str) -> dict[str, Any] | None:
+    """Return the cached stages of this state, or None."""
     try:
-        kept = json.loads(_kept_at().read_text(encoding="utf-8"))
-        return dict(kept["stages"]) if kept["state"] == state else None
+        cached = json.loads(_cache_path().read_text(encoding="utf-8"))
+        return dict(cached["stages"]) if cached["state"] == state else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _stage(stage: str) -> dict[str, Any]:
-    """Hash of each module of a stage, and the libraries that decide its result."""
+    """Return the hash of each module of a stage, and the libraries that decide its result."""
     modules: dict[str, str] = {}
     libraries: set[str] = set()
     for name, path in closure([f"{STAGES}.{stage}"], UNHASHED).items():
@@ -151,14 +151,14 @@ def _stage(stage: str) -> dict[str, Any]:
 
 
 def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Path]:
-    """The modules of segops that running some of them imports, and the file of each.
+    """Return the segops modules that some modules import, directly or not, and their files.
 
-    Imports inside of functions count, and so do modules that the code names in a string of their
-    own, as those are that run in another process. Imports under TYPE_CHECKING do not count.
+    Imports inside functions count, and so do modules that a string names, as for those that run in
+    another process. Imports under TYPE_CHECKING do not count.
 
     Args:
         entries: Names of the modules to begin with.
-        without: Modules and packages that are left out, with what they import.
+        without: Modules and packages that are left out, with their imports.
     """
     left_out = tuple(without)
     found: dict[str, Path] = {}
@@ -168,7 +168,7 @@ def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Pa
         path = module_file(name)
         if path is None or name in found:
             continue
-        if any(name == one or name.startswith(f"{one}.") for one in left_out):
+        if any(name == module or name.startswith(f"{module}.") for module in left_out):
             continue
         found[name] = path
         waiting += [name.rpartition(".")[0], *_source(path).imports]
@@ -176,7 +176,7 @@ def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Pa
 
 
 def module_file(name: str) -> Path | None:
-    """The file of a module of segops; None where `name` is no such module."""
+    """Return the file of a segops module; None if `name` is no such module."""
     top, *parts = name.split(".")
     if top != PACKAGE:
         return None
@@ -187,7 +187,7 @@ def module_file(name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class _Source:
-    """A module as its file was when it was read: SHA-256 of its behaviour, and what it imports."""
+    """A module's source: SHA-256 of its behaviour, its imports, libraries and strings."""
 
     behaviour: str
     imports: tuple[str, ...]
@@ -205,9 +205,10 @@ def _read(path: Path, content: bytes) -> _Source:
     package = list(path.relative_to(ROOT.parent).parent.parts)
     nodes = list(ast.walk(tree))
     strings = frozenset(texts(nodes))
-    names = [*_imported(nodes, package), *(one for one in strings if one.startswith(f"{PACKAGE}."))]
+    named = (text for text in strings if text.startswith(f"{PACKAGE}."))
+    names = [*_imported(nodes, package), *named]
     decisive = {name.partition(".")[0] for name in names} & DECISIVE.keys()
-    libraries = {one for name in decisive for one in DECISIVE[name]}
+    libraries = {distribution for name in decisive for distribution in DECISIVE[name]}
     for node in tree.body:
         if assigns(node, "LIBRARIES"):
             libraries.update(texts(ast.walk(node)))
@@ -220,7 +221,7 @@ def _read(path: Path, content: bytes) -> _Source:
 
 
 def _imported(nodes: Iterable[ast.AST], package: list[str]) -> Iterator[str]:
-    """All names that are imported and that may be modules; `package` is where the module lies."""
+    """Yield all imported names that may be modules; `package` is the importing package."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -232,7 +233,7 @@ def _imported(nodes: Iterable[ast.AST], package: list[str]) -> Iterator[str]:
 
 
 def _named_files(module: Path) -> list[Path]:
-    """The files beside a module, or in the ``templates`` there, that it or one of them names."""
+    """Return the files beside a module or in its ``templates`` that it names, directly or not."""
     beside = {
         path.name: path
         for directory in (module.parent, module.parent / "templates")
@@ -240,11 +241,11 @@ def _named_files(module: Path) -> list[Path]:
         if path.suffix != ".py"
     }
     found: dict[str, Path] = {}
-    waiting = [one for one in _source(module).strings if one in beside]
+    waiting = [text for text in _source(module).strings if text in beside]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found[name] = beside[name]
             text = beside[name].read_text(encoding="utf-8") if name.endswith(".html") else ""
-            waiting += [one for one in beside if f'"{one}"' in text]
+            waiting += [other for other in beside if f'"{other}"' in text]
     return list(found.values())

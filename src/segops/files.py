@@ -1,4 +1,4 @@
-"""Files written whole or not at all, hashes, locks."""
+"""Atomic writes, hashes and locks of files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def write_json(target: Path, content: Any) -> None:
     """Write `content` as JSON to `target`, whole or not at all.
 
     Raises:
-        ValueError: `content` holds NaN or an infinity, which JSON cannot say.
+        ValueError: `content` holds NaN or an infinity, which JSON cannot represent.
     """
     write_text(target, json_text(content))
 
@@ -105,7 +105,7 @@ def append(file: FileIO, content: bytes) -> None:
 
 
 def json_text(content: Any) -> str:
-    """`content` as :func:`write_json` writes it.
+    """Return `content` as :func:`write_json` writes it.
 
     Raises:
         ValueError: As there.
@@ -124,24 +124,24 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise SegopsError(f"{path}: no such file. `segops run` makes it.") from None
     except json.JSONDecodeError as error:
-        raise SegopsError(f"{path}: not JSON: {error}. `dvc repro` makes it anew.") from None
+        raise SegopsError(f"{path}: not JSON: {error}. `dvc repro` makes it again.") from None
 
 
 def sha256_bytes(content: bytes) -> str:
-    """SHA-256 of `content`, in hexadecimal."""
+    """Return the SHA-256 of `content`, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_tree(root: Path) -> str:
-    """SHA-256 over the relative paths and contents of all files below `root`, in hexadecimal.
+    """Return the SHA-256 over relative paths and contents of all files below `root`.
 
-    Byte code (``__pycache__``) does not count.
+    In hexadecimal; byte code (``__pycache__``) does not count.
 
     Raises:
         SegopsError: There is no such directory.
@@ -157,7 +157,7 @@ def sha256_tree(root: Path) -> str:
 
 
 def sha256_lines(lines: Iterator[str] | list[str]) -> str:
-    """SHA-256 over text lines, each ended by a newline, in hexadecimal."""
+    """Return the SHA-256 over text lines, each ended by a newline, in hexadecimal."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode() + b"\n")
@@ -169,8 +169,8 @@ def exclusive(lock: Path, doing: str) -> Iterator[None]:
     """Hold an operating-system lock; the kernel frees it when the process ends, however it ends.
 
     Args:
-        lock: The lock file; its directory is made where missing.
-        doing: What the holder does, for the message ("a training stage").
+        lock: The lock file; its directory is created where missing.
+        doing: What the lock's holder does, for the message ("a training stage").
 
     Raises:
         SegopsError: Another process holds the lock.

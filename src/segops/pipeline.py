@@ -1,7 +1,4 @@
-"""Drives DVC: the stages of ``dvc.yaml``, what is up to date, running one, tracking the data.
-
-``dvc.yaml`` is the only place where stages and their edges are written; this module reads them.
-"""
+"""Drives DVC: reads the stages of ``dvc.yaml`` and their state, runs a stage, tracks the data."""
 
 from __future__ import annotations
 
@@ -25,14 +22,13 @@ from segops import code, files, paths
 from segops.runtime.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
-Outcome = Literal["ran", "restored", "unchanged"]
+StageOutcome = Literal["ran", "restored", "unchanged"]
 
 CODE = "code"
 """The stage that always runs; see :mod:`segops.code`."""
 
 BUSY = ("is busy", "Unable to acquire lock", "another process", "LockError")
-"""What DVC says when another process holds one of its locks."""
-
+"""Parts of DVC's messages when another process holds one of its locks."""
 
 HINTS = (
     "To track the changes",
@@ -41,15 +37,15 @@ HINTS = (
     "\tdvc config",
     "Use `dvc push`",
 )
-"""How DVC's lines of advice begin that are about its own housekeeping."""
+"""Beginnings of DVC's lines of advice, which are not shown."""
 
 
-class BusyError(TransientError):
+class DvcBusyError(TransientError):
     """Another DVC process holds a lock; the same call may succeed a moment later."""
 
 
 class StageError(SegopsError):
-    """A stage ended with an error; its own words stand in the log above."""
+    """A stage ended with an error; its own message is in the log."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +55,9 @@ class State:
     Attributes:
         name: The stage, as ``dvc.yaml`` names it.
         upstream: Names of the stages whose outputs it depends on.
-        state: `up to date`; `stale`; `perhaps` stale, where one above may run; or `busy` where
-            another process has it in hand.
-        why: What changed, or which stages above may run; empty where it is up to date.
+        state: `up to date`; `stale`; `perhaps` stale, if an upstream stage may run; or `busy`, if
+            another process holds it.
+        why: What changed, or which upstream stages may run; empty if it is up to date.
     """
 
     name: str
@@ -71,15 +67,15 @@ class State:
 
 
 def environment() -> dict[str, str]:
-    """The environment for child processes: quiet, and with this Python's commands on the path."""
+    """Return the environment of child processes, with this Python's commands on the path."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def is_unchanged(root: Path, target: str) -> bool:
-    """Whether a stage, or a ``.dvc`` file, is as DVC recorded it: dependencies, params, outputs.
+    """Whether dependencies, params and outputs of a stage or ``.dvc`` file are as DVC recorded.
 
-    The stage ``code``, which DVC always runs, is unchanged where it would write what is there.
+    The stage ``code``, which DVC always runs, is unchanged if it would write the same files again.
     """
     with _repository(root) as repository:
         if _changes(repository, root, target):
@@ -88,27 +84,27 @@ def is_unchanged(root: Path, target: str) -> bool:
 
 
 def states(root: Path) -> list[State]:
-    """What a run would do with each stage of ``dvc.yaml``, each after those that it depends on.
+    """Return what a run would do with each stage of ``dvc.yaml``, in topological order.
 
-    A stage below one that would run runs if that one comes to another result. The code is looked at
-    as it is now, whatever the stage ``code`` wrote of it last. While a stage runs, DVC says nothing
-    of it and of its neighbours.
+    A stage runs if an upstream stage runs and gives another result. The present code is compared,
+    not the files that stage ``code`` wrote last. While a stage runs, DVC reports neither its state
+    nor that of its neighbours.
 
     Raises:
         SegopsError: ``dvc.yaml`` or ``params.yaml`` is not usable for DVC.
     """
     from dvc.lock import LockError
 
-    found: list[State] = []
+    states: list[State] = []
     recorded, present = _recorded_code(root), code.stage_codes()
     with _repository(root) as repository:
         for name, upstream in _graph(repository):
-            runs = {up.name for up in found if up.state in ("stale", "perhaps")} - {CODE}
-            above = [up for up in upstream if up in runs]
+            runs = {state.name for state in states if state.state in ("stale", "perhaps")} - {CODE}
+            causes = [stage for stage in upstream if stage in runs]
             try:
                 changes = _changes(repository, root, name, but=str(paths.code_of(name)))
             except LockError:
-                found.append(State(name, upstream, "busy", "another process holds it"))
+                states.append(State(name, upstream, "busy", "another process holds it"))
                 continue
             if name == CODE:
                 is_changed = _changed_code(root, present)
@@ -117,17 +113,17 @@ def states(root: Path) -> list[State]:
             if is_changed:
                 changes = [*changes, "changed code"]
             if changes:
-                found.append(State(name, upstream, "stale", ", ".join(changes)))
-            elif above:
-                why = f"if {' or '.join(above)} comes to another result"
-                found.append(State(name, upstream, "perhaps", why))
+                states.append(State(name, upstream, "stale", ", ".join(changes)))
+            elif causes:
+                why = f"if {' or '.join(causes)} gives another result"
+                states.append(State(name, upstream, "perhaps", why))
             else:
-                found.append(State(name, upstream, "up to date", ""))
-    return found
+                states.append(State(name, upstream, "up to date", ""))
+    return states
 
 
 def _graph(repository: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each stage, after those that it depends on, and their names."""
+    """Yield each stage and its upstream stages, in topological order."""
     import networkx
 
     graph = repository.index.graph
@@ -137,41 +133,43 @@ def _graph(repository: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _recorded_code(root: Path) -> dict[str, str]:
-    """MD5 of the code that each stage last ran with, as ``dvc.lock`` has it."""
+    """Return the MD5 of each stage's code at its last run, from ``dvc.lock``."""
     try:
         tree = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return {
-        stage: str(one.get("md5"))
+        stage: str(dependency.get("md5"))
         for stage, locked in tree.get("stages", {}).items()
-        for one in locked.get("deps", ())
-        if one.get("path") == str(paths.code_of(stage))
+        for dependency in locked.get("deps", ())
+        if dependency.get("path") == str(paths.code_of(stage))
     }
 
 
 def _md5(present: code.StageCode) -> str:
-    """MD5 of what the stage ``code`` would write of another stage now."""
+    """Return the MD5 of the file that stage ``code`` would write for another stage now."""
     text = files.json_text(present.to_json())
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[str]:
-    """What DVC finds changed about a stage or a ``.dvc`` file, one path left out."""
+    """Return DVC's list of changes of a stage or ``.dvc`` file, without those of the path `but`."""
     # DVC resolves targets against the working directory, which need not be the workspace.
     name = str(root / target) if target.endswith(".dvc") else f"{root / 'dvc.yaml'}:{target}"
-    entries = [one for found in repository.status(targets=[name]).values() for one in found]
-    found = [one for one in entries if not isinstance(one, dict) and one != "always changed"]
-    for one in entries:
-        for kind, things in one.items() if isinstance(one, dict) else ():
+    entries = [entry for part in repository.status(targets=[name]).values() for entry in part]
+    changes = [
+        entry for entry in entries if not isinstance(entry, dict) and entry != "always changed"
+    ]
+    for entry in entries:
+        for kind, things in entry.items() if isinstance(entry, dict) else ():
             if others := [str(thing) for thing in things if thing != but]:
-                found.append(f"{kind} {', '.join(others)}")
-    return found
+                changes.append(f"{kind} {', '.join(others)}")
+    return changes
 
 
 def _changed_code(root: Path, present: Mapping[str, code.StageCode]) -> bool:
-    """Whether the stage ``code`` would write something else than is there."""
-    return any(_written_code(root, stage) != one.to_json() for stage, one in present.items())
+    """Whether the stage ``code`` would write other files than the present ones."""
+    return any(_written_code(root, stage) != now.to_json() for stage, now in present.items())
 
 
 def _written_code(root: Path, stage: str) -> Any:
@@ -186,8 +184,8 @@ def run_stage(
     stage: str,
     on_line: Callable[[str], None],
     force: bool = False,
-) -> Outcome:
-    """Bring one stage up to date; stages above it are the caller's business.
+) -> StageOutcome:
+    """Bring a single stage up to date; the caller has run its upstream stages.
 
     Args:
         root: The workspace.
@@ -199,8 +197,8 @@ def run_stage(
         `ran`, `restored` (its outputs came from DVC's cache) or `unchanged`.
 
     Raises:
-        BusyError: Another DVC process holds a lock.
-        StageError: The stage ended with an error; `on_line` has received its words.
+        DvcBusyError: Another DVC process holds a lock.
+        StageError: The stage ended with an error; `on_line` has received its message.
     """
     if not force and is_unchanged(root, stage):
         return "unchanged"
@@ -209,14 +207,14 @@ def run_stage(
     text = "\n".join(lines)
     if status != 0:
         if any(sign in text for sign in BUSY):
-            raise BusyError(f"{stage}: {lines[-1].strip()}")
+            raise DvcBusyError(f"{stage}: {lines[-1].strip()}")
         raise StageError(f"Stage {stage} failed; see its message above.")
     return "ran" if f"Running stage '{stage}'" in text else "restored"
 
 
 @contextlib.contextmanager
 def running_stage(root: Path, stage: str) -> Iterator[None]:
-    """Hold the workspace for one stage, and tell others which it is.
+    """Lock the workspace for a stage, and write the stage's name for `segops status`.
 
     Args:
         root: The workspace.
@@ -226,8 +224,8 @@ def running_stage(root: Path, stage: str) -> Iterator[None]:
         SegopsError: Another process runs a stage.
     """
     with files.exclusive(root / paths.STAGE_LOCK, "another stage"):
-        told = {"stage": stage, "pid": os.getpid(), "created": psutil.Process().create_time()}
-        files.write_json(root / paths.RUNNING, told)
+        content = {"stage": stage, "pid": os.getpid(), "created": psutil.Process().create_time()}
+        files.write_json(root / paths.RUNNING, content)
         try:
             yield
         finally:
@@ -235,23 +233,22 @@ def running_stage(root: Path, stage: str) -> Iterator[None]:
 
 
 def running(root: Path) -> str | None:
-    """The stage that a process runs in this workspace just now, or None."""
+    """Return the stage that a process runs in this workspace now, or None."""
     try:
-        told = json.loads((root / paths.RUNNING).read_text(encoding="utf-8"))
-        process = psutil.Process(told["pid"])
-        is_it = process.create_time() == told["created"]  # not a later one of the same number
+        written = json.loads((root / paths.RUNNING).read_text(encoding="utf-8"))
+        process = psutil.Process(written["pid"])
+        is_same = process.create_time() == written["created"]  # the process id may be reused
         is_alive = process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
-    return str(told["stage"]) if is_it and is_alive else None
+    return str(written["stage"]) if is_same and is_alive else None
 
 
 def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
-    """Make the data directory and its ``.dvc`` file agree, losing nothing.
+    """Make the data directory and its ``.dvc`` file agree without losing data.
 
-    Missing data are pulled. Where the ``.dvc`` file has moved on (a `git pull`), the data it names
-    are checked out. Where the directory holds content that DVC has never seen, that is new data:
-    it is tracked.
+    Missing data are pulled. If the ``.dvc`` file changed (as by `git pull`), its data are checked
+    out. Content that is not in DVC's cache is new data and is tracked.
 
     Args:
         root: The workspace.
@@ -259,7 +256,7 @@ def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
         on_line: Called with every line that DVC prints.
 
     Raises:
-        SegopsError: The data are neither here nor in a remote.
+        SegopsError: The data are neither in the workspace nor in a remote.
     """
     pointer = data.with_name(data.name + ".dvc")
     if not (root / pointer).is_file():
@@ -280,7 +277,7 @@ def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
         return
     if not _unsaved(lines):
         raise SegopsError(
-            f"{data}: not here and not to be had from a remote: {lines[-1].strip()}. "
+            f"{data}: no such directory, and no remote provides it: {lines[-1].strip()}. "
             "`segops data use PATH` or `segops data fetch voc2012` puts data there."
         )
     on_line(f"{data} holds new content: it is tracked with DVC.")
@@ -288,12 +285,12 @@ def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
 
 
 def _unsaved(lines: list[str]) -> bool:
-    """Whether DVC refused because the directory holds content that its cache does not."""
+    """Whether DVC refused because the directory has content that is not in its cache."""
     return any("unsaved files" in line for line in lines)
 
 
 def require_tracked(root: Path, data: Path) -> None:
-    """Refuse to go on where replacing the data directory would lose what DVC does not know.
+    """Raise if the data directory has content that DVC does not track and that would be lost.
 
     Args:
         root: The workspace.
@@ -315,8 +312,8 @@ def require_tracked(root: Path, data: Path) -> None:
 def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
     """Track the data directory with DVC.
 
-    The shipped sample is delivered from a remote inside the repository. Data that take its place
-    must never be pushed there, so its name is dropped from the ``.dvc`` file.
+    The shipped sample comes from a remote inside the repository. Other data must never be pushed
+    there, so the remote's name is removed from the ``.dvc`` file.
 
     Args:
         root: The workspace.
@@ -344,7 +341,7 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
 
 
 def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run DVC in a process group of its own, so that nothing of it outlives this process."""
+    """Run DVC in a separate process group that ends with this process."""
     tied, holding = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "segops.tied", str(tied), "dvc", *arguments],
@@ -385,11 +382,11 @@ def _repository(root: Path) -> Iterator[Any]:
 
     try:
         with Repo(str(root)) as repository, contextlib.ExitStack() as held:
-            with contextlib.suppress(LockError):  # whoever needs the lock is told
-                held.enter_context(lock_repo(repository))  # the graph is read once
+            with contextlib.suppress(LockError):  # a later call that needs the lock raises
+                held.enter_context(lock_repo(repository))  # so that DVC reads the graph once
             yield repository
     except LockError as error:
-        raise BusyError(str(error)) from error
+        raise DvcBusyError(str(error)) from error
     except DvcException as error:
         raise SegopsError(f"{root}: DVC cannot read the pipeline: {error}") from error
     except OSError as error:

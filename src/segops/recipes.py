@@ -1,8 +1,6 @@
-"""Recipes: published trainings as overlays over ``params.yaml``, one YAML file each.
+"""Recipes: YAML files with the parameters of published trainings and the mIoU they aim at.
 
-A recipe holds parameters, spelled as ``params.yaml`` spells them, and under `recipe` what it is
-and which figure it aims at. Putting it to use means writing its values into ``params.yaml``, which
-stays the only configuration.
+Using a recipe writes its values into ``params.yaml``, which stays the only configuration.
 """
 
 from __future__ import annotations
@@ -25,17 +23,17 @@ from segops.voc.layout import SPLITS, open_layout
 
 DIRECTORY = Path("recipes")
 ABOUT = "recipe"
-"""The key that is no parameter."""
+"""The key of a recipe's description; all other keys are parameters."""
 SYNCHRONISED = "train.sync_batch_norm"
 
 
 class Aim(Section):
-    """The figure that a recipe is to reach.
+    """The published figure that a recipe aims at.
 
     Attributes:
-        miou: Published mIoU in per cent; None where no respected figure exists.
+        miou: Published mIoU in per cent; None without a reliable figure.
         iterations: Optimiser steps after which it was measured.
-        source: Where the figure stands, or why there is none.
+        source: The publication, or why there is no figure.
     """
 
     miou: Annotated[float, Field(gt=0, lt=100)] | None
@@ -44,13 +42,13 @@ class Aim(Section):
 
 
 class Needs(Section):
-    """The data that the figure belongs to.
+    """The data set of the published figure.
 
     Attributes:
-        name: As people call it.
+        name: Its usual name.
         train_images: Images of its train split.
         val_images: Images of its val split.
-        get: The command that puts it in place.
+        get: The command that installs it.
     """
 
     name: str
@@ -60,14 +58,14 @@ class Needs(Section):
 
 
 class About(Section):
-    """What a recipe is.
+    """The description of a recipe.
 
     Attributes:
-        title: In a few words.
-        aim: The figure.
-        network: The network that the figure belongs to.
-        data: The data that the figure belongs to.
-        differences: What is not as in the published training.
+        title: A short title.
+        aim: The published figure.
+        network: The network of the published training.
+        data: The data of the published training.
+        differences: Differences from the published training.
     """
 
     title: str
@@ -79,11 +77,11 @@ class About(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read.
+    """A recipe that was read from its file.
 
     Attributes:
         path: Its file.
-        about: What it is.
+        about: Its description.
         values: Parameters by dotted key.
     """
 
@@ -93,16 +91,16 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """What `segops run --recipe` takes: the file's name without its suffix."""
+        """The name for `segops run --recipe`: the file's name without its suffix."""
         return self.path.stem
 
 
 def read(path: Path) -> Recipe:
-    """Read a recipe; whether its parameters are legal shows when it is put over ``params.yaml``.
+    """Read a recipe; :func:`put_over` checks its parameters.
 
     Raises:
-        SegopsError: The file is missing, is not YAML, or what it says of itself is incomplete or
-            has unknown keys.
+        SegopsError: The file is missing or not YAML, or its description is incomplete or has
+            unknown keys.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -118,36 +116,36 @@ def read(path: Path) -> Recipe:
     try:
         about = About.model_validate(tree.pop(ABOUT))
     except ValidationError as error:
-        lines = [f"  {ABOUT}.{one}" for one in problems(About, error.errors())]
+        lines = [f"  {ABOUT}.{problem}" for problem in problems(About, error.errors())]
         raise SegopsError("\n".join([f"{path}: not a usable recipe:", *lines])) from None
     return Recipe(path, about, overlay_values(tree))
 
 
 def every(root: Path) -> list[Recipe]:
-    """The recipes of a checkout, by name.
+    """Return the recipes of a checkout, by name.
 
     Raises:
-        SegopsError: One of them is not readable.
+        SegopsError: A recipe is not readable.
     """
     return [read(path) for path in sorted((root / DIRECTORY).glob("*.yaml"))]
 
 
 def find(root: Path, name: str) -> Recipe:
-    """The recipe that a user means.
+    """Find a recipe by its name or path.
 
     Args:
         root: The checkout.
         name: A file's name in ``recipes/`` without its suffix, or the path of a recipe.
 
     Raises:
-        SegopsError: There is none of that name; those that there are are named.
+        SegopsError: There is no such recipe; the message lists all names.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return read(Path(name))
     path = root / DIRECTORY / f"{name}.yaml"
     if path.is_file():
         return read(path)
-    names = [one.stem for one in sorted((root / DIRECTORY).glob("*.yaml"))]
+    names = [path.stem for path in sorted((root / DIRECTORY).glob("*.yaml"))]
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise SegopsError(
@@ -157,13 +155,13 @@ def find(root: Path, name: str) -> Recipe:
 
 
 def put_over(root: Path, recipe: Recipe) -> Edit:
-    """The change of ``params.yaml`` that puts a recipe to use; nothing is written.
+    """Return the change of ``params.yaml`` to a recipe's values, without writing it.
 
-    Where one device trains there is no other to synchronise batch norm with, and parameters that
-    ask for it are refused; the recipe's `train.sync_batch_norm` is then taken as false.
+    On one device synchronised batch norm is refused, so there a recipe's `train.sync_batch_norm`
+    becomes false.
 
     Raises:
-        SegopsError: The recipe holds an unknown key or a bad value; file and key are named.
+        SegopsError: The recipe has an unknown key or a bad value; the message names file and key.
     """
     place = recipe.path
     if place.is_relative_to(root):
@@ -181,29 +179,30 @@ def _on_one_device(root: Path, values: dict[str, Any]) -> bool:
 
 
 def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:
-    """What stands between the workspace and the recipe's figure, a sentence or two each.
+    """Return reasons why the recipe's figure does not apply to the workspace, a text each.
 
     Args:
         root: The workspace.
         recipe: The recipe.
-        settings: The parameters with the recipe put over them.
+        settings: The parameters with the recipe's values.
     """
     needs = recipe.about.data
-    get = f"`{needs.get}` puts {needs.name} in place."
+    get = f"`{needs.get}` installs {needs.name}."
     try:
         layout = open_layout(root / settings.data.path)
-        found = {split: len(layout.ids(split)) for split in SPLITS}
+        present = {split: len(layout.ids(split)) for split in SPLITS}
     except SegopsError as error:
         return [f"{str(error).splitlines()[0].rstrip('.')}. {get}"]
-    wanted = {"train": needs.train_images, "val": needs.val_images}
-    said = [
-        f"{settings.data.path} holds {found[split]:,} {split} images, the recipe is for "
-        f"{wanted[split]:,}: the figure it aims at does not hold for this data. {get}"
+    expected = {"train": needs.train_images, "val": needs.val_images}
+    reasons = [
+        f"{settings.data.path} holds {present[split]:,} {split} images, the recipe is for "
+        f"{expected[split]:,}: its published figure does not apply to this data. {get}"
         for split in SPLITS
-        if found[split] != wanted[split]
+        if present[split] != expected[split]
     ]
     if settings.data.class_names != VOC_CLASSES:
-        said.append(
-            "data.classes are not those of VOC: they stay, and the figure does not hold for them."
+        reasons.append(
+            "data.classes are not those of VOC: they are kept, and the recipe's published figure "
+            "does not apply to them."
         )
-    return said
+    return reasons

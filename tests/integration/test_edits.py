@@ -199,5 +199,5 @@ def test_what_lies_below_a_stale_stage_is_stale_before_anything_runs(edited: Pat
         file.write_text(before)
     assert found["augment"] == ("up to date", "")
     assert found["train"] == ("stale", "changed code")
-    assert found["package"] == ("perhaps", "if train comes to another result")
+    assert found["package"] == ("perhaps", "if train gives another result")
     assert found["evaluate"][0] == "perhaps"

@@ -145,7 +145,7 @@ def test_a_users_mistake_fails_the_run_at_once(
     ("error", "again"),
     [
         (TransientError("connection lost"), True),
-        (pipeline.BusyError("lock"), True),
+        (pipeline.DvcBusyError("lock"), True),
         (SegopsError("bad parameter"), False),
         (ValueError("bug"), False),
     ],

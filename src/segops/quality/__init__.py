@@ -1,6 +1,6 @@
-"""What a data set holds, and whether that is fit for training."""
+"""Describes a data set and checks that it is fit for training."""
 
 import logging
 
-# Great Expectations logs a screenful at INFO while it is imported.
+# Great Expectations logs many lines at INFO while it is imported.
 logging.getLogger("great_expectations").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What came out of checking a data set: plain values that pages, files and terminals show."""
+"""The results of checking a data set, as plain values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with one file.
+    """A defect of a file.
 
     Attributes:
         file: Path relative to the data set's root, with forward slashes.
@@ -22,17 +22,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation and how the data met it.
+    """The result of an expectation on the data.
 
     Attributes:
         name: Short name, for a table.
         expected: What was expected, a sentence.
-        passed: Whether it was found so. False also when it could not be told.
-        observed: What was found, a sentence.
-        action: What to do where it failed, a sentence.
-        errored: The expectation could not be evaluated at all; nothing is known about the data.
+        passed: Whether the data met the expectation; False if it could not be evaluated.
+        observed: What was observed, a sentence.
+        action: What to do if it failed, a sentence.
+        errored: The expectation could not be evaluated; nothing is known about the data.
         findings: What is wrong, by file; empty where the check passed.
-        expectation: What was evaluated on the facts, its type and arguments.
+        expectation: The evaluated expectation: its type and arguments.
         rows: The (image id, split) of every row of the facts that does not meet it.
     """
 
@@ -49,10 +49,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Validation:
-    """All checks of one data set.
+    """All checks of a data set.
 
     Attributes:
-        checks: In the order in which a person would read them.
+        checks: The checks, in reading order.
         images: Listed images by split.
     """
 
@@ -61,12 +61,12 @@ class Validation:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed; no checks at all is no pass."""
+        """Whether there is a check and every check passed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     @property
     def findings(self) -> dict[str, tuple[str, ...]]:
-        """Messages by file, files in alphabetical order."""
+        """The messages by file, files in alphabetical order."""
         by_file: dict[str, list[str]] = defaultdict(list)
         for check in self.checks:
             for finding in check.findings:
@@ -74,7 +74,7 @@ class Validation:
         return {file: tuple(by_file[file]) for file in sorted(by_file)}
 
     def to_json(self) -> dict[str, Any]:
-        """The validation as JSON can hold it."""
+        """Return the validation as JSON values."""
         return {
             "passed": self.passed,
             "images": self.images,

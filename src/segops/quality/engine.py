@@ -1,4 +1,4 @@
-"""The one door to Great Expectations: run expectations on frames, tell failed from errored."""
+"""Runs expectations on frames; the only module that imports Great Expectations."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from great_expectations.expectations.expectation import Expectation as Expectati
 from great_expectations.expectations.row_conditions import Column as Column
 
 gxe: Any = great_expectations.expectations
-"""The ready-made expectations. They are re-exported implicitly, which strict mypy refuses."""
+"""The library's expectations, typed as Any because strict mypy refuses implicit re-exports."""
 
 INDEX = ("image_id", "split")
-"""Columns that name a row; every frame has them."""
+"""Columns that identify a row; every frame has them."""
 
 _RESULT_FORMAT = {
-    "result_format": "COMPLETE",  # Every failing row; the default stops at twenty.
+    "result_format": "COMPLETE",  # every failing row; the default lists twenty
     "unexpected_index_column_names": list(INDEX),
 }
 
 
 @dataclass(frozen=True)
 class ExpectationOutcome:
-    """What an expectation came to.
+    """The outcome of an expectation.
 
     Attributes:
         success: It was evaluated and met.
-        error: Why it could not be evaluated; None where it could.
+        error: Why it could not be evaluated, or None.
         rows: The (image id, split) of every row that does not meet it.
         observed: The observed value of an expectation about a table or a column as a whole.
     """
@@ -47,16 +47,16 @@ def evaluate(
     frames: Mapping[str, pd.DataFrame],
     expectations: Mapping[str, tuple[str, Expectation]],
 ) -> dict[str, ExpectationOutcome]:
-    """Evaluate expectations in an ephemeral context that leaves no trace.
+    """Evaluate expectations in an ephemeral context, which leaves no files.
 
     Args:
         frames: Frames by name, each with the columns in `INDEX`.
-        expectations: By a key of the caller's, the frame's name and the expectation.
+        expectations: Key -> (name of the frame, expectation).
 
     Returns:
         An outcome for every key.
     """
-    # It tells of its temporary directories.
+    # It logs the paths of its temporary directories.
     logging.getLogger(ProgressBarsConfig.__module__).setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
@@ -74,14 +74,14 @@ def evaluate(
             gx.ValidationDefinition(name=name, data=batch, suite=suite)
         )
         result = definition.run(batch_parameters={"dataframe": frame}, result_format=_RESULT_FORMAT)
-        for one in result.results:
-            meta: Any = one.expectation_config and one.expectation_config.meta
-            outcomes[meta["key"]] = _outcome(one)
+        for evaluated in result.results:
+            meta: Any = evaluated.expectation_config and evaluated.expectation_config.meta
+            outcomes[meta["key"]] = _outcome(evaluated)
     return outcomes
 
 
 def spelled(expectation: Expectation) -> dict[str, Any]:
-    """An expectation as JSON can hold it: its `type`, and its arguments as `kwargs`."""
+    """Return an expectation as JSON values: its `type`, and its arguments as `kwargs`."""
     configuration: dict[str, Any] = expectation.configuration.to_json_dict()
     return {name: configuration[name] for name in ("type", "kwargs")}
 
@@ -98,7 +98,7 @@ def _outcome(result: Any) -> ExpectationOutcome:
 
 
 def _error(info: Mapping[str, Any] | None) -> str | None:
-    """The message of an exception; where there was one, `info` holds one entry for each metric."""
+    """Return an exception's message; after an exception `info` has an entry for each metric."""
     entries: Sequence[Any] = [info or {}, *(info or {}).values()]
     for entry in entries:
         if isinstance(entry, Mapping) and entry.get("raised_exception"):

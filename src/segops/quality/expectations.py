@@ -1,4 +1,4 @@
-"""What a data set must fulfil before anything is trained on it."""
+"""The rules that a data set must meet before a training."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rule:
-    """An expectation and the words that go with it.
+    """An expectation and its texts.
 
     Attributes:
         name: Short name, for a table.
         expected: What is expected, a sentence.
-        action: What to do where it is not so, a sentence.
+        action: What to do if it is not met, a sentence.
         expectation: The expectation that decides.
-        explain: Rows that do not meet it to findings.
-        observed: ExpectationOutcome and number of rows to what was found, a sentence.
-        frame: The frame that it is about.
+        explain: Function from the failing rows to findings.
+        observed: Function from outcome and number of rows to the observation, a sentence.
+        frame: Name of the frame to evaluate it on.
     """
 
     name: str
@@ -47,21 +47,21 @@ class Rule:
 
 
 class Bounds(Sections):
-    """What the data are held against."""
+    """The parameters of the rules."""
 
     data: DataParams = DataParams()
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")
 
 
 def check(facts: pd.DataFrame, params: Bounds) -> Validation:
-    """Hold a facts table against what training needs.
+    """Check a facts table against all rules.
 
     Args:
         facts: As :func:`segops.quality.facts.scan` returns it.
         params: Classes and bounds.
 
     Returns:
-        One check for each rule. A rule that cannot be evaluated is failed and marked `errored`.
+        A check for each rule. A rule that cannot be evaluated fails and is marked `errored`.
     """
     images = describe_images(facts)
     labels = describe_labels(images, params.data.class_names)
@@ -75,17 +75,17 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
     ]
     rows = {(row["image_id"], row["split"]): row for row in records}
     return Validation(
-        checks=tuple(_judge(rule, outcomes.get(rule.name), rows, len(images)) for rule in rules),
+        checks=tuple(_check(rule, outcomes.get(rule.name), rows, len(images)) for rule in rules),
         images={split: int((images["split"] == split).sum()) for split in SPLITS},
     )
 
 
 def unreadable(root: Path, message: str) -> Validation:
-    """The validation of a data set whose layout cannot be read at all.
+    """Return the validation of a data set whose layout cannot be read.
 
     Args:
         root: The data set's directory.
-        message: What :func:`segops.voc.layout.open_layout` says is wrong, one line each.
+        message: The message of :func:`segops.voc.layout.open_layout`, a line per defect.
     """
     head, *lines = message.splitlines()
     findings = []
@@ -99,8 +99,8 @@ def unreadable(root: Path, message: str) -> Validation:
                 expected="JPEGImages, SegmentationClass and the lists ImageSets/Segmentation/"
                 "train.txt and val.txt are there and can be read; no list repeats an id.",
                 passed=False,
-                observed="No image could be looked at.",
-                action="Put right what is listed and validate again.",
+                observed="No image could be read.",
+                action="Correct what is listed and validate again.",
                 findings=tuple(findings),
             ),
         ),
@@ -109,7 +109,7 @@ def unreadable(root: Path, message: str) -> Validation:
 
 
 def rules_for(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> list[Rule]:
-    """The rules, in the order in which a person would read them."""
+    """Return the rules, in reading order."""
     return [
         *_count_rules(params),
         *_file_rules(),
@@ -162,7 +162,7 @@ def _file_rules() -> list[Rule]:
         Rule(
             name="pairs complete",
             expected="Every listed image has its JPEG and its mask.",
-            action="Add the files, or take the ids off the lists.",
+            action="Add the files, or remove the ids from the lists.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="missing"),
             explain=_each(missing),
             observed=_share("lack a file"),
@@ -203,16 +203,16 @@ def _file_rules() -> list[Rule]:
         ),
         Rule(
             name="images upright",
-            expected="No image relies on EXIF to be turned: its mask would not turn with it.",
-            action="Save the image with its pixels turned and the EXIF tag gone, "
-            "and see that the mask matches.",
+            expected="No image is rotated by EXIF, which would not rotate its mask.",
+            action="Save the image with rotated pixels and without the EXIF tag, and check that "
+            "the mask matches.",
             expectation=gxe.ExpectColumnValuesToBeInSet(column="orientation", value_set=[1]),
             explain=_each(
                 lambda row: [
                     Finding(row["image_path"], f"has EXIF orientation {row['orientation']}, not 1")
                 ]
             ),
-            observed=_share("are turned by EXIF"),
+            observed=_share("are rotated by EXIF"),
         ),
     ]
 
@@ -228,8 +228,10 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
     def illegal(row: Row) -> list[Finding]:
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
         bad = [label for label in labels_in(row["label_ids"]) if label >= len(names)]
-        said = ", ".join(f"id {label} ({counted(counts[label], 'pixel')})" for label in bad)
-        return [Finding(row["mask_path"], f"holds {said}; legal are 0 to {len(names) - 1}, {VOID}")]
+        listed = ", ".join(f"id {label} ({counted(counts[label], 'pixel')})" for label in bad)
+        return [
+            Finding(row["mask_path"], f"holds {listed}; legal are 0 to {len(names) - 1}, {VOID}")
+        ]
 
     return [
         Rule(
@@ -245,7 +247,7 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
         Rule(
             name="void within bounds",
             expected=f"At most {bound:.0%} of a mask is void (id {VOID}).",
-            action="Label the images, take them off the lists, or raise "
+            action="Label the images, remove them from the lists, or raise "
             "validate.max_void_fraction.",
             expectation=gxe.ExpectColumnValuesToBeBetween(
                 column="void_fraction", min_value=0, max_value=bound
@@ -261,7 +263,7 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
             name="required classes in train",
             expected=f"Every required class ({len(required)} of {len(names)}) occurs in a mask of "
             "train.",
-            action="Add images of the absent classes to train, or take the classes off "
+            action="Add images of the absent classes to train, or remove the classes from "
             "validate.required_classes.",
             expectation=gxe.ExpectColumnDistinctValuesToContainSet(
                 column="class", value_set=list(required)
@@ -310,7 +312,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
         Rule(
             name="ids listed once",
             expected="No image id is listed twice, in one list or in both.",
-            action="Take the repeated ids off a list.",
+            action="Remove the repeated ids from a list.",
             expectation=gxe.ExpectColumnValuesToBeUnique(column="image_id"),
             explain=_each(repeated),
             observed=_share("repeat an id"),
@@ -318,7 +320,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
         Rule(
             name="train and val apart",
             expected="No image is in train and in val under two ids (compared by SHA-256).",
-            action="Take the image off one of the lists: a score on it would flatter the model.",
+            action="Remove the image from one of the lists: it would raise the score on val.",
             expectation=gxe.ExpectColumnValuesToBeInSet(column="in_both_splits", value_set=[False]),
             explain=_each(leaked),
             observed=_share("are in both"),
@@ -326,7 +328,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
     ]
 
 
-def _judge(
+def _check(
     rule: Rule, outcome: ExpectationOutcome | None, rows: Mapping[tuple[str, str], Row], total: int
 ) -> Check:
     if outcome is None or outcome.error is not None:

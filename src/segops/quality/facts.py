@@ -1,4 +1,4 @@
-"""The facts table: what every image and every mask of a data set really holds."""
+"""The facts table: properties of every image and mask of a data set, read from the files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from segops.voc.layout import Layout
 
 MAX_WORKERS = 8
 MISSING = "no such file"
-"""The error of a file that a list asks for and that is not there."""
+"""The error of a listed file that does not exist."""
 
 SCHEMA = pa.schema(
     [
@@ -57,8 +57,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the table. Lengths are pixels; `label_pixels[i]` counts the pixels of `label_ids[i]`
-(void included); `void_fraction` is in [0, 1]; a fact that could not be had is null, and the error
-column says why."""
+(void included); `void_fraction` is in [0, 1]; an unknown fact is null, and the error column says
+why."""
 
 _DTYPES = {
     pa.int8(): pd.Int8Dtype(),
@@ -70,32 +70,31 @@ _DTYPES = {
 def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     """Read and fully decode every listed image and mask, in parallel.
 
-    Nothing that is wrong with a file raises: a file that is missing or cannot be decoded gives a
-    row with an error in it.
+    A file that is missing or cannot be decoded raises nothing; its row has an error.
 
     Args:
         layout: The data set.
-        workers: Threads to decode with (decoding releases the interpreter's lock); None or 0: one
-            per core, at most 8.
+        workers: Number of decoding threads (decoding releases the interpreter's lock); None or 0:
+            one per core, at most 8.
 
     Returns:
-        One row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
+        A row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
     """
     listed = [(image_id, split) for split, ids in layout.splits().items() for image_id in ids]
     unique = list(dict.fromkeys(image_id for image_id, _ in listed))
 
-    def look(image_id: str) -> dict[str, Any]:
+    def read(image_id: str) -> dict[str, Any]:
         return _image_facts(layout, image_id) | _mask_facts(layout, image_id)
 
     with ThreadPoolExecutor(workers or min(MAX_WORKERS, cores())) as pool:
-        found = pool.map(look, unique)
-        facts = dict(zip(unique, track(found, "Scanning images", len(unique)), strict=True))
+        results = pool.map(read, unique)
+        facts = dict(zip(unique, track(results, "Scanning images", len(unique)), strict=True))
     rows = [{"image_id": name, "split": split, **facts[name]} for name, split in listed]
     return _to_frame(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def empty_facts() -> pd.DataFrame:
-    """A facts table without rows."""
+    """Return a facts table without rows."""
     return _to_frame(SCHEMA.empty_table())
 
 
@@ -121,22 +120,22 @@ def read_facts(path: Path) -> pd.DataFrame:
     if table.schema.names != SCHEMA.names:
         raise SegopsError(
             f"{path}: has columns {', '.join(table.schema.names)}; expected "
-            f"{', '.join(SCHEMA.names)}. `dvc repro --force validate` makes it anew."
+            f"{', '.join(SCHEMA.names)}. `dvc repro --force validate` makes it again."
         )
     return _to_frame(table)
 
 
 def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """SHA-256 over every image, every mask, the splits they are in and the classes, in hexadecimal.
+    """Return the SHA-256 over all images, masks, their splits and the classes, in hexadecimal.
 
-    The order in which a list names its images does not matter; the order of classes does, because
-    it gives the ids their meaning.
+    The order of images in a list does not matter. The order of classes does, because it defines
+    their ids.
     """
     return sha256_lines([*_class_lines(class_names), *_file_lines(facts)])
 
 
 def split_hash(facts: pd.DataFrame, split: str, class_names: Sequence[str]) -> str:
-    """As :func:`data_hash`, over the images of one split alone."""
+    """Return the :func:`data_hash` of a single split."""
     return sha256_lines([*_class_lines(class_names), *_file_lines(facts[facts["split"] == split])])
 
 
@@ -191,7 +190,7 @@ def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
 def _file_facts(
     kind: str, path: Path, name: str, decode: Callable[[bytes, dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """What a file holds; `decode` adds to it and raises where the content is not usable."""
+    """Return the facts of a file; `decode` adds facts, and raises if the content is unusable."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The facts, shaped for the rules that are held against them."""
+"""Adds to the facts the columns that the rules need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segops.runtime.classes import VOID
 
 
 def describe_images(facts: pd.DataFrame) -> pd.DataFrame:
-    """The facts with the columns that the rules need, null where a fact could not be had."""
+    """Return the facts with the columns that the rules need, null where a fact is unknown."""
     images = facts.reset_index(drop=True)
     lost = {kind: images[f"{kind}_error"].eq(MISSING).fillna(False) for kind in ("image", "mask")}
     images["missing"] = None
@@ -26,14 +26,14 @@ def describe_images(facts: pd.DataFrame) -> pd.DataFrame:
     images["highest_label"] = pd.Series(
         [max(labels_in(ids), default=None) for ids in images["label_ids"]], dtype="float64"
     )
-    # The same file under another id; the same id in both lists is a rule of its own.
+    # The same file under another id; another rule covers the same id in both lists.
     holders = images.groupby("image_sha256")[["split", "image_id"]].transform("nunique")
     images["in_both_splits"] = (holders > 1).all(axis=1)
     return images
 
 
 def describe_labels(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """One row for every image and class that its mask holds, columns image_id, split, class."""
+    """Return a row per image and class in its mask, with columns image_id, split and class."""
     rows = [
         (image_id, split, class_names[label])
         for image_id, split, ids in zip(
@@ -46,7 +46,7 @@ def describe_labels(images: pd.DataFrame, class_names: Sequence[str]) -> pd.Data
 
 
 def labels_in(ids: Any) -> list[int]:
-    """The ids of a `label_ids` cell without void; none where the mask could not be read."""
+    """Return the ids of a `label_ids` cell without void; empty if the mask could not be read."""
     return [] if ids is None else [int(label) for label in ids if label != VOID]
 
 

@@ -1,4 +1,4 @@
-"""Stage augment: build the augmentation policy, prove it on real samples, write and show it."""
+"""Stage augment: builds the augmentation policy, checks it on samples, and writes it."""
 
 from __future__ import annotations
 
@@ -39,24 +39,27 @@ def run(root: Path) -> None:
         root: The workspace.
 
     Raises:
-        SegopsError: The policy breaks the bond of image and mask; every image and the property are
-            named.
+        SegopsError: The policy misaligns image and mask; the message names every image and the
+            violated property.
     """
     settings = Settings.read(root)
     store = PackedStore(root / PACKED)
     policy = build_policy(settings.augment)
     ids = spread(store.ids("train"), PROVED_IMAGES)
-    samples = ((one, store.image(one), store.mask(one)) for one in ids)
+    samples = ((image_id, store.image(image_id), store.mask(image_id)) for image_id in ids)
     crops = prove(policy, samples, (sample_seed(0, 0, seed) for seed in range(PROVED_SEEDS)))
     pictures = settings.report.pictures
-    rows = [contact_row(store, policy, row, one, pictures) for row, one in enumerate(ids[:ROWS])]
+    rows = [
+        contact_row(store, policy, row, image_id, pictures)
+        for row, image_id in enumerate(ids[:ROWS])
+    ]
     write_contact_sheet(root / AUGMENTATION_SHEET, rows)
     write_json(root / POLICY, policy.to_json())
     log.info("%s: image and mask stayed aligned on %d crops of %d images", POLICY, crops, len(ids))
 
 
 def spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """At most `count` of `ids`, evenly spread over them."""
+    """Return at most `count` of `ids`, evenly spaced."""
     chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
     return tuple(ids[place] for place in chosen)
 
@@ -64,10 +67,10 @@ def spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
 def contact_row(
     store: PackedStore, policy: Policy, row: int, image_id: str, pictures: bool
 ) -> ContactRow:
-    """An image and its augmented versions; without `pictures` the masks' colours stand in."""
+    """Return an image and its augmented versions; without `pictures`, coloured masks instead."""
     image, mask = store.image(image_id), store.mask(image_id)
     versions = [policy(image, mask, sample_seed(0, epoch, row)) for epoch in range(VERSIONS)]
     if pictures:
         return ContactRow(image_id, image, mask, versions)
-    masks = [(colours(one), one) for _, one in versions]
+    masks = [(colours(augmented), augmented) for _, augmented in versions]
     return ContactRow(image_id, colours(mask), mask, masks)

@@ -1,7 +1,7 @@
-"""Stage code: write down what the code of every other stage does, and with which libraries.
+"""Stage code: writes hashes of the code and versions of the libraries of every other stage.
 
-It always runs. The other stages depend on what it writes, so that DVC runs again what an edit
-changes, and nothing for words.
+It always runs. The other stages depend on these files, so DVC repeats a stage when its behaviour
+changes, and not for changed comments or messages.
 """
 
 from __future__ import annotations

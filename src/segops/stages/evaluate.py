@@ -1,4 +1,4 @@
-"""Stage evaluate: score the packaged model on val and say how good it is, and how surely."""
+"""Stage evaluate: scores the packaged model on val, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(root: Path) -> None:
         tempfile.TemporaryDirectory(prefix="segops-") as scratch,
         ThreadPoolExecutor(1, "load") as pool,
     ):
-        # Takes a second, while the scoring process loads its own libraries on another core.
+        # This import takes a second; the scoring process loads its libraries at the same time.
         pool.submit(_results)
         scores = score(
             bundle,
@@ -85,12 +85,12 @@ def _results() -> ModuleType:
 
 
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:
-    """SHA-256 of the images that the model was trained on, none of them in val."""
+    """Return the SHA-256 of the model's training images; raise if one of them is in val."""
     hashes = frozenset(files.read_json(bundle / opener.MODEL)["training_images"].values())
-    seen = [one for one in store.ids(VAL) if store.image_sha256(one) in hashes]
-    if seen:
+    leaked = [image_id for image_id in store.ids(VAL) if store.image_sha256(image_id) in hashes]
+    if leaked:
         raise SegopsError(
-            f"{bundle}: the model was trained on {len(seen)} image(s) of {VAL}: "
-            f"{', '.join(seen)}. Take them out of one of the two splits and train anew."
+            f"{bundle}: the model was trained on {len(leaked)} image(s) of {VAL}: "
+            f"{', '.join(leaked)}. Remove them from one of the two splits and train again."
         )
     return hashes

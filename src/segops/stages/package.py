@@ -1,6 +1,6 @@
-"""Stage package: make the bundle that is evaluated, registered and served, of the trained network.
+"""Stage package: makes the bundle to evaluate, register and serve from the trained network.
 
-A stage of its own, so that another way of predicting makes another model and trains nothing.
+It is separate from stage train, so that new prediction settings give a new model without training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Settings(Sections):
 
 
 def run(root: Path) -> None:
-    """Write the bundle, and what it is.
+    """Write the bundle, and its digest and settings.
 
     Args:
         root: The workspace.

@@ -1,4 +1,4 @@
-"""Stage prepare: decode the validated data once into the packed store."""
+"""Stage prepare: decodes the validated data once into the packed store."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def run(root: Path) -> None:
         root: The workspace.
 
     Raises:
-        SegopsError: The data did not pass validation, or are not what was validated.
+        SegopsError: The data did not pass validation, or changed after it.
     """
     settings = Settings.read(root)
     verdict = read_json(root / VERDICT)
     if not isinstance(verdict, dict) or verdict.get("passed") is not True:
         raise SegopsError(
             f"{root / VERDICT}: the data did not pass validation. Run `dvc repro validate` and "
-            "mend what it lists."
+            "correct what it lists."
         )
     names = settings.data.class_names
     if tuple(verdict.get("classes", ())) != names:
         raise SegopsError(
             f"{root / VERDICT}: validated with other classes than data.classes in params.yaml. "
-            "`dvc repro validate` validates them anew."
+            "`dvc repro validate` validates them again."
         )
     pack(
         open_layout(root / settings.data.path),

@@ -1,4 +1,4 @@
-"""Stage train: train the network, write the bundle, the last weights and the learning curves."""
+"""Stage train: trains the network and writes it, the last weights and the learning curves."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ log = logging.getLogger("segops")
 
 
 def run(root: Path, fresh: bool = False) -> None:
-    """Train, or continue a training that was killed, and write what it gives.
+    """Train, or continue an interrupted training, and write the outputs.
 
-    Where something started this process as one rank of several, it is that rank; rank zero writes.
+    In a distributed training this process is a rank; rank zero writes.
 
     Args:
         root: The workspace.
-        fresh: Start from the beginning; so do ``SEGOPS_FRESH=1`` and a DVC that was told `--force`.
+        fresh: Start from the beginning, as with ``SEGOPS_FRESH=1`` or DVC's `--force`.
 
     Raises:
-        SegopsError: The parameters, the data and the machine do not allow it, or it diverged.
+        SegopsError: Parameters, data and machine do not allow the training, or it diverged.
     """
     settings = TrainingSettings.read(root)
     if fresh:
@@ -88,7 +88,7 @@ def _train(root: Path, settings: TrainingSettings) -> None:
 
 
 def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job:
-    """What the parameters of a workspace ask for.
+    """Build the training job from a workspace's parameters and data.
 
     Args:
         root: The workspace.
@@ -102,7 +102,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     if store.class_names != names:
         raise SegopsError(
             f"{paths.PACKED}: packed with other classes than data.classes in params.yaml. "
-            "`dvc repro prepare` packs anew."
+            "`dvc repro prepare` packs them again."
         )
     serialised = files.read_json(root / paths.POLICY)
     weights = settings.model.encoder_weights
@@ -126,7 +126,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
         ranks=devices * nodes, executor=executor, start=start,
     )  # fmt: skip
     if settings.train.precision == "auto":
-        parts = _as_begun(root / paths.RESUME, parts, device)
+        parts = _with_begun_precision(root / paths.RESUME, parts, device)
     ids, _ = selection_split(store.ids("train"), settings.train.selection_share)
     return Job(
         params=settings.train.model_copy(update={"precision": parts[PRECISION]}),
@@ -146,11 +146,11 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     )
 
 
-def _as_begun(directory: Path, parts: dict[str, str], device: Device) -> dict[str, str]:
-    """The parts, with the precision of an interrupted training that differs in nothing else.
+def _with_begun_precision(directory: Path, parts: dict[str, str], device: Device) -> dict[str, str]:
+    """Take the precision from an interrupted training if the parts differ in nothing else.
 
-    So a training that goes on elsewhere, where `auto` would choose otherwise, ends as it would
-    have. The model to start from is left out: only the first rank knows it, and ranks must agree.
+    Thus a training that continues on another device, where `auto` would choose another precision,
+    keeps its own. The model to start from is not compared, because only rank zero knows it.
     """
     begun = None if wants_fresh() else checkpoint.parts_of_interrupted(directory)
     if begun is None or not can_compute(begun.get(PRECISION, ""), device):
@@ -162,7 +162,7 @@ def _as_begun(directory: Path, parts: dict[str, str], device: Device) -> dict[st
 
 
 def _spec(settings: TrainingSettings, start: Start | None) -> ModelSpec:
-    """The network; weights that it starts from keep the normalisation that they were made with."""
+    """Return the network's specification; start weights keep their own normalisation."""
     model = settings.model
     if start is None:
         mean, std = normalisation(model.encoder, model.encoder_weights)
@@ -181,15 +181,14 @@ def _spec(settings: TrainingSettings, start: Start | None) -> ModelSpec:
 
 
 def _start(root: Path, settings: TrainingSettings) -> Start | None:
-    """The model to start from.
+    """Return the model to start from, on rank zero only.
 
-    Rank zero alone looks; the others are given its weights and its normalisation, a buffer, when
-    the network is wrapped.
+    The other ranks get its weights and its normalisation, a buffer, when Fabric wraps the network.
     """
     model = settings.model.start_from
     if model is None or launch.rank():
         return None
-    # Its code decides nothing about the weights: what it finds enters the fingerprint by content.
+    # Not part of the hashed code: the weights enter the fingerprint by their content.
     from segops.record import tracking
     from segops.release import resolve
 
@@ -197,7 +196,7 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
         resolve.parsed(model)
         with tracking.session(root, settings.registry, create=False) as store:
             name, version = resolve.find_version(store, model)
-        # The version, because an alias may move on before the bundle is fetched, and later.
+        # Pin the version, because the alias may move before the bundle is fetched.
         place = model = f"models:/{name}/{version.number}"
     else:
         place = str(root / Path(model).expanduser())
@@ -212,8 +211,8 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         outcome.network,
         job.spec,
         store.class_names,
-        # Those of the selection split too: they chose the checkpoint.
-        all_images({one: store.image_sha256(one) for one in store.ids("train")}, job.start),
+        # With the selection split, which chose the checkpoint.
+        all_images({name: store.image_sha256(name) for name in store.ids("train")}, job.start),
         {"train_hash": store.split_hash("train"), "seed": seed},
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
@@ -249,12 +248,12 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, CURVES, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)  # what is None is left empty
+    writer.writerows(rows)  # None becomes an empty cell
     return text.getvalue()
 
 
 def _start_live_logging(root: Path) -> None:
-    """Start the process that tells MLflow, and forget it: training depends on nothing it does."""
+    """Start the process that logs to MLflow; training does not depend on it."""
     if os.environ.get("SEGOPS_LIVE") == "0":
         return
     command = [sys.executable, "-m", "segops", "record", "--follow", str(os.getpid())]

@@ -1,4 +1,4 @@
-"""Stage validate: look at every file, decide whether the data are fit for training."""
+"""Stage validate: reads every file and decides whether the data are fit for training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(root: Path) -> None:
 
     Raises:
         SegopsError: The data are not fit for training; the message lists every finding by file.
-            All outputs are written before it is raised.
+            All outputs are written before.
     """
     settings = Settings.read(root)
     layout = Layout(root / settings.data.path)
@@ -65,7 +65,7 @@ def run(root: Path) -> None:
     )
     write_json(root / VERDICT, decided)
     if not validation.passed:
-        raise SegopsError(_told(validation, settings.data.path))
+        raise SegopsError(_failure_message(validation, settings.data.path))
     images = validation.images.items()
     log.info(
         "%s: fit for training. %s; %d checks passed.",
@@ -76,29 +76,29 @@ def run(root: Path) -> None:
     untrained = _untrained(facts, settings.data.class_names)
     if untrained:
         log.warning(
-            "val holds classes that no mask of train holds: %s. Their IoU can only be 0, and mIoU "
-            "is the mean over them too. Add images of them to train, or take them off val.",
+            "val holds classes that no mask of train holds: %s. Their IoU can only be 0, and it "
+            "counts in mIoU. Add images of them to train, or remove them from val.",
             ", ".join(untrained),
         )
 
 
-def _told(validation: Validation, name: str) -> str:
-    """Every failed check and every finding, a line each."""
-    count = sum(len(one.findings) for one in validation.checks)
-    failed = [one for one in validation.checks if not one.passed]
+def _failure_message(validation: Validation, name: str) -> str:
+    """Return every failed check and every finding, a line each."""
+    count = sum(len(check.findings) for check in validation.checks)
+    failed = [check for check in validation.checks if not check.passed]
     lines = [
         f"{name}: not fit for training. {len(failed)} of {len(validation.checks)} checks failed, "
         f"{counted(count, 'finding')} in {counted(len(validation.findings), 'file')}."
     ]
-    for one in failed:
-        lines.append(f"{one.name}: {one.observed} {one.action}")
-        findings = sorted(one.findings, key=lambda finding: (finding.file, finding.message))
+    for failure in failed:
+        lines.append(f"{failure.name}: {failure.observed} {failure.action}")
+        findings = sorted(failure.findings, key=lambda finding: (finding.file, finding.message))
         lines += [f"  {finding.file}: {finding.message}" for finding in findings]
     return "\n".join([*lines, f"See {VALIDATION_PAGE}."])
 
 
 def _untrained(facts: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
-    """Classes in val's truth that train has none of."""
+    """Return the classes in val's ground truth that do not occur in train's."""
     train, val = (
         set(facts.loc[facts["split"] == split, "label_ids"].explode().dropna().astype(int))
         for split in SPLITS
@@ -109,7 +109,7 @@ def _untrained(facts: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
 def verdict(
     facts: pd.DataFrame, validation: Validation, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The smallest thing that decides: later stages depend on this and on no report."""
+    """Return the verdict, the only validation output that later stages depend on."""
     return {
         "passed": validation.passed,
         "data_hash": data_hash(facts, class_names),

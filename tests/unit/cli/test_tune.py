@@ -51,7 +51,7 @@ def test_a_recipe_is_checked_without_a_trace(checkout: Path) -> None:
     assert "tu-resnet50c" in shown.output
     assert "warning:" in shown.output
     assert "`segops data fetch sbd`" in shown.output
-    assert "Nothing is written" in shown.output
+    assert "Nothing was written" in shown.output
     assert (checkout / "params.yaml").read_bytes() == before
 
 

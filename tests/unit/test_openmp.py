@@ -42,7 +42,7 @@ def test_threads_spin_briefly_unless_the_user_chose(chosen: dict[str, str], expe
         ["-m", "segops.evaluate.worker", "no such request"],
         ["-c", "from segops.tune import setup"],
         ["-c", "from segops.stages import train"],
-        ["-c", "from segops.predict import load"],
+        ["-c", "from segops.predict import folder"],
     ],
     ids=["scoring", "tune", "train", "predict"],
 )

@@ -86,15 +86,15 @@ def explain(
     """Show which places of an image speak for a class in a region.
 
     Seg-Grad-CAM: the class's logits, summed over the region, are differentiated by the coarsest
-    features of the encoder (where there is no encoder, by what the last convolution reads). The
-    mean of a channel's derivative is its weight; the map is the positive part of the weighted sum
+    features of the encoder (without an encoder, by the input of the last convolution). The mean of
+    a channel's derivative is its weight; the map is the positive part of the weighted sum
     of the channels. It has the features' resolution and is enlarged to the image.
 
-    The whole image goes through the network once, whatever windows, mirroring or CRF the model
-    predicts with. The network is left as it was: mode, gradients and `requires_grad`.
+    The whole image passes the network once, without the model's windows, mirroring and CRF. The
+    network's mode, gradients and `requires_grad` are restored.
 
     Args:
-        predictor: Whose network is explained, on its device.
+        predictor: The predictor of the network, which runs on its device.
         image: uint8 (H, W, 3), RGB.
         class_id: The class.
         region: bool (H, W), the pixels whose logits are explained; None: the pixels where the
@@ -104,9 +104,9 @@ def explain(
         float32 (H, W) in 0..1, the strongest place 1; all 0 if nothing speaks for the class.
 
     Raises:
-        SegopsError: There is no such class; the network's output is not finite; the bundle is too
-            old to hand out its network.
-        ValueError: `image` or `region` is no such array, or `region` is empty.
+        SegopsError: The class does not exist, the network's output is not finite, or the bundle's
+            code is too old to give access to its network.
+        ValueError: `image` or `region` has another dtype or shape, or `region` is empty.
 
     Source:
         Vinogradova, Dibrov, Myers: Towards Interpretable Semantic Segmentation via

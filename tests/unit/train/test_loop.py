@@ -203,7 +203,7 @@ def test_out_of_memory_says_what_to_try(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(engine.Segmenter, "forward", full)
-    monkeypatch.setattr(engine, "build", lambda spec, _, **__: engine.Segmenter(torch.nn.Conv2d(3, 21, 1), spec.mean, spec.std, 1))  # noqa: E501  # fmt: skip
+    monkeypatch.setattr(engine, "build_pretrained", lambda spec, _, **__: engine.Segmenter(torch.nn.Conv2d(3, 21, 1), spec.mean, spec.std, 1))  # noqa: E501  # fmt: skip
     with pytest.raises(SegopsError, match=rf"ran out of memory.*64 x 64 pixels\. Try .*{advice}"):
         train(job(batch_size=size))
 

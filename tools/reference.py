@@ -51,11 +51,8 @@ API = """# Python API
 
 
 def pages() -> dict[str, str]:
-    """Every page's text by its name within ``docs/reference``; no page of an API without names."""
-    made = {"parameters.md": parameters(), "commands.md": commands()}
-    if getattr(segops, "__all__", ()):
-        made["api.md"] = api()
-    return made
+    """Every page's text by its name within ``docs/reference``."""
+    return {"parameters.md": parameters(), "commands.md": commands(), "api.md": api()}
 
 
 def parameters() -> str:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
         Model,
         Sample,
         Segmentation,
-        SegopsError,
-        decide,
         fit,
         load,
         miou,
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
         read_params,
         score,
     )
+    from segops.release.gate import decide
+    from segops.runtime.errors import SegopsError
 
 __version__ = "0.1.0"
 __all__ = [

@@ -35,7 +35,7 @@ UNHASHED = tuple(
 )  # fmt: skip
 """Modules whose code does not decide a stage's result, or whose effect is tracked otherwise:
 ``dvc.yaml`` names the paths, the fingerprint of a training holds the hash of what comes from the
-registry, and the file of a stage lists its modules."""
+registry, the file of a stage lists its modules, and `library` calls the stages."""
 
 DECISIVE: dict[str, tuple[str, ...]] = {
     "PIL": ("pillow",),

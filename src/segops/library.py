@@ -23,12 +23,11 @@ from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import ClassPixels, class_pixels
 from segops.metrics.iou import miou as miou_of_pixels
 from segops.params.file import Params, load_params, parse_params
-from segops.release.gate import decide
+from segops.release.gate import decide  # noqa: F401
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image, read_content, read_image
 from segops.runtime.masks import read_mask
-from segops.runtime.settings import PredictSettings
 from segops.voc.layout import Layout, open_layout
 
 if TYPE_CHECKING:
@@ -37,21 +36,8 @@ if TYPE_CHECKING:
     from segops.predict.bundle import BundledPredictor
 
 Mask = NDArray[np.uint8]
-
-__all__ = [
-    "Dataset",
-    "Model",
-    "Sample",
-    "Segmentation",
-    "SegopsError",
-    "decide",
-    "fit",
-    "load",
-    "miou",
-    "open_dataset",
-    "read_params",
-    "score",
-]
+DATA = "data/voc"
+"""Where :func:`fit` links the data set in its output directory."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +64,6 @@ class Model:
 
     def __init__(self, predictor: BundledPredictor) -> None:
         self._predictor = predictor
-        settings = PredictSettings.of_bundle(predictor.model.get("predict") or {})
-        self._max_pixels = settings.max_pixels
         self.class_names = predictor.class_names
 
     def predict(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> Segmentation:
@@ -98,9 +82,11 @@ class Model:
 
     def _pixels(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         if isinstance(image, (str, Path)):
-            return decode_consumer_image(read_content(Path(image)), str(image), self._max_pixels)
+            return decode_consumer_image(
+                read_content(Path(image)), str(image), self._predictor.max_pixels
+            )
         if isinstance(image, bytes):
-            return decode_consumer_image(image, "image", self._max_pixels)
+            return decode_consumer_image(image, "image", self._predictor.max_pixels)
         if isinstance(image, np.ndarray):
             return image
         from PIL import ImageOps
@@ -210,8 +196,10 @@ def miou(
         ValueError: Masks and predictions do not match, or a value is no class id.
     """
     count = classes if isinstance(classes, int) else len(classes)
-    pairs = zip(_masks(truth), _masks(prediction), strict=True)
-    return float(miou_of_pixels(*_pixels(pairs, count)))
+    truths, predictions = list(_masks(truth)), list(_masks(prediction))
+    if len(truths) != len(predictions):
+        raise ValueError(f"{len(truths)} masks of truth, {len(predictions)} predictions")
+    return float(miou_of_pixels(*_pixels(zip(truths, predictions, strict=True), count)))
 
 
 def score(model: Model, dataset: Dataset) -> dict[str, Any]:
@@ -251,30 +239,33 @@ def fit(
             pages to ``reports``, learning curves to ``plots``.
 
     Raises:
-        SegopsError: `output` is a checkout, the parameters or the data are not usable, or the
+        SegopsError: `output` is a checkout, or another training runs there; the parameters ask for
+            several devices; the parameters or the data are not usable, or the
             training diverged.
     """
     from segops.release.resolve import resolved
 
-    read, root = _params(params), Path(output)
+    read, root, source = _params(params), Path(output), Path(dataset).resolve()
     if (root / "dvc.yaml").exists():
         raise SegopsError(f"{root}: a checkout, where `dvc repro` trains. Give another directory.")
+    if read.train.nodes > 1 or read.train.devices not in (1, "auto"):
+        raise SegopsError(
+            f"train.devices is {read.train.devices}, train.nodes {read.train.nodes}: segops.fit "
+            "trains on one device. Set both to 1, or use `segops run` in a checkout."
+        )
+    open_layout(source)
     tree = read.model_dump(mode="json", by_alias=True)
-    tree["data"]["path"] = "data/voc"
-    open_layout(Path(dataset))
-    (root / "data").mkdir(parents=True, exist_ok=True)
-    link = root / tree["data"]["path"]
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path(dataset).resolve(), target_is_directory=True)
+    tree["data"]["path"] = DATA
+    tree["train"]["devices"] = 1
     model = tree["model"]
     if model["encoder_weights"] and Path(model["encoder_weights"]).expanduser().is_file():
         model["encoder_weights"] = str(Path(model["encoder_weights"]).expanduser().resolve())
     if model["start_from"] is None:
-        return _trained(root, tree)
+        return _trained(root, source, tree)
     home = paths.workspace() if model["start_from"].startswith("models:") else Path()
     with resolved(model["start_from"], home) as bundle:
         model["start_from"] = str(bundle.resolve())
-        return _trained(root, tree)
+        return _trained(root, source, tree)
 
 
 def read_params(path: str | Path) -> Params:
@@ -284,7 +275,8 @@ def read_params(path: str | Path) -> Params:
         path: The file, or the directory that holds it.
 
     Raises:
-        SegopsError: As :func:`segops.params.file.load_params`.
+        SegopsError: The file is missing or is no YAML, a key is unknown, or a value is not allowed;
+            the message lists all of them.
     """
     return load_params(Path(path))
 
@@ -307,12 +299,23 @@ def _params(params: Params | str | Path | Mapping[str, Any]) -> Params:
     return read_params(params) if isinstance(params, (str, Path)) else parse_params(dict(params))
 
 
-def _trained(root: Path, tree: dict[str, Any]) -> Model:
-    """Run the stages in a directory that holds the data set."""
+def _trained(root: Path, source: Path, tree: dict[str, Any]) -> Model:
+    """Run the stages in a directory of their own, on a data set that is linked there."""
     from segops.stages import augment, package, prepare, train, validate
 
-    files.write_text(root / "params.yaml", yaml.safe_dump(tree))
-    with _without_record():
+    link = root / DATA
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SegopsError(f"{root}: not usable as a directory: {error.strerror}.") from None
+    with files.exclusive(root / paths.RUN_LOCK, "another training"), _without_record():
+        if link.is_symlink():
+            link.unlink()
+        elif link.exists() and link.resolve() != source:
+            raise SegopsError(f"{link}: holds another data set. Give another output directory.")
+        if not link.exists():
+            link.symlink_to(source, target_is_directory=True)
+        files.write_text(root / "params.yaml", yaml.safe_dump(tree))
         for stage in (validate, prepare, augment, train, package):
             try:
                 stage.run(root)
@@ -323,7 +326,7 @@ def _trained(root: Path, tree: dict[str, Any]) -> Model:
 
 @contextmanager
 def _without_record() -> Iterator[None]:
-    """Let the training start no process that tells MLflow how it goes."""
+    """Let the training start no process that logs to MLflow."""
     before = os.environ.get("SEGOPS_LIVE")
     os.environ["SEGOPS_LIVE"] = "0"
     try:

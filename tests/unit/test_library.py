@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import segops
-from segops import code, library
+from segops import code
 from segops.runtime.classes import VOC_CLASSES
 from tools.sample import generate
 
@@ -60,7 +60,6 @@ def test_every_name_stays_itself_once_all_modules_are_imported() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         segops.nothing  # noqa: B018
     assert set(segops.__all__) <= set(dir(segops))
-    assert library.__all__ == segops.__all__
 
 
 def test_a_model_predicts_from_a_path_bytes_pillow_and_an_array() -> None:
@@ -84,6 +83,23 @@ def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
     height, width = np.array(Image.open(PICTURE)).shape[:2]
     for image in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
         assert model.predict(image).mask.shape == (width, height)
+
+
+def test_a_bundle_of_another_version_may_know_other_settings(tmp_path: Path) -> None:
+    other = shutil.copytree(BUNDLES / "format1", tmp_path / "other")
+    settings = other / "runtime/predict/settings.py"
+    settings.write_text(
+        settings.read_text()
+        .replace("    max_pixels: int =", "    later: int = 0\n    max_pixels: int =")
+        .replace(
+            '    "predict.max_pixels":',
+            '    "predict.later": (_is_count, "a count"),\n    "predict.max_pixels":',
+        )
+    )
+    model = json.loads((other / "model.json").read_text())
+    model["predict"]["later"] = 3
+    (other / "model.json").write_text(json.dumps(model))
+    assert segops.load(other).predict(PICTURE).mask.any()
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
@@ -118,7 +134,7 @@ def test_miou_by_hand() -> None:
     assert segops.miou(truth, prediction, classes=3) == pytest.approx((1 / 2 + 1 / 2) / 2)
     both = segops.miou([truth, truth], [prediction, truth.clip(max=2)], classes=["a", "b", "c"])
     assert both == pytest.approx((3 / 4 + 2 / 3) / 2)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="2 masks of truth, 1 predictions"):
         segops.miou([truth, truth], [prediction], classes=3)
 
 
@@ -167,5 +183,15 @@ def test_fit_trains_a_model_that_predicts(data: Path, tmp_path: Path) -> None:
     ) as told:
         segops.fit(impossible, data, tmp_path / "other")
     assert (tmp_path / "other/reports/validation.html").is_file(), told
+    again = segops.fit(params, tmp_path / "model/data/voc", tmp_path / "model")
+    assert again.class_names == VOC_CLASSES
+    assert (tmp_path / "model/data/voc").resolve() == data.resolve()
+    (tmp_path / "taken/data/voc").mkdir(parents=True)
+    with pytest.raises(segops.SegopsError, match=r"data/voc: holds another data set"):
+        segops.fit(params, data, tmp_path / "taken")
+    several = {**params, "train": {**params["train"], "devices": 2}}
+    with pytest.raises(segops.SegopsError, match=r"train\.devices is 2.*on one device"):
+        segops.fit(several, data, tmp_path / "several")
+    assert not (tmp_path / "several").exists()
     with pytest.raises(segops.SegopsError, match="a checkout, where `dvc repro` trains"):
         segops.fit(params, data, code.ROOT.parents[1])

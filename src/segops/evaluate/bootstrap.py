@@ -27,7 +27,7 @@ from segops.metrics.iou import ClassPixels, iou, miou
 from segops.runtime.errors import SegopsError
 
 COLUMNS = ("image_id", "image_sha256", "class_id", "intersection", "predicted", "truth")
-PIXELS = ("intersection", "predicted", "truth")
+PIXELS = ClassPixels._fields
 RESAMPLES_AT_ONCE = 256
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segops.runtime.classes import VOID
 
-_LANES = 64
+_TABLES = 64
 """Tables that a graphics card counts into in turn: neighbouring pixels mostly have the same pair of
 ids, and would wait for each other at one counter."""
 
@@ -96,28 +96,28 @@ def _check(truth: Tensor, prediction: Tensor) -> None:
         )
 
 
-def count_rows(values: Tensor, cells: int, lanes: int | None = None) -> Tensor:
+def count_rows(values: Tensor, cells: int, tables: int | None = None) -> Tensor:
     """How often each number occurs in each row.
 
     Args:
         values: int64 (rows, n) of numbers below `cells`; overwritten.
         cells: How many numbers there are.
-        lanes: Tables a row that are counted into in turn; as suits the device if not given.
+        tables: Tables a row that are counted into in turn; as suits the device if not given.
 
     Returns:
         int64 (rows, cells) on the same device.
     """
     rows, length = values.shape
-    lanes = lanes or (_LANES if values.is_cuda else 1)
-    values.add_(torch.arange(rows, device=values.device)[:, None] * (lanes * cells))
-    if lanes > 1:
-        values.add_(torch.arange(length, device=values.device) % lanes * cells)
-    places, size = values.flatten(), rows * lanes * cells
-    if values.is_cuda or lanes > 1:
+    tables = tables or (_TABLES if values.is_cuda else 1)
+    values.add_(torch.arange(rows, device=values.device)[:, None] * (tables * cells))
+    if tables > 1:
+        values.add_(torch.arange(length, device=values.device) % tables * cells)
+    places, size = values.flatten(), rows * tables * cells
+    if values.is_cuda or tables > 1:
         # Not torch.bincount, which makes the processor wait for the graphics card.
         counts = torch.zeros(size, dtype=torch.int64, device=values.device)
         one = torch.ones((), dtype=torch.int64, device=values.device)
         counts.scatter_add_(0, places, one.expand(places.numel()))
     else:
         counts = torch.bincount(places, minlength=size)
-    return counts.view(rows, lanes, cells).sum(dim=1)
+    return counts.view(rows, tables, cells).sum(dim=1)

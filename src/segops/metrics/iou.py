@@ -64,7 +64,7 @@ def miou(intersection: Numbers, predicted: Numbers, truth: Numbers) -> Any:
     occurs = truth > 0
     values = np.where(occurs, iou(intersection, predicted, truth), 0.0)
     # Classes that occur nowhere are dropped, so that they do not change how the sum is rounded.
-    somewhere = occurs.reshape(-1, occurs.shape[-1]).any(axis=0)
+    somewhere = occurs.any(axis=tuple(range(occurs.ndim - 1)))
     return ratio(values.compress(somewhere, axis=-1).sum(axis=-1), occurs.sum(axis=-1))[()]
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from segops import files
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+from segops.runtime.settings import PredictSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,6 +63,12 @@ class BundledPredictor:
         """As :meth:`segops.runtime.predictor.Predictor.predict_bytes`."""
         mask, confidence = self._call("predict_bytes", content, name)
         return mask, confidence
+
+    @property
+    def max_pixels(self) -> int:
+        """Images of more pixels are refused. The bundle's own code reads all other settings."""
+        settings = self.model.get("predict") or {}
+        return int(settings.get("max_pixels", PredictSettings().max_pixels))
 
     @property
     def says_confidence(self) -> bool:

@@ -18,7 +18,6 @@ from segops import files
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image, image_size, read_content
-from segops.runtime.settings import PredictSettings
 from segops.threads import cores, pipelined
 
 from . import outputs
@@ -136,9 +135,7 @@ class _Run:
         self._journal = journal
         self._options = options
         self._overwrite = overwrite
-        # The only setting that is read here; the bundle's own code, of any version, reads the rest.
-        settings = predictor.model.get("predict", {})
-        self._max_pixels = int(settings.get("max_pixels", PredictSettings().max_pixels))
+        self._max_pixels = predictor.max_pixels
 
     def results(self, sources: list[Source]) -> Iterator[bool | str]:
         """For each image: True once predicted, False if an earlier run did, else what is wrong."""

@@ -50,10 +50,10 @@ def test_a_batch_counts_like_its_images(classes: int) -> None:
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(2, 5), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
-def test_tables_in_turn_count_like_one(rows: int, cells: int, lanes: int, seed: int) -> None:
+def test_tables_in_turn_count_like_one(rows: int, cells: int, tables: int, seed: int) -> None:
     values = torch.from_numpy(np.random.default_rng(seed).integers(0, cells, (rows, 50)))
     expected = np.stack([np.bincount(row, minlength=cells) for row in values.numpy()])
-    for one in (1, lanes):
+    for one in (1, tables):
         np.testing.assert_array_equal(count_rows(values.clone(), cells, one).numpy(), expected)
 
 

@@ -213,8 +213,8 @@ def test_colour_alone_tells_next_to_nothing(
     shipped: Layout, bits: int, record_property: Callable[[str, object], None]
 ) -> None:
     coloured, background = look_up(shipped, bits)
-    record_property("colour_look_up_miou", coloured)
-    record_property("all_background_miou", background)
+    record_property("colour_look_up_miou", float(coloured))
+    record_property("all_background_miou", float(background))
     log.info(
         "mIoU on val: colour look-up of %d bits a channel %.4f, all background %.4f",
         bits,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from segops import files, paths
 from segops.metrics.catalogue import compute_metrics
@@ -24,15 +26,19 @@ from segops.metrics.iou import ClassPixels, class_pixels
 from segops.metrics.iou import miou as miou_of_pixels
 from segops.params.file import Params, load_params, parse_params
 from segops.release.gate import decide  # noqa: F401
-from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import decode_consumer_image, read_content, read_image
+from segops.runtime.images import (
+    decode_consumer_image,
+    read_content,
+    read_image,
+    require_pixels,
+    upright_rgb,
+)
 from segops.runtime.masks import read_mask
-from segops.voc.layout import Layout, open_layout
+from segops.voc.layout import SPLITS, Layout, open_layout
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from segops.predict.bundle import BundledPredictor
 
 Mask = NDArray[np.uint8]
@@ -75,23 +81,28 @@ class Model:
 
         Raises:
             SegopsError: The file is missing, is no image, or has too many pixels.
-            ValueError: The array has another dtype or shape.
+            ValueError: The image is of another type, dtype or shape.
         """
         prediction = self._predictor.predict(self._pixels(image))
         return Segmentation(prediction.mask, prediction.confidence, self.class_names)
 
     def _pixels(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        limit = self._predictor.max_pixels
         if isinstance(image, (str, Path)):
-            return decode_consumer_image(
-                read_content(Path(image)), str(image), self._predictor.max_pixels
-            )
+            return decode_consumer_image(read_content(Path(image)), str(image), limit)
         if isinstance(image, bytes):
-            return decode_consumer_image(image, "image", self._predictor.max_pixels)
+            return decode_consumer_image(image, "image", limit)
         if isinstance(image, np.ndarray):
+            if image.ndim == 3:
+                require_pixels((image.shape[1], image.shape[0]), "image", limit)
             return image
-        from PIL import ImageOps
-
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        if not isinstance(image, Image):
+            raise ValueError(
+                f"image is {type(image).__name__}; expected a path, the bytes of an image file, a "
+                "Pillow image or uint8 pixels (H, W, 3)"
+            )
+        require_pixels(image.size, "image", limit)
+        return upright_rgb(image, "image")
 
 
 class Sample(NamedTuple):
@@ -174,6 +185,8 @@ def open_dataset(path: str | Path, split: str = "val") -> Dataset:
     Raises:
         SegopsError: The directory has no VOC layout, or the list is missing or not usable.
     """
+    if split not in SPLITS:
+        raise SegopsError(f"split is {split!r}; expected {' or '.join(SPLITS)}.")
     return Dataset(open_layout(Path(path)), split)
 
 
@@ -195,7 +208,11 @@ def miou(
     Raises:
         ValueError: Masks and predictions do not match, or a value is no class id.
     """
-    count = classes if isinstance(classes, int) else len(classes)
+    if isinstance(classes, str):
+        raise ValueError(f"classes is {classes!r}; expected a number or a list of names")
+    count = len(classes) if isinstance(classes, Sequence) else operator.index(classes)
+    if not 1 <= count <= VOID:
+        raise ValueError(f"classes is {count}; expected 1 to {VOID}")
     truths, predictions = list(_masks(truth)), list(_masks(prediction))
     if len(truths) != len(predictions):
         raise ValueError(f"{len(truths)} masks of truth, {len(predictions)} predictions")
@@ -233,10 +250,11 @@ def fit(
 
     Args:
         params: Parameters, as :func:`read_params` reads them, the path of a ``params.yaml``, or
-            its content. `data.path` is not used.
+            its content. `data.path` is checked and not used.
         dataset: The data set's directory in VOC layout.
-        output: The directory that all is written to: the model's bundle to ``models/segmenter``,
-            pages to ``reports``, learning curves to ``plots``.
+        output: The directory that all is written to: the parameters to ``params.yaml``, the
+            model's bundle to ``models/segmenter``, pages to ``reports``, learning curves to
+            ``plots``.
 
     Raises:
         SegopsError: `output` is a checkout, or another training runs there; the parameters ask for
@@ -253,7 +271,14 @@ def fit(
             f"train.devices is {read.train.devices}, train.nodes {read.train.nodes}: segops.fit "
             "trains on one device. Set both to 1, or use `segops run` in a checkout."
         )
+    if isinstance(params, (str, Path)) and root.resolve() in (
+        Path(params).resolve(),
+        Path(params).resolve().parent,
+    ):
+        raise SegopsError(f"{root}: holds the parameters that were given. Give another output.")
     open_layout(source)
+    if root.resolve().is_relative_to(source):
+        raise SegopsError(f"{root}: lies in the data set {source}. Give another output.")
     tree = read.model_dump(mode="json", by_alias=True)
     tree["data"]["path"] = DATA
     tree["train"]["devices"] = 1
@@ -296,7 +321,9 @@ def _pixels(pairs: Iterable[tuple[Mask, Mask]], classes: int) -> ClassPixels:
 def _params(params: Params | str | Path | Mapping[str, Any]) -> Params:
     if isinstance(params, Params):
         return params
-    return read_params(params) if isinstance(params, (str, Path)) else parse_params(dict(params))
+    if isinstance(params, (str, Path)):
+        return read_params(params)
+    return parse_params(dict(params) if isinstance(params, Mapping) else params)
 
 
 def _trained(root: Path, source: Path, tree: dict[str, Any]) -> Model:

@@ -73,6 +73,30 @@ def test_a_model_predicts_from_a_path_bytes_pillow_and_an_array() -> None:
         assert found.class_names == model.class_names == VOC_CLASSES
     with pytest.raises(segops.SegopsError, match=r"absent\.png: no such file"):
         model.predict("absent.png")
+    for image in (None, [1], bytearray(b"x")):
+        with pytest.raises(ValueError, match=f"image is {type(image).__name__}; expected a path"):
+            model.predict(image)  # type: ignore[arg-type]
+
+
+def test_a_pillow_image_gives_the_pixels_of_its_file(tmp_path: Path) -> None:
+    model = segops.load(BUNDLES / "format1")
+    grey = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) * 32
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    by_path = model.predict(tmp_path / "grey.png")
+    assert model.predict(Image.open(tmp_path / "grey.png")).confidence == by_path.confidence
+    with pytest.raises(segops.SegopsError, match="image of mode F, floating point"):
+        model.predict(Image.new("F", (4, 4)))
+
+
+def test_the_limit_of_pixels_holds_for_every_kind_of_image(tmp_path: Path) -> None:
+    other = shutil.copytree(BUNDLES / "format1", tmp_path / "other")
+    model = json.loads((other / "model.json").read_text())
+    model["predict"]["max_pixels"] = 11
+    (other / "model.json").write_text(json.dumps(model))
+    limited, picture = segops.load(other), Image.new("RGB", (4, 3))
+    for image in (picture, np.array(picture)):
+        with pytest.raises(segops.SegopsError, match=r"4 x 3 pixels.*predict\.max_pixels"):
+            limited.predict(image)
 
 
 def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
@@ -105,6 +129,8 @@ def test_a_bundle_of_another_version_may_know_other_settings(tmp_path: Path) -> 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(segops.SegopsError, match=r"no bundle there"):
         segops.load(tmp_path)
+    with pytest.raises(segops.SegopsError, match=r"device 'tpu': expected auto, cpu, cuda"):
+        segops.load(BUNDLES / "format1", device="tpu")
     with pytest.raises(segops.SegopsError, match=r"no dvc\.yaml"):
         segops.load("models:/segops@champion", workspace=tmp_path)
 
@@ -118,6 +144,8 @@ def test_a_data_set_yields_images_and_masks(data: Path) -> None:
         assert set(np.unique(mask)) <= {*range(21), 255}
     with pytest.raises(segops.SegopsError, match="no such directory"):
         segops.open_dataset(data / "nothing")
+    with pytest.raises(segops.SegopsError, match="split is 'trainval'; expected train or val"):
+        segops.open_dataset(data, "trainval")
 
 
 def test_a_mask_of_another_size_is_named(data: Path, tmp_path: Path) -> None:
@@ -134,6 +162,9 @@ def test_miou_by_hand() -> None:
     assert segops.miou(truth, prediction, classes=3) == pytest.approx((1 / 2 + 1 / 2) / 2)
     both = segops.miou([truth, truth], [prediction, truth.clip(max=2)], classes=["a", "b", "c"])
     assert both == pytest.approx((3 / 4 + 2 / 3) / 2)
+    for classes in ("voc", -1, 256):
+        with pytest.raises(ValueError, match=r"classes is .*expected"):
+            segops.miou(truth, prediction, classes=classes)
     with pytest.raises(ValueError, match="2 masks of truth, 1 predictions"):
         segops.miou([truth, truth], [prediction], classes=3)
 
@@ -189,6 +220,13 @@ def test_fit_trains_a_model_that_predicts(data: Path, tmp_path: Path) -> None:
     (tmp_path / "taken/data/voc").mkdir(parents=True)
     with pytest.raises(segops.SegopsError, match=r"data/voc: holds another data set"):
         segops.fit(params, data, tmp_path / "taken")
+    for place in (data, data / "inside"):
+        with pytest.raises(segops.SegopsError, match="lies in the data set"):
+            segops.fit(params, data, place)
+    with pytest.raises(segops.SegopsError, match="holds the parameters that were given"):
+        segops.fit(tmp_path / "params.yaml", data, tmp_path)
+    with pytest.raises(segops.SegopsError, match="expected a mapping"):
+        segops.fit([1], data, tmp_path / "list")  # type: ignore[arg-type]
     several = {**params, "train": {**params["train"], "devices": 2}}
     with pytest.raises(segops.SegopsError, match=r"train\.devices is 2.*on one device"):
         segops.fit(several, data, tmp_path / "several")

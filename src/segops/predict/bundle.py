@@ -11,6 +11,7 @@ machine: its digest is the same for the same weights, code, settings and version
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,8 @@ def load_bundle(
     Raises:
         SegopsError: The directory is no bundle, has another digest, or cannot be used here.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise SegopsError(f"device {device!r}: expected auto, cpu, cuda or cuda:N.")
     with _own_errors():
         inner = opener.open_bundle(directory, device, expected_digest, predict)
     return BundledPredictor(inner, read_model(directory))

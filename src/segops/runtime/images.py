@@ -123,7 +123,22 @@ def decode_consumer_image(
     Raises:
         SegopsError: As :func:`load_image`, or the image has more bits a channel.
     """
-    image = load_image(content, name, CONSUMER_FORMATS, max_pixels)
+    return upright_rgb(load_image(content, name, CONSUMER_FORMATS, max_pixels), name)
+
+
+def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """The pixels of a consumer's image, turned as its EXIF orientation says.
+
+    Args:
+        image: An image in one of the modes that its formats are decoded to.
+        name: Name of the image in error messages.
+
+    Returns:
+        As :func:`decode_consumer_image`.
+
+    Raises:
+        SegopsError: The image has more bits a channel than 8, or 16 of greyscale.
+    """
     if image.mode not in (*_READABLE_MODES, *_SIXTEEN_BITS):
         bits = {"I": ", 32-bit integers", "F": ", floating point"}.get(image.mode, "")
         raise SegopsError(
@@ -229,23 +244,37 @@ def load_image(
         SegopsError: The content is no image of these formats, is corrupt or truncated, or has too
             many pixels.
     """
-    limit = _MAX_PIXELS if max_pixels is None else max_pixels
     try:
         with _open(BytesIO(content), formats) as image:
-            size = image.size
-            if size[0] * size[1] <= limit:
-                if image.format == "PNG":
-                    with _open(BytesIO(content), formats) as other:
-                        other.verify()
-                _load(image)
-                if image.format == "PNG" and _lacks_rows(image, content):
-                    raise OSError("fewer rows of pixels than the header says")
-                return image
-    except MemoryError:
+            require_pixels(image.size, name, max_pixels)
+            if image.format == "PNG":
+                with _open(BytesIO(content), formats) as other:
+                    other.verify()
+            _load(image)
+            if image.format == "PNG" and _lacks_rows(image, content):
+                raise OSError("fewer rows of pixels than the header says")
+            return image
+    except (MemoryError, SegopsError):
         raise
     except Exception as error:
         # Decoders can raise any exception on damaged bytes.
         raise _undecodable(name, error) from error
+
+
+def require_pixels(size: tuple[int, int], name: str, max_pixels: int | None = None) -> None:
+    """Check the size of an image.
+
+    Args:
+        size: Width and height in pixels.
+        name: Name of the image in error messages.
+        max_pixels: See :func:`load_image`.
+
+    Raises:
+        SegopsError: The image has too many pixels.
+    """
+    limit = _MAX_PIXELS if max_pixels is None else max_pixels
+    if size[0] * size[1] <= limit:
+        return
     words = f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "
     if max_pixels is None:
         raise SegopsError(f"{words}{limit:,}. Make it smaller.")

@@ -23,7 +23,7 @@ MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 FORMAT = 2
 """Format of new bundles."""
-ENTRIES = {1: "predict.load", FORMAT: "load"}
+ENTRIES = {"1": "predict.load", str(FORMAT): "load"}
 """Module of the runtime that loads the model, by the format of the bundle."""
 
 
@@ -62,11 +62,20 @@ def open_bundle(
         model = json.loads(contents[MODEL])
     except ValueError as error:
         raise BundleError(f"{directory / MODEL}: not JSON: {error}.") from None
-    entry = ENTRIES.get(model.get("format"))
+    if not isinstance(model, dict):
+        raise BundleError(f"{directory / MODEL}: not the description of a model. Get it anew.")
+    entry = ENTRIES.get(str(model.get("format")))
     if entry is None:
         raise BundleError(
             f"{directory / MODEL}: format {model.get('format')!r}; this code reads "
-            f"{' and '.join(map(str, ENTRIES))}. Use the version of segops that made it."
+            f"{' and '.join(ENTRIES)}. Use the version of segops that made it."
+        )
+    if not {"spec", "class_names"} <= model.keys():
+        raise BundleError(f"{directory / MODEL}: lacks spec or class_names. Get it anew.")
+    if f"{RUNTIME}/{entry.replace('.', '/')}.py" not in contents:
+        raise BundleError(
+            f"{directory}: of format {model['format']} by its {MODEL}, but its {RUNTIME} lacks "
+            f"{entry}. Get it anew."
         )
     if predict is not None:
         model["predict"] = dict(predict)

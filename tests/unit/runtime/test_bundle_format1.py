@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,3 +30,21 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     (later / "model.json").write_text(json.dumps(model | {"format": 3}))
     with pytest.raises(SegopsError, match=r"format 3; this code reads 1 and 2\. Use the version"):
         load_bundle(later, expected_digest=bundle_digest(later))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([], "not the description of a model"),
+        ({"format": 1}, "lacks spec or class_names"),
+        ({"format": []}, r"format \[\]; this code reads 1 and 2"),
+        ({"format": 2}, "of format 2 by its model.json, but its runtime lacks load"),
+    ],
+)
+def test_a_damaged_description_is_named(content: Any, words: str, tmp_path: Path) -> None:
+    damaged = shutil.copytree(BUNDLE, tmp_path / "damaged")
+    if content and content["format"] != 1:
+        content = json.loads((damaged / "model.json").read_text()) | content
+    (damaged / "model.json").write_text(json.dumps(content))
+    with pytest.raises(SegopsError, match=words):
+        load_bundle(damaged)

@@ -228,7 +228,7 @@ class TestComparison:
         experiment = client.get_experiment_by_name("segops")
         assert experiment is not None
         run = client.create_run(experiment.experiment_id, run_name="train-unfinished")
-        with pytest.raises(SegopsError, match=r"train-unfinished: run .* holds no model"):
+        with pytest.raises(SegopsError, match=r"train-unfinished: run .* holds no segops model"):
             compare(["workspace", "train-unfinished"], root, tmp_path / "page.html")
         client.create_run(experiment.experiment_id, run_name="train-unfinished")
         with pytest.raises(SegopsError, match="several runs match") as error:
@@ -363,7 +363,7 @@ class TestReference:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         caplog.set_level(logging.INFO, "segops")
         champion_evaluation.refresh(root)
-        assert [one.getMessage()[:20] for one in caplog.records] == ["The champion on the "]
+        assert [one.getMessage()[:20] for one in caplog.records] == ["The evaluation page "]
         assert kept.read(root) is not None
 
     def test_before_the_first_record_nothing_is_made(self, tmp_path: Path) -> None:

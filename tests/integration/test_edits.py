@@ -78,7 +78,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("report/html.py", DEED, {"validate", "evaluate"}),
     ("report/augmentation.py", DEED, {"augment"}),
     ("augment/geometry.py", DEED, {"augment", "train"}),
-    ("runtime/settings.py", DEED, {"package"}),
+    ("runtime/settings.py", DEED, {"package", "evaluate"}),
     ("runtime/windows.py", DEED, {"package"}),
     ("runtime/pyfunc_model.py", DEED, {"package"}),
     ("models/losses/regions.py", DEED, {"train"}),

@@ -24,7 +24,7 @@ COMMANDS: dict[tuple[str, ...], tuple[int, str]] = {
     ("rollback", "--reason", "none"): (1, NO_RECORD),
     ("models",): (0, "resnet18"),
     ("recipes",): (0, "voc2012"),
-    ("run", "--recipe", "voc2012-unet-r50", "--check"): (0, "Nothing is written"),
+    ("run", "--recipe", "voc2012-unet-r50", "--check"): (0, "Nothing was written"),
 }
 """Command -> exit status, and words that it says."""
 

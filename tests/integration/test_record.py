@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from segops import code, files, paths, pipeline
+from segops import files, paths, pipeline
 from segops.params.file import load_params
+from segops.predict import package as bundles
 from segops.record import columns, lineage, runs, tracking
 from segops.record.lineage import LINEAGE_FIELDS, tag
 from segops.record.stage_outputs import EVALUATED, TRAINED
@@ -324,7 +325,8 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
     assert dvc(root, "repro").returncode == 0
     monkeypatch.delenv("PYTHONPATH")
-    monkeypatch.setattr(code, "ROOT", root / "src/segops")  # as a process of that code has it
+    # As a process of that code has it.
+    monkeypatch.setattr(bundles, "ROOM", root / "src/segops/runtime")
     done = record(root)
     assert (done.run_id, "model" in done.changed) == (first.run_id, True)
     tree = made_again(root, done.run_id)
@@ -419,6 +421,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from segops.params.file import load_params
+from segops.predict import package as bundles
 from segops.record.tracking import session
 root = Path(sys.argv[1])
 with session(root, load_params(root).registry) as store:

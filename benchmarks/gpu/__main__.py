@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.common import generated_store, matmul_peak
 from benchmarks.gpu import measure
-from benchmarks.gpu.contenders import Plan
+from benchmarks.gpu.training_loops import Plan
 from segops.threads import cores
 
 FULL = Plan(

@@ -15,7 +15,14 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from benchmarks.common import Timer, random_batch
-from benchmarks.gpu.contenders import Contender, Plan, contenders, image_flops, job_on, ours
+from benchmarks.gpu.training_loops import (
+    Plan,
+    TrainingLoop,
+    image_flops,
+    job_on,
+    ours,
+    training_loops,
+)
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device.loader import DeviceLoader
 from segops.data.samplers import BatchStream, EpochSampler
@@ -35,17 +42,17 @@ DEVICE_WORKERS = 4
 def steps(
     plan: Plan, store: PackedStore, directory: Path, batch_size: int, peak_flops: float
 ) -> list[Row]:
-    """Images a second of every contender on one cached batch, in turns."""
+    """Images a second of every loop on one cached batch, in turns."""
     device = torch.device(plan.device)
     images, masks = random_batch(batch_size, (plan.crop, plan.crop), len(VOC_CLASSES))
     batch = images.to(device), masks.to(device)
     rows: list[Row] = []
-    running: list[tuple[Row, Contender, int]] = []
-    for name, make in contenders(plan, store, directory, batch_size):
+    running: list[tuple[Row, TrainingLoop, int]] = []
+    for name, make in training_loops(plan, store, directory, batch_size):
         row: Row = {"batch": batch_size, "name": name, "rates": []}
         try:
-            contender = make()
-            row |= _first_steps(plan, contender, batch)
+            loop = make()
+            row |= _first_steps(plan, loop, batch)
         # One that cannot run here (memory, no compiler) must not cost the visit's other figures.
         except (RuntimeError, SegopsError) as error:
             row["error"] = str(error).strip().split("\n")[0]
@@ -53,12 +60,12 @@ def steps(
                 torch.cuda.empty_cache()
         else:
             count = max(1, round(plan.seconds / row["step_seconds"]))
-            running.append((row, contender, count))
+            running.append((row, loop, count))
         rows.append(row)
     timer = Timer(device)
-    for _, (row, contender, count) in itertools.product(range(plan.rounds), running):
-        with contender.mode():
-            seconds = timer(lambda: [contender.take(*batch) for _ in range(count)])  # noqa: B023
+    for _, (row, loop, count) in itertools.product(range(plan.rounds), running):
+        with loop.mode():
+            seconds = timer(lambda: [loop.take(*batch) for _ in range(count)])  # noqa: B023
         row["rates"].append(count * batch_size / seconds)
     flops = image_flops(plan)
     for row, _, _ in running:
@@ -68,18 +75,18 @@ def steps(
     return rows
 
 
-def _first_steps(plan: Plan, contender: Contender, batch: tuple[Tensor, Tensor]) -> Row:
+def _first_steps(plan: Plan, loop: TrainingLoop, batch: tuple[Tensor, Tensor]) -> Row:
     """Compile and warm up; then the time of a step and the memory that it takes at most."""
     on_gpu = plan.device == "cuda"
     timer = Timer(torch.device(plan.device))
-    with contender.mode():
-        first = timer(lambda: contender.take(*batch))
+    with loop.mode():
+        first = timer(lambda: loop.take(*batch))
         before = 0
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        warm = [timer(lambda: contender.take(*batch)) for _ in range(plan.warm_up)]
-    # What a step takes beside the weights and states of every contender.
+        warm = [timer(lambda: loop.take(*batch)) for _ in range(plan.warm_up)]
+    # What a step takes beside the weights and states of every loop.
     used = torch.cuda.max_memory_allocated() - before if on_gpu else 0
     return {"first_seconds": first, "step_seconds": min(warm), "step_gib": used / 2**30}
 
@@ -87,7 +94,7 @@ def _first_steps(plan: Plan, contender: Contender, batch: tuple[Tensor, Tensor])
 def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) -> list[Row]:
     """Images a second with real data from either executor, against one cached batch, in turns."""
     job = job_on(plan, store, directory, batch_size, compile=plan.compile)
-    contender = ours(job)
+    loop = ours(job)
     ids = store.ids("train")
     dataset = TrainDataset(store, ids, job.policy, seed=0)
     sampler = EpochSampler(len(ids), batch_size, seed=0)
@@ -100,15 +107,15 @@ def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) ->
         "gpu": iter(DeviceLoader(dataset, batches, device=plan.device, workers=workers["gpu"])),
     }
     timer = Timer(torch.device(plan.device))
-    with contender.mode():
+    with loop.mode():
         cached = tuple(one.to(plan.device) for one in next(streams["gpu"]))
-        warm = [timer(lambda: contender.take(*cached)) for _ in range(1 + plan.warm_up)]
+        warm = [timer(lambda: loop.take(*cached)) for _ in range(1 + plan.warm_up)]
         count = max(1, round(plan.seconds / min(warm)))
         streams["cached"] = itertools.repeat((cached[0], cached[1]))
         rates: dict[str, list[float]] = {name: [] for name in streams}
         for _, (name, stream) in itertools.product(range(plan.rounds), streams.items()):
-            _take(contender, stream, READ_AHEAD * workers.get(name, 0) + 1)
-            seconds = timer(lambda: _take(contender, stream, count))  # noqa: B023
+            _take(loop, stream, READ_AHEAD * workers.get(name, 0) + 1)
+            seconds = timer(lambda: _take(loop, stream, count))  # noqa: B023
             rates[name].append(count * batch_size / seconds)
         alone = {name: _alone(streams[name], batch_size, plan, timer) for name in workers}
     limit = statistics.median(rates["cached"])
@@ -125,9 +132,9 @@ def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) ->
     ]
 
 
-def _take(contender: Contender, stream: Iterator[tuple[Tensor, Tensor]], count: int) -> None:
+def _take(loop: TrainingLoop, stream: Iterator[tuple[Tensor, Tensor]], count: int) -> None:
     for images, masks in itertools.islice(stream, count):
-        contender.take(images, masks)
+        loop.take(images, masks)
 
 
 def _alone(

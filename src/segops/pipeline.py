@@ -49,7 +49,7 @@ class StageError(SegopsError):
 
 
 @dataclass(frozen=True)
-class State:
+class StageState:
     """What a run would do with a stage.
 
     Attributes:
@@ -83,7 +83,7 @@ def is_unchanged(root: Path, target: str) -> bool:
     return target != CODE or not _changed_code(root, code.stage_codes())
 
 
-def states(root: Path) -> list[State]:
+def states(root: Path) -> list[StageState]:
     """Return what a run would do with each stage of ``dvc.yaml``, in topological order.
 
     A stage runs if an upstream stage runs and gives another result. The present code is compared,
@@ -95,7 +95,7 @@ def states(root: Path) -> list[State]:
     """
     from dvc.lock import LockError
 
-    states: list[State] = []
+    states: list[StageState] = []
     recorded, present = _recorded_code(root), code.stage_codes()
     with _repository(root) as repository:
         for name, upstream in _graph(repository):
@@ -104,7 +104,7 @@ def states(root: Path) -> list[State]:
             try:
                 changes = _changes(repository, root, name, but=str(paths.code_of(name)))
             except LockError:
-                states.append(State(name, upstream, "busy", "another process holds it"))
+                states.append(StageState(name, upstream, "busy", "another process holds it"))
                 continue
             if name == CODE:
                 is_changed = _changed_code(root, present)
@@ -113,12 +113,12 @@ def states(root: Path) -> list[State]:
             if is_changed:
                 changes = [*changes, "changed code"]
             if changes:
-                states.append(State(name, upstream, "stale", ", ".join(changes)))
+                states.append(StageState(name, upstream, "stale", ", ".join(changes)))
             elif causes:
                 why = f"if {' or '.join(causes)} gives another result"
-                states.append(State(name, upstream, "perhaps", why))
+                states.append(StageState(name, upstream, "perhaps", why))
             else:
-                states.append(State(name, upstream, "up to date", ""))
+                states.append(StageState(name, upstream, "up to date", ""))
     return states
 
 

@@ -279,9 +279,9 @@ class TestReference:
         assert (found.model, found.version) == ("segops", "2")
         assert found.evaluation == files.read_json(root / paths.EVALUATION)
         pd.testing.assert_frame_equal(found.counts, pd.read_parquet(root / paths.COUNTS))
-        before = (root / paths.REFERENCE).stat().st_ino
+        before = (root / paths.KEPT_CHAMPION).stat().st_ino
         champion_evaluation.refresh(root)
-        assert (root / paths.REFERENCE).stat().st_ino == before  # nothing to do
+        assert (root / paths.KEPT_CHAMPION).stat().st_ino == before  # nothing to do
         assert opponent(root) is None  # itself
 
     def test_a_new_model_meets_the_champion_of_the_registry(self, root: Path) -> None:
@@ -300,9 +300,9 @@ class TestReference:
         assert met.name == "champion, version 2"
         gain = files.read_json(root / paths.EVALUATION)["miou"] - recorded["miou"]
         assert met.miou.difference == pytest.approx(gain)
-        before = (root / paths.REFERENCE).stat().st_ino
+        before = (root / paths.KEPT_CHAMPION).stat().st_ino
         champion_evaluation.refresh(root)
-        assert (root / paths.REFERENCE).stat().st_ino == before
+        assert (root / paths.KEPT_CHAMPION).stat().st_ino == before
 
     def test_the_commands_keep_it_up_to_date(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,7 +313,7 @@ class TestReference:
         met = opponent(root)
         assert met is not None
         assert met.name == "champion, version 1"
-        shutil.rmtree(root / paths.REFERENCE)
+        shutil.rmtree(root / paths.KEPT_CHAMPION)
         life.record(follow=None)
         assert opponent(root) is not None
         life.promote()
@@ -370,7 +370,7 @@ class TestReference:
         root = made.make(tmp_path / "checkout", database=False)
         champion_evaluation.refresh(root)
         assert not (root / "mlflow.db").exists()
-        assert not (root / paths.REFERENCE).exists()
+        assert not (root / paths.KEPT_CHAMPION).exists()
 
 
 def opponent(root: Path) -> Opponent | None:

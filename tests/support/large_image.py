@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from segops.runtime.images import MASK_FORMATS, load_image
 from segops.runtime.inference import Inference
+from segops.runtime.predict_settings import PredictSettings
 from segops.runtime.predictor import Predictor
-from segops.runtime.settings import PredictSettings
 
 HEIGHT, WIDTH = 12_000, 9_000
 

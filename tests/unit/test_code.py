@@ -31,10 +31,10 @@ SHOWN = (
 DECISIVE_WORDS = {
     "segops.evaluate.kept_champion": {"champion, version "},
     "segops.evaluate.results": {"%Y-%m-%d %H:%M", " UTC"},
-    "segops.metrics.errors": {"false alarm"},
+    "segops.metrics.wrong_pixels": {"false alarm"},
     "segops.runtime.pyfunc_model": {"image in row "},
     "segops.predict.trained": {"VOC colours; the value of a pixel is the class id"},
-    "segops.quality.engine": {"an error without a message"},
+    "segops.quality.runner": {"an error without a message"},
     "segops.quality.facts": {"no such file", "cannot be read: "},
     "segops.quality.frames": {"image and mask"},
     "segops.train.engine": {"step "},

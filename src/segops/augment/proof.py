@@ -23,11 +23,11 @@ SPAN = 128
 """Source pixels that one ramp measures; the values around them let interpolation stay linear."""
 START = 63
 
-Sample = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
+NamedSample = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 """(image id, image (H, W, 3), mask (H, W))."""
 
 
-def prove(policy: Policy, samples: Iterable[Sample], seeds: Iterable[int]) -> int:
+def prove(policy: Policy, samples: Iterable[NamedSample], seeds: Iterable[int]) -> int:
     """Check `policy` on every sample with every seed.
 
     Returns:

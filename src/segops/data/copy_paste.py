@@ -17,7 +17,7 @@ from segops.params.samples import CopyPasteParams
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 
-Pixels = NDArray[np.uint8]
+Uint8Array = NDArray[np.uint8]
 
 SCALE = (0.8, 1.25)
 """Smallest and largest factor of an object's size: the paper's standard jitter. The policy scales
@@ -36,8 +36,8 @@ class Cutout(NamedTuple):
         shape: bool (h, w); the pixels of the box that are pasted, border included.
     """
 
-    image: Pixels
-    labels: Pixels
+    image: Uint8Array
+    labels: Uint8Array
     shape: NDArray[np.bool_]
 
 
@@ -104,8 +104,8 @@ class CopyPaste:
         return cls(store, tuple(sources), params.p, params.max_objects, params.min_area)
 
     def __call__(
-        self, image_id: str, image: Pixels, mask: Pixels, seed: int
-    ) -> tuple[Pixels, Pixels]:
+        self, image_id: str, image: Uint8Array, mask: Uint8Array, seed: int
+    ) -> tuple[Uint8Array, Uint8Array]:
         """Paste objects into copies of an image and its mask.
 
         Args:
@@ -143,7 +143,7 @@ class CopyPaste:
 
 
 def cut_out(
-    image: Pixels, mask: Pixels, c: int, min_area: int, generator: np.random.Generator
+    image: Uint8Array, mask: Uint8Array, c: int, min_area: int, generator: np.random.Generator
 ) -> Cutout | None:
     """Cut a random object out of an image.
 
@@ -188,7 +188,9 @@ def _changed(cutout: Cutout, flip: bool, scale: float) -> Cutout:
     )
 
 
-def _paste(image: Pixels, mask: Pixels, cutout: Cutout, generator: np.random.Generator) -> None:
+def _paste(
+    image: Uint8Array, mask: Uint8Array, cutout: Cutout, generator: np.random.Generator
+) -> None:
     """Put an object at a random place and cut it at the borders of the image."""
     target, source = [], []
     for side, length in zip(mask.shape, cutout.shape.shape, strict=True):

@@ -17,11 +17,11 @@ from segops.data.shared_memory import SharedMemoryLoader
 from segops.data.store import PackedStore
 from segops.data.workers import stream_loader
 
-Sample = tuple[Tensor, Tensor]
+TrainSample = tuple[Tensor, Tensor]
 """Image or batch of images, and mask or batch of masks."""
 
 
-class TrainDataset(Dataset[Sample]):
+class TrainDataset(Dataset[TrainSample]):
     """Crops for training; sample (epoch, index) is a function of (seed, epoch, index) alone.
 
     Args:
@@ -69,7 +69,7 @@ class TrainDataset(Dataset[Sample]):
             image, mask = self.copy_paste(image_id, image, mask, seed)
         return image, mask, seed
 
-    def __getitem__(self, key: SampleKey) -> Sample:
+    def __getitem__(self, key: SampleKey) -> TrainSample:
         """Make a sample.
 
         Args:
@@ -85,7 +85,7 @@ class TrainDataset(Dataset[Sample]):
 
 def train_loader(
     dataset: TrainDataset, batches: BatchStream, *, workers: int = 0, pin_memory: bool = False
-) -> DataLoader[Sample] | SharedMemoryLoader:
+) -> DataLoader[TrainSample] | SharedMemoryLoader:
     """The batches of a training.
 
     Workers start once and read ahead over the border of an epoch. The batches do not depend on
@@ -106,7 +106,7 @@ def train_loader(
     return SharedMemoryLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
 
 
-def _collate(samples: list[Sample]) -> Sample:
+def _collate(samples: list[TrainSample]) -> TrainSample:
     # Stacked as (N, h, w, 3), as they lie in memory; viewed as (N, 3, h, w) that is channels-last.
     images = default_collate([image.permute(1, 2, 0) for image, _ in samples])
     masks = default_collate([mask for _, mask in samples])

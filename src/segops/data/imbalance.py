@@ -14,7 +14,7 @@ from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.voc.histogram import count_ids
 
-Counts = NDArray[np.int64]
+PixelCounts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LEAST_SHARE = 3000 / (2048 * 1024)
@@ -25,7 +25,7 @@ TEMPERATURE = 0.01
 """Of rare-class sampling, as in DAFormer."""
 
 
-def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
+def image_counts(store: PackedStore, ids: Sequence[str]) -> PixelCounts:
     """Pixels of each class in each image, int64 (len(ids), C); void is not counted.
 
     Raises:
@@ -46,12 +46,12 @@ def image_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
     return counts
 
 
-def pixel_counts(store: PackedStore, ids: Sequence[str]) -> Counts:
+def pixel_counts(store: PackedStore, ids: Sequence[str]) -> PixelCounts:
     """Pixels of each class in all of `ids`, int64 (C,); see :func:`image_counts`."""
     return np.asarray(image_counts(store, ids).sum(axis=0))
 
 
-def median_frequency(counts: Counts) -> Floats:
+def median_frequency(counts: PixelCounts) -> Floats:
     """Weights by median frequency balancing: median(f) / f(c), f(c) the frequency of class c.
 
     The frequency of a class is its pixels divided by the labelled pixels of the images that hold
@@ -78,7 +78,7 @@ def median_frequency(counts: Counts) -> Floats:
     return _of_mean_one(weights)
 
 
-def effective_number(counts: Counts) -> Floats:
+def effective_number(counts: PixelCounts) -> Floats:
     """Weights by the effective number of samples: (1 - β) / (1 - β^n), n the pixels of a class.
 
     β is (N - 1) / N, the paper's relation to the number N of distinct samples of a class, with N
@@ -136,7 +136,7 @@ def class_weights(
     return tuple(schemes[scheme](image_counts(store, ids)).tolist())
 
 
-def rare_classes(counts: Counts) -> tuple[int, ...]:
+def rare_classes(counts: PixelCounts) -> tuple[int, ...]:
     """Ids of the classes that occur and have fewer pixels than the median of such classes.
 
     Args:
@@ -167,7 +167,7 @@ class RareFirst:
     """
 
     probabilities: Floats
-    images: tuple[Counts, ...]
+    images: tuple[PixelCounts, ...]
 
     @classmethod
     def of(
@@ -206,7 +206,7 @@ class RareFirst:
         odds = np.exp(exponents - exponents.max())
         return cls(odds / odds.sum(), tuple(np.flatnonzero(column) for column in shown.T))
 
-    def draw(self, generator: np.random.Generator, number: int) -> Counts:
+    def draw(self, generator: np.random.Generator, number: int) -> PixelCounts:
         """Draw the numbers of `number` images, int64 (number,), independently of each other."""
         classes = generator.choice(len(self.images), size=number, p=self.probabilities)
         places = generator.random(number)

@@ -30,7 +30,7 @@ CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredImage:
     """Where an image lies in its split of the store.
 
     Attributes:
@@ -130,7 +130,7 @@ class PackedStore:
             self._opened[split] = _Split(self.path / split)
         return self._opened[split]
 
-    def _find(self, image_id: str) -> tuple[_Split, Entry]:
+    def _find(self, image_id: str) -> tuple[_Split, StoredImage]:
         for name in (*self._opened, *SPLITS):
             split = self._split(name)
             if image_id in split.entries:
@@ -149,7 +149,7 @@ class _Split:
                 "`dvc repro --force prepare` makes it anew."
             )
         self.class_names: tuple[str, ...] = tuple(index["classes"])
-        self.entries = {name: Entry(**entry) for name, entry in index["images"].items()}
+        self.entries = {name: StoredImage(**entry) for name, entry in index["images"].items()}
         pixels = sum(entry.pixels for entry in self.entries.values())
         self.images = _mapped(path / IMAGES, pixels * CHANNELS)
         self.masks = _mapped(path / MASKS, pixels)
@@ -217,9 +217,11 @@ class _Decoded(NamedTuple):
     mask_sha256: str
 
 
-def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, dict[str, Entry]]:
+def _write_pixels(
+    layout: Layout, directory: Path, workers: int
+) -> dict[str, dict[str, StoredImage]]:
     """Write the pixels of every split; returns the entries of each by image id."""
-    splits: dict[str, dict[str, Entry]] = {}
+    splits: dict[str, dict[str, StoredImage]] = {}
     faults: list[SegopsError] = []
     seen: set[str] = set()
     for split, ids in layout.splits().items():
@@ -242,7 +244,7 @@ def _write_pixels(layout: Layout, directory: Path, workers: int) -> dict[str, di
                     continue
                 seen.add(image_id)
                 height, width = pair.mask.shape
-                entries[image_id] = Entry(
+                entries[image_id] = StoredImage(
                     height, width, offset, pair.image_sha256, pair.mask_sha256
                 )
                 offset += pair.mask.size
@@ -274,7 +276,7 @@ def _decode(layout: Layout, image_id: str) -> _Decoded | SegopsError:
     return _Decoded(image, mask, sha256_bytes(image_bytes), sha256_bytes(mask_bytes))
 
 
-def _rows(split: str, entries: dict[str, Entry]) -> Iterator[HashRow]:
+def _rows(split: str, entries: dict[str, StoredImage]) -> Iterator[HashRow]:
     """The rows of a split from which the hash of a data set is made."""
     for name, entry in entries.items():
         yield split, name, entry.image_sha256, entry.mask_sha256

@@ -19,7 +19,7 @@ from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import SplitCounts
 from segops.metrics.image import judge_image
 from segops.metrics.iou import class_pixels
-from segops.metrics.split import SplitFigures
+from segops.metrics.split_figures import SplitFigures
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:

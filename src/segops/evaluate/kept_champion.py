@@ -28,7 +28,7 @@ log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
-class Reference:
+class ChampionEvaluation:
     """The champion's evaluation.
 
     Attributes:
@@ -60,10 +60,10 @@ class Reference:
 
 def directory(root: Path) -> Path:
     """Where the champion's evaluation is kept: with the state of the main checkout of `root`."""
-    return paths.state_home(root) / paths.REFERENCE
+    return paths.state_home(root) / paths.KEPT_CHAMPION
 
 
-def write(root: Path, reference: Reference) -> None:
+def write(root: Path, reference: ChampionEvaluation) -> None:
     """Keep the champion's evaluation, whole or not at all.
 
     Args:
@@ -85,7 +85,7 @@ def write(root: Path, reference: Reference) -> None:
         files.write_json(temporary / DESCRIPTION, description)
 
 
-def read(root: Path) -> Reference | None:
+def read(root: Path) -> ChampionEvaluation | None:
     """The champion's evaluation, or None where there is none or it is not whole.
 
     Args:
@@ -105,7 +105,7 @@ def read(root: Path) -> Reference | None:
     if description.get("files") != found:
         log.warning("%s: its files do not belong together; it is passed over.", kept)
         return None
-    return Reference(
+    return ChampionEvaluation(
         model=description["model"],
         version=description["version"],
         bundle_digest=description["bundle_digest"],

@@ -35,8 +35,8 @@ def evaluation(
 
     Returns:
         The evaluation, ready for JSON: the metrics of :mod:`segops.metrics.catalogue`, mIoU with
-        its interval, where the errors are (:meth:`segops.metrics.split.SplitFigures.summary`), how
-        the model predicted, and hashes of data, weights and bundle.
+        its interval, where the errors are (:meth:`.SplitFigures.summary`),
+        how the model predicted, and hashes of data, weights and bundle.
 
     Raises:
         SegopsError: The split has no labelled pixel.

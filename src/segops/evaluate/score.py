@@ -65,10 +65,10 @@ class Scores:
             :mod:`segops.evaluate.bootstrap`.
         confusion: int64 (C, C) over the whole split: rows are truth, columns prediction.
         split_counts: What the metrics are computed from.
-        summary: What :meth:`segops.metrics.split.SplitFigures.summary` says of the split; empty
-            where only pixels were counted.
+        summary: What :meth:`segops.metrics.split_figures.SplitFigures.summary` says of the split;
+            empty where only pixels were counted.
         errors: One row per image, class and kind of error that occurs in it, with the columns
-            :data:`ERRORS`; `kind` is one of :data:`segops.metrics.errors.KINDS`.
+            :data:`ERRORS`; `kind` is one of :data:`segops.metrics.wrong_pixels.KINDS`.
         confidences: Mean top probability by image id, 0..1; None where the model does not say.
         explained: By image id, the id of the class whose activation map was made.
         milliseconds: Median time of predicting one image, the first left out; None for one image.
@@ -102,7 +102,7 @@ class Scores:
     def kinds(self, image_id: str) -> NDArray[np.uint8]:
         """The kind of error of each pixel of an image, uint8 (H, W).
 
-        0 where right or void, else 1 + the place in :data:`segops.metrics.errors.KINDS`.
+        0 where right or void, else 1 + the place in :data:`segops.metrics.wrong_pixels.KINDS`.
         """
         return self._picture(KINDS, image_id)
 

@@ -21,7 +21,7 @@ from segops.metrics.catalogue import compute_metrics
 from segops.params.evaluate import EvaluateParams
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
-from segops.runtime.settings import PredictSettings
+from segops.runtime.predict_settings import PredictSettings
 
 SCALES = (0.75, 1.0, 1.25)
 """Sizes of the multi-scale variant, where the model's own settings name no others."""

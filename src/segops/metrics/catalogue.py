@@ -15,15 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segops.metrics.counts import (
-    BAND,
-    TOLERANCE,
-    BoundaryCounts,
-    CalibrationCounts,
-    SplitCounts,
-)
-from segops.metrics.iou import iou, miou
-from segops.metrics.pixels import (
+from segops.metrics.class_metrics import (
     f1,
     frequency_weighted_iou,
     miou_truth_or_prediction,
@@ -32,6 +24,14 @@ from segops.metrics.pixels import (
     recall,
     truth_mean,
 )
+from segops.metrics.counts import (
+    BAND,
+    TOLERANCE,
+    BoundaryCounts,
+    CalibrationCounts,
+    SplitCounts,
+)
+from segops.metrics.iou import iou, miou
 
 Place = Literal["page", "terminal", "mlflow"]
 EVERYWHERE: tuple[Place, ...] = ("page", "terminal", "mlflow")

@@ -11,8 +11,8 @@ from segops.metrics.boundary import boundary_counts, fill_void
 from segops.metrics.calibration import calibration_counts
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import BoundaryCounts, CalibrationCounts
-from segops.metrics.errors import find_errors
 from segops.metrics.objects import Objects, find_objects
+from segops.metrics.wrong_pixels import find_errors
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class ImageFigures:
     Attributes:
         confusion: int64 (C, C), rows truth, columns prediction; void is left out.
         kinds: uint8 (H, W): 0 where a pixel is right or void, else 1 + the index of its kind of
-            error in :data:`segops.metrics.errors.KINDS`.
-        errors: Wrong pixels as (class, kind, pixels); see :mod:`segops.metrics.errors`.
+            error in :data:`segops.metrics.wrong_pixels.KINDS`.
+        errors: Wrong pixels as (class, kind, pixels); see :mod:`segops.metrics.wrong_pixels`.
         boundary: Counts of bands and contours.
         calibration: Counts by confidence, None where confidences are not known.
         objects: The objects of the truth.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.metrics.errors import BACKGROUND
+from segops.metrics.wrong_pixels import BACKGROUND
 
 Mask = NDArray[np.uint8]
 

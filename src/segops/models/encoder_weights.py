@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segops.runtime.errors import SegopsError
 
-from .loading import CHECKPOINTS, LoadReport, State, read_weights, rename, take
+from .loading import CHECKPOINTS, LoadReport, StateDict, read_weights, rename, take
 
 IMAGENET = "imagenet"
 KEY = "model.encoder_weights"
@@ -61,7 +61,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     )
 
 
-def _spellings(tensors: State) -> list[dict[str, Tensor]]:
+def _spellings(tensors: StateDict) -> list[dict[str, Tensor]]:
     """The tensors under every name that they may have in one of our encoders."""
     plain = [rename(tensors, strip, add) for strip in _PREFIXES for add in ("", "model.")]
     return plain + [

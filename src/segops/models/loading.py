@@ -27,7 +27,7 @@ CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _NESTED = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model", "network")
 _SHOWN = 5
 log = logging.getLogger("segops")
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
 
 
-def compare(expected: State, found: State) -> LoadReport:
+def compare(expected: StateDict, found: StateDict) -> LoadReport:
     """Hold the tensors that there are against those that a network has."""
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
@@ -142,7 +142,7 @@ def compare(expected: State, found: State) -> LoadReport:
 
 def take(
     network: nn.Module,
-    found: State,
+    found: StateDict,
     fail: Callable[[str], SegopsError],
     source: str,
     fresh: Iterable[str] = (),
@@ -172,7 +172,7 @@ def take(
     return report
 
 
-def load_start(segmenter: Segmenter, state: State) -> LoadReport:
+def load_start(segmenter: Segmenter, state: StateDict) -> LoadReport:
     """Start a network from the weights of another one of ours.
 
     The classifier may be of another number of classes; then it keeps its random start, and so
@@ -207,7 +207,7 @@ def load_start(segmenter: Segmenter, state: State) -> LoadReport:
     )
 
 
-def _classifier(own: State, state: State) -> list[str]:
+def _classifier(own: StateDict, state: StateDict) -> list[str]:
     """Names of the tensors that differ in their number of classes and in nothing else."""
     differing = {
         name: (tuple(state[name].shape), tuple(tensor.shape))
@@ -219,6 +219,6 @@ def _classifier(own: State, state: State) -> list[str]:
     return list(differing) if alike and len(classes) == 1 else []
 
 
-def rename(tensors: State, strip: str, add: str) -> dict[str, Tensor]:
+def rename(tensors: StateDict, strip: str, add: str) -> dict[str, Tensor]:
     """Names without the prefix `strip`, where they have it, and with the prefix `add`."""
     return {add + re.sub(f"^{re.escape(strip)}", "", name): one for name, one in tensors.items()}

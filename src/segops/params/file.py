@@ -27,8 +27,8 @@ from segops.params.train import TrainParams
 from segops.params.tune import RangeParams, TuneParams
 from segops.params.validate import ValidateParams
 from segops.runtime.errors import SegopsError
+from segops.runtime.predict_settings import PredictSettings
 from segops.runtime.section import Section
-from segops.runtime.settings import PredictSettings
 
 
 class Params(Sections):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from segops import files
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
-from segops.runtime.settings import PredictSettings
+from segops.runtime.predict_settings import PredictSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,7 +23,7 @@ from segops.threads import cores, pipelined
 from . import outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .explain import explanation, require_class
-from .journal import JOURNAL, LOCK, Entry, Journal
+from .journal import JOURNAL, LOCK, FinishedImage, Journal
 from .outputs import Options, PredictedImage
 from .sources import Source, find_images
 from .table import TABLE, write_table
@@ -147,7 +147,7 @@ class _Run:
                 sources, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
             )
 
-    def entry(self, source: Source) -> Entry:
+    def entry(self, source: Source) -> FinishedImage:
         """The journal's entry of an image that is finished."""
         entry = self._journal.get(source.mask)
         assert entry is not None, source.name
@@ -234,7 +234,7 @@ class _Run:
                 outputs.remove(source.mask_path, earlier.outputs, written)
             height, width = predicted.mask.shape
             classes = len(self._predictor.class_names)
-            entry = Entry(
+            entry = FinishedImage(
                 image=sha256,
                 model=self._model,
                 device=self._device,

@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class FinishedImage:
     """A finished image.
 
     Attributes:
@@ -69,14 +69,14 @@ class Journal:
             self._end += len(line)
         self._file.truncate(self._end)
 
-    def get(self, mask: str) -> Entry | None:
+    def get(self, mask: str) -> FinishedImage | None:
         """The entry of a mask, by the mask's path below the directory of the outputs."""
         with self._lock:
             place = self._lines.get(mask)
         parsed = place and _parse(os.pread(self._file.fileno(), *place))
         return parsed[1] if parsed else None
 
-    def add(self, mask: str, entry: Entry) -> None:
+    def add(self, mask: str, entry: FinishedImage) -> None:
         """Append the entry of a finished image. May be called from any thread.
 
         Raises:
@@ -121,14 +121,14 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
-def _parse(line: bytes) -> tuple[str, Entry] | None:
+def _parse(line: bytes) -> tuple[str, FinishedImage] | None:
     """The mask and the entry of a line; None for a line of another version."""
     try:
         record = json.loads(line)
         if record["format"] != FORMAT:
             return None
-        values = {name: record[name] for name in Entry.__dataclass_fields__}
+        values = {name: record[name] for name in FinishedImage.__dataclass_fields__}
         mask: str = record["mask"]
-        return mask, Entry(**{**values, "pixels": tuple(values["pixels"])})
+        return mask, FinishedImage(**{**values, "pixels": tuple(values["pixels"])})
     except (ValueError, KeyError, TypeError):
         return None

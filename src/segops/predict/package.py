@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REQUIREMENTS = "requirements.txt"
 PREDICT = "predict"
-"""Key of ``model.json``: how to predict, :class:`segops.runtime.settings.PredictSettings`."""
+"""Key of ``model.json``: the prediction settings (:mod:`segops.runtime.predict_settings`)."""
 
 LIBRARIES = (
     "mlflow",

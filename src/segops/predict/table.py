@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segops import files
 
-from .journal import Entry
+from .journal import FinishedImage
 
 TABLE = "predictions.csv"
 _FIRST = ("image", "width", "height", "confidence")
@@ -33,7 +33,7 @@ def columns(class_names: Sequence[str]) -> list[str]:
 
 
 def write_table(
-    path: Path, class_names: Sequence[str], rows: Iterable[tuple[str, Entry | str]]
+    path: Path, class_names: Sequence[str], rows: Iterable[tuple[str, FinishedImage | str]]
 ) -> None:
     """Write the table, whole or not at all.
 

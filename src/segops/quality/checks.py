@@ -21,7 +21,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """The result of an expectation on the data.
 
     Attributes:
@@ -56,7 +56,7 @@ class Validation:
         images: Listed images by split.
     """
 
-    checks: tuple[Check, ...]
+    checks: tuple[DataCheck, ...]
     images: dict[str, int] = field(default_factory=dict)
 
     @property

@@ -13,9 +13,9 @@ from pydantic import Field
 from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
-from segops.quality.checks import Check, Finding, Validation
-from segops.quality.engine import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
+from segops.quality.checks import DataCheck, Finding, Validation
 from segops.quality.frames import describe_images, describe_labels, labels_in
+from segops.quality.runner import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.runtime.classes import VOID
 from segops.voc.layout import LISTS, SPLITS
 from segops.words import counted
@@ -54,7 +54,7 @@ class Bounds(Sections):
 
 
 def check(facts: pd.DataFrame, params: Bounds) -> Validation:
-    """Check a facts table against all rules.
+    """DataCheck a facts table against all rules.
 
     Args:
         facts: As :func:`segops.quality.facts.scan` returns it.
@@ -94,7 +94,7 @@ def unreadable(root: Path, message: str) -> Validation:
         findings.append(Finding(file, words) if words else Finding(".", line.strip()))
     return Validation(
         checks=(
-            Check(
+            DataCheck(
                 name="layout is VOC's",
                 expected="JPEGImages, SegmentationClass and the lists ImageSets/Segmentation/"
                 "train.txt and val.txt are there and can be read; no list repeats an id.",
@@ -330,10 +330,10 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
 
 def _check(
     rule: Rule, outcome: ExpectationOutcome | None, rows: Mapping[tuple[str, str], Row], total: int
-) -> Check:
+) -> DataCheck:
     if outcome is None or outcome.error is not None:
         reason = "no result came back" if outcome is None else outcome.error
-        return Check(
+        return DataCheck(
             name=rule.name,
             expected=rule.expected,
             passed=False,
@@ -345,7 +345,7 @@ def _check(
     findings: list[Finding] = []
     if not outcome.success:
         findings = rule.explain([rows[key] for key in outcome.rows])
-    return Check(
+    return DataCheck(
         name=rule.name,
         expected=rule.expected,
         passed=outcome.success,

@@ -19,8 +19,8 @@ import pandas as pd
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.evaluate import kept_champion as kept_reference
-from segops.evaluate.kept_champion import Reference
+from segops.evaluate import kept_champion
+from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.metrics_file import evaluation_from_counts
 from segops.params.file import Params, load_params
 from segops.predict.bundle import bundle_digest
@@ -37,7 +37,7 @@ log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
-class _Case:
+class _Champion:
     """The champion, and where to look for its evaluation."""
 
     root: Path
@@ -76,7 +76,7 @@ def warn_of_other_classes(root: Path, class_names: Sequence[str]) -> None:
         root: The workspace.
         class_names: The class names of the training, in id order.
     """
-    champion = kept_reference.read(root)
+    champion = kept_champion.read(root)
     if champion is not None and champion.class_names != tuple(class_names):
         log.warning(
             "The %s has the classes %s, data.classes in params.yaml are %s: the new model will "
@@ -95,8 +95,8 @@ def _refresh(root: Path, settings: Params, store: Store) -> None:
     if number is None or val_hash is None:
         _forget(root)
         return
-    case = _Case(root, settings, store, versions.get(store, model, number), val_hash)
-    kept = kept_reference.read(root)
+    case = _Champion(root, settings, store, versions.get(store, model, number), val_hash)
+    kept = kept_champion.read(root)
     if kept is not None and not _is_of(case, kept):
         kept = None
     champion = (
@@ -106,7 +106,7 @@ def _refresh(root: Path, settings: Params, store: Store) -> None:
         log.info("Version %s, the champion, was not scored on this val.", number)
         _forget(root)
     elif champion is not kept:
-        kept_reference.write(root, champion)
+        kept_champion.write(root, champion)
 
 
 def _val_hash(root: Path) -> str | None:
@@ -116,14 +116,14 @@ def _val_hash(root: Path) -> str | None:
     return PackedStore(root / paths.PACKED).split_hash(VAL)
 
 
-def _is_of(case: _Case, kept: Reference) -> bool:
+def _is_of(case: _Champion, kept: ChampionEvaluation) -> bool:
     known = (kept.model, kept.version, kept.bundle_digest, kept.val_hash)
     champion = case.champion
     now = (case.settings.registry.model, champion.number, champion.bundle_digest, case.val_hash)
     return known == now
 
 
-def _from_workspace(case: _Case, kept: Reference | None) -> Reference | None:
+def _from_workspace(case: _Champion, kept: ChampionEvaluation | None) -> ChampionEvaluation | None:
     """Return the workspace's evaluation if its model is the champion."""
     evaluation, counts = case.root / paths.EVALUATION, case.root / paths.COUNTS
     bundle = case.root / paths.SEGMENTER
@@ -139,13 +139,13 @@ def _from_workspace(case: _Case, kept: Reference | None) -> Reference | None:
     return _reference(case, bundle, tree, pd.read_parquet(counts))
 
 
-def _is_on_champion(case: _Case, evaluation: Mapping[str, Any]) -> bool:
+def _is_on_champion(case: _Champion, evaluation: Mapping[str, Any]) -> bool:
     """Whether an evaluation is of the champion's bundle on this val."""
     digests = (evaluation.get("bundle_digest"), evaluation.get("val_hash"))
     return digests == (case.champion.bundle_digest, case.val_hash)
 
 
-def _from_run(case: _Case, kept: Reference | None) -> Reference | None:
+def _from_run(case: _Champion, kept: ChampionEvaluation | None) -> ChampionEvaluation | None:
     """Return the evaluation and the counts in the champion's run if they are on this val."""
     counts = paired_counts.recorded_counts(case.store, case.champion, case.val_hash)
     if counts is None:
@@ -170,7 +170,7 @@ def _from_run(case: _Case, kept: Reference | None) -> Reference | None:
         return _reference(case, bundle, tree, counts)
 
 
-def _from_gate_counts(case: _Case) -> Reference | None:
+def _from_gate_counts(case: _Champion) -> ChampionEvaluation | None:
     """Return the evaluation from the counts of the champion, if the gate scored it on this val."""
     path = paired_counts.kept_counts(case.root, case.champion.bundle_digest, case.val_hash)
     if not path.is_file():
@@ -184,7 +184,7 @@ def _from_gate_counts(case: _Case) -> Reference | None:
         return _reference(case, bundle, tree, counts)
 
 
-def _champion_bundle(case: _Case, target: Path) -> Path:
+def _champion_bundle(case: _Champion, target: Path) -> Path:
     champion = case.champion
     return artifact.checked_bundle(
         case.store, case.settings.registry.model, champion.number, champion.bundle_digest, target
@@ -192,10 +192,10 @@ def _champion_bundle(case: _Case, target: Path) -> Path:
 
 
 def _reference(
-    case: _Case, bundle: Path, evaluation: dict[str, Any], counts: pd.DataFrame
-) -> Reference:
+    case: _Champion, bundle: Path, evaluation: dict[str, Any], counts: pd.DataFrame
+) -> ChampionEvaluation:
     described = files.read_json(bundle / opener.MODEL)
-    return Reference(
+    return ChampionEvaluation(
         model=case.settings.registry.model,
         version=case.champion.number,
         bundle_digest=case.champion.bundle_digest,
@@ -208,6 +208,6 @@ def _reference(
 
 
 def _forget(root: Path) -> None:
-    kept = kept_reference.directory(root)
+    kept = kept_champion.directory(root)
     if kept.exists():
         shutil.rmtree(kept)

@@ -80,7 +80,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationVerdict:
     """The verdict of the validate stage.
 
     Attributes:
@@ -144,7 +144,7 @@ class Evidence:
 
     challenger: Challenger | Unknown
     score: Score | Unknown
-    validation: Validation | Unknown
+    validation: ValidationVerdict | Unknown
     lineage_missing: tuple[str, ...] | Unknown
     champion: Reference
     best: Reference

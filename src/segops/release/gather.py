@@ -29,7 +29,7 @@ from segops.release.evidence import (
     Reference,
     Score,
     Unknown,
-    Validation,
+    ValidationVerdict,
 )
 from segops.release.paired_counts import PairedCounts
 from segops.release.releases import Releases
@@ -43,7 +43,7 @@ SAME_MIOU = 1e-6
 
 
 @dataclass(frozen=True)
-class _Case:
+class _Inputs:
     """The inputs of all parts of the evidence."""
 
     root: Path
@@ -65,7 +65,7 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
         store: The record.
         history: The releases of this model by the ledger.
     """
-    case = _Case(root, settings, store, history)
+    case = _Inputs(root, settings, store, history)
     aliases = _known(lambda: versions.aliases(store, case.model))
     version = _known(lambda: _version(case))
     challenger: Challenger | Unknown
@@ -118,7 +118,7 @@ def _known(establish: Callable[[], Value]) -> Value | Unknown:
         return Unknown(f"broken evidence: {type(error).__name__}: {error}")
 
 
-def _version(case: _Case) -> Version:
+def _version(case: _Inputs) -> Version:
     digest = stage_outputs.read(case.root).bundle_digest
     version = versions.find(case.store, case.model, digest)
     if version is None:
@@ -129,7 +129,7 @@ def _version(case: _Case) -> Version:
     return version
 
 
-def _challenger(case: _Case, version: Version) -> Challenger:
+def _challenger(case: _Inputs, version: Version) -> Challenger:
     # Computed from the registered files; a tag may be wrong.
     with tempfile.TemporaryDirectory() as scratch:
         bundle = artifact.fetch_bundle(case.store, case.model, version.number, Path(scratch))
@@ -143,7 +143,7 @@ def _evaluation(root: Path) -> dict[str, Any]:
     return evaluation
 
 
-def _challenger_counts(case: _Case, version: Version) -> PairedCounts:
+def _challenger_counts(case: _Inputs, version: Version) -> PairedCounts:
     """Return the challenger's counts, as the evaluate stage made them from the bundle."""
     described = files.read_json(case.root / paths.SEGMENTER / opener.MODEL)
     return PairedCounts(
@@ -155,7 +155,7 @@ def _challenger_counts(case: _Case, version: Version) -> PairedCounts:
     )
 
 
-def _score(case: _Case, paired: PairedCounts) -> Score:
+def _score(case: _Inputs, paired: PairedCounts) -> Score:
     evaluation = _evaluation(case.root)
     whole = miou_from_counts(paired.counts, true_classes(paired.counts))
     written = evaluation["miou"]
@@ -180,13 +180,13 @@ def _score(case: _Case, paired: PairedCounts) -> Score:
     )
 
 
-def _validation(root: Path) -> Validation:
+def _validation(root: Path) -> ValidationVerdict:
     verdict = files.read_json(root / paths.VERDICT)
-    return Validation(verdict["passed"] is True, str(verdict["data_hash"]))
+    return ValidationVerdict(verdict["passed"] is True, str(verdict["data_hash"]))
 
 
 def _champion(
-    case: _Case,
+    case: _Inputs,
     aliases: dict[str, str] | Unknown,
     version: Version | Unknown,
     paired: PairedCounts | Unknown,
@@ -208,7 +208,7 @@ def _champion(
 
 
 def _against(
-    case: _Case, number: str, version: Version | Unknown, paired: PairedCounts | Unknown
+    case: _Inputs, number: str, version: Version | Unknown, paired: PairedCounts | Unknown
 ) -> Reference:
     if isinstance(version, Unknown):
         return version
@@ -226,7 +226,7 @@ def _against(
 
 
 def _best(
-    case: _Case, champion: Reference, version: Version | Unknown, paired: PairedCounts | Unknown
+    case: _Inputs, champion: Reference, version: Version | Unknown, paired: PairedCounts | Unknown
 ) -> Reference:
     """Return the comparison with the best release; of several, that with the lowest difference."""
     if isinstance(version, Unknown):

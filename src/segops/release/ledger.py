@@ -21,7 +21,7 @@ from segops.record.tracking import locked
 from segops.runtime.errors import SegopsError
 
 GENESIS = "0" * 64
-Kind = Literal["decision", "observed", "intent", "done", "abandoned"]
+EntryKind = Literal["decision", "observed", "intent", "done", "abandoned"]
 
 
 class Entry(BaseModel):
@@ -48,7 +48,7 @@ class Entry(BaseModel):
     sequence: int
     previous: str
     time: str
-    kind: Kind
+    kind: EntryKind
     registry: str
     model: str
     version: str
@@ -92,7 +92,7 @@ class Ledger:
 
     def append(
         self,
-        kind: Kind,
+        kind: EntryKind,
         *,
         verdict: str,
         reason: str,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class ErrorKind:
     """One kind of error.
 
     Attributes:
@@ -26,12 +26,12 @@ class Kind:
         return red, green, blue
 
 
-# In the order of segops.metrics.errors.KINDS: a map of kinds holds an index into this plus 1.
+# In the order of segops.metrics.wrong_pixels.KINDS: a map of kinds holds an index into this plus 1.
 KINDS = (
-    Kind("missed", "#e5383b", "a class is there, and background was predicted"),
-    Kind("false alarm", "#ffc300", "background is there, and a class was predicted"),
-    Kind("confusion", "#a63cf0", "a class is there, and another class was predicted"),
-    Kind(
+    ErrorKind("missed", "#e5383b", "a class is there, and background was predicted"),
+    ErrorKind("false alarm", "#ffc300", "background is there, and a class was predicted"),
+    ErrorKind("confusion", "#a63cf0", "a class is there, and another class was predicted"),
+    ErrorKind(
         "boundary",
         "#19a7f0",
         "none of these: the contour of both classes was found and lies a little off",

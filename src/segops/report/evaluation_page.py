@@ -13,7 +13,7 @@ from segops.files import write_text
 from segops.report import svg
 from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
-from segops.report.confusion import most_confused, occurring, row_shares
+from segops.report.confusion_chart import most_confused, occurring, row_shares
 from segops.report.curves import learning_curves as draw_curves
 from segops.report.error_kinds import KINDS
 from segops.report.gallery import gallery

@@ -16,7 +16,7 @@ class Mistake:
 
     Attributes:
         class_name: The class that was missed, falsely seen, confused or badly bounded.
-        kind: One of :data:`segops.metrics.errors.KINDS`.
+        kind: One of :data:`segops.metrics.wrong_pixels.KINDS`.
         pixels: Number of pixels, at least 1.
     """
 
@@ -37,7 +37,7 @@ class GalleryPicture:
         truth: uint8 (H, W), class ids and 255 for void.
         prediction: uint8 (H, W), class ids.
         kinds: uint8 (H, W), kind of error of each pixel, 0 where right or void; ids of
-            :data:`segops.metrics.errors.KINDS` from 1.
+            :data:`segops.metrics.wrong_pixels.KINDS` from 1.
         errors: What went wrong, largest first.
         confidence: Mean top probability of the image, 0..1; None where the model does not say.
         activation: uint8 (H, W), 0..255: where the network looked for `explained`; None: not asked.

@@ -23,7 +23,7 @@ from segops.runtime.masks import read_mask
 from segops.voc.layout import SPLITS, TRAIN, Layout
 
 if TYPE_CHECKING:
-    from segops.quality.checks import Check
+    from segops.quality.checks import DataCheck
 
 MAX_OFFENDERS = 60
 SAMPLES = 12
@@ -40,7 +40,7 @@ class Panel:
 
 def write_validation_page(
     path: Path,
-    checks: Sequence[Check],
+    checks: Sequence[DataCheck],
     facts: pd.DataFrame,
     layout: Layout,
     class_names: Sequence[str],
@@ -99,7 +99,7 @@ def write_validation_page(
     write_text(path, render("validation.html", **context))
 
 
-def _messages(checks: Sequence[Check]) -> dict[str, list[str]]:
+def _messages(checks: Sequence[DataCheck]) -> dict[str, list[str]]:
     messages: dict[str, list[str]] = defaultdict(list)
     for check in checks:
         for finding in check.findings:

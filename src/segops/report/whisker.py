@@ -13,7 +13,7 @@ from segops.report.html import NARROW, signed
 from segops.report.page_inputs import Difference
 from segops.report.svg import Axis
 
-Outcome = Literal["better", "worse", "even"]
+Direction = Literal["better", "worse", "even"]
 
 WIDTH, HEIGHT, MARGIN = 120, 16, 6
 LIMITS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
@@ -31,7 +31,7 @@ def bounds(one: Difference) -> tuple[float, float] | None:
     return (one.low, one.high) if math.isfinite(one.low) and math.isfinite(one.high) else None
 
 
-def outcome(one: Difference | None) -> Outcome:
+def outcome(one: Difference | None) -> Direction:
     """Better or worse only where the interval excludes 0."""
     ends = None if one is None else bounds(one)
     if ends is None:

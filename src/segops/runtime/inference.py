@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .predict_settings import PredictSettings
 from .predictor import require_finite
-from .settings import PredictSettings
 from .windows import Strip, blend
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from .errors import SegopsError
 from .inference import Inference
 from .networks.zoo import ModelSpec, build
+from .predict_settings import PredictSettings
 from .predictor import Predictor
-from .settings import PredictSettings
 
 
 def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:

@@ -36,7 +36,7 @@ class Prediction:
     confidence: float
 
 
-class Inference(Protocol):
+class SupportsInference(Protocol):
     """The interface of :class:`.inference.Inference`.
 
     Training predicts whole images without it, so it does not depend on that class's code.
@@ -77,7 +77,7 @@ class Predictor:
         network: nn.Module,
         class_names: Sequence[str],
         device: torch.device | str = "cpu",
-        inference: Inference | None = None,
+        inference: SupportsInference | None = None,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)

@@ -12,7 +12,7 @@ from segops import files, paths
 from segops.params.base import Sections
 from segops.predict.package import package
 from segops.runtime import opener
-from segops.runtime.settings import PredictSettings
+from segops.runtime.predict_settings import PredictSettings
 
 log = logging.getLogger("segops")
 

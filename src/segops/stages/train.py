@@ -16,9 +16,9 @@ import safetensors.torch
 
 from segops import files, paths
 from segops.augment.policy import Policy
-from segops.data.device.batches import choose_executor
+from segops.data.device.augmentation import choose_executor
 from segops.data.imbalance import class_weights
-from segops.data.split import selection_split
+from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
 from segops.predict.trained import weights_sha256, write_trained
@@ -38,8 +38,8 @@ from segops.train.hardware import can_compute, choose_precision, choose_threads
 from segops.train.history import TrainingLog
 from segops.train.job import Job, TrainingResult
 from segops.train.loop import train
-from segops.train.settings import TrainingSettings
 from segops.train.start import Start, all_images
+from segops.train.training_settings import TrainingSettings
 
 FOLLOW_LOG = paths.STATE / "follow.log"
 CURVES = ("epoch", "step", "lr", "train_loss", "selection_miou")

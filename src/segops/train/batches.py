@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from segops.data.copy_paste import CopyPaste
-from segops.data.datasets import Sample, TrainDataset, train_loader
+from segops.data.datasets import TrainDataset, TrainSample, train_loader
 from segops.data.device.loader import DeviceLoader
 from segops.data.imbalance import RareFirst
 from segops.data.samplers import BatchStream, EpochSampler
@@ -33,7 +33,7 @@ def batches_of(
     steps: int,
     start: tuple[int, int],
     workers: int,
-) -> Iterable[Sample]:
+) -> Iterable[TrainSample]:
     """This rank's part of every batch from `start`, (epoch, batch), to the end of the training.
 
     Args:

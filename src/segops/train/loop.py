@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segops.data.datasets import Sample, TrainDataset
+from segops.data.datasets import TrainDataset, TrainSample
 from segops.data.samplers import EpochSampler
-from segops.data.split import selection_split
+from segops.data.selection_split import selection_split
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor
@@ -120,7 +120,7 @@ class _Training:
             self._run_epoch(batches)
         return self._result()
 
-    def _run_epoch(self, batches: Iterator[Sample]) -> None:
+    def _run_epoch(self, batches: Iterator[TrainSample]) -> None:
         started = time.monotonic()
         length = min(len(self.sampler), self.steps - self._done)
         left = length - self.batch
@@ -143,7 +143,7 @@ class _Training:
         """Steps of the completed epochs."""
         return min(self.epoch * len(self.sampler), self.steps)
 
-    def _shown(self, batches: Iterable[Sample], count: int) -> Iterable[Sample]:
+    def _shown(self, batches: Iterable[TrainSample], count: int) -> Iterable[TrainSample]:
         if not self.is_first:
             return batches
         return track(batches, f"epoch {self.epoch + 1} of {self.epochs}", total=count)

@@ -61,7 +61,7 @@ def measure(job: Job) -> ProbeResult:
     import torch
     from torch.utils.data import default_collate
 
-    from segops.data.split import selection_split
+    from segops.data.selection_split import selection_split
     from segops.train.batches import build_dataset, build_sampler
     from segops.train.engine import Engine
     from segops.train.hardware import build_fabric, choose_threads, reproducible

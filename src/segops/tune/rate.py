@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops import paths
-from segops.data.split import selection_split
+from segops.data.selection_split import selection_split
 from segops.params.file import Params
 from segops.progress import track
 from segops.runtime.errors import SegopsError
@@ -25,7 +25,7 @@ from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job
-from segops.tune.pictures import write_range_picture
+from segops.tune.plots import write_range_picture
 from segops.tune.setup import build_trial, on_one_device, open_store
 
 PICTURE = Path("reports/learning_rate.png")

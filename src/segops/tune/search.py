@@ -24,7 +24,7 @@ from segops.paths import state_home
 from segops.record.tuning import Trial, record_study
 from segops.runtime.errors import SegopsError
 from segops.train.loop import train
-from segops.tune.pictures import write_search_picture
+from segops.tune.plots import write_search_picture
 from segops.tune.setup import build_trial, on_one_device, open_store
 from segops.tune.study import MESSAGE, ROWS, Study, open_study
 

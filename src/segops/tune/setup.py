@@ -17,7 +17,7 @@ from segops.runtime.errors import SegopsError
 from segops.stages.train import build_job
 from segops.train.history import TrainingLog
 from segops.train.job import Job
-from segops.train.settings import TrainingSettings
+from segops.train.training_settings import TrainingSettings
 
 
 def on_one_device(settings: Params) -> Params:

@@ -37,7 +37,7 @@ SBD = Archive(  # torchvision.datasets.sbd.SBDataset: url, md5, and the director
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Published:
     """A data set that can be fetched.
 
     Attributes:
@@ -52,9 +52,9 @@ class Dataset:
 
 
 DATASETS = {
-    "voc2012": Dataset(VOC2012),
-    "voc2007": Dataset(VOC2007),
-    "sbd": Dataset(VOC2012, SBD, train_images=10_582),
+    "voc2012": Published(VOC2012),
+    "voc2007": Published(VOC2007),
+    "sbd": Published(VOC2012, SBD, train_images=10_582),
 }
 
 
@@ -79,7 +79,7 @@ def fetch(name: str, target: Path, downloads: Path, mirror: str | None = None) -
 
 
 def fetch_dataset(
-    dataset: Dataset, target: Path, downloads: Path, mirror: str | None = None
+    dataset: Published, target: Path, downloads: Path, mirror: str | None = None
 ) -> Layout:
     """As :func:`fetch`, for a data set described by the caller."""
     archives = [one for one in (dataset.voc, dataset.sbd) if one is not None]
@@ -99,7 +99,7 @@ def fetch_dataset(
     return open_layout(target)
 
 
-def _arrange(dataset: Dataset, paths: dict[Archive, Path], scratch: Path, into: Path) -> None:
+def _arrange(dataset: Published, paths: dict[Archive, Path], scratch: Path, into: Path) -> None:
     """Unpack the needed files below `scratch` and move them to their places in `into`."""
     base = dataset.voc.base
     _take(dataset.voc, paths, scratch, {f"{base}/{LISTS}/{split}.txt" for split in SPLITS})

@@ -18,8 +18,8 @@ from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device.batches import BatchAugmentation, RawDataset
-from segops.data.device.color import apply, encode, hsv_to_rgb, rgb_to_hsv
+from segops.data.device.augmentation import BatchAugmentation, RawDataset
+from segops.data.device.batch_color import apply, encode, hsv_to_rgb, rgb_to_hsv
 from segops.data.device.loader import DeviceLoader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack

@@ -9,7 +9,7 @@ import pytest
 
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
-from segops.data.device.batches import choose_executor
+from segops.data.device.augmentation import choose_executor
 from segops.params.augment import AugmentParams
 from segops.runtime.errors import SegopsError
 

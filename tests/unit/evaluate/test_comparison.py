@@ -15,7 +15,7 @@ from segops import paths
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import paired_difference, true_classes, without_images
 from segops.evaluate.comparison import oppose
-from segops.evaluate.kept_champion import Reference, opponent
+from segops.evaluate.kept_champion import ChampionEvaluation, opponent
 from segops.evaluate.metrics_file import evaluation_from_counts
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.counts import SplitCounts
@@ -37,7 +37,7 @@ def pair(images: int = 20, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table(rival(random, worse, 0.1)), table(worse)
 
 
-def champion(counts: pd.DataFrame, **changes: Any) -> Reference:
+def champion(counts: pd.DataFrame, **changes: Any) -> ChampionEvaluation:
     evaluation = evaluation_from_counts(counts, NAMES, SETTINGS)
     fields: dict[str, Any] = {
         "model": "segops",
@@ -49,7 +49,7 @@ def champion(counts: pd.DataFrame, **changes: Any) -> Reference:
         "evaluation": evaluation,
         "counts": counts,
     }
-    return Reference(**fields | changes)
+    return ChampionEvaluation(**fields | changes)
 
 
 def met(root: Path, counts: pd.DataFrame, digest: str = "d" * 64) -> Opponent | None:
@@ -169,7 +169,7 @@ def test_no_champion_or_half_a_champion_is_passed_over(
     assert met(tmp_path, ours) is None
     assert "No champion of this val is known here" in caplog.text
     kept_champion.write(tmp_path, champion(theirs))
-    kept = tmp_path / paths.REFERENCE
+    kept = tmp_path / paths.KEPT_CHAMPION
     (kept / "evaluation.json").write_text('{"miou": 1.0}\n')  # of another champion
     assert met(tmp_path, ours) is None
     assert "do not belong together" in caplog.text

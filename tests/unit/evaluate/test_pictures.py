@@ -16,7 +16,7 @@ from segops.evaluate.pictures import (
     to_explain,
 )
 from segops.evaluate.score import ERRORS, EXPLAINED
-from segops.metrics.errors import KINDS
+from segops.metrics.wrong_pixels import KINDS
 
 Drawn = dict[tuple[str, int, str], int]
 

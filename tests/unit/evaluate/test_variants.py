@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segops.evaluate.variants import OWN, variants
-from segops.runtime.settings import PredictSettings
+from segops.runtime.predict_settings import PredictSettings
 
 NAMES = ["plain", "windows", "flip", "multi-scale", "flip and multi-scale", "CRF", OWN]
 

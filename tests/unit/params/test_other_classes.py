@@ -10,9 +10,9 @@ import pytest
 
 from segops import paths
 from segops.data.store import PackedStore, pack
-from segops.evaluate import kept_champion as kept_reference
+from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS
-from segops.evaluate.kept_champion import Reference
+from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.params.gate import GateParams
 from segops.release import champion_evaluation, paired_counts
 from segops.release.paired_counts import PairedCounts
@@ -40,10 +40,10 @@ def test_the_gate_says_so_before_anything_is_scored(generated_voc: Path, tmp_pat
 
 def test_it_is_told_before_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counts = pd.DataFrame(columns=list(COLUMNS))
-    champion = Reference("segops", "3", "1" * 64, OWN, frozenset(), "2" * 64, {}, counts)
+    champion = ChampionEvaluation("segops", "3", "1" * 64, OWN, frozenset(), "2" * 64, {}, counts)
     with caplog.at_level("WARNING", "segops"):
         champion_evaluation.warn_of_other_classes(tmp_path, VOC_CLASSES)
-        kept_reference.write(tmp_path, champion)
+        kept_champion.write(tmp_path, champion)
         champion_evaluation.warn_of_other_classes(tmp_path, OWN)
         assert not caplog.records
         champion_evaluation.warn_of_other_classes(tmp_path, VOC_CLASSES)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from segops.params.file import Params, parse_params
-from segops.quality.checks import Check, Validation
-from segops.quality.engine import evaluate, gxe
+from segops.quality.checks import DataCheck, Validation
 from segops.quality.expectations import check, unreadable
 from segops.quality.facts import empty_facts, scan
+from segops.quality.runner import evaluate, gxe
 from segops.runtime.masks import read_mask, write_mask
 from segops.voc.layout import Layout, open_layout
 
@@ -25,7 +25,7 @@ def params(**validate: object) -> Params:
     return parse_params({"validate": {"required_classes": ["background"], **validate}})
 
 
-def by_name(validation: Validation, name: str) -> Check:
+def by_name(validation: Validation, name: str) -> DataCheck:
     (found,) = [one for one in validation.checks if one.name == name]
     return found
 

@@ -13,7 +13,7 @@ from segops.params.gate import GateParams
 from segops.record import lineage
 from segops.record.lineage import LINEAGE_FIELDS, tag
 from segops.record.reproduce import reproduce_command
-from segops.release.evidence import Challenger, Evidence, NoRelease, Score, Validation
+from segops.release.evidence import Challenger, Evidence, NoRelease, Score, ValidationVerdict
 from segops.release.gate import decide
 
 TRAINING = {
@@ -78,7 +78,7 @@ def test_each_field_is_collected_and_its_absence_rejects(field: str, checkout: P
         Evidence(
             challenger=Challenger("segops", "1", "run", "new"),
             score=Score(0.9, {}, 9, 0, "new", "d", "v"),
-            validation=Validation(True, "d"),
+            validation=ValidationVerdict(True, "d"),
             lineage_missing=lineage.gaps(tags),
             champion=NoRelease(),
             best=NoRelease(),

@@ -23,7 +23,7 @@ from segops.release.evidence import (
     NoRelease,
     Score,
     Unknown,
-    Validation,
+    ValidationVerdict,
 )
 from segops.release.gate import decide
 from segops.release.paired_counts import PairedCounts, compare
@@ -58,7 +58,7 @@ def evidence(**changes: Any) -> Evidence:
         score=Score(
             0.62, {"background": 0.8, "bird": 0.44, "boat": None}, 60, 0, "new", "d", "val"
         ),
-        validation=Validation(True, "d"),
+        validation=ValidationVerdict(True, "d"),
         lineage_missing=(),
         champion=comparison(),
         best=comparison(),
@@ -318,9 +318,9 @@ def test_whatever_is_unknown_rejects_with_its_reason(field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"validation": Validation(False, "d")}, "validation"),
-        ({"validation": Validation(True, "other")}, "validation"),
-        ({"validation": Validation(True, "")}, "validation"),
+        ({"validation": ValidationVerdict(False, "d")}, "validation"),
+        ({"validation": ValidationVerdict(True, "other")}, "validation"),
+        ({"validation": ValidationVerdict(True, "")}, "validation"),
         ({"lineage_missing": ("seed",)}, "lineage"),
         ({"challenger": Challenger("segops", "2", "run", "tampered")}, "artifact"),
         (

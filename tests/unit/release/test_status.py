@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segops.release.ledger import Kind, Ledger
+from segops.release.ledger import EntryKind, Ledger
 from segops.release.status import Event, events
 
 
@@ -38,7 +38,7 @@ def test_every_other_event_is_told_as_what_it_is(ledger: Ledger) -> None:
     for verdict in ("rejected", "inconclusive"):
         ledger.append("decision", verdict=verdict, reason="Why.", by="me", version="2")
     ledger.append("observed", verdict="observed", reason="Set.", by="me", version="3")
-    kinds: tuple[tuple[Kind, str], ...] = (("done", "4"), ("abandoned", "5"))
+    kinds: tuple[tuple[EntryKind, str], ...] = (("done", "4"), ("abandoned", "5"))
     for kind, version in kinds:
         intent = ledger.append(
             "intent", verdict="rollback", reason="Bad.", by="me", version=version

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.metrics.errors import KINDS as KIND_NAMES
+from segops.metrics.wrong_pixels import KINDS as KIND_NAMES
 from segops.report.error_kinds import KINDS
 from segops.report.gallery import gallery
 from segops.report.layers import (

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from segops.cli.common import Terminal, make_printable, printable
 from segops.params.file import parse_params
-from segops.predict.journal import Entry
+from segops.predict.journal import FinishedImage
 from segops.predict.table import write_table
 from segops.quality.expectations import check
 from segops.quality.facts import scan
@@ -239,7 +239,7 @@ def test_a_class_name_that_holds_more_than_text_is_refused() -> None:
 
 @pytest.mark.parametrize("first", [*"=+-@\t\r", "\uff1d", "\uff20"])
 def test_no_cell_of_the_table_begins_like_a_formula(first: str, tmp_path: Path) -> None:
-    entry = Entry("", "", "cpu", 4, 2, 0.5, (1, 7), {})
+    entry = FinishedImage("", "", "cpu", 4, 2, 0.5, (1, 7), {})
     names = ("background", f"{first}HYPERLINK(1)")
     rows: list[tuple[str, Entry | str]] = [
         (f"{first}cmd.jpg", entry),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segops.quality.checks import Check, Finding
+from segops.quality.checks import DataCheck, Finding
 from segops.quality.facts import scan
 from segops.report.evaluation_page import write_evaluation_page
 from segops.report.page_inputs import Difference
@@ -96,8 +96,10 @@ def test_the_validation_page(width: int, tiny_voc: Path, tmp_path: Path) -> None
     page = tmp_path / "validation.html"
     finding = Finding(f"{LONG}.jpg", "is not decodable")
     checks = [
-        Check("a rule", "It holds.", True, "It does.", "Nothing."),
-        Check("another rule", "It holds.", False, "It does not.", "Mend it.", False, (finding,)),
+        DataCheck("a rule", "It holds.", True, "It does.", "Nothing."),
+        DataCheck(
+            "another rule", "It holds.", False, "It does not.", "Mend it.", False, (finding,)
+        ),
     ]
     write_validation_page(
         page, checks, scan(layout), layout, VOC_CLASSES,

@@ -12,11 +12,11 @@ import pytest
 
 from segops.metrics.catalogue import compute_metrics, number_at
 from segops.metrics.image import judge_image
-from segops.metrics.split import SplitFigures
+from segops.metrics.split_figures import SplitFigures
 from segops.params.file import parse_params
 from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
-from segops.report.confusion import most_confused
+from segops.report.confusion_chart import most_confused
 from segops.report.headline import interval, tiles, verdicts
 from segops.report.html import signed
 from segops.report.model_facts import lineages, network_words, predict_words

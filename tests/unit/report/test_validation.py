@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from segops.params.file import parse_params
-from segops.quality.checks import Check, Finding
+from segops.quality.checks import DataCheck, Finding
 from segops.quality.expectations import check
 from segops.quality.facts import empty_facts, scan
 from segops.report.validation_page import MAX_OFFENDERS, write_validation_page
@@ -19,11 +19,13 @@ from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
 
-GOOD = Check("a rule", "It holds.", True, "It does.", "Nothing.")
+GOOD = DataCheck("a rule", "It holds.", True, "It does.", "Nothing.")
 
 
-def bad(*findings: Finding) -> Check:
-    return Check("another rule", "It holds.", False, "It does not.", "Mend it.", False, findings)
+def bad(*findings: Finding) -> DataCheck:
+    return DataCheck(
+        "another rule", "It holds.", False, "It does not.", "Mend it.", False, findings
+    )
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def write(
-    layout: Layout, checks: list[Check], *, pictures: bool = True, empty: bool = False
+    layout: Layout, checks: list[DataCheck], *, pictures: bool = True, empty: bool = False
 ) -> str:
     path = layout.root.parent / "validation.html"
     write_validation_page(
@@ -112,7 +114,7 @@ def test_an_errored_check_is_called_so(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("checks", [[GOOD], [bad(Finding("JPEGImages/image1.jpg", "odd"))]])
-def test_without_pictures_no_photograph_is_left(layout: Layout, checks: list[Check]) -> None:
+def test_without_pictures_no_photograph_is_left(layout: Layout, checks: list[DataCheck]) -> None:
     page = write(layout, checks, pictures=False)
     assert "data:image" not in page
     assert "Classes" in page

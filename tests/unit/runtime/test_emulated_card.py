@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segops.data.datasets import TrainDataset
-from segops.data.device.batches import BatchAugmentation, RawDataset
+from segops.data.device.augmentation import BatchAugmentation, RawDataset
 from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predict_settings import CrfSettings, PredictSettings
 from segops.runtime.predictor import Predictor
-from segops.runtime.settings import CrfSettings, PredictSettings
 from segops.voc.layout import open_layout
 from tests.support.emulated_card import CARD, Card, on_emulated_card
 from tests.unit.data.test_device_augment import STRONG_GEOMETRY, policy_of

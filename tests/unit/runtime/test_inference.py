@@ -14,8 +14,8 @@ from segops.runtime.crf import DenseCrf
 from segops.runtime.errors import SegopsError
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predict_settings import PredictSettings
 from segops.runtime.predictor import Predictor
-from segops.runtime.settings import PredictSettings
 
 NAMES = ("background", "cat", "dog")
 

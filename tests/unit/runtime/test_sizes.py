@@ -14,8 +14,8 @@ from torch import nn
 
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predict_settings import PredictSettings
 from segops.runtime.predictor import Predictor
-from segops.runtime.settings import PredictSettings
 from tests.support import large_image
 
 NAMES = ("background", "cat", "dog")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predict_settings import PredictSettings
 from segops.runtime.predictor import Predictor
-from segops.runtime.settings import PredictSettings
 from segops.runtime.windows import blend, starts, weights
 
 NAMES = ("background", "cat", "dog")

@@ -17,7 +17,7 @@ from segops import paths
 from segops.data.store import PackedStore, pack
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
-from segops.evaluate.kept_champion import Reference
+from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.pictures import image_scores, rank
 from segops.evaluate.score import EXPLAINED
 from segops.predict.bundle import bundle_digest
@@ -153,7 +153,7 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
     store = PackedStore(again / paths.PACKED)
     evaluation = json.loads((evaluated / paths.EVALUATION).read_text())
     counts = pd.read_parquet(evaluated / paths.COUNTS)
-    champion = Reference(
+    champion = ChampionEvaluation(
         model="segops",
         version="7",
         bundle_digest="another",

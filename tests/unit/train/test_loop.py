@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segops.data.imbalance import image_counts
-from segops.data.split import selection_split
+from segops.data.selection_split import selection_split
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
 from segops.runtime.errors import SegopsError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from segops.data.split import selection_split
+from segops.data.selection_split import selection_split
 from segops.params.hardware import HardwareParams
 from segops.params.samples import CopyPasteParams
 from segops.runtime.errors import SegopsError

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segops.params.file import Params, parse_params
 from segops.record.tuning import Trial
-from segops.tune.pictures import write_search_picture
+from segops.tune.plots import write_search_picture
 from segops.tune.study import MESSAGE, ROWS, Study, open_study, study_parts
 
 RANGES: dict[str, Any] = {

@@ -17,7 +17,7 @@ from PIL import Image
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import encode_mask, read_mask
 from segops.voc.download import Archive
-from segops.voc.fetch import DATASETS, SBD, VOC2007, VOC2012, Dataset, fetch, fetch_dataset
+from segops.voc.fetch import DATASETS, SBD, VOC2007, VOC2012, Published, fetch, fetch_dataset
 from segops.voc.layout import Layout
 from tests.support.loopback import Server, serve
 from tests.unit.voc.test_sbd import matlab
@@ -123,9 +123,9 @@ def test_addresses_and_digests_are_those_that_torchvision_records() -> None:
         assert archive.filename == recorded["filename"]
         assert archive.base == Path(recorded["base_dir"]).as_posix()
     assert (SBDataset.url, SBDataset.md5, SBDataset.filename) == (SBD.url, SBD.md5, SBD.filename)
-    assert DATASETS["sbd"] == Dataset(VOC2012, SBD, 10_582)
-    assert DATASETS["voc2012"] == Dataset(VOC2012)
-    assert DATASETS["voc2007"] == Dataset(VOC2007)
+    assert DATASETS["sbd"] == Published(VOC2012, SBD, 10_582)
+    assert DATASETS["voc2012"] == Published(VOC2012)
+    assert DATASETS["voc2007"] == Published(VOC2007)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_fetch_by_name_checks_the_published_digest(server: Server, tmp_path: Pat
 
 def test_voc_keeps_only_what_segmentation_needs(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "data" / "voc"
-    layout = fetch_dataset(Dataset(voc(server)), target, tmp_path / "downloads")
+    layout = fetch_dataset(Published(voc(server)), target, tmp_path / "downloads")
     assert layout == Layout(target)
     assert layout.splits() == {"train": TRAIN, "val": VAL}
     assert names(target) == expected((*TRAIN, *VAL))
@@ -154,7 +154,7 @@ def test_voc_keeps_only_what_segmentation_needs(server: Server, tmp_path: Path) 
 
 
 def test_a_second_fetch_downloads_nothing_and_ends_the_same(server: Server, tmp_path: Path) -> None:
-    dataset = Dataset(voc(server))
+    dataset = Published(voc(server))
     for _ in range(2):
         fetch_dataset(dataset, tmp_path / "voc", tmp_path / "downloads")
     assert len(server.requests) == 1
@@ -170,20 +170,20 @@ def test_what_was_there_is_replaced_only_by_whole_data(server: Server, tmp_path:
     del files[f"{VOC}/JPEGImages/{TRAIN[1]}.jpg"], files[f"{VOC}/SegmentationClass/{VAL[0]}.png"]
     bad = publish(server, files, "/other/incomplete.tar", VOC)
     with pytest.raises(SegopsError) as error:
-        fetch_dataset(Dataset(bad), target, tmp_path / "downloads")
+        fetch_dataset(Published(bad), target, tmp_path / "downloads")
     assert "incomplete.tar: 2 file(s) missing in the archive" in str(error.value)
     assert f"JPEGImages/{TRAIN[1]}.jpg" in str(error.value)
     assert f"SegmentationClass/{VAL[0]}.png" in str(error.value)
     assert names(target) == {"old.txt"}
     assert {path.name for path in tmp_path.iterdir()} == {"voc", "downloads"}
-    fetch_dataset(Dataset(good), target, tmp_path / "downloads")
+    fetch_dataset(Published(good), target, tmp_path / "downloads")
     assert names(target) == expected((*TRAIN, *VAL))
 
 
 def test_a_hostile_archive_puts_nothing_in_place(server: Server, tmp_path: Path) -> None:
     hostile = voc(server, {**voc_files(), "../../escaped": b"evil"})
     with pytest.raises(SegopsError, match=r"refused at member '\.\./\.\./escaped'"):
-        fetch_dataset(Dataset(hostile), tmp_path / "data" / "voc", tmp_path / "downloads")
+        fetch_dataset(Published(hostile), tmp_path / "data" / "voc", tmp_path / "downloads")
     assert names(tmp_path / "data") == set()
     assert not list(tmp_path.rglob("escaped"))
 
@@ -191,7 +191,7 @@ def test_a_hostile_archive_puts_nothing_in_place(server: Server, tmp_path: Path)
 def test_an_archive_that_unpacks_to_too_much_is_refused(server: Server, tmp_path: Path) -> None:
     bomb = replace(voc(server), unpacked_limit=1000)
     with pytest.raises(SegopsError, match="unpacks to more than 1000 bytes"):
-        fetch_dataset(Dataset(bomb), tmp_path / "voc", tmp_path / "downloads")
+        fetch_dataset(Published(bomb), tmp_path / "voc", tmp_path / "downloads")
     assert not (tmp_path / "voc").exists()
 
 
@@ -200,23 +200,23 @@ def test_an_archive_without_a_list_is_refused(server: Server, tmp_path: Path, lo
     files = voc_files()
     del files[f"{VOC}/ImageSets/Segmentation/{lost}.txt"]
     with pytest.raises(SegopsError, match=f"missing in the archive:\n.*{lost}.txt"):
-        fetch_dataset(Dataset(voc(server, files)), tmp_path / "voc", tmp_path / "downloads")
+        fetch_dataset(Published(voc(server, files)), tmp_path / "voc", tmp_path / "downloads")
 
 
 def test_an_archive_with_an_empty_list_is_refused(server: Server, tmp_path: Path) -> None:
     files = {**voc_files(), f"{VOC}/ImageSets/Segmentation/val.txt": b"\n"}
     with pytest.raises(SegopsError, match=r"val\.txt: names no image"):
-        fetch_dataset(Dataset(voc(server, files)), tmp_path / "voc", tmp_path / "downloads")
+        fetch_dataset(Published(voc(server, files)), tmp_path / "voc", tmp_path / "downloads")
 
 
 def test_an_id_that_climbs_out_is_refused(server: Server, tmp_path: Path) -> None:
     files = {**voc_files(), f"{VOC}/ImageSets/Segmentation/val.txt": b"../../evil\n"}
     with pytest.raises(SegopsError, match=r"'\.\./\.\./evil' is no image id"):
-        fetch_dataset(Dataset(voc(server, files)), tmp_path / "voc", tmp_path / "downloads")
+        fetch_dataset(Published(voc(server, files)), tmp_path / "voc", tmp_path / "downloads")
 
 
 def test_sbd_joins_both_lists_and_leaves_val_out(server: Server, tmp_path: Path) -> None:
-    dataset = Dataset(voc(server), sbd(server), train_images=5)
+    dataset = Published(voc(server), sbd(server), train_images=5)
     layout = fetch_dataset(dataset, tmp_path / "voc", tmp_path / "downloads")
     added = ("2008_000001", "2008_000002", "2008_000003")
     assert layout.splits() == {"train": (*TRAIN, *added), "val": VAL}
@@ -239,7 +239,7 @@ def test_sbd_joins_both_lists_and_leaves_val_out(server: Server, tmp_path: Path)
 def test_sbd_takes_its_own_image_where_voc_has_none(server: Server, tmp_path: Path) -> None:
     files = voc_files()
     del files[f"{VOC}/JPEGImages/2008_000002.jpg"]
-    dataset = Dataset(voc(server, files), sbd(server), train_images=5)
+    dataset = Published(voc(server, files), sbd(server), train_images=5)
     layout = fetch_dataset(dataset, tmp_path / "voc", tmp_path / "downloads")
     assert layout.image_path("2008_000002").read_bytes() == photograph("2008_000002", "sbd")
     assert layout.image_path("2008_000001").read_bytes() == photograph("2008_000001")
@@ -256,11 +256,13 @@ def test_sbd_with_another_count_is_refused(server: Server, tmp_path: Path) -> No
 def test_sbd_with_missing_and_broken_masks_lists_all(server: Server, tmp_path: Path) -> None:
     files = sbd_files()
     del files[f"{BENCHMARK}/cls/2008_000001.mat"], files[f"{BENCHMARK}/cls/2008_000003.mat"]
-    dataset = Dataset(voc(server), sbd(server, files))
+    dataset = Published(voc(server), sbd(server, files))
     with pytest.raises(SegopsError, match=r"(?s)2 file\(s\) missing.*2008_000001.*2008_000003"):
         fetch_dataset(dataset, tmp_path / "voc", tmp_path / "downloads")
     broken = {f"{BENCHMARK}/cls/2008_00000{number}.mat": b"broken" for number in (1, 3)}
-    dataset = Dataset(voc(server), publish(server, {**sbd_files(), **broken}, "/b.tgz", BENCHMARK))
+    dataset = Published(
+        voc(server), publish(server, {**sbd_files(), **broken}, "/b.tgz", BENCHMARK)
+    )
     with pytest.raises(SegopsError, match=r"(?s)2 unreadable.*2008_000001.*2008_000003"):
         fetch_dataset(dataset, tmp_path / "voc", tmp_path / "downloads")
     assert not (tmp_path / "voc").exists()
@@ -274,7 +276,7 @@ def test_both_archives_come_from_the_mirror(server: Server, tmp_path: Path) -> N
     official = [
         replace(one, url=re.sub(r"^http://[^/]+", "https://x.invalid", one.url)) for one in archives
     ]
-    dataset = Dataset(official[0], official[1], train_images=5)
+    dataset = Published(official[0], official[1], train_images=5)
     fetch_dataset(dataset, tmp_path / "voc", tmp_path / "downloads", f"{server.address}/mirror/")
     assert names(tmp_path / "voc") == expected(ALL)
 
@@ -283,7 +285,7 @@ def test_a_broken_fetch_goes_on_where_it_stopped(server: Server, tmp_path: Path)
     archive = voc(server)
     whole = len(server.files["/voc2012/trainval.tar"])
     server.cuts = [10_000]
-    fetch_dataset(Dataset(archive), tmp_path / "voc", tmp_path / "downloads")
+    fetch_dataset(Published(archive), tmp_path / "voc", tmp_path / "downloads")
     assert [one.range for one in server.requests] == [None, "bytes=10000-"]
     assert sum(one.sent for one in server.requests) == whole
     assert names(tmp_path / "voc") == expected((*TRAIN, *VAL))

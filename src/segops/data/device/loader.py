@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from segops.data.datasets import Sample, TrainDataset
-from segops.data.device.batches import BatchAugmentation, RawBatch, RawDataset
+from segops.data.datasets import TrainDataset, TrainSample
+from segops.data.device.augmentation import BatchAugmentation, RawBatch, RawDataset
 from segops.data.samplers import BatchStream
 from segops.data.workers import stream_loader
 
@@ -51,7 +51,7 @@ class DeviceLoader:
         """Batches in one iteration."""
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[TrainSample]:
         """Hand out (images uint8 (N, 3, h, w) channels-last, masks uint8 (N, h, w))."""
         if self.device.type == "cuda":
             yield from self._ahead()
@@ -59,9 +59,9 @@ class DeviceLoader:
             for raw in self.loader:
                 yield self.augment(raw, self.device)
 
-    def _ahead(self) -> Iterator[Sample]:
+    def _ahead(self) -> Iterator[TrainSample]:
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        waiting: tuple[Sample, torch.cuda.Event] | None = None
+        waiting: tuple[TrainSample, torch.cuda.Event] | None = None
         for raw in self.loader:
             following = self._begin(raw, stream)
             if waiting is not None:
@@ -70,14 +70,16 @@ class DeviceLoader:
         if waiting is not None:
             yield self._hand_over(*waiting)
 
-    def _begin(self, raw: RawBatch, stream: torch.cuda.Stream) -> tuple[Sample, torch.cuda.Event]:
+    def _begin(
+        self, raw: RawBatch, stream: torch.cuda.Stream
+    ) -> tuple[TrainSample, torch.cuda.Event]:
         with torch.cuda.stream(stream):
             batch = self.augment(raw, self.device)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(stream)
         return batch, done
 
-    def _hand_over(self, batch: Sample, done: torch.cuda.Event) -> Sample:
+    def _hand_over(self, batch: TrainSample, done: torch.cuda.Event) -> TrainSample:
         """Make the caller's stream wait for `batch`, whose memory it then shares."""
         caller = torch.cuda.current_stream(self.device)
         caller.wait_event(done)

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
         crop: Side of the square crops, in pixels.
         batch_sizes: Images of a step.
         warm_up: Steps before the clock starts, after the first one.
-        rounds: Times that each contender has its turn.
+        rounds: Times that each loop has its turn.
         seconds: Length of a turn, about.
         compile: Whether the compiled network is measured.
         images: Images in the packed store.
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     matmul: int
 
 
-class Contender(NamedTuple):
+class TrainingLoop(NamedTuple):
     """A way of training.
 
     Attributes:
@@ -93,20 +93,20 @@ def job_on(plan: Plan, store: PackedStore, directory: Path, batch_size: int, **t
     )
 
 
-def ours(job: Job) -> Contender:
+def ours(job: Job) -> TrainingLoop:
     """What our training loop does for every batch."""
     fabric, device, _ = build_fabric(job.params)
-    threads = torch.get_num_threads()  # as the other contenders
+    threads = torch.get_num_threads()  # as the other loops
 
     def mode() -> AbstractContextManager[Any]:
         return reproducible(device, threads, job.params.deterministic)
 
     with mode():
         step = LoopStep(job, Engine(job, fabric))
-    return Contender(step, mode)
+    return TrainingLoop(step, mode)
 
 
-def torchvision_style(plan: Plan, half: bool) -> Contender:
+def torchvision_style(plan: Plan, half: bool) -> TrainingLoop:
     """The step of torchvision's ``references/segmentation``, with and without `--amp`.
 
     NCHW float images, normalised in advance there and on the device here; autocast and a gradient
@@ -133,7 +133,7 @@ def torchvision_style(plan: Plan, half: bool) -> Contender:
         scaler.update()
         loss.item()
 
-    return Contender(take, nullcontext)
+    return TrainingLoop(take, nullcontext)
 
 
 def image_flops(plan: Plan) -> float:
@@ -144,12 +144,12 @@ def image_flops(plan: Plan) -> float:
     return step_flops(network, (2, 3, plan.crop, plan.crop)) / 2
 
 
-def contenders(
+def training_loops(
     plan: Plan, store: PackedStore, directory: Path, batch_size: int
-) -> Iterator[tuple[str, Callable[[], Contender]]]:
+) -> Iterator[tuple[str, Callable[[], TrainingLoop]]]:
     """Names and makers of all that are compared at a batch size."""
 
-    def make(**train: Any) -> Callable[[], Contender]:
+    def make(**train: Any) -> Callable[[], TrainingLoop]:
         return lambda: ours(job_on(plan, store, directory, batch_size, **train))
 
     name = f"segops {plan.precision}"

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.metrics.counts import BoundaryCounts, CalibrationCounts, SplitCounts
-from segops.metrics.errors import KINDS
 from segops.metrics.image import ImageFigures
 from segops.metrics.iou import class_pixels
 from segops.metrics.slices import Slices
+from segops.metrics.wrong_pixels import KINDS
 
 PAIRS = 20
 """Confusions that a summary names."""

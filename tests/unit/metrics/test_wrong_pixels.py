@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from scipy import ndimage
 
 from segops.metrics.boundary import band_width, fill_void
-from segops.metrics.errors import BACKGROUND, KINDS, find_errors
 from segops.metrics.objects import EDGE, find_objects
+from segops.metrics.wrong_pixels import BACKGROUND, KINDS, find_errors
 from segops.runtime.classes import VOID
 from tests.support.metric_cases import Mask, patches, scene
 

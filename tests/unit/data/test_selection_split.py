@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segops.data.split import selection_split
+from segops.data.selection_split import selection_split
 
 ids_of_any_kind = st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=40)
 shares = st.floats(0, 0.5)

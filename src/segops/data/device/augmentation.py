@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from segops.augment.geometry import Warp
 from segops.augment.policy import Drawn, Policy
 from segops.data.datasets import TrainDataset
-from segops.data.device import color
+from segops.data.device import batch_color
 from segops.data.device.warp import WarpBatch, WarpSample, fetch_parts, pack_parts, warp_batch
 from segops.data.samplers import SampleKey
 from segops.runtime.errors import SegopsError
@@ -57,7 +57,7 @@ def choose_executor(wanted: str, device: torch.device | str, policy: Policy) -> 
 def _cpu_only(policy: Policy) -> list[str]:
     """Names of the policy's transforms that have no version for batches."""
     kinds = [type(transform) for transform in policy.compose.transforms[1:]]
-    return [kind.__name__ for kind in kinds if kind not in color.BATCH_TRANSFORMS]
+    return [kind.__name__ for kind in kinds if kind not in batch_color.BATCH_TRANSFORMS]
 
 
 class RawSample(NamedTuple):
@@ -77,7 +77,7 @@ class RawBatch(NamedTuple):
     """
 
     warp: WarpBatch
-    colors: tuple[color.Encoded | None, ...]
+    colors: tuple[batch_color.Encoded | None, ...]
 
 
 class RawDataset(Dataset[RawSample]):
@@ -128,7 +128,7 @@ class BatchAugmentation:
         """Put samples into a few tensors, in the process that fetched them."""
         seeds = [sample.seed for sample in samples]
         colors = (
-            color.encode(kind, [sample.drawn[number] for sample in samples], seeds)
+            batch_color.encode(kind, [sample.drawn[number] for sample in samples], seeds)
             for number, kind in enumerate(self.kinds)
         )
         return RawBatch(pack_parts(self.warp, [sample.parts for sample in samples]), tuple(colors))
@@ -148,7 +148,7 @@ class BatchAugmentation:
         images, masks = warp_batch(_sent(batch.warp, device), self.warp.size)
         for kind, encoded in zip(self.kinds, batch.colors, strict=True):
             if encoded is not None:
-                images = color.apply(kind, images, masks, _sent(encoded, device))
+                images = batch_color.apply(kind, images, masks, _sent(encoded, device))
         return images.permute(0, 3, 1, 2), masks
 
 

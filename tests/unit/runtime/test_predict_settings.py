@@ -17,8 +17,8 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.inference import Inference
 from segops.runtime.load import load
 from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.predict_settings import CrfSettings, PredictSettings
 from segops.runtime.predictor import Predictor
-from segops.runtime.settings import CrfSettings, PredictSettings
 
 NAMES = ["background", "cat", "dog"]
 SPEC = {"architecture": "plain_cnn", "encoder": "", "classes": 3, "options": {"width": 4}}

@@ -241,7 +241,7 @@ def test_a_class_name_that_holds_more_than_text_is_refused() -> None:
 def test_no_cell_of_the_table_begins_like_a_formula(first: str, tmp_path: Path) -> None:
     entry = FinishedImage("", "", "cpu", 4, 2, 0.5, (1, 7), {})
     names = ("background", f"{first}HYPERLINK(1)")
-    rows: list[tuple[str, Entry | str]] = [
+    rows: list[tuple[str, FinishedImage | str]] = [
         (f"{first}cmd.jpg", entry),
         (f"sub/{first}cmd.jpg", entry),
         (f"{first}broken.jpg", f"{first}broken.jpg: not decodable"),

@@ -137,8 +137,8 @@ def gate(root: Path) -> Decision | State[Any]:
 
 
 @step(task_run_name="promote")
-def promote(root: Path, decision: Decision) -> State[Any] | None:
-    """Carry out the gate's decision on the registry's aliases."""
+def promote(root: Path, decision: Decision) -> Decision | State[Any]:
+    """Carry out the gate's decision on the registry's aliases; return the one carried out."""
     from segops.release import promotion
 
     return guarded(lambda: promotion.promote(root, decision))
@@ -186,8 +186,7 @@ def _retrain(root: Path, force: bool) -> Summary:
         states[planned.name].result()
     recorded = _call(record, root)
     registered = _call(register, root, recorded)
-    decision = _call(gate, root)
-    _call(promote, root, decision)
+    decision = _call(promote, root, _call(gate, root))
     champion_evaluation.refresh(root)
     return Summary(
         outcomes={name: state.result() for name, state in states.items()},

@@ -31,7 +31,8 @@ VALIDATION_PAGE = Path("reports/validation.html")
 AUGMENTATION_SHEET = Path("reports/augmentation.png")
 EVALUATION_PAGE = Path("reports/evaluation.html")
 
-# State of this workspace that is no output: locks, resume state, live history, kept scores.
+# State that is no output: the copies of ledgers; locks, resume state, live history, kept scores.
+LEDGER = Path("ledger")
 STATE = Path(".segops")
 RUN_LOCK = STATE / "run.lock"
 STAGE_LOCK = STATE / "stage.lock"

@@ -6,20 +6,14 @@ tests/unit/release/test_gate.py.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 import pytest
 
@@ -27,10 +21,14 @@ from segops import files, paths
 from segops.record.lineage import tag
 from segops.record.update import record
 from segops.release import promotion
+from segops.release.chain import TamperedError
 from segops.release.gate import Decision
+from segops.release.ledger import ENTRY
 from segops.release.register import Registered, register
+from segops.release.rollback import adopt, rollback
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
+from tests.support import mlflow_server
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, challenge, failed, kinds, release
 
@@ -342,32 +340,58 @@ def test_counts_that_were_altered_in_mlflow_are_made_anew(root: Path) -> None:
 def test_a_tampered_ledger_stops_everything(root: Path) -> None:
     release(root, seed=1, quality=0.7)
     challenge(root, seed=2, quality=0.8)
-    path = root / "ledger.jsonl"
-    path.write_text(path.read_text().replace("promoted", "rejected", 1))
-    for step in (promotion.gate, status, lambda root: promotion.rollback(root, "why")):
-        with pytest.raises(SegopsError, match=r"ledger\.jsonl: line 2"):
+    client = made.client(root)
+    line = client.get_model_version("segops-ledger", "3").tags[ENTRY]
+    changed = line.replace("promote", "rollback")
+    client.set_model_version_tag("segops-ledger", "3", ENTRY, changed)
+    for step in (promotion.gate, status, lambda root: rollback(root, "why")):
+        with pytest.raises(TamperedError, match="line 3 was changed"):
             step(root)
     assert aliases(root) == {"champion": "1", "challenger": "2"}
 
 
-def test_a_champion_that_changed_since_the_decision_is_not_replaced(root: Path) -> None:
+def test_a_decision_on_a_champion_of_before_is_made_anew(root: Path) -> None:
     release(root, seed=1, quality=0.6)
     challenge(root, seed=2, quality=0.7)
     slow = promotion.gate(root)
     release(root, seed=3, quality=0.9)
-    with pytest.raises(SegopsError, match="version 3 is champion"):
-        promotion.promote(root, slow)
+    assert promotion.promote(root, slow).verdict == "unchanged"  # the workspace holds version 3
     assert aliases(root)["champion"] == "3"
 
 
-def test_a_champion_set_by_hand_is_written_down_and_counts(root: Path) -> None:
+def test_a_champion_set_by_hand_is_not_trusted_until_it_is_adopted(root: Path) -> None:
     release(root, seed=1, quality=0.7)
     release(root, seed=2, quality=0.5)
     made.client(root).set_registered_model_alias("segops", "champion", "2")
     decision = release(root, seed=3, quality=0.55)
-    assert ("observed", "observed", "2") in kinds(root)
+    assert failed(decision) == ["champion", "best release"]
+    assert "`segops adopt 2 --reason WHY`" in decision.reason
+    assert not (root / ".segops/judged").exists(), "its code was not run"
+    promotion.gate(root)
+    assert kinds(root).count(("observed", "observed", "2")) == 1
+    assert "version 2 has the alias champion" in status(root).warnings[0].lower()
+
+    with pytest.raises(SegopsError, match="version 2 has the alias champion, not 3"):
+        adopt(root, "3", "why")
+    adopt(root, "2", "it was tested in the field")
+    assert kinds(root)[-1] == ("adopted", "adopt", "2")
+    assert not status(root).warnings
+    with pytest.raises(SegopsError, match="a release already"):
+        adopt(root, "2", "again")
+    decision = promotion.gate(root)
     assert failed(decision) == ["best release"]
     assert decision.champion_version == "2"
+
+
+def test_a_champion_set_by_hand_can_be_taken_back(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    release(root, seed=2, quality=0.5)
+    made.client(root).set_registered_model_alias("segops", "champion", "2")
+    result = rollback(root, "not ours", champion="2")
+    assert (result.withdrawn, result.champion) == ("2", "1")
+    with pytest.raises(SegopsError, match="was withdrawn: not ours"):
+        made.client(root).set_registered_model_alias("segops", "champion", "2")
+        adopt(root, "2", "why not")
 
 
 def test_few_images_that_cannot_decide_are_inconclusive(root: Path) -> None:
@@ -383,50 +407,24 @@ def test_few_images_that_cannot_decide_are_inconclusive(root: Path) -> None:
     assert aliases(root) == {"champion": "1", "challenger": "2"}
 
 
-def test_lost_database_and_kept_ledger_reject_with_what_to_do(root: Path, tmp_path: Path) -> None:
+def test_an_emptied_registry_is_noticed_and_what_to_do_is_said(root: Path) -> None:
     release(root, seed=1, quality=0.8)
-    fresh = made.make(tmp_path / "fresh")
-    shutil.copy(root / "ledger.jsonl", fresh / "ledger.jsonl")
-    decision = release(fresh, seed=2, quality=0.9)
-    assert decision.verdict == "rejected"
-    assert "move ledger.jsonl away" in decision.reason
-    (fresh / "ledger.jsonl").unlink()
-    assert release(fresh, seed=2, quality=0.9).verdict == "promoted"
+    for name in ("segops-ledger", "segops"):
+        made.client(root).delete_registered_model(name)
+    with pytest.raises(TamperedError, match=r"line 3 is missing.* remove that copy"):
+        promotion.gate(root)
+    with made.ledger_of(root) as ledger:
+        ledger.copy.unlink()
+    assert release(root, seed=2, quality=0.9).verdict == "promoted"
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A real tracking server that keeps the artifacts itself; MLFLOW_TRACKING_URI names it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    folder = tmp_path / "server"
-    folder.mkdir()
-    options = ["--workers", "1", "--port", str(port), "--backend-store-uri", "sqlite:///server.db"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *options, "--artifacts-destination", "store"],
-        cwd=folder,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=(folder / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        end = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{uri}/health").is_success:
-                    break
-            assert time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.5)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    """A real tracking server; MLFLOW_TRACKING_URI names it."""
+    with mlflow_server.serving(tmp_path / "server") as (address, process):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.slow
@@ -435,7 +433,7 @@ def test_over_a_real_server_until_it_goes_away(root: Path, server: subprocess.Po
     made.use_data(root, seed=4)
     assert release(root, seed=2, quality=0.8).verdict == "promoted"
     assert list((root / ".segops/judged").iterdir()), "the champion was fetched and scored anew"
-    result = promotion.rollback(root, "worse")
+    result = rollback(root, "worse")
     assert (result.withdrawn, result.champion) == ("2", "1")
     found = status(root)
     assert [(one.alias, one.version) for one in found.versions] == [("champion", "1")]
@@ -447,4 +445,4 @@ def test_over_a_real_server_until_it_goes_away(root: Path, server: subprocess.Po
     assert decision.verdict == "rejected"
     assert "does not answer" in decision.reason
     with pytest.raises(TransientError, match="does not answer"):
-        promotion.rollback(root, "why")
+        rollback(root, "why")

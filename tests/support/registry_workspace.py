@@ -7,10 +7,11 @@ to fit. What the tests are about, MLflow, is real.
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ from segops.metrics.catalogue import compute_metrics
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
+from segops.params.file import load_params
 from segops.predict.bundle import bundle_digest
 from segops.predict.trained import weights_sha256, write_trained
+from segops.record.tracking import session
 from segops.record.update import record
 from segops.release import promotion
 from segops.release.gate import Decision
+from segops.release.ledger import Ledger
 from segops.release.register import Registered, register
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.networks.zoo import ModelSpec, build
@@ -93,8 +97,13 @@ def make(root: Path, commit: bool = True, database: bool = True) -> Path:
         git(root, "commit", "-q", "-m", "first")
     use_data(root, seed=3)
     if database:
-        shutil.copy(_empty_database(), root / "mlflow.db")
+        put_database(root)
     return root
+
+
+def put_database(root: Path) -> None:
+    """Put an empty MLflow database in place."""
+    shutil.copy(_empty_database(), root / "mlflow.db")
 
 
 def use_data(root: Path, seed: int) -> None:
@@ -274,16 +283,26 @@ def snapshot(root: Path) -> dict[str, Any]:
             for run in runs
         },
         "models": {one.model_id: (str(one.status), one.tags, one.params) for one in models},
-        "versions": {one.version: dict(one.tags) for one in mlflow.search_model_versions("")},
+        "versions": {
+            one.version: dict(one.tags) for one in mlflow.search_model_versions("name = 'segops'")
+        },
         "aliases": {one.name: one.aliases for one in mlflow.search_registered_models()},
         "artifacts": artifacts,
     }
 
 
 def lines(root: Path) -> list[dict[str, Any]]:
-    """The ledger as it lies on the disk."""
-    path = root / "ledger.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The entries of the ledger."""
+    with ledger_of(root) as ledger:
+        return [entry.model_dump(mode="json") for entry in ledger.entries()]
+
+
+@contextmanager
+def ledger_of(root: Path) -> Iterator[Ledger]:
+    """The ledger of a workspace's model, open."""
+    settings = load_params(root).registry
+    with session(root, settings) as store:
+        yield Ledger(store, root, settings.model)
 
 
 def challenge(root: Path, seed: int, quality: float) -> Registered:
@@ -296,8 +315,7 @@ def release(root: Path, seed: int, quality: float) -> Decision:
     """The whole way to the gate's decision, carried out."""
     challenge(root, seed, quality)
     decision = promotion.gate(root)
-    promotion.promote(root, decision)
-    return decision
+    return promotion.promote(root, decision)
 
 
 def aliases(root: Path) -> dict[str, str]:

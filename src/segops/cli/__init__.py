@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from segops.cli import compare, data, evaluate, life, look, predict, tune
+from segops.cli import compare, data, evaluate, ledger, life, look, predict, tune
 from segops.cli.common import make_printable, print_error
 from segops.runtime.errors import SegopsError
 
@@ -20,11 +20,13 @@ app = typer.Typer(
 )
 for command in (
     life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
+    life.adopt,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)
 app.add_typer(data.app, name="data")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")
 

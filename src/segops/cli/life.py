@@ -118,8 +118,7 @@ def promote() -> None:
 
     root = checkout()
     registered = register(root, record_run(root))
-    decision = promotion.gate(root)
-    promotion.promote(root, decision)
+    decision = promotion.promote(root, promotion.gate(root))
     champion_evaluation.refresh(root)
     show_decision(decision, registered.version)
     if decision.verdict in ("rejected", "inconclusive"):
@@ -128,14 +127,50 @@ def promote() -> None:
 
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; written into the ledger.")],
+    to: Annotated[
+        str | None,
+        typer.Option(help="The version to restore; without it, the release before the champion."),
+    ] = None,
+    champion: Annotated[
+        str | None,
+        typer.Option(
+            help="The version to withdraw, where it became champion since you last looked."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and change nothing.")
+    ] = False,
 ) -> None:
-    """Withdraw the champion and restore the previous champion."""
-    from segops.release import champion_evaluation, promotion
+    """Withdraw the champion and restore an earlier champion."""
+    from segops.release import champion_evaluation
+    from segops.release.rollback import rollback as roll_back
 
     root = checkout()
-    result = promotion.rollback(root, reason)
+    result = roll_back(root, reason, to=to, champion=champion, dry_run=dry_run)
+    if dry_run:
+        console.print(
+            f"A rollback would withdraw version {result.withdrawn} and make version "
+            f"{result.champion} champion again. Nothing was changed.",
+            highlight=False,
+        )
+        return
     champion_evaluation.refresh(root)
+    before = "An interrupted rollback was completed: version" if result.completed else "Version"
     console.print(
-        f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
+        f"{before} {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
         highlight=False,
     )
+
+
+def adopt(
+    version: Annotated[str, typer.Argument(help="The version with the alias champion.")],
+    reason: Annotated[str, typer.Option(help="Why it is trusted; written into the ledger.")],
+) -> None:
+    """Take in a champion whose alias segops did not set."""
+    from segops.release import champion_evaluation
+    from segops.release.rollback import adopt as take_in
+
+    root = checkout()
+    take_in(root, version, reason)
+    champion_evaluation.refresh(root)
+    console.print(f"Version {version} is taken in as champion.", highlight=False)

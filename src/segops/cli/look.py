@@ -59,6 +59,11 @@ def status() -> None:
             entry.time[:16].replace("T", " "), entry.what, str(entry.version), entry.reason
         )
     console.print(table)
+    for number, reason in current.withdrawn.items():
+        console.print(f"Version {number} is withdrawn: {reason}", highlight=False, soft_wrap=True)
+    for warning in current.warnings:
+        console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
+    console.print(f"Ledger: {current.ledger}", highlight=False, soft_wrap=True)
     console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
 
 

@@ -200,10 +200,17 @@ def _champion(
             return NoRelease(), None
         reason = (
             f"the ledger names version {case.history.champion} as champion, the registry has none. "
-            f"Set the alias `champion` of {case.model} again, or move ledger.jsonl away if the "
-            "registry was replaced on purpose."
+            f"Set the alias `champion` of {case.model} to it again."
         )
         return Unknown(reason), None
+    if number != case.history.champion:
+        reason = (
+            f"version {number} has the alias champion, and the ledger names "
+            f"{case.history.champion or 'none'}: it is not trusted, and its code is not run. "
+            f"`segops adopt {number} --reason WHY` takes it in; `segops rollback --reason WHY` "
+            "takes it back."
+        )
+        return Unknown(reason), number
     return _known(lambda: _against(case, number, version, paired)), number
 
 
@@ -215,6 +222,12 @@ def _against(
     reference = versions.get(case.store, case.model, number)
     if number == version.number or reference.bundle_digest == version.bundle_digest:
         return Identical(number)
+    released_as = case.history.digests.get(number)
+    if released_as is not None and released_as != reference.bundle_digest:
+        return Unknown(
+            f"version {number}: its tag says that its artifact is {reference.bundle_digest[:12]}, "
+            f"the ledger released {released_as[:12]}. The tag was changed; set it back."
+        )
     if isinstance(paired, Unknown):
         return paired
     val_hash = str(_evaluation(case.root)["val_hash"])

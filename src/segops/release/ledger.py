@@ -1,94 +1,80 @@
-"""The ledger: an append-only file of every decision and every change of an alias.
+"""The ledger: every decision and every change of an alias of a registered model, in its registry.
 
-Each line is a JSON object with its sequence number and the SHA-256 of the line before, so a
-changed, removed or inserted line is detected. MLflow itself keeps no history of aliases.
+The entries about model NAME are the versions of the registered model ``NAME-ledger``: MLflow gives
+them unique numbers, also to writers at the same time. Each entry holds the SHA-256 of the entry
+before; of two entries with the same predecessor the first counts, the other is void.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 import os
-from dataclasses import dataclass
+import random
+import time
+import uuid
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from mlflow.exceptions import MlflowException
 
 from segops import files, paths
-from segops.record.tracking import locked
+from segops.record.lineage import tag
+from segops.record.tracking import BusyError, Store, is_missing, locked
+from segops.release.chain import Chain, Entry, EntryKind, finite, to_line
 from segops.runtime.errors import SegopsError
 
-GENESIS = "0" * 64
-EntryKind = Literal["decision", "observed", "intent", "done", "abandoned"]
+ENTRY, HEAD = tag("entry"), tag("ledger_head")
+SUFFIX = "-ledger"
+LIMIT_SECONDS = 120.0
+"""How long a writer tries to append an entry that MLflow did not take, or that others overtook."""
+PAGE = 500
+TAKEN_OVER = "taken_over"
+"""Key of the details: SHA-256 of the line in a ledger file of an earlier segops."""
+log = logging.getLogger("segops")
 
 
-class Entry(BaseModel):
-    """One line of the ledger.
-
-    Attributes:
-        sequence: Line number, from 1.
-        previous: SHA-256 of the line before, hexadecimal; zeros for the first.
-        time: When it was written, UTC, ISO 8601.
-        kind: `decision` of the gate; `observed`, an alias that was not set by segops;
-            `intent` to change aliases, followed by `done` or `abandoned`.
-        registry: The registry's address without credentials, or `local`.
-        model: Name of the registered model.
-        version: The version concerned; empty where it could not be established.
-        run_id: That version's run.
-        verdict: The gate's verdict, or the action: `promote`, `rollback`, `observed`.
-        reason: The reason in words.
-        by: Who or what did it.
-        details: Checks, evidence, aliases before and after, depending on the kind.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sequence: int
-    previous: str
-    time: str
-    kind: EntryKind
-    registry: str
-    model: str
-    version: str
-    run_id: str
-    verdict: str
-    reason: str
-    by: str
-    details: dict[str, Any]
+class MovedError(SegopsError):
+    """Another process wrote to the ledger, or changed an alias, since this process read it."""
 
 
-@dataclass(frozen=True)
 class Ledger:
-    """The lines of a main checkout's ledger about one model in one registry.
+    """The ledger of one registered model.
+
+    A checkout keeps a copy of all lines that it has read. The registered model keeps the hash of
+    the last entry in a tag. A ledger that lacks what either of them names was tampered with.
+
+    Args:
+        store: The record.
+        root: A workspace; the copy lies in its main checkout.
+        model: Name of the registered model.
 
     Attributes:
-        root: A workspace of that checkout.
-        registry: The registry's identity; see :func:`segops.record.tracking.identity`.
-        model: Name of the registered model.
+        where: Where the ledger lies, for messages.
+        copy: The file with the lines that this main checkout has read.
     """
 
-    root: Path
-    registry: str
-    model: str
+    def __init__(self, store: Store, root: Path, model: str) -> None:
+        self.store, self.root, self.model = store, root, model
+        self.name = f"{model}{SUFFIX}"
+        self.where = f"ledger {self.name} at {store.identity}"
+        place = files.sha256_bytes(store.identity.encode())[:12]
+        self.copy = paths.state_home(root) / paths.LEDGER / f"{model}-{place}.log"
+        self._chain: Chain | None = None
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return paths.state_home(self.root) / "ledger.jsonl"
+    def last_seen(self) -> list[Entry]:
+        """Return the entries in the copy, without asking the registry."""
+        return self._from_copy().entries
 
     def entries(self) -> list[Entry]:
-        """The lines about this model in this registry, oldest first.
+        """Return the entries, oldest first; read what is new since the last call.
 
         Raises:
-            SegopsError: The file was tampered with.
+            TamperedError: Lines were changed, removed or inserted; the message names the line.
+            MlflowException: The registry does not answer.
         """
-        return [
-            entry
-            for entry in read(self.path)
-            if (entry.registry, entry.model) == (self.registry, self.model)
-        ]
+        return list(self._read().entries)
 
     def append(
         self,
@@ -100,117 +86,267 @@ class Ledger:
         version: str = "",
         run_id: str = "",
         details: dict[str, Any] | None = None,
+        again: bool = False,
     ) -> Entry:
-        """Write a line and sync it to the disk before returning.
+        """Write an entry after the last one that this object has read (compare-and-set).
 
         Args:
-            kind: As in :class:`Entry`, like the other arguments.
+            kind: As in :class:`Entry`, like the following arguments.
             verdict: As there.
             reason: As there.
             by: As there.
             version: As there.
             run_id: As there.
             details: As there; numbers that are not finite become null.
+            again: Whether to write the entry after the new ones if others were written meanwhile.
 
         Raises:
-            SegopsError: The file was tampered with.
-            TransientError: Another process holds the ledger.
+            MovedError: Another process has written entries meanwhile, and `again` is false. This
+                object has read them.
+            TamperedError: As in :meth:`entries`.
+            BusyError: It could not be written within :data:`LIMIT_SECONDS`.
         """
-        with locked(self.root, "ledger"):
-            lines, complete = _lines(self.path)
-            entries = _parse(self.path, lines)
-            entry = Entry(
-                sequence=len(entries) + 1,
-                previous=files.sha256_bytes(lines[-1]) if lines else GENESIS,
-                time=datetime.now(UTC).isoformat(timespec="seconds"),
-                kind=kind,
-                registry=self.registry,
-                model=self.model,
-                version=version,
-                run_id=run_id,
-                verdict=verdict,
-                reason=reason,
-                by=by,
-                details=finite(details or {}),
+        chain = self._chain or self._read()
+        entry = Entry(
+            sequence=0,
+            previous="",
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            kind=kind,
+            registry=self.store.identity,
+            model=self.model,
+            version=version,
+            run_id=run_id,
+            verdict=verdict,
+            reason=reason,
+            by=by,
+            details=finite(details or {}),
+            nonce=uuid.uuid4().hex[:12],
+        )
+        failure, end = "", time.monotonic() + LIMIT_SECONDS
+        while time.monotonic() < end:
+            place = {"sequence": len(chain.entries) + 1, "previous": chain.head}
+            entry = entry.model_copy(update=place)
+            line = to_line(entry).decode()
+            failure = self._create(line)
+            chain = self._read()
+            if chain.entries[entry.sequence - 1 : entry.sequence] == [entry]:
+                self._anchor(chain)
+                return entry
+            if chain.head != entry.previous and not again:
+                newer = chain.entries[entry.sequence - 1]
+                raise MovedError(
+                    f"{self.where}: {newer.by} wrote entry {newer.sequence} meanwhile "
+                    f"({newer.verdict} of version {newer.version or '(none)'})."
+                )
+            # MLflow gives up after three collisions of version numbers.
+            time.sleep(random.uniform(0, 0.5 if failure else 0.05))
+        raise BusyError(
+            f"{self.where}: the entry could not be written within {LIMIT_SECONDS:.0f} s: "
+            f"{failure or 'other processes were quicker'}. Try again."
+        )
+
+    def take_over(self) -> int:
+        """Write the lines of a ledger file of an earlier segops into the registry, once.
+
+        Returns:
+            The number of lines taken over by this call.
+
+        Raises:
+            TamperedError: The file was tampered with.
+        """
+        path = paths.state_home(self.root) / "ledger.jsonl"
+        if not path.is_file():
+            return 0
+        old = Chain(str(path))
+        hashes: list[str] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+            old.add(number, line)
+            hashes.append(old.head)
+        ours = [
+            (entry, sha256)
+            for entry, sha256 in zip(old.entries, hashes, strict=True)
+            if (entry.registry, entry.model) == (self.store.identity, self.model)
+        ]
+        held = {
+            entry.details[TAKEN_OVER]: entry.sequence
+            for entry in self.entries()
+            if TAKEN_OVER in entry.details
+        }
+        missing = [pair for pair in ours if pair[1] not in held]
+        if not missing:
+            return 0
+        if len(held) != len(self.entries()):
+            log.warning(
+                "%s: %d of its lines are not in the %s, which others began. They count no longer.",
+                path, len(missing), self.where,
+            )  # fmt: skip
+            return 0
+        numbers = {entry.sequence: held.get(sha256, 0) for entry, sha256 in ours}
+        for entry, sha256 in missing:
+            details = {**entry.details, TAKEN_OVER: sha256}
+            for name in ("intent", "decision"):
+                if isinstance(details.get(name), int):
+                    details[name] = numbers.get(details[name], 0)
+            written = self.append(
+                entry.kind, verdict=entry.verdict, reason=entry.reason, by=entry.by,
+                version=entry.version, run_id=entry.run_id, details=details,
+            )  # fmt: skip
+            numbers[entry.sequence] = written.sequence
+        log.info("%s: %d lines were taken over into the %s.", path, len(missing), self.where)
+        return len(missing)
+
+    def verify(self) -> Chain:
+        """Read all lines from the registry, and compare them with the copy and the tag.
+
+        Raises:
+            TamperedError: They differ, or a line does not fit the lines before it.
+            MlflowException: The registry does not answer.
+        """
+        anchor = self._anchored()
+        chain = Chain(self.where)
+        kept = dict(_kept(self.copy))
+        for number, line in self._lines(1):
+            if kept.get(number, line) != line:
+                raise chain.tampered(f"line {number} differs from the one in {self.copy}")
+            chain.add(number, line)
+        if kept and max(kept) > chain.number:
+            raise chain.tampered(f"line {chain.number + 1} and those after it are missing")
+        self._check(chain, anchor)
+        return chain
+
+    def _read(self) -> Chain:
+        first = self._chain is None
+        # Read before the lines: the entry that it names is among those that follow.
+        anchor = self._anchored() if first else None
+        chain = self._from_copy() if self._chain is None else self._chain
+        new = []
+        lines = self._lines(max(chain.number, 1))
+        if chain.number:
+            last = next(lines, None)
+            if last is None or last[0] != chain.number:
+                raise chain.tampered(f"line {chain.number} is missing")
+            if last[1] != chain.line:
+                raise chain.tampered(f"line {chain.number} was changed since it was read")
+        for number, line in lines:
+            chain.add(number, line)
+            new.append((number, line))
+        self._check(chain, anchor)
+        self._keep(new)
+        self._chain = chain
+        return chain
+
+    def _from_copy(self) -> Chain:
+        chain = Chain(str(self.copy))
+        for number, line in _kept(self.copy):
+            chain.add(number, line)
+        chain.where = self.where
+        return chain
+
+    def _lines(self, start: int) -> Iterator[tuple[int, str]]:
+        """Yield number and line of the versions from number `start` on."""
+        token: str | None = None
+        while True:
+            try:
+                page = self.store.client.search_model_versions(
+                    f"name = '{self.name}' AND version_number >= {start}",
+                    max_results=PAGE,
+                    order_by=["version_number ASC"],
+                    page_token=token,
+                )
+            except MlflowException as error:
+                if is_missing(error):
+                    return
+                raise
+            for version in page:
+                yield int(version.version), version.tags.get(ENTRY, "")
+            token = page.token
+            if not token:
+                return
+
+    def _create(self, line: str) -> str:
+        """Create a version with a line; returns why MLflow did not, where a retry may help."""
+        client = self.store.client
+        try:
+            client.create_model_version(
+                self.name, f"segops{SUFFIX}:/{self.model}", tags={ENTRY: line}, await_creation_for=0
             )
-            _write(self.path, complete, to_line(entry))
-            return entry
+        except MlflowException as error:
+            if is_missing(error):
+                self._create_model()
+            elif error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
+                raise
+            return str(error).strip().splitlines()[0]
+        return ""
 
-
-def to_line(entry: Entry) -> bytes:
-    """Return an entry as a line of the ledger, without the line end."""
-    tree = entry.model_dump(mode="json")
-    return json.dumps(tree, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def read(path: Path) -> list[Entry]:
-    """Read and check a whole ledger; an absent file is an empty ledger.
-
-    A last line without its line end is an interrupted write and is ignored.
-
-    Raises:
-        SegopsError: A line was changed, removed or inserted; the message names it.
-    """
-    return _parse(path, _lines(path)[0])
-
-
-def finite(value: Any) -> Any:
-    """Return `value` ready for JSON: NaN and infinities become None, tuples become lists."""
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _lines(path: Path) -> tuple[list[bytes], int]:
-    """Return the complete lines without their ends, and their length in bytes."""
-    content = path.read_bytes() if path.exists() else b""
-    complete = content.rfind(b"\n") + 1
-    return content[:complete].split(b"\n")[:-1], complete
-
-
-def _parse(path: Path, lines: list[bytes]) -> list[Entry]:
-    entries: list[Entry] = []
-    previous = GENESIS
-    for number, line in enumerate(lines, 1):
+    def _create_model(self) -> None:
         try:
-            entry = Entry.model_validate_json(line)
-        except ValidationError:
-            raise _tampered(path, number, "is not an entry") from None
-        if entry.sequence != number:
-            raise _tampered(path, number, f"has the sequence number {entry.sequence}")
-        if entry.previous != previous:
-            raise _tampered(path, number, "does not fit the line before it")
-        previous = files.sha256_bytes(line)
-        entries.append(entry)
-    return entries
+            self.store.client.create_registered_model(
+                self.name,
+                description=f"The ledger of {self.model}: each version is an entry, written by "
+                "segops. Versions that are changed or deleted here are noticed.",
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _anchored(self) -> str | None:
+        """Return the hash of the last entry as the registered model's tag names it, or None."""
+        try:
+            tags = self.store.client.get_registered_model(self.model).tags
+        except MlflowException as error:
+            if is_missing(error):
+                return None
+            raise
+        anchor: str | None = tags.get(HEAD)
+        return anchor
+
+    def _anchor(self, chain: Chain) -> None:
+        try:
+            self.store.client.set_registered_model_tag(self.model, HEAD, chain.head)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+
+    def _check(self, chain: Chain, anchor: str | None) -> None:
+        if anchor is not None and anchor not in chain.known:
+            raise chain.tampered(
+                f"its entry {anchor[:12]} is missing, which the tag {HEAD} of {self.model} names"
+            )
+
+    def _keep(self, new: Sequence[tuple[int, str]]) -> None:
+        """Append lines to the copy."""
+        if not new:
+            return
+        try:
+            with locked(self.root, "ledger"):
+                self.copy.parent.mkdir(parents=True, exist_ok=True)
+                held = max((number for number, _ in _kept(self.copy)), default=0)
+                _write(self.copy, [f"{number} {line}" for number, line in new if number > held])
+        except OSError as error:
+            log.warning("%s: the copy of the ledger was not written: %s", self.copy, error.strerror)
 
 
-def _tampered(path: Path, number: int, what: str) -> SegopsError:
-    return SegopsError(
-        f"{path}: line {number} {what}: the ledger was changed by other means than segops. "
-        "Restore it from a backup; the artifacts `decisions/` of the runs in MLflow hold its lines."
-    )
-
-
-def _write(path: Path, complete: int, line: bytes) -> None:
-    created = not path.exists()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _kept(path: Path) -> list[tuple[int, str]]:
+    """Return number and line of the lines in a copy; a last line without its end is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    pairs = [line.partition(" ") for line in lines]
     try:
-        os.ftruncate(handle, complete)
-        os.lseek(handle, complete, os.SEEK_SET)
-        content = line + b"\n"
-        while content:
-            content = content[os.write(handle, content) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    if created:
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        return [(int(number), line) for number, _, line in pairs]
+    except ValueError:
+        raise SegopsError(
+            f"{path}: no copy of a ledger. Remove it; segops makes it anew."
+        ) from None
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    """Append lines and sync them; first cut off a line that an interrupted process left."""
+    content = path.read_bytes() if path.exists() else b""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with os.fdopen(handle, "r+b") as file:
+        file.truncate(content.rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())

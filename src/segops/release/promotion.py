@@ -1,237 +1,161 @@
-"""Decides, promotes and rolls back, and writes each change of an alias into the ledger.
-
-A change takes three steps: write the intent into the ledger, set the aliases, write `done`. After a
-crash the next call completes an intent without `done`.
-"""
+"""Decides on the workspace's model and promotes it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from segops import files, paths
 from segops.params.file import Params, load_params
-from segops.record import runs
-from segops.record.lineage import started_by, tag
-from segops.record.tracking import BusyError, Store, identity, is_missing, locked, session
-from segops.release import releases, versions
+from segops.record.lineage import started_by
+from segops.record.tracking import BusyError, session
+from segops.release import releases
+from segops.release.chain import Entry, TamperedError, finite
+from segops.release.changes import Registry, change, changing, open_registry, prepared, publish
 from segops.release.evidence import Comparison, Evidence
 from segops.release.gate import Decision, decide
 from segops.release.gather import gather, unreachable
-from segops.release.ledger import Entry, Ledger, finite, to_line
-from segops.release.releases import Releases
-from segops.release.versions import CHALLENGER, CHAMPION, PREVIOUS
+from segops.release.ledger import MovedError
+from segops.release.versions import CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
 
+ROUNDS = 5
+"""How often the gate decides anew because another process changed the registry meanwhile."""
 log = logging.getLogger("segops")
-
-
-@dataclass(frozen=True)
-class RolledBack:
-    """What :func:`rollback` did.
-
-    Attributes:
-        withdrawn: The version that was champion.
-        champion: The version that is champion again.
-        previous: The version that a further rollback would restore, or None.
-    """
-
-    withdrawn: str
-    champion: str
-    previous: str | None
-
-
-@dataclass(frozen=True)
-class _Registry:
-    """An open registry with its ledger, for one model."""
-
-    store: Store
-    ledger: Ledger
-    model: str
-
-    def history(self) -> Releases:
-        return releases.read(self.ledger.entries())
-
-    def aliases(self) -> dict[str, str]:
-        return versions.aliases(self.store, self.model)
 
 
 def gate(root: Path) -> Decision:
     """Decide on the workspace's registered model and write the decision into the ledger.
 
-    The same decision on the same evidence is written once. If the registry does not answer, the
-    model is rejected.
+    The same decision on the same evidence is written once. The gate decides anew if another process
+    writes to the ledger meanwhile. If the registry does not answer, the model is rejected.
 
     Args:
         root: The workspace.
 
     Raises:
         BusyError: Another process changes the registry.
-        SegopsError: The ledger was tampered with, or ``params.yaml`` is not usable.
+        TamperedError: The ledger was tampered with.
+        SegopsError: ``params.yaml`` is not usable.
     """
     settings = load_params(root)
     try:
         with session(root, settings.registry) as store:
-            registry = _Registry(store, _ledger(root, settings), settings.registry.model)
-            with locked(root, "registry"):
-                _complete(registry)
-                _observe(registry)
-            evidence = gather(root, settings, store, registry.history())
-            decision = decide(evidence, settings.gate)
-            _write_down(root, settings, evidence, decision)
-            if decision.version and decision.verdict != "unchanged":
-                _publish(registry, decision.run_id)
-    except BusyError:
+            registry = open_registry(root, store, settings.registry.model)
+            return _decide(registry, settings)
+    except (BusyError, TamperedError, MovedError):
         raise
     except SegopsError as error:
-        _ledger(root, settings).entries()  # raises if the ledger was tampered with
-        evidence = unreachable(root, str(error))
-        decision = decide(evidence, settings.gate)
-        _write_down(root, settings, evidence, decision)
-    return decision
+        decision = decide(unreachable(root, str(error)), settings.gate)
+        files.write_json(root / paths.DECISION, decision.model_dump(mode="json"))
+        return decision
 
 
-def promote(root: Path, decision: Decision) -> None:
+def promote(root: Path, decision: Decision) -> Decision:
     """Carry out a decision, once: `promoted` changes aliases, other verdicts change nothing.
 
-    The challenger becomes `champion`, the old champion `previous`.
+    The challenger becomes `champion`, the old champion `previous`. The gate decides anew if the
+    champion or the ledger changes before the aliases are set.
 
     Args:
         root: The workspace.
         decision: What :func:`gate` returned.
 
-    Raises:
-        TransientError: MLflow does not answer, or another process changes the registry.
-        SegopsError: Another version is champion than that of the decision, or the ledger's last
-            decision on this version is another.
-    """
-    if decision.verdict != "promoted":
-        return
-    with _changing(root) as registry:
-        now = registry.aliases()
-        if now.get(CHAMPION) == decision.version:
-            return
-        decided = _last_decision(registry.ledger, decision.version)
-        if decided is None or decided.verdict != "promoted":
-            raise SegopsError(
-                f"{registry.model} version {decision.version}: the ledger's last decision on it is "
-                f"{decided.verdict if decided else 'none'}. `segops promote` decides again."
-            )
-        why = registry.history().withdrawn.get(decision.version)
-        if why is not None:
-            raise SegopsError(
-                f"{registry.model} version {decision.version} was withdrawn by a rollback: "
-                f"{why} It never comes back: train another."
-            )
-        if now.get(CHAMPION) != decision.champion_version:
-            raise SegopsError(
-                f"{registry.model}: version {now.get(CHAMPION) or '(none)'} is champion; version "
-                f"{decision.version} was compared with {decision.champion_version or '(none)'}. "
-                "`segops promote` decides again."
-            )
-        after = {PREVIOUS: now.get(CHAMPION), CHAMPION: decision.version}
-        intent = registry.ledger.append(
-            "intent",
-            verdict="promote",
-            reason=decided.reason,
-            by=started_by(),
-            version=decision.version,
-            run_id=decision.run_id,
-            details={
-                "before": {alias: now.get(alias) for alias in after},
-                "after": after,
-                "decision": decided.sequence,
-                "bundle_digest": decided.details["bundle_digest"],
-                "differences": decided.details["differences"],
-            },
-        )
-        _carry_out(registry, intent)
-
-
-def rollback(root: Path, reason: str) -> RolledBack:
-    """Withdraw the champion and make the previous champion champion again.
-
-    The release before that, by the ledger, becomes `previous`. Neither a rollback nor the gate ever
-    restores a withdrawn version.
-
-    Args:
-        root: The workspace.
-        reason: Why; written into the ledger and into a tag of the withdrawn version.
+    Returns:
+        The decision that was carried out.
 
     Raises:
         TransientError: MLflow does not answer, or another process changes the registry.
-        SegopsError: No reason is given, or there is nothing to roll back to.
+        SegopsError: The version was withdrawn, or the ledger holds no decision on it.
     """
-    if not reason.strip():
-        raise SegopsError("A rollback needs a reason: segops rollback --reason 'WHY'.")
-    with _changing(root) as registry:
-        now, past = registry.aliases(), registry.history()
-        champion = now.get(CHAMPION)
-        if champion is None:
-            raise SegopsError(
-                f"{registry.model} has no champion: there is nothing to roll back. "
-                "`segops promote` makes one."
-            )
-        back = now.get(PREVIOUS)
-        if back is None or back == champion or back in past.withdrawn:
-            back = past.before(champion)
-        if back is None:
-            raise SegopsError(
-                f"{registry.model}: version {champion} is the only release; there is no previous "
-                "version to restore. `segops run` trains a model that may replace it."
-            )
-        withdrawn = versions.get(registry.store, registry.model, champion)
-        older = past.before(back)
-        after = {PREVIOUS: older if older != champion else None, CHAMPION: back}
-        intent = registry.ledger.append(
-            "intent",
-            verdict="rollback",
-            reason=reason.strip(),
-            by=started_by(),
-            version=champion,
-            run_id=withdrawn.run_id,
-            details={
-                "before": {alias: now.get(alias) for alias in after},
-                "after": after,
-            },
-        )
-        _carry_out(registry, intent)
-        return RolledBack(champion, back, after[PREVIOUS])
+    for _ in range(ROUNDS):
+        if decision.verdict != "promoted":
+            return decision
+        try:
+            with changing(root) as registry:
+                _promote(registry, decision)
+            return decision
+        except MovedError as error:
+            log.warning("%s The gate decides anew.", error)
+            decision = gate(root)
+    raise BusyError(f"The registry changed during each of {ROUNDS} decisions. Try again.")
 
 
-@contextmanager
-def _changing(root: Path) -> Iterator[_Registry]:
-    """Lock the registry, and first complete what an interrupted process left."""
-    settings = load_params(root)
-    with session(root, settings.registry, create=False) as store, locked(root, "registry"):
-        registry = _Registry(store, _ledger(root, settings), settings.registry.model)
-        _complete(registry)
-        _observe(registry)
-        yield registry
+def _decide(registry: Registry, settings: Params) -> Decision:
+    for _ in range(ROUNDS):
+        with prepared(registry):
+            pass
+        entries = registry.ledger.entries()
+        evidence = gather(registry.root, settings, registry.store, releases.read(entries))
+        decision = decide(evidence, settings.gate)
+        files.write_json(registry.root / paths.DECISION, decision.model_dump(mode="json"))
+        if decision.verdict == "unchanged":
+            return decision
+        try:
+            _write_down(registry, settings, entries, evidence, decision)
+        except MovedError as error:
+            log.warning("%s The gate decides anew.", error)
+            continue
+        if decision.version:
+            publish(registry, decision.run_id)
+        return decision
+    raise BusyError(f"The ledger changed during each of {ROUNDS} decisions. Try again.")
 
 
-def _ledger(root: Path, settings: Params) -> Ledger:
-    return Ledger(root, identity(root), settings.registry.model)
-
-
-def _last_decision(ledger: Ledger, version: str) -> Entry | None:
-    decisions = [
-        entry for entry in ledger.entries() if entry.kind == "decision" and entry.version == version
-    ]
-    return decisions[-1] if decisions else None
-
-
-def _write_down(root: Path, settings: Params, evidence: Evidence, decision: Decision) -> None:
-    """Write the decision into the workspace, and into the ledger unless it is its last line."""
-    files.write_json(root / paths.DECISION, decision.model_dump(mode="json"))
-    if decision.verdict == "unchanged":
+def _promote(registry: Registry, decision: Decision) -> None:
+    now, entries = registry.aliases(), registry.ledger.entries()
+    if now.get(CHAMPION) == decision.version:
         return
+    decided = _last_decision(entries, decision.version)
+    if decided is None or decided.verdict != "promoted":
+        raise SegopsError(
+            f"{registry.model} version {decision.version}: the ledger's last decision on it is "
+            f"{decided.verdict if decided else 'none'}. `segops promote` decides again."
+        )
+    why = releases.read(entries).withdrawn.get(decision.version)
+    if why is not None:
+        raise SegopsError(
+            f"{registry.model} version {decision.version} was withdrawn by a rollback: "
+            f"{why} It never comes back: train another."
+        )
+    if now.get(CHAMPION) != decision.champion_version:
+        raise MovedError(
+            f"{registry.model}: version {now.get(CHAMPION) or '(none)'} is champion; version "
+            f"{decision.version} was compared with {decision.champion_version or '(none)'}."
+        )
+    change(
+        registry,
+        "promote",
+        decision.version,
+        decision.run_id,
+        decided.reason,
+        {PREVIOUS: now.get(CHAMPION), CHAMPION: decision.version},
+        decision=decided.sequence,
+        bundle_digest=decided.details["bundle_digest"],
+        differences=decided.details["differences"],
+    )
+
+
+def _last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
+    decisions = (
+        entry
+        for entry in reversed(entries)
+        if entry.kind == "decision" and entry.version == version
+    )
+    return next(decisions, None)
+
+
+def _write_down(
+    registry: Registry,
+    settings: Params,
+    entries: Sequence[Entry],
+    evidence: Evidence,
+    decision: Decision,
+) -> None:
+    """Write the decision after `entries`, on which it rests, unless it is the last of them."""
     compared = (evidence.champion, evidence.best)
     details = finite(
         {
@@ -247,15 +171,12 @@ def _write_down(root: Path, settings: Params, evidence: Evidence, decision: Deci
             },
         }
     )
-    ledger = _ledger(root, settings)
-    entries = ledger.entries()
-    last = next((entry for entry in reversed(entries) if entry.kind == "decision"), None)
-    same = last is not None and (
-        (last.version, last.verdict, last.details) == (decision.version, decision.verdict, details)
-    )
-    if same and last is entries[-1]:
-        return
-    ledger.append(
+    if entries:
+        last = entries[-1]
+        same = (last.version, last.verdict) == (decision.version, decision.verdict)
+        if last.kind == "decision" and same and last.details == details:
+            return
+    registry.ledger.append(
         "decision",
         verdict=decision.verdict,
         reason=decision.reason,
@@ -273,99 +194,3 @@ def _shown(evidence: Evidence) -> dict[str, Any]:
         if isinstance(tree[name], dict):
             tree[name] = {"kind": type(getattr(evidence, name)).__name__, **tree[name]}
     return tree
-
-
-def _complete(registry: _Registry) -> None:
-    """Complete the intent of an interrupted process."""
-    intent = registry.history().pending
-    if intent is None:
-        return
-    before, after = (intent.details[name].get(CHAMPION) for name in ("before", "after"))
-    now = registry.aliases().get(CHAMPION)
-    gone = _gone(registry, after)
-    if now not in (before, after) or gone:
-        why = f"version {after} is gone" if gone else f"version {now or '(none)'} is champion"
-        _end(registry, intent, "abandoned", f"Not completed: {why} since.")
-        log.warning("The %s of line %d is abandoned: %s.", intent.verdict, intent.sequence, why)
-        return
-    log.warning("Completing the %s that line %d began.", intent.verdict, intent.sequence)
-    _carry_out(registry, intent)
-
-
-def _gone(registry: _Registry, version: str) -> bool:
-    try:
-        versions.get(registry.store, registry.model, version)
-    except MlflowException as error:
-        if is_missing(error):
-            return True
-        raise
-    return False
-
-
-def _carry_out(registry: _Registry, intent: Entry) -> None:
-    """Set tags and aliases as an intent says, whether or not some are set already."""
-    after: Mapping[str, str | None] = intent.details["after"]
-    if intent.verdict == "rollback":
-        withdrawn = versions.get(registry.store, registry.model, intent.version)
-        versions.set_tags(
-            registry.store, registry.model, withdrawn, {versions.WITHDRAWN: intent.reason}
-        )
-    for alias in (PREVIOUS, CHAMPION):
-        versions.set_alias(registry.store, registry.model, alias, after[alias])
-    # Keep the challenger alias unless that version was just promoted.
-    if registry.aliases().get(CHALLENGER) == after[CHAMPION]:
-        versions.set_alias(registry.store, registry.model, CHALLENGER, None)
-    _end(registry, intent, "done", intent.reason)
-    _publish(registry, intent.run_id)
-
-
-def _end(registry: _Registry, intent: Entry, kind: Any, reason: str) -> None:
-    registry.ledger.append(
-        kind,
-        verdict=intent.verdict,
-        reason=reason,
-        by=started_by(),
-        version=intent.version,
-        run_id=intent.run_id,
-        details={"intent": intent.sequence},
-    )
-
-
-def _observe(registry: _Registry) -> None:
-    """Record a champion that segops did not set, so that it counts as a release."""
-    champion = registry.aliases().get(CHAMPION)
-    if champion is None or champion == registry.history().champion:
-        return
-    version = versions.get(registry.store, registry.model, champion)
-    registry.ledger.append(
-        "observed",
-        verdict="observed",
-        reason=f"Version {champion} has the alias champion; segops did not set it.",
-        by=started_by(),
-        version=champion,
-        run_id=version.run_id,
-        details={"bundle_digest": version.bundle_digest},
-    )
-
-
-def _publish(registry: _Registry, run_id: str) -> None:
-    """Copy the ledger's lines about a run into the run. Only the ledger itself decides."""
-    entries = [entry for entry in registry.ledger.entries() if entry.run_id == run_id]
-    if not run_id or not entries:
-        return
-    client = registry.store.client
-    try:
-        held = {file.path for file in client.list_artifacts(run_id, "decisions")}
-        for entry in entries:
-            path = f"decisions/{entry.sequence:04d}.json"
-            if path not in held:
-                runs.put(registry.store, run_id, path, to_line(entry) + b"\n")
-        decisions = [entry for entry in entries if entry.kind == "decision"]
-        if decisions:
-            last = decisions[-1]
-            tags = {tag("decision"): last.verdict, tag("decision_reason"): last.reason}
-            runs.add_tags(registry.store, client.get_run(run_id), tags, overwrite=True)
-            version = versions.get(registry.store, registry.model, last.version)
-            versions.set_tags(registry.store, registry.model, version, tags)
-    except MlflowException as error:
-        log.warning("The ledger's lines could not be copied to MLflow: %s", error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from segops.release.ledger import Entry
+from segops.release.chain import Entry
+from segops.release.ledger import TAKEN_OVER
+from segops.release.versions import CHAMPION
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,16 @@ class Releases:
         withdrawn: Version -> why it was withdrawn.
         best: The best releases, mostly one; several where no comparison shows which is better.
         pending: The intent of an interrupted process, or None.
+        observed: The version that was last seen as champion without being released, or None.
+        digests: Version -> SHA-256 of its artifact when it became champion.
     """
 
     champions: tuple[str, ...]
     withdrawn: dict[str, str]
     best: tuple[Release, ...]
     pending: Entry | None
+    observed: str | None
+    digests: Mapping[str, str]
 
     @property
     def champion(self) -> str | None:
@@ -69,19 +75,36 @@ def read(entries: Iterable[Entry]) -> Releases:
     }
     champions: list[str] = []
     best: list[Release] = []
+    digests: dict[str, str] = {}
+    observed: str | None = None
     for entry in entries:
-        observed = entry.kind == "observed"
-        promoted = (
-            entry.kind == "intent"
-            and entry.verdict == "promote"
-            and ended.get(entry.sequence) == "done"
+        done = entry.kind == "intent" and ended.get(entry.sequence) == "done"
+        # An earlier segops counted a champion that was set by other means as a release.
+        taken_in = entry.kind == "adopted" or (
+            entry.kind == "observed" and TAKEN_OVER in entry.details
         )
-        if not (observed or promoted) or entry.version in withdrawn:
+        if entry.kind == "observed" and not taken_in:
+            observed = entry.version
+        if not (done or taken_in):
             continue
-        champions.append(entry.version)
-        new = Release(entry.version, str(entry.details["bundle_digest"]))
-        best = _best(best, new, entry.details.get("differences", {}))
-    return Releases(tuple(champions), withdrawn, tuple(best), pending[-1] if pending else None)
+        observed = None
+        if entry.verdict == "rollback":
+            back = entry.details.get("after", {}).get(CHAMPION)
+            if back in digests and back not in withdrawn and champions[-1:] != [back]:
+                champions.append(back)
+        elif entry.version not in withdrawn:
+            champions.append(entry.version)
+            digests[entry.version] = str(entry.details["bundle_digest"])
+            new = Release(entry.version, digests[entry.version])
+            best = _best(best, new, entry.details.get("differences", {}))
+    return Releases(
+        champions=tuple(champions),
+        withdrawn=withdrawn,
+        best=tuple(best),
+        pending=pending[-1] if pending else None,
+        observed=observed,
+        digests=digests,
+    )
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segops.params.file import load_params
-from segops.record.tracking import identity, session, tracking_uri, without_credentials
-from segops.release import versions
-from segops.release.ledger import Entry, Ledger
+from segops.record.tracking import session, tracking_uri, without_credentials
+from segops.release import releases, versions
+from segops.release.chain import Entry
+from segops.release.ledger import Ledger
+from segops.release.releases import Releases
 
 LAST = 10
 WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}
@@ -58,12 +60,18 @@ class Status:
         model: Its name.
         versions: The versions with an alias: champion, previous, challenger.
         decisions: The last decisions in the ledger, oldest first.
+        withdrawn: Version -> why a rollback withdrew it.
+        warnings: What is wrong with the registry, each a sentence.
+        ledger: Where the ledger lies.
         tracking_uri: MLflow's address, without credentials.
     """
 
     model: str
     versions: tuple[AliasedVersion, ...]
     decisions: tuple[Event, ...]
+    withdrawn: Mapping[str, str]
+    warnings: tuple[str, ...]
+    ledger: str
     tracking_uri: str
 
 
@@ -85,6 +93,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
     for entry in entries:
         if entry.kind == "observed":
             what = "champion set by other means"
+        elif entry.kind == "adopted":
+            what = "champion adopted"
         elif entry.kind == "decision":
             if entry.sequence in carried_out:
                 continue
@@ -109,11 +119,12 @@ def status(root: Path) -> Status:
     Raises:
         NoRecordError: There is no record yet.
         TransientError: MLflow does not answer.
-        SegopsError: The ledger was tampered with.
+        TamperedError: The ledger was tampered with.
     """
     settings = load_params(root).registry
-    entries = Ledger(root, identity(root), settings.model).entries()
     with session(root, settings, create=False) as store:
+        ledger = Ledger(store, root, settings.model)
+        entries = ledger.entries()
         aliases = versions.aliases(store, settings.model)
         by_number = {
             number: versions.get(store, settings.model, number) for number in aliases.values()
@@ -122,9 +133,29 @@ def status(root: Path) -> Status:
             AliasedVersion(alias, number, by_number[number].miou, by_number[number].weights[:12])
             for alias, number in aliases.items()
         )
+    history = releases.read(entries)
     return Status(
-        settings.model,
-        aliased,
-        tuple(events(entries)[-LAST:]),
-        without_credentials(tracking_uri(root)),
+        model=settings.model,
+        versions=aliased,
+        decisions=tuple(events(entries)[-LAST:]),
+        withdrawn=history.withdrawn,
+        warnings=tuple(_warnings(history, aliases.get(versions.CHAMPION))),
+        ledger=f"{ledger.where}, {len(entries)} entries",
+        tracking_uri=without_credentials(tracking_uri(root)),
     )
+
+
+def _warnings(history: Releases, champion: str | None) -> Iterator[str]:
+    pending = history.pending
+    if pending is not None:
+        yield (
+            f"{pending.by} began the {pending.verdict} of version {pending.version} at "
+            f"{pending.time[:16].replace('T', ' ')} UTC and did not end it; the next `segops "
+            "promote` or `segops rollback` completes it."
+        )
+    if champion != history.champion and pending is None:
+        yield (
+            f"Version {champion or '(none)'} has the alias champion, the ledger names "
+            f"{history.champion or 'none'}. `segops adopt` takes a champion in that was set by "
+            "other means; `segops rollback` takes it back."
+        )

@@ -1,28 +1,34 @@
-"""The ledger grows, tells when it was changed, and tells the history of a model."""
+"""The ledger grows in the registry, tells when it was changed, and tells the history of a model."""
 
 from __future__ import annotations
 
 import json
 import math
-import multiprocessing
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
+from segops import files
 from segops.release import releases
-from segops.release.ledger import GENESIS, Entry, Ledger, read
-from segops.runtime.errors import SegopsError
+from segops.release.chain import GENESIS, Entry, TamperedError, to_line
+from segops.release.ledger import ENTRY, HEAD, TAKEN_OVER, Ledger, MovedError
+
+NAME = "segops-ledger"
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path, "local", "segops")
-
-
-def decide(ledger: Ledger, version: str = "1", **details: Any) -> Entry:
+def decide(ledger: Ledger, version: str = "1", again: bool = False, **details: Any) -> Entry:
     return ledger.append(
-        "decision", verdict="rejected", reason="why", by="me", version=version, details=details
+        "decision",
+        verdict="rejected",
+        reason="why",
+        by="me",
+        version=version,
+        details=details,
+        again=again,
     )
 
 
@@ -41,16 +47,26 @@ def promote(ledger: Ledger, version: str, **differences: float) -> Entry:
     return move(ledger, "promote", version, bundle_digest=f"d{version}", differences=differences)
 
 
-def test_an_absent_ledger_is_empty(ledger: Ledger) -> None:
+def told(ledger: Ledger) -> releases.Releases:
+    return releases.read(ledger.entries())
+
+
+def test_a_ledger_that_nobody_wrote_to_is_empty(ledger: Ledger, client: MlflowClient) -> None:
     assert ledger.entries() == []
+    assert [model.name for model in client.search_registered_models()] == ["segops"]
+    assert not ledger.copy.exists()
 
 
-def test_entries_come_back_in_order_and_chained(ledger: Ledger) -> None:
+def test_entries_come_back_in_order_and_chained(
+    ledger: Ledger, opened: Callable[[Path], Ledger], tmp_path: Path
+) -> None:
     written = [decide(ledger, str(number)) for number in range(3)]
     assert ledger.entries() == written
+    assert opened(tmp_path / "other").entries() == written
     assert [entry.sequence for entry in written] == [1, 2, 3]
     assert written[0].previous == GENESIS
-    assert len({entry.previous for entry in written}) == 3
+    assert written[1].previous == files.sha256_bytes(to_line(written[0]))
+    assert len(ledger.verify().entries) == 3
 
 
 def test_numbers_that_are_not_finite_become_null(ledger: Ledger) -> None:
@@ -59,70 +75,211 @@ def test_numbers_that_are_not_finite_become_null(ledger: Ledger) -> None:
     assert ledger.entries() == [entry]
 
 
-def test_other_models_and_registries_share_the_file_and_not_the_view(tmp_path: Path) -> None:
-    ours, other = Ledger(tmp_path, "local", "a"), Ledger(tmp_path, "local", "b")
-    remote = Ledger(tmp_path, "http://tracking:5000", "a")
-    for one in (ours, other, remote, ours):
-        decide(one)
-    assert [entry.sequence for entry in ours.entries()] == [1, 4]
-    assert [entry.sequence for entry in remote.entries()] == [3]
-    assert len(read(ours.path)) == 4
+def test_of_two_writers_one_wins_and_the_other_sees_its_entry(
+    ledger: Ledger, opened: Callable[[Path], Ledger], tmp_path: Path
+) -> None:
+    other = opened(tmp_path / "other")
+    assert ledger.entries() == other.entries() == []
+    first = decide(ledger, "1")
+    with pytest.raises(MovedError, match=r"me wrote entry 1 meanwhile \(rejected of version 1\)"):
+        decide(other, "2")
+    assert other.entries() == [first], "the void entry is skipped"
+    second = decide(other, "2")
+    third = decide(ledger, "3", again=True)
+    for reader in (ledger, other, opened(tmp_path / "third")):
+        assert reader.entries() == [first, second, third]
+    assert third.sequence == 3
 
 
-def changed(lines: list[str], number: int) -> list[str]:
-    tree = json.loads(lines[number])
-    tree["reason"] = "a better reason"
-    return [*lines[:number], json.dumps(tree, separators=(",", ":")), *lines[number + 1 :]]
+# Tampering.
 
 
-@pytest.mark.parametrize(
-    ("tamper", "line"),
-    [
-        (lambda lines: changed(lines, 1), 3),
-        (lambda lines: [lines[0], *lines[2:]], 2),
-        (lambda lines: [*lines[:2], lines[1], *lines[2:]], 3),
-        (lambda lines: [lines[1], lines[0], *lines[2:]], 1),
-        (lambda lines: lines[1:], 1),
-        (lambda lines: [*lines[:3], "{}"], 4),
-        (lambda lines: ["", *lines], 1),
-    ],
-    ids=["changed", "removed", "inserted", "swapped", "beheaded", "replaced", "blank"],
-)
-def test_tampering_shows_and_names_the_line(ledger: Ledger, tamper: Any, line: int) -> None:
+def delete_last(client: MlflowClient) -> None:
+    client.delete_model_version(NAME, "4")
+
+
+def delete_middle(client: MlflowClient) -> None:
+    client.delete_model_version(NAME, "2")
+
+
+def delete_all(client: MlflowClient) -> None:
+    for number in range(1, 5):
+        client.delete_model_version(NAME, str(number))
+
+
+def delete_ledger(client: MlflowClient) -> None:
+    client.delete_registered_model(NAME)
+
+
+def change_line(client: MlflowClient, number: int = 2) -> None:
+    line = json.loads(client.get_model_version(NAME, str(number)).tags[ENTRY])
+    line["reason"] = "a better reason"
+    client.set_model_version_tag(NAME, str(number), ENTRY, json.dumps(line, separators=(",", ":")))
+
+
+def change_last(client: MlflowClient) -> None:
+    change_line(client, 4)
+
+
+def take_line_away(client: MlflowClient) -> None:
+    client.delete_model_version_tag(NAME, "2", ENTRY)
+
+
+def replace_line(client: MlflowClient) -> None:
+    client.set_model_version_tag(NAME, "2", ENTRY, "{}")
+
+
+def hash_anew(client: MlflowClient) -> None:
+    """Change a line and chain all that follow to it."""
+    change_line(client)
+    previous = GENESIS
+    for number in range(1, 5):
+        line = json.loads(client.get_model_version(NAME, str(number)).tags[ENTRY])
+        line["previous"] = previous
+        text = to_line(Entry.model_validate(line))
+        client.set_model_version_tag(NAME, str(number), ENTRY, text.decode())
+        previous = files.sha256_bytes(text)
+
+
+TAMPERED = (
+    delete_last, delete_middle, delete_all, delete_ledger, change_line, change_last,
+    take_line_away, replace_line, hash_anew,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tamper", TAMPERED)
+def test_tampering_is_noticed_by_a_checkout_that_has_seen_nothing_before(
+    ledger: Ledger, client: MlflowClient, opened: Any, tmp_path: Path, tamper: Any
+) -> None:
     for number in range(4):
         decide(ledger, str(number))
-    lines = ledger.path.read_text(encoding="utf-8").splitlines()
-    ledger.path.write_text("\n".join(tamper(lines)) + "\n", encoding="utf-8")
-    with pytest.raises(SegopsError, match=f"line {line} "):
-        ledger.entries()
-    with pytest.raises(SegopsError, match=f"line {line} "):
-        decide(ledger)
+    tamper(client)
+    stranger = opened(tmp_path / "stranger")
+    for step in (stranger.entries, stranger.verify, lambda: decide(stranger)):
+        with pytest.raises(TamperedError, match="was changed by other means"):
+            step()
 
 
-def test_a_line_that_a_crash_cut_off_never_counted(ledger: Ledger) -> None:
+@pytest.mark.parametrize("tamper", [delete_last, delete_all, delete_ledger, change_last, hash_anew])
+def test_tampering_with_the_end_and_the_tag_is_noticed_by_who_has_seen_it(
+    ledger: Ledger, client: MlflowClient, opened: Any, tmp_path: Path, tamper: Any
+) -> None:
+    for number in range(4):
+        decide(ledger, str(number))
+    tamper(client)
+    client.delete_registered_model_tag("segops", HEAD)
+    again = opened(tmp_path)
+    for step in (again.entries, again.verify, lambda: decide(again)):
+        with pytest.raises(TamperedError, match=r"line [1-4]"):
+            step()
+
+
+@pytest.mark.parametrize("tamper", TAMPERED)
+def test_verify_notices_all_of_it_without_the_tag(
+    ledger: Ledger, client: MlflowClient, opened: Any, tmp_path: Path, tamper: Any
+) -> None:
+    for number in range(4):
+        decide(ledger, str(number))
+    tamper(client)
+    client.delete_registered_model_tag("segops", HEAD)
+    with pytest.raises(TamperedError):
+        opened(tmp_path).verify()
+
+
+def test_a_version_without_an_entry_changes_nothing(ledger: Ledger, client: MlflowClient) -> None:
     first = decide(ledger)
-    with ledger.path.open("ab") as file:
-        file.write(b'{"sequence":2,"previous":"')
-    assert ledger.entries() == [first]
+    client.create_model_version(NAME, "segops-ledger:/segops", await_creation_for=0)
     second = decide(ledger)
-    assert second.sequence == 2
     assert ledger.entries() == [first, second]
+    assert ledger.verify().number == 3
 
 
-def _append_ten(root: Path) -> None:
-    for _ in range(10):
-        decide(Ledger(root, "local", "segops"))
+def test_a_copy_that_a_crash_cut_off_is_completed(
+    ledger: Ledger, opened: Callable[[Path], Ledger], tmp_path: Path
+) -> None:
+    first = decide(ledger)
+    with ledger.copy.open("ab") as file:
+        file.write(b'2 {"sequence":2,"previous":"')
+    again = opened(tmp_path)
+    second = decide(again)
+    assert opened(tmp_path).last_seen() == [first, second]
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_append_ten, args=(tmp_path,)) for _ in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    entries = Ledger(tmp_path, "local", "segops").entries()
-    assert [entry.sequence for entry in entries] == list(range(1, 31))
+# The ledger file of an earlier segops.
+
+
+def old_line(number: int, previous: str, model: str = "segops", **details: Any) -> str:
+    kinds = {1: ("decision", "promoted"), 2: ("intent", "promote"), 3: ("done", "promote")}
+    kind, verdict = kinds[(number - 1) % 3 + 1]
+    tree = {
+        "sequence": number, "previous": previous, "time": "2026-01-01T00:00:00+00:00", "kind": kind,
+        "registry": "local", "model": model, "version": "7", "run_id": "", "verdict": verdict,
+        "reason": "better", "by": "me", "details": details,
+    }  # fmt: skip
+    return json.dumps(tree, separators=(",", ":"))
+
+
+def write_old(path: Path) -> None:
+    """Three lines about another model, three about ours."""
+    lines: list[str] = []
+    for number in range(1, 7):
+        details = {2: {"decision": 1}, 3: {"intent": 2}, 6: {"intent": 5}}.get(number, {})
+        if number == 5:
+            details = {"decision": 4, "bundle_digest": "d7", "differences": {}}
+        previous = files.sha256_bytes(lines[-1].encode()) if lines else GENESIS
+        lines.append(old_line(number, previous, "other" if number < 4 else "segops", **details))
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_an_old_file_is_taken_over_once(ledger: Ledger, tmp_path: Path, caplog: Any) -> None:
+    write_old(tmp_path / "ledger.jsonl")
+    with caplog.at_level("INFO"):
+        assert ledger.take_over() == 3
+    assert "3 lines were taken over" in caplog.text
+    assert [entry.sequence for entry in ledger.entries()] == [1, 2, 3]
+    assert ledger.entries()[1].details["decision"] == 1
+    assert told(ledger).champion == "7"
+    assert ledger.take_over() == 0
+    decide(ledger)
+    assert ledger.take_over() == 0
+    assert len(ledger.entries()) == 4
+
+
+def test_an_interrupted_take_over_is_completed(ledger: Ledger, tmp_path: Path) -> None:
+    write_old(tmp_path / "ledger.jsonl")
+    lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
+    (tmp_path / "ledger.jsonl").write_text("\n".join(lines[:5]) + "\n")
+    assert ledger.take_over() == 2
+    (tmp_path / "ledger.jsonl").write_text("\n".join(lines) + "\n")
+    assert ledger.take_over() == 1
+    assert ledger.entries()[2].details["intent"] == 2
+    assert told(ledger).champion == "7"
+
+
+def test_a_second_checkout_with_an_old_file_changes_nothing_and_is_told(
+    ledger: Ledger, tmp_path: Path, caplog: Any
+) -> None:
+    decide(ledger)
+    write_old(tmp_path / "ledger.jsonl")
+    assert ledger.take_over() == 0
+    assert "which others began" in caplog.text
+    assert len(ledger.entries()) == 1
+
+
+def test_an_old_file_that_was_changed_is_not_taken_over(ledger: Ledger, tmp_path: Path) -> None:
+    write_old(tmp_path / "ledger.jsonl")
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(path.read_text().replace("better", "worse", 1))
+    with pytest.raises(TamperedError, match=r"ledger\.jsonl: line 2 does not fit"):
+        ledger.take_over()
+    assert ledger.entries() == []
+
+
+def test_a_lost_copy_is_made_anew(ledger: Ledger, opened: Any, tmp_path: Path) -> None:
+    written = [decide(ledger), decide(ledger)]
+    shutil.rmtree(ledger.copy.parent)
+    assert opened(tmp_path).entries() == written
+    assert opened(tmp_path).last_seen() == written
 
 
 # What the ledger tells.
@@ -131,42 +288,45 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_champions_follow_promotions_and_rollbacks(ledger: Ledger) -> None:
     for version in ("1", "2", "3"):
         promote(ledger, version)
-    told = releases.read(ledger.entries())
-    assert told.champions == ("1", "2", "3")
-    assert told.champion == "3"
-    assert told.before("3") == "2"
-    assert told.before("1") is None
-    move(ledger, "rollback", "3")
-    told = releases.read(ledger.entries())
-    assert told.champions == ("1", "2")
-    assert told.withdrawn == {"3": "why"}
+    assert told(ledger).champions == ("1", "2", "3")
+    assert told(ledger).champion == "3"
+    assert told(ledger).before("3") == "2"
+    assert told(ledger).before("1") is None
+    move(ledger, "rollback", "3", after={"champion": "2", "previous": "1"})
+    assert told(ledger).champions == ("1", "2")
+    assert told(ledger).withdrawn == {"3": "why"}
+
+
+def test_a_rollback_to_an_earlier_release_makes_that_one_champion(ledger: Ledger) -> None:
+    for version in ("1", "2", "3"):
+        promote(ledger, version)
+    move(ledger, "rollback", "3", after={"champion": "1", "previous": None})
+    assert told(ledger).champion == "1"
+    assert told(ledger).before("1") == "2"
 
 
 def test_a_version_that_was_champion_twice_is_not_its_own_predecessor(ledger: Ledger) -> None:
     for version in ("1", "2", "1"):
         promote(ledger, version)
-    told = releases.read(ledger.entries())
-    assert told.before("1") == "2"
-    move(ledger, "rollback", "1")
-    assert releases.read(ledger.entries()).champions == ("2",)
+    assert told(ledger).before("1") == "2"
+    move(ledger, "rollback", "1", after={"champion": "2", "previous": None})
+    assert told(ledger).champions == ("2",)
 
 
-def test_what_was_begun_and_not_done_is_pending_and_no_release(ledger: Ledger) -> None:
+def test_an_unfinished_change_is_pending_and_no_release(ledger: Ledger) -> None:
     promote(ledger, "1")
     intent = move(ledger, "promote", "2", done=False, bundle_digest="d2", differences={})
-    told = releases.read(ledger.entries())
-    assert told.champion == "1"
-    assert told.pending == intent
+    assert told(ledger).champion == "1"
+    assert told(ledger).pending == intent
     ledger.append(
         "abandoned", verdict="promote", reason="", by="", details={"intent": intent.sequence}
     )
-    told = releases.read(ledger.entries())
-    assert told.pending is None
-    assert told.champion == "1"
+    assert told(ledger).pending is None
+    assert told(ledger).champion == "1"
 
 
 def best(ledger: Ledger) -> list[str]:
-    return [release.version for release in releases.read(ledger.entries()).best]
+    return [release.version for release in told(ledger).best]
 
 
 def test_the_best_release_does_not_sink_with_its_successors(ledger: Ledger) -> None:
@@ -187,17 +347,24 @@ def test_a_withdrawn_release_counts_for_nothing(ledger: Ledger) -> None:
     assert best(ledger) == ["1"]
 
 
-def test_a_release_that_was_never_compared_keeps_its_place(ledger: Ledger) -> None:
-    """An alias set by hand: nobody knows which is better, so both must be held against."""
+@pytest.mark.parametrize("kind", ["adopted", "observed"])
+def test_a_release_that_was_never_compared_keeps_its_place(ledger: Ledger, kind: Any) -> None:
+    """An alias set by hand: nobody knows which is better, so both must be held against.
+
+    An earlier segops counted such a champion without adopting it.
+    """
     promote(ledger, "1")
-    ledger.append(
-        "observed",
-        verdict="observed",
-        reason="",
-        by="",
-        version="7",
-        details={"bundle_digest": "d7"},
-    )
+    details = {"bundle_digest": "d7", **({TAKEN_OVER: "0"} if kind == "observed" else {})}
+    ledger.append(kind, verdict="adopt", reason="", by="", version="7", details=details)
     assert best(ledger) == ["1", "7"]
     promote(ledger, "8", d1=0.1, d7=-0.01)
     assert best(ledger) == ["7"]
+
+
+def test_a_champion_that_was_set_by_hand_is_no_release(ledger: Ledger) -> None:
+    promote(ledger, "1")
+    ledger.append("observed", verdict="observed", reason="", by="", version="7")
+    assert (told(ledger).champion, told(ledger).observed) == ("1", "7")
+    assert best(ledger) == ["1"]
+    promote(ledger, "2", d1=0.1)
+    assert told(ledger).observed is None

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from segops.release.ledger import EntryKind, Ledger
+from segops.release.chain import EntryKind
+from segops.release.ledger import Ledger
 from segops.release.status import Event, events
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    (tmp_path / "dvc.yaml").touch()
-    return Ledger(tmp_path, "local", "segops")
 
 
 def told(ledger: Ledger) -> list[tuple[str, str, str]]:

@@ -97,10 +97,21 @@ def make(root: Path, commit: bool = True, database: bool = True) -> Path:
     return root
 
 
+@cache
+def _data(seed: int) -> Path:
+    """Generated data, packed: directories `voc` and `packed`. Shared: copy them."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    generate(place / "voc", train=4, val=8, seed=seed, size=(80, 64))
+    pack(open_layout(place / "voc"), place / "packed", VOC_CLASSES)
+    return place
+
+
 def use_data(root: Path, seed: int) -> None:
-    """Put generated data in place, pack them, and let validation pass."""
-    generate(root / "data/voc", train=4, val=8, seed=seed, size=(80, 64))
-    pack(open_layout(root / "data/voc"), root / paths.PACKED, VOC_CLASSES)
+    """Put generated data in place, packed, and let validation pass."""
+    for name, target in (("voc", root / "data/voc"), ("packed", root / paths.PACKED)):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(_data(seed) / name, target)
     store = PackedStore(root / paths.PACKED)
     files.write_json(
         root / paths.VERDICT,

@@ -256,7 +256,8 @@ class _Painter:
                 piece = ImageChops.darker(piece, below)
             else:
                 below = piece
-            flat.paste(colour, (0, 0), piece)
+            if area := piece.getbbox():
+                flat.paste(colour, area, piece.crop(area))
         shade = self.shading(cover.size, light)[..., None]
         pixels = np.clip(np.asarray(flat, dtype=np.float32) * shade, 0, 255).astype(np.uint8)
         self.canvas.paste(Image.fromarray(pixels), bounds[:2], cover)

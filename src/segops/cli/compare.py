@@ -41,10 +41,10 @@ def compare(
     Every model is loaded from its artifact and scored on the images that none of them was trained
     on.
     """
+    root = checkout()
     from segops.release.compare_models import PAGE
     from segops.release.compare_models import compare as compare_models
 
-    root = checkout()
     page = root / PAGE if output is None else output
     compared = compare_models(models, root, page)
     _show(compared)

@@ -112,11 +112,11 @@ def promote() -> None:
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
+    root = checkout()
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion
     from segops.release.register import register
 
-    root = checkout()
     registered = register(root, record_run(root))
     decision = promotion.gate(root)
     promotion.promote(root, decision)
@@ -130,9 +130,9 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; written into the ledger.")],
 ) -> None:
     """Withdraw the champion and restore the previous champion."""
+    root = checkout()
     from segops.release import champion_evaluation, promotion
 
-    root = checkout()
     result = promotion.rollback(root, reason)
     champion_evaluation.refresh(root)
     console.print(

@@ -25,12 +25,12 @@ class Page(StrEnum):
 
 def status() -> None:
     """Show stages, versions and the last decisions."""
+    root = checkout()
     from segops import pipeline
     from segops.params.file import load_params
     from segops.record.tracking import NoRecordError
     from segops.release.status import status as registry_status
 
-    root = checkout()
     load_params(root)  # reports mistakes in params.yaml before anything is shown
     running = pipeline.running(root)
     table = Table("stage", "state", "why", title="Pipeline", title_justify="left")

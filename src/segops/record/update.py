@@ -215,11 +215,12 @@ def _files(store: Store, run_id: str, results: Results) -> list[str]:
         name.as_posix(): files.sha256_file(results.root / name) for name in results.artifacts()
     }
     held = _manifest(store, run_id)
-    directories = {Path(name).parent.as_posix() for name in wanted}
+    same = [name for name in wanted if held.get(name) == wanted[name]]
+    directories = {Path(name).parent.as_posix() for name in same}
     present = {
         file.path for path in directories for file in store.client.list_artifacts(run_id, path)
     }
-    new = [name for name in wanted if held.get(name) != wanted[name] or name not in present]
+    new = [name for name in wanted if name not in same or name not in present]
     for name in new:
         directory = Path(name).parent.as_posix()
         store.client.log_artifact(run_id, str(results.root / name), directory)

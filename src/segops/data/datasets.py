@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from segops.augment.policy import Policy, sample_seed
 from segops.data.copy_paste import CopyPaste
 from segops.data.samplers import BatchStream, SampleKey
-from segops.data.shared_memory import SharedMemoryLoader
+from segops.data.shared_memory import shared_batches
 from segops.data.store import PackedStore
 from segops.data.workers import stream_loader
 
@@ -70,10 +70,7 @@ class TrainDataset(Dataset[TrainSample]):
         return image, mask, seed
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
-        """Make a sample.
-
-        Args:
-            key: (epoch, index).
+        """Make the sample of `key`, (epoch, index).
 
         Returns:
             Image, uint8 (3, h, w), RGB, and mask, uint8 (h, w) with 255 for void, of the policy's
@@ -85,7 +82,7 @@ class TrainDataset(Dataset[TrainSample]):
 
 def train_loader(
     dataset: TrainDataset, batches: BatchStream, *, workers: int = 0, pin_memory: bool = False
-) -> DataLoader[TrainSample] | SharedMemoryLoader:
+) -> Iterable[TrainSample]:
     """The batches of a training.
 
     Workers start once and read ahead over the border of an epoch. The batches do not depend on
@@ -98,12 +95,12 @@ def train_loader(
         pin_memory: Put batches in page-locked memory, for a GPU.
 
     Returns:
-        A loader of (images uint8 (N, 3, h, w) in channels-last memory, masks uint8 (N, h, w)).
+        Pairs of images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w).
     """
     if workers == 0:
         return stream_loader(dataset, batches, _collate, workers=0, pin_memory=pin_memory)
     shape = batches.batch_size, *dataset.policy.crop
-    return SharedMemoryLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
+    return shared_batches(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
 
 
 def _collate(samples: list[TrainSample]) -> TrainSample:

@@ -8,11 +8,11 @@ pages that exist already takes 2 ms.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from segops.data.samplers import BatchStream, SampleKey
 from segops.data.workers import READ_AHEAD, stream_loader
@@ -21,7 +21,14 @@ Task = tuple[int, list[SampleKey]]
 """Number of a buffer, and the samples to be put there."""
 
 
-class SharedMemoryLoader:
+def shared_batches(
+    dataset: Dataset[tuple[Tensor, Tensor]],
+    batches: BatchStream,
+    shape: tuple[int, int, int],
+    *,
+    workers: int,
+    pin_memory: bool,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a data set, made by worker processes; the caller owns each batch.
 
     Batch k is made in buffer ``k % buffers`` and copied when it is handed out. There is one buffer
@@ -35,66 +42,31 @@ class SharedMemoryLoader:
         shape: Batch size, height and width, the same for all batches.
         workers: Processes, 1 or more.
         pin_memory: Put batches in page-locked memory, for a GPU.
+
+    Yields:
+        Images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w).
     """
-
-    def __init__(
-        self,
-        dataset: Dataset[tuple[Tensor, Tensor]],
-        batches: BatchStream,
-        shape: tuple[int, int, int],
-        *,
-        workers: int,
-        pin_memory: bool,
-    ) -> None:
-        self.dataset = dataset
-        self.batches = batches
-        self.shape = shape
-        self.workers = workers
-        self.pin_memory = pin_memory
-
-    def __len__(self) -> int:
-        """Batches in one iteration."""
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Hand out (images uint8 (N, 3, h, w) channels-last, masks uint8 (N, h, w))."""
-        buffers = min(READ_AHEAD * self.workers + 1, max(1, len(self)))
-        images = torch.empty((buffers, *self.shape, 3), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        masks = torch.empty((buffers, *self.shape), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        loader = stream_loader(
-            _BufferDataset(self.dataset, images, masks),
-            _BufferSampler(self.batches, buffers),
-            _unchanged,
-            workers=self.workers,
-            pin_memory=False,
+    buffers = min(READ_AHEAD * workers + 1, max(1, len(batches)))
+    images = torch.empty((buffers, *shape, 3), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    masks = torch.empty((buffers, *shape), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    tasks = ((number % buffers, keys) for number, keys in enumerate(batches))
+    for number in stream_loader(
+        _Buffers(dataset, images, masks), tasks, _unchanged, workers=workers, pin_memory=False
+    ):
+        image, mask = (
+            buffer[number].pin_memory() if pin_memory else buffer[number].clone()
+            for buffer in (images, masks)
         )
-        for number in loader:
-            yield self._copy(images[number]).permute(0, 3, 1, 2), self._copy(masks[number])
-
-    def _copy(self, shared: Tensor) -> Tensor:
-        return shared.pin_memory() if self.pin_memory else shared.clone()
+        yield image.permute(0, 3, 1, 2), mask
 
 
-class _BufferSampler(Sampler[Task]):
-    def __init__(self, batches: BatchStream, buffers: int) -> None:
-        self.batches = batches
-        self.buffers = buffers
+@dataclass
+class _Buffers:
+    """A data set whose samples are put into buffers."""
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Task]:
-        for number, keys in enumerate(self.batches):
-            yield number % self.buffers, keys
-
-
-class _BufferDataset(Dataset[Any]):
-    def __init__(
-        self, dataset: Dataset[tuple[Tensor, Tensor]], images: Tensor, masks: Tensor
-    ) -> None:
-        self.dataset = dataset
-        self.images = images
-        self.masks = masks
+    dataset: Dataset[tuple[Tensor, Tensor]]
+    images: Tensor
+    masks: Tensor
 
     def __getitems__(self, task: Task) -> int:
         """Make the samples of a task in its buffer; torch calls this with what the sampler gave."""

@@ -31,14 +31,10 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class StoredImage:
-    """Where an image lies in its split of the store.
+    """Where an image lies in its split of the store, and the hashes of its two files.
 
-    Attributes:
-        height: In pixels.
-        width: In pixels.
-        offset: Pixels before it; the image begins at byte ``3 * offset``, the mask at ``offset``.
-        image_sha256: Hash of the image file, in hexadecimal.
-        mask_sha256: Hash of the mask file, in hexadecimal.
+    `offset` counts the pixels before it: the image begins at byte ``3 * offset``, the mask at
+    ``offset``.
     """
 
     height: int
@@ -68,7 +64,6 @@ class PackedStore:
             another format.
 
     Attributes:
-        path: As given.
         class_names: Names of the classes in id order.
     """
 
@@ -166,8 +161,7 @@ def pack(
     """Decode every listed image and mask into a packed store at `target`.
 
     The same data gives the same bytes, in whatever order the lists name the images. The store
-    replaces `target` whole or not at all; directories that a killed run left beside it are removed.
-    Memory does not grow with the number of images.
+    replaces `target` whole or not at all. Memory does not grow with the number of images.
 
     Args:
         layout: The data set.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 ALLOCATOR_KEEPS = 24 << 20
 """Bytes; glibc's own limit for what it keeps is 32 MiB."""
@@ -21,8 +21,8 @@ READ_AHEAD = 2
 
 
 def stream_loader(
-    dataset: Dataset[Any],
-    batches: Sampler[Any],
+    dataset: Any,
+    batches: Iterable[Any],
     collate: Callable[[Any], Any],
     *,
     workers: int,

@@ -7,7 +7,7 @@ from typing import Any
 
 from segops.data.copy_paste import CopyPaste
 from segops.data.datasets import TrainDataset, TrainSample, train_loader
-from segops.data.device.loader import DeviceLoader
+from segops.data.device.augmentation import device_batches
 from segops.data.imbalance import RareFirst
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.train.job import Job
@@ -37,7 +37,7 @@ def batches_of(
     """This rank's part of every batch from `start`, (epoch, batch), to the end of the training.
 
     Args:
-        job: Names the device that augments batches.
+        job: The training.
         fabric: Device and ranks.
         dataset: The samples.
         sampler: The order of the samples.
@@ -57,6 +57,6 @@ def batches_of(
         ranks=fabric.world_size,
     )
     if job.augment_device == "gpu":
-        return DeviceLoader(dataset, batches, device=fabric.device, workers=workers)
+        return device_batches(dataset, batches, device=fabric.device, workers=workers)
     is_cuda = fabric.device.type == "cuda"
     return train_loader(dataset, batches, workers=workers, pin_memory=is_cuda)

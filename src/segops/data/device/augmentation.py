@@ -8,19 +8,22 @@ other values.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from segops.augment.geometry import Warp
+from segops.augment.geometry import Affine, Warp, Window
 from segops.augment.policy import Drawn, Policy
-from segops.data.datasets import TrainDataset
+from segops.data.datasets import TrainDataset, TrainSample
 from segops.data.device import batch_color
-from segops.data.device.warp import WarpBatch, WarpSample, fetch_parts, pack_parts, warp_batch
-from segops.data.samplers import SampleKey
+from segops.data.device.warp import Sources, bilinear, framed, nearest
+from segops.data.samplers import BatchStream, SampleKey
+from segops.data.workers import stream_loader
 from segops.runtime.errors import SegopsError
 
 Executor = Literal["cpu", "gpu"]
@@ -28,30 +31,29 @@ Executor = Literal["cpu", "gpu"]
 log = logging.getLogger("segops")
 
 
-def choose_executor(wanted: str, device: torch.device | str, policy: Policy) -> Executor:
+def choose_executor(wanted: str, device: str, policy: Policy) -> Executor:
     """Where batches are augmented: `cpu` or `gpu`.
 
     Args:
         wanted: ``augment.device``. `auto` is `gpu` where the training runs on a GPU and every part
             of the policy has a version for batches, else `cpu`. With `gpu` on a CPU batches are
             augmented there, for tests and for trying a recipe; that is slower than `cpu`.
-        device: The training's device.
+        device: Kind of the training's device.
         policy: The augmentation.
 
     Raises:
         SegopsError: `wanted` is `gpu`, and a part of the policy has no version for batches.
     """
-    kind = torch.device(device).type
     if wanted == "gpu":
-        BatchAugmentation(policy)
-        if kind != "cuda":
+        _require_batch_versions(policy)
+        if device != "cuda":
             log.warning(
                 "augment.device: gpu, but the training runs on %s: batches are augmented there, "
                 "slower than with augment.device: cpu.",
-                kind,
+                device,
             )
         return "gpu"
-    return "gpu" if wanted == "auto" and kind == "cuda" and not _cpu_only(policy) else "cpu"
+    return "gpu" if wanted == "auto" and device == "cuda" and not _cpu_only(policy) else "cpu"
 
 
 def _cpu_only(policy: Policy) -> list[str]:
@@ -60,10 +62,32 @@ def _cpu_only(policy: Policy) -> list[str]:
     return [kind.__name__ for kind in kinds if kind not in batch_color.BATCH_TRANSFORMS]
 
 
-class RawSample(NamedTuple):
-    """Pixels of a sample as stored, what was drawn for it after the warp, and its seed."""
+def _require_batch_versions(policy: Policy) -> None:
+    if missing := _cpu_only(policy):
+        raise SegopsError(
+            f"augment.device: gpu, but {', '.join(missing)} of the policy acts on the CPU "
+            "alone. Set augment.device to cpu or auto, or the probability of this part to 0."
+        )
 
-    parts: WarpSample
+
+class RawSample(NamedTuple):
+    """A sample before augmentation.
+
+    Attributes:
+        image: The part of the stored image that the crop shows, uint8 (h, w, 3).
+        to_image: The map from crop to `image`.
+        mask: The part of the mask, uint8 (h, w).
+        to_mask: The map from crop to `mask`.
+        window: The part of the crop beyond which is padding.
+        drawn: What was drawn of each transform after the warp; None: it does not act.
+        seed: The sample's seed.
+    """
+
+    image: NDArray[np.uint8]
+    to_image: Affine
+    mask: NDArray[np.uint8]
+    to_mask: Affine
+    window: Window
     drawn: tuple[Drawn | None, ...]
     seed: int
 
@@ -72,68 +96,62 @@ class RawBatch(NamedTuple):
     """What a worker hands over: tensors that can be pinned and sent to the device.
 
     Attributes:
-        warp: Pixels, and the maps to crops.
-        colors: Of each further transform of the policy what was drawn; None: it acts on no sample.
+        images: Parts of images, and the maps to crops.
+        masks: Parts of masks.
+        windows: int64 (N, 4): the window of each sample.
+        colors: What was drawn of each transform after the warp; None: it acts on no sample.
     """
 
-    warp: WarpBatch
-    colors: tuple[batch_color.Encoded | None, ...]
-
-
-class RawDataset(Dataset[RawSample]):
-    """The samples of a :class:`TrainDataset` before augmentation, with the same draws.
-
-    Args:
-        dataset: The samples.
-    """
-
-    def __init__(self, dataset: TrainDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.dataset)
-
-    def __getitem__(self, key: SampleKey) -> RawSample:
-        """Fetch and draw the sample of `key`, (epoch, index)."""
-        image, mask, seed = self.dataset.source(key)
-        geometry, *colors = self.dataset.policy.draw(image, mask, seed)
-        if geometry is None:
-            raise ValueError("expected a Warp that always acts")
-        warp: Warp = self.dataset.policy.compose.transforms[0]
-        return RawSample(fetch_parts(warp, geometry, image, mask), tuple(colors), seed)
+    images: Sources
+    masks: Sources
+    windows: Tensor
+    colors: list[batch_color.Encoded | None]
 
 
 class BatchAugmentation:
-    """A policy for whole batches, with the draws of :class:`Policy` on every device.
+    """The samples of a data set, augmented in whole batches with the draws of :class:`Policy`.
 
     Args:
-        policy: The augmentation.
+        dataset: The samples.
 
     Raises:
         SegopsError: The policy holds a transform that has no version for batches.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        missing = _cpu_only(policy)
-        if missing:
-            raise SegopsError(
-                f"augment.device: gpu, but {', '.join(missing)} of the policy acts on the CPU "
-                "alone. Set augment.device to cpu or auto, or the probability of this part to 0."
-            )
-        self.warp: Warp = policy.compose.transforms[0]
-        self.kinds = [type(transform) for transform in policy.compose.transforms[1:]]
+    def __init__(self, dataset: TrainDataset) -> None:
+        _require_batch_versions(dataset.policy)
+        self.dataset = dataset
+        self.warp: Warp = dataset.policy.compose.transforms[0]
+        self.kinds = [type(transform) for transform in dataset.policy.compose.transforms[1:]]
+
+    def __getitem__(self, key: SampleKey) -> RawSample:
+        """Fetch and draw the sample of `key`, (epoch, index)."""
+        image, mask, seed = self.dataset.source(key)
+        geometry, *colors = self.dataset.policy.draw(image, mask, seed)
+        assert geometry is not None  # the policy's warp always acts
+        to_source, window = geometry["to_source"], geometry["window"]
+        return RawSample(
+            *self.warp.shown(image, to_source, window, geometry["scale"]),
+            *self.warp.shown_mask(mask, to_source, window),
+            window,
+            tuple(colors),
+            seed,
+        )
 
     def pack(self, samples: Sequence[RawSample]) -> RawBatch:
         """Put samples into a few tensors, in the process that fetched them."""
-        seeds = [sample.seed for sample in samples]
-        colors = (
-            batch_color.encode(kind, [sample.drawn[number] for sample in samples], seeds)
-            for number, kind in enumerate(self.kinds)
+        images, image_maps, masks, mask_maps, windows, drawn, seeds = zip(*samples, strict=True)
+        return RawBatch(
+            framed(images, image_maps, self.warp.fill),
+            framed(masks, mask_maps, self.warp.fill_mask),
+            torch.tensor(windows),
+            [
+                batch_color.encode(kind, [row[number] for row in drawn], seeds)
+                for number, kind in enumerate(self.kinds)
+            ],
         )
-        return RawBatch(pack_parts(self.warp, [sample.parts for sample in samples]), tuple(colors))
 
-    def __call__(self, batch: RawBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: RawBatch, device: torch.device) -> TrainSample:
         """Send a batch to `device` and augment it there.
 
         Args:
@@ -145,11 +163,62 @@ class BatchAugmentation:
             Images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w), on
             `device`.
         """
-        images, masks = warp_batch(_sent(batch.warp, device), self.warp.size)
+        batch = _sent(batch, device)
+        images = bilinear(batch.images, batch.windows, self.warp.size)
+        masks = nearest(batch.masks, batch.windows, self.warp.size)
         for kind, encoded in zip(self.kinds, batch.colors, strict=True):
             if encoded is not None:
-                images = batch_color.apply(kind, images, masks, _sent(encoded, device))
+                images = batch_color.apply(kind, images, masks, encoded)
         return images.permute(0, 3, 1, 2), masks
+
+
+def device_batches(
+    dataset: TrainDataset, batches: BatchStream, *, device: torch.device, workers: int = 0
+) -> Iterator[TrainSample]:
+    """The batches of :func:`~segops.data.datasets.train_loader`, augmented on a device.
+
+    A sample is a function of (seed, epoch, index) and of the kind of device: neither of its batch
+    nor of `workers`.
+
+    Args:
+        dataset: The samples.
+        batches: The keys of every batch.
+        device: Where batches are augmented, and stay.
+        workers: Processes that fetch pixels and draw; 0: this one.
+
+    Raises:
+        SegopsError: The policy holds a transform that has no version for batches.
+    """
+    augment = BatchAugmentation(dataset)
+    on_gpu = device.type == "cuda"
+    loader = stream_loader(augment, batches, augment.pack, workers=workers, pin_memory=on_gpu)
+    return _ahead(augment, loader, device) if on_gpu else (augment(raw, device) for raw in loader)
+
+
+def _ahead(
+    augment: BatchAugmentation, loader: Iterable[RawBatch], device: torch.device
+) -> Iterator[TrainSample]:
+    """Copy and augment each batch on a separate stream while the step before it trains.
+
+    No call waits for the device.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: tuple[TrainSample, torch.cuda.Event] | None = None
+    for raw in chain(loader, (None,)):
+        following = None
+        if raw is not None:
+            with torch.cuda.stream(stream):
+                following = augment(raw, device), torch.cuda.Event()  # type: ignore[no-untyped-call]
+                following[1].record(stream)
+        if ready is not None:
+            batch, done = ready
+            # The caller's stream waits for the batch, whose memory it then shares.
+            caller = torch.cuda.current_stream(device)
+            caller.wait_event(done)
+            for tensor in batch:
+                tensor.record_stream(caller)
+            yield batch
+        ready = following
 
 
 def _sent(content: Any, device: torch.device) -> Any:
@@ -158,6 +227,8 @@ def _sent(content: Any, device: torch.device) -> Any:
         return content.to(device, non_blocking=True)
     if isinstance(content, dict):
         return {name: _sent(value, device) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_sent(value, device) for value in content]
     if isinstance(content, tuple):
         return type(content)(*(_sent(value, device) for value in content))
     return content

@@ -57,7 +57,7 @@ def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> E
     Args:
         kind: The transform's class.
         drawn: For each sample what was drawn; None where the transform does not act.
-        seeds: Of each sample.
+        seeds: The seed of each sample.
 
     Returns:
         None where the transform acts on no sample.
@@ -72,14 +72,7 @@ def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> E
 
 
 def apply(kind: type, images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
-    """Change the images, uint8 (N, h, w, 3), on which a transform acts.
-
-    Args:
-        kind: The transform's class.
-        images: uint8 (N, h, w, 3).
-        masks: uint8 (N, h, w).
-        encoded: What :func:`encode` made, on the device of `images`.
-    """
+    """Change the images, uint8 (N, h, w, 3) with masks (N, h, w), on which a transform acts."""
     chosen, labels = (part.index_select(0, encoded.samples) for part in (images, masks))
     changed = BATCH_TRANSFORMS[kind].apply(chosen, labels, encoded)
     # Not an assignment by index, which waits for the device.

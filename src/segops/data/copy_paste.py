@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.augment.geometry import Pixels
 from segops.augment.policy import sample_seed
 from segops.data.imbalance import image_counts, rare_classes
 from segops.data.store import PackedStore
 from segops.params.samples import CopyPasteParams
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-
-Uint8Array = NDArray[np.uint8]
 
 SCALE = (0.8, 1.25)
 """Smallest and largest factor of an object's size: the paper's standard jitter. The policy scales
@@ -36,8 +35,8 @@ class Cutout(NamedTuple):
         shape: bool (h, w): the pixels of the box that are pasted, border included.
     """
 
-    image: Uint8Array
-    labels: Uint8Array
+    image: Pixels
+    labels: Pixels
     shape: NDArray[np.bool_]
 
 
@@ -100,18 +99,13 @@ class CopyPaste:
         return cls(store, tuple(sources), params)
 
     def __call__(
-        self, image_id: str, image: Uint8Array, mask: Uint8Array, seed: int
-    ) -> tuple[Uint8Array, Uint8Array]:
-        """Paste objects into copies of an image and its mask.
-
-        Args:
-            image_id: Id of the image; no object is taken from it.
-            image: uint8 (H, W, 3), RGB.
-            mask: uint8 (H, W), ids and 255 for void.
-            seed: Not negative.
+        self, image_id: str, image: Pixels, mask: Pixels, seed: int
+    ) -> tuple[Pixels, Pixels]:
+        """Paste objects of other images into copies of an image and its mask.
 
         Returns:
-            Image and mask of the same size; the arguments themselves where nothing is drawn.
+            Image, uint8 (H, W, 3), and mask, uint8 (H, W); the arguments themselves where nothing
+            is drawn.
         """
         # A separate generator, so that the policy draws the same with and without pasted objects.
         generator = np.random.default_rng(sample_seed(seed, 0, -2))
@@ -138,16 +132,11 @@ class CopyPaste:
 
 
 def cut_out(
-    image: Uint8Array, mask: Uint8Array, c: int, min_area: int, generator: np.random.Generator
+    image: Pixels, mask: Pixels, c: int, min_area: int, generator: np.random.Generator
 ) -> Cutout | None:
-    """Cut a random object of class `c` out of an image; None where it has none large enough.
+    """Cut a random object of class `c` and at least `min_area` pixels out of an image.
 
-    Args:
-        image: uint8 (H, W, 3).
-        mask: uint8 (H, W).
-        c: Class of the object.
-        min_area: Smallest area of the object, in pixels.
-        generator: Draws the object.
+    None where the image has no such object.
     """
     number, components, stats, _ = cv2.connectedComponentsWithStats((mask == c).view(np.uint8))
     large = [k for k in range(1, number) if stats[k, cv2.CC_STAT_AREA] >= min_area]
@@ -180,9 +169,7 @@ def _changed(cutout: Cutout, flip: bool, scale: float) -> Cutout:
     )
 
 
-def _paste(
-    image: Uint8Array, mask: Uint8Array, cutout: Cutout, generator: np.random.Generator
-) -> None:
+def _paste(image: Pixels, mask: Pixels, cutout: Cutout, generator: np.random.Generator) -> None:
     """Put an object at a random place and cut it at the borders of the image."""
     target, source = [], []
     for side, length in zip(mask.shape, cutout.shape.shape, strict=True):

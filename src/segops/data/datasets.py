@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from segops.augment.geometry import Pixels
 from segops.augment.policy import Policy, sample_seed
 from segops.data.copy_paste import CopyPaste
 from segops.data.samplers import BatchStream, SampleKey
-from segops.data.shared_memory import shared_batches
 from segops.data.store import PackedStore
-from segops.data.workers import stream_loader
+from segops.data.workers import shared_batches, stream_loader
 
 TrainSample = tuple[Tensor, Tensor]
 """Image or batch of images, and mask or batch of masks."""
 
 
+@dataclass(eq=False)
 class TrainDataset(Dataset[TrainSample]):
-    """Crops for training; sample (epoch, index) is a function of (seed, epoch, index) alone.
+    """Crops of the images `ids`; sample (epoch, index) is a function of (seed, epoch, index) alone.
 
-    Args:
-        store: Holds the images.
-        ids: The images to train on; `index` counts in this order.
-        policy: The augmentation.
-        seed: Seed of the augmentation.
-        copy_paste: Puts objects into the images before the policy sees them.
+    `copy_paste` puts objects into the images before the policy sees them.
     """
 
-    def __init__(
-        self,
-        store: PackedStore,
-        ids: Sequence[str],
-        policy: Policy,
-        seed: int,
-        copy_paste: CopyPaste | None = None,
-    ) -> None:
-        self.store = store
-        self.ids = tuple(ids)
-        self.policy = policy
-        self.seed = seed
-        self.copy_paste = copy_paste
+    store: PackedStore
+    ids: Sequence[str]
+    policy: Policy
+    seed: int
+    copy_paste: CopyPaste | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -54,7 +41,7 @@ class TrainDataset(Dataset[TrainSample]):
         """The image that `index` stands for; see :class:`~segops.data.samplers.EpochSampler`."""
         return self.ids[index % len(self.ids)]
 
-    def source(self, key: SampleKey) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
+    def source(self, key: SampleKey) -> tuple[Pixels, Pixels, int]:
         """What the policy gets for sample `key`, (epoch, index).
 
         Returns:

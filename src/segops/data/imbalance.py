@@ -98,12 +98,9 @@ def effective_number(counts: PixelCounts) -> Floats:
 def class_weights(
     store: PackedStore, ids: Sequence[str], scheme: str | Sequence[float] | None
 ) -> tuple[float, ...] | None:
-    """The class weights that ``train.class_weights`` asks for, in id order.
+    """The class weights of the training images `ids`, in id order.
 
-    Args:
-        store: Holds the masks.
-        ids: The images that are trained on.
-        scheme: ``median_frequency``, ``effective_number``, the weights themselves, or None.
+    `scheme` is ``train.class_weights``: a name, the weights themselves, or None.
 
     Raises:
         SegopsError: The number of weights is not the number of classes.
@@ -124,8 +121,7 @@ def class_weights(
 def rare_classes(counts: PixelCounts) -> tuple[int, ...]:
     """Ids of the classes that occur and have fewer pixels than the median of such classes.
 
-    Args:
-        counts: Pixels of each class, (C,), or of each class in each image, (images, C).
+    `counts` are pixels of each class, (C,), or of each class in each image, (images, C).
     """
     pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
     present = pixels > 0
@@ -164,12 +160,8 @@ class RareFirst:
     ) -> RareFirst:
         """The sampling of the training images `ids`.
 
-        Args:
-            store: Holds the masks.
-            ids: The images.
-            temperature: T, above 0.
-            least: Share of an image, void included, that a class must cover for the image to show
-                it. A class for which there is no such image is shown by each image that holds it.
+        `least` is the share of an image, void included, that a class must cover for the image to
+        show it. A class for which there is no such image is shown by each image that holds it.
 
         Raises:
             SegopsError: No pixel of these images has a label.

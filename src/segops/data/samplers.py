@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from segops.augment.policy import sample_seed
@@ -28,10 +29,7 @@ class EpochSampler:
         length: Number of images, 1 or more.
         batch_size: Images in a batch, 1 or more.
         seed: Seed of the order.
-        rare_first: Draws images by their classes instead of in a shuffled pass.
-
-    Raises:
-        ValueError: `length` or `batch_size` is below 1.
+        rare_first: Rare-class sampling; None: a shuffled pass.
     """
 
     def __init__(
@@ -54,7 +52,8 @@ class EpochSampler:
         used = len(self) * self.batch_size
         if self.rare_first is not None:
             drawn = self.rare_first.draw(generator, used)
-            return drawn + _times_before(drawn) * self.length
+            times_before = pd.Series(drawn).groupby(drawn).cumcount().to_numpy()
+            return drawn + times_before * self.length
         passes = -(-used // self.length)
         rounds = [generator.permutation(self.length) + k * self.length for k in range(passes)]
         return np.concatenate(rounds)[:used].astype(np.int64)
@@ -68,16 +67,6 @@ class EpochSampler:
     def batch(self, epoch: int, number: int) -> list[SampleKey]:
         """A single batch."""
         return next(self.batches(epoch, number))
-
-
-def _times_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each value occurred before it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    firsts = np.searchsorted(ordered, ordered)
-    times = np.empty_like(values)
-    times[order] = np.arange(len(values)) - firsts
-    return times
 
 
 class BatchStream:
@@ -95,9 +84,6 @@ class BatchStream:
             `epochs`.
         rank: Number of the part of each batch that is handed out.
         ranks: Number of parts; a divisor of the sampler's batch size.
-
-    Attributes:
-        batch_size: Images in each batch that is handed out.
     """
 
     def __init__(

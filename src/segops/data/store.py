@@ -56,15 +56,12 @@ class PackedStore:
     only on the splits that it reads. All processes of a machine share the same pages of memory.
     Pickling stores the path alone.
 
-    Args:
-        path: The store's directory.
+    `class_names` are in id order.
 
     Raises:
         SegopsError: A split that is opened, here or by a method, is missing, incomplete or of
             another format.
-
-    Attributes:
-        class_names: Names of the classes in id order.
+        KeyError: A method finds no such image.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,22 +78,14 @@ class PackedStore:
         return tuple(self._split(split).entries)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the store.
-
-        Raises:
-            KeyError: There is no such image.
-        """
+        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the store."""
         split, entry = self._find(image_id)
         start = entry.offset * CHANNELS
         flat = split.images[start : start + entry.pixels * CHANNELS]
         return flat.reshape(entry.height, entry.width, CHANNELS)
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
-        """The mask of the image, uint8 (H, W), class ids and 255 for void; a read-only view.
-
-        Raises:
-            KeyError: There is no such image.
-        """
+        """The mask of the image, uint8 (H, W), class ids and 255 for void; a read-only view."""
         split, entry = self._find(image_id)
         flat = split.masks[entry.offset : entry.offset + entry.pixels]
         return flat.reshape(entry.height, entry.width)
@@ -237,10 +226,8 @@ def _write_pixels(
                     faults.append(SegopsError(f"{image_id}: in both splits"))
                     continue
                 seen.add(image_id)
-                height, width = pair.mask.shape
-                entries[image_id] = StoredImage(
-                    height, width, offset, pair.image_sha256, pair.mask_sha256
-                )
+                hashes = pair.image_sha256, pair.mask_sha256
+                entries[image_id] = StoredImage(*pair.mask.shape, offset, *hashes)
                 offset += pair.mask.size
                 if not faults:
                     images.write(pair.image.data)

@@ -24,7 +24,6 @@ from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES, VOID
-from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 Pixels = NDArray[np.uint8]
@@ -291,13 +290,6 @@ def test_only_what_the_crop_shows_is_sent(store: PackedStore) -> None:
     augment = BatchAugmentation(dataset)
     batch = augment.pack([augment[0, 0]])
     assert batch.images.pixels.shape[0] <= (16 + 10) ** 2 < height * width
-
-
-def test_a_transform_without_a_version_for_batches_is_refused_by_name(store: PackedStore) -> None:
-    policy = Policy(A.Compose([Warp((16, 16)), A.RandomGamma(p=0.5)]))
-    dataset = dataset_of(store, policy)
-    with pytest.raises(SegopsError, match=r"augment\.device: gpu, but RandomGamma"):
-        device_batches(dataset, BatchStream(EpochSampler(4, 2, seed=0), 1), device=CPU)
 
 
 def test_the_seed_is_the_sample_s(store: PackedStore) -> None:

@@ -8,16 +8,13 @@ other values.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.augment.geometry import Affine, Warp, Window
+from segops.augment.geometry import Affine, Pixels, Warp, Window
 from segops.augment.policy import Drawn, Policy
 from segops.data.datasets import TrainDataset, TrainSample
 from segops.data.device import batch_color
@@ -44,8 +41,14 @@ def choose_executor(wanted: str, device: str, policy: Policy) -> Executor:
     Raises:
         SegopsError: `wanted` is `gpu`, and a part of the policy has no version for batches.
     """
+    kinds = [type(transform) for transform in policy.compose.transforms[1:]]
+    cpu_only = [kind.__name__ for kind in kinds if kind not in batch_color.BATCH_TRANSFORMS]
     if wanted == "gpu":
-        _require_batch_versions(policy)
+        if cpu_only:
+            raise SegopsError(
+                f"augment.device: gpu, but {', '.join(cpu_only)} of the policy acts on the CPU "
+                "alone. Set augment.device to cpu or auto, or the probability of this part to 0."
+            )
         if device != "cuda":
             log.warning(
                 "augment.device: gpu, but the training runs on %s: batches are augmented there, "
@@ -53,39 +56,18 @@ def choose_executor(wanted: str, device: str, policy: Policy) -> Executor:
                 device,
             )
         return "gpu"
-    return "gpu" if wanted == "auto" and device == "cuda" and not _cpu_only(policy) else "cpu"
-
-
-def _cpu_only(policy: Policy) -> list[str]:
-    """Names of the policy's transforms that have no version for batches."""
-    kinds = [type(transform) for transform in policy.compose.transforms[1:]]
-    return [kind.__name__ for kind in kinds if kind not in batch_color.BATCH_TRANSFORMS]
-
-
-def _require_batch_versions(policy: Policy) -> None:
-    if missing := _cpu_only(policy):
-        raise SegopsError(
-            f"augment.device: gpu, but {', '.join(missing)} of the policy acts on the CPU "
-            "alone. Set augment.device to cpu or auto, or the probability of this part to 0."
-        )
+    return "gpu" if wanted == "auto" and device == "cuda" and not cpu_only else "cpu"
 
 
 class RawSample(NamedTuple):
-    """A sample before augmentation.
+    """The parts of image and mask that a crop shows, the maps from crop to each, the crop's window.
 
-    Attributes:
-        image: The part of the stored image that the crop shows, uint8 (h, w, 3).
-        to_image: The map from crop to `image`.
-        mask: The part of the mask, uint8 (h, w).
-        to_mask: The map from crop to `mask`.
-        window: The part of the crop beyond which is padding.
-        drawn: What was drawn of each transform after the warp; None: it does not act.
-        seed: The sample's seed.
+    `drawn` is what was drawn of each transform after the warp; None: it does not act.
     """
 
-    image: NDArray[np.uint8]
+    image: Pixels
     to_image: Affine
-    mask: NDArray[np.uint8]
+    mask: Pixels
     to_mask: Affine
     window: Window
     drawn: tuple[Drawn | None, ...]
@@ -95,11 +77,8 @@ class RawSample(NamedTuple):
 class RawBatch(NamedTuple):
     """What a worker hands over: tensors that can be pinned and sent to the device.
 
-    Attributes:
-        images: Parts of images, and the maps to crops.
-        masks: Parts of masks.
-        windows: int64 (N, 4): the window of each sample.
-        colors: What was drawn of each transform after the warp; None: it acts on no sample.
+    `windows` is int64 (N, 4). `colors` is what was drawn of each transform after the warp; None: it
+    acts on no sample.
     """
 
     images: Sources
@@ -109,17 +88,12 @@ class RawBatch(NamedTuple):
 
 
 class BatchAugmentation:
-    """The samples of a data set, augmented in whole batches with the draws of :class:`Policy`.
+    """The samples of a data set, augmented in whole batches with the draws of its policy.
 
-    Args:
-        dataset: The samples.
-
-    Raises:
-        SegopsError: The policy holds a transform that has no version for batches.
+    :func:`choose_executor` has checked that each transform has a version for batches.
     """
 
     def __init__(self, dataset: TrainDataset) -> None:
-        _require_batch_versions(dataset.policy)
         self.dataset = dataset
         self.warp: Warp = dataset.policy.compose.transforms[0]
         self.kinds = [type(transform) for transform in dataset.policy.compose.transforms[1:]]
@@ -154,10 +128,7 @@ class BatchAugmentation:
     def __call__(self, batch: RawBatch, device: torch.device) -> TrainSample:
         """Send a batch to `device` and augment it there.
 
-        Args:
-            batch: What :meth:`pack` made; on CUDA it should lie in page-locked memory, else the
-                host waits for each copy.
-            device: Where to compute.
+        On CUDA nothing waits for the device if the batch lies in page-locked memory.
 
         Returns:
             Images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w), on
@@ -178,47 +149,12 @@ def device_batches(
     """The batches of :func:`~segops.data.datasets.train_loader`, augmented on a device.
 
     A sample is a function of (seed, epoch, index) and of the kind of device: neither of its batch
-    nor of `workers`.
-
-    Args:
-        dataset: The samples.
-        batches: The keys of every batch.
-        device: Where batches are augmented, and stay.
-        workers: Processes that fetch pixels and draw; 0: this one.
-
-    Raises:
-        SegopsError: The policy holds a transform that has no version for batches.
+    nor of `workers`, the number of processes that fetch pixels and draw (0: this one does).
     """
     augment = BatchAugmentation(dataset)
     on_gpu = device.type == "cuda"
     loader = stream_loader(augment, batches, augment.pack, workers=workers, pin_memory=on_gpu)
-    return _ahead(augment, loader, device) if on_gpu else (augment(raw, device) for raw in loader)
-
-
-def _ahead(
-    augment: BatchAugmentation, loader: Iterable[RawBatch], device: torch.device
-) -> Iterator[TrainSample]:
-    """Copy and augment each batch on a separate stream while the step before it trains.
-
-    No call waits for the device.
-    """
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    ready: tuple[TrainSample, torch.cuda.Event] | None = None
-    for raw in chain(loader, (None,)):
-        following = None
-        if raw is not None:
-            with torch.cuda.stream(stream):
-                following = augment(raw, device), torch.cuda.Event()  # type: ignore[no-untyped-call]
-                following[1].record(stream)
-        if ready is not None:
-            batch, done = ready
-            # The caller's stream waits for the batch, whose memory it then shares.
-            caller = torch.cuda.current_stream(device)
-            caller.wait_event(done)
-            for tensor in batch:
-                tensor.record_stream(caller)
-            yield batch
-        ready = following
+    return (augment(raw, device) for raw in loader)
 
 
 def _sent(content: Any, device: torch.device) -> Any:

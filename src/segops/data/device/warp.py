@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.augment.geometry import Affine
+from segops.augment.geometry import Affine, Pixels
 
 OUTSIDE = -9.0
 """A position that lies beyond any frame."""
@@ -35,9 +33,7 @@ class Sources(NamedTuple):
     maps: Tensor
 
 
-def framed(
-    parts: Sequence[NDArray[np.uint8]], maps: Sequence[Affine], fill: tuple[int, ...] | int
-) -> Sources:
+def framed(parts: Sequence[Pixels], maps: Sequence[Affine], fill: tuple[int, ...] | int) -> Sources:
     """Copy parts into one buffer.
 
     Args:

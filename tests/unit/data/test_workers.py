@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segops.data.samplers import BatchStream, EpochSampler, SampleKey
-from segops.data.shared_memory import shared_batches
+from segops.data.workers import shared_batches
 
 SHAPE = (4, 5, 6)
 

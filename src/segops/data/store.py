@@ -226,8 +226,9 @@ def _write_pixels(
                     faults.append(SegopsError(f"{image_id}: in both splits"))
                     continue
                 seen.add(image_id)
+                height, width = pair.mask.shape
                 hashes = pair.image_sha256, pair.mask_sha256
-                entries[image_id] = StoredImage(*pair.mask.shape, offset, *hashes)
+                entries[image_id] = StoredImage(height, width, offset, *hashes)
                 offset += pair.mask.size
                 if not faults:
                     images.write(pair.image.data)

@@ -116,13 +116,12 @@ def tune_batch(
     table = Table(
         "batch size", "images/s", "memory", title="Batch sizes of a device", title_justify="left"
     )
-    for attempt in found.attempts:
-        size = str(attempt.batch_size)
-        if attempt.measured is None:
-            table.add_row(size, "", "does not fit")
+    for size, measured in found.attempts.items():
+        if measured is None:
+            table.add_row(str(size), "", "does not fit")
         else:
-            gigabytes = f"{attempt.measured.memory / 2**30:.2f} GiB"
-            table.add_row(size, f"{attempt.measured.images_per_second:.1f}", gigabytes)
+            gigabytes = f"{measured.memory / 2**30:.2f} GiB"
+            table.add_row(str(size), f"{measured.images_per_second:.1f}", gigabytes)
     console.print(table)
     whole = "" if found.devices == 1 else f" over {found.devices} devices"
     console.print(
@@ -144,7 +143,7 @@ def tune_search(
 ) -> None:
     """Search the ranges under `tune` in params.yaml; an interrupted search continues."""
     from segops.params.file import load_params
-    from segops.tune.search import search
+    from segops.tune.search import PICTURE, search
 
     root = checkout()
     found = search(root, load_params(root), trials)
@@ -158,7 +157,7 @@ def tune_search(
         style = "bold" if trial.number == found.best.number else None
         table.add_row(str(trial.number), trial.outcome, score, *cells, style=style)
     console.print(table)
-    console.print(f"The plot: {found.picture}", highlight=False)
+    console.print(f"The plot: {PICTURE}", highlight=False)
     if found.mlflow_run is not None:
         console.print(
             f"MLflow run {found.mlflow_run}, with a nested run per trial.", highlight=False

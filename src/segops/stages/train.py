@@ -36,10 +36,9 @@ from segops.train.fingerprint import (
 from segops.train.fresh import VARIABLE, wants_fresh
 from segops.train.hardware import can_compute, choose_precision, choose_threads
 from segops.train.history import TrainingLog
-from segops.train.job import Job, TrainingResult
+from segops.train.job import Job, TrainingResult, TrainingSettings
 from segops.train.loop import train
 from segops.train.start import Start, all_images
-from segops.train.training_settings import TrainingSettings
 
 FOLLOW_LOG = paths.STATE / "follow.log"
 CURVES = ("epoch", "step", "lr", "train_loss", "selection_miou")
@@ -155,8 +154,7 @@ def _with_begun_precision(directory: Path, parts: dict[str, str], device: Device
     begun = None if wants_fresh() else checkpoint.parts_of_interrupted(directory)
     if begun is None or not can_compute(begun.get(PRECISION, ""), device):
         return parts
-    differing = {name for name in {*parts, *begun} if parts.get(name) != begun.get(name)}
-    if differing - {START} != {PRECISION}:
+    if {*checkpoint.differing(parts, begun)} - {START} != {PRECISION}:
         return parts
     return {**parts, PRECISION: begun[PRECISION]}
 

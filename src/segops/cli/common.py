@@ -40,8 +40,12 @@ def printable(text: str, *, lines: bool = True) -> str:
 class Terminal(Console):
     """A console that prints names literally: it reads markup only where a call asks for it."""
 
-    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
-        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def say(self, text: str, *, markup: bool = False) -> None:
+        """Print sentences; the terminal breaks long lines, so a file receives them whole."""
+        self.print(text, soft_wrap=True, markup=markup)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Render as the base class does, from printable text; all printed text passes here."""
@@ -53,9 +57,7 @@ console = Terminal()
 
 def print_error(message: str) -> None:
     """Print an error message to standard error."""
-    Terminal(stderr=True, soft_wrap=True).print(
-        f"[bold red]error:[/] {escape(message)}", highlight=False, markup=True
-    )
+    Terminal(stderr=True).say(f"[bold red]error:[/] {escape(message)}", markup=True)
 
 
 def make_printable(record: logging.LogRecord) -> bool:

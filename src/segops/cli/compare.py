@@ -48,7 +48,7 @@ def compare(
     page = root / PAGE if output is None else output
     compared = compare_models(models, root, page)
     _show(compared)
-    console.print(f"Page: {compared.page}", highlight=False, soft_wrap=True)
+    console.say(f"Page: {compared.page}")
 
 
 def _show(compared: Compared) -> None:
@@ -73,10 +73,7 @@ def _show(compared: Compared) -> None:
     console.print(table)
     console.print(metrics_table(compared.names, compared.evaluations))
     at = level(compared.opponents[0].confidence)
-    console.print(
-        f"Intervals: bootstrap over images at {at}; differences use the same resamples.",
-        highlight=False,
-    )
+    console.say(f"Intervals: bootstrap over images at {at}; differences use the same resamples.")
 
 
 def _difference(opponent: Opponent) -> str:

@@ -14,7 +14,6 @@ from segops.cli.common import checkout, console
 
 if TYPE_CHECKING:
     from segops.edit import Edit
-    from segops.recipes import Recipe
 
 app = typer.Typer(
     help="Find a learning rate, a batch size or other parameter values by measuring.",
@@ -33,9 +32,8 @@ def list_recipes() -> None:
         figure = "none published" if aim.miou is None else f"{aim.miou:.1f} %"
         table.add_row(recipe.name, recipe.about.title, figure)
     console.print(table)
-    console.print(
-        "The files in recipes/ name the sources of the figures and the differences from them.",
-        highlight=False,
+    console.say(
+        "The files in recipes/ name the sources of the figures and the differences from them."
     )
 
 
@@ -51,18 +49,22 @@ def put_recipe(root: Path, name: str, check: bool) -> None:
 
     recipe = find(root, name)
     edit = put_over(root, recipe)
-    _show_recipe(recipe)
+    about = recipe.about
+    figure = "no published figure" if about.aim.miou is None else f"mIoU {about.aim.miou:.1f} %"
+    console.say(
+        f"Recipe [bold]{escape(recipe.name)}[/]: {escape(about.title)}. Aim: {figure} after "
+        f"{about.aim.iterations:,} iterations.",
+        markup=True,
+    )
     _show_changes(edit)
     for sentence in doubts(root, recipe, edit.settings):
-        console.print(
-            f"[yellow]warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True, markup=True
-        )
+        console.say(f"[yellow]warning:[/] {escape(sentence)}", markup=True)
     if check:
-        console.print("The recipe is usable. Nothing was written.", highlight=False)
+        console.say("The recipe is usable. Nothing was written.")
         return
     edit.write()
     if edit.changes:
-        console.print("params.yaml is changed; `git diff params.yaml` shows it.", highlight=False)
+        console.say("params.yaml is changed; `git diff params.yaml` shows it.")
 
 
 @app.command("lr")
@@ -87,7 +89,7 @@ def tune_lr(
     ):
         table.add_row("none" if rate is None else f"{rate:.1e}", what)
     console.print(table)
-    console.print(f"The curve: {picture}", highlight=False)
+    console.say(f"The curve: {picture}")
     if found.suggestion is None:
         raise SegopsError(
             f"The loss never fell between {low:g} and {high:g}: no suggestion. Try more --steps, "
@@ -125,12 +127,10 @@ def tune_batch(
             table.add_row(size, f"{attempt.measured.images_per_second:.1f}", gigabytes)
     console.print(table)
     whole = "" if found.devices == 1 else f" over {found.devices} devices"
-    console.print(
+    console.say(
         f"Largest batch{whole}: {found.largest}. Smallest batch that is about as fast as any: "
         f"{found.suggestion} (training steps alone, without loading of samples).\n"
-        "With another batch size, choose the learning rate again: `segops tune lr`.",
-        highlight=False,
-        soft_wrap=True,
+        "With another batch size, choose the learning rate again: `segops tune lr`."
     )
     _suggest(root, {"train.batch_size": found.suggestion}, apply)
 
@@ -158,15 +158,12 @@ def tune_search(
         style = "bold" if trial.number == found.best.number else None
         table.add_row(str(trial.number), trial.outcome, score, *cells, style=style)
     console.print(table)
-    console.print(f"The plot: {found.picture}", highlight=False)
+    console.say(f"The plot: {found.picture}")
     if found.mlflow_run is not None:
-        console.print(
-            f"MLflow run {found.mlflow_run}, with a nested run per trial.", highlight=False
-        )
-    console.print(
+        console.say(f"MLflow run {found.mlflow_run}, with a nested run per trial.")
+    console.say(
         f"Best: trial {found.best.number}. Chosen by selection mIoU; `segops run` measures it on "
-        "val.",
-        highlight=False,
+        "val."
     )
     _finish(found.edit, apply)
 
@@ -179,43 +176,27 @@ def _suggest(root: Path, values: dict[str, float], apply: bool) -> None:
 
 def _finish(edit: Edit, apply: bool) -> None:
     if not edit.changes:
-        console.print("params.yaml already has these values.", highlight=False)
+        console.say("params.yaml already has these values.")
         return
-    _show_diff(edit)
+    if console.is_terminal:
+        console.print(Syntax(edit.diff(), "diff", background_color="default"))
+    else:
+        console.say(edit.diff())
     if apply:
         edit.write()
-        console.print("Written into params.yaml.", highlight=False)
+        console.say("Written into params.yaml.")
     else:
-        console.print("--apply writes this into params.yaml.", highlight=False)
-
-
-def _show_recipe(recipe: Recipe) -> None:
-    aim = recipe.about.aim
-    figure = "no published figure" if aim.miou is None else f"mIoU {aim.miou:.1f} %"
-    console.print(
-        f"Recipe [bold]{escape(recipe.name)}[/]: {escape(recipe.about.title)}. Aim: {figure} "
-        f"after {aim.iterations:,} iterations.",
-        highlight=False,
-        markup=True,
-        soft_wrap=True,
-    )
+        console.say("--apply writes this into params.yaml.")
 
 
 def _show_changes(edit: Edit) -> None:
     if not edit.changes:
-        console.print("params.yaml already has these values.", highlight=False)
+        console.say("params.yaml already has these values.")
         return
     table = Table("parameter", "is", "becomes")
     for change in edit.changes:
         table.add_row(change.key, _cell(change.old), _cell(change.new))
     console.print(table)
-
-
-def _show_diff(edit: Edit) -> None:
-    if console.is_terminal:
-        console.print(Syntax(edit.diff(), "diff", background_color="default"))
-    else:
-        console.print(edit.diff(), highlight=False, soft_wrap=True)
 
 
 def _cell(value: object) -> str:

@@ -176,17 +176,14 @@ def exclusive(lock: Path, doing: str) -> Iterator[None]:
         SegopsError: Another process holds the lock.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    holder = FileLock(lock)
     try:
-        holder.acquire(blocking=False)
+        held = FileLock(lock).acquire(blocking=False)
     except Timeout:
         raise SegopsError(
             f"{lock}: {doing} is under way in this workspace. Wait for it to end, or stop it first."
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        holder.release()
 
 
 def _sync(path: Path) -> None:

@@ -131,7 +131,7 @@ def _deliver_until_end(root: Path, store: Store, history: CurveHistory, pid: int
                 run_id = _run(store, root, history, pid)
         if set(history.rows) - delivered:
             with locked(root, "record"):
-                _deliver(store, run_id, history)
+                runs.add_epochs(store, run_id, history.rows.values())
             delivered = set(history.rows)
         if not history.ended:
             ended_at = None
@@ -149,7 +149,7 @@ def _is_recorded(store: Store, history: CurveHistory) -> bool:
     return any(
         runs.WEIGHTS in run.data.tags
         and runs.are_logged(runs.epochs(store, run.info.run_id), history.rows.values())
-        for run in runs.of_fingerprint(store, history.fingerprint)
+        for run in runs.tagged(store, runs.FINGERPRINT, history.fingerprint)
     )
 
 
@@ -177,10 +177,6 @@ def _run(store: Store, root: Path, history: CurveHistory, pid: int) -> str:
     runs.add_tags(store, run, process, overwrite=True)
     runs.add_params(store, run, load_params(root).flat())
     return run_id
-
-
-def _deliver(store: Store, run_id: str, history: CurveHistory) -> None:
-    runs.add_epochs(store, run_id, history.rows.values(), runs.epochs(store, run_id))
 
 
 def _sleep_while_alive(pid: int, seconds: float) -> None:

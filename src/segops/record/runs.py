@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
@@ -35,28 +35,23 @@ LONGEST_TAG = 8000
 LONGEST_KEY = 250
 
 
-def find(store: Store, weights_sha256: str) -> Run | None:
-    """Return the oldest run with these weights, or None."""
-    return _first(store, f"tags.`{WEIGHTS}` = '{weights_sha256}'")
-
-
-def of_fingerprint(store: Store, fingerprint: str) -> list[Run]:
-    """Return the runs of trainings with this fingerprint, oldest first."""
+def tagged(store: Store, tag_name: str, value: str) -> list[Run]:
+    """Return the experiment's runs with a tag of this value, oldest first."""
     return list(
         store.client.search_runs(
             [store.experiment_id],
-            f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+            f"tags.`{tag_name}` = '{value}'",
+            max_results=50_000,
             order_by=["attributes.start_time ASC"],
         )
     )
 
 
 def find_live(store: Store, fingerprint: str) -> Run | None:
-    """Return the run of a training with this fingerprint that has no weights yet, or None."""
-    ended = (WEIGHTS, SUPERSEDED)
-    candidates = of_fingerprint(store, fingerprint)
-    live = [run for run in candidates if not any(name in run.data.tags for name in ended)]
-    return live[0] if live else None
+    """Return the first run of a training with this fingerprint that has no weights yet."""
+    ended = {WEIGHTS, SUPERSEDED}
+    runs = tagged(store, FINGERPRINT, fingerprint)
+    return next((run for run in runs if not ended & run.data.tags.keys()), None)
 
 
 def create(store: Store, fingerprint: str) -> Run:
@@ -91,16 +86,9 @@ def is_training(run: Run) -> bool:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:  # no /proc on this system, or the process just ended; the next call shows it
-        return True
 
 
 def put(store: Store, run_id: str, path: str, content: bytes) -> None:
@@ -145,9 +133,7 @@ def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool
         for name, value in wanted.items()
         if (now.get(name) != value if overwrite else name not in now)
     ]
-    for start in range(0, len(changed), AT_ONCE):
-        part = [RunTag(name, wanted[name]) for name in changed[start : start + AT_ONCE]]
-        store.client.log_batch(run.info.run_id, tags=part)
+    _log(store, run.info.run_id, tags=[RunTag(name, wanted[name]) for name in changed])
     return changed
 
 
@@ -159,9 +145,7 @@ def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
     """
     wanted = spelled(flat)
     added = [name for name in wanted if name not in run.data.params]
-    for start in range(0, len(added), AT_ONCE):
-        part = [Param(name, wanted[name]) for name in added[start : start + AT_ONCE]]
-        store.client.log_batch(run.info.run_id, params=part)
+    _log(store, run.info.run_id, params=[Param(name, wanted[name]) for name in added])
     return added
 
 
@@ -179,7 +163,7 @@ def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def add_metrics(store: Store, run: Run, metrics: Mapping[str, float]) -> list[str]:
+def add_metrics(store: Store, run: Run, finals: Mapping[str, float]) -> list[str]:
     """Log final metrics that are missing or have another value.
 
     NaN replaces a logged metric that has no value any more, such as the IoU of a class that is not
@@ -189,13 +173,12 @@ def add_metrics(store: Store, run: Run, metrics: Mapping[str, float]) -> list[st
         Names of the metrics that were logged.
     """
     now = run.data.metrics
-    wanted = {key(name): float(value) for name, value in metrics.items()}
+    wanted = {key(name): float(value) for name, value in finals.items()}
     wanted = {name: value for name, value in wanted.items() if name in now or not math.isnan(value)}
     changed = [name for name, value in wanted.items() if not _same(now.get(name), value)]
     stamp = int(time.time() * 1000)
-    for start in range(0, len(changed), 1000):
-        part = [Metric(name, wanted[name], stamp, 0) for name in changed[start : start + 1000]]
-        store.client.log_batch(run.info.run_id, metrics=part)
+    metrics = [Metric(name, wanted[name], stamp, 0) for name in changed]
+    _log(store, run.info.run_id, metrics=metrics)
     return changed
 
 
@@ -213,7 +196,7 @@ def add_epochs(
     store: Store,
     run_id: str,
     rows: Iterable[Mapping[str, Any]],
-    known: Mapping[str, Mapping[int, float]],
+    known: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[str]:
     """Log the epochs that are missing.
 
@@ -221,11 +204,12 @@ def add_epochs(
         store: The record.
         run_id: The run.
         rows: One mapping per epoch, with `epoch` and some of `EPOCH_METRICS`.
-        known: What :func:`epochs` returned.
+        known: What is logged, as :func:`epochs` returns it; None: MLflow is asked.
 
     Returns:
         Names of the metrics that got new values.
     """
+    known = epochs(store, run_id) if known is None else known
     stamp = int(time.time() * 1000)
     new = [
         Metric(name, value, stamp, epoch)
@@ -233,8 +217,7 @@ def add_epochs(
         for name, value in values.items()
         if epoch not in known[name]
     ]
-    for start in range(0, len(new), 1000):
-        store.client.log_batch(run_id, metrics=new[start : start + 1000])
+    _log(store, run_id, metrics=new)
     return sorted({metric.key for metric in new})
 
 
@@ -293,11 +276,18 @@ def key(name: str) -> str:
     return accepted
 
 
-def _first(store: Store, condition: str) -> Run | None:
-    found = store.client.search_runs(
-        [store.experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
-    )
-    return found[0] if found else None
+def _log(
+    store: Store,
+    run_id: str,
+    *,
+    metrics: Sequence[Metric] = (),
+    params: Sequence[Param] = (),
+    tags: Sequence[RunTag] = (),
+) -> None:
+    """Log entries of one kind, as many per call as MLflow accepts."""
+    for start in range(0, len(metrics) + len(params) + len(tags), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        store.client.log_batch(run_id, metrics[part], params[part], tags[part])
 
 
 def _values(row: Mapping[str, Any]) -> tuple[int, dict[str, float]]:

@@ -96,18 +96,15 @@ def locked(root: Path, name: str) -> Iterator[None]:
     """
     path = paths.state_home(root) / paths.STATE / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        held = FileLock(path).acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise BusyError(
             f"{path}: another process has held this lock for {LOCK_SECONDS:.0f} s. "
             "Wait for it to end, or stop it first."
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

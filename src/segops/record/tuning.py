@@ -94,9 +94,7 @@ def record_study(
 
 
 def _parent(store: Store, root: Path, settings: Params, name: str) -> Run:
-    found = store.client.search_runs(
-        [store.experiment_id], f"tags.`{STUDY}` = '{name}'", max_results=1
-    )
+    found = runs.tagged(store, STUDY, name)
     if found:
         store.client.update_run(found[0].info.run_id, status="RUNNING")
         return found[0]
@@ -110,11 +108,8 @@ def _parent(store: Store, root: Path, settings: Params, name: str) -> Run:
 
 def _children(store: Store, parent: str) -> set[int]:
     """Return the numbers of completely recorded trials; delete the runs of the others."""
-    found = store.client.search_runs(
-        [store.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'", max_results=50_000
-    )
     whole = set()
-    for run in found:
+    for run in runs.tagged(store, MLFLOW_PARENT_RUN_ID, parent):
         if OUTCOME in run.data.tags:
             whole.add(int(run.data.tags[TRIAL]))
         else:

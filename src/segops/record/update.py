@@ -74,7 +74,7 @@ def _run(store: Store, results: Results) -> tuple[Run, bool]:
     A live run with the same epochs belongs to this training and becomes its run.
     """
     fingerprint = str(results.training["fingerprint"])
-    run = runs.find(store, results.weights_sha256)
+    run = next(iter(runs.tagged(store, runs.WEIGHTS, results.weights_sha256)), None)
     live = runs.find_live(store, fingerprint)
     if run is None and live is not None:
         curves = runs.read_curves(results.root / paths.LEARNING_CURVES)
@@ -103,7 +103,7 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
     outcome = lineage.outcome(results.training)
     added = {
         "params": runs.add_params(store, run, settings.flat()),
-        "learning curves": runs.add_epochs(store, run_id, curves, runs.epochs(store, run_id)),
+        "learning curves": runs.add_epochs(store, run_id, curves),
         "metrics": runs.add_metrics(store, run, results.metrics()),
         "lineage": [
             *runs.begin(store, run, results.root),

@@ -23,11 +23,11 @@ def data_fetch(
 ) -> None:
     """Download VOC 2012, VOC 2007 or SBD (the 10,582-image trainaug list) and track it."""
     from segops import paths, pipeline
-    from segops.voc.fetch import fetch
+    from segops.voc.fetch import DATASETS, fetch
 
     root, target = _data_target()
     pipeline.require_tracked(root, target)
-    fetch(name, root / target, root / paths.STATE / "downloads", mirror)
+    fetch(DATASETS[name], root / target, root / paths.STATE / "downloads", mirror)
     _track(root, target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,12 +106,45 @@ def models(
     encoder: Annotated[str | None, typer.Option(help="Show this encoder's architectures.")] = None,
 ) -> None:
     """Show which architectures work with which encoders."""
-    from segops.params.compatibility import listing
+    from segops.params.compatibility import examples, known_name, refusal, require_tried
+    from segops.params.compatibility import table as table_of_trials
 
-    shown = listing(architecture, encoder)
-    table = Table(*shown.columns, title=shown.title, title_justify="left")
-    for row in shown.rows:
-        table.add_row(*row)
+    tried = table_of_trials()
+    if architecture is not None:
+        require_tried("architecture", architecture, tried.names())
+    if encoder is not None:
+        require_tried("encoder", known_name(encoder), tried.architectures)
+    if architecture is not None and encoder is not None:
+        works = f"{architecture} works with encoder {encoder}."
+        console.say(refusal(architecture, encoder) or works)
+        return
+    if architecture is not None:
+        kinds: dict[str, list[str]] = {}
+        for name in tried.encoders_of(architecture):
+            # SMP's own encoders, and timm's by the first word of their names.
+            word = re.match(r"tu-[a-z]+", name)
+            kinds.setdefault(word.group() if word else "SMP", []).append(name)
+        number = sum(map(len, kinds.values()))
+        table = Table("kind", "encoders", title=f"{number} encoders that work with {architecture}")
+        for kind in sorted(kinds):
+            table.add_row(kind, ", ".join(kinds[kind]))
+    elif encoder is not None:
+        names = sorted(tried.architectures[known_name(encoder)].union(tried.any_encoder))
+        title = f"{len(names)} architectures that work with {encoder}"
+        table = Table("architectures", title=title)
+        table.add_row(", ".join(names))
+    else:
+        table = Table("architecture", "encoders", "for instance")
+        for name in tried.names():
+            encoders = tried.encoders_of(name)
+            number_or_any = "any" if name in tried.any_encoder else str(len(encoders))
+            table.add_row(name, number_or_any, examples(encoders))
+        versions = ", ".join(f"{name} {version}" for name, version in tried.versions.items())
+        table.title = (
+            f"Architectures and the encoders that work with them, of {len(tried.architectures)} "
+            f"tried ({versions})"
+        )
+    table.title_justify = "left"
     console.print(table)
 
 

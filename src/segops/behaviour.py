@@ -23,14 +23,11 @@ _SPECIAL_FIELD = re.compile(r"\b(ClassVar|InitVar|KW_ONLY)\b")
 
 
 def behaviour(text: str | bytes) -> str:
-    """Return Python code without what does not affect its behaviour.
+    """Return the source of a module without what does not affect its behaviour.
 
     Removed are comments, docstrings, type hints, messages that are raised or logged,
     `description=` of parameters and the layout, and then the imports and private functions that
     nothing uses any more. The layout of the result depends on the version of Python.
-
-    Args:
-        text: The source of a module.
 
     Raises:
         SyntaxError: It is not Python.

@@ -131,9 +131,9 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(root: Path) -> str:
-    """Return the SHA-256 over relative paths and contents of all files below `root`.
+    """Return the SHA-256, in hexadecimal, over paths and contents of all files below `root`.
 
-    In hexadecimal; byte code (``__pycache__``) does not count.
+    Byte code (``__pycache__``) does not count.
 
     Raises:
         SegopsError: There is no such directory.
@@ -160,9 +160,7 @@ def sha256_lines(lines: Iterator[str] | list[str]) -> str:
 def exclusive(lock: Path, doing: str) -> Iterator[None]:
     """Hold an operating-system lock; the kernel frees it when the process ends, however it ends.
 
-    Args:
-        lock: The lock file; its directory is created where missing.
-        doing: What the lock's holder does, for the message ("a training stage").
+    `doing` says what the lock's holder does, for the message ("a training stage").
 
     Raises:
         SegopsError: Another process holds the lock.

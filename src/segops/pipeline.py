@@ -55,8 +55,7 @@ class StageState:
     Attributes:
         name: The stage, as ``dvc.yaml`` names it.
         upstream: Names of the stages whose outputs it depends on.
-        state: `up to date`; `stale`; `perhaps` stale, if an upstream stage may run; or `busy`, if
-            another process holds it.
+        state: `perhaps` stale if an upstream stage may run; `busy` if another process holds it.
         why: What changed, or which upstream stages may run; empty if it is up to date.
     """
 
@@ -232,15 +231,11 @@ def running(root: Path) -> str | None:
 
 
 def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
-    """Make the data directory and its ``.dvc`` file agree without losing data.
+    """Make the data directory, relative to `root`, and its ``.dvc`` file agree without losing data.
 
     Missing data are pulled. If the ``.dvc`` file changed (as by `git pull`), its data are checked
-    out. Content that is not in DVC's cache is new data and is tracked.
-
-    Args:
-        root: The workspace.
-        data: The directory, relative to `root`.
-        on_line: Called with every line that DVC prints.
+    out. Content that is not in DVC's cache is new data and is tracked. `on_line` is called with
+    every line that DVC prints.
 
     Raises:
         SegopsError: The data are neither in the workspace nor in a remote.
@@ -297,14 +292,10 @@ def require_tracked(root: Path, data: Path) -> None:
 
 
 def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
-    """Track the data directory with DVC.
+    """Track the data directory with DVC, and return the MD5 that DVC gives it.
 
     The shipped sample comes from a remote inside the repository. Other data must never be pushed
-    there, so the remote's name is removed from the ``.dvc`` file. Arguments are those of
-    :func:`sync_data`.
-
-    Returns:
-        The MD5 that DVC gives the directory.
+    there, so the remote's name is removed from the ``.dvc`` file.
 
     Raises:
         SegopsError: DVC refuses.

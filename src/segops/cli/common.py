@@ -18,15 +18,10 @@ from segops.runtime.errors import SegopsError
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    r"""Escape the characters of a text that would control the terminal.
+    r"""Escape the characters of a text, such as a file name, that would control the terminal.
 
-    Args:
-        text: Any text, such as a file name from the data.
-        lines: Keep line ends.
-
-    Returns:
-        The text with control characters, marks of text direction and undecodable bytes as escapes
-        like ``\x1b``.
+    Control characters, marks of text direction and undecodable bytes become escapes like ``\x1b``;
+    with `lines`, line ends stay.
     """
     return "".join(
         character.encode("unicode_escape").decode()

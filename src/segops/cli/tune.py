@@ -38,13 +38,7 @@ def list_recipes() -> None:
 
 
 def put_recipe(root: Path, name: str, check: bool) -> None:
-    """Write a recipe's values into ``params.yaml`` and show the changes.
-
-    Args:
-        root: The checkout.
-        name: The recipe's name, or the path of its file.
-        check: Only show the changes.
-    """
+    """Show the changes that a recipe, by its name or path, makes; write them unless `check`."""
     from segops.recipes import doubts, find, put_over
 
     recipe = find(root, name)

@@ -35,10 +35,7 @@ class Sections(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read these sections of a ``params.yaml``.
-
-        Args:
-            path: The file, or the workspace directory that holds a ``params.yaml``.
+        """Read these sections of a ``params.yaml``, or of that of a workspace directory.
 
         Raises:
             SegopsError: The file is missing, is not YAML, or one of these sections is not usable.
@@ -90,10 +87,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> tuple[Any, str]:
-    """Read a ``params.yaml`` as it is written.
-
-    Args:
-        path: The file, or the workspace directory that holds a ``params.yaml``.
+    """Read a ``params.yaml``, or that of a workspace directory, as it is written.
 
     Returns:
         The tree (an empty file is a mapping without sections), and the file's name for messages.

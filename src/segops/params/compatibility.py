@@ -100,7 +100,7 @@ def refusal(
     Args:
         architecture: Name of the architecture.
         encoder: Name of the encoder.
-        options: Names of further options of the network. Where an option reaches the encoder, the
+        options: Names of further options of the network; with one that reaches the encoder, the
             pair is let through.
         output_stride: The output stride asked for. 8 or 16 takes an encoder that can be dilated.
     """

@@ -127,10 +127,7 @@ def is_whole_number(key: str) -> bool:
 
 
 def load_params(path: Path) -> Params:
-    """Read and check a ``params.yaml``.
-
-    Args:
-        path: The file, or the workspace directory that holds a ``params.yaml``.
+    """Read and check a ``params.yaml``, or that of a workspace directory.
 
     Raises:
         SegopsError: The file is missing, is not YAML, or holds an unknown key or a bad value;

@@ -52,13 +52,7 @@ class _Place:
 
 
 def listed(model: type[BaseModel], error: ValidationError, name: str) -> str:
-    """The message for a file with unusable parameters.
-
-    Args:
-        model: The model of the file.
-        error: pydantic's error.
-        name: The file's name.
-    """
+    """The message for a file of this name with unusable parameters."""
     lines = problems(model, error.errors())
     number = "1 parameter is" if len(lines) == 1 else f"{len(lines)} parameters are"
     return "\n".join([f"{name}: {number} not usable:", *(f"  {line}" for line in lines)])
@@ -69,10 +63,8 @@ def problems(
 ) -> list[str]:
     """One line for each unusable parameter, with its key and the values that it takes.
 
-    Args:
-        model: The model that was read.
-        errors: pydantic's errors, of :meth:`pydantic.ValidationError.errors`.
-        within: Keys that stand before those of `errors`.
+    `errors` are those of :meth:`pydantic.ValidationError.errors`; the keys `within` stand before
+    theirs.
     """
     schema = schema_of(model)
     places = [(error, _place(schema, (*within, *error["loc"]))) for error in errors]

@@ -72,12 +72,7 @@ def log_bundle(
 ) -> LoggedModel:
     """Log a bundle as the model of a run, after deleting what an interrupted attempt left.
 
-    Args:
-        store: The record.
-        run_id: The run.
-        bundle: The bundle's directory.
-        digest: Its digest.
-        params: The bundle's parameters as MLflow stores them, shown on the model's page.
+    MLflow shows `params`, the bundle's parameters as MLflow stores them, on the model's page.
 
     Raises:
         MlflowException: MLflow refuses.
@@ -119,11 +114,7 @@ def log_bundle(
 def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
     """Download a version's artifact and return the path of its bundle. No code of it is run.
 
-    Args:
-        store: The record.
-        model: Name of the registered model.
-        version: Its version.
-        target: Directory for the download. Artifacts on this machine are used in place.
+    `target` is the directory of the download; artifacts on this machine are used in place.
 
     Raises:
         SegopsError: The artifact holds no bundle.

@@ -34,7 +34,6 @@ class CurveHistory:
     """The epochs that a training has written to its history file so far.
 
     Attributes:
-        path: The file.
         fingerprint: The training's fingerprint; empty before the first line is written.
         rows: Epoch -> its line; the last line where a resume trained an epoch again.
         ended: Whether the training wrote that it has ended.
@@ -48,10 +47,7 @@ class CurveHistory:
     params: dict[str, Any] = field(default_factory=dict)
 
     def refresh(self) -> bool:
-        """Read the file again.
-
-        Returns:
-            Whether anything changed. An incomplete last line is left for the next call.
+        """Read the file again, but for an incomplete last line; return whether anything changed.
 
         Raises:
             SegopsError: A line is not JSON.
@@ -79,11 +75,7 @@ class CurveHistory:
 
 
 def follow(root: Path, pid: int) -> int:
-    """Log a training live to MLflow until it ends, each epoch once.
-
-    Args:
-        root: The workspace.
-        pid: The process that trains.
+    """Log the training of a process live to MLflow until it ends, each epoch once.
 
     Returns:
         0 when every epoch was delivered, else 1; `segops record` delivers the missing epochs.

@@ -93,11 +93,11 @@ REMEDIES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Lineage:
-    """Lineage fields and the files that support them.
+    """Lineage fields and the files that support them, to be stored with the run.
 
     Attributes:
         tags: Tag name (with its prefix) -> value. Unknown fields are left out.
-        artifacts: File name -> content, to be stored with the run.
+        artifacts: File name -> content.
     """
 
     tags: dict[str, str]
@@ -177,10 +177,8 @@ def outcome(training: Mapping[str, Any]) -> Lineage:
 def data(root: Path, data_path: str, evaluation: Mapping[str, Any]) -> Lineage:
     """Return bundle, data, parameters and ``dvc.lock`` as they were at the evaluation.
 
-    Args:
-        root: The workspace.
-        data_path: The data directory, relative to `root`; its ``.dvc`` file lies beside it.
-        evaluation: The content of ``metrics/evaluation.json``.
+    `data_path` is relative to `root`, and its ``.dvc`` file lies beside it; `evaluation` is the
+    content of ``metrics/evaluation.json``.
     """
     names = ("bundle_digest", "data_hash", "val_hash")
     tags = {name: str(evaluation[name]) for name in names if name in evaluation}

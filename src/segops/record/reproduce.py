@@ -55,8 +55,7 @@ def reproduce_script(
         data_path: The data directory, relative to the workspace.
         weights_sha256: Expected hash of the weights; the script fails on any other.
         digest: Expected digest of the bundle, likewise.
-        replaced: Replacements of parameters that are not valid in a worktree, as
-            :func:`worktree_params` returns them.
+        replaced: Parameters to replace, as :func:`worktree_params` returns them.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
     settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
@@ -113,13 +112,8 @@ def worktree_params(
     """Return replacements for parameters that would mean something else in a later worktree.
 
     An alias in ``model.start_from`` may point to another version by then, untracked files exist in
-    the main checkout only, and another processor may choose another precision.
-
-    Args:
-        root: The workspace.
-        model: Section `model` of its parameters.
-        train: Section `train`.
-        training: The content of ``metrics/training.json``.
+    the main checkout only, and another processor may choose another precision. `training` is the
+    content of ``metrics/training.json``.
 
     Returns:
         Shell words by dotted key; `$main` is the main checkout.

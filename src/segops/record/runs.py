@@ -104,10 +104,7 @@ def begin(store: Store, run: Run, root: Path) -> list[str]:
     """Record code, software and person in a run that does not have them yet.
 
     Values that are set stay: a live run records the code that trains, and the checkout may change
-    before the rest is recorded.
-
-    Returns:
-        Names of the tags that were set.
+    before the rest is recorded. The names of the tags that were set are returned.
     """
     if not any(name in lineage.ORIGIN_FIELDS for name in lineage.missing(run.data.tags)):
         return []
@@ -121,11 +118,7 @@ def begin(store: Store, run: Run, root: Path) -> list[str]:
 
 
 def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool) -> list[str]:
-    """Set tags that are missing, and with `overwrite` those that differ.
-
-    Returns:
-        Names of the tags that were set.
-    """
+    """Set tags that are missing, and with `overwrite` those that differ; return their names."""
     now = run.data.tags
     wanted = {name: value[:LONGEST_TAG] for name, value in tags.items()}
     changed = [
@@ -138,10 +131,9 @@ def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool
 
 
 def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
-    """Log parameters that are missing. MLflow never changes a logged parameter.
+    """Log parameters that are missing, and return their names.
 
-    Returns:
-        Names of the parameters that were logged.
+    MLflow never changes a logged parameter.
     """
     wanted = spelled(flat)
     added = [name for name in wanted if name not in run.data.params]
@@ -164,13 +156,10 @@ def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_metrics(store: Store, run: Run, finals: Mapping[str, float]) -> list[str]:
-    """Log final metrics that are missing or have another value.
+    """Log final metrics that are missing or have another value, and return their names.
 
     NaN replaces a logged metric that has no value any more, such as the IoU of a class that is not
     in a new val split. A metric that is NaN and was never logged is left out.
-
-    Returns:
-        Names of the metrics that were logged.
     """
     now = run.data.metrics
     wanted = {key(name): float(value) for name, value in finals.items()}
@@ -198,16 +187,13 @@ def add_epochs(
     rows: Iterable[Mapping[str, Any]],
     known: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[str]:
-    """Log the epochs that are missing.
+    """Log the epochs that are missing; return the names of the metrics that got new values.
 
     Args:
         store: The record.
         run_id: The run.
         rows: One mapping per epoch, with `epoch` and some of `EPOCH_METRICS`.
         known: What is logged, as :func:`epochs` returns it; None: MLflow is asked.
-
-    Returns:
-        Names of the metrics that got new values.
     """
     known = epochs(store, run_id) if known is None else known
     stamp = int(time.time() * 1000)
@@ -227,13 +213,10 @@ def differ(
     *,
     complete: bool,
 ) -> bool:
-    """Whether the logged epochs belong to another training than these rows.
+    """Whether the logged epochs, as :func:`epochs` returns them, belong to another training.
 
-    Args:
-        known: What :func:`epochs` returned.
-        rows: One mapping per epoch.
-        complete: Whether the rows are all epochs of the training; if not, logged epochs that are
-            missing from them are ignored.
+    `rows` has one mapping per epoch. Unless they are `complete`, logged epochs that are missing
+    from them are ignored.
     """
     truth = dict(map(_values, rows))
     return any(

@@ -50,11 +50,8 @@ class Results:
     """The outputs of the stages.
 
     Attributes:
-        root: The workspace.
-        training: ``metrics/training.json``.
         evaluation: ``metrics/evaluation.json`` where it describes this bundle, else None.
-        weights_sha256: SHA-256 of the weights, computed from the bundle.
-        bundle_digest: SHA-256 of the bundle, computed from its files.
+        weights_sha256: Computed from the bundle, as is `bundle_digest`.
     """
 
     root: Path

@@ -85,11 +85,7 @@ def without_credentials(uri: str) -> str:
 
 @contextmanager
 def locked(root: Path, name: str) -> Iterator[None]:
-    """Hold a lock of the main checkout; wait while another process holds it.
-
-    Args:
-        root: A workspace; the lock is shared by all workspaces of its main checkout.
-        name: The lock's name.
+    """Hold a lock that all workspaces of a main checkout share; wait while it is taken.
 
     Raises:
         BusyError: Another process holds it for longer than `LOCK_SECONDS`.
@@ -109,14 +105,9 @@ def locked(root: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Iterator[Store]:
-    """Open the record; create database and experiment where missing.
+    """Open the record; create database and experiment where missing, unless `create` is false.
 
     MLflow's errors inside the block become errors that name the address.
-
-    Args:
-        root: The workspace.
-        settings: Names of the experiment and of the registered model.
-        create: False for reading only: nothing is created.
 
     Raises:
         NoRecordError: There is no record, and `create` is false.
@@ -202,14 +193,12 @@ def _errors(uri: str) -> Iterator[None]:
 
 
 def _is_transient(error: BaseException) -> bool:
-    from requests.exceptions import ConnectionError as RequestsConnectionError
-    from requests.exceptions import RetryError
-    from requests.exceptions import Timeout as RequestsTimeout
+    from requests import exceptions as lost
 
     if getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE":
         return True
     cause = error.__cause__ or error.__context__
-    return isinstance(cause, RequestsConnectionError | RequestsTimeout | RetryError)
+    return isinstance(cause, lost.ConnectionError | lost.Timeout | lost.RetryError)
 
 
 def _first_line(error: Exception) -> str:

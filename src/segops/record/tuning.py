@@ -38,7 +38,7 @@ class Trial:
         outcome: `complete`, `pruned` (stopped early), `failed`, or `lost` (its process died; the
             same values were tried again).
         values: The tried parameter values, by dotted key.
-        score: Best mIoU on the selection split; None without a score.
+        score: Best mIoU on the selection split, if there is one.
         rows: Learning curves, one mapping per epoch.
         message: Why it failed.
     """
@@ -60,7 +60,7 @@ def record_study(
     best: Trial | None = None,
     pictures: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Bring MLflow up to date with a study.
+    """Bring MLflow up to date with a study, and return the id of its run.
 
     Args:
         root: The workspace.
@@ -69,9 +69,6 @@ def record_study(
         trials: The trials that have ended.
         best: The best of them, once the study has ended.
         pictures: Artifacts of the study's run by path, once it has ended.
-
-    Returns:
-        Id of the study's run.
 
     Raises:
         SegopsError: MLflow does not answer, or refuses.

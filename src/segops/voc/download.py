@@ -69,7 +69,7 @@ def download(
     attempts: int = 5,
     delay: float = 1.0,
 ) -> Path:
-    """Bring an archive into `downloads` and check its digest.
+    """Bring an archive into `downloads`, check its digest, and return its path.
 
     A file that is already there with the right digest is not downloaded again. A broken download
     stays as ``NAME.part`` and goes on from its last byte, in this call or in a later call.
@@ -80,9 +80,6 @@ def download(
         mirror: Address of a directory that holds the same file, instead of the official one.
         attempts: Lost connections in a row, with nothing gained, before giving up.
         delay: Seconds before the second attempt; doubled for every further attempt.
-
-    Returns:
-        Path of the archive.
 
     Raises:
         SegopsError: The server refuses, the connection stays lost, the digest is wrong, the disk

@@ -13,7 +13,7 @@ import yaml
 from segops import files
 from segops.params.base import read_text
 from segops.params.file import Params, load_params, parse_params
-from segops.params.schema import follow, schema_of
+from segops.params.schema import follow, schema_of, set_values
 from segops.runtime.errors import SegopsError
 
 
@@ -92,7 +92,7 @@ def plan(path: Path, values: Mapping[str, Any], source: str | None = None) -> Ed
     before = read_text(path)
     old = load_params(path)
     wanted = yaml.safe_load(before) or {}
-    _set_all(wanted, values)
+    set_values(Params, wanted, values)
     settings = parse_params(wanted, f"{source}, put over {path}" if source else str(path))
     changes = _changes(old.flat(), settings.flat())
     acting = {
@@ -112,7 +112,7 @@ def put(settings: Params, values: Mapping[str, Any], name: str) -> Params:
         SegopsError: They are not usable; every offending key is listed.
     """
     tree = settings.model_dump(mode="json", by_alias=True)
-    _set_all(tree, values)
+    set_values(Params, tree, values)
     return parse_params(tree, name)
 
 
@@ -142,28 +142,12 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ..
     )
 
 
-def _set_all(tree: Any, values: Mapping[str, Any]) -> None:
-    """Set values by dotted key in a tree of mappings, making those that are missing."""
-    for key, value in values.items():
-        *parents, last = _parts(key)
-        place = tree
-        for name in parents:
-            if place.get(name) is None:
-                place[name] = {}
-            place = place[name]
-        place[last] = value
-
-
-def _parts(key: str) -> list[str]:
-    return follow(schema_of(Params), key)[1]
-
-
 def _text(path: Path, before: str, settings: Params, values: Mapping[str, Any]) -> str:
     """The file's text with the values set, after which it holds these settings."""
     text = before
     try:
         for key, value in values.items():
-            text = _with(text, _parts(key), value)
+            text = _with(text, follow(schema_of(Params), key)[1], value)
         if parse_params(yaml.safe_load(text) or {}) == settings:
             return text
     except (yaml.YAMLError, SegopsError):

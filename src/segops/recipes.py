@@ -142,15 +142,12 @@ def put_over(root: Path, recipe: Recipe) -> Edit:
     place = recipe.path
     place = place.relative_to(root) if place.is_relative_to(root) else place
     values = recipe.values
-    if values.get(SYNCHRONISED) is True and _on_one_device(root, values):
-        values = values | {SYNCHRONISED: False}
+    if values.get(SYNCHRONISED) is True:
+        train = load_params(root).train
+        numbers = {"train.devices": train.devices, "train.nodes": train.nodes}
+        if all(values.get(key, number) == 1 for key, number in numbers.items()):
+            values = values | {SYNCHRONISED: False}
     return plan(root, values, str(place))
-
-
-def _on_one_device(root: Path, values: dict[str, Any]) -> bool:
-    train = load_params(root).train
-    numbers = {"train.devices": train.devices, "train.nodes": train.nodes}
-    return all(values.get(key, number) == 1 for key, number in numbers.items())
 
 
 def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:

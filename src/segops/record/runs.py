@@ -162,13 +162,14 @@ def add_metrics(store: Store, run: Run, finals: Mapping[str, float]) -> list[str
     in a new val split. A metric that is NaN and was never logged is left out.
     """
     now = run.data.metrics
-    wanted = {key(name): float(value) for name, value in finals.items()}
-    wanted = {name: value for name, value in wanted.items() if name in now or not math.isnan(value)}
-    changed = [name for name, value in wanted.items() if not _same(now.get(name), value)]
     stamp = int(time.time() * 1000)
-    metrics = [Metric(name, wanted[name], stamp, 0) for name in changed]
-    _log(store, run.info.run_id, metrics=metrics)
-    return changed
+    new = [
+        Metric(key(name), float(value), stamp, 0)
+        for name, value in finals.items()
+        if (key(name) in now or not math.isnan(value)) and not _same(now.get(key(name)), value)
+    ]
+    _log(store, run.info.run_id, metrics=new)
+    return [metric.key for metric in new]
 
 
 def epochs(store: Store, run_id: str) -> dict[str, dict[int, float]]:
@@ -287,9 +288,8 @@ def _same(left: float | None, right: float | None) -> bool:
     """Whether two values are equal up to the rounding of a CSV file; NaN equals NaN."""
     if left is None or right is None:
         return left is right
-    if math.isnan(left) or math.isnan(right):
-        return math.isnan(left) and math.isnan(right)
-    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-9)
+    is_close = math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-9)
+    return is_close or (math.isnan(left) and math.isnan(right))
 
 
 def _spelled(value: Any) -> str:

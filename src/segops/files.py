@@ -65,7 +65,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 def _beside(target: Path) -> Path:
     """Return a free hidden path beside `target`; its directory is created where missing."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}{target.suffix}")
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{target.suffix}")
 
 
 def write_bytes(target: Path, content: bytes) -> None:

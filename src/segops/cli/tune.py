@@ -19,6 +19,9 @@ app = typer.Typer(
     help="Find a learning rate, a batch size or other parameter values by measuring.",
     no_args_is_help=True,
 )
+UNCHANGED = "params.yaml already has these values."
+SUGGESTION = "the suggestion"
+"""What error messages call a value that segops suggests."""
 Apply = Annotated[bool, typer.Option("--apply", help="Write the suggestion into params.yaml.")]
 
 
@@ -50,7 +53,13 @@ def put_recipe(root: Path, name: str, check: bool) -> None:
         f"{about.aim.iterations:,} iterations.",
         markup=True,
     )
-    _show_changes(edit)
+    table = Table("parameter", "is", "becomes")
+    for change in edit.changes:
+        table.add_row(change.key, _cell(change.old), _cell(change.new))
+    if edit.changes:
+        console.print(table)
+    else:
+        console.say(UNCHANGED)
     for sentence in doubts(root, recipe, edit.settings):
         console.say(f"[yellow]warning:[/] {escape(sentence)}", markup=True)
     if check:
@@ -69,6 +78,7 @@ def tune_lr(
     apply: Apply = False,
 ) -> None:
     """Raise the learning rate step by step and show where the loss falls and where it diverges."""
+    from segops.edit import plan
     from segops.params.file import load_params
     from segops.runtime.errors import SegopsError
     from segops.tune.rate import range_test
@@ -89,7 +99,7 @@ def tune_lr(
             f"The loss never fell between {low:g} and {high:g}: no suggestion. Try more --steps, "
             "or a higher --high."
         )
-    _suggest(root, {"train.lr": found.suggestion}, apply)
+    _finish(plan(root, {"train.lr": found.suggestion}, SUGGESTION), apply)
 
 
 @app.command("batch")
@@ -102,6 +112,7 @@ def tune_batch(
     apply: Apply = False,
 ) -> None:
     """Find the largest batch that fits into memory, and the smallest that is about as fast."""
+    from segops.edit import plan
     from segops.params.file import load_params
     from segops.tune.batch import find_batch_size
 
@@ -126,7 +137,7 @@ def tune_batch(
         f"{found.suggestion} (training steps alone, without loading of samples).\n"
         "With another batch size, choose the learning rate again: `segops tune lr`."
     )
-    _suggest(root, {"train.batch_size": found.suggestion}, apply)
+    _finish(plan(root, {"train.batch_size": found.suggestion}, SUGGESTION), apply)
 
 
 @app.command("search")
@@ -162,15 +173,9 @@ def tune_search(
     _finish(found.edit, apply)
 
 
-def _suggest(root: Path, values: dict[str, float], apply: bool) -> None:
-    from segops.edit import plan
-
-    _finish(plan(root, values, "the suggestion"), apply)
-
-
 def _finish(edit: Edit, apply: bool) -> None:
     if not edit.changes:
-        console.say("params.yaml already has these values.")
+        console.say(UNCHANGED)
         return
     if console.is_terminal:
         console.print(Syntax(edit.diff(), "diff", background_color="default"))
@@ -181,16 +186,6 @@ def _finish(edit: Edit, apply: bool) -> None:
         console.say("Written into params.yaml.")
     else:
         console.say("--apply writes this into params.yaml.")
-
-
-def _show_changes(edit: Edit) -> None:
-    if not edit.changes:
-        console.say("params.yaml already has these values.")
-        return
-    table = Table("parameter", "is", "becomes")
-    for change in edit.changes:
-        table.add_row(change.key, _cell(change.old), _cell(change.new))
-    console.print(table)
 
 
 def _cell(value: object) -> str:

@@ -92,7 +92,8 @@ def _text(error: Mapping[str, Any], place: _Place) -> str:
         return f"missing; expected {_phrase(place.schema)}"
     default = place.schema.get("default")
     example = ""
-    if isinstance(default, list) and default and not place.entries and _all_numbers(default):
+    numbers = isinstance(default, list) and all(isinstance(one, int | float) for one in default)
+    if default and numbers and not place.entries:
         example = f", as in {default}"
     return f"expected {_phrase(place.schema)}{example} ({_found(value)})"
 
@@ -158,10 +159,6 @@ def _bounds(schema: Schema) -> str:
         return f" from {schema['minimum']} to {schema['maximum']}"
     texts = [words.format(schema[name]) for name, words in BOUNDS.items() if name in schema]
     return f" {' and '.join(texts)}" if texts else ""
-
-
-def _all_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(one, int | float) for one in values)
 
 
 def _found(value: Any) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from segops import paths
 from segops.cli import evaluate as command
+from segops.cli.common import Terminal
 from segops.data.store import PackedStore, pack
 from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
@@ -47,7 +47,7 @@ def segops(workspace: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     """Run the command in the workspace; what it prints."""
     monkeypatch.chdir(workspace)
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
-    wide = Console(width=160)
+    wide = Terminal(width=160)
     monkeypatch.setattr(command, "console", wide)
     with wide.capture() as captured:
         CliRunner().invoke(app, list(arguments), catch_exceptions=False)

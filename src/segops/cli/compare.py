@@ -14,7 +14,6 @@ from segops.report.figures import level
 from segops.words import counted
 
 if TYPE_CHECKING:
-    from segops.release.compare_models import Compared
     from segops.report.page_inputs import Opponent
 
 
@@ -47,11 +46,6 @@ def compare(
 
     page = root / PAGE if output is None else output
     compared = compare_models(models, root, page)
-    _show(compared)
-    console.print(f"Page: {compared.page}", highlight=False, soft_wrap=True)
-
-
-def _show(compared: Compared) -> None:
     images = f"{counted(compared.images, 'image')} of val"
     if compared.excluded:
         images += f", without {compared.excluded} that a model was trained on"
@@ -73,10 +67,8 @@ def _show(compared: Compared) -> None:
     console.print(table)
     console.print(metrics_table(compared.names, compared.evaluations))
     at = level(compared.opponents[0].confidence)
-    console.print(
-        f"Intervals: bootstrap over images at {at}; differences use the same resamples.",
-        highlight=False,
-    )
+    console.say(f"Intervals: bootstrap over images at {at}; differences use the same resamples.")
+    console.say(f"Page: {compared.page}")
 
 
 def _difference(opponent: Opponent) -> str:

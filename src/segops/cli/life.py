@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from segops.cli.common import checkout, console, flow_module
 from segops.cli.summary import show_decision, show_summary
 from segops.cli.tune import put_recipe
 from segops.runtime.errors import SegopsError
+
+if TYPE_CHECKING:
+    from segops.release.gate import Decision
 
 REJECTED = 3
 """Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
@@ -38,8 +41,7 @@ def run(
         return
     summary = flow_module(root, "once").run(root, force=force)
     show_summary(root, summary)
-    if summary.decision is not None and summary.decision.verdict in ("rejected", "inconclusive"):
-        raise typer.Exit(REJECTED)
+    _exit_unless_promoted(summary.decision)
 
 
 def schedule(
@@ -73,11 +75,7 @@ def stage(
     if name != "code":
         load_params(root)  # checks all sections; the stage reads only its own
     # Of the processes of a distributed training, one holds the lock.
-    if takes_lock(root, name):
-        lock: AbstractContextManager[None] = pipeline.running_stage(root, name)
-    else:
-        lock = nullcontext()
-    with lock:
+    with pipeline.running_stage(root, name) if takes_lock(root, name) else nullcontext():
         if name == "train" and launch(root):
             return
         importlib.import_module(f"segops.stages.{name}").run(root)
@@ -104,7 +102,7 @@ def record(
     champion_evaluation.refresh(root)
     state = "created" if recorded.created else "found"
     changed = ", ".join(recorded.changed) if recorded.changed else "nothing to add"
-    console.print(f"MLflow run {recorded.run_id} {state}: {changed}.", highlight=False)
+    console.say(f"MLflow run {recorded.run_id} {state}: {changed}.")
 
 
 def promote() -> None:
@@ -122,6 +120,10 @@ def promote() -> None:
     promotion.promote(root, decision)
     champion_evaluation.refresh(root)
     show_decision(decision, registered.version)
+    _exit_unless_promoted(decision)
+
+
+def _exit_unless_promoted(decision: Decision) -> None:
     if decision.verdict in ("rejected", "inconclusive"):
         raise typer.Exit(REJECTED)
 
@@ -135,7 +137,6 @@ def rollback(
 
     result = promotion.rollback(root, reason)
     champion_evaluation.refresh(root)
-    console.print(
-        f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
-        highlight=False,
+    console.say(
+        f"Version {result.withdrawn} is withdrawn; version {result.champion} is champion again."
     )

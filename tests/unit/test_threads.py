@@ -131,7 +131,7 @@ def peak_bytes(images: int) -> int:
     tracemalloc.start()
     try:
         for judged in pipelined(
-            predictions(), lambda one: judge(one, len(VOC_CLASSES), True, True), 2, 4
+            predictions(), lambda one: judge(one, len(VOC_CLASSES), True), 2, 4
         ):
             tally.add(judged)
         return tracemalloc.get_traced_memory()[1]

@@ -65,13 +65,7 @@ def void_border(objects: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int], first: Kind) -> Scene:
-    """Draw a scene with one to three objects, one of them of kind `first`.
-
-    Args:
-        rng: The source of all randomness.
-        size: Width and height in pixels.
-        first: The kind of one of the objects.
-    """
+    """Draw a scene of `size` (width, height) with one to three objects, one of kind `first`."""
     painter = _Painter(rng, size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
     light = direction(rng.uniform(200, 340))
     painter.background()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,10 +146,11 @@ def _variants_table(results: list[VariantResult], at: str) -> Table:
 
 
 def _difference(result: VariantResult) -> str:
-    if result.difference is None:
+    found = result.difference
+    if found is None:
         return ""
-    interval = "" if result.low is None else f"{result.low:+.4f} to {result.high:+.4f}"
-    return f"{result.difference:+.4f}\n{interval}"
+    interval = "" if math.isnan(found.low) else f"{found.low:+.4f} to {found.high:+.4f}"
+    return f"{found.difference:+.4f}\n{interval}"
 
 
 def _score(

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from segops.evaluate.bootstrap import COLUMNS
-from segops.evaluate.score import ERRORS, packed
+from segops.evaluate.score import ERRORS
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.counts import SplitCounts
-from segops.metrics.image import judge_image
+from segops.metrics.image import ImageFigures, judge_image
 from segops.metrics.iou import class_pixels
 from segops.metrics.split_figures import SplitFigures
 from segops.runtime.errors import SegopsError
-
-if TYPE_CHECKING:
-    from segops.metrics.image import ImageFigures
 
 log = logging.getLogger("segops")
 
@@ -49,79 +45,67 @@ class Predicted:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """The counts of one image, and its pictures.
+    """A prediction and its counts.
 
     Attributes:
-        image_id: The image.
-        sha256: SHA-256 of the image's file.
-        confusion: int64 (C, C).
+        predicted: The prediction.
+        confusion: int64 (C, C), rows truth, columns prediction.
         figures: All other counts; None where only pixels are counted.
-        confidence: Mean of `top`; None where the model gives none.
-        mask: The mask, packed; None where it is not to be kept.
-        kinds: The kinds of errors, packed; likewise.
     """
 
-    image_id: str
-    sha256: str
+    predicted: Predicted
     confusion: NDArray[np.int64]
     figures: ImageFigures | None
-    confidence: float | None
-    mask: bytes | None
-    kinds: bytes | None
 
 
-def judge(one: Predicted, classes: int, details: bool, keep: bool) -> JudgedImage:
-    """Compare a prediction with the truth.
-
-    Args:
-        one: The prediction.
-        classes: Number of classes.
-        details: Whether to look at contours, objects, calibration and errors, or count pixels only.
-        keep: Whether to keep the mask and, with `details`, the kinds of errors.
+def judge(one: Predicted, classes: int, details: bool) -> JudgedImage:
+    """Compare a prediction with the truth; without `details`, count pixels only.
 
     Raises:
         SegopsError: The mask is no prediction for this truth.
     """
     try:
-        figures = judge_image(one.truth, one.mask, classes, one.top) if details else None
-        confusion = (
-            confusion_matrix(one.truth, one.mask, classes) if figures is None else figures.confusion
-        )
-        mask = packed(one.mask) if keep else None
-        kinds = packed(figures.kinds) if keep and figures is not None else None
+        if not details:
+            return JudgedImage(one, confusion_matrix(one.truth, one.mask, classes), None)
+        figures = judge_image(one.truth, one.mask, classes, one.top)
+        return JudgedImage(one, figures.confusion, figures)
     except ValueError as error:
         raise SegopsError(f"{one.image_id}: {error}.") from error
     except Exception:
         log.error("%s: the prediction cannot be judged.", one.image_id)
         raise
-    confidence = None if one.top is None else float(one.top.mean(dtype=np.float64))
-    return JudgedImage(one.image_id, one.sha256, confusion, figures, confidence, mask, kinds)
 
 
 class Tally:
     """Adds images up. What it keeps of each is a few numbers a class, and no pixels.
 
-    Args:
-        class_names: The names in id order.
-        details: Whether the images are judged in detail.
+    Attributes:
+        split: The sum.
+        confidences: Mean of `top` by image id; None where the model gives none.
     """
 
     def __init__(self, class_names: tuple[str, ...], details: bool) -> None:
-        classes = len(class_names)
-        self._split = SplitFigures(class_names) if details else None
-        self.confusion = np.zeros((classes, classes), dtype=np.int64)
+        self.split = SplitFigures(class_names, details)
+        self.confidences: dict[str, float | None] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._errors: list[tuple[Any, ...]] = []
-        self.confidences: dict[str, float | None] = {}
 
     def add(self, judged: JudgedImage) -> None:
         """Add an image."""
-        self.confusion += judged.confusion
-        self._rows += _rows(judged.image_id, judged.sha256, judged.confusion)
-        self.confidences[judged.image_id] = judged.confidence
-        if self._split is not None and judged.figures is not None:
-            self._split.add(judged.figures)
-            self._errors += [(judged.image_id, *error) for error in judged.figures.errors]
+        one = judged.predicted
+        mean = None if one.top is None else float(one.top.mean(dtype=np.float64))
+        self.confidences[one.image_id] = mean
+        both, predicted, truth = (part.tolist() for part in class_pixels(judged.confusion))
+        self._rows += [
+            (one.image_id, one.sha256, label, both[label], predicted[label], truth[label])
+            for label in range(len(truth))
+            if truth[label] or predicted[label]
+        ]
+        if judged.figures is None:
+            self.split.confusion += judged.confusion
+        else:
+            self.split.add(judged.figures)
+            self._errors += [(one.image_id, *error) for error in judged.figures.errors]
 
     @property
     def counts(self) -> pd.DataFrame:
@@ -135,24 +119,3 @@ class Tally:
         return table.astype(
             {"image_id": str, "class_id": np.int64, "kind": str, "pixels": np.int64}
         )
-
-    @property
-    def split_counts(self) -> SplitCounts:
-        """What the metrics of the split are computed from."""
-        if self._split is None:
-            return SplitCounts(class_pixels(self.confusion))
-        return self._split.counts
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Where the errors are; empty where only pixels were counted."""
-        return {} if self._split is None else self._split.summary()
-
-
-def _rows(image_id: str, sha256: str, confusion: NDArray[np.int64]) -> list[tuple[Any, ...]]:
-    """The image's rows of the table of counts: its classes in truth or prediction, ascending."""
-    both, predicted, truth = class_pixels(confusion)
-    return [
-        (image_id, sha256, int(label), int(both[label]), int(predicted[label]), int(truth[label]))
-        for label in np.flatnonzero(truth + predicted)
-    ]

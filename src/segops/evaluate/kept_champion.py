@@ -64,12 +64,7 @@ def directory(root: Path) -> Path:
 
 
 def write(root: Path, reference: ChampionEvaluation) -> None:
-    """Keep the champion's evaluation, whole or not at all.
-
-    Args:
-        root: A workspace.
-        reference: The champion.
-    """
+    """Keep the champion's evaluation, whole or not at all."""
     with files.atomic_directory(directory(root)) as temporary:
         reference.counts.to_parquet(temporary / COUNTS, index=False)
         files.write_json(temporary / EVALUATION, dict(reference.evaluation))
@@ -86,11 +81,7 @@ def write(root: Path, reference: ChampionEvaluation) -> None:
 
 
 def read(root: Path) -> ChampionEvaluation | None:
-    """The champion's evaluation, or None where there is none or it is not whole.
-
-    Args:
-        root: A workspace.
-    """
+    """The champion's evaluation, or None where there is none or it is not whole."""
     kept = directory(root)
     if not (kept / DESCRIPTION).is_file():
         return None
@@ -138,9 +129,8 @@ def opponent(
         settings: Level, resamples and seed of the paired bootstrap.
 
     Returns:
-        The champion and the differences; None where no champion is kept, the model is the champion
-        itself, or the champion was scored on another val, knows other classes or has no image left
-        to be compared on. The log says which.
+        None where no champion is kept, the model is the champion itself, or the champion was scored
+        on another val, knows other classes or has no image left. The log says which.
     """
     champion = read(root)
     if champion is None:

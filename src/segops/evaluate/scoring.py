@@ -13,9 +13,10 @@ import statistics
 import time
 from collections.abc import Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import cv2
 import numpy as np
@@ -36,7 +37,6 @@ from segops.evaluate.score import (
     MASKS,
     PICTURES,
     TIMING,
-    packed,
 )
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.parallel import images_at_once, predict_parallel
@@ -51,10 +51,7 @@ log = logging.getLogger("segops")
 
 
 def score_images(request: dict[str, Any]) -> Iterator[str]:
-    """Score a split and write the results.
-
-    Args:
-        request: As :mod:`segops.evaluate.score` makes it.
+    """Score a split and write the results; the request is as :mod:`segops.evaluate.score` makes it.
 
     Yields:
         The id of each image that is done, once for each variant.
@@ -84,21 +81,26 @@ def _score(
     seconds: list[float] = []
     with ZipFile(out / PICTURES, "w") as archive:
         for judged in _judged(request, predictor, store, scale, seconds):
+            image_id = judged.predicted.image_id
             tally.add(judged)
-            for what, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
-                if content is not None:
-                    archive.writestr(_entry(what, judged.image_id), content)
-            yield judged.image_id
+            if request["masks"]:
+                _keep(archive, MASKS, image_id, judged.predicted.mask)
+                if judged.figures is not None:
+                    _keep(archive, KINDS, image_id, judged.figures.kinds)
+            yield image_id
         counts, errors = tally.counts, tally.errors
         explained = pictures.to_explain(counts, errors, request["explain"])
-        for image_id, activation in _explained(predictor, store, explained):
-            archive.writestr(_entry(ACTIVATIONS, image_id), packed(activation))
+        for image_id, class_id in explained.items():
+            from segops.predict.explain import explain  # takes seconds
+
+            activation = np.rint(255 * explain(predictor, store.image(image_id), class_id))
+            _keep(archive, ACTIVATIONS, image_id, activation.astype(np.uint8))
     counts.to_parquet(out / COUNTS, index=False)
     errors.to_parquet(out / ERROR_TABLE, index=False)
-    np.save(out / CONFUSION, tally.confusion)
+    np.save(out / CONFUSION, tally.split.confusion)
     figures = {
-        "counts": tally.split_counts.to_json(),
-        "summary": tally.summary,
+        "counts": tally.split.counts.to_json(),
+        "summary": tally.split.summary(),
         "confidences": tally.confidences,
         "explained": explained,
     }
@@ -131,12 +133,7 @@ def _judged(
     """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
     images: list[str] = request["images"]
     predict = partial(_predict, predictor, store, request["details"], seconds)
-    work = partial(
-        judge,
-        classes=len(store.class_names),
-        details=request["details"],
-        keep=request["masks"],
-    )
+    work = partial(judge, classes=len(store.class_names), details=request["details"])
     if request["timed"]:  # to be timed, the network must have the machine for itself
         yield from map(work, map(predict, images))
         return
@@ -172,20 +169,11 @@ def _predict(
     return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
 
 
-def _entry(what: str, image_id: str) -> ZipInfo:
-    """A picture's place in the archive; without a time, so that the same pictures give the same
-    bytes."""  # noqa: D205, D209
-    return ZipInfo(f"{what}/{image_id}")
+def _keep(archive: ZipFile, what: str, image_id: str, picture: NDArray[np.uint8]) -> None:
+    """Add a picture as ``numpy.savez_compressed`` does, but quickly and without a time.
 
-
-def _explained(
-    predictor: BundledPredictor, store: PackedStore, explained: dict[str, int]
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Where the network looked, uint8 (H, W), for a class of each of some images."""
-    if not explained:
-        return
-    from segops.predict.explain import explain  # takes seconds
-
-    for image_id, class_id in explained.items():
-        activation = explain(predictor, store.image(image_id), class_id)
-        yield image_id, np.rint(255 * activation).astype(np.uint8)
+    The same pictures give the same bytes.
+    """
+    stream = BytesIO()
+    np.save(stream, picture, allow_pickle=False)
+    archive.writestr(ZipInfo(f"{what}/{image_id}.npy"), stream.getvalue(), ZIP_DEFLATED, 1)

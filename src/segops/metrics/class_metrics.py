@@ -32,8 +32,7 @@ def f1(pixels: ClassPixels) -> PerClass:
 
 def truth_mean(values: PerClass, pixels: ClassPixels) -> float:
     """Mean over the classes that occur in the truth and have a value; NaN where none does."""
-    kept = values[(pixels.truth > 0) & ~np.isnan(values)]
-    return float(kept.mean()) if kept.size else math.nan
+    return _mean(values[pixels.truth > 0])
 
 
 def miou_truth_or_prediction(pixels: ClassPixels) -> float:
@@ -41,9 +40,7 @@ def miou_truth_or_prediction(pixels: ClassPixels) -> float:
 
     The other convention in use: a stray prediction of a class that is absent adds a zero.
     """
-    values = iou(*pixels)
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if kept.size else math.nan
+    return _mean(iou(*pixels))
 
 
 def pixel_accuracy(pixels: ClassPixels) -> float:
@@ -56,6 +53,11 @@ def frequency_weighted_iou(pixels: ClassPixels) -> float:
     occurs = pixels.truth > 0
     weighted = pixels.truth[occurs] * iou(*pixels)[occurs]
     return float(ratio(weighted.sum(), pixels.truth.sum()))
+
+
+def _mean(values: PerClass) -> float:
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else math.nan
 
 
 def _zero_where_undefined(

@@ -11,7 +11,7 @@ from segops.metrics.boundary import boundary_counts, fill_void
 from segops.metrics.calibration import calibration_counts
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import BoundaryCounts, CalibrationCounts
-from segops.metrics.objects import Objects, find_objects
+from segops.metrics.slices import Objects, find_objects
 from segops.metrics.wrong_pixels import find_errors
 
 

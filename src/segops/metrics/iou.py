@@ -1,4 +1,4 @@
-"""Intersection over union, and its mean over the classes that occur in the truth.
+"""Intersection over union, its mean over the classes that occur in the truth, and differences.
 
 Source: Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective", IJCV 2015,
 section 3.3.
@@ -6,6 +6,7 @@ section 3.3.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,12 +30,25 @@ class ClassPixels(NamedTuple):
     truth: Numbers
 
 
-def class_pixels(confusion: NDArray[np.int64]) -> ClassPixels:
-    """The pixels of each class, int64 of shape (C,).
+@dataclass(frozen=True)
+class Difference:
+    """A score of one model minus that of another on the same images.
 
-    Args:
-        confusion: int64 (C, C), rows truth, columns prediction, void left out; see
-            :func:`segops.metrics.confusion.confusion_matrix`.
+    Attributes:
+        difference: -1..1; NaN where the score is undefined.
+        low: Lower end of its paired bootstrap interval; NaN where there is none.
+        high: Upper end, likewise.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+
+def class_pixels(confusion: NDArray[np.int64]) -> ClassPixels:
+    """The pixels of each class, int64 (C,), from a confusion matrix, int64 (C, C).
+
+    Rows are truth, columns prediction; see :func:`segops.metrics.confusion.confusion_matrix`.
     """
     return ClassPixels(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))
 
@@ -51,15 +65,8 @@ def miou(intersection: Numbers, predicted: Numbers, truth: Numbers) -> Any:
     """Mean IoU over the classes that occur in the truth, in 0..1; NaN where none does.
 
     The set of classes depends on the data alone: any two models are averaged over the same classes.
-    The pixels are those of a whole split: a mean over images of such values is not mIoU.
-
-    Args:
-        intersection: Shape (..., C); see :class:`ClassPixels`.
-        predicted: The same shape.
-        truth: The same shape.
-
-    Returns:
-        float64 of shape (...).
+    The pixels are those of a whole split: a mean over images of such values is not mIoU. Arguments
+    are of shape (..., C), as in :class:`ClassPixels`; the result is float64 of shape (...).
     """
     occurs = truth > 0
     values = np.where(occurs, iou(intersection, predicted, truth), 0.0)

@@ -25,11 +25,11 @@ PAIRS = 20
 class SplitFigures:
     """Adds up the figures of images; its size does not depend on how many there are.
 
-    Args:
-        class_names: The C names in id order.
+    `class_names` are in id order; `details` is False where only pixels are counted.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], details: bool = True) -> None:
+        self._details = details
         self.class_names = tuple(class_names)
         classes = len(self.class_names)
         self.confusion: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
@@ -51,9 +51,10 @@ class SplitFigures:
     @property
     def counts(self) -> SplitCounts:
         """What the metrics are computed from."""
-        known = self.calibration.pixels.any()
         return SplitCounts(
-            class_pixels(self.confusion), self.boundary, self.calibration if known else None
+            class_pixels(self.confusion),
+            self.boundary if self._details else None,
+            self.calibration if self.calibration.pixels.any() else None,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -62,8 +63,10 @@ class SplitFigures:
         Returns:
             `slices` (see :mod:`segops.metrics.slices`), `confusions` (the largest cells off the
             diagonal: `truth`, `predicted`, `pixels`, `share` of the true class's pixels) and
-            `errors` (pixels by kind).
+            `errors` (pixels by kind). Empty where only pixels were counted.
         """
+        if not self._details:
+            return {}
         return {
             "slices": self._slices.summary(),
             "confusions": self._confusions(),

@@ -70,12 +70,8 @@ _DTYPES = {
 def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     """Read and fully decode every listed image and mask, in parallel.
 
-    A file that is missing or cannot be decoded raises nothing; its row has an error.
-
-    Args:
-        layout: The data set.
-        workers: Number of decoding threads (decoding releases the interpreter's lock); None or 0:
-            one per core, at most 8.
+    A file that is missing or cannot be decoded raises nothing; its row has an error. `workers` is
+    the number of decoding threads; None or 0: one per core, at most 8.
 
     Returns:
         A row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
@@ -103,26 +99,6 @@ def write_facts(path: Path, facts: pd.DataFrame) -> None:
     table = pa.Table.from_pandas(facts, schema=SCHEMA, preserve_index=False)
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
-
-
-def read_facts(path: Path) -> pd.DataFrame:
-    """Read a table that :func:`write_facts` wrote.
-
-    Raises:
-        SegopsError: The file is missing, is not Parquet, or has other columns.
-    """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise SegopsError(f"{path}: no such file. `dvc repro validate` makes it.") from None
-    except pa.ArrowInvalid as error:
-        raise SegopsError(f"{path}: not Parquet: {error}. `dvc repro validate` makes it.") from None
-    if table.schema.names != SCHEMA.names:
-        raise SegopsError(
-            f"{path}: has columns {', '.join(table.schema.names)}; expected "
-            f"{', '.join(SCHEMA.names)}. `dvc repro --force validate` makes it again."
-        )
-    return _to_frame(table)
 
 
 def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
@@ -158,51 +134,49 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    path = layout.image_path(image_id)
-    name = path.relative_to(layout.root).as_posix()
-
-    def decode(content: bytes, facts: dict[str, Any]) -> None:
+    def decode(content: bytes, name: str) -> dict[str, Any]:
         image = load_image(content, name, PHOTOGRAPH_FORMATS)
-        facts["width"], facts["height"] = image.size
-        facts["channels"] = len(image.getbands())
-        facts["mode"] = image.mode
-        facts["orientation"] = orientation(image)
+        return {
+            "width": image.width,
+            "height": image.height,
+            "channels": len(image.getbands()),
+            "mode": image.mode,
+            "orientation": orientation(image),
+        }
 
-    return {"image_path": name} | _file_facts("image", path, name, decode)
+    return _file_facts("image", layout.root, layout.image_path(image_id), decode)
 
 
 def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    path = layout.mask_path(image_id)
-    name = path.relative_to(layout.root).as_posix()
-
-    def decode(content: bytes, facts: dict[str, Any]) -> None:
+    def decode(content: bytes, name: str) -> dict[str, Any]:
         mask = decode_mask(content, name)
-        facts["mask_height"], facts["mask_width"] = mask.shape
-        facts["mask_mode"] = image_mode(content, name, MASK_FORMATS)
         counts = Image.fromarray(mask).histogram()
-        facts["label_ids"] = [index for index, count in enumerate(counts) if count]
-        facts["label_pixels"] = [count for count in counts if count]
-        facts["void_fraction"] = counts[VOID] / mask.size
+        return {
+            "mask_width": mask.shape[1],
+            "mask_height": mask.shape[0],
+            "mask_mode": image_mode(content, name, MASK_FORMATS),
+            "label_ids": [index for index, count in enumerate(counts) if count],
+            "label_pixels": [count for count in counts if count],
+            "void_fraction": counts[VOID] / mask.size,
+        }
 
-    return {"mask_path": name} | _file_facts("mask", path, name, decode)
+    return _file_facts("mask", layout.root, layout.mask_path(image_id), decode)
 
 
 def _file_facts(
-    kind: str, path: Path, name: str, decode: Callable[[bytes, dict[str, Any]], None]
+    kind: str, root: Path, path: Path, decode: Callable[[bytes, str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the facts of a file; `decode` adds facts, and raises if the content is unusable."""
+    """Return the facts of a file; `decode` raises if the content is unusable."""
+    name = path.relative_to(root).as_posix()
+    facts: dict[str, Any] = {f"{kind}_path": name}
     try:
         content = path.read_bytes()
+        facts |= {f"{kind}_bytes": len(content), f"{kind}_sha256": sha256_bytes(content)}
+        facts |= decode(content, name)
     except FileNotFoundError:
-        return {f"{kind}_error": MISSING}
+        facts[f"{kind}_error"] = MISSING
     except OSError as error:
-        return {f"{kind}_error": f"cannot be read: {error.strerror or error}"}
-    facts: dict[str, Any] = {
-        f"{kind}_bytes": len(content),
-        f"{kind}_sha256": sha256_bytes(content),
-    }
-    try:
-        decode(content, facts)
+        facts[f"{kind}_error"] = f"cannot be read: {error.strerror or error}"
     except SegopsError as error:
         facts[f"{kind}_error"] = str(error).removeprefix(f"{name}: ")
     return facts

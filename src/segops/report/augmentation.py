@@ -43,10 +43,6 @@ class ContactRow:
 def write_contact_sheet(path: Path, rows: Sequence[ContactRow]) -> None:
     """Draw a row for every image: the image, its mask, and its augmented versions with masks.
 
-    Args:
-        path: The PNG file.
-        rows: At least one.
-
     Raises:
         ValueError: There are no rows.
     """

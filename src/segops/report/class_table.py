@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, number_at, shown
+from segops.metrics.iou import Difference
 from segops.report.html import decimal, number, signed
 from segops.report.overlay import legend
-from segops.report.page_inputs import Difference, Opponent
+from segops.report.page_inputs import Opponent
 from segops.report.whisker import known, limit, outcome, whisker, words
 
 Cell = dict[str, Any]

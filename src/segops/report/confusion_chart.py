@@ -1,4 +1,4 @@
-"""What charts show of a confusion matrix."""
+"""What charts show of a confusion matrix, int64 (C, C), rows truth, columns prediction."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from segops.metrics.iou import ratio
 
 
 def occurring(confusion: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Ids of the classes that occur in truth or prediction, ascending.
-
-    Args:
-        confusion: int64 (C, C); rows are true classes, columns predicted ones.
-    """
+    """Ids of the classes that occur in truth or prediction, ascending."""
     return np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
 
 
 def most_confused(confusion: NDArray[np.int64], most: int) -> NDArray[np.intp]:
-    """Ids of the classes with most pixels off the diagonal, at most `most` of them, ascending.
-
-    Args:
-        confusion: int64 (C, C); rows are true classes, columns predicted ones.
-        most: How many; where no more occur, all that occur.
-    """
+    """Ids of the classes with most pixels off the diagonal, at most `most` of them, ascending."""
     ids = occurring(confusion)
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
     ranked = sorted(ids.tolist(), key=lambda index: (-int(wrong[index]), index))
@@ -31,12 +22,5 @@ def most_confused(confusion: NDArray[np.int64], most: int) -> NDArray[np.intp]:
 
 
 def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Every row divided by its sum; NaN throughout the row of a class without true pixels.
-
-    Args:
-        confusion: int64 (C, C); rows are true classes, columns predicted ones.
-
-    Returns:
-        float64 (C, C) in [0, 1].
-    """
+    """Every row divided by its sum, float64 (C, C) in [0, 1]; NaN in rows without true pixels."""
     return ratio(confusion, np.broadcast_to(confusion.sum(axis=1, keepdims=True), confusion.shape))

@@ -41,12 +41,9 @@ class Gallery:
 
 
 def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budget: int) -> Gallery:
-    """Encode pictures in their order for as long as they fit the budget.
+    """Encode pictures in their order for as long as `data` fits the budget of bytes.
 
-    Args:
-        pictures: Gone through once, a handful of pictures at a time in memory; most telling first.
-        class_names: Names in id order.
-        budget: Bytes that the result's `data` may take.
+    A handful of pictures at a time is in memory.
     """
     texts: list[str] = []
     ids: set[int] = set()

@@ -32,14 +32,7 @@ _PALETTE, _OUTLINES = palette(), outline_colours()
 
 
 def photo(image: NDArray[np.uint8]) -> str:
-    """A photograph as JPEG, at most :data:`SIDE` pixels wide and high.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-
-    Returns:
-        The file in base 64.
-    """
+    """An RGB photograph, uint8 (H, W, 3), as JPEG in base 64 that fits :data:`SIDE`."""
     small = cv2.resize(image, shrunk(image.shape[:2]), interpolation=cv2.INTER_AREA)
     stream = BytesIO()
     Image.fromarray(small).save(stream, "JPEG", quality=QUALITY, optimize=True)
@@ -49,11 +42,8 @@ def photo(image: NDArray[np.uint8]) -> str:
 def mask_layer(mask: NDArray[np.uint8]) -> str:
     """A mask in VOC's colours with light outlines; background lets the photograph through.
 
-    Args:
-        mask: uint8 (H, W), class ids and 255 for void.
-
-    Returns:
-        A palette PNG in base 64, scaled down by nearest neighbour to fit :data:`SIDE`.
+    uint8 (H, W), class ids and 255 for void. The result is a palette PNG in base 64, scaled down by
+    nearest neighbour to fit :data:`SIDE`.
     """
     small = _nearest(mask, SIDE)
     ids = np.array(present([small]))
@@ -78,25 +68,18 @@ def mask_layer(mask: NDArray[np.uint8]) -> str:
 def kind_layer(kinds: NDArray[np.uint8]) -> str:
     """Where what kind of error is; what is right or void lets the photograph through.
 
-    Args:
-        kinds: uint8 (H, W), 0 where right or void, else 1 + index in :data:`KINDS`.
-
-    Returns:
-        A palette PNG in base 64, scaled down by nearest neighbour to fit :data:`SIDE`.
+    uint8 (H, W), 0 where right or void, else 1 + index in :data:`KINDS`. The result is as that of
+    :func:`mask_layer`.
     """
     colours = [(0, 0, 0, 0), *((*one.rgb, 255) for one in KINDS)]
     return _palette_png(_nearest(kinds, SIDE), colours)
 
 
 def heat_layer(activation: NDArray[np.uint8]) -> str:
-    """Where the network looked: strong is bright and opaque, nothing is transparent.
+    """Where the network looked, uint8 (H, W): strong is bright and opaque, nothing is transparent.
 
-    Args:
-        activation: uint8 (H, W), 0..255.
-
-    Returns:
-        A palette PNG in base 64 that fits :data:`HEAT_SIDE`: it is smooth, so the browser may
-        enlarge it.
+    The result is a palette PNG in base 64 that fits :data:`HEAT_SIDE`: it is smooth, so the browser
+    may enlarge it.
     """
     size = shrunk(activation.shape, HEAT_SIDE)
     small = Image.fromarray(activation).resize(size, Image.Resampling.BILINEAR)
@@ -108,12 +91,7 @@ def heat_layer(activation: NDArray[np.uint8]) -> str:
 
 
 def shrunk(shape: tuple[int, ...], side: int = SIDE) -> tuple[int, int]:
-    """Width and height that fit a square of `side` pixels; a smaller image keeps its own.
-
-    Args:
-        shape: Height and width.
-        side: Side of the square.
-    """
+    """Width and height that fit a square of `side` pixels; a smaller image keeps its own."""
     height, width = shape
     scale = min(1.0, side / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))

@@ -98,13 +98,9 @@ def outline_colours() -> NDArray[np.uint8]:
 
 
 def colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A mask in VOC's colours, void in grey: light where it is thin, striped where it is an area.
+    """A mask in VOC's colours, uint8 (H, W, 3), from class ids and 255 for void.
 
-    Args:
-        mask: uint8 (H, W), class ids and 255 for void.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+    Void is grey: light where it is thin, striped where it is an area.
     """
     table = palette()
     table[VOID] = VOID_LIGHT
@@ -139,15 +135,7 @@ def css_colour(index: int) -> str:
 
 
 def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Entries for the pages' legend.
-
-    Args:
-        ids: Ids to name, in order.
-        class_names: Names in id order.
-
-    Returns:
-        For every id its `name`, its `colour` as CSS, and whether it is `void`.
-    """
+    """Entries for the pages' legend: of every id its `name`, its `colour` as CSS, and `void`."""
     names = dict(enumerate(class_names)) | {VOID: "void"}
     return [
         {"name": names.get(one, f"id {one}"), "colour": css_colour(one), "void": one == VOID}
@@ -156,13 +144,9 @@ def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any
 
 
 def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of a class beside another class or background; void marks its borders itself.
+    """Pixels of a class beside another class or background, bool (H, W).
 
-    Args:
-        mask: uint8 (H, W), class ids and 255 for void.
-
-    Returns:
-        bool (H, W).
+    Void marks its borders itself.
     """
     edge = np.zeros(mask.shape, dtype=bool)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):

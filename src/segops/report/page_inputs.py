@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.metrics.iou import Difference
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -54,21 +56,6 @@ class GalleryPicture:
     confidence: float | None = None
     activation: NDArray[np.uint8] | None = None
     explained: str | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A figure of this model minus the same figure of another, on the same images.
-
-    Attributes:
-        difference: -1..1.
-        low: Lower end of the two-sided paired bootstrap interval; None where there is none.
-        high: Upper end, likewise.
-    """
-
-    difference: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,7 @@ def histogram(
 def bubbles(series: Mapping[str, Mapping[tuple[int, int], int]]) -> Markup:
     """Image sizes: a bubble at every width and height, its area the number of images.
 
-    Args:
-        series: Number of images by (width, height) in pixels, by the series' name.
+    `series` holds the number of images by (width, height) in pixels, by the series' name.
     """
     sizes = [size for group in series.values() for size in group]
     most = max((count for group in series.values() for count in group.values()), default=1)

@@ -8,9 +8,9 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from segops.metrics.iou import Difference
 from segops.report.figures import level
 from segops.report.html import NARROW, signed
-from segops.report.page_inputs import Difference
 from segops.report.svg import Axis
 
 Direction = Literal["better", "worse", "even"]
@@ -26,8 +26,6 @@ def known(one: Difference | None) -> bool:
 
 def bounds(one: Difference) -> tuple[float, float] | None:
     """The interval; None where there is none."""
-    if one.low is None or one.high is None:
-        return None
     return (one.low, one.high) if math.isfinite(one.low) and math.isfinite(one.high) else None
 
 
@@ -58,12 +56,9 @@ def words(one: Difference, confidence: float) -> str:
 
 
 def whisker(one: Difference, extent: float, title: str) -> Markup:
-    """A point with its interval about a line at zero.
+    """A point with its interval about a line at zero; the drawing spans -`extent` to `extent`.
 
-    Args:
-        one: The difference.
-        extent: The drawing spans -`extent` to `extent`.
-        title: What is shown to a pointer that rests on it, and read to those who cannot see.
+    `title` is shown to a pointer that rests on it, and read to those who cannot see.
     """
     x = Axis(-extent, extent, MARGIN, WIDTH - MARGIN)
     middle = HEIGHT / 2

@@ -49,11 +49,8 @@ log = logging.getLogger("segops")
 def run(root: Path, fresh: bool = False) -> None:
     """Train, or continue an interrupted training, and write the outputs.
 
-    In a distributed training this process is a rank; rank zero writes.
-
-    Args:
-        root: The workspace.
-        fresh: Start from the beginning, as with ``SEGOPS_FRESH=1`` or DVC's `--force`.
+    In a distributed training this process is a rank; rank zero writes. `fresh` starts from the
+    beginning, as ``SEGOPS_FRESH=1`` or DVC's `--force` does.
 
     Raises:
         SegopsError: Parameters, data and machine do not allow the training, or it diverged.
@@ -89,11 +86,6 @@ def _train(root: Path, settings: TrainingSettings) -> None:
 
 def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job:
     """Build the training job from a workspace's parameters and data.
-
-    Args:
-        root: The workspace.
-        settings: Its parameters.
-        store: Its packed images.
 
     Raises:
         SegopsError: Parameters and data do not fit together, or a file is missing.

@@ -34,9 +34,6 @@ class Settings(Bounds):
 def run(root: Path) -> None:
     """Scan the data set, check it, and write the facts, the findings, the page and the verdict.
 
-    Args:
-        root: The workspace.
-
     Raises:
         SegopsError: The data are not fit for training; the message lists every finding by file.
             All outputs are written before.

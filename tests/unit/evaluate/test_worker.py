@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from torch import Tensor
 from segops.data.store import PackedStore, pack
 from segops.evaluate import scoring
 from segops.evaluate.pictures import image_scores
-from segops.evaluate.score import ERRORS, unpacked
+from segops.evaluate.score import ERRORS
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.counts import SplitCounts
 from segops.metrics.image import judge_image
@@ -80,8 +79,8 @@ def figures(out: Path) -> Any:
 
 
 def pictures(out: Path) -> dict[str, NDArray[np.uint8]]:
-    with ZipFile(out / "pictures.zip") as archive:
-        return {name: unpacked(archive.read(name)) for name in archive.namelist()}
+    with np.load(out / "pictures.npz") as archive:
+        return dict(archive)
 
 
 @pytest.fixture(scope="module")

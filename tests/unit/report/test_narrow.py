@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segops.metrics.iou import Difference
 from segops.quality.checks import DataCheck, Finding
 from segops.quality.facts import scan
 from segops.report.evaluation_page import write_evaluation_page
-from segops.report.page_inputs import Difference
 from segops.report.validation_page import write_validation_page
 from segops.runtime.classes import VOC_CLASSES
 from segops.voc.layout import open_layout

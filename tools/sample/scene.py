@@ -28,10 +28,9 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the object that every pixel shows.
+    """A picture, uint8 (H, W, 3), RGB, and the object that every pixel shows.
 
     Attributes:
-        image: uint8 array of shape (H, W, 3), RGB.
         objects: uint8 array of shape (H, W): 0 for background, else 1 + the object's index.
         class_ids: VOC id of each object, back to front.
         border: Width in pixels of the void border, 1 to 3.

@@ -20,11 +20,9 @@ Paint = Literal["body", "second", "glass", "dark", "light"]
 
 @dataclass(frozen=True)
 class Part:
-    """One polygon of an object.
+    """One polygon of an object: corners (x, y), float64 (N, 2), and the paint that covers it.
 
     Attributes:
-        outline: float64 array of shape (N, 2), corners as (x, y).
-        paint: The paint that covers it.
         shade: Factor of the paint's brightness.
         inside: Whether it shows only on the last part before it that is not itself `inside`.
     """

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.score import ERRORS
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.image import ImageFigures, judge_image
 from segops.metrics.iou import class_pixels
-from segops.metrics.split_figures import SplitFigures
+from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
 from segops.runtime.errors import SegopsError
 
 log = logging.getLogger("segops")
@@ -29,7 +28,6 @@ class Predicted:
     """A prediction that is to be judged.
 
     Attributes:
-        image_id: The image.
         sha256: SHA-256 of the image's file.
         truth: uint8 (H, W), ids and 255 for void.
         mask: uint8 (H, W), predicted ids.

@@ -13,8 +13,7 @@ from segops import files, paths
 from segops.evaluate import kept_champion
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
-from segops.report.confusion_chart import occurring, row_shares
-from segops.report.evaluation_page import write_evaluation_page
+from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 

@@ -1,4 +1,8 @@
-"""The work of the scoring process: load a bundle, predict the images, judge the masks, write files.
+"""The scoring process: loads a bundle, predicts the images, judges the masks, writes files.
+
+:mod:`segops.evaluate.score` starts it with the path of a request (JSON). It writes lines of JSON to
+standard output: the id of each image that is done, or an error. What the bundle's code prints goes
+to standard error.
 
 On a CPU the network predicts several images at a time (:mod:`segops.predict.parallel`), on a GPU
 one after another; a few threads judge the masks meanwhile. Their results are added up in the order
@@ -7,9 +11,12 @@ of the images, so that the same request gives the same bytes.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -48,6 +55,23 @@ MOST_JUDGES = 4
 WAITING_PER_THREAD = 2
 """Images that may wait for each thread."""
 log = logging.getLogger("segops")
+
+
+def main() -> int:
+    """Carry out the request; return the exit status."""
+    # Keep the pipe to the parent for the protocol; send everything else to standard error.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        for image_id in score_images(request):
+            print(json.dumps({"done": image_id}), file=channel, flush=True)
+    except SegopsError as error:
+        print(json.dumps({"error": str(error)}), file=channel, flush=True)
+        return 1
+    except BrokenPipeError:  # the parent is gone
+        return 1
+    return 0
 
 
 def score_images(request: dict[str, Any]) -> Iterator[str]:
@@ -177,3 +201,11 @@ def _keep(archive: ZipFile, what: str, image_id: str, picture: NDArray[np.uint8]
     stream = BytesIO()
     np.save(stream, picture, allow_pickle=False)
     archive.writestr(ZipInfo(f"{what}/{image_id}.npy"), stream.getvalue(), ZIP_DEFLATED, 1)
+
+
+if __name__ == "__main__":
+    status = main()
+    # The results are on disk; an ordinary exit would spend a second or two on torch's clean-up.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)

@@ -37,7 +37,6 @@ class Variant:
     """A way of predicting.
 
     Attributes:
-        name: What it is called.
         settings: All settings, as `predict` in ``params.yaml``.
         description: What the settings amount to on the images at hand; two variants with the same
             description give the same masks.
@@ -53,7 +52,6 @@ class VariantResult:
     """A variant and how it did.
 
     Attributes:
-        variant: The variant.
         miou: MIoU over the classes in the truth, 0..1.
         boundary_iou: Mean boundary IoU over the classes in the truth, 0..1; None where undefined.
         milliseconds: Median time of one prediction; None where only one was made.

@@ -15,17 +15,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segops.metrics.class_metrics import (
+from segops.metrics.counts import BAND, TOLERANCE, BoundaryCounts, CalibrationCounts, SplitCounts
+from segops.metrics.iou import (
     f1,
     frequency_weighted_iou,
+    iou,
+    miou,
     miou_truth_or_prediction,
     pixel_accuracy,
     precision,
     recall,
     truth_mean,
 )
-from segops.metrics.counts import BAND, TOLERANCE, BoundaryCounts, CalibrationCounts, SplitCounts
-from segops.metrics.iou import iou, miou
 
 Place = Literal["page", "terminal", "mlflow"]
 EVERYWHERE: tuple[Place, ...] = ("page", "terminal", "mlflow")

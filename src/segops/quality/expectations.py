@@ -15,7 +15,7 @@ from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
 from segops.quality.checks import DataCheck, Finding, Validation
-from segops.quality.frames import describe_images, describe_labels, labels_in
+from segops.quality.facts import MISSING
 from segops.quality.runner import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.runtime.classes import VOID
 from segops.voc.layout import LISTS, SPLITS
@@ -59,8 +59,8 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
 
     A rule that cannot be evaluated fails and is marked `errored`.
     """
-    images = describe_images(facts)
-    labels = describe_labels(images, params.data.class_names)
+    images = _describe_images(facts)
+    labels = _describe_labels(images, params.data.class_names)
     rules = [
         *_count_rules(params.validate_),
         *_file_rules(),
@@ -205,7 +205,7 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
 
     def illegal(row: Row) -> str:
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
-        bad = [label for label in labels_in(row["label_ids"]) if label >= len(names)]
+        bad = [label for label in _labels_in(row["label_ids"]) if label >= len(names)]
         listed = ", ".join(f"id {label} ({counted(counts[label], 'pixel')})" for label in bad)
         return f"holds {listed}; legal are 0 to {len(names) - 1}, {VOID}"
 
@@ -299,6 +299,49 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
             expectation=gxe.ExpectColumnValuesToBeInSet(column="in_both_splits", value_set=[False]),
         ),
     ]
+
+
+def _describe_images(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return the facts with the columns that the rules need, null where a fact is unknown."""
+    images = facts.reset_index(drop=True)
+    lost = {kind: images[f"{kind}_error"].eq(MISSING).fillna(False) for kind in ("image", "mask")}
+    images["missing"] = None
+    images.loc[lost["image"], "missing"] = "image"
+    images.loc[lost["mask"], "missing"] = "mask"
+    images.loc[lost["image"] & lost["mask"], "missing"] = "image and mask"
+    for kind in ("image", "mask"):
+        images[f"unreadable_{kind}"] = images[f"{kind}_error"].where(~lost[kind], None)
+    images["size"] = _sizes(images["width"], images["height"])
+    images["mask_size"] = _sizes(images["mask_width"], images["mask_height"])
+    images["highest_label"] = pd.Series(
+        [max(_labels_in(ids), default=None) for ids in images["label_ids"]], dtype="float64"
+    )
+    # The same file under another id; another rule covers the same id in both lists.
+    holders = images.groupby("image_sha256")[["split", "image_id"]].transform("nunique")
+    images["in_both_splits"] = (holders > 1).all(axis=1)
+    return images
+
+
+def _describe_labels(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return a row per image and class in its mask, with columns image_id, split and class."""
+    rows = [
+        (image_id, split, class_names[label])
+        for image_id, split, ids in zip(
+            images["image_id"], images["split"], images["label_ids"], strict=True
+        )
+        for label in _labels_in(ids)
+        if label < len(class_names)
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "split", "class"], dtype="str")
+
+
+def _labels_in(ids: Any) -> list[int]:
+    """Return the ids of a `label_ids` cell without void; empty if the mask could not be read."""
+    return [] if ids is None else [int(label) for label in ids if label != VOID]
+
+
+def _sizes(width: pd.Series[Any], height: pd.Series[Any]) -> pd.Series[Any]:
+    return width.astype("string") + " × " + height.astype("string")
 
 
 def _check(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segops.metrics.catalogue import number_at
-from segops.report.error_kinds import KINDS
+from segops.report.overlay import ERROR_KINDS
 from segops.report.page_inputs import Opponent
 
 
@@ -14,10 +14,11 @@ def error_kinds(
     evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
 ) -> dict[str, Any] | None:
     """Pixels of each kind of error and their shares; None where the evaluation counts no kinds."""
-    if not isinstance(evaluation.get("errors"), Mapping):
-        return None
     wrong = _wrong(evaluation)
+    if wrong is None:
+        return None
     total = sum(wrong.values())
+    others = [(_wrong(one.evaluation), one.evaluation) for one in opponents]
     return {
         "pixels": total,
         "share": _over_labelled(total, evaluation),
@@ -30,13 +31,11 @@ def error_kinds(
                 "of_errors": wrong[kind.name] / total if total else None,
                 "of_pixels": _over_labelled(wrong[kind.name], evaluation),
                 "others": [
-                    _over_labelled(_wrong(one.evaluation)[kind.name], one.evaluation)
-                    if isinstance(one.evaluation.get("errors"), Mapping)
-                    else None
-                    for one in opponents
+                    None if theirs is None else _over_labelled(theirs[kind.name], other)
+                    for theirs, other in others
                 ],
             }
-            for kind in KINDS
+            for kind in ERROR_KINDS
         ],
     }
 
@@ -54,34 +53,33 @@ def confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[dict[str, Any]]:
     """Rows of the table of slices; the first of a group names it."""
+    theirs = [_by_name(one.evaluation) for one in opponents]
     rows, last = [], None
-    for one in evaluation.get("slices") or []:
-        key = (one.get("group"), one.get("name"))
+    for (group, name), one in _by_name(evaluation).items():
+        figures = ("objects", "images", "pixels", "recall", "found", "miou")
         rows.append(
             {
-                "first": one.get("group") != last,
-                "group": one.get("group"),
-                "name": one.get("name"),
+                "first": group != last,
+                "group": group,
+                "name": name,
                 "definition": one.get("definition", ""),
-                **{name: number_at(one, name) for name in ("objects", "images", "pixels")},
-                **{name: number_at(one, name) for name in ("recall", "found", "miou")},
-                "others": [_slice_recall(other.evaluation, key) for other in opponents],
+                **{figure: number_at(one, figure) for figure in figures},
+                "others": [number_at(other.get((group, name), {}), "recall") for other in theirs],
             }
         )
-        last = one.get("group")
+        last = group
     return rows
 
 
-def _slice_recall(evaluation: Mapping[str, Any], key: tuple[Any, Any]) -> float | None:
-    for one in evaluation.get("slices") or []:
-        if (one.get("group"), one.get("name")) == key:
-            return number_at(one, "recall")
-    return None
+def _by_name(evaluation: Mapping[str, Any]) -> dict[tuple[Any, Any], Mapping[str, Any]]:
+    return {(one.get("group"), one.get("name")): one for one in evaluation.get("slices") or []}
 
 
-def _wrong(evaluation: Mapping[str, Any]) -> dict[str, int]:
-    errors = evaluation.get("errors") or {}
-    return {kind.name: int(errors.get(kind.name) or 0) for kind in KINDS}
+def _wrong(evaluation: Mapping[str, Any]) -> dict[str, int] | None:
+    errors = evaluation.get("errors")
+    if not isinstance(errors, Mapping):
+        return None
+    return {kind.name: int(errors.get(kind.name) or 0) for kind in ERROR_KINDS}
 
 
 def _over_labelled(pixels: int, evaluation: Mapping[str, Any]) -> float | None:

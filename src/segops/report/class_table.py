@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from segops.metrics.iou import Difference
 from segops.report.html import decimal, number, signed
 from segops.report.overlay import legend
 from segops.report.page_inputs import Opponent
-from segops.report.whisker import known, limit, outcome, whisker, words
+from segops.report.svg import limit, outcome, whisker, words
 
 Cell = dict[str, Any]
 
@@ -107,7 +108,7 @@ def _plain(value: float | None, digits: int | None) -> Cell:
 
 
 def _difference(one: Difference | None, confidence: float, extent: float) -> Cell:
-    if one is None or not known(one):
+    if one is None or math.isnan(one.difference):
         return {**_plain(None, 3), "kind": "difference", "outcome": "even", "drawing": ""}
     return {
         "kind": "difference",

@@ -84,7 +84,7 @@ def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
         "width": width,
         "height": height,
         "pixels": int(np.count_nonzero(one.truth != VOID)),
-        "errors": [[error.class_name, error.kind, error.pixels] for error in one.errors],
+        "errors": one.errors,
         "classes": classes,
         "photo": photo(one.image),
         "truth": mask_layer(one.truth),

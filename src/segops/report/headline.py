@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
 from segops.report.figures import level
 from segops.report.html import NARROW
 from segops.report.page_inputs import Opponent
-from segops.report.whisker import bounds, known, limit, outcome, whisker, words
+from segops.report.svg import limit, outcome, whisker, words
 from segops.words import counted
 
 OUTCOMES = {"better": "better", "worse": "worse", "even": "not told apart"}
@@ -42,12 +43,12 @@ def verdicts(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> li
             "name": one.name,
             "miou": number_at(one.evaluation, "miou"),
             "outcome": outcome(one.miou),
-            "figures": words(one.miou, one.confidence) if known(one.miou) else "no difference",
+            "figures": "no difference" if _unknown(one) else words(one.miou, one.confidence),
             "sentence": _sentence(one),
             "remark": _remark(one, number_at(evaluation, "images")),
-            "drawing": whisker(one.miou, extent, words(one.miou, one.confidence))
-            if known(one.miou)
-            else "",
+            "drawing": ""
+            if _unknown(one)
+            else whisker(one.miou, extent, words(one.miou, one.confidence)),
         }
         for one in opponents
     ]
@@ -70,9 +71,13 @@ def tiles(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[
     ]
 
 
+def _unknown(one: Opponent) -> bool:
+    return math.isnan(one.miou.difference)
+
+
 def _sentence(one: Opponent) -> str:
     images = counted(one.images, "image")
-    if not known(one.miou) or bounds(one.miou) is None:
+    if math.isnan(one.miou.low):
         return f"too few to tell apart, {images}"
     return f"{OUTCOMES[outcome(one.miou)]} on {images}"
 

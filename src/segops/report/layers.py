@@ -9,10 +9,10 @@ from io import BytesIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
-from segops.report.error_kinds import KINDS
 from segops.report.overlay import (
+    ERROR_KINDS,
     VOID_DARK,
     VOID_LIGHT,
     heat_colours,
@@ -68,10 +68,10 @@ def mask_layer(mask: NDArray[np.uint8]) -> str:
 def kind_layer(kinds: NDArray[np.uint8]) -> str:
     """Where what kind of error is; what is right or void lets the photograph through.
 
-    uint8 (H, W), 0 where right or void, else 1 + index in :data:`KINDS`. The result is as that of
-    :func:`mask_layer`.
+    uint8 (H, W), 0 where right or void, else 1 + index in :data:`ERROR_KINDS`. The result is as
+    that of :func:`mask_layer`.
     """
-    colours = [(0, 0, 0, 0), *((*one.rgb, 255) for one in KINDS)]
+    colours = [(0, 0, 0, 0), *((*ImageColor.getrgb(one.colour), 255) for one in ERROR_KINDS)]
     return _palette_png(_nearest(kinds, SIDE), colours)
 
 

@@ -1,9 +1,9 @@
-"""Masks and activation maps over photographs, and the colours of classes."""
+"""Masks and activation maps over photographs, and the colours of classes and kinds of error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,28 @@ _OPAQUE_FROM = 0.6
 """Activation from which the colours are as opaque as they get."""
 _STRIPE = 4
 _INTERIOR = 7
+
+
+class ErrorKind(NamedTuple):
+    """How pages name and draw a kind of error; the colour is as CSS writes it."""
+
+    name: str
+    colour: str
+    meaning: str
+
+
+# In the order of segops.metrics.wrong_pixels.KINDS: a map of kinds holds an index into this plus 1.
+# The colours differ in lightness too, for the colour-blind.
+ERROR_KINDS = (
+    ErrorKind("missed", "#e5383b", "a class is there, and background was predicted"),
+    ErrorKind("false alarm", "#ffc300", "background is there, and a class was predicted"),
+    ErrorKind("confusion", "#a63cf0", "a class is there, and another class was predicted"),
+    ErrorKind(
+        "boundary",
+        "#19a7f0",
+        "none of these: the contour of both classes was found and lies a little off",
+    ),
+)
 
 
 def overlay(

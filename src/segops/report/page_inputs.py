@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,10 @@ from numpy.typing import NDArray
 from segops.metrics.iou import Difference
 
 
-@dataclass(frozen=True)
-class Mistake:
+class Mistake(NamedTuple):
     """How many pixels of one class went wrong in one way in one image.
 
-    Attributes:
-        class_name: The class that was missed, falsely seen, confused or badly bounded.
-        kind: One of :data:`segops.metrics.wrong_pixels.KINDS`.
-        pixels: Number of pixels, at least 1.
+    `kind` is one of :data:`segops.metrics.wrong_pixels.KINDS`.
     """
 
     class_name: str

@@ -52,7 +52,7 @@ def run(root: Path) -> None:
     decided = verdict(facts, validation, settings.data.class_names)
     write_validation_page(
         root / VALIDATION_PAGE,
-        validation.checks,
+        validation,
         facts,
         layout,
         settings.data.class_names,

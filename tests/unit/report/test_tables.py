@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 
 from segops.metrics.catalogue import compute_metrics, number_at
-from segops.metrics.image import judge_image
 from segops.metrics.iou import Difference
-from segops.metrics.split_figures import SplitFigures
+from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.params.file import parse_params
 from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
-from segops.report.confusion_chart import most_confused
+from segops.report.evaluation_page import most_confused
 from segops.report.headline import interval, tiles, verdicts
 from segops.report.html import signed
 from segops.report.model_facts import lineages, network_words, predict_words
 from segops.report.reliability import reliability
-from segops.report.whisker import limit, outcome, whisker, words
+from segops.report.svg import limit, outcome, whisker, words
 from tests.support.evaluations import (
     NAMES,
     confusion_of,

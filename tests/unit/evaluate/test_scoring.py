@@ -24,9 +24,8 @@ from segops.evaluate.pictures import image_scores
 from segops.evaluate.score import ERRORS
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.counts import SplitCounts
-from segops.metrics.image import judge_image
 from segops.metrics.iou import class_pixels
-from segops.metrics.split_figures import SplitFigures
+from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.predict import parallel
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain

@@ -16,7 +16,7 @@ from segops.cli import evaluate as command
 from segops.data.store import PackedStore, pack
 from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
-from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.scoring import Predicted, Tally, judge
 from segops.evaluate.variants import VariantResult
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import load_bundle

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.scoring import Predicted, Tally, judge
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.threads import pipelined

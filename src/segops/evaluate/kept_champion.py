@@ -119,18 +119,9 @@ def opponent(
 ) -> Opponent | None:
     """The champion as the opponent of a model that was just scored, if it can be one.
 
-    Args:
-        root: The workspace.
-        counts: Table of counts of the model; see :mod:`segops.evaluate.bootstrap`.
-        val_hash: Hash of the val that it was scored on.
-        class_names: Its classes in id order.
-        bundle_digest: SHA-256 of its bundle.
-        trained_on: SHA-256 of the images that it was trained on.
-        settings: Level, resamples and seed of the paired bootstrap.
-
-    Returns:
-        None where no champion is kept, the model is the champion itself, or the champion was scored
-        on another val, knows other classes or has no image left. The log says which.
+    `counts`, `class_names` in id order, `bundle_digest` and `trained_on` (SHA-256 of images) are
+    the model's. None where no champion is kept, the model is the champion itself, or the champion
+    was scored on another val, knows other classes or has no image left. The log says which.
     """
     champion = read(root)
     if champion is None:

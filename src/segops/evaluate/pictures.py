@@ -115,8 +115,8 @@ def _errors_by_image(scores: Scores) -> dict[str, tuple[Mistake, ...]]:
     ordered = scores.errors.sort_values(
         ["image_id", "pixels", "class_id", "kind"], ascending=[True, False, True, True]
     )
-    found: dict[str, list[Mistake]] = {}
+    found: dict[str, tuple[Mistake, ...]] = {}
     for image_id, class_id, kind, pixels in ordered.itertuples(index=False):
         error = Mistake(scores.class_names[class_id], kind, int(pixels))
-        found.setdefault(image_id, []).append(error)
-    return {image_id: tuple(errors) for image_id, errors in found.items()}
+        found[image_id] = (*found.get(image_id, ()), error)
+    return found

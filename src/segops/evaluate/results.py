@@ -35,7 +35,7 @@ def write_results(
     pictures: bool,
     registered: str,
 ) -> dict[str, Any]:
-    """Write the evaluation, the table of counts, the plots and the page.
+    """Write the evaluation, the table of counts, the plots and the page, and return the evaluation.
 
     The page alone shows the champion beside the model, where one is known here.
 
@@ -48,9 +48,6 @@ def write_results(
         settings: Level, resamples and seed of the intervals.
         pictures: Whether the page shows photographs.
         registered: Name of the registered model, for the page.
-
-    Returns:
-        The evaluation; see :func:`segops.evaluate.metrics_file.evaluation`.
 
     Raises:
         SegopsError: The split has no labelled pixel.

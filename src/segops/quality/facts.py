@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from segops.files import atomic_path, sha256_bytes, sha256_lines
+from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -25,6 +25,7 @@ from segops.runtime.images import (
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import cores
+from segops.voc.hashes import HashRow, dataset_hash
 from segops.voc.layout import Layout
 
 MAX_WORKERS = 8
@@ -102,30 +103,15 @@ def write_facts(path: Path, facts: pd.DataFrame) -> None:
 
 
 def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """Return the SHA-256 over all images, masks, their splits and the classes, in hexadecimal.
-
-    The order of images in a list does not matter. The order of classes does, because it defines
-    their ids.
-    """
-    return sha256_lines([*_class_lines(class_names), *_file_lines(facts)])
+    """Return the :func:`segops.voc.hashes.dataset_hash` over all images and masks."""
+    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
+    rows = facts[columns].fillna("missing").itertuples(index=False, name=None)
+    return dataset_hash(cast("Iterable[HashRow]", rows), class_names)
 
 
 def split_hash(facts: pd.DataFrame, split: str, class_names: Sequence[str]) -> str:
     """Return the :func:`data_hash` of a single split."""
-    return sha256_lines([*_class_lines(class_names), *_file_lines(facts[facts["split"] == split])])
-
-
-def _class_lines(class_names: Sequence[str]) -> list[str]:
-    return [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
-
-
-def _file_lines(facts: pd.DataFrame) -> list[str]:
-    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
-    return sorted("\t".join(row) for row in _strings(facts[columns]))
-
-
-def _strings(frame: pd.DataFrame) -> Iterable[tuple[str, ...]]:
-    return frame.fillna("missing").itertuples(index=False, name=None)
+    return data_hash(facts[facts["split"] == split], class_names)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:

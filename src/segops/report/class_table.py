@@ -108,12 +108,12 @@ def _plain(value: float | None, digits: int | None) -> Cell:
 
 
 def _difference(one: Difference | None, confidence: float, extent: float) -> Cell:
-    if one is None or math.isnan(one.difference):
-        return {**_plain(None, 3), "kind": "difference", "outcome": "even", "drawing": ""}
+    one = one or Difference(math.nan, math.nan, math.nan)
+    value = None if math.isnan(one.difference) else one.difference
     return {
         "kind": "difference",
-        "value": one.difference,
-        "text": signed(one.difference),
+        "value": value,
+        "text": signed(value),
         "outcome": outcome(one),
         "drawing": whisker(one, extent, words(one, confidence)),
     }

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from segops.files import write_text
 from segops.metrics.iou import ratio
 from segops.report import svg
-from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
 from segops.report.gallery import gallery
-from segops.report.headline import interval, tiles, verdicts
 from segops.report.html import render
 from segops.report.model_facts import lineages
 from segops.report.overlay import ERROR_KINDS
 from segops.report.page_inputs import GalleryPicture, Opponent
 from segops.report.reliability import reliability
+from segops.report.sections import confusions, error_kinds, interval, slices, tiles, verdicts
 
 NAME = "this model"
 PAGE_LIMIT = 15_000_000
@@ -58,8 +57,7 @@ def write_evaluation_page(
         evaluation: As ``metrics/evaluation.json`` holds it; `classes` in id order. Figures that an
             evaluation of an older release lacks are shown as dashes.
         confusion: int64 (C, C), pixels; rows are true classes, columns predicted ones.
-        pictures: Images to show, most telling first, gone through once; none where photographs are
-            private.
+        pictures: Images to show, most telling first; none where photographs are private.
         learning_curves: The CSV of training; None or a missing file leaves the curves out.
         opponents: Models to compare with, as the champion.
         name: What people call the model; given, the page's title names all the models.

@@ -46,18 +46,10 @@ ERROR_KINDS = (
 def overlay(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: float = 0.5
 ) -> NDArray[np.uint8]:
-    """Lay a mask over its image in VOC's colours.
+    """Lay a mask over its image, uint8 (H, W, 3), RGB, in VOC's colours.
 
-    Background stays as it is, classes get a tint and a light outline, void is light grey where it
-    is a thin border and striped where it is an area.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-        mask: uint8 (H, W), class ids and 255 for void.
-        alpha: Weight of the classes' colours, in [0, 1].
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+    Background stays as it is, classes get a tint of weight `alpha`, in [0, 1], and a light outline,
+    void is light grey where it is a thin border and striped where it is an area.
 
     Raises:
         ValueError: The sizes differ.
@@ -83,7 +75,7 @@ def heat_colours(levels: NDArray[np.float64]) -> NDArray[np.float64]:
 def heat_overlay(
     image: NDArray[np.uint8], activation: NDArray[np.float32], alpha: float = 0.7
 ) -> NDArray[np.uint8]:
-    """Lay a class activation map over its image.
+    """Lay a class activation map over its image, uint8 (H, W, 3), RGB.
 
     Zero is transparent. The higher the activation, the more opaque and the lighter its colour, so
     that it reads without colour vision too.
@@ -92,9 +84,6 @@ def heat_overlay(
         image: uint8 (H, W, 3), RGB.
         activation: float (H, W) in 0..1, as :func:`segops.predict.explain.explain` returns it.
         alpha: Largest weight of the colours, in 0..1.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
 
     Raises:
         ValueError: The sizes differ.

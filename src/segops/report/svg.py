@@ -50,11 +50,8 @@ def histogram(
 ) -> Markup:
     """Histograms of shares side by side, one bar a series in every bin.
 
-    Args:
-        series: Values in [0, 1] by the series' name ("train", "val"; the style sheet knows them).
-        x_label: What the values are.
-        bins: Number of bins between 0 and the largest value (or `mark`).
-        mark: A bound to draw as a line.
+    `series` holds values in [0, 1] by the series' name, as "train": a class of the style sheet.
+    Bins lie between 0 and the largest value or `mark`, a bound that is drawn as a line.
     """
     values = [value for group in series.values() for value in group]
     high = max([0.05, *values, *([] if mark is None else [mark * 1.04])])
@@ -213,6 +210,8 @@ def limit(differences: Iterable[Difference]) -> float:
 
 def words(one: Difference, confidence: float) -> str:
     """The difference and its interval, as "+0.021, 95 % interval -0.004 to +0.047"."""
+    if math.isnan(one.difference):
+        return "no difference"
     if math.isnan(one.low):
         return f"{signed(one.difference)}, no interval"
     at = level(confidence, NARROW)
@@ -220,10 +219,12 @@ def words(one: Difference, confidence: float) -> str:
 
 
 def whisker(one: Difference, extent: float, title: str) -> Markup:
-    """A point with its interval about a line at zero; the drawing spans -`extent` to `extent`.
+    """A point with its interval about a line at zero, from -`extent` to `extent`; empty if unknown.
 
     `title` is shown to a pointer that rests on it, and read to those who cannot see.
     """
+    if math.isnan(one.difference):
+        return Markup()
     x = Axis(-extent, extent, MARGIN, WHISKER_WIDTH - MARGIN)
     middle = WHISKER_HEIGHT / 2
 

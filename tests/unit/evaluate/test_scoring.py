@@ -313,7 +313,7 @@ def test_a_crash_names_its_image(
     def crash(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("segops.evaluate.judging.judge_image", crash)
+    monkeypatch.setattr("segops.evaluate.scoring.judge_image", crash)
     with pytest.raises(MemoryError):
         run(bundle, store, tmp_path / "out")
     assert f"{store.ids('val')[0]}: the prediction cannot be judged" in caplog.text

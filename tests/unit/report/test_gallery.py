@@ -11,11 +11,11 @@ import pytest
 from PIL import Image, ImageColor
 
 from segops.metrics.wrong_pixels import KINDS as KIND_NAMES
-from segops.report.gallery import gallery
-from segops.report.layers import (
+from segops.report.gallery import (
     HEAT_SIDE,
     SIDE,
     VOID_ALPHA,
+    gallery,
     heat_layer,
     kind_layer,
     mask_layer,

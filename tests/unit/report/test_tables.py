@@ -14,13 +14,12 @@ from segops.metrics.catalogue import compute_metrics, number_at
 from segops.metrics.iou import Difference
 from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.params.file import parse_params
-from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
 from segops.report.evaluation_page import most_confused
-from segops.report.headline import interval, tiles, verdicts
 from segops.report.html import signed
 from segops.report.model_facts import lineages, network_words, predict_words
 from segops.report.reliability import reliability
+from segops.report.sections import confusions, error_kinds, interval, slices, tiles, verdicts
 from segops.report.svg import limit, outcome, whisker, words
 from tests.support.evaluations import (
     NAMES,

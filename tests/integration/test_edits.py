@@ -54,7 +54,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("models/loading.py", say("that model is another network", "it differs"), set()),
     ("augment/proof.py", say("appear that the mask does not hold", "are new"), set()),
     ("train/checkpoint.py", say("There is none yet", "None so far"), set()),
-    ("evaluate/judging.py", say("cannot be judged", "stopped the scoring"), set()),
+    ("evaluate/scoring.py", say("cannot be judged", "stopped the scoring"), set()),
     ("train/loop.py", laid_out_anew, set()),
     ("runtime/networks/zoo.py", laid_out_anew, set()),
     ("__init__.py", say("__version__ = ", '__version__ = "9" + '), set()),

@@ -53,7 +53,7 @@ def test_threads_spin_briefly_unless_the_user_chose(chosen: dict[str, str], expe
 @pytest.mark.parametrize(
     "command",
     [
-        ["-m", "segops.evaluate.worker", "no such request"],
+        ["-m", "segops.evaluate.scoring", "no such request"],
         ["-c", "from segops.tune import setup"],
         ["-c", "from segops.stages import train"],
         ["-c", "from segops.predict import folder"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,7 @@ def compare(
 
 def _difference(opponent: Opponent) -> str:
     miou = opponent.miou
-    if miou.low is None or miou.high is None:
+    if math.isnan(miou.low):
         return f"{miou.difference:+.3f}"
     return f"{miou.difference:+.3f}\n{miou.low:+.3f} to {miou.high:+.3f}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,10 +119,11 @@ def _show_variants(results: list[VariantResult], at: str) -> None:
 
 
 def _difference(result: VariantResult) -> str:
-    if result.difference is None:
+    found = result.difference
+    if found is None:
         return ""
-    interval = "" if result.low is None else f"{result.low:+.4f} to {result.high:+.4f}"
-    return f"{result.difference:+.4f}\n{interval}"
+    interval = "" if math.isnan(found.low) else f"{found.low:+.4f} to {found.high:+.4f}"
+    return f"{found.difference:+.4f}\n{interval}"
 
 
 def _figure(value: float | None, decimals: int) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import safetensors.torch
 
 from segops import files, paths
@@ -41,18 +38,15 @@ from segops.train.loop import train
 from segops.train.start import Start, all_images
 
 FOLLOW_LOG = paths.STATE / "follow.log"
-CURVES = ("epoch", "step", "lr", "train_loss", "selection_miou")
+CURVES = ["epoch", "step", "lr", "train_loss", "selection_miou"]
 log = logging.getLogger("segops")
 
 
 def run(root: Path, fresh: bool = False) -> None:
     """Train, or continue an interrupted training, and write the outputs.
 
-    In a distributed training this process is a rank; rank zero writes.
-
-    Args:
-        root: The workspace.
-        fresh: Start from the beginning, as with ``SEGOPS_FRESH=1`` or DVC's `--force`.
+    In a distributed training this process is a rank; rank zero writes. `fresh` starts from the
+    beginning, as ``SEGOPS_FRESH=1`` or DVC's `--force` does.
 
     Raises:
         SegopsError: Parameters, data and machine do not allow the training, or it diverged.
@@ -89,11 +83,6 @@ def _train(root: Path, settings: TrainingSettings) -> None:
 def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job:
     """Build the training job from a workspace's parameters and data.
 
-    Args:
-        root: The workspace.
-        settings: Its parameters.
-        store: Its packed images.
-
     Raises:
         SegopsError: Parameters and data do not fit together, or a file is missing.
     """
@@ -115,10 +104,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     precision = choose_precision(settings.train.precision, device)
     devices, nodes = choose_world(settings.train, device)
     policy = Policy.from_json(serialised)
-    pasted = settings.augment.copy_paste
     start = _start(root, settings)
-    spec = _spec(settings, start)
-    auxiliary = settings.model.auxiliary_weight
     executor = choose_executor(settings.augment.device, device, policy)
     parts = training_parts(
         settings, store, serialised, local, device, precision,
@@ -130,17 +116,17 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     return Job(
         params=settings.train.model_copy(update={"precision": parts[PRECISION]}),
         hardware=settings.hardware,
-        spec=spec,
+        spec=_spec(settings, start),
         encoder_weights=weights if local is None else str(local),
         store=store,
         policy=policy,
         parts=parts,
         resume=root / paths.RESUME,
         history=TrainingLog(root / paths.HISTORY, fingerprint(parts), settings.flat()),
-        auxiliary_weight=auxiliary,
+        auxiliary_weight=settings.model.auxiliary_weight,
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
-        copy_paste=pasted if pasted.p else None,
+        copy_paste=settings.augment.copy_paste if settings.augment.copy_paste.p else None,
         augment_device=executor,
     )
 
@@ -215,7 +201,8 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
     files.write_bytes(root / paths.LAST_WEIGHTS, safetensors.torch.save(last))
-    files.write_text(root / paths.LEARNING_CURVES, _table(outcome.rows))
+    table = pd.DataFrame(outcome.rows, columns=CURVES)
+    files.write_text(root / paths.LEARNING_CURVES, table.to_csv(index=False, lineterminator="\n"))
     device = choose_device(job.params.device)
     devices, nodes = choose_world(job.params, device)
     training = {
@@ -240,14 +227,6 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         "nondeterministic": list(outcome.nondeterministic),
     }
     files.write_json(root / paths.TRAINING, training)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CURVES, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # None becomes an empty cell
-    return text.getvalue()
 
 
 def _start_live_logging(root: Path) -> None:

@@ -149,7 +149,7 @@ def page_of_validation(layout: Layout, names: tuple[str, ...]) -> Path:
     path = layout.root.parent / "validation.html"
     write_validation_page(
         path,
-        validation.checks,
+        validation,
         facts,
         layout,
         names,

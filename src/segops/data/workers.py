@@ -23,7 +23,6 @@ ALLOCATOR_KEEPS = 24 << 20
 READ_AHEAD = 2
 """Batches that each worker is asked for in advance."""
 
-
 Task = tuple[int, list[SampleKey]]
 """Number of a buffer, and the samples to be put there."""
 

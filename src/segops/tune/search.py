@@ -154,10 +154,7 @@ def _report(trial: optuna.trial.Trial, rows: list[dict[str, Any]], row: Mapping[
 def _record(
     root: Path, settings: Params, study: Study, *, warn: bool = True, **rest: Any
 ) -> str | None:
-    """Bring MLflow up to date; return the id of the study's run, None without an answer.
-
-    The next call makes up for a failed call.
-    """
+    """Record what MLflow lacks; return the id of the study's run, None without an answer."""
     try:
         return record_study(root, settings, study.name, study.trials(), **rest)
     except SegopsError as error:

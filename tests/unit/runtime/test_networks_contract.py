@@ -57,7 +57,7 @@ def speaking(architecture: str) -> Segmenter:
     """A network as it is shipped: no auxiliary head, evaluation mode."""
     network = seeded(architecture, auxiliary=True)
     wake(network)
-    network.drop_auxiliary()
+    network.auxiliary = None
     return network.eval()
 
 

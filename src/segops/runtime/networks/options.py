@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -97,32 +98,14 @@ def _refuse_twice(key: str, option: str, given: dict[str, Any]) -> None:
         )
 
 
-class DroppedConv2d(nn.Conv2d):
-    """A convolution that drops channels of its input in training.
-
-    It replaces a convolution of a head and keeps the convolution's weights and their names in the
-    state dict.
-    """
-
-    dropout: float
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d, dropout: float) -> DroppedConv2d:
-        """A convolution with the weights of `conv` and dropout before it."""
-        made = cls.__new__(cls)
-        made.__dict__ = conv.__dict__
-        made.dropout = dropout
-        return made
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Drop channels with probability `dropout` in training, then convolve."""
-        return super().forward(functional.dropout2d(values, self.dropout, self.training))
-
-
 def put_dropout(network: nn.Module, dropout: float) -> None:
     """Set the dropout before the classifier of a network of SMP that has no option for it."""
     head: Any = network.segmentation_head
     if isinstance(network, smp.DPT):
         next(layer for layer in head.head if isinstance(layer, nn.Dropout)).p = dropout
-    else:
-        head[0] = DroppedConv2d.of(head[0], dropout)
+    else:  # a hook, because a further layer would change the names in the state dict
+        head[0].register_forward_pre_hook(partial(_drop_channels, dropout))
+
+
+def _drop_channels(dropout: float, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return functional.dropout2d(inputs[0], dropout, layer.training)

@@ -74,10 +74,6 @@ class Segmenter(nn.Module):
         if self.encoder is not None:
             yield from self.encoder.parameters()
 
-    def drop_auxiliary(self) -> None:
-        """Remove the auxiliary head, which only training needs."""
-        self.auxiliary = None
-
     def forward(
         self, images: Tensor, with_auxiliary: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:

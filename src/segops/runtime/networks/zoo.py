@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -31,7 +32,15 @@ PLAIN = "plain_cnn"
 
 # Set by segops, or not supported: `activation` and `aux_params` would change the output.
 _RESERVED = frozenset(
-    {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+    [
+        "encoder_name",
+        "encoder_weights",
+        "in_channels",
+        "classes",
+        "finest",
+        "activation",
+        "aux_params",
+    ]
 )
 
 
@@ -65,28 +74,15 @@ class ModelSpec:
         object.__setattr__(self, "std", tuple(self.std))
 
 
-Builder = Callable[..., nn.Module]
-
-
-def _ours(network: type[nn.Module], **fixed: Any) -> Builder:
-    """A builder of a network of ours that is called like SMP's, and shows its arguments."""
-
-    def build_ours(**arguments: Any) -> nn.Module:
-        return network(**fixed, **arguments)
-
-    build_ours.__signature__ = inspect.signature(network)  # type: ignore[attr-defined]
-    return build_ours
-
-
-ARCHITECTURES: dict[str, Builder] = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **smp.MODEL_ARCHITECTURES_MAPPING,
-    "fcn8s": _ours(FCN, finest=8),
-    "fcn16s": _ours(FCN, finest=16),
-    "fcn32s": _ours(FCN, finest=32),
-    "dilated_fcn": _ours(DilatedFCN),
-    "dilated_pspnet": _ours(DilatedPSPNet),
-    "dilated_deeplabv3": _ours(DilatedDeepLabV3),
-    "dilated_deeplabv3plus": _ours(DilatedDeepLabV3Plus),
+    "fcn8s": partial(FCN, finest=8),
+    "fcn16s": partial(FCN, finest=16),
+    "fcn32s": partial(FCN, finest=32),
+    "dilated_fcn": DilatedFCN,
+    "dilated_pspnet": DilatedPSPNet,
+    "dilated_deeplabv3": DilatedDeepLabV3,
+    "dilated_deeplabv3plus": DilatedDeepLabV3Plus,
     PLAIN: PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
@@ -135,7 +131,7 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
             spec.mean,
             spec.std,
             *_least_sizes(spec.architecture, network),
-            auxiliary=_auxiliary(network, spec.classes) if auxiliary else None,
+            _auxiliary(network, spec.classes) if auxiliary else None,
         )
         _try_once(segmenter, spec)
     except SegopsError:
@@ -198,8 +194,9 @@ def check_names(spec: ModelSpec) -> None:
             f"{_close(spec.encoder, [*encoder_names(), *timm_names])} Expected "
             f"{', '.join(encoder_names())}, or tu-NAME for a model NAME of timm."
         )
-    allowed = set(inspect.signature(ARCHITECTURES[spec.architecture]).parameters)
-    allowed -= _RESERVED | {"kwargs", "encoder_options", "finest"}
+    network = ARCHITECTURES[spec.architecture]
+    allowed = {*inspect.signature(network).parameters, *getattr(network, "head_options", ())}
+    allowed -= _RESERVED | {"kwargs", "options", "encoder_options"}
     # Further arguments reach timm's encoders; SMP would drop them silently for its own.
     free = not is_smp(spec.encoder) and spec.architecture != PLAIN
     unknown = [

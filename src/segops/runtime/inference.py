@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,12 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .crf import refine
 from .predict_settings import PredictSettings
 from .predictor import require_finite
 from .windows import Strip, blend
-
-if TYPE_CHECKING:
-    from .crf import DenseCrf
 
 Network = Callable[[Tensor], Tensor]
 """Takes pixels (1, 3, h, w) in 0..255 of any size, returns logits float32 (C, h, w)."""
@@ -34,16 +31,10 @@ class Inference:
 
     def __init__(self, settings: PredictSettings) -> None:
         self.settings = settings
-        self._crf = _dense_crf(settings)
-
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image file; a larger file is refused."""
-        return self.settings.max_pixels
 
     def is_plain(self, height: int, width: int) -> bool:
         """Whether a single pass of the whole image through the network is the prediction."""
-        if self.settings.averages or self._crf is not None:
+        if self.settings.averages or self.settings.crf.iterations:
             return False
         return not self.settings.by_windows(height, width)
 
@@ -83,7 +74,7 @@ class Inference:
         found = averaged(images, network, self.settings.scales, self.settings.flip)
         # A single value that is not finite makes the sum not finite.
         require_finite(found.sum())
-        return found if self._crf is None else self._crf.refine(found, pixels)
+        return refine(found, pixels, self.settings.crf)
 
 
 def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: bool) -> Tensor:
@@ -123,18 +114,3 @@ def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(values.shape[-2:]) == tuple(size):
         return values
     return functional.interpolate(values.float(), size, mode="bilinear", align_corners=False)
-
-
-def _dense_crf(settings: PredictSettings) -> DenseCrf | None:
-    if not settings.crf.iterations:
-        return None
-    from .crf import DenseCrf
-
-    return DenseCrf(
-        gaussian_weight=settings.crf.gaussian_weight,
-        gaussian_sigma=settings.crf.gaussian_sigma,
-        bilateral_weight=settings.crf.bilateral_weight,
-        bilateral_sigma=settings.crf.bilateral_sigma,
-        color_sigma=settings.crf.color_sigma,
-        iterations=settings.crf.iterations,
-    )

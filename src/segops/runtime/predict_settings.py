@@ -12,7 +12,7 @@ from .section import Count, NonNegative, Positive, Section
 
 
 class CrfSettings(Section):
-    """Refinement by a fully connected conditional random field; see :class:`.crf.DenseCrf`."""
+    """Refinement by a fully connected conditional random field; see :func:`.crf.refine`."""
 
     iterations: Annotated[int, Field(ge=0, le=50)] = Field(
         0, description="Mean-field iterations of the dense CRF; 0: off."

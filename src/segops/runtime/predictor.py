@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from .classes import VOID
 from .errors import SegopsError
 from .images import decode_consumer_image
 from .masks import encode_mask
+
+if TYPE_CHECKING:
+    # Training predicts whole images, and its hash does not depend on the code of all else.
+    from .inference import Inference
 
 _CACHED_LOGITS = 300_000
 """Logits processed at a time on a CPU: 1.2 MB, which fits into a cache."""
@@ -34,28 +38,6 @@ class Prediction:
 
     mask: NDArray[np.uint8]
     confidence: float
-
-
-class SupportsInference(Protocol):
-    """The interface of :class:`.inference.Inference`.
-
-    Training predicts whole images without it, so it does not depend on that class's code.
-    """
-
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image file; a larger file is refused."""
-
-    def is_plain(self, height: int, width: int) -> bool:
-        """Whether a single pass of the whole image through the network is the prediction."""
-
-    def strips(
-        self,
-        image: NDArray[np.uint8],
-        network: Callable[[Tensor], Tensor],
-        device: torch.device,
-    ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns and probabilities (C, h, w) of the parts of an image."""
 
 
 class Predictor:
@@ -77,7 +59,7 @@ class Predictor:
         network: nn.Module,
         class_names: Sequence[str],
         device: torch.device | str = "cpu",
-        inference: SupportsInference | None = None,
+        inference: Inference | None = None,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)
@@ -185,7 +167,7 @@ class Predictor:
                 raise SegopsError(
                     f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
                 ) from None
-        limit = None if self.inference is None else self.inference.max_pixels
+        limit = None if self.inference is None else self.inference.settings.max_pixels
         image = decode_consumer_image(content, name, limit)
         prediction = self.predict(image)
         return encode_mask(prediction.mask), prediction.confidence

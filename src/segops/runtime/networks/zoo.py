@@ -32,15 +32,8 @@ PLAIN = "plain_cnn"
 
 # Set by segops, or not supported: `activation` and `aux_params` would change the output.
 _RESERVED = frozenset(
-    [
-        "encoder_name",
-        "encoder_weights",
-        "in_channels",
-        "classes",
-        "finest",
-        "activation",
-        "aux_params",
-    ]
+    {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+    | {"finest"}
 )
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from segops import files
-from segops.predict.package import write_bundle
 from segops.predict.table import TABLE
 from segops.runtime.networks.zoo import ModelSpec, build
+from tests.support.bundles import write_bundle
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})

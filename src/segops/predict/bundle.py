@@ -48,12 +48,8 @@ class BundledPredictor:
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """As :meth:`segops.runtime.predictor.Predictor.predict`."""
-        from segops.runtime.predictor import (
-            Prediction,  # imports torch, which a digest does without
-        )
-
-        prediction = self._call("predict", image)
-        return Prediction(prediction.mask, prediction.confidence)
+        prediction: Prediction = self._call("predict", image)
+        return prediction
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_mask`."""

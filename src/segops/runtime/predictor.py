@@ -78,7 +78,7 @@ class Predictor:
             SegopsError: The network's output is not finite or has another shape.
             ValueError: `image` has another dtype or shape.
         """
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             mask = self._empty_mask(image)
             confidence = torch.zeros((), dtype=torch.float64, device=self.device)
             for place, ids, top in self._parts(image):
@@ -93,7 +93,7 @@ class Predictor:
     def predict_ids(self, image: NDArray[np.uint8]) -> Tensor:
         """The mask of :meth:`predict_mask` as a uint8 tensor (H, W) on the device."""
         mask = self._empty_mask(image)
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             for place, ids, _ in self._parts(image, with_probability=False):
                 mask[place] = ids
         return mask
@@ -113,7 +113,7 @@ class Predictor:
         """
         mask = self._empty_mask(image)
         probability = torch.empty_like(mask, dtype=torch.float32)
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             for place, ids, top in self._parts(image):
                 mask[place] = ids
                 probability[place] = top
@@ -134,7 +134,7 @@ class Predictor:
         """
         _check(image)
         found = np.empty((len(self.class_names), *image.shape[:2]), np.float32)
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             if self._is_plain(image):
                 logits = self._logits(image)
                 require_finite(logits.amax(dim=0))
@@ -252,8 +252,10 @@ def _check(image: NDArray[np.uint8]) -> None:
 
 
 @contextmanager
-def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no gradients, true float32, deterministic kernels inside the context."""
+def evaluating(
+    network: nn.Module, device: torch.device, *, gradients: bool = False
+) -> Iterator[None]:
+    """Evaluation mode, true float32 and deterministic kernels; gradients if asked for."""
     training = [module for module in network.modules() if module.training]
     precision = torch.get_float32_matmul_precision()
     for module in training:
@@ -262,7 +264,7 @@ def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
     try:
         with (
-            torch.inference_mode(),
+            torch.inference_mode(not gradients),
             torch.autocast(device.type, enabled=False),
             torch.backends.cudnn.flags(
                 enabled=True, benchmark=False, deterministic=True, allow_tf32=False

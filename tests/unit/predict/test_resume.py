@@ -15,7 +15,7 @@ import pytest
 from segops.predict import folder
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
-from segops.predict.journal import JOURNAL, Entry, Journal
+from segops.predict.journal import JOURNAL, FinishedImage, Journal
 from segops.predict.outputs import Options
 from segops.runtime.images import decode_consumer_image
 from segops.runtime.masks import read_mask
@@ -208,7 +208,7 @@ def test_a_killed_run_and_its_sequel_end_as_one_that_was_not(
 
 
 def test_a_line_that_the_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:
-    entry = Entry("image", "model", "cpu", 2, 1, 0.5, (1, 1), {"mask": "sha"})
+    entry = FinishedImage("image", "model", "cpu", 2, 1, 0.5, (1, 1), {"mask": "sha"})
     journal = Journal(tmp_path)
     journal.add("a.png", entry)
     path = tmp_path / JOURNAL

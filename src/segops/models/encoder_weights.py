@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from segops.runtime.errors import SegopsError
 
-from .loading import CHECKPOINTS, LoadReport, StateDict, read_weights, rename, take
+from .loading import CHECKPOINTS, KEY, LoadReport, StateDict, read_weights, take
 
 IMAGENET = "imagenet"
-KEY = "model.encoder_weights"
 SECONDS_TO_ANSWER = 1.5
 _PUBLISHED = "model.safetensors"
 _FILES = (".safetensors", *CHECKPOINTS)
@@ -44,7 +43,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
         SegopsError: The file is missing, cannot be read, or fits fewer than 90 % of the encoder's
             tensors.
     """
-    tensors = read_weights(path, KEY)
+    tensors = read_weights(path)
     expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
     renamed = max(
         _spellings(tensors),
@@ -61,13 +60,13 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     )
 
 
-def _spellings(tensors: StateDict) -> list[dict[str, Tensor]]:
+def _spellings(tensors: StateDict) -> Iterator[dict[str, Tensor]]:
     """The tensors under every name that they may have in one of our encoders."""
-    plain = [rename(tensors, strip, add) for strip in _PREFIXES for add in ("", "model.")]
-    return plain + [
-        {f"model.{_timm_stem(name)}": one for name, one in rename(tensors, strip, "").items()}
-        for strip in _PREFIXES
-    ]
+    for prefix in _PREFIXES:
+        plain = {name.removeprefix(prefix): one for name, one in tensors.items()}
+        yield plain
+        yield {f"model.{name}": one for name, one in plain.items()}
+        yield {f"model.{_timm_stem(name)}": one for name, one in plain.items()}
 
 
 def _timm_stem(name: str) -> str:
@@ -80,6 +79,8 @@ def _timm_stem(name: str) -> str:
 def check_download(encoder: str, weights: str = IMAGENET) -> None:
     """Make sure, within a second or two, that published weights of an encoder can be had.
 
+    The hub's own client would try again and again for 25 seconds.
+
     Args:
         encoder: Name of an SMP encoder, or `tu-` and the name of a timm model, which may end in
             one of its tags (`tu-resnet50.a1_in1k`).
@@ -90,34 +91,30 @@ def check_download(encoder: str, weights: str = IMAGENET) -> None:
             server that holds them within reach.
     """
     repository, revision = _published(encoder, weights)
-    cached = try_to_load_from_cache(repository, _PUBLISHED, revision=revision)
-    if isinstance(cached, str):
+    if isinstance(try_to_load_from_cache(repository, _PUBLISHED, revision=revision), str):
         return
-    if constants.HF_HUB_OFFLINE:
-        problem: OSError | None = OSError("HF_HUB_OFFLINE is set")
-    else:
-        problem = _unreachable(constants.ENDPOINT)
-    if problem is not None:
-        raise SegopsError(
-            f"{KEY}: {weights} weights of {encoder} are not in the local cache "
-            f"({constants.HF_HUB_CACHE}) and cannot be downloaded: {problem}. Connect this "
-            f"machine, set {KEY} to the path of a local safetensors file or checkpoint of this "
-            "encoder, or set it to null for a random start."
-        )
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
+            return
+    except urllib.error.HTTPError:
+        return  # any status is an answer
+    except OSError as error:
+        raise _unavailable(
+            encoder,
+            weights,
+            f"are not in the local cache ({constants.HF_HUB_CACHE}) and cannot be downloaded from "
+            f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}. Connect this machine",
+        ) from None
 
 
 def download(encoder: str, weights: str = IMAGENET) -> None:
     """Bring published weights of an encoder into the local cache, unless they are there.
 
     SMP and timm would do so too, but amid the building of a network, where it is hard to tell what
-    went wrong.
-
-    Args:
-        encoder: As for :func:`check_download`.
-        weights: Likewise.
-
-    Raises:
-        SegopsError: There are none of that name, or they cannot be had.
+    went wrong. Arguments and errors are those of :func:`check_download`.
     """
     check_download(encoder, weights)
     repository, revision = _published(encoder, weights)
@@ -130,23 +127,44 @@ def download(encoder: str, weights: str = IMAGENET) -> None:
             if of_timm and is_absent and not isinstance(error, LocalEntryNotFoundError):
                 continue  # timm knows other names for it
             said = str(error).strip().split("\n")[0]
-            raise SegopsError(
-                f"{KEY}: {weights} weights of {encoder} cannot be downloaded: {repository} at "
-                f"{constants.ENDPOINT}: {type(error).__name__}: {said}. Try again later, set "
-                f"{KEY} to the path of a local safetensors file or checkpoint of this encoder, or "
-                "set it to null for a random start."
+            raise _unavailable(
+                encoder,
+                weights,
+                f"cannot be downloaded: {repository} at {constants.ENDPOINT}: "
+                f"{type(error).__name__}: {said}. Try again later",
             ) from error
 
 
+def _unavailable(encoder: str, weights: str, words: str) -> SegopsError:
+    return SegopsError(
+        f"{KEY}: {weights} weights of {encoder} {words}, set {KEY} to the path of a local "
+        "safetensors file or checkpoint of this encoder, or set it to null for a random start."
+    )
+
+
 def _published(encoder: str, weights: str) -> tuple[str, str | None]:
-    if encoder.startswith("tu-"):
-        return _published_by_timm(encoder.removeprefix("tu-"), weights), None
-    settings = encoders.get(encoder, {}).get("pretrained_settings", {})
-    if weights not in settings:
-        raise SegopsError(
-            _none_published(encoder, weights, f"published are {', '.join(settings) or 'none'}")
-        )
-    return settings[weights]["repo_id"], settings[weights]["revision"]
+    """Repository and revision of published weights."""
+    if not encoder.startswith("tu-"):
+        settings = encoders.get(encoder, {}).get("pretrained_settings", {})
+        if weights in settings:
+            return settings[weights]["repo_id"], settings[weights]["revision"]
+        reason = f"published are {', '.join(settings) or 'none'}"
+    else:
+        model = encoder.removeprefix("tu-")
+        config = timm_settings(model)
+        if weights != IMAGENET:
+            reason = (
+                f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
+                f"{_tags(model.partition('.')[0])}"
+            )
+        elif config is not None and config.has_weights and config.hf_hub_id:
+            return str(config.hf_hub_id), None
+        else:
+            reason = "timm has none to download"
+    raise SegopsError(
+        f"{KEY}: there are no {weights} weights for {encoder}: {reason}. "
+        "Set it to null, or to the path of a local safetensors file or checkpoint."
+    )
 
 
 def timm_settings(model: str) -> Any:
@@ -166,49 +184,3 @@ def timm_settings(model: str) -> Any:
 
 def _tags(name: str) -> str:
     return ", ".join(f"tu-{one}" for one in timm.list_pretrained(f"{name}.*")) or "no tag"
-
-
-def _published_by_timm(model: str, weights: str) -> str:
-    config = timm_settings(model)
-    if weights != IMAGENET:
-        raise SegopsError(
-            _none_published(
-                f"tu-{model}",
-                weights,
-                f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
-                f"{_tags(model.partition('.')[0])}",
-            )
-        )
-    if config is None or not config.has_weights or not config.hf_hub_id:
-        raise SegopsError(_none_published(f"tu-{model}", weights, "timm has none to download"))
-    return str(config.hf_hub_id)
-
-
-def _none_published(encoder: str, weights: str, reason: str) -> str:
-    return (
-        f"{KEY}: there are no {weights} weights for {encoder}: {reason}. "
-        "Set it to null, or to the path of a local safetensors file or checkpoint."
-    )
-
-
-def _unreachable(address: str) -> OSError | None:
-    """Why `address` does not answer; None if it does. Any HTTP status is an answer."""
-    problem: list[OSError | None] = [
-        TimeoutError(f"no answer from {address} within {SECONDS_TO_ANSWER} s")
-    ]
-
-    def ask() -> None:
-        request = urllib.request.Request(address, method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
-                problem[0] = None
-        except urllib.error.HTTPError:
-            problem[0] = None
-        except OSError as error:
-            problem[0] = OSError(f"{address}: {getattr(error, 'reason', error)}")
-
-    # In a thread, because no timeout bounds the look-up of a name.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS_TO_ANSWER)
-    return problem[0]

@@ -57,7 +57,7 @@ def normalisation(
 def build_pretrained(
     spec: ModelSpec, encoder_weights: str | None = None, auxiliary: bool = False
 ) -> Segmenter:
-    """Build a network and put pretrained weights into its encoder.
+    """Build a network, in training mode, and put pretrained weights into its encoder.
 
     Args:
         spec: As for :func:`segops.runtime.networks.zoo.build`.
@@ -65,12 +65,8 @@ def build_pretrained(
             under, None (random), or the path of a local safetensors file or checkpoint.
         auxiliary: As for :func:`segops.runtime.networks.zoo.build`.
 
-    Returns:
-        The network in training mode.
-
     Raises:
-        SegopsError: As of :func:`segops.runtime.networks.zoo.build`, or the weights cannot be had
-            or do not fit.
+        SegopsError: As there, or the weights cannot be had or do not fit.
     """
     check_names(spec)
     if encoder_weights is None:

@@ -76,9 +76,19 @@ def find_images(source: Path, output: Path) -> list[Source]:
     if not sources:
         raise SegopsError(f"{source}: holds no image; expected {', '.join(SUFFIXES)}.")
     sources.sort(key=lambda image: image.name)
-    _require_unique_masks(sources)
-    if not inside:
-        _require_masks_outside(source.resolve(), output.resolve(), sources)
+    by_mask: dict[str, Source] = {}
+    for image in sources:
+        other = by_mask.setdefault(image.mask, image)
+        if other is not image:
+            raise SegopsError(
+                f"{image.path} and {other.path}: both masks would be {image.mask_path}. Rename one."
+            )
+        # The next run would take masks among the images for images.
+        if not inside and (output.resolve() / image.mask).is_relative_to(source.resolve()):
+            raise SegopsError(
+                f"{output}: the mask {image.mask_path} would lie among the images of "
+                f"{source.resolve()}. Give a directory of its own with --output."
+            )
     return sources
 
 
@@ -113,26 +123,4 @@ def _require_no_images(output: Path) -> None:
             raise SegopsError(
                 f"{output}: outputs would mix with images that lie there ({image.name}). "
                 "Give a new or empty directory with --output."
-            )
-
-
-def _require_unique_masks(sources: list[Source]) -> None:
-    """Refuse two images with the same mask."""
-    by_mask: dict[str, Source] = {}
-    for source in sources:
-        other = by_mask.setdefault(source.mask, source)
-        if other is not source:
-            raise SegopsError(
-                f"{source.path} and {other.path}: both masks would be {source.mask_path}. "
-                "Rename one."
-            )
-
-
-def _require_masks_outside(root: Path, output: Path, sources: list[Source]) -> None:
-    """Refuse outputs among the images: the next run would take masks for images."""
-    for source in sources:
-        if (output / source.mask).is_relative_to(root):
-            raise SegopsError(
-                f"{source.output}: the mask {source.mask_path} would lie among the images of "
-                f"{root}. Give a directory of its own with --output."
             )

@@ -110,8 +110,8 @@ class Sample(NamedTuple):
 
     Attributes:
         image_id: Its name in the split's list.
-        image: uint8 of shape (H, W, 3), RGB, as stored.
-        mask: uint8 of shape (H, W) of class ids; 255 is void.
+        image: uint8 (H, W, 3), RGB, as stored.
+        mask: uint8 (H, W), class ids; 255 is void.
     """
 
     image_id: str
@@ -263,7 +263,13 @@ def fit(
     """
     from segops.release.resolve import resolved
 
-    read, root, source = _params(params), Path(output), Path(dataset).resolve()
+    if isinstance(params, (str, Path)):
+        read = read_params(params)
+    elif isinstance(params, Params):
+        read = params
+    else:
+        read = parse_params(dict(params) if isinstance(params, Mapping) else params)
+    root, source = Path(output), Path(dataset).resolve()
     if (root / "dvc.yaml").exists():
         raise SegopsError(f"{root}: a checkout, where `dvc repro` trains. Give another directory.")
     if read.train.nodes > 1 or read.train.devices not in (1, "auto"):
@@ -316,14 +322,6 @@ def _pixels(pairs: Iterable[tuple[Mask, Mask]], classes: int) -> ClassPixels:
     for truth, prediction in pairs:
         total += confusion_matrix(truth, prediction, classes)
     return class_pixels(total)
-
-
-def _params(params: Params | str | Path | Mapping[str, Any]) -> Params:
-    if isinstance(params, Params):
-        return params
-    if isinstance(params, (str, Path)):
-        return read_params(params)
-    return parse_params(dict(params) if isinstance(params, Mapping) else params)
 
 
 def _trained(root: Path, source: Path, tree: dict[str, Any]) -> Model:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 class BundledPredictor:
     """The predictor of a bundle, run by the bundle's own code.
 
+    A method that the code of an old bundle lacks raises a SegopsError.
+
     Attributes:
         model: Content of the bundle's ``model.json``.
         class_names: The names in id order.
@@ -73,20 +75,12 @@ class BundledPredictor:
         return hasattr(self._inner, "predict_tensors")
 
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`.
-
-        Raises:
-            SegopsError: The bundle's code lacks this method; see :attr:`says_confidence`.
-        """
+        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`, where there is one."""
         mask, top = self._call("predict_tensors", image)
         return mask, top
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`.
-
-        Raises:
-            SegopsError: The bundle's code lacks this method.
-        """
+        """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`."""
         probabilities: NDArray[np.float32] = self._call("predict_probabilities", image)
         return probabilities
 

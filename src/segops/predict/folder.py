@@ -49,8 +49,8 @@ class FolderResult:
     """What a run did.
 
     Attributes:
-        now: Images predicted in this run.
-        before: Images that earlier runs predicted.
+        now: Number of images predicted in this run.
+        before: Number of images that earlier runs predicted.
         failed: A message for each image that could not be predicted.
         table: The table of all images.
     """
@@ -175,7 +175,6 @@ class _Run:
                 return False
             # The registered model decodes images the same way, so both give the same mask.
             pixels = decode_consumer_image(content, str(source.path), self.predictor.max_pixels)
-            self._require_probabilities_fit(source, pixels)
             predicted = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
@@ -193,18 +192,16 @@ class _Run:
             and outputs.are_whole(source.mask_path, entry.outputs, self.options.kinds())
         )
 
-    def _require_probabilities_fit(self, source: Source, pixels: NDArray[np.uint8]) -> None:
-        height, width = pixels.shape[:2]
+    def _predict(self, image: NDArray[np.uint8]) -> PredictedImage:
+        height, width = image.shape[:2]
         size = self._probabilities_size(width, height)
         if size > LARGEST_PROBABILITIES:
             raise SegopsError(
-                f"{source.path}: its probabilities would take {size / 2**30:.1f} GiB "
-                f"({self.classes} classes, {width} x {height} pixels, 2 bytes "
-                f"each); at most {LARGEST_PROBABILITIES / 2**30:.1f} GiB are written. Leave "
-                "--probabilities out, or cut the image into parts."
+                f"its probabilities would take {size / 2**30:.1f} GiB ({self.classes} classes, "
+                f"{width} x {height} pixels, 2 bytes each); at most "
+                f"{LARGEST_PROBABILITIES / 2**30:.1f} GiB are written. Leave --probabilities out, "
+                "or cut the image into parts."
             )
-
-    def _predict(self, image: NDArray[np.uint8]) -> PredictedImage:
         prediction = self.predictor.predict(image)
         probabilities = activation = None
         if self.options.probabilities:

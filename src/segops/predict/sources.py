@@ -67,8 +67,13 @@ def find_images(source: Path, output: Path) -> list[Source]:
     if not source.is_dir():
         raise SegopsError(f"{source}: no such file or directory. Expected images.")
     inside = source.resolve() in output.resolve().parents
-    if inside:
-        _require_no_images(output)
+    if inside and output.is_dir() and not (output / JOURNAL).is_file():
+        among = next(_images(output), None)
+        if among is not None:
+            raise SegopsError(
+                f"{output}: outputs would mix with images that lie there ({among.name}). "
+                "Give a new or empty directory with --output."
+            )
     sources = [
         Source(path, path.relative_to(source).as_posix(), output)
         for path in _images(source, output.resolve() if inside else None)
@@ -113,14 +118,3 @@ def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
             path = directory / name
             if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path not in outputs:
                 yield path
-
-
-def _require_no_images(output: Path) -> None:
-    """Refuse a directory of outputs below the source that holds images of its own."""
-    if output.is_dir() and not (output / JOURNAL).is_file():
-        image = next(_images(output), None)
-        if image is not None:
-            raise SegopsError(
-                f"{output}: outputs would mix with images that lie there ({image.name}). "
-                "Give a new or empty directory with --output."
-            )

@@ -38,7 +38,7 @@ def write_trained(
     Args:
         target_dir: The directory; its former content is replaced.
         network: As :func:`segops.runtime.networks.zoo.build` returns it for `spec`, trained.
-        spec: Specification of the network.
+        spec: Its specification.
         class_names: The names in id order.
         training_images: SHA-256 of every image that had a part in training, by image id; also
             of the selection split, because it chose the checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,13 +20,10 @@ Network = Callable[[Tensor], Tensor]
 
 
 class Inference:
-    """Composes windows, test-time augmentation and the dense CRF.
+    """Composes windows, test-time augmentation and the dense CRF, as section `predict` says.
 
     In window mode each window is averaged and refined like a whole image, then the windows are
     blended.
-
-    Args:
-        settings: Section `predict`.
     """
 
     def __init__(self, settings: PredictSettings) -> None:
@@ -47,9 +44,6 @@ class Inference:
             image: uint8 (H, W, 3), RGB.
             network: Called for each window, scale and mirroring.
             device: Device of the network. Only the pixels of a window are sent to it.
-
-        Yields:
-            Rows, columns and probabilities of the parts.
 
         Raises:
             SegopsError: The network's output is not finite.
@@ -94,7 +88,7 @@ def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: 
     size = images.shape[-2:]
     total: Tensor | None = None
     for scale in scales:
-        scaled = _resized(images, (_scaled(size[0], scale), _scaled(size[1], scale)))
+        scaled = _resized(images, [max(1, round(side * scale)) for side in size])
         for mirrored in (False, True) if flip else (False,):
             logits = network(scaled.flip(-1) if mirrored else scaled)
             found = _resized(logits[None], size)[0].softmax(dim=0)
@@ -105,12 +99,8 @@ def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: 
     return total.div_(len(scales) * (1 + flip))
 
 
-def _scaled(side: int, scale: float) -> int:
-    return max(1, round(side * scale))
-
-
-def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
+def _resized(values: Tensor, size: Sequence[int]) -> Tensor:
     """(1, N, H, W) resized bilinearly; the same tensor if it has the size already."""
-    if tuple(values.shape[-2:]) == tuple(size):
+    if list(values.shape[-2:]) == list(size):
         return values
-    return functional.interpolate(values.float(), size, mode="bilinear", align_corners=False)
+    return functional.interpolate(values.float(), list(size), mode="bilinear", align_corners=False)

@@ -79,7 +79,10 @@ def open_bundle(
         )
     if predict is not None:
         model["predict"] = dict(predict)
-    loader = _import(contents, directory, f"segops_bundle_{found}", entry)
+    package = f"segops_bundle_{found}"
+    if not any(getattr(finder, "package", None) == package for finder in sys.meta_path):
+        sys.meta_path.append(_Runtime(contents, directory, package))
+    loader = importlib.import_module(f"{package}.{entry}")
     return loader.load(model, contents[WEIGHTS], device)
 
 
@@ -109,14 +112,6 @@ def digest(contents: dict[str, bytes]) -> str:
     for name in sorted(contents):
         total.update(f"{name}\t{hashlib.sha256(contents[name]).hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def _import(contents: dict[str, bytes], directory: Path, package: str, entry: str) -> ModuleType:
-    """Import the bundle's entry module as part of `package`."""
-    known = any(getattr(finder, "package", None) == package for finder in sys.meta_path)
-    if not known:
-        sys.meta_path.append(_Runtime(contents, directory, package))
-    return importlib.import_module(f"{package}.{entry}")
 
 
 class _Runtime(MetaPathFinder, Loader):

@@ -22,6 +22,7 @@ from .masks import encode_mask
 if TYPE_CHECKING:
     # Training predicts whole images, and its hash does not depend on the code of all else.
     from .inference import Inference
+    from .windows import Strip
 
 _CACHED_LOGITS = 300_000
 """Logits processed at a time on a CPU: 1.2 MB, which fits into a cache."""
@@ -101,15 +102,8 @@ class Predictor:
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """The mask of :meth:`predict` and the probability of every pixel's class, on the device.
 
-        Args:
-            image: uint8 of shape (H, W, 3), RGB.
-
         Returns:
             The mask, uint8 (H, W), and the top class's probability, float32 (H, W), 1/C..1.
-
-        Raises:
-            SegopsError: As :meth:`predict`.
-            ValueError: As :meth:`predict`.
         """
         mask = self._empty_mask(image)
         probability = torch.empty_like(mask, dtype=torch.float32)
@@ -120,38 +114,25 @@ class Predictor:
         return mask, probability
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of every class at every pixel.
-
-        Args:
-            image: uint8 of shape (H, W, 3), RGB.
-
-        Returns:
-            float32 of shape (C, H, W), summing to 1 at each pixel.
-
-        Raises:
-            SegopsError: As :meth:`predict`.
-            ValueError: As :meth:`predict`.
-        """
+        """The probability of every class at every pixel, float32 (C, H, W), for :meth:`predict`."""
         _check(image)
         found = np.empty((len(self.class_names), *image.shape[:2]), np.float32)
         with evaluating(self.network, self.device):
-            if self._is_plain(image):
+            strips = self._strips(image)
+            if strips is None:
                 logits = self._logits(image)
                 require_finite(logits.amax(dim=0))
                 found[:] = logits.softmax(dim=0).cpu().numpy()
             else:
-                for rows, columns, probabilities in self._strips(image):
+                for rows, columns, probabilities in strips:
                     found[:, rows, columns] = probabilities.cpu().numpy()
         return found
 
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
-        """Predict an image file's content.
+        """Predict the bytes of an image file (JPEG, PNG, ...), or these in base64.
 
         The EXIF orientation is applied, so that the mask fits the image as viewers show it.
-
-        Args:
-            content: Bytes of an image file (JPEG, PNG, ...), or these bytes in base64.
-            name: What the message of an error calls the image.
+        Messages call the image `name`.
 
         Returns:
             The mask as a palette PNG of the image's size, and the confidence.
@@ -179,8 +160,9 @@ class Predictor:
 
         Without `with_probability` the last tensor has no meaning.
         """
-        if not self._is_plain(image):
-            for rows, columns, probabilities in self._strips(image):
+        strips = self._strips(image)
+        if strips is not None:
+            for rows, columns, probabilities in strips:
                 top, ids = probabilities.max(dim=0)
                 yield (rows, columns), ids, top
             return
@@ -191,11 +173,10 @@ class Predictor:
             top = _top_probability(logits, top)
         yield (slice(None), slice(None)), ids, top
 
-    def _is_plain(self, image: NDArray[np.uint8]) -> bool:
-        return self.inference is None or self.inference.is_plain(*image.shape[:2])
-
-    def _strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, slice, Tensor]]:
-        assert self.inference is not None
+    def _strips(self, image: NDArray[np.uint8]) -> Iterator[Strip] | None:
+        """The parts of an image; None if a single pass of the whole image is the prediction."""
+        if self.inference is None or self.inference.is_plain(*image.shape[:2]):
+            return None
         return self.inference.strips(image, self._run, self.device)
 
     def _logits(self, image: NDArray[np.uint8]) -> Tensor:
@@ -221,11 +202,7 @@ class Predictor:
 
 
 def require_finite(values: Tensor) -> None:
-    """Check a network's output. The maximum of a pixel's logits is NaN if any of them is NaN.
-
-    Raises:
-        SegopsError: A value is not finite.
-    """
+    """Raise a SegopsError if a value is not finite: a maximum is NaN if any value of it is NaN."""
     if not bool(values.isfinite().all()):
         raise SegopsError(
             "The network's output is not finite: its weights are broken. Train it anew."

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from segops.models import encoder_weights as downloads
+from segops.models import pretrained as downloads
 from segops.models.pretrained import build_pretrained, normalisation
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.fcn import FCN

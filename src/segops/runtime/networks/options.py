@@ -39,15 +39,11 @@ def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
 
 
 def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments that give an architecture's encoder an output stride.
-
-    Args:
-        architecture: Name of the architecture.
-        stride: Stride of the encoder's coarsest features: 8, 16 or 32.
-        given: The user's options; an option for the stride is refused.
+    """Keyword arguments that give an architecture's encoder an output stride of 8, 16 or 32.
 
     Raises:
-        SegopsError: The architecture cannot have that stride.
+        SegopsError: The architecture cannot have that stride, or the user's options (`given`) set
+            it too.
     """
     name, strides = _STRIDE_OPTION.get(architecture, ("output_stride", (8, 16, 32)))
     if architecture == "plain_cnn":

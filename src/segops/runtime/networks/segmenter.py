@@ -70,7 +70,7 @@ class Segmenter(nn.Module):
         return encoder if isinstance(encoder, nn.Module) else None
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the encoder; none where there is no encoder."""
+        """The parameters of the encoder, if there is one."""
         if self.encoder is not None:
             yield from self.encoder.parameters()
 

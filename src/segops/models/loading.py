@@ -128,7 +128,7 @@ def take(
     """Load what fits into a network, if it is enough.
 
     Args:
-        network: Where the weights go.
+        network: The network.
         found: Tensors by the network's names.
         fail: Makes the error out of the report's words.
         source: Where the weights come from, for the log.
@@ -166,14 +166,11 @@ def load_start(segmenter: Segmenter, state: StateDict) -> LoadReport:
     """Start a network from the weights of another one of ours.
 
     The classifier may be of another number of classes; then it keeps its random start, and so
-    does an auxiliary head, which no bundle holds.
+    does an auxiliary head, which no bundle holds. Both are in no list of the report.
 
     Args:
         segmenter: The network to start.
         state: State dict of a network of the same architecture and encoder.
-
-    Returns:
-        What was taken. Tensors that keep their start on purpose are in none of its lists.
 
     Raises:
         SegopsError: Fewer than 90 % of the other tensors match.

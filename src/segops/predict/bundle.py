@@ -113,12 +113,7 @@ def load_bundle(
 ) -> BundledPredictor:
     """Open a bundle with the code that lies in it.
 
-    Args:
-        directory: The bundle.
-        device: A torch device, or `auto`: the GPU if there is one, else the CPU.
-        expected_digest: The value that :func:`bundle_digest` must have; checked before any of the
-            bundle's code is run.
-        predict: Settings in place of the bundle's own, as section `predict` of ``params.yaml``.
+    Arguments as of :func:`segops.runtime.opener.open_bundle`.
 
     Raises:
         SegopsError: The directory is no bundle, has another digest, or cannot be used here.

@@ -242,9 +242,7 @@ class _Run:
         memory; so do all outputs of an image that cannot be read.
         """
         earlier = self.journal.get(source.mask)
-        if earlier is None or sha256 is None:
-            return
-        if (earlier.image, earlier.model) != (sha256, self.model):
+        if sha256 and earlier and (earlier.image, earlier.model) != (sha256, self.model):
             with _named_write_errors(source.mask_path):
                 outputs.remove(source.mask_path, earlier.outputs, {})
 

@@ -44,8 +44,7 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
     """Make a bundle, whole or not at all.
 
     Args:
-        trained: The directory that :func:`segops.predict.trained.write_trained` wrote, or a
-            bundle.
+        trained: What :func:`segops.predict.trained.write_trained` wrote, or a bundle.
         target_dir: The bundle's directory; its former content is replaced. May be `trained`.
         predict: Settings of prediction, as section `predict` of ``params.yaml``; None: those that
             `trained` holds, else whole images.

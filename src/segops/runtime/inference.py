@@ -31,9 +31,10 @@ class Inference:
 
     def is_plain(self, height: int, width: int) -> bool:
         """Whether a single pass of the whole image through the network is the prediction."""
-        if self.settings.averages or self.settings.crf.iterations:
+        settings = self.settings
+        if settings.flip or settings.scales != (1.0,) or settings.crf.iterations:
             return False
-        return not self.settings.by_windows(height, width)
+        return not settings.by_windows(height, width)
 
     def strips(
         self, image: NDArray[np.uint8], network: Network, device: torch.device

@@ -37,16 +37,13 @@ def open_bundle(
     expected_digest: str | None = None,
     predict: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Open a bundle.
+    """Open a bundle and return its own predictor.
 
     Args:
         directory: The bundle.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         expected_digest: Digest that the bundle must have, checked before its code is run.
         predict: Settings in place of the bundle's own.
-
-    Returns:
-        The bundle's own predictor.
 
     Raises:
         BundleError: The directory is no bundle, or has another digest.

@@ -77,11 +77,6 @@ class PredictSettings(Section):
                 "with the version of segops that is to run it."
             ) from None
 
-    @property
-    def averages(self) -> bool:
-        """Whether a prediction is the mean of several."""
-        return self.flip or self.scales != (1.0,)
-
     def by_windows(self, height: int, width: int) -> bool:
         """Whether an image of this size needs several windows."""
         pixels = height * width * max(1.0, *self.scales) ** 2

@@ -85,11 +85,12 @@ class Predictor:
             for place, ids, top in self._parts(image):
                 mask[place] = ids
                 confidence += top.sum(dtype=torch.float64)
-            return Prediction(_to_array(mask), float(confidence / mask.numel()))
+            return Prediction(mask.cpu().numpy(), float(confidence / mask.numel()))
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask of :meth:`predict`, without the cost of the confidence."""
-        return _to_array(self.predict_ids(image))
+        mask: NDArray[np.uint8] = self.predict_ids(image).cpu().numpy()
+        return mask
 
     def predict_ids(self, image: NDArray[np.uint8]) -> Tensor:
         """The mask of :meth:`predict_mask` as a uint8 tensor (H, W) on the device."""
@@ -253,8 +254,3 @@ def evaluating(
             torch.set_float32_matmul_precision(precision)
         for module in training:
             module.training = True
-
-
-def _to_array(mask: Tensor) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = mask.cpu().numpy()
-    return array

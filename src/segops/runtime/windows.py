@@ -55,7 +55,7 @@ def blend(
     the image's width, or C times the image's height times the window's width if that is less.
 
     Args:
-        size: Height and width of the image.
+        size: Height and width of the image, in pixels.
         window: Height and width of a window; a longer one is cut to the image.
         overlap: Share of a window that its neighbour also covers, 0..0.9.
         predict: Called once for each window.

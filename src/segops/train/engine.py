@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from segops.models.loading import load_start
-from segops.models.losses import build_loss
+from segops.models.losses import Loss
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
@@ -62,7 +62,7 @@ class Engine:
             self.network = synchronise_norms(self.network, fabric)
         if self._is_distributed:
             freeze_unused(self.network, self._first_loss)
-        self.loss: Any = build_loss(params.loss, job.class_weights).to(fabric.device)
+        self.loss: Any = Loss(params.loss, job.class_weights).to(fabric.device)
         self._penalised = penalised(self.network) if params.l1 else []
         self._trainable = [weight for weight in self.network.parameters() if weight.requires_grad]
         self._frozen = False

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segops.models.losses import LOSSES, build_loss
+from segops.models.losses import LOSSES, Loss
 from segops.params.loss import LossParams
 from segops.runtime.classes import VOID
 from tests.support.loss_references import reference
@@ -41,11 +41,11 @@ every_case = pytest.mark.parametrize(
 
 
 def loss_named(name: Any, class_weights: Sequence[float] | None = None) -> torch.nn.Module:
-    return build_loss([LossParams(name=name)], class_weights)
+    return Loss([LossParams(name=name)], class_weights)
 
 
 def loss_of(name: str, options: dict[str, Any]) -> torch.nn.Module:
-    return build_loss([LossParams(name=name, **options)])
+    return Loss([LossParams(name=name, **options)])
 
 
 def batch(
@@ -208,8 +208,8 @@ def test_parts_are_summed_with_their_weights() -> None:
         * reference(part.name, logits.double().numpy(), target.numpy(), **part.options())
         for part in parts
     )
-    assert float(build_loss(parts)(logits, target)) == pytest.approx(expected, rel=5e-6)
-    joined = build_loss([LossParams(name="cross_entropy"), LossParams(name="dice")])(logits, target)
+    assert float(Loss(parts)(logits, target)) == pytest.approx(expected, rel=5e-6)
+    joined = Loss([LossParams(name="cross_entropy"), LossParams(name="dice")])(logits, target)
     assert torch.equal(
         joined, loss_named("cross_entropy")(logits, target) + loss_named("dice")(logits, target)
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segops.models.losses import build_loss
+from segops.models.losses import Loss
 from segops.models.losses.pixelwise import BoundaryWeighted
 from segops.params.loss import WEIGHTED, LossParams
 from segops.runtime.classes import VOID
@@ -54,7 +54,7 @@ def test_class_weights_equal_the_float64_reference(part: LossParams) -> None:
         expected = reference(
             part.name, logits.double().numpy(), target.numpy(), CLASS_WEIGHTS, **part.options()
         )
-        found = build_loss([part], CLASS_WEIGHTS)(logits, target)
+        found = Loss([part], CLASS_WEIGHTS)(logits, target)
         assert float(found) == pytest.approx(expected, rel=5e-6)
 
 
@@ -63,7 +63,7 @@ def test_class_weights_change_the_gradient_in_their_ratio(part: LossParams) -> N
     """Of pixels alike but for their class, the gradients are in the ratio of the weights."""
     target = torch.tensor([[[0, 1, 2, 3]]], dtype=torch.uint8)
     logits = torch.zeros(1, 4, 1, 4, requires_grad=True)
-    build_loss([part], CLASS_WEIGHTS)(logits, target).backward()
+    Loss([part], CLASS_WEIGHTS)(logits, target).backward()
     assert logits.grad is not None
     own = torch.diagonal(logits.grad[0, :, 0])
     assert torch.allclose(own / own[0], torch.tensor(CLASS_WEIGHTS) / CLASS_WEIGHTS[0])
@@ -74,7 +74,7 @@ def test_where_only_classes_of_weight_zero_occur_the_loss_is_zero(part: LossPara
     target = torch.full((1, 3, 3), 2, dtype=torch.uint8)
     target[0, 0] = VOID
     logits = torch.randn(1, 4, 3, 3, requires_grad=True)
-    loss = build_loss([part], CLASS_WEIGHTS)(logits, target)
+    loss = Loss([part], CLASS_WEIGHTS)(logits, target)
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert logits.grad is not None
@@ -101,7 +101,7 @@ def test_cross_entropy_is_torch_s(smoothing: float, weights: list[float] | None)
         ignore_index=VOID,
         label_smoothing=smoothing,
     )
-    assert float(build_loss([part], weights)(logits, target)) == pytest.approx(float(expected))
+    assert float(Loss([part], weights)(logits, target)) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_agrees_with_smp(part: LossParams, oracle: torch.nn.Module) -> None:
     """Without void and with all classes present, where the definitions are the same."""
     logits, target = batch(9, 4, 0.0, (2, 9, 9))
     expected = oracle(logits, target.long())
-    assert float(build_loss([part])(logits, target)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(Loss([part])(logits, target)) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["jaccard", "lovasz"])
@@ -146,7 +146,7 @@ def test_ohem_keeps_all_below_the_threshold_and_no_others() -> None:
         logits.grad = None
         logits.requires_grad_()
         part = LossParams(name="ohem", threshold=threshold, min_kept=1)
-        build_loss([part])(logits, target).backward()
+        Loss([part])(logits, target).backward()
         assert logits.grad is not None
         kept = logits.grad.abs().sum(1) > 0
         assert torch.equal(kept, (target != VOID) & (own < threshold))
@@ -157,7 +157,7 @@ def test_ohem_keeps_as_many_as_it_must(min_kept: int) -> None:
     logits, target = batch(12, 4, 0.2, (2, 9, 9))
     logits.requires_grad_()
     part = LossParams(name="ohem", threshold=1e-9, min_kept=min_kept)
-    build_loss([part])(logits, target).backward()
+    Loss([part])(logits, target).backward()
     assert logits.grad is not None
     kept = int((logits.grad.abs().sum(1) > 0).sum())
     assert kept == min(2 * min_kept, int((target != VOID).sum()))

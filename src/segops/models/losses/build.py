@@ -28,17 +28,24 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 
 
 class Loss(nn.Module):
-    """A weighted sum of losses.
+    """The loss that section `train` describes: a weighted sum of losses, without parameters.
 
     Args:
-        parts: The losses; each maps :class:`Pixels` to a scalar.
-        weights: Their factors.
+        parts: The losses with their weights and options, at least one.
+        class_weights: (C,), not negative, in id order, for the losses that take them. They move
+            with the module to a device.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], weights: Sequence[float]) -> None:
+    def __init__(
+        self, parts: Sequence[LossParams], class_weights: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self.weights = tuple(weights)
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
+        self.parts = nn.ModuleList()
+        for part in parts:
+            of_classes = {"class_weights": weights} if part.name in WEIGHTED else {}
+            self.parts.append(LOSSES[part.name](**part.options(), **of_classes))
+        self.weights = tuple(part.weight for part in parts)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch.
@@ -59,24 +66,3 @@ class Loss(nn.Module):
                 weight * part(pixels) for part, weight in zip(self.parts, self.weights, strict=True)
             ]
             return torch.stack(values).sum() if len(values) > 1 else values[0]
-
-
-def build_loss(parts: Sequence[LossParams], class_weights: Sequence[float] | None = None) -> Loss:
-    """Build the loss that section `train` describes.
-
-    Args:
-        parts: The losses with their weights and options, at least one.
-        class_weights: (C,), not negative, in id order, for the losses that take them.
-
-    Returns:
-        A module that maps logits and target to a scalar; it has no parameters, and its class
-        weights move with it to a device.
-    """
-    weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-    losses = []
-    for part in parts:
-        options = part.options()
-        if part.name in WEIGHTED:
-            options["class_weights"] = weights
-        losses.append(LOSSES[part.name](**options))
-    return Loss(losses, [part.weight for part in parts])

@@ -11,22 +11,25 @@ from torch.nn import functional
 
 from ..errors import SegopsError
 
-PLAIN_STRIDE = 8
-
 _DROPOUT_OPTION = {
     "deeplabv3": "decoder_aspp_dropout",
     "deeplabv3plus": "decoder_aspp_dropout",
     "fpn": "decoder_dropout",
     "pspnet": "psp_dropout",
 }
-_OWN_DROPOUT = ("fcn8s", "fcn16s", "fcn32s", "plain_cnn")
+"""The option of SMP's networks that have dropout before the classifier."""
+
+# The decoders of the last four double the resolution from stage to stage, so no two stages may
+# share a stride.
 _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
     "deeplabv3": ("encoder_output_stride", (8, 16)),
     "deeplabv3plus": ("encoder_output_stride", (8, 16)),
     "pan": ("encoder_output_stride", (16, 32)),
+    "plain_cnn": ("output_stride", (8,)),
+    "dpt": ("output_stride", ()),
+    **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn"), ("output_stride", (32,))),
 }
-# Their decoders double the resolution from stage to stage, so no two stages may share a stride.
-_PYRAMIDS = ("unetplusplus", "manet", "linknet", "fpn")
+"""The option for the stride and the strides that it takes, where not all do."""
 
 
 def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
@@ -46,22 +49,14 @@ def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dic
             it too.
     """
     name, strides = _STRIDE_OPTION.get(architecture, ("output_stride", (8, 16, 32)))
-    if architecture == "plain_cnn":
-        strides = (PLAIN_STRIDE,)
-    elif architecture in _PYRAMIDS:
-        strides = (32,)
-    elif architecture == "dpt":
-        strides = ()
     if stride not in strides:
+        why = f", only {' or '.join(map(str, strides))}"
+        if not strides:
+            why = ": a transformer's stride is its patch size"
         raise SegopsError(
-            f"model.output_stride: {architecture} cannot have output stride {stride}"
-            + (
-                f", only {' or '.join(map(str, strides))}"
-                if strides
-                else ": a transformer's stride is its patch size"
-            )
-            + ". Set it to null, or choose an architecture that can, such as dilated_deeplabv3, "
-            "deeplabv3 or unet."
+            f"model.output_stride: {architecture} cannot have output stride {stride}{why}. Set it "
+            "to null, or choose an architecture that can, such as dilated_deeplabv3, deeplabv3 or "
+            "unet."
         )
     if architecture == "plain_cnn":
         return {}
@@ -79,7 +74,7 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
         SegopsError: The user's options also set the dropout.
     """
     name = _DROPOUT_OPTION.get(architecture)
-    if name is None and (architecture in _OWN_DROPOUT or architecture.startswith("dilated_")):
+    if architecture.startswith(("fcn", "dilated_", "plain_cnn")):
         name = "dropout"
     if name is None:
         return {}

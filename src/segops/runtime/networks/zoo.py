@@ -98,8 +98,7 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
             :func:`segops.models.pretrained.build_pretrained` puts them there. None: random.
 
     Returns:
-        A network in training mode that takes images in 0..255 of shape (N, 3, H, W), any size,
-        and returns logits (N, C, H, W).
+        A network in training mode.
 
     Raises:
         SegopsError: The architecture, the encoder or an option is unknown, architecture and encoder
@@ -161,20 +160,15 @@ def _not_together(spec: ModelSpec, error: Exception) -> str:
     )
 
 
-def _auxiliary(network: nn.Module, classes: int) -> nn.Module:
-    encoder: Any = network.encoder
-    channels = list(encoder.out_channels)
+def _auxiliary(network: Any, classes: int) -> nn.Module:
+    channels = list(network.encoder.out_channels)
     if len(channels) < 3 or not channels[-2]:
         raise ValueError(f"no features for an auxiliary head: channels {channels} of the encoder")
     return auxiliary_head(channels[-2], classes)
 
 
 def check_names(spec: ModelSpec) -> None:
-    """Refuse a specification with an unknown name.
-
-    Raises:
-        SegopsError: The architecture, the encoder or an option is unknown.
-    """
+    """Raise a SegopsError if the architecture, the encoder or an option is unknown."""
     if spec.architecture not in ARCHITECTURES:
         raise SegopsError(
             f"model.architecture: no architecture {spec.architecture!r}."
@@ -221,15 +215,13 @@ def _close(name: str, names: Iterable[str]) -> str:
 
 def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
     """Stride and shortest side, in pixels, that a network needs."""
-    encoder = getattr(network, "encoder", None)
-    own = int(getattr(encoder, "output_stride", DEFAULT_STRIDE))
+    own = int(getattr(getattr(network, "encoder", None), "output_stride", DEFAULT_STRIDE))
     if architecture.startswith("dilated_"):
         return own, 1
     if architecture == "dpt":  # its coarsest features have twice the stride of the patches
         return math.lcm(DEFAULT_STRIDE, 2 * own), 1
-    if architecture == "pan":  # its pyramid halves the features three times
-        return math.lcm(DEFAULT_STRIDE, own), 8 * own
-    return math.lcm(DEFAULT_STRIDE, own), 1
+    # The pyramid of PAN halves the features three times.
+    return math.lcm(DEFAULT_STRIDE, own), 8 * own if architecture == "pan" else 1
 
 
 @torch.no_grad()
@@ -241,18 +233,13 @@ def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
     shape = tuple((logits[0] if isinstance(logits, tuple) else logits).shape)
     if shape != (1, spec.classes, 64, 64):
         raise ValueError(f"an image of (64, 64) gives logits {shape}: check `upsampling`")
-    if spec.output_stride is not None or spec.architecture.startswith("dilated_"):
-        _check_stride(segmenter.encoder)
+    encoder: Any = segmenter.encoder
+    asked = spec.output_stride is not None or spec.architecture.startswith("dilated_")
+    if encoder is not None and asked:  # some encoders accept the option and ignore it
+        stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
+        if stride != encoder.output_stride:
+            raise ValueError(
+                f"the encoder's coarsest features have stride {stride}, not "
+                f"{encoder.output_stride}: it cannot be dilated"
+            )
     segmenter.train()
-
-
-def _check_stride(encoder: Any) -> None:
-    """Check the output stride: some encoders accept the option and ignore it."""
-    if encoder is None:
-        return
-    stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
-    if stride != encoder.output_stride:
-        raise ValueError(
-            f"the encoder's coarsest features have stride {stride}, not {encoder.output_stride}: "
-            "it cannot be dilated"
-        )

@@ -120,7 +120,7 @@ class Sample(NamedTuple):
 
 
 class Dataset:
-    """One split of a data set in VOC layout; :func:`open_dataset` opens one.
+    """One split of a data set in VOC layout; :func:`open_dataset` opens it.
 
     Attributes:
         ids: The image ids, in the order of the split's list.
@@ -252,14 +252,12 @@ def fit(
         params: Parameters, as :func:`read_params` reads them, the path of a ``params.yaml``, or
             its content. `data.path` is checked and not used.
         dataset: The data set's directory in VOC layout.
-        output: The directory that all is written to: the parameters to ``params.yaml``, the
-            model's bundle to ``models/segmenter``, pages to ``reports``, learning curves to
-            ``plots``.
+        output: The directory that all is written to: ``params.yaml``, the model's bundle
+            ``models/segmenter``, pages in ``reports``, learning curves in ``plots``.
 
     Raises:
         SegopsError: `output` is a checkout, or another training runs there; the parameters ask for
-            several devices; the parameters or the data are not usable, or the
-            training diverged.
+            several devices; the parameters or the data are not usable; or the training diverged.
     """
     from segops.release.resolve import resolved
 
@@ -300,10 +298,7 @@ def fit(
 
 
 def read_params(path: str | Path) -> Params:
-    """Read and check a ``params.yaml``.
-
-    Args:
-        path: The file, or the directory that holds it.
+    """Read and check a ``params.yaml``: the file, or the directory that holds it.
 
     Raises:
         SegopsError: The file is missing or is no YAML, a key is unknown, or a value is not allowed;

@@ -46,15 +46,16 @@ class LoadReport:
     unexpected: tuple[str, ...]
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
-    def __str__(self) -> str:
-        shapes = [
-            f"{name}: {there} there, {expected} expected"
-            for name, (there, expected) in self.mismatched.items()
-        ]
-        return (
-            f"{len(self.matched)} matched, {_some(self.missing, 'missing')}, "
-            f"{_some(shapes, 'of another shape')}, {_some(self.unexpected, 'unexpected')}"
-        )
+
+def _told(report: LoadReport) -> str:
+    shapes = [
+        f"{name}: {there} there, {expected} expected"
+        for name, (there, expected) in report.mismatched.items()
+    ]
+    return (
+        f"{len(report.matched)} matched, {_some(report.missing, 'missing')}, "
+        f"{_some(shapes, 'of another shape')}, {_some(report.unexpected, 'unexpected')}"
+    )
 
 
 def _some(names: Sequence[str], kind: str) -> str:
@@ -156,9 +157,9 @@ def take(
     counted = [name for name in expected if not name.endswith("num_batches_tracked")]
     matching = len(set(counted) & set(report.matched))
     if matching < LEAST_MATCH * len(counted):
-        raise fail(f"{matching} of {len(counted)} tensors match: {report}")
+        raise fail(f"{matching} of {len(counted)} tensors match: {_told(report)}")
     network.load_state_dict({name: found[name] for name in report.matched}, strict=False)
-    log.info("%s: %s.", source, report)
+    log.info("%s: %s.", source, _told(report))
     return report
 
 

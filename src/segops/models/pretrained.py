@@ -211,22 +211,28 @@ def _published(encoder: str, weights: str) -> tuple[str, str | None]:
     """Repository and revision of published weights."""
     if not encoder.startswith("tu-"):
         settings = encoders.get(encoder, {}).get("pretrained_settings", {})
-        if weights in settings:
-            return settings[weights]["repo_id"], settings[weights]["revision"]
-        reason = f"published are {', '.join(settings) or 'none'}"
-    else:
-        model = encoder.removeprefix("tu-")
-        config = timm_settings(model)
-        if weights != IMAGENET:
-            reason = (
+        if weights not in settings:
+            published = f"published are {', '.join(settings) or 'none'}"
+            raise SegopsError(_none_published(encoder, weights, published))
+        return settings[weights]["repo_id"], settings[weights]["revision"]
+    model = encoder.removeprefix("tu-")
+    config = timm_settings(model)
+    if weights != IMAGENET:
+        raise SegopsError(
+            _none_published(
+                encoder,
+                weights,
                 f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
-                f"{_tags(model.partition('.')[0])}"
+                f"{_tags(model.partition('.')[0])}",
             )
-        elif config is not None and config.has_weights and config.hf_hub_id:
-            return str(config.hf_hub_id), None
-        else:
-            reason = "timm has none to download"
-    raise SegopsError(
+        )
+    if config is None or not config.has_weights or not config.hf_hub_id:
+        raise SegopsError(_none_published(encoder, weights, "timm has none to download"))
+    return str(config.hf_hub_id), None
+
+
+def _none_published(encoder: str, weights: str, reason: str) -> str:
+    return (
         f"{KEY}: there are no {weights} weights for {encoder}: {reason}. "
         "Set it to null, or to the path of a local safetensors file or checkpoint."
     )

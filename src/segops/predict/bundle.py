@@ -5,8 +5,8 @@
     runtime/              a copy of segops.runtime; MLflow runs its pyfunc_model.py
     requirements.txt      exact versions of the libraries
 
-segops evaluates, registers and serves bundles. A bundle holds no time, no path and no name of a
-machine: its digest is the same for the same weights, code, settings and versions of the libraries.
+It holds no time, no path and no name of a machine: its digest is the same for the same weights,
+code, settings and versions of the libraries.
 """
 
 from __future__ import annotations
@@ -126,21 +126,13 @@ def load_bundle(
 
 
 def read_model(directory: Path) -> dict[str, Any]:
-    """Content of a bundle's ``model.json``, read without running any of the bundle's code.
-
-    Raises:
-        SegopsError: The file is missing or is not JSON.
-    """
+    """Content of a bundle's ``model.json``, read without running any of the bundle's code."""
     model: dict[str, Any] = files.read_json(directory / opener.MODEL)
     return model
 
 
 def bundle_digest(directory: Path) -> str:
-    """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal.
-
-    Raises:
-        SegopsError: The directory is no bundle.
-    """
+    """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal."""
     with _own_errors():
         return opener.digest(opener.read_bundle(directory))
 

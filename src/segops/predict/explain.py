@@ -32,11 +32,7 @@ Explainable = Predictor | BundledPredictor
 
 
 def require_class(name: str | None, class_names: Sequence[str]) -> None:
-    """Check the class that ``--explain`` names.
-
-    Raises:
-        SegopsError: The name is neither a class nor `auto`.
-    """
+    """Raise a SegopsError if ``--explain`` names neither a class nor `auto`."""
     if name is not None and name != AUTO and name not in class_names:
         raise SegopsError(
             f"--explain {name}: the model has no such class. Expected {AUTO} or one of "
@@ -50,7 +46,7 @@ def explanation(
     """Show which places of an image speak for a class in the pixels predicted as this class.
 
     Args:
-        predictor: As in :func:`explain`.
+        predictor: As in :func:`explain`, like the errors.
         image: uint8 (H, W, 3), RGB; shrunk to at most `LARGEST_PICTURE` pixels.
         mask: uint8 (H, W), the prediction.
         name: A class, or `auto`: the mask's largest class that is not background. A class that the
@@ -59,9 +55,6 @@ def explanation(
     Returns:
         The image (h, w, 3) and its heat map float32 (h, w) in 0..1; None where the mask holds
         background only and `auto` is asked for.
-
-    Raises:
-        SegopsError: As :func:`explain`.
     """
     if name in predictor.class_names:
         class_id = predictor.class_names.index(name)

@@ -177,7 +177,9 @@ class _Run:
             pixels = decode_consumer_image(content, str(source.path), self.predictor.max_pixels)
             predicted = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            expected = isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError)
+            # On the CPU, torch's error for a lack of memory has no class of its own.
+            if not expected and "can't allocate memory" not in str(error):
                 raise
             self._remove_outdated(source, sha256)
             return _message(source, error)
@@ -269,11 +271,6 @@ def _named_write_errors(path: Path) -> Iterator[None]:
             f"{error.filename or path}: cannot be written: {error.strerror or error}. Correct this "
             "and run the same command again: it continues where it stopped."
         ) from None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate memory; on the CPU that error has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _message(source: Source, error: BaseException) -> str:

@@ -168,11 +168,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read a photograph of a data set; see :func:`decode_image`.
-
-    Raises:
-        SegopsError: As :func:`decode_image`, or the file is missing or not readable.
-    """
+    """Read a photograph of a data set; see :func:`read_content` and :func:`decode_image`."""
     return decode_image(read_content(path), str(path))
 
 
@@ -218,7 +214,7 @@ def load_image(
     Args:
         content: The file's bytes.
         name: Name of the file in error messages.
-        formats: The accepted formats, of `CONSUMER_FORMATS`; other readers are not tried.
+        formats: The accepted formats, of `CONSUMER_FORMATS`.
         max_pixels: Most pixels by the header, checked before any pixel is decoded. None: 179
             million, for an image of a data set.
 
@@ -327,9 +323,10 @@ def _png_data(content: bytes) -> Iterator[bytes]:
 
 
 def _undecodable(name: str, error: Exception) -> SegopsError:
-    words = str(error).rstrip(".") or type(error).__name__
+    said = str(error).rstrip(".") or type(error).__name__
+    words = said
     if isinstance(error, SyntaxError):  # what Pillow's readers raise
-        words = f"its header is damaged ({words})"
+        words = f"its header is damaged ({said})"
     action = "Replace the file."
     if isinstance(error, _OtherFormatError):
         action = "Put an image of such a format in its place."

@@ -39,12 +39,9 @@ class Inference:
     def strips(
         self, image: NDArray[np.uint8], network: Network, device: torch.device
     ) -> Iterator[Strip]:
-        """Predict an image part by part; see :func:`.windows.blend`.
+        """Predict an image, uint8 (H, W, 3), part by part; see :func:`.windows.blend`.
 
-        Args:
-            image: uint8 (H, W, 3), RGB.
-            network: Called for each window, scale and mirroring.
-            device: Device of the network. Only the pixels of a window are sent to it.
+        Only the pixels of a window are sent to the network's device.
 
         Raises:
             SegopsError: The network's output is not finite.

@@ -49,11 +49,7 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask; see :func:`decode_mask`.
-
-    Raises:
-        SegopsError: As :func:`decode_mask`, or the file is missing or not readable.
-    """
+    """Read a mask; see :func:`segops.runtime.images.read_content` and :func:`decode_mask`."""
     return decode_mask(read_content(path), str(path))
 
 

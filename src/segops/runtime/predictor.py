@@ -47,9 +47,8 @@ class Predictor:
     So no mask depends on the other images of a batch or on padding to their size.
 
     Args:
-        network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). Its
-            modules may be in training mode: the predictor sets evaluation mode for a prediction
-            and restores the mode afterwards.
+        network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). It
+            is in evaluation mode during a prediction only.
         class_names: The C names in id order.
         device: Device of the network, to which images are sent.
         inference: Windows, averages and refinement; None: a single pass of the whole image.

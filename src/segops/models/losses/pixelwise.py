@@ -93,7 +93,7 @@ class OnlineHardExamples(PixelLoss):
     or all there are. The mean is over the pixels that are kept.
 
     Args:
-        class_weights: Not negative, (C,), in id order; None: all 1. They do not act on the choice.
+        class_weights: As for :class:`PixelLoss`; they do not act on the choice.
         label_smoothing: As for :class:`CrossEntropy`; it does not act on the choice.
         threshold: Probability, above 0 to 1.
         min_kept: Pixels that are kept at least, per image of the batch on average.

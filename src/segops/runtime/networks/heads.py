@@ -58,7 +58,7 @@ def classifier(channels: int, classes: int) -> nn.Conv2d:
 
 
 class FCNHead(nn.Module):
-    """3x3 convolutions, dropout, classifier; on one feature map.
+    """3x3 convolutions, dropout, classifier; on one feature map: ``FCNHead`` of MMSegmentation.
 
     Args:
         in_channels: Channels of the features.
@@ -67,9 +67,6 @@ class FCNHead(nn.Module):
         convs: Number of convolutions before the concatenation.
         concat_input: Join the features with the convolved features and convolve once more.
         dropout: Probability of dropping a channel before the classifier.
-
-    Source:
-        ``FCNHead`` of MMSegmentation.
     """
 
     def __init__(
@@ -107,8 +104,7 @@ def auxiliary_head(in_channels: int, classes: int) -> FCNHead:
 class PSPHead(nn.Module):
     """Pyramid pooling: averages over grids of several sizes, joined with the features.
 
-    Args:
-        pool_scales: Cells along a side of each grid; the other arguments as of :class:`FCNHead`.
+    `pool_scales` are the cells along a side of each grid; other arguments as of :class:`FCNHead`.
 
     Source:
         Zhao et al.: Pyramid Scene Parsing Network, CVPR 2017; ``PSPHead`` of MMSegmentation.

@@ -50,13 +50,15 @@ def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dic
     """
     name, strides = _STRIDE_OPTION.get(architecture, ("output_stride", (8, 16, 32)))
     if stride not in strides:
-        why = f", only {' or '.join(map(str, strides))}"
-        if not strides:
-            why = ": a transformer's stride is its patch size"
         raise SegopsError(
-            f"model.output_stride: {architecture} cannot have output stride {stride}{why}. Set it "
-            "to null, or choose an architecture that can, such as dilated_deeplabv3, deeplabv3 or "
-            "unet."
+            f"model.output_stride: {architecture} cannot have output stride {stride}"
+            + (
+                f", only {' or '.join(map(str, strides))}"
+                if strides
+                else ": a transformer's stride is its patch size"
+            )
+            + ". Set it to null, or choose an architecture that can, such as dilated_deeplabv3, "
+            "deeplabv3 or unet."
         )
     if architecture == "plain_cnn":
         return {}

@@ -66,8 +66,7 @@ class Segmenter(nn.Module):
     @property
     def encoder(self) -> nn.Module | None:
         """The network's encoder; None where it has none (plain_cnn)."""
-        encoder = getattr(self.network, "encoder", None)
-        return encoder if isinstance(encoder, nn.Module) else None
+        return getattr(self.network, "encoder", None)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the encoder, if there is one."""

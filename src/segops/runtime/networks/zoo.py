@@ -145,16 +145,15 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _not_together(spec: ModelSpec, error: Exception) -> str:
-    used = [f"options {spec.options}"] if spec.options else []
-    used += [f"output stride {spec.output_stride}"] if spec.output_stride else []
-    keys = ["model.options"] if spec.options else []
-    keys += ["model.output_stride"] if spec.output_stride else []
+    asked = {"options": spec.options, "output_stride": spec.output_stride}
+    keys = [name for name, value in asked.items() if value]
+    used = [f" and {name.replace('_', ' ')} {asked[name]}" for name in keys]
     reason = str(error) or "it gives no reason"
-    first = f"Check {' and '.join(keys)}, or choose" if keys else "Choose"
+    first = f"Check {' and '.join(f'model.{name}' for name in keys)}, or choose"
     return (
         f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
-        f"{''.join(f' and {one}' for one in used)}: {type(error).__name__}: {reason}. "
-        f"{first} another encoder "
+        f"{''.join(used)}: {type(error).__name__}: {reason}. "
+        f"{first if keys else 'Choose'} another encoder "
         "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
         "models) or another architecture."
     )

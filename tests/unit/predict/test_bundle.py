@@ -157,8 +157,8 @@ def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) ->
     code = other / "runtime" / "predictor.py"
     text = code.read_text()
     changed = text.replace(
-        "return Prediction(_to_array(mask), float(confidence / mask.numel()))",
-        "return Prediction(_to_array(0 * mask), 0.25)",
+        "return Prediction(mask.cpu().numpy(), float(confidence / mask.numel()))",
+        "return Prediction((0 * mask).cpu().numpy(), 0.25)",
     )
     assert changed != text
     code.write_text(changed)

@@ -50,7 +50,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("voc/layout.py", say("-> Layout", "-> object"), set()),
     ("voc/layout.py", say("is no image id", "cannot be an id"), set()),
     ("runtime/predict_settings.py", say("Package the model again", "Package it anew"), set()),
-    ("models/encoder_weights.py", say("does not fit this encoder", "is another's"), set()),
+    ("models/pretrained.py", say("does not fit this encoder", "is another's"), set()),
     ("models/loading.py", say("that model is another network", "it differs"), set()),
     ("augment/proof.py", say("appear that the mask does not hold", "are new"), set()),
     ("train/checkpoint.py", say("There is none yet", "None so far"), set()),

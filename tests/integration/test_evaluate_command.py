@@ -20,10 +20,10 @@ from segops.evaluate.scoring import Predicted, Tally, judge
 from segops.evaluate.variants import VariantResult
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import load_bundle
-from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
+from tests.support.bundles import write_bundle
 from tests.unit.evaluate.test_score import SPEC, lively
 
 app = typer.Typer()

@@ -29,7 +29,7 @@ from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
 from segops.predict.bundle import bundle_digest
-from segops.predict.trained import weights_sha256, write_trained
+from segops.predict.trained import write_trained
 from segops.record.update import record
 from segops.release import promotion
 from segops.release.gate import Decision
@@ -38,6 +38,7 @@ from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.stages import package
 from segops.voc.layout import open_layout
+from tests.support.bundles import weights_sha256
 from tools.sample import generate
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 4})

@@ -18,7 +18,8 @@ from segops.data.imbalance import class_weights
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
-from segops.predict.trained import weights_sha256, write_trained
+from segops.predict.trained import write_trained
+from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint, launch
@@ -207,7 +208,7 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
     devices, nodes = choose_world(job.params, device)
     training = {
         "fingerprint": job.history.fingerprint,
-        "weights_sha256": weights_sha256(root / paths.TRAINED),
+        "weights_sha256": files.sha256_file(root / paths.TRAINED / opener.WEIGHTS),
         "train_hash": store.split_hash("train"),
         "code_hash": job.parts["code"],
         "epochs_run": len(outcome.rows),

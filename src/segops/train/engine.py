@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from segops.models.loading import load_start
-from segops.models.losses import LossPart, build_loss
+from segops.models.losses import Loss
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
@@ -56,8 +56,7 @@ class Engine:
             if params.sync_batch_norm:
                 self.network = synchronise_norms(self.network, fabric)
             freeze_unused(self.network, job.auxiliary_weight > 0, fabric.device)
-        parts = [LossPart(part.name, part.weight, part.options()) for part in params.loss]
-        self.loss: Any = build_loss(parts, job.class_weights).to(fabric.device)
+        self.loss: Any = Loss(params.loss, job.class_weights).to(fabric.device)
         # Weights, without biases and the scales and shifts of norms.
         weights = [weight for weight in self.network.parameters() if weight.ndim > 1]
         self._penalised = weights if params.l1 else []

@@ -10,7 +10,7 @@ from typing import Any
 from segops.code import stage_code
 from segops.data.store import PackedStore
 from segops.files import sha256_bytes, sha256_file, sha256_lines
-from segops.models.encoder_weights import is_file
+from segops.models.pretrained import is_file
 from segops.train.job import TrainingSettings
 from segops.train.start import Start
 

@@ -271,7 +271,7 @@ class _Training:
         network.to("cpu")
         if self.best is not None and self.best.checkpoint is not None:
             network.load_state_dict(result_of(self.best.checkpoint.engine))
-        network.drop_auxiliary()
+        network.auxiliary = None
         return TrainingResult(
             network=network,
             last=last,

@@ -29,11 +29,11 @@ from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.predict import parallel
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
-from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import build
 from segops.voc.layout import open_layout
+from tests.support.bundles import write_bundle
 from tests.support.emulated_card import CARD, Card, on_emulated_card
 from tests.unit.evaluate.test_score import SPEC, lively
 

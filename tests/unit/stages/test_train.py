@@ -19,8 +19,6 @@ from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore, pack
 from segops.params.file import load_params, parse_params
 from segops.predict.bundle import read_model
-from segops.predict.package import write_bundle
-from segops.predict.trained import weights_sha256
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
@@ -28,6 +26,7 @@ from segops.stages import train as stage
 from segops.train import checkpoint
 from segops.train.loop import train
 from segops.voc.layout import open_layout
+from tests.support.bundles import weights_sha256, write_bundle
 from tests.support.training import assert_equal, interrupt
 
 

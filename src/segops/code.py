@@ -8,15 +8,19 @@ of a bundle follow the same imports.
 from __future__ import annotations
 
 import ast
+import json
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
 from segops.behaviour import assigns, texts, without_unused, wordless
-from segops.files import sha256_bytes, sha256_lines
+from segops.files import sha256_bytes, sha256_lines, sha256_tree, write_json
 
 ROOT = Path(__file__).parent
 PACKAGE = ROOT.name
@@ -70,20 +74,16 @@ class StageCode:
     @property
     def code_hash(self) -> str:
         """SHA-256 over the modules, in hexadecimal."""
-        return _hash(self.modules)
+        return sha256_lines(f"{name} {self.modules[name]}" for name in sorted(self.modules))
 
     @property
     def libraries_hash(self) -> str:
         """SHA-256 over the libraries' versions, in hexadecimal."""
-        return _hash(self.libraries)
+        return sha256_lines(f"{name} {self.libraries[name]}" for name in sorted(self.libraries))
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file that stage ``code`` writes."""
         return asdict(self)
-
-
-def _hash(values: dict[str, str]) -> str:
-    return sha256_lines(f"{name} {value}" for name, value in sorted(values.items()))
 
 
 def stage_names() -> list[str]:
@@ -92,13 +92,53 @@ def stage_names() -> list[str]:
     return sorted(names - {"__init__", "code"})
 
 
-def stage_codes() -> dict[str, StageCode]:
-    """Return :func:`stage_code` of all :func:`stage_names`."""
-    return {stage: stage_code(stage) for stage in stage_names()}
-
-
 def stage_code(stage: str) -> StageCode:
-    """Return what the result of a stage of ``dvc.yaml`` depends on besides data and parameters."""
+    """Return what the result of a stage depends on besides its data and parameters.
+
+    Args:
+        stage: Its name in ``dvc.yaml``.
+    """
+    return stage_codes()[stage]
+
+
+def stage_codes() -> dict[str, StageCode]:
+    """Return :func:`stage_code` of all :func:`stage_names`.
+
+    A cache beside Python's byte code is valid until a file of segops changes.
+    """
+    state = _state()
+    stages = _cached(state)
+    if stages is None:
+        stages = {stage: _stage(stage) for stage in stage_names()}
+        if _state() == state:  # no file was edited in between
+            with suppress(OSError):  # the installation may be read-only
+                write_json(_cache_path(), {"state": state, "stages": stages})
+    return {
+        stage: StageCode(parts["modules"], {name: version(name) for name in parts["libraries"]})
+        for stage, parts in stages.items()
+    }
+
+
+def _state() -> str:
+    """Return the SHA-256 over Python's version and all files of segops, in hexadecimal."""
+    return sha256_lines([sys.version, sha256_tree(ROOT)])
+
+
+def _cache_path() -> Path:
+    return Path(cache_from_source(str(ROOT / "stages.py"))).with_suffix(".json")
+
+
+def _cached(state: str) -> dict[str, Any] | None:
+    """Return the cached stages of this state, or None."""
+    try:
+        cached = json.loads(_cache_path().read_text(encoding="utf-8"))
+        return dict(cached["stages"]) if cached["state"] == state else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stage(stage: str) -> dict[str, Any]:
+    """Return the hash of each module of a stage, and the libraries that decide its result."""
     modules: dict[str, str] = {}
     libraries: set[str] = set()
     for name, path in closure([f"{STAGES}.{stage}"], UNHASHED).items():
@@ -107,9 +147,7 @@ def stage_code(stage: str) -> StageCode:
         libraries.update(source.libraries)
         for file in _named_files(path):
             modules[file.relative_to(ROOT).as_posix()] = sha256_bytes(file.read_bytes())
-    return StageCode(
-        dict(sorted(modules.items())), {name: version(name) for name in sorted(libraries)}
-    )
+    return {"modules": dict(sorted(modules.items())), "libraries": sorted(libraries)}
 
 
 def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Path]:

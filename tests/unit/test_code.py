@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -261,6 +262,40 @@ def test_the_modules_of_a_bundle_import_one_another_relatively() -> None:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 named.append(node.module or "")
             assert not [one for one in named if one.partition(".")[0] == "segops"], path
+
+
+def test_what_was_read_is_kept_until_something_decides_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "segops"
+    shutil.copytree(code.ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "ROOT", root)
+    true = code.stage_codes()
+    (kept,) = (root / "__pycache__").iterdir()
+    text = kept.read_text()
+    other = text.replace(true["train"].modules["segops.files"], "f" * 64)
+
+    kept.write_text(other)
+    assert code.stage_codes()["train"].modules["segops.files"] == "f" * 64
+    for spoilt in (text[:-9], "[]", "{}", '{"state": null}'):
+        kept.write_text(spoilt)
+        assert code.stage_codes() == true
+        assert kept.read_text() == text
+
+    with monkeypatch.context() as changed:
+        changed.setattr(sys, "version", "3.99")
+        kept.write_text(other)
+        assert code.stage_codes() == true
+    kept.write_text(other)
+    page = root / "report" / "templates" / "style.css"
+    page.write_text(page.read_text() + "p {}")
+    now = code.stage_codes()
+    assert now["train"] == true["train"]
+    assert now["evaluate"] != true["evaluate"]
+
+    shutil.rmtree(kept.parent)
+    kept.parent.touch()  # where nothing can be written
+    assert code.stage_codes() == now
 
 
 def test_a_file_that_is_no_python_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segops.runtime.crf import DenseCrf
+from segops.runtime.crf import refine
+from segops.runtime.predict_settings import CrfSettings
 
 CLASSES = 21
 HEIGHT, WIDTH = 375, 500
@@ -54,8 +55,8 @@ def main() -> None:
     image, given = photograph(), probabilities()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for iterations in ITERATIONS:
-        crf = DenseCrf(3, 3, 10, 80, 13, iterations)
-        times = [seconds(partial(crf.refine, given, image)) for _ in range(ROUNDS)]
+        settings = CrfSettings(iterations=iterations)
+        times = [seconds(partial(refine, given, image, settings)) for _ in range(ROUNDS)]
         median = statistics.median(times)
         print(f"{iterations:>3} iterations: {median:6.3f} s an image (median of {ROUNDS})")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

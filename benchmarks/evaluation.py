@@ -86,7 +86,8 @@ def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None
         return
     import torch
 
-    from segops.predict.package import write_bundle
+    from segops.predict.package import package
+    from segops.predict.trained import write_trained
     from segops.runtime.networks.zoo import ModelSpec, build
 
     model = load_params(REPOSITORY).model
@@ -94,7 +95,8 @@ def workspace(root: Path, images: int, heavy: bool, bundle: Path | None) -> None
     if heavy:
         spec = ModelSpec("deeplabv3plus", "resnet50", len(VOC_CLASSES))
     torch.manual_seed(0)
-    write_bundle(root / paths.SEGMENTER, build(spec), spec, VOC_CLASSES, {}, {})
+    write_trained(root / paths.SEGMENTER, build(spec), spec, VOC_CLASSES, {}, {})
+    package(root / paths.SEGMENTER, root / paths.SEGMENTER)
 
 
 def _repeat(layout: Layout, images: int) -> None:

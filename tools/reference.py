@@ -10,13 +10,13 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import typer.main
 import yaml
 from pydantic import BaseModel
+from typer.cli import get_docs_for_click
 
 import segops
 from segops.cli import app
@@ -124,62 +124,11 @@ def _losses() -> str:
 
 def commands() -> str:
     """The page of the commands, in the order of the command line's own help."""
-    return HEAD + "\n".join([COMMANDS, *_commands("segops", typer.main.get_command(app))])
-
-
-def _commands(path: str, command: Any) -> Iterator[str]:
-    if hasattr(command, "commands"):
-        if path != "segops":
-            yield f"## {path}\n\n{command.help}\n"
-        for name, inner in command.commands.items():
-            yield from _commands(f"{path} {name}", inner)
-        return
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    usage = " ".join([path, *(_placeholder(one) for one in arguments), "[OPTIONS]"])
-    if len(arguments) == len(command.params):
-        usage = usage.removesuffix(" [OPTIONS]")
-    lines = [f"- {_usage(one)}: {_help(one)}" for one in command.params]
-    level = "###" if path.count(" ") > 1 else "##"
-    listed = "\n" + "\n".join(lines) + "\n" if lines else ""
-    yield f"{level} {path}\n\n{_text(command.help)}\n\n```\n{usage}\n```\n{listed}"
-
-
-def _placeholder(parameter: Any) -> str:
-    name = parameter.metavar or parameter.name.upper()
-    return name if parameter.required else f"[{name}]"
-
-
-def _usage(parameter: Any) -> str:
-    if parameter.param_type_name == "argument":
-        return f"`{parameter.metavar or parameter.name.upper()}`"
-    names = [*parameter.opts, *parameter.secondary_opts]
-    if parameter.is_flag:
-        return " or ".join(f"`{name}`" for name in names)
-    kind = _kind(parameter)
-    value = parameter.metavar or {int: "N", float: "NUMBER", Path: "PATH"}.get(kind, "VALUE")
-    return " or ".join(f"`{name} {value}`" for name in names)
-
-
-def _kind(parameter: Any) -> Any:
-    annotation = parameter.type_descriptor.annotation
-    return get_args(annotation)[0] if get_origin(annotation) is list else annotation
-
-
-def _help(parameter: Any) -> str:
-    kind, default = _kind(parameter), parameter.default
-    parts = [parameter.help]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        parts.append(f"One of {', '.join(f'`{one.value}`' for one in kind)}.")
-    if parameter.min is not None:
-        above = f"{parameter.min} or more" if parameter.max is None else ""
-        parts.append(f"{above or f'From {parameter.min} to {parameter.max}'}.")
-    if parameter.multiple:
-        parts.append("May be given several times.")
-    if parameter.required and parameter.param_type_name == "option":
-        parts.append("Required.")
-    if default is not None and not parameter.is_flag:
-        parts.append(f"Default `{default.value if isinstance(default, Enum) else default}`.")
-    return " ".join(parts)
+    command = typer.main.get_command(app)
+    page = get_docs_for_click(obj=command, ctx=typer.Context(command), name="segops", title=" ")
+    # The first part describes the program, and the lists of commands are cut short.
+    listed = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", page.partition("\n## ")[2])
+    return f"{HEAD}{COMMANDS}\n## {listed.rstrip()}\n"
 
 
 def api() -> str:

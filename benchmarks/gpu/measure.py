@@ -24,7 +24,7 @@ from benchmarks.gpu.training_loops import (
     training_loops,
 )
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device.loader import DeviceLoader
+from segops.data.device.augmentation import device_batches
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore
 from segops.data.workers import READ_AHEAD
@@ -104,7 +104,9 @@ def feeding(plan: Plan, store: PackedStore, directory: Path, batch_size: int) ->
     batches = BatchStream(sampler, 1_000_000)
     streams: dict[str, Iterator[tuple[Tensor, Tensor]]] = {
         "cpu": iter(train_loader(dataset, batches, workers=workers["cpu"], pin_memory=on_gpu)),
-        "gpu": iter(DeviceLoader(dataset, batches, device=plan.device, workers=workers["gpu"])),
+        "gpu": device_batches(
+            dataset, batches, device=torch.device(plan.device), workers=workers["gpu"]
+        ),
     }
     timer = Timer(torch.device(plan.device))
     with loop.mode():

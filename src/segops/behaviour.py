@@ -23,14 +23,11 @@ _SPECIAL_FIELD = re.compile(r"\b(ClassVar|InitVar|KW_ONLY)\b")
 
 
 def behaviour(text: str | bytes) -> str:
-    """Return Python code without what does not affect its behaviour.
+    """Return the source of a module without what does not affect its behaviour.
 
     Removed are comments, docstrings, type hints, messages that are raised or logged,
     `description=` of parameters and the layout, and then the imports and private functions that
     nothing uses any more. The layout of the result depends on the version of Python.
-
-    Args:
-        text: The source of a module.
 
     Raises:
         SyntaxError: It is not Python.
@@ -95,15 +92,12 @@ class _Wordless(ast.NodeTransformer):
         """Drop the message of an assertion."""
         return ast.Assert(self.visit(node.test), None)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+    def visit_FunctionDef(self, node: Any) -> ast.AST:
         """Drop the type hint of a function's result."""
         node.returns = None
         return self._with_body(node)
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        """Drop the type hint of a function's result."""
-        node.returns = None
-        return self._with_body(node)
+    visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         """Drop the type hint of an argument."""
@@ -131,15 +125,14 @@ class _Wordless(ast.NodeTransformer):
                     field.annotation = ast.Constant(...)
         return self._with_body(node)
 
-    def visit_Module(self, node: ast.Module) -> ast.AST:
-        """Visit the body of a module."""
-        return self._with_body(node)
-
     def _with_body(self, node: Any) -> ast.AST:
+        """Visit a statement with a body, which must not become empty."""
         self.generic_visit(node)
         kept = [statement for statement in node.body if not isinstance(statement, ast.Pass)]
         node.body = kept or [ast.Pass()]
         return cast(ast.AST, node)
+
+    visit_Module = _with_body
 
 
 class _Without(ast.NodeTransformer):

@@ -154,11 +154,8 @@ def closure(entries: Iterable[str], without: Iterable[str] = ()) -> dict[str, Pa
     """Return the segops modules that some modules import, directly or not, and their files.
 
     Imports inside functions count, and so do modules that a string names, as for those that run in
-    another process. Imports under TYPE_CHECKING do not count.
-
-    Args:
-        entries: Names of the modules to begin with.
-        without: Modules and packages that are left out, with their imports.
+    another process. Imports under TYPE_CHECKING do not count; neither do modules and packages
+    `without`, nor their imports.
     """
     left_out = tuple(without)
     found: dict[str, Path] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 import yaml
 
 from segops import files
+from segops.params.base import read_text
 from segops.params.file import Params, load_params, parse_params
-from segops.params.schema import follow, schema_of
+from segops.params.schema import follow, schema_of, set_values
 from segops.runtime.errors import SegopsError
 
 
@@ -23,8 +23,8 @@ class Change:
 
     Attributes:
         key: Dotted key.
-        old: The value before, the default where the file named none; None also where there was no
-            such entry (in an open mapping such as `model.options`).
+        old: The value before, or the default; None also where there was no such entry (in an open
+            mapping such as `model.options`).
         new: The value after; likewise.
     """
 
@@ -35,12 +35,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Edit:
-    """A checked change of a ``params.yaml``, not written yet.
+    """A checked change of a ``params.yaml``, not written yet: the file's text before and after.
 
     Attributes:
-        path: The file.
-        before: Its text when the change was planned.
-        after: Its text with the change.
         settings: The parameters with the change.
         changes: What differs, in the file's order of sections; empty where nothing does.
     """
@@ -70,11 +67,11 @@ class Edit:
         """
         if self.after == self.before:
             return
-        if _read(self.path) != self.before:
+        if read_text(self.path) != self.before:
             raise SegopsError(
                 f"{self.path}: changed while this command ran; nothing is written. Run it again."
             )
-        files.write_bytes(self.path, self.after.encode())
+        files.write_text(self.path, self.after)
 
 
 def plan(path: Path, values: Mapping[str, Any], source: str | None = None) -> Edit:
@@ -92,37 +89,30 @@ def plan(path: Path, values: Mapping[str, Any], source: str | None = None) -> Ed
             a bad value; every offending key is listed.
     """
     path = path / "params.yaml" if path.is_dir() else path
-    before = _read(path)
+    before = read_text(path)
     old = load_params(path)
-    tree = yaml.safe_load(before) or {}
-    name = f"{source}, put over {path}" if source else str(path)
-    wanted = copy.deepcopy(tree)
-    _set_all(wanted, values)
-    flat = old.flat()
-    settings = parse_params(wanted, name)
-    changes = _changes(flat, settings.flat())
+    wanted = yaml.safe_load(before) or {}
+    set_values(Params, wanted, values)
+    settings = parse_params(wanted, f"{source}, put over {path}" if source else str(path))
+    changes = _changes(old.flat(), settings.flat())
     acting = {
         key: value
         for key, value in values.items()
         if any(one.key == key or one.key.startswith(f"{key}.") for one in changes)
     }
-    after = _text(path, before, tree, acting) if acting else before
-    return Edit(path, before, after, settings, changes)
+    return Edit(path, before, _text(path, before, settings, acting), settings, changes)
 
 
 def put(settings: Params, values: Mapping[str, Any], name: str) -> Params:
-    """Parameters with other values, checked as those of a file are.
+    """Parameters with other values, as :func:`plan` takes them, checked as those of a file are.
 
-    Args:
-        settings: The parameters.
-        values: New values by dotted key, as :func:`plan` takes them.
-        name: What they are called in the error message.
+    Error messages call them `name`.
 
     Raises:
         SegopsError: They are not usable; every offending key is listed.
     """
     tree = settings.model_dump(mode="json", by_alias=True)
-    _set_all(tree, values)
+    set_values(Params, tree, values)
     return parse_params(tree, name)
 
 
@@ -143,17 +133,6 @@ def overlay_values(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        raise SegopsError(
-            f"{path}: no such file. Run segops in the root of a checkout, beside dvc.yaml."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise SegopsError(f"{path}: not readable as YAML: {error}") from None
-
-
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
     keys = [*new, *(key for key in old if key not in new)]
     return tuple(
@@ -163,33 +142,15 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ..
     )
 
 
-def _set_all(tree: Any, values: Mapping[str, Any]) -> None:
-    """Set values by dotted key in a tree of mappings, making those that are missing."""
-    for key, value in values.items():
-        *parents, last = _parts(key)
-        place = tree
-        for name in parents:
-            if place.get(name) is None:
-                place[name] = {}
-            place = place[name]
-        place[last] = value
-
-
-def _parts(key: str) -> list[str]:
-    return follow(schema_of(Params), key)[1]
-
-
-def _text(path: Path, before: str, tree: Any, values: Mapping[str, Any]) -> str:
-    """The file's text with the values set."""
-    wanted = copy.deepcopy(tree)
-    _set_all(wanted, values)
+def _text(path: Path, before: str, settings: Params, values: Mapping[str, Any]) -> str:
+    """The file's text with the values set, after which it holds these settings."""
     text = before
     try:
         for key, value in values.items():
-            text = _with(text, _parts(key), value)
-        if yaml.safe_load(text) == wanted:
+            text = _with(text, follow(schema_of(Params), key)[1], value)
+        if parse_params(yaml.safe_load(text) or {}) == settings:
             return text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, SegopsError):
         pass
     raise SegopsError(
         f"{path}: {', '.join(values)} cannot be set without changing something else (is it part of "

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -21,20 +21,14 @@ from segops.runtime.errors import SegopsError
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it is synced and renamed to `target`.
+    """Yield a free path beside `target`; on success it is synced and renamed to `target`.
 
     The caller writes one file there. On an exception nothing is left and `target` is untouched.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(target)
     try:
         yield temporary
         _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         _sync(target.parent)
     finally:
@@ -47,16 +41,16 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
     Files in it are synced first. On an exception nothing is left and `target` is untouched.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = _beside(target)
+    temporary.mkdir()
     try:
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
                 _sync(path)
-        temporary.chmod(0o777 & ~_umask())
         if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            old = _beside(target)
+            old.mkdir()
             target.rename(old / target.name)
             temporary.rename(target)
             shutil.rmtree(old)
@@ -66,6 +60,12 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def _beside(target: Path) -> Path:
+    """Return a free hidden path beside `target`; its directory is created where missing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{target.suffix}")
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -89,11 +89,7 @@ def write_json(target: Path, content: Any) -> None:
 
 
 def append(file: FileIO, content: bytes) -> None:
-    """Append `content` to a file, whole or not at all.
-
-    Args:
-        file: Opened for appending without a buffer.
-        content: The bytes.
+    """Append `content` to a file that was opened without a buffer, whole or not at all.
 
     Raises:
         OSError: The disk is full; the file is as it was before.
@@ -105,11 +101,7 @@ def append(file: FileIO, content: bytes) -> None:
 
 
 def json_text(content: Any) -> str:
-    """Return `content` as :func:`write_json` writes it.
-
-    Raises:
-        ValueError: As there.
-    """
+    """Return `content` as :func:`write_json` writes it."""
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
@@ -139,9 +131,9 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(root: Path) -> str:
-    """Return the SHA-256 over relative paths and contents of all files below `root`.
+    """Return the SHA-256, in hexadecimal, over paths and contents of all files below `root`.
 
-    In hexadecimal; byte code (``__pycache__``) does not count.
+    Byte code (``__pycache__``) does not count.
 
     Raises:
         SegopsError: There is no such directory.
@@ -168,25 +160,20 @@ def sha256_lines(lines: Iterator[str] | list[str]) -> str:
 def exclusive(lock: Path, doing: str) -> Iterator[None]:
     """Hold an operating-system lock; the kernel frees it when the process ends, however it ends.
 
-    Args:
-        lock: The lock file; its directory is created where missing.
-        doing: What the lock's holder does, for the message ("a training stage").
+    `doing` says what the lock's holder does, for the message ("a training stage").
 
     Raises:
         SegopsError: Another process holds the lock.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    holder = FileLock(lock)
     try:
-        holder.acquire(blocking=False)
+        held = FileLock(lock).acquire(blocking=False)
     except Timeout:
         raise SegopsError(
             f"{lock}: {doing} is under way in this workspace. Wait for it to end, or stop it first."
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        holder.release()
 
 
 def _sync(path: Path) -> None:
@@ -195,9 +182,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

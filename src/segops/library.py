@@ -110,8 +110,8 @@ class Sample(NamedTuple):
 
     Attributes:
         image_id: Its name in the split's list.
-        image: uint8 of shape (H, W, 3), RGB, as stored.
-        mask: uint8 of shape (H, W) of class ids; 255 is void.
+        image: uint8 (H, W, 3), RGB, as stored.
+        mask: uint8 (H, W), class ids; 255 is void.
     """
 
     image_id: str
@@ -120,7 +120,7 @@ class Sample(NamedTuple):
 
 
 class Dataset:
-    """One split of a data set in VOC layout; :func:`open_dataset` opens one.
+    """One split of a data set in VOC layout; :func:`open_dataset` opens it.
 
     Attributes:
         ids: The image ids, in the order of the split's list.
@@ -252,18 +252,22 @@ def fit(
         params: Parameters, as :func:`read_params` reads them, the path of a ``params.yaml``, or
             its content. `data.path` is checked and not used.
         dataset: The data set's directory in VOC layout.
-        output: The directory that all is written to: the parameters to ``params.yaml``, the
-            model's bundle to ``models/segmenter``, pages to ``reports``, learning curves to
-            ``plots``.
+        output: The directory that all is written to: ``params.yaml``, the model's bundle
+            ``models/segmenter``, pages in ``reports``, learning curves in ``plots``.
 
     Raises:
         SegopsError: `output` is a checkout, or another training runs there; the parameters ask for
-            several devices; the parameters or the data are not usable, or the
-            training diverged.
+            several devices; the parameters or the data are not usable; or the training diverged.
     """
     from segops.release.resolve import resolved
 
-    read, root, source = _params(params), Path(output), Path(dataset).resolve()
+    if isinstance(params, (str, Path)):
+        read = read_params(params)
+    elif isinstance(params, Params):
+        read = params
+    else:
+        read = parse_params(dict(params) if isinstance(params, Mapping) else params)
+    root, source = Path(output), Path(dataset).resolve()
     if (root / "dvc.yaml").exists():
         raise SegopsError(f"{root}: a checkout, where `dvc repro` trains. Give another directory.")
     if read.train.nodes > 1 or read.train.devices not in (1, "auto"):
@@ -294,10 +298,7 @@ def fit(
 
 
 def read_params(path: str | Path) -> Params:
-    """Read and check a ``params.yaml``.
-
-    Args:
-        path: The file, or the directory that holds it.
+    """Read and check a ``params.yaml``: the file, or the directory that holds it.
 
     Raises:
         SegopsError: The file is missing or is no YAML, a key is unknown, or a value is not allowed;
@@ -316,14 +317,6 @@ def _pixels(pairs: Iterable[tuple[Mask, Mask]], classes: int) -> ClassPixels:
     for truth, prediction in pairs:
         total += confusion_matrix(truth, prediction, classes)
     return class_pixels(total)
-
-
-def _params(params: Params | str | Path | Mapping[str, Any]) -> Params:
-    if isinstance(params, Params):
-        return params
-    if isinstance(params, (str, Path)):
-        return read_params(params)
-    return parse_params(dict(params) if isinstance(params, Mapping) else params)
 
 
 def _trained(root: Path, source: Path, tree: dict[str, Any]) -> Model:

@@ -55,8 +55,7 @@ class StageState:
     Attributes:
         name: The stage, as ``dvc.yaml`` names it.
         upstream: Names of the stages whose outputs it depends on.
-        state: `up to date`; `stale`; `perhaps` stale, if an upstream stage may run; or `busy`, if
-            another process holds it.
+        state: `perhaps` stale if an upstream stage may run; `busy` if another process holds it.
         why: What changed, or which upstream stages may run; empty if it is up to date.
     """
 
@@ -147,9 +146,12 @@ def _recorded_code(root: Path) -> dict[str, str]:
 
 
 def _md5(present: code.StageCode) -> str:
-    """Return the MD5 of the file that stage ``code`` would write for another stage now."""
-    text = files.json_text(present.to_json())
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(_written(present), usedforsecurity=False).hexdigest()
+
+
+def _written(present: code.StageCode) -> bytes:
+    """Return the content of the file that stage ``code`` would write for another stage now."""
+    return files.json_text(present.to_json()).encode()
 
 
 def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[str]:
@@ -169,29 +171,17 @@ def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[st
 
 def _changed_code(root: Path, present: Mapping[str, code.StageCode]) -> bool:
     """Whether the stage ``code`` would write other files than the present ones."""
-    return any(_written_code(root, stage) != now.to_json() for stage, now in present.items())
-
-
-def _written_code(root: Path, stage: str) -> Any:
-    try:
-        return json.loads((root / paths.code_of(stage)).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    written = {root / paths.code_of(stage): _written(now) for stage, now in present.items()}
+    return any(not path.is_file() or path.read_bytes() != now for path, now in written.items())
 
 
 def run_stage(
-    root: Path,
-    stage: str,
-    on_line: Callable[[str], None],
-    force: bool = False,
+    root: Path, stage: str, on_line: Callable[[str], None], force: bool = False
 ) -> StageOutcome:
     """Bring a single stage up to date; the caller has run its upstream stages.
 
-    Args:
-        root: The workspace.
-        stage: Its name in ``dvc.yaml``.
-        on_line: Called with every line that the stage or DVC prints, without its line end.
-        force: Run it even when nothing changed.
+    `on_line` is called with every line that the stage or DVC prints; `force` runs the stage even
+    when nothing changed.
 
     Returns:
         `ran`, `restored` (its outputs came from DVC's cache) or `unchanged`.
@@ -214,11 +204,7 @@ def run_stage(
 
 @contextlib.contextmanager
 def running_stage(root: Path, stage: str) -> Iterator[None]:
-    """Lock the workspace for a stage, and write the stage's name for `segops status`.
-
-    Args:
-        root: The workspace.
-        stage: The stage that this process is about to run.
+    """Lock the workspace for a stage of this process, and write its name for `segops status`.
 
     Raises:
         SegopsError: Another process runs a stage.
@@ -245,20 +231,16 @@ def running(root: Path) -> str | None:
 
 
 def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
-    """Make the data directory and its ``.dvc`` file agree without losing data.
+    """Make the data directory, relative to `root`, and its ``.dvc`` file agree without losing data.
 
     Missing data are pulled. If the ``.dvc`` file changed (as by `git pull`), its data are checked
-    out. Content that is not in DVC's cache is new data and is tracked.
-
-    Args:
-        root: The workspace.
-        data: The directory, relative to `root`.
-        on_line: Called with every line that DVC prints.
+    out. Content that is not in DVC's cache is new data and is tracked. `on_line` is called with
+    every line that DVC prints.
 
     Raises:
         SegopsError: The data are neither in the workspace nor in a remote.
     """
-    pointer = data.with_name(data.name + ".dvc")
+    pointer = _pointer(data)
     if not (root / pointer).is_file():
         if not (root / data).is_dir():
             raise SegopsError(
@@ -284,6 +266,10 @@ def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
     track_data(root, data, on_line)
 
 
+def _pointer(data: Path) -> Path:
+    return data.with_name(f"{data.name}.dvc")
+
+
 def _unsaved(lines: list[str]) -> bool:
     """Whether DVC refused because the directory has content that is not in its cache."""
     return any("unsaved files" in line for line in lines)
@@ -292,14 +278,10 @@ def _unsaved(lines: list[str]) -> bool:
 def require_tracked(root: Path, data: Path) -> None:
     """Raise if the data directory has content that DVC does not track and that would be lost.
 
-    Args:
-        root: The workspace.
-        data: The directory, relative to `root`.
-
     Raises:
         SegopsError: It holds content that is not tracked.
     """
-    pointer = data.with_name(data.name + ".dvc")
+    pointer = _pointer(data)
     if not (root / data).exists():
         return
     if not (root / pointer).is_file() or not is_unchanged(root, str(pointer)):
@@ -310,23 +292,15 @@ def require_tracked(root: Path, data: Path) -> None:
 
 
 def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
-    """Track the data directory with DVC.
+    """Track the data directory with DVC, and return the MD5 that DVC gives it.
 
     The shipped sample comes from a remote inside the repository. Other data must never be pushed
     there, so the remote's name is removed from the ``.dvc`` file.
 
-    Args:
-        root: The workspace.
-        data: The directory, relative to `root`.
-        on_line: Called with every line that DVC prints.
-
-    Returns:
-        The MD5 that DVC gives the directory.
-
     Raises:
         SegopsError: DVC refuses.
     """
-    pointer = root / data.with_name(data.name + ".dvc")
+    pointer = root / _pointer(data)
     if pointer.is_file():
         tree = yaml.safe_load(pointer.read_text(encoding="utf-8"))
         for output in tree["outs"]:
@@ -360,11 +334,10 @@ def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tu
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            text = line.rstrip()
-            if text:
+            if text := line.rstrip():
                 lines.append(text)
-            if text and not text.startswith(HINTS):
-                on_line(text)
+                if not text.startswith(HINTS):
+                    on_line(text)
         return process.wait(), lines or [f"dvc {' '.join(arguments)} said nothing"]
     finally:
         if process.poll() is None:

@@ -57,12 +57,9 @@ class Progress:
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """Yield `items` and show the progress.
+    """Yield `items` and show the progress under a label.
 
-    Args:
-        items: The items of the work.
-        label: A name of the work for people.
-        total: Number of items; taken from `len(items)` where that works.
+    `total` is the number of items, where ``len(items)`` does not work.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from segops.edit import Edit, overlay_values, plan
+from segops.params.base import read_yaml
 from segops.params.file import Params, load_params
 from segops.params.messages import problems
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
-from segops.runtime.section import Section
+from segops.runtime.section import Count, Section
 from segops.voc.layout import SPLITS, open_layout
 
 DIRECTORY = Path("recipes")
@@ -37,36 +37,21 @@ class Aim(Section):
     """
 
     miou: Annotated[float, Field(gt=0, lt=100)] | None
-    iterations: Annotated[int, Field(ge=1)]
+    iterations: Count
     source: str
 
 
 class Needs(Section):
-    """The data set of the published figure.
-
-    Attributes:
-        name: Its usual name.
-        train_images: Images of its train split.
-        val_images: Images of its val split.
-        get: The command that installs it.
-    """
+    """The data set of the published figure, and the command that gets it."""
 
     name: str
-    train_images: Annotated[int, Field(ge=1)]
-    val_images: Annotated[int, Field(ge=1)]
+    train_images: Count
+    val_images: Count
     get: str
 
 
 class About(Section):
-    """The description of a recipe.
-
-    Attributes:
-        title: A short title.
-        aim: The published figure.
-        network: The network of the published training.
-        data: The data of the published training.
-        differences: Differences from the published training.
-    """
+    """The description of a recipe, and its differences from the published training."""
 
     title: str
     aim: Aim
@@ -77,13 +62,7 @@ class About(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that was read from its file.
-
-    Attributes:
-        path: Its file.
-        about: Its description.
-        values: Parameters by dotted key.
-    """
+    """A recipe that was read from its file, with its parameters by dotted key."""
 
     path: Path
     about: About
@@ -102,13 +81,10 @@ def read(path: Path) -> Recipe:
         SegopsError: The file is missing or not YAML, or its description is incomplete or has
             unknown keys.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SegopsError(f"{path}: no such recipe. `segops recipes` lists them.") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SegopsError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(tree, dict) or not isinstance(tree.get(ABOUT), dict):
+    if not path.is_file():
+        raise SegopsError(f"{path}: no such recipe. `segops recipes` lists them.")
+    tree, _ = read_yaml(path)
+    if not isinstance(tree.get(ABOUT), dict):
         raise SegopsError(
             f"{path}: not a recipe; expected sections of params.yaml, and a mapping `{ABOUT}` with "
             f"{', '.join(About.model_fields)}."
@@ -127,30 +103,30 @@ def every(root: Path) -> list[Recipe]:
     Raises:
         SegopsError: A recipe is not readable.
     """
-    return [read(path) for path in sorted((root / DIRECTORY).glob("*.yaml"))]
+    return [read(path) for path in _paths(root)]
+
+
+def _paths(root: Path) -> list[Path]:
+    return sorted((root / DIRECTORY).glob("*.yaml"))
 
 
 def find(root: Path, name: str) -> Recipe:
-    """Find a recipe by its name or path.
-
-    Args:
-        root: The checkout.
-        name: A file's name in ``recipes/`` without its suffix, or the path of a recipe.
+    """Find a recipe by its name, that of a file in ``recipes/`` without its suffix, or its path.
 
     Raises:
         SegopsError: There is no such recipe; the message lists all names.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return read(Path(name))
-    path = root / DIRECTORY / f"{name}.yaml"
-    if path.is_file():
-        return read(path)
-    names = [path.stem for path in sorted((root / DIRECTORY).glob("*.yaml"))]
-    close = difflib.get_close_matches(name, names, n=1)
+    paths = {path.stem: path for path in _paths(root)}
+    if name in paths:
+        return read(paths[name])
+    names = ", ".join(paths)
+    close = difflib.get_close_matches(name, paths, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise SegopsError(
         f"{name}: no such recipe in {DIRECTORY}/.{hint} There "
-        f"{'are ' + ', '.join(names) if names else 'is none'}; the path of a file is taken too."
+        f"{f'are {names}' if names else 'is none'}; the path of a file is taken too."
     )
 
 
@@ -164,27 +140,20 @@ def put_over(root: Path, recipe: Recipe) -> Edit:
         SegopsError: The recipe has an unknown key or a bad value; the message names file and key.
     """
     place = recipe.path
-    if place.is_relative_to(root):
-        place = place.relative_to(root)
+    place = place.relative_to(root) if place.is_relative_to(root) else place
     values = recipe.values
-    if values.get(SYNCHRONISED) is True and _on_one_device(root, values):
-        values = values | {SYNCHRONISED: False}
+    if values.get(SYNCHRONISED) is True:
+        train = load_params(root).train
+        numbers = {"train.devices": train.devices, "train.nodes": train.nodes}
+        if all(values.get(key, number) == 1 for key, number in numbers.items()):
+            values = values | {SYNCHRONISED: False}
     return plan(root, values, str(place))
-
-
-def _on_one_device(root: Path, values: dict[str, Any]) -> bool:
-    train = load_params(root).train
-    numbers = {"train.devices": train.devices, "train.nodes": train.nodes}
-    return all(values.get(key, number) == 1 for key, number in numbers.items())
 
 
 def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:
     """Return reasons why the recipe's figure does not apply to the workspace, a text each.
 
-    Args:
-        root: The workspace.
-        recipe: The recipe.
-        settings: The parameters with the recipe's values.
+    `settings` are the workspace's parameters with the recipe's values.
     """
     needs = recipe.about.data
     get = f"`{needs.get}` installs {needs.name}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def set_params(root: Path, **sections: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(tree))
 
 
-def make_workspace(root: Path) -> Path:
+def make_workspace(root: Path) -> None:
     """A committed checkout with 12 train and 6 val images of 80 x 64 pixels, nothing run yet."""
     from tools.sample import generate
 
@@ -90,28 +91,47 @@ def make_workspace(root: Path) -> Path:
     assert dvc(root, "add", "data/voc").returncode == 0
     git(root, "add", "-A")
     git(root, "commit", "-m", "workspace")
-    return root
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """A workspace of this test's own."""
-    return make_workspace(tmp_path / "workspace")
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A workspace in which `dvc repro` has run once. Shared by all test processes: read it only."""
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory that all test processes share."""
     base = tmp_path_factory.getbasetemp()
-    base = base if worker_id == "master" else base.parent
-    root, finished = base / "reproduced" / "workspace", base / "reproduced.finished"
-    with FileLock(base / "reproduced.lock"):
+    return base if worker_id == "master" else base.parent
+
+
+def once(root: Path, make: Callable[[Path], None]) -> Path:
+    """Have the first test process that asks make a directory; the others wait for it."""
+    finished = root.parent / f"{root.name}.finished"
+    with FileLock(root.parent / f"{root.name}.lock"):
         if not finished.exists():
-            make_workspace(root)
-            done = dvc(root, "repro")
-            assert done.returncode == 0, done.stdout + done.stderr
+            make(root)
             finished.touch()
     return root
+
+
+@pytest.fixture(scope="session")
+def committed(shared: Path) -> Path:
+    """A workspace in which nothing has run. Shared by all test processes: read it only."""
+    return once(shared / "committed", make_workspace)
+
+
+@pytest.fixture
+def workspace(committed: Path, tmp_path: Path) -> Path:
+    """A workspace of this test's own."""
+    return shutil.copytree(committed, tmp_path / "workspace", symlinks=True)
+
+
+@pytest.fixture(scope="session")
+def reproduced(committed: Path, shared: Path) -> Path:
+    """A workspace in which `dvc repro` has run once. Shared by all test processes: read it only."""
+
+    def reproduce(root: Path) -> None:
+        shutil.copytree(committed, root, symlinks=True)
+        done = dvc(root, "repro")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return once(shared / "reproduced", reproduce)
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from segops import files, paths
 from segops.predict.bundle import bundle_digest, load_bundle
 from segops.predict.package import package
-from segops.predict.trained import weights_sha256
 from segops.record import update
 from segops.release import promotion
 from segops.release.compare_models import compare
 from segops.release.register import register
 from segops.release.resolve import resolved
 from tests.support import registry_workspace as made
+from tests.support.bundles import weights_sha256
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from segops import files, paths
 from segops.cli import life
+from segops.cli.common import Terminal
 from segops.cli.compare import compare as command
 from segops.data.store import PackedStore
 from segops.evaluate import kept_champion as kept
@@ -255,7 +255,7 @@ class TestComparison:
         images = described["training_images"] | {first: store.image_sha256(first)}
         files.write_json(leaky / "model.json", described | {"training_images": images})
         monkeypatch.chdir(root)
-        monkeypatch.setattr("segops.cli.compare.console", Console(width=200))
+        monkeypatch.setattr("segops.cli.compare.console", Terminal(width=200))
         app = typer.Typer()
         app.command()(command)
         done = CliRunner().invoke(app, ["workspace", str(leaky)], catch_exceptions=False)

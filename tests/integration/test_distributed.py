@@ -158,12 +158,9 @@ def test_a_number_of_processes_that_does_not_fit_is_told(job: Jobs) -> None:
         train(job(**TWO, nodes=2))
 
 
-def test_a_bad_loss_on_one_rank_ends_both_with_its_message(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(launch.LAUNCHED, "1")
-
+def test_a_bad_loss_on_one_rank_ends_both_with_its_message(job: Jobs, tmp_path: Path) -> None:
     def act(rank: int) -> list[str]:
+        os.environ[launch.RUN_ID] = f"{launch.OURS}-1"
         os.environ["TORCHELASTIC_ERROR_FILE"] = str(tmp_path / f"error{rank}.json")
         given = job("poisoned", **TWO)
         training = loop._Training(given, build_fabric(given.params)[0], 0)

@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from segops import paths
 from segops.cli import evaluate as command
+from segops.cli.common import Terminal
 from segops.data.store import PackedStore, pack
 from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
-from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.scoring import Predicted, Tally, judge
 from segops.evaluate.variants import VariantResult
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import load_bundle
-from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
+from tests.support.bundles import write_bundle
 from tests.unit.evaluate.test_score import SPEC, lively
 
 app = typer.Typer()
@@ -47,7 +47,7 @@ def segops(workspace: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     """Run the command in the workspace; what it prints."""
     monkeypatch.chdir(workspace)
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
-    wide = Console(width=160)
+    wide = Terminal(width=160)
     monkeypatch.setattr(command, "console", wide)
     with wide.capture() as captured:
         CliRunner().invoke(app, list(arguments), catch_exceptions=False)
@@ -94,8 +94,9 @@ def test_compare_prints_one_table_of_all_ways(
         )
         settings = rf"│   {re.escape(one.variant.description)} +│ +│ +│ +│ +"
         if one.difference is not None:
-            line += re.escape(f"{one.difference:+.4f}")
-            settings += re.escape(f"{one.low:+.4f} to {one.high:+.4f}")
+            found = one.difference
+            line += re.escape(f"{found.difference:+.4f}")
+            settings += re.escape(f"{found.low:+.4f} to {found.high:+.4f}")
         assert re.search(rf"{line} *│\n{settings} *│", said), said
     _require_what_the_worker_counts(workspace, rows)
 
@@ -114,18 +115,16 @@ def _require_what_the_worker_counts(root: Path, rows: list[VariantResult]) -> No
         for image_id in store.ids("val")[1:4]:
             mask, truth = predictor.predict_mask(store.image(image_id)), store.mask(image_id)
             predicted = Predicted(image_id, store.image_sha256(image_id), truth, mask, None)
-            tally.add(judge(predicted, len(VOC_CLASSES), details=False, keep=False))
+            tally.add(judge(predicted, len(VOC_CLASSES), details=False))
         found[name] = tally
     plain = found["plain"].counts
     for one in rows:
         if one.variant.name in found:
             tally = found[one.variant.name]
-            assert one.miou == miou(*class_pixels(tally.confusion))
+            assert one.miou == miou(*class_pixels(tally.split.confusion))
         if one.variant.name in ("windows", "flip"):
             expected = paired_difference(tally.counts, plain, true_classes(plain), 1000, 0.975, 0)
-            assert (one.difference, one.low, one.high) == (
-                expected.difference, expected.low, expected.high,
-            )  # fmt: skip
+            assert one.difference == expected
     assert rows[-1].milliseconds == rows[0].milliseconds  # its own way is plain: scored once
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -24,7 +25,7 @@ from segops.evaluate import kept_champion
 from segops.release import ledger
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
-from tests.integration.conftest import make_workspace, segops, set_params
+from tests.integration.conftest import segops, set_params
 from tests.support.prefect_server import Serving, serving
 
 
@@ -36,11 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def first(
-    server: Serving, tmp_path_factory: pytest.TempPathFactory
+    server: Serving, committed: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, retrain_module.Summary]:
     """A workspace in which the flow has run once."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
+    root = tmp_path_factory.mktemp("flow") / "workspace"
+    shutil.copytree(committed, root, symlinks=True)
     return root, retrain_module.run(root)
 
 

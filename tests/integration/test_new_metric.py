@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,10 @@ from segops import paths
 from segops.cli import compare
 from segops.cli import evaluate as command
 from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, Metric
-from segops.metrics.iou import ClassPixels, PerClass, ratio
+from segops.metrics.iou import ClassPixels, Difference, PerClass, ratio
 from segops.record.update import record
 from segops.release.compare_models import Compared
-from segops.report.page_inputs import Difference, Opponent
+from segops.report.page_inputs import Opponent
 from segops.stages import evaluate
 from tests.support import registry_workspace as made
 
@@ -84,7 +85,7 @@ def test_a_new_row_is_computed_shown_and_recorded(
     said = printed(root, monkeypatch)
     assert row in " ".join(said.split())
     assert re.search(rf"│ {true[0]} [^\n]* {first:.3f} │\n", said)  # in the table of classes
-    against = Opponent("b", evaluation, 8, 0, 0.95, Difference(0, None, None), {})
+    against = Opponent("b", evaluation, 8, 0, 0.95, Difference(0, math.nan, math.nan), {})
     both = Compared(("a", "b"), (evaluation, evaluation), (against,), 8, 0, Path("page.html"))
     monkeypatch.setattr(compare, "console", console := Console(width=160))
     with console.capture() as captured:

@@ -110,7 +110,7 @@ def test_a_search_finds_records_and_writes_nothing_by_itself(
     assert (root / paths.RESUME / "state.pt").read_bytes() == b"a training's"
     assert not (root / searching.SCRATCH).exists()
     assert not (root / ".segops" / "history.jsonl").exists()
-    assert (root / found.picture).stat().st_size > 10_000
+    assert (root / searching.PICTURE).stat().st_size > 10_000
 
     (parent,), children = recorded(root)
     assert parent.info.run_id == found.mlflow_run

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from segops.report.page_inputs import Difference, GalleryPicture, Mistake, Opponent
+from segops.metrics.iou import Difference
+from segops.report.page_inputs import GalleryPicture, Mistake, Opponent
 
 NAMES = ("ground", "cat", "cow", "dog")
 

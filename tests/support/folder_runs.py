@@ -13,9 +13,10 @@ from PIL import Image
 from torch import nn
 
 from segops import files
-from segops.predict.package import write_bundle
+from segops.predict.journal import FinishedImage
 from segops.predict.table import TABLE
 from segops.runtime.networks.zoo import ModelSpec, build
+from tests.support.bundles import write_bundle
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})
@@ -74,3 +75,20 @@ def table(output: Path) -> dict[str, dict[str, Any]]:
         str(image): {str(name): None if value != value else value for name, value in row.items()}
         for image, row in rows.items()
     }
+
+
+def finished_image(
+    size: tuple[int, int], confidence: float, pixels: tuple[int, ...]
+) -> FinishedImage:
+    """An entry of the journal for ``a.png`` of that width and height."""
+    return FinishedImage(
+        mask="a.png",
+        image="image",
+        model="model",
+        device="cpu",
+        width=size[0],
+        height=size[1],
+        confidence=confidence,
+        pixels=list(pixels),
+        outputs={"mask": "sha"},
+    )

@@ -31,7 +31,7 @@ from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
 from segops.params.file import load_params
 from segops.predict.bundle import bundle_digest
-from segops.predict.trained import weights_sha256, write_trained
+from segops.predict.trained import write_trained
 from segops.record.tracking import session
 from segops.record.update import record
 from segops.release import promotion
@@ -42,6 +42,7 @@ from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.stages import package
 from segops.voc.layout import open_layout
+from tests.support.bundles import weights_sha256
 from tools.sample import generate
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 4})
@@ -106,10 +107,21 @@ def put_database(root: Path) -> None:
     shutil.copy(_empty_database(), root / "mlflow.db")
 
 
+@cache
+def _data(seed: int) -> Path:
+    """Generated data, packed: directories `voc` and `packed`. Shared: copy them."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    generate(place / "voc", train=4, val=8, seed=seed, size=(80, 64))
+    pack(open_layout(place / "voc"), place / "packed", VOC_CLASSES)
+    return place
+
+
 def use_data(root: Path, seed: int) -> None:
-    """Put generated data in place, pack them, and let validation pass."""
-    generate(root / "data/voc", train=4, val=8, seed=seed, size=(80, 64))
-    pack(open_layout(root / "data/voc"), root / paths.PACKED, VOC_CLASSES)
+    """Put generated data in place, packed, and let validation pass."""
+    for name, target in (("voc", root / "data/voc"), ("packed", root / paths.PACKED)):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(_data(seed) / name, target)
     store = PackedStore(root / paths.PACKED)
     files.write_json(
         root / paths.VERDICT,

@@ -36,7 +36,6 @@ DECISIVE_WORDS = {
     "segops.predict.trained": {"VOC colours; the value of a pixel is the class id"},
     "segops.quality.runner": {"an error without a message"},
     "segops.quality.facts": {"no such file", "cannot be read: "},
-    "segops.quality.frames": {"image and mask"},
     "segops.train.engine": {"step "},
     "segops.train.hardware": {r"(\S+) does not have a deterministic implementation"},
     "segops.train.launch": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,15 +13,28 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def spin_count(command: list[str], chosen: dict[str, str]) -> str:
-    """The count that libgomp took, in a process with a user's choice in its environment."""
+    """The count that libgomp took, in a process with a user's choice in its environment.
+
+    The process is ended as soon as libgomp has told.
+    """
     free = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    environment = {**free, **chosen, "OMP_DISPLAY_ENV": "verbose"}
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={**free, **chosen, "OMP_DISPLAY_ENV": "verbose"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    lines = [line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
-    assert lines, done.stderr  # torch comes with another OpenMP than GNU's
-    return lines[0].split("'")[1]
+    assert process.stderr is not None
+    said = []
+    with process:
+        for line in process.stderr:
+            said.append(line)
+            if "GOMP_SPINCOUNT" in line:
+                os.killpg(process.pid, signal.SIGKILL)
+                return line.split("'")[1]
+    raise AssertionError("".join(said))  # torch comes with another OpenMP than GNU's
 
 
 @pytest.mark.parametrize(
@@ -39,7 +53,7 @@ def test_threads_spin_briefly_unless_the_user_chose(chosen: dict[str, str], expe
 @pytest.mark.parametrize(
     "command",
     [
-        ["-m", "segops.evaluate.worker", "no such request"],
+        ["-m", "segops.evaluate.scoring", "no such request"],
         ["-c", "from segops.tune import setup"],
         ["-c", "from segops.stages import train"],
         ["-c", "from segops.predict import folder"],

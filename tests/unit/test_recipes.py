@@ -227,7 +227,7 @@ def test_putting_a_recipe_to_use_keeps_the_comments(checkout: Path) -> None:
     [
         ("train: {lr: 0.1}", "not a recipe; expected sections of params.yaml, and a mapping"),
         ("recipe: {title: mine}", r"recipe\.aim: missing; expected a mapping with miou"),
-        ("- a", "not a recipe"),
+        ("- a", "expected a mapping of sections, found list"),
         ("a: [", "not readable as YAML"),
     ],
 )

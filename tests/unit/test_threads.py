@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segops.evaluate.judging import Predicted, Tally, judge
+from segops.evaluate.scoring import Predicted, Tally, judge
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.threads import pipelined
@@ -131,7 +131,7 @@ def peak_bytes(images: int) -> int:
     tracemalloc.start()
     try:
         for judged in pipelined(
-            predictions(), lambda one: judge(one, len(VOC_CLASSES), True, True), 2, 4
+            predictions(), lambda one: judge(one, len(VOC_CLASSES), True), 2, 4
         ):
             tally.add(judged)
         return tracemalloc.get_traced_memory()[1]

@@ -54,14 +54,10 @@ def scene(seed: int, split: int, index: int, size: tuple[int, int] = (160, 128))
 def generate(
     target: Path, train: int, val: int, seed: int, size: tuple[int, int] = (160, 128)
 ) -> None:
-    """Write a data set in VOC layout to `target`; the same arguments give the same bytes.
+    """Write a data set in VOC layout to `target`, whole or not at all.
 
-    Args:
-        target: Directory that the data set replaces, whole or not at all.
-        train: Images in the train split, at least 1.
-        val: Images in the val split, at least 1.
-        seed: Seed of all randomness, at least 0.
-        size: Usual width and height in pixels; some images are narrower, some upright.
+    The same arguments give the same bytes. `size` is the usual width and height in pixels; some
+    images are narrower, some upright.
 
     Raises:
         ValueError: `train` or `val` is less than 1.

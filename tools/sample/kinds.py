@@ -29,13 +29,10 @@ from .shapes import (
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of the sample.
+    """A class of the sample, of which `draw` draws one object.
 
-    Attributes:
-        class_id: Its VOC id.
-        draw: Draws one object of it.
-        turn: Largest rotation in degrees, either way.
-        extent: Factor of its size, so that the classes cover areas of the same order.
+    `turn` is the largest rotation in degrees, either way. `extent` is a factor of the size, so that
+    the classes cover areas of the same order.
     """
 
     class_id: int

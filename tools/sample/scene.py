@@ -28,10 +28,9 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the object that every pixel shows.
+    """A picture, uint8 (H, W, 3), RGB, and the object that every pixel shows.
 
     Attributes:
-        image: uint8 array of shape (H, W, 3), RGB.
         objects: uint8 array of shape (H, W): 0 for background, else 1 + the object's index.
         class_ids: VOC id of each object, back to front.
         border: Width in pixels of the void border, 1 to 3.
@@ -65,13 +64,7 @@ def void_border(objects: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int], first: Kind) -> Scene:
-    """Draw a scene with one to three objects, one of them of kind `first`.
-
-    Args:
-        rng: The source of all randomness.
-        size: Width and height in pixels.
-        first: The kind of one of the objects.
-    """
+    """Draw a scene of `size` (width, height) with one to three objects, one of kind `first`."""
     painter = _Painter(rng, size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
     light = direction(rng.uniform(200, 340))
     painter.background()
@@ -256,7 +249,8 @@ class _Painter:
                 piece = ImageChops.darker(piece, below)
             else:
                 below = piece
-            flat.paste(colour, (0, 0), piece)
+            if area := piece.getbbox():
+                flat.paste(colour, area, piece.crop(area))
         shade = self.shading(cover.size, light)[..., None]
         pixels = np.clip(np.asarray(flat, dtype=np.float32) * shade, 0, 255).astype(np.uint8)
         self.canvas.paste(Image.fromarray(pixels), bounds[:2], cover)

@@ -20,11 +20,9 @@ Paint = Literal["body", "second", "glass", "dark", "light"]
 
 @dataclass(frozen=True)
 class Part:
-    """One polygon of an object.
+    """One polygon of an object: corners (x, y), float64 (N, 2), and the paint that covers it.
 
     Attributes:
-        outline: float64 array of shape (N, 2), corners as (x, y).
-        paint: The paint that covers it.
         shade: Factor of the paint's brightness.
         inside: Whether it shows only on the last part before it that is not itself `inside`.
     """
@@ -90,17 +88,11 @@ def stripes(
     lean: float = 0.0,
     upright: bool = False,
 ) -> list[Part]:
-    """Parallel stripes on the part before.
+    """Parallel stripes on the part before, painted with `paint` at `shade` of its brightness.
 
-    Args:
-        paint: The paint of the stripes.
-        shade: Factor of its brightness.
-        across: Where the first stripe begins and where the last one ends.
-        along: Where each stripe begins and ends.
-        pitch: Distance from one stripe to the next.
-        share: Width of a stripe as a share of the pitch.
-        lean: How far the far end of a stripe is moved across.
-        upright: Stripes run down instead of to the right.
+    `across` is where the first stripe begins and the last ends, `along` where each begins and ends.
+    Stripes are `pitch` apart and `share` of it wide, the far end moved across by `lean`; `upright`
+    ones run down instead of to the right.
     """
     parts = []
     for index in range(int((across[1] - across[0]) / pitch) + 1):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.augment.geometry import Pixels
 from segops.runtime.classes import VOID
 
 LUMA = np.array((0.299, 0.587, 0.114))
@@ -37,9 +38,7 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
     that are not void, so neither padding nor unlabelled pixels change it.
 
     Args:
-        brightness: Factor within 1 ± this, 0 to 1.
-        contrast: Factor within 1 ± this, 0 to 1.
-        saturation: Factor within 1 ± this, 0 to 1.
+        brightness: Factor within 1 ± this, 0 to 1; so are `contrast` and `saturation`.
         hue: Turn of the colour circle within ± this share of it, 0 to 0.5.
         p: Probability.
 
@@ -65,12 +64,11 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw the factors.
+        """Draw `brightness`, `contrast`, `saturation` (factors) and `hue` (share of the circle).
 
         Returns:
-            `brightness`, `contrast`, `saturation` (factors), `hue` (share of the circle), `linear`,
-            float64 (3, 3), `per_grey`, the offset for each level of the mean grey, and `matrix`,
-            float64 (3, 4), that maps (red, green, blue, 1) to red, green and blue.
+            These four, `linear`, float64 (3, 3), `per_grey`, the offset for each level of the mean
+            grey, and `matrix`, float64 (3, 4), that maps (red, green, blue, 1) to the new colour.
         """
         around = self.py_random.uniform
         brightness = around(1 - self.brightness, 1 + self.brightness)
@@ -90,9 +88,7 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
             "matrix": np.column_stack((linear, np.full(3, offset))),
         }
 
-    def apply(
-        self, img: NDArray[np.uint8], matrix: NDArray[np.float64], **_: Any
-    ) -> NDArray[np.uint8]:
+    def apply(self, img: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
         """Change the colours of an image: uint8 (H, W, 3), rounded and clipped to 0..255."""
         return np.asarray(cv2.transform(img, matrix), dtype=np.uint8)
 
@@ -113,7 +109,7 @@ class GaussianBlur(A.ImageOnlyTransform):  # type: ignore[misc]
         """Draw `drawn_sigma`, in pixels."""
         return {"drawn_sigma": self.py_random.uniform(*self.sigma)}
 
-    def apply(self, img: NDArray[np.uint8], drawn_sigma: float, **_: Any) -> NDArray[np.uint8]:
+    def apply(self, img: Pixels, drawn_sigma: float, **_: Any) -> Pixels:
         """Blur an image: uint8 (H, W, 3)."""
         return np.asarray(cv2.GaussianBlur(img, (0, 0), drawn_sigma), dtype=np.uint8)
 
@@ -137,11 +133,9 @@ class GaussianNoise(A.ImageOnlyTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw the noise.
+        """Draw `drawn_std`, a share of 255, and `levels`, random bytes of the image's shape.
 
-        Returns:
-            `drawn_std`, a share of 255; `noise`, int16 (256,), the value for each byte; and
-            `levels`, the random bytes, uint8 of the image's shape.
+        `noise`, int16 (256,), is the value for each byte.
         """
         shape = data["image"].shape
         size = math.prod(shape)
@@ -153,9 +147,7 @@ class GaussianNoise(A.ImageOnlyTransform):  # type: ignore[misc]
             "levels": words.view(np.uint8)[:size].reshape(shape),
         }
 
-    def apply(
-        self, img: NDArray[np.uint8], noise: NDArray[np.int16], levels: NDArray[np.uint8], **_: Any
-    ) -> NDArray[np.uint8]:
+    def apply(self, img: Pixels, noise: NDArray[np.int16], levels: Pixels, **_: Any) -> Pixels:
         """Add noise to an image: uint8 (H, W, 3), clipped to 0..255."""
         return np.asarray(cv2.add(img, cv2.LUT(levels, noise), dtype=cv2.CV_8U), dtype=np.uint8)
 
@@ -171,16 +163,13 @@ def _hue(share: float) -> NDArray[np.float64]:
     return YIQ_TO_RGB @ turn @ RGB_TO_YIQ
 
 
-def _mean_grey(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> float:
+def _mean_grey(image: Pixels, mask: Pixels | None) -> float:
     """Mean grey, 0 to 255, over the labelled pixels, or over all where none is labelled.
 
     Of a large image only every eighth row is counted.
     """
     step = ROW_STEP if image.shape[0] >= 16 * ROW_STEP else 1
-    image = image[::step]
-    labelled = None
-    if mask is not None:
-        labelled = (mask[::step] != VOID).view(np.uint8)
-        if not labelled.any():
-            labelled = None
-    return float(LUMA @ np.array(cv2.mean(image, mask=labelled)[:3]))
+    labelled = None if mask is None else (mask[::step] != VOID).view(np.uint8)
+    if labelled is not None and not labelled.any():
+        labelled = None
+    return float(LUMA @ np.array(cv2.mean(image[::step], mask=labelled)[:3]))

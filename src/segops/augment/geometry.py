@@ -24,6 +24,9 @@ REDRAWS = 10
 COUNTED_SIDE = 128
 """Fewest pixels along the crop's shorter side of which the classes are counted."""
 
+Pixels = NDArray[np.uint8]
+"""An image, (H, W, 3), RGB, or a mask, (H, W)."""
+
 Affine = tuple[float, float, float, float, float, float]
 """The map (x, y) -> (a x + b y + c, d x + e y + f) as (a, b, c, d, e, f); plain numbers, because
 making a numpy array of six costs more than the arithmetic."""
@@ -47,18 +50,15 @@ class Warp(A.DualTransform):  # type: ignore[misc]
     Args:
         size: Height and width of the crop, in pixels.
         scale: Smallest and largest factor, drawn uniformly.
-        scale_p: Probability of the scale. This and the other probabilities are independent.
-        flip_p: Probability of the horizontal flip.
+        scale_p: Probability of the scale; so are `flip_p` (horizontal), `rotate_p`, `shift_p` and
+            `shear_p`. They are independent.
         rotate: Rotation between -rotate and rotate, in degrees, about the crop's centre.
-        rotate_p: Probability of the rotation.
         shift: Shift along each axis, up to this share of the crop's side.
-        shift_p: Probability of the shift.
         shear: Shear along each axis between -shear and shear, in degrees, about the centre.
-        shear_p: Probability of the shear.
-        cat_max_ratio: The crop's place is drawn again, up to ten times, while one class has this
-            share of its labelled pixels or more, or no pixel is labelled; the last place is taken
-            in any case. The pixels counted are a grid, of 128 or more a side, of the warped mask.
-            1: the place is drawn once. As in ``RandomCrop`` of MMSegmentation.
+        cat_max_ratio: The crop's place is drawn again, up to ten times, while a class has this
+            share of its labelled pixels or more, or no pixel is labelled. The pixels counted are a
+            grid, of 128 or more a side, of the warped mask. 1: the place is drawn once. As in
+            ``RandomCrop`` of MMSegmentation.
         fill: RGB, 0 to 255.
         fill_mask: Id, 0 to 255.
         p: Probability of all of it; a policy needs 1, since the crop's size is fixed.
@@ -99,7 +99,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw one map for an image of shape ``params["shape"]``.
+        """Draw a map for an image of shape ``params["shape"]``.
 
         Returns:
             `scale`, `flip`, `angle` (degrees), `shift` (pixels), `shear` (degrees); `to_source`,
@@ -123,29 +123,20 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         if happens(self.shear_p):
             shear = (uniform(-self.shear, self.shear), uniform(-self.shear, self.shear))
 
-        def drawn(place: tuple[int, int]) -> dict[str, Any]:
-            to_source = self._to_source(scale, place, flip, angle, shift, shear)
-            return {
-                "scale": scale,
-                "flip": flip,
-                "angle": angle,
-                "shift": shift,
-                "shear": shear,
-                "to_source": to_source,
-                "window": self._window(to_source, width, height),
-            }
-
-        params = drawn(place)
-        if self.cat_max_ratio < 1 and "mask" in data:
-            for _ in range(REDRAWS):
-                if self._is_varied(data["mask"], params):
-                    break
-                params = drawn(self._place(width * scale, height * scale))
-        return params
+        drawn: dict[str, Any] = {"scale": scale, "flip": flip, "angle": angle}
+        drawn |= {"shift": shift, "shear": shear}
+        redraws = REDRAWS if self.cat_max_ratio < 1 and "mask" in data else 0
+        for left in range(redraws, -1, -1):
+            to_source = self._to_source(place, **drawn)
+            window = self._window(to_source, width, height)
+            if left == 0 or self._is_varied(data["mask"], to_source, window):
+                break
+            place = self._place(width * scale, height * scale)
+        return {**drawn, "to_source": to_source, "window": window}
 
     def apply(
-        self, img: NDArray[np.uint8], to_source: Affine, window: Window, scale: float, **_: Any
-    ) -> NDArray[np.uint8]:
+        self, img: Pixels, to_source: Affine, window: Window, scale: float, **_: Any
+    ) -> Pixels:
         """Warp an image: uint8 (H, W, 3) to uint8 of the crop's size, bilinearly."""
         part, to_part = self.shown(img, to_source, window, scale)
         if part.size == 0:
@@ -155,9 +146,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         warped = _warp(part, to_part, window, cv2.INTER_LINEAR, (*self.fill, 0))
         return self._padded(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), window, self.fill)
 
-    def apply_to_mask(
-        self, mask: NDArray[np.uint8], to_source: Affine, window: Window, **_: Any
-    ) -> NDArray[np.uint8]:
+    def apply_to_mask(self, mask: Pixels, to_source: Affine, window: Window, **_: Any) -> Pixels:
         """Warp a mask: uint8 (H, W) to uint8 of the crop's size, by nearest neighbour."""
         part, to_part = self.shown_mask(mask, to_source, window)
         if part.size == 0:
@@ -166,8 +155,8 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         return self._padded(warped, window, (self.fill_mask,))
 
     def shown(
-        self, img: NDArray[np.uint8], to_source: Affine, window: Window, scale: float
-    ) -> tuple[NDArray[np.uint8], Affine]:
+        self, img: Pixels, to_source: Affine, window: Window, scale: float
+    ) -> tuple[Pixels, Affine]:
         """The part of an image, uint8 (H, W, 3), that a bilinear warp reads.
 
         Returns:
@@ -183,9 +172,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
             to_part = _chain(to_part, (smaller[0] / width, 0, 0, 0, smaller[1] / height, 0))
         return part, to_part
 
-    def shown_mask(
-        self, mask: NDArray[np.uint8], to_source: Affine, window: Window
-    ) -> tuple[NDArray[np.uint8], Affine]:
+    def shown_mask(self, mask: Pixels, to_source: Affine, window: Window) -> tuple[Pixels, Affine]:
         """The part of a mask, uint8 (H, W), that a warp reads, and the map from crop to part."""
         return _needed(mask, to_source, window, MARGIN)
 
@@ -203,8 +190,8 @@ class Warp(A.DualTransform):  # type: ignore[misc]
 
     def _to_source(
         self,
-        scale: float,
         place: tuple[int, int],
+        scale: float,
         flip: bool,
         angle: float,
         shift: tuple[float, float],
@@ -215,26 +202,23 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         return _chain(
             _translation(-width / 2 - shift[0], -height / 2 - shift[1]),
             _rotation(-angle),
-            *_sheared_back(*shear),
+            # One axis after the other, so that the area stays the same at all angles.
+            (1, -math.tan(math.radians(shear[0])), 0, 0, 1, 0),
+            (1, 0, 0, -math.tan(math.radians(shear[1])), 1, 0),
             (-1.0 if flip else 1.0, 0, 0, 0, 1, 0),
             _translation(width / 2 + place[0], height / 2 + place[1]),
             (1 / scale, 0, 0, 0, 1 / scale, 0),
         )
 
-    def _is_varied(self, mask: NDArray[np.uint8], drawn: dict[str, Any]) -> bool:
+    def _is_varied(self, mask: Pixels, to_source: Affine, window: Window) -> bool:
         """Whether the crop has labelled pixels and no class has `cat_max_ratio` of them."""
-        part, to_part = self.shown_mask(mask, drawn["to_source"], drawn["window"])
+        part, to_part = self.shown_mask(mask, to_source, window)
         if part.size == 0:
             return False
         step = max(1, min(self.size) // COUNTED_SIDE)
         grid = _chain((step, 0, 0, 0, step, 0), to_part)
-        seen = _warp(
-            part,
-            grid,
-            (0, 0, self.size[1] // step, self.size[0] // step),
-            cv2.INTER_NEAREST,
-            (self.fill_mask,),
-        )
+        counted = (0, 0, self.size[1] // step, self.size[0] // step)
+        seen = _warp(part, grid, counted, cv2.INTER_NEAREST, (self.fill_mask,))
         counts = cv2.calcHist([seen], [0], None, [256], [0, 256]).reshape(-1)[:VOID]
         return bool(counts.sum() and counts.max() < self.cat_max_ratio * counts.sum())
 
@@ -244,9 +228,9 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         area = a * e - b * d
         to_crop = (e / area, -b / area, 0, -d / area, a / area, 0)
         box = _box(_chain(_translation(-c, -f), to_crop), (0, 0, width, height))
-        return _inside(_grown(box, 1), self.size[1], self.size[0])
+        return _inside(box, 1, self.size[1], self.size[0])
 
-    def _padded(self, part: Any, window: Window, fill: tuple[int, ...]) -> NDArray[np.uint8]:
+    def _padded(self, part: Any, window: Window, fill: tuple[int, ...]) -> Pixels:
         """Put what fills `window` into a crop."""
         left, top, right, bottom = window
         borders = top, self.size[0] - bottom, left, self.size[1] - right
@@ -256,8 +240,8 @@ class Warp(A.DualTransform):  # type: ignore[misc]
 
 
 def _needed(
-    source: NDArray[np.uint8], to_source: Affine, window: Window, margin: int
-) -> tuple[NDArray[np.uint8], Affine]:
+    source: Pixels, to_source: Affine, window: Window, margin: int
+) -> tuple[Pixels, Affine]:
     """The part of `source` that `window` shows, and the map from crop to part.
 
     Pixels of a large photograph that the crop does not show are not read.
@@ -265,17 +249,17 @@ def _needed(
     if window[0] == window[2] or window[1] == window[3]:
         return source[:0], to_source
     height, width = source.shape[:2]
-    left, top, right, bottom = _inside(_grown(_box(to_source, window), margin), width, height)
+    left, top, right, bottom = _inside(_box(to_source, window), margin, width, height)
     return source[top:bottom, left:right], _chain(to_source, _translation(-left, -top))
 
 
 def _warp(
-    source: NDArray[np.uint8],
+    source: Pixels,
     to_source: Affine,
     window: Window,
     interpolation: int,
     fill: tuple[int, ...],
-) -> NDArray[np.uint8]:
+) -> Pixels:
     left, top, right, bottom = window
     # OpenCV counts positions from the centre of the first pixel.
     indices = _chain(_translation(left + 0.5, top + 0.5), to_source, _translation(-0.5, -0.5))
@@ -299,16 +283,11 @@ def _box(affine: Affine, window: Window) -> Window:
     return math.floor(min(xs)), math.floor(min(ys)), math.ceil(max(xs)), math.ceil(max(ys))
 
 
-def _grown(window: Window, margin: int) -> Window:
+def _inside(window: Window, margin: int, width: int, height: int) -> Window:
+    """The part of a window and its margin in a `width` x `height` image; of area 0 if none is."""
     left, top, right, bottom = window
-    return left - margin, top - margin, right + margin, bottom + margin
-
-
-def _inside(window: Window, width: int, height: int) -> Window:
-    """The part of `window` in an image of `width` x `height`; of area 0 where there is none."""
-    left, top, right, bottom = window
-    left, top = min(max(left, 0), width), min(max(top, 0), height)
-    return left, top, max(left, min(right, width)), max(top, min(bottom, height))
+    left, top = min(max(left - margin, 0), width), min(max(top - margin, 0), height)
+    return left, top, max(left, min(right + margin, width)), max(top, min(bottom + margin, height))
 
 
 def _chain(*maps: Affine) -> Affine:
@@ -333,9 +312,3 @@ def _translation(x: float, y: float) -> Affine:
 def _rotation(degrees: float) -> Affine:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return cosine, -sine, 0, sine, cosine, 0
-
-
-def _sheared_back(x_degrees: float, y_degrees: float) -> tuple[Affine, Affine]:
-    # One axis after the other, so that the area stays the same at all angles.
-    x, y = math.tan(math.radians(x_degrees)), math.tan(math.radians(y_degrees))
-    return (1, -x, 0, 0, 1, 0), (1, 0, 0, -y, 1, 0)

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.augment.geometry import Pixels
+
 LEVELS = np.arange(256, dtype=np.uint8)
 
 
@@ -49,11 +51,9 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         self.hue = hue
 
     def get_params(self) -> dict[str, Any]:
-        """Draw the changes.
+        """Draw `brightness` (grey levels), `contrast`, `saturation` (factors), `hue` (degrees).
 
-        Returns:
-            `brightness` (grey levels), `contrast` and `saturation` (factors), `hue` (degrees), each
-            0 or 1 where it does not act, and `contrast_first`: contrast comes before saturation.
+        Each is 0 or 1 where it does not act. `contrast_first`: contrast comes before saturation.
         """
         return {
             "brightness": self._drawn(-self.brightness, self.brightness, 0.0),
@@ -65,14 +65,14 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
 
     def apply(
         self,
-        img: NDArray[np.uint8],
+        img: Pixels,
         brightness: float,
         contrast: float,
         contrast_first: bool,
         saturation: float,
         hue: float,
         **_: Any,
-    ) -> NDArray[np.uint8]:
+    ) -> Pixels:
         """Distort an image: uint8 (H, W, 3), RGB."""
         tables = make_tables(brightness, contrast, contrast_first, saturation, hue)
         img = _replaced(img, tables.before)
@@ -91,16 +91,13 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
 class Tables(NamedTuple):
     """What a distortion replaces each of the 256 levels by.
 
-    Attributes:
-        before: uint8 (256,), for each channel of RGB.
-        hsv: uint8 (256, 3), for hue, saturation and value.
-        after: uint8 (256,), for each channel of RGB.
-        changes_color: Whether the image is converted to HSV and back at all.
+    `before` and `after`, uint8 (256,), are for each channel of RGB, `hsv`, uint8 (256, 3), for hue,
+    saturation and value in between. `changes_color`: the image is converted to HSV at all.
     """
 
-    before: NDArray[np.uint8]
-    hsv: NDArray[np.uint8]
-    after: NDArray[np.uint8]
+    before: Pixels
+    hsv: Pixels
+    after: Pixels
     changes_color: bool
 
 
@@ -121,9 +118,9 @@ def make_tables(
     return Tables(_to_bytes(before), _to_bytes(hsv), _to_bytes(after), changes_color)
 
 
-def _replaced(img: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _replaced(img: Pixels, table: Pixels) -> Pixels:
     return img if np.array_equal(table, LEVELS) else np.asarray(cv2.LUT(img, table), np.uint8)
 
 
-def _to_bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _to_bytes(values: NDArray[np.float64]) -> Pixels:
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8)

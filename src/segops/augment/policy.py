@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import albumentations as A
 import numpy as np
-from numpy.typing import NDArray
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.extra import build_extra
-from segops.augment.geometry import Warp
+from segops.augment.geometry import Pixels, Warp
 from segops.augment.photometric import PhotometricDistortion
 from segops.runtime.errors import SegopsError
 
@@ -26,14 +25,8 @@ Drawn = dict[str, Any]
 class Policy:
     """An Albumentations ``Compose`` whose result depends on its inputs and a seed alone.
 
-    Args:
-        compose: Its first transform is a :class:`Warp` that always acts.
-
-    Raises:
-        ValueError: The first transform is not such a ``Warp``.
-
-    Attributes:
-        crop: Height and width of every result, in pixels.
+    Its first transform is a :class:`Warp` that always acts. `crop` is the height and the width of
+    every result, in pixels.
     """
 
     def __init__(self, compose: A.Compose) -> None:
@@ -43,14 +36,12 @@ class Policy:
         self.compose = compose
         self.crop: tuple[int, int] = first.size
 
-    def __call__(
-        self, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Augment an image and its mask.
+    def __call__(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
+        """Augment an image, uint8 (H, W, 3), RGB, and its mask, uint8 (H, W), 255 for void.
 
         Args:
-            image: uint8 (H, W, 3), RGB.
-            mask: uint8 (H, W), class ids and 255 for void.
+            image: The image.
+            mask: Its mask.
             seed: Not negative; :func:`sample_seed` makes it.
 
         Returns:
@@ -63,14 +54,12 @@ class Policy:
         result = self.compose(image=image, mask=mask)
         return result["image"], result["mask"]
 
-    def draw(
-        self, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-    ) -> tuple[Drawn | None, ...]:
+    def draw(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Drawn | None, ...]:
         """Draw what a call with the same arguments draws, and apply nothing.
 
-        Transforms after the warp get one grey pixel in place of the crop, which does not exist yet:
-        what they draw is the sample's, what they compute from pixels (the mean grey in `matrix`,
-        the size of `levels`) is not.
+        Transforms after the warp get one black pixel in place of the crop, which does not exist
+        yet: what they draw is the sample's, what they compute from pixels (the mean grey in
+        `matrix`, the size of `levels`) is not.
 
         Returns:
             The parameters of each transform; None where it does not act.
@@ -96,8 +85,7 @@ class Policy:
 
     def to_json(self) -> dict[str, Any]:
         """The policy in Albumentations' own serialised form, ready for JSON."""
-        serialised: dict[str, Any] = A.to_dict(self.compose)
-        return serialised
+        return dict(A.to_dict(self.compose))
 
     @classmethod
     def from_json(cls, content: Any) -> Policy:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
+from itertools import product, zip_longest
 
 import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.augment.geometry import Warp
+from segops.augment.geometry import Pixels, Warp
 from segops.augment.policy import Policy
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -23,15 +23,12 @@ SPAN = 128
 """Source pixels that one ramp measures; the values around them let interpolation stay linear."""
 START = 63
 
-NamedSample = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
+NamedSample = tuple[str, Pixels, Pixels]
 """(image id, image (H, W, 3), mask (H, W))."""
 
 
 def prove(policy: Policy, samples: Iterable[NamedSample], seeds: Iterable[int]) -> int:
-    """Check `policy` on every sample with every seed.
-
-    Returns:
-        How many crops were checked.
+    """Check `policy` on every sample with every seed; return the number of checked crops.
 
     Raises:
         SegopsError: Every image and seed for which a property does not hold, with the part of the
@@ -39,41 +36,27 @@ def prove(policy: Policy, samples: Iterable[NamedSample], seeds: Iterable[int]) 
     """
     places: dict[str, list[SegopsError]] = {}
     checked = 0
-    seeds = tuple(seeds)
-    for image_id, image, mask in samples:
-        for seed in seeds:
-            checked += 1
-            fault = find_fault(policy, image, mask, seed)
-            if fault:
-                places.setdefault(str(fault), []).append(SegopsError(f"{image_id} (seed {seed})"))
+    for (image_id, image, mask), seed in product(samples, seeds):
+        checked += 1
+        if fault := find_fault(policy, image, mask, seed):
+            places.setdefault(str(fault), []).append(SegopsError(f"{image_id} (seed {seed})"))
     if places:
+        faults = [f"  {fault}: {', '.join(map(str, where))}" for fault, where in places.items()]
         raise SegopsError(
-            "\n".join(
-                [
-                    "The augmentation policy does not keep image and mask together:",
-                    *(
-                        f"  {fault}: {', '.join(map(str, where))}"
-                        for fault, where in places.items()
-                    ),
-                    "If the part is a transform of augment.extra, remove it or change its "
-                    f"arguments (fill_mask: {VOID} makes void what it leaves empty). If not, the "
-                    "mistake is in segops/augment or in a library that it uses.",
-                ]
-            )
+            "The augmentation policy does not keep image and mask together:\n"
+            + "\n".join(faults)
+            + "\nIf the part is a transform of augment.extra, remove it or change its arguments "
+            f"(fill_mask: {VOID} makes void what it leaves empty). If not, the mistake is in "
+            "segops/augment or in a library that it uses."
         )
     return checked
 
 
-def find_fault(
-    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-) -> SegopsError | None:
-    """The first part of `policy` that breaks a property for one image, and the property, in words.
+def find_fault(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> SegopsError | None:
+    """The first part of `policy` that breaks a property for an image, and the property.
 
     The warp is checked on the image; each later part is checked alone and with probability 1, on
-    the crop that the warp makes of the image.
-
-    Returns:
-        None where all properties hold.
+    the crop that the warp makes of the image. None where all properties hold.
     """
     image, mask = _part(image), _part(mask)
     warp, *others = policy.compose.transforms
@@ -97,9 +80,7 @@ def find_fault(
     return _fault_of(policy, image, mask, seed)
 
 
-def _fault_of(
-    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-) -> SegopsError | None:
+def _fault_of(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> SegopsError | None:
     """What is wrong with the size, the type, the ids or the repetition of a crop."""
     crop, crop_mask = policy(image, mask, seed)
     if crop.shape != (*policy.crop, 3) or crop_mask.shape != policy.crop:
@@ -121,18 +102,16 @@ def _fault_of(
     return None
 
 
-def _find_misplaced(
-    policy: Policy, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
-) -> SegopsError | None:
+def _find_misplaced(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> SegopsError | None:
     """What of the mask of a crop is not where the crop shows it.
 
-    Where each pixel of a crop comes from is measured by sending ramps, whose brightness is the
-    position, through the same map: interpolation of any kind keeps a ramp. The mask of the crop
-    must then hold what the mask of the image holds there, give or take one pixel. Where the crop
-    shows nothing of the image, whatever its colour, the mask must be void.
+    Ramps, whose brightness is the position, are sent through the same map to measure where each
+    pixel of a crop comes from: interpolation of any kind keeps a ramp. The mask of the crop must
+    hold what the mask of the image holds there, give or take one pixel. Where the crop shows
+    nothing of the image, whatever its colour, the mask must be void.
     """
 
-    def look(probe: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def look(probe: Pixels) -> Pixels:
         return policy(probe, mask, seed)[0]
 
     crop_mask = policy(image, mask, seed)[1]
@@ -166,9 +145,7 @@ def _find_misplaced(
     return None
 
 
-def _positions(
-    look: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], position: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _positions(look: Callable[[Pixels], Pixels], position: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which `position` each pixel of the crop shows; -1 where it shows none."""
     spans = range(0, int(position.max()) + 1, SPAN)
     shown: NDArray[np.int64] | None = None
@@ -184,7 +161,7 @@ def _positions(
     return shown
 
 
-def _part(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _part(array: Pixels) -> Pixels:
     # Read-only, so that a transform that writes into its input fails here as on the packed store.
     part = array[:LARGEST_SIDE, :LARGEST_SIDE].view()
     part.flags.writeable = False

@@ -27,11 +27,6 @@ def can_open() -> bool:
     return True
 
 
-def open_page(address: str) -> None:
-    """Open a page in the user's browser."""
-    webbrowser.open(address)
-
-
 def open_when_served(address: str) -> None:
     """Start a process that opens a page once this process has become its server."""
     quiet = subprocess.DEVNULL
@@ -40,28 +35,21 @@ def open_when_served(address: str) -> None:
     )
 
 
-def wait_and_open(address: str, server: int) -> bool:
-    """Open a page as soon as its server answers, unless the server ends first.
-
-    Args:
-        address: The page.
-        server: Process id of the server, this process's parent.
-
-    Returns:
-        Whether the page was opened.
-    """
+def wait_and_open(address: str, server: int) -> None:
+    """Open a page as soon as its server answers, unless the server's process ends first."""
     # A proxy from the environment does not apply to this machine's own server.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end and os.getppid() == server:
         try:
-            with direct.open(address.partition("#")[0], timeout=5):
-                return webbrowser.open(address)
+            direct.open(address.partition("#")[0], timeout=5).close()
         except urllib.error.HTTPError:
-            return webbrowser.open(address)
+            pass  # it answers
         except OSError:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-    return False
+            continue
+        webbrowser.open(address)
+        return
 
 
 if __name__ == "__main__":

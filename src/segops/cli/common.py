@@ -18,15 +18,10 @@ from segops.runtime.errors import SegopsError
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    r"""Escape the characters of a text that would control the terminal.
+    r"""Escape the characters of a text, such as a file name, that would control the terminal.
 
-    Args:
-        text: Any text, such as a file name from the data.
-        lines: Keep line ends.
-
-    Returns:
-        The text with control characters, marks of text direction and undecodable bytes as escapes
-        like ``\x1b``.
+    Control characters, marks of text direction and undecodable bytes become escapes like ``\x1b``;
+    with `lines`, line ends stay.
     """
     return "".join(
         character.encode("unicode_escape").decode()
@@ -40,8 +35,12 @@ def printable(text: str, *, lines: bool = True) -> str:
 class Terminal(Console):
     """A console that prints names literally: it reads markup only where a call asks for it."""
 
-    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
-        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def say(self, text: str, *, markup: bool = False) -> None:
+        """Print sentences; the terminal breaks long lines, so a file receives them whole."""
+        self.print(text, soft_wrap=True, markup=markup)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Render as the base class does, from printable text; all printed text passes here."""
@@ -53,9 +52,7 @@ console = Terminal()
 
 def print_error(message: str) -> None:
     """Print an error message to standard error."""
-    Terminal(stderr=True, soft_wrap=True).print(
-        f"[bold red]error:[/] {escape(message)}", highlight=False, markup=True
-    )
+    Terminal(stderr=True).say(f"[bold red]error:[/] {escape(message)}", markup=True)
 
 
 def make_printable(record: logging.LogRecord) -> bool:

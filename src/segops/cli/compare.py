@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from segops.report.figures import level
 from segops.words import counted
 
 if TYPE_CHECKING:
-    from segops.release.compare_models import Compared
     from segops.report.page_inputs import Opponent
 
 
@@ -41,17 +41,12 @@ def compare(
     Every model is loaded from its artifact and scored on the images that none of them was trained
     on.
     """
+    root = checkout()
     from segops.release.compare_models import PAGE
     from segops.release.compare_models import compare as compare_models
 
-    root = checkout()
     page = root / PAGE if output is None else output
     compared = compare_models(models, root, page)
-    _show(compared)
-    console.print(f"Page: {compared.page}", highlight=False, soft_wrap=True)
-
-
-def _show(compared: Compared) -> None:
     images = f"{counted(compared.images, 'image')} of val"
     if compared.excluded:
         images += f", without {compared.excluded} that a model was trained on"
@@ -73,15 +68,13 @@ def _show(compared: Compared) -> None:
     console.print(table)
     console.print(metrics_table(compared.names, compared.evaluations))
     at = level(compared.opponents[0].confidence)
-    console.print(
-        f"Intervals: bootstrap over images at {at}; differences use the same resamples.",
-        highlight=False,
-    )
+    console.say(f"Intervals: bootstrap over images at {at}; differences use the same resamples.")
+    console.say(f"Page: {compared.page}")
 
 
 def _difference(opponent: Opponent) -> str:
     miou = opponent.miou
-    if miou.low is None or miou.high is None:
+    if math.isnan(miou.low):
         return f"{miou.difference:+.3f}"
     return f"{miou.difference:+.3f}\n{miou.low:+.3f} to {miou.high:+.3f}"
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,28 +14,20 @@ app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True
 log = logging.getLogger("segops")
 
 
-class Published(StrEnum):
-    """The data sets of `segops data fetch`."""
-
-    voc2012 = "voc2012"
-    voc2007 = "voc2007"
-    sbd = "sbd"
-
-
 @app.command("fetch")
 def data_fetch(
-    name: Annotated[Published, typer.Argument(help="The data set.")],
+    name: Annotated[Literal["voc2012", "voc2007", "sbd"], typer.Argument(help="The data set.")],
     mirror: Annotated[
         str | None, typer.Option(help="Address of a directory that holds the same archives.")
     ] = None,
 ) -> None:
     """Download VOC 2012, VOC 2007 or SBD (the 10,582-image trainaug list) and track it."""
     from segops import paths, pipeline
-    from segops.voc.fetch import fetch
+    from segops.voc.fetch import DATASETS, fetch
 
     root, target = _data_target()
     pipeline.require_tracked(root, target)
-    fetch(name.value, root / target, root / paths.STATE / "downloads", mirror)
+    fetch(DATASETS[name], root / target, root / paths.STATE / "downloads", mirror)
     _track(root, target)
 
 
@@ -70,10 +61,8 @@ def _track(root: Path, target: Path) -> None:
     counts = ", ".join(
         f"{len(ids)} {split}" for split, ids in open_layout(root / target).splits().items()
     )
-    console.print(
+    console.say(
         f"{target} holds {counts} images; DVC tracks it as {digest}.\n"
         f"Next: `git add {target}.dvc`, check data.classes and validate.required_classes in "
-        "params.yaml, then `segops run`.",
-        highlight=False,
-        soft_wrap=True,
+        "params.yaml, then `segops run`."
     )

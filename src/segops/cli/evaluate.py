@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -21,7 +20,6 @@ from segops.voc.layout import VAL
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
     from segops.evaluate.variants import VariantResult
-    from segops.params.file import Params
 
 
 def evaluate(
@@ -46,87 +44,58 @@ def evaluate(
     """Score a model on val and show the metrics; no output of the pipeline changes."""
     from segops import files, paths
     from segops.data.store import PackedStore
+    from segops.evaluate import variants
+    from segops.evaluate.metrics_file import evaluation
+    from segops.evaluate.score import score
     from segops.params.file import load_params
+    from segops.release.resolve import resolved
     from segops.runtime import opener
 
     root = checkout()
+    own = root / paths.SEGMENTER
+    if model is None and not (own / opener.MODEL).is_file():
+        raise SegopsError(
+            f"{own}: no bundle there (it lacks {opener.MODEL}). `segops run` makes it."
+        )
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
-    with _bundle(model, root) as bundle:
+    with (
+        resolved(model or str(own), root) as bundle,
+        TemporaryDirectory(prefix="segops-") as scratch,
+    ):
         trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
         hashes = {store.image_sha256(image_id) for image_id in store.ids(VAL)}
         excluded = frozenset(trained_on) & hashes
         _print_omissions(store, limit, excluded)
+        how: dict[str, Any] = {
+            "threads": settings.hardware.threads, "exclude_sha256": excluded, "limit": limit,
+        }  # fmt: skip
         if compare:
-            _compare(bundle, store, settings, excluded, limit)
-        else:
-            _score(bundle, store, settings, excluded, limit)
-
-
-@contextmanager
-def _bundle(model: str | None, root: Path) -> Iterator[Path]:
-    """Yield the model's bundle; MLflow is asked only for a registered model."""
-    from segops import paths
-    from segops.runtime import opener
-
-    if model is not None and model.startswith("models:"):
-        from segops.release.resolve import resolved
-
-        with resolved(model, root) as bundle:
-            yield bundle
-        return
-    place = root / paths.SEGMENTER if model is None else Path(model)
-    if not (place / opener.MODEL).is_file():
-        hint = "`segops run` makes one here." if model is None else (
-            "Expected a bundle's directory, models:/NAME@ALIAS or models:/NAME/VERSION."
-        )  # fmt: skip
-        raise SegopsError(f"{place}: no bundle there (it lacks {opener.MODEL}). {hint}")
-    yield place
+            results = variants.compare(bundle, store, VAL, settings.evaluate, **how)
+            _show_variants(results, level(settings.evaluate.confidence))
+            return
+        scores = score(bundle, store, VAL, Path(scratch) / "scores", **how)
+    found = evaluation(scores, store, VAL, settings.evaluate)
+    console.print(class_table(found))
+    console.print(metrics_table([""], [found]))
+    console.say(f"[bold]{escape(sentence(found))}[/]", markup=True)
 
 
 def _print_omissions(store: PackedStore, limit: int | None, excluded: frozenset[str]) -> None:
     ids = store.ids(VAL)
     if limit is not None and limit < len(ids):
-        console.print(
-            f"Only the first {limit} of the {len(ids)} images of {VAL}: the metrics are rough.",
-            highlight=False,
+        console.say(
+            f"Only the first {limit} of the {len(ids)} images of {VAL}: the metrics are rough."
         )
     left_out = sum(store.image_sha256(image_id) in excluded for image_id in ids[:limit])
     if left_out:
-        console.print(
+        console.say(
             f"[yellow]warning:[/] {left_out} of these images are left out: the model was trained "
             "on them.",
-            highlight=False,
             markup=True,
-            soft_wrap=True,
         )
 
 
-def _compare(
-    bundle: Path, store: PackedStore, settings: Params, excluded: frozenset[str], limit: int | None
-) -> None:
-    from segops.evaluate.variants import compare
-
-    results = compare(
-        bundle,
-        store,
-        VAL,
-        settings.evaluate,
-        threads=settings.hardware.threads,
-        exclude_sha256=excluded,
-        limit=limit,
-    )
-    at = level(settings.evaluate.confidence)
-    console.print(_variants_table(results, at), markup=True)
-    console.print(
-        f"Differences are from {results[0].variant.name}, with the {at} interval of the paired "
-        "bootstrap. Times are medians of the prediction alone.\nTo choose settings, set `predict` "
-        "in params.yaml; `segops run` packages the model again without training.",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _variants_table(results: list[VariantResult], at: str) -> Table:
+def _show_variants(results: list[VariantResult], at: str) -> None:
     table = Table(title="Prediction settings", title_justify="left")
     table.add_column("variant\n  settings")
     for heading in (
@@ -141,39 +110,21 @@ def _variants_table(results: list[VariantResult], at: str) -> Table:
             _figure(result.milliseconds, 1),
             _difference(result),
         )
-    return table
-
-
-def _difference(result: VariantResult) -> str:
-    if result.difference is None:
-        return ""
-    interval = "" if result.low is None else f"{result.low:+.4f} to {result.high:+.4f}"
-    return f"{result.difference:+.4f}\n{interval}"
-
-
-def _score(
-    bundle: Path, store: PackedStore, settings: Params, excluded: frozenset[str], limit: int | None
-) -> None:
-    from segops.evaluate.metrics_file import evaluation
-    from segops.evaluate.score import score
-
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-        scores = score(
-            bundle,
-            store,
-            VAL,
-            Path(scratch) / "scores",
-            threads=settings.hardware.threads,
-            exclude_sha256=excluded,
-            limit=limit,
-        )
-    found = evaluation(scores, store, VAL, settings.evaluate)
-    console.print(class_table(found))
-    console.print(metrics_table([""], [found]))
-    console.print(
-        f"[bold]{escape(sentence(found))}[/]", highlight=False, soft_wrap=True, markup=True
+    console.print(table, markup=True)
+    console.say(
+        f"Differences are from {results[0].variant.name}, with the {at} interval of the paired "
+        "bootstrap. Times are medians of the prediction alone.\nTo choose settings, set `predict` "
+        "in params.yaml; `segops run` packages the model again without training."
     )
 
 
-def _figure(value: float | None, decimals: int = 3) -> str:
+def _difference(result: VariantResult) -> str:
+    found = result.difference
+    if found is None:
+        return ""
+    interval = "" if math.isnan(found.low) else f"{found.low:+.4f} to {found.high:+.4f}"
+    return f"{found.difference:+.4f}\n{interval}"
+
+
+def _figure(value: float | None, decimals: int) -> str:
     return "none" if value is None else f"{value:.{decimals}f}"

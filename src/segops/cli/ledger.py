@@ -17,19 +17,15 @@ def _group() -> None:
 @app.command()
 def verify() -> None:
     """Read the whole ledger, and compare it with this checkout's copy and the model's tag."""
+    root = checkout()
     from segops.params.file import load_params
     from segops.record.tracking import session
     from segops.release.ledger import Ledger
 
-    root = checkout()
     settings = load_params(root).registry
     with session(root, settings, create=False) as store:
         ledger = Ledger(store, root, settings.model)
         chain = ledger.verify()
     void = chain.number - len(chain.entries)
-    console.print(
-        f"{ledger.where}: {len(chain.entries)} entries verified, {void} void.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"Last entry: {chain.head}", highlight=False, soft_wrap=True)
+    console.say(f"{ledger.where}: {len(chain.entries)} entries verified, {void} void.")
+    console.say(f"Last entry: {chain.head}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from segops.cli.common import checkout, console, flow_module
 from segops.cli.summary import show_decision, show_summary
 from segops.cli.tune import put_recipe
 from segops.runtime.errors import SegopsError
+
+if TYPE_CHECKING:
+    from segops.release.gate import Decision
 
 REJECTED = 3
 """Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
@@ -38,8 +41,7 @@ def run(
         return
     summary = flow_module(root, "once").run(root, force=force)
     show_summary(root, summary)
-    if summary.decision is not None and summary.decision.verdict in ("rejected", "inconclusive"):
-        raise typer.Exit(REJECTED)
+    _exit_unless_promoted(summary.decision)
 
 
 def schedule(
@@ -73,11 +75,7 @@ def stage(
     if name != "code":
         load_params(root)  # checks all sections; the stage reads only its own
     # Of the processes of a distributed training, one holds the lock.
-    if takes_lock(root, name):
-        lock: AbstractContextManager[None] = pipeline.running_stage(root, name)
-    else:
-        lock = nullcontext()
-    with lock:
+    with pipeline.running_stage(root, name) if takes_lock(root, name) else nullcontext():
         if name == "train" and launch(root):
             return
         importlib.import_module(f"segops.stages.{name}").run(root)
@@ -104,7 +102,7 @@ def record(
     champion_evaluation.refresh(root)
     state = "created" if recorded.created else "found"
     changed = ", ".join(recorded.changed) if recorded.changed else "nothing to add"
-    console.print(f"MLflow run {recorded.run_id} {state}: {changed}.", highlight=False)
+    console.say(f"MLflow run {recorded.run_id} {state}: {changed}.")
 
 
 def promote() -> None:
@@ -112,15 +110,19 @@ def promote() -> None:
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
+    root = checkout()
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion
     from segops.release.register import register
 
-    root = checkout()
     registered = register(root, record_run(root))
     decision = promotion.promote(root, promotion.gate(root))
     champion_evaluation.refresh(root)
     show_decision(decision, registered.version)
+    _exit_unless_promoted(decision)
+
+
+def _exit_unless_promoted(decision: Decision) -> None:
     if decision.verdict in ("rejected", "inconclusive"):
         raise typer.Exit(REJECTED)
 
@@ -142,23 +144,21 @@ def rollback(
     ] = False,
 ) -> None:
     """Withdraw the champion and restore an earlier champion."""
+    root = checkout()
     from segops.release import champion_evaluation
     from segops.release.rollback import rollback as roll_back
 
-    root = checkout()
     result = roll_back(root, reason, to=to, champion=champion, dry_run=dry_run)
     if dry_run:
-        console.print(
+        console.say(
             f"A rollback would withdraw version {result.withdrawn} and make version "
-            f"{result.champion} champion again. Nothing was changed.",
-            highlight=False,
+            f"{result.champion} champion again. Nothing was changed."
         )
         return
     champion_evaluation.refresh(root)
     before = "An interrupted rollback was completed: version" if result.completed else "Version"
-    console.print(
-        f"{before} {result.withdrawn} is withdrawn; version {result.champion} is champion again.",
-        highlight=False,
+    console.say(
+        f"{before} {result.withdrawn} is withdrawn; version {result.champion} is champion again."
     )
 
 
@@ -167,10 +167,10 @@ def adopt(
     reason: Annotated[str, typer.Option(help="Why it is trusted; written into the ledger.")],
 ) -> None:
     """Take in a champion whose alias segops did not set."""
+    root = checkout()
     from segops.release import champion_evaluation
     from segops.release.rollback import adopt as take_in
 
-    root = checkout()
     take_in(root, version, reason)
     champion_evaluation.refresh(root)
-    console.print(f"Version {version} is taken in as champion.", highlight=False)
+    console.say(f"Version {version} is taken in as champion.")

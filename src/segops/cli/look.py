@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -16,21 +15,14 @@ from segops.cli.common import checkout, console, flow_module
 from segops.runtime.errors import SegopsError
 
 
-class Page(StrEnum):
-    """The pages that `segops ui` serves."""
-
-    mlflow = "mlflow"
-    prefect = "prefect"
-
-
 def status() -> None:
     """Show stages, versions and the last decisions."""
+    root = checkout()
     from segops import pipeline
     from segops.params.file import load_params
     from segops.record.tracking import NoRecordError
     from segops.release.status import status as registry_status
 
-    root = checkout()
     load_params(root)  # reports mistakes in params.yaml before anything is shown
     running = pipeline.running(root)
     table = Table("stage", "state", "why", title="Pipeline", title_justify="left")
@@ -43,7 +35,7 @@ def status() -> None:
     try:
         current = registry_status(root)
     except NoRecordError as error:
-        console.print(str(error), highlight=False, soft_wrap=True)
+        console.say(str(error))
         return
     headings = ("alias", "version", "mIoU", "weights")
     table = Table(*headings, title=f"Model {current.model}", title_justify="left")
@@ -60,16 +52,18 @@ def status() -> None:
         )
     console.print(table)
     for number, reason in current.withdrawn.items():
-        console.print(f"Version {number} is withdrawn: {reason}", highlight=False, soft_wrap=True)
+        console.say(f"Version {number} is withdrawn: {reason}")
     for warning in current.warnings:
-        console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
-    console.print(f"Ledger: {current.ledger}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow: {current.tracking_uri}", highlight=False, soft_wrap=True)
+        console.say(f"Warning: {warning}")
+    console.say(f"Ledger: {current.ledger}")
+    console.say(f"MLflow: {current.tracking_uri}")
 
 
 def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     """Print the address of the runs; return the command that serves it, None if a server does."""
-    from segops.cli.browse import can_open, open_page, open_when_served
+    import webbrowser
+
+    from segops.cli.browse import can_open, open_when_served
     from segops.params.file import load_params
     from segops.record.tracking import session, tracking_uri, without_credentials
 
@@ -80,9 +74,9 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
     base = without_credentials(uri).rstrip("/") if is_served else f"http://127.0.0.1:{port}"
     # Without a workflow MLflow opens its page for language models, which is empty here.
     address = f"{base}/#/experiments/{experiment}?workflowType=machine_learning"
-    console.print(f"Runs: {address}", highlight=False, soft_wrap=True)
+    console.say(f"Runs: {address}")
     if browser and can_open():
-        open_page(address) if is_served else open_when_served(address)
+        webbrowser.open(address) if is_served else open_when_served(address)
     if is_served:
         return None
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
@@ -117,17 +111,50 @@ def models(
     encoder: Annotated[str | None, typer.Option(help="Show this encoder's architectures.")] = None,
 ) -> None:
     """Show which architectures work with which encoders."""
-    from segops.params.compatibility import listing
+    from segops.params.compatibility import examples, known_name, refusal, require_tried
+    from segops.params.compatibility import table as table_of_trials
 
-    shown = listing(architecture, encoder)
-    table = Table(*shown.columns, title=shown.title, title_justify="left")
-    for row in shown.rows:
-        table.add_row(*row)
+    tried = table_of_trials()
+    if architecture is not None:
+        require_tried("architecture", architecture, tried.names())
+    if encoder is not None:
+        require_tried("encoder", known_name(encoder), tried.architectures)
+    if architecture is not None and encoder is not None:
+        works = f"{architecture} works with encoder {encoder}."
+        console.say(refusal(architecture, encoder) or works)
+        return
+    if architecture is not None:
+        kinds: dict[str, list[str]] = {}
+        for name in tried.encoders_of(architecture):
+            # SMP's own encoders, and timm's by the first word of their names.
+            word = re.match(r"tu-[a-z]+", name)
+            kinds.setdefault(word.group() if word else "SMP", []).append(name)
+        number = sum(map(len, kinds.values()))
+        table = Table("kind", "encoders", title=f"{number} encoders that work with {architecture}")
+        for kind in sorted(kinds):
+            table.add_row(kind, ", ".join(kinds[kind]))
+    elif encoder is not None:
+        names = sorted(tried.architectures[known_name(encoder)].union(tried.any_encoder))
+        title = f"{len(names)} architectures that work with {encoder}"
+        table = Table("architectures", title=title)
+        table.add_row(", ".join(names))
+    else:
+        table = Table("architecture", "encoders", "for instance")
+        for name in tried.names():
+            encoders = tried.encoders_of(name)
+            number_or_any = "any" if name in tried.any_encoder else str(len(encoders))
+            table.add_row(name, number_or_any, examples(encoders))
+        versions = ", ".join(f"{name} {version}" for name, version in tried.versions.items())
+        table.title = (
+            f"Architectures and the encoders that work with them, of {len(tried.architectures)} "
+            f"tried ({versions})"
+        )
+    table.title_justify = "left"
     console.print(table)
 
 
 def ui(
-    page: Annotated[Page, typer.Argument(help="The page.")],
+    page: Annotated[Literal["mlflow", "prefect"], typer.Argument(help="The page.")],
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port on this machine.")
     ] = None,
@@ -146,10 +173,9 @@ def ui(
 ) -> None:
     """Serve the MLflow or the Prefect page until stopped, on this machine by default."""
     root = checkout()
-    if page is Page.prefect:
-        say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    if page == "prefect":
         server = flow_module(root, "server")
-        server.become_server(host, port or server.PORT, allowed_host or [], say)
+        server.become_server(host, port or server.PORT, allowed_host or [], console.say)
     if host != "127.0.0.1" or allowed_host:
         raise SegopsError(
             "--host and --allowed-host belong to `segops ui prefect`: MLflow's page asks for no "

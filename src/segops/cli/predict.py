@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from segops.cli.common import checkout, console, printable
 from segops.runtime.errors import SegopsError
-
-
-class Device(StrEnum):
-    """The device of a prediction."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def predict(
@@ -33,8 +24,9 @@ def predict(
         Path, typer.Option(help="Directory for masks, overlays and the table.")
     ] = Path("predictions"),
     device: Annotated[
-        Device, typer.Option(help="Device to predict on; auto: the GPU if there is one.")
-    ] = Device.auto,
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Device to predict on; auto: the GPU if there is one."),
+    ] = "auto",
     probabilities: Annotated[
         bool,
         typer.Option(
@@ -69,13 +61,11 @@ def predict(
     is_bundle = model is not None and not model.startswith("models:")
     with resolved(model, Path() if is_bundle else checkout()) as bundle:
         outcome = predict_folder(
-            source, bundle, output, options, device=device.value, overwrite=overwrite
+            source, bundle, output, options, device=device, overwrite=overwrite
         )
-    console.print(
+    console.say(
         f"{outcome.before} done before, {outcome.now} done now, in {output}; "
-        f"shares and confidence in {outcome.table}.",
-        highlight=False,
-        soft_wrap=True,
+        f"shares and confidence in {outcome.table}."
     )
     if outcome.failed:
         listed = "\n  ".join(printable(failure, lines=False) for failure in outcome.failed)

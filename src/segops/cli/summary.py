@@ -28,17 +28,11 @@ OUTCOMES: Mapping[Outcome, str] = {"passed": "green", "failed": "red", "undecide
 def show_decision(decision: Decision, version: int | str) -> None:
     """Print the gate's verdict on a version, and each of its checks."""
     colour = VERDICTS[decision.verdict]
-    console.print(
-        f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]",
-        highlight=False,
-        markup=True,
-    )
+    console.say(f"Gate on version {version}: [bold {colour}]{decision.verdict}[/]", markup=True)
     for check in decision.checks:
         # Padded to the width of "undecided", so that the sentences are aligned.
         mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
-        console.print(
-            f"  {mark}  {escape(check.sentence)}", highlight=False, soft_wrap=True, markup=True
-        )
+        console.say(f"  {mark}  {escape(check.sentence)}", markup=True)
 
 
 def show_summary(root: Path, summary: Any) -> None:
@@ -49,38 +43,39 @@ def show_summary(root: Path, summary: Any) -> None:
         summary: A ``flows.retrain.Summary``.
     """
     from segops import paths
+    from segops.release.status import status as registry_status
 
     console.rule("segops run", align="left")
     ran = [name for name, outcome in summary.outcomes.items() if outcome == "ran"]
     restored = [name for name, outcome in summary.outcomes.items() if outcome == "restored"]
     if ran:
-        console.print(f"Stages run: {', '.join(ran)}.", highlight=False)
+        console.say(f"Stages run: {', '.join(ran)}.")
     elif restored:
-        console.print(f"Stages restored from the cache: {', '.join(restored)}.", highlight=False)
+        console.say(f"Stages restored from the cache: {', '.join(restored)}.")
     else:
-        console.print("Nothing changed: no stage was run again.", highlight=False)
-    console.print(f"[bold]{escape(sentence(summary.evaluation))}[/]", highlight=False, markup=True)
+        console.say("Nothing changed: no stage was run again.")
+    console.say(f"[bold]{escape(sentence(summary.evaluation))}[/]", markup=True)
     if not summary.created:
-        console.print(
-            f"No new version: {summary.model} version {summary.version} holds these weights.",
-            highlight=False,
+        console.say(
+            f"No new version: {summary.model} version {summary.version} holds these weights."
         )
     show_decision(summary.decision, summary.version)
-    aliases = ", ".join(_aliases(root, summary.version)) or "none"
-    console.print(
+    versions = registry_status(root).versions
+    names = [one.alias for one in versions if str(one.version) == summary.version]
+    aliases = ", ".join(names) or "none"
+    console.say(
         f"{escape(summary.model)} version {summary.version}, aliases: [bold]{escape(aliases)}[/]",
-        highlight=False,
         markup=True,
     )
-    console.print("\nLook at:")
+    console.say("\nLook at:")
     for path in (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE):
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
-    console.print("\nOpen the pages (Ctrl-C ends them):")
+        console.say(f"  {path}")
+    console.say("\nOpen the pages (Ctrl-C ends them):")
     for command, what in (
         ("ui mlflow", "runs, metrics, the model and its versions"),
         ("ui prefect", "flow runs, their logs and artifacts"),
     ):
-        console.print(f"  {_program()} {command:<12} {what}", highlight=False, soft_wrap=True)
+        console.say(f"  {_program()} {command:<12} {what}")
 
 
 def _program() -> str:
@@ -89,10 +84,3 @@ def _program() -> str:
     if not beside.is_file():
         return f"{sys.executable} -m segops"
     return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
-
-
-def _aliases(root: Path, version: str) -> list[str]:
-    from segops.release.status import status as registry_status
-
-    versions = registry_status(root).versions
-    return [aliased.alias for aliased in versions if str(aliased.version) == version]

@@ -14,12 +14,14 @@ from segops.cli.common import checkout, console
 
 if TYPE_CHECKING:
     from segops.edit import Edit
-    from segops.recipes import Recipe
 
 app = typer.Typer(
     help="Find a learning rate, a batch size or other parameter values by measuring.",
     no_args_is_help=True,
 )
+UNCHANGED = "params.yaml already has these values."
+SUGGESTION = "the suggestion"
+"""What error messages call a value that segops suggests."""
 Apply = Annotated[bool, typer.Option("--apply", help="Write the suggestion into params.yaml.")]
 
 
@@ -33,36 +35,39 @@ def list_recipes() -> None:
         figure = "none published" if aim.miou is None else f"{aim.miou:.1f} %"
         table.add_row(recipe.name, recipe.about.title, figure)
     console.print(table)
-    console.print(
-        "The files in recipes/ name the sources of the figures and the differences from them.",
-        highlight=False,
+    console.say(
+        "The files in recipes/ name the sources of the figures and the differences from them."
     )
 
 
 def put_recipe(root: Path, name: str, check: bool) -> None:
-    """Write a recipe's values into ``params.yaml`` and show the changes.
-
-    Args:
-        root: The checkout.
-        name: The recipe's name, or the path of its file.
-        check: Only show the changes.
-    """
+    """Show the changes that a recipe, by its name or path, makes; write them unless `check`."""
     from segops.recipes import doubts, find, put_over
 
     recipe = find(root, name)
     edit = put_over(root, recipe)
-    _show_recipe(recipe)
-    _show_changes(edit)
+    about = recipe.about
+    figure = "no published figure" if about.aim.miou is None else f"mIoU {about.aim.miou:.1f} %"
+    console.say(
+        f"Recipe [bold]{escape(recipe.name)}[/]: {escape(about.title)}. Aim: {figure} after "
+        f"{about.aim.iterations:,} iterations.",
+        markup=True,
+    )
+    table = Table("parameter", "is", "becomes")
+    for change in edit.changes:
+        table.add_row(change.key, _cell(change.old), _cell(change.new))
+    if edit.changes:
+        console.print(table)
+    else:
+        console.say(UNCHANGED)
     for sentence in doubts(root, recipe, edit.settings):
-        console.print(
-            f"[yellow]warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True, markup=True
-        )
+        console.say(f"[yellow]warning:[/] {escape(sentence)}", markup=True)
     if check:
-        console.print("The recipe is usable. Nothing was written.", highlight=False)
+        console.say("The recipe is usable. Nothing was written.")
         return
     edit.write()
     if edit.changes:
-        console.print("params.yaml is changed; `git diff params.yaml` shows it.", highlight=False)
+        console.say("params.yaml is changed; `git diff params.yaml` shows it.")
 
 
 @app.command("lr")
@@ -73,6 +78,7 @@ def tune_lr(
     apply: Apply = False,
 ) -> None:
     """Raise the learning rate step by step and show where the loss falls and where it diverges."""
+    from segops.edit import plan
     from segops.params.file import load_params
     from segops.runtime.errors import SegopsError
     from segops.tune.rate import range_test
@@ -87,13 +93,13 @@ def tune_lr(
     ):
         table.add_row("none" if rate is None else f"{rate:.1e}", what)
     console.print(table)
-    console.print(f"The curve: {picture}", highlight=False)
+    console.say(f"The curve: {picture}")
     if found.suggestion is None:
         raise SegopsError(
             f"The loss never fell between {low:g} and {high:g}: no suggestion. Try more --steps, "
             "or a higher --high."
         )
-    _suggest(root, {"train.lr": found.suggestion}, apply)
+    _finish(plan(root, {"train.lr": found.suggestion}, SUGGESTION), apply)
 
 
 @app.command("batch")
@@ -106,6 +112,7 @@ def tune_batch(
     apply: Apply = False,
 ) -> None:
     """Find the largest batch that fits into memory, and the smallest that is about as fast."""
+    from segops.edit import plan
     from segops.params.file import load_params
     from segops.tune.batch import find_batch_size
 
@@ -116,23 +123,20 @@ def tune_batch(
     table = Table(
         "batch size", "images/s", "memory", title="Batch sizes of a device", title_justify="left"
     )
-    for attempt in found.attempts:
-        size = str(attempt.batch_size)
-        if attempt.measured is None:
-            table.add_row(size, "", "does not fit")
+    for size, measured in found.attempts.items():
+        if measured is None:
+            table.add_row(str(size), "", "does not fit")
         else:
-            gigabytes = f"{attempt.measured.memory / 2**30:.2f} GiB"
-            table.add_row(size, f"{attempt.measured.images_per_second:.1f}", gigabytes)
+            gigabytes = f"{measured.memory / 2**30:.2f} GiB"
+            table.add_row(str(size), f"{measured.images_per_second:.1f}", gigabytes)
     console.print(table)
     whole = "" if found.devices == 1 else f" over {found.devices} devices"
-    console.print(
+    console.say(
         f"Largest batch{whole}: {found.largest}. Smallest batch that is about as fast as any: "
         f"{found.suggestion} (training steps alone, without loading of samples).\n"
-        "With another batch size, choose the learning rate again: `segops tune lr`.",
-        highlight=False,
-        soft_wrap=True,
+        "With another batch size, choose the learning rate again: `segops tune lr`."
     )
-    _suggest(root, {"train.batch_size": found.suggestion}, apply)
+    _finish(plan(root, {"train.batch_size": found.suggestion}, SUGGESTION), apply)
 
 
 @app.command("search")
@@ -144,7 +148,7 @@ def tune_search(
 ) -> None:
     """Search the ranges under `tune` in params.yaml; an interrupted search continues."""
     from segops.params.file import load_params
-    from segops.tune.search import search
+    from segops.tune.search import PICTURE, search
 
     root = checkout()
     found = search(root, load_params(root), trials)
@@ -158,64 +162,29 @@ def tune_search(
         style = "bold" if trial.number == found.best.number else None
         table.add_row(str(trial.number), trial.outcome, score, *cells, style=style)
     console.print(table)
-    console.print(f"The plot: {found.picture}", highlight=False)
+    console.say(f"The plot: {PICTURE}")
     if found.mlflow_run is not None:
-        console.print(
-            f"MLflow run {found.mlflow_run}, with a nested run per trial.", highlight=False
-        )
-    console.print(
+        console.say(f"MLflow run {found.mlflow_run}, with a nested run per trial.")
+    console.say(
         f"Best: trial {found.best.number}. Chosen by selection mIoU; `segops run` measures it on "
-        "val.",
-        highlight=False,
+        "val."
     )
     _finish(found.edit, apply)
 
 
-def _suggest(root: Path, values: dict[str, float], apply: bool) -> None:
-    from segops.edit import plan
-
-    _finish(plan(root, values, "the suggestion"), apply)
-
-
 def _finish(edit: Edit, apply: bool) -> None:
     if not edit.changes:
-        console.print("params.yaml already has these values.", highlight=False)
+        console.say(UNCHANGED)
         return
-    _show_diff(edit)
-    if apply:
-        edit.write()
-        console.print("Written into params.yaml.", highlight=False)
-    else:
-        console.print("--apply writes this into params.yaml.", highlight=False)
-
-
-def _show_recipe(recipe: Recipe) -> None:
-    aim = recipe.about.aim
-    figure = "no published figure" if aim.miou is None else f"mIoU {aim.miou:.1f} %"
-    console.print(
-        f"Recipe [bold]{escape(recipe.name)}[/]: {escape(recipe.about.title)}. Aim: {figure} "
-        f"after {aim.iterations:,} iterations.",
-        highlight=False,
-        markup=True,
-        soft_wrap=True,
-    )
-
-
-def _show_changes(edit: Edit) -> None:
-    if not edit.changes:
-        console.print("params.yaml already has these values.", highlight=False)
-        return
-    table = Table("parameter", "is", "becomes")
-    for change in edit.changes:
-        table.add_row(change.key, _cell(change.old), _cell(change.new))
-    console.print(table)
-
-
-def _show_diff(edit: Edit) -> None:
     if console.is_terminal:
         console.print(Syntax(edit.diff(), "diff", background_color="default"))
     else:
-        console.print(edit.diff(), highlight=False, soft_wrap=True)
+        console.say(edit.diff())
+    if apply:
+        edit.write()
+        console.say("Written into params.yaml.")
+    else:
+        console.say("--apply writes this into params.yaml.")
 
 
 def _cell(value: object) -> str:

@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.augment.geometry import Pixels
 from segops.augment.policy import sample_seed
 from segops.data.imbalance import image_counts, rare_classes
 from segops.data.store import PackedStore
 from segops.params.samples import CopyPasteParams
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-
-Uint8Array = NDArray[np.uint8]
 
 SCALE = (0.8, 1.25)
 """Smallest and largest factor of an object's size: the paper's standard jitter. The policy scales
@@ -32,12 +31,12 @@ class Cutout(NamedTuple):
 
     Attributes:
         image: uint8 (h, w, 3), RGB.
-        labels: uint8 (h, w); the object's class, and 255 on its void border.
-        shape: bool (h, w); the pixels of the box that are pasted, border included.
+        labels: uint8 (h, w): the object's class, and 255 on its void border.
+        shape: bool (h, w): the pixels of the box that are pasted, border included.
     """
 
-    image: Uint8Array
-    labels: Uint8Array
+    image: Pixels
+    labels: Pixels
     shape: NDArray[np.bool_]
 
 
@@ -48,14 +47,12 @@ class CopyPaste:
     An object is a connected component of the pixels of a class in the mask (a semantic mask does
     not separate instances) with the void line around it. It is taken from another image, flipped
     with probability one half, scaled, and put at a random place, wholly inside the image where it
-    fits. Image and mask are pasted alike, and the void line stays void.
+    fits. The void line stays void.
 
     Attributes:
         store: Holds the images.
         sources: The id of each class that is copied, and the images with enough pixels of it.
-        p: Probability that an image receives objects.
-        max_objects: Most objects that an image receives; their number is drawn evenly from 1 up.
-        min_area: Smallest object that is copied, in pixels.
+        params: Probability, number and size of the objects.
         scale: Smallest and largest factor of an object's size.
 
     Source:
@@ -66,9 +63,7 @@ class CopyPaste:
 
     store: PackedStore
     sources: tuple[tuple[int, tuple[str, ...]], ...]
-    p: float
-    max_objects: int
-    min_area: int
+    params: CopyPasteParams
     scale: tuple[float, float] = SCALE
 
     @classmethod
@@ -101,28 +96,23 @@ class CopyPaste:
                 f"class has augment.copy_paste.min_area: {params.min_area} pixels in one image; "
                 "lower min_area, name the classes, or set augment.copy_paste.p to 0"
             )
-        return cls(store, tuple(sources), params.p, params.max_objects, params.min_area)
+        return cls(store, tuple(sources), params)
 
     def __call__(
-        self, image_id: str, image: Uint8Array, mask: Uint8Array, seed: int
-    ) -> tuple[Uint8Array, Uint8Array]:
-        """Paste objects into copies of an image and its mask.
-
-        Args:
-            image_id: Id of the image; no object is taken from it.
-            image: uint8 (H, W, 3), RGB.
-            mask: uint8 (H, W), ids and 255 for void.
-            seed: Not negative.
+        self, image_id: str, image: Pixels, mask: Pixels, seed: int
+    ) -> tuple[Pixels, Pixels]:
+        """Paste objects of other images into copies of an image and its mask.
 
         Returns:
-            Image and mask of the same size; the arguments themselves where nothing is drawn.
+            Image, uint8 (H, W, 3), and mask, uint8 (H, W); the arguments themselves where nothing
+            is drawn.
         """
         # A separate generator, so that the policy draws the same with and without pasted objects.
         generator = np.random.default_rng(sample_seed(seed, 0, -2))
-        if generator.random() >= self.p:
+        if generator.random() >= self.params.p:
             return image, mask
         image, mask = image.copy(), mask.copy()
-        for _ in range(int(generator.integers(1, self.max_objects + 1))):
+        for _ in range(int(generator.integers(1, self.params.max_objects + 1))):
             if cutout := self._draw(image_id, generator):
                 _paste(image, mask, cutout, generator)
         return image, mask
@@ -134,28 +124,19 @@ class CopyPaste:
         if not others:
             return None
         source = others[int(generator.integers(len(others)))]
-        cutout = cut_out(
-            self.store.image(source), self.store.mask(source), c, self.min_area, generator
-        )
+        image, mask = self.store.image(source), self.store.mask(source)
+        cutout = cut_out(image, mask, c, self.params.min_area, generator)
         if cutout is None:
             return None
         return _changed(cutout, generator.random() < 0.5, generator.uniform(*self.scale))
 
 
 def cut_out(
-    image: Uint8Array, mask: Uint8Array, c: int, min_area: int, generator: np.random.Generator
+    image: Pixels, mask: Pixels, c: int, min_area: int, generator: np.random.Generator
 ) -> Cutout | None:
-    """Cut a random object out of an image.
+    """Cut a random object of class `c` and at least `min_area` pixels out of an image.
 
-    Args:
-        image: uint8 (H, W, 3).
-        mask: uint8 (H, W).
-        c: Class of the object.
-        min_area: Smallest area of the object, in pixels.
-        generator: Draws the object.
-
-    Returns:
-        None where the image has no such object.
+    None where the image has no such object.
     """
     number, components, stats, _ = cv2.connectedComponentsWithStats((mask == c).view(np.uint8))
     large = [k for k in range(1, number) if stats[k, cv2.CC_STAT_AREA] >= min_area]
@@ -188,9 +169,7 @@ def _changed(cutout: Cutout, flip: bool, scale: float) -> Cutout:
     )
 
 
-def _paste(
-    image: Uint8Array, mask: Uint8Array, cutout: Cutout, generator: np.random.Generator
-) -> None:
+def _paste(image: Pixels, mask: Pixels, cutout: Cutout, generator: np.random.Generator) -> None:
     """Put an object at a random place and cut it at the borders of the image."""
     target, source = [], []
     for side, length in zip(mask.shape, cutout.shape.shape, strict=True):

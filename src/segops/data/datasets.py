@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
+from segops.augment.geometry import Pixels
 from segops.augment.policy import Policy, sample_seed
 from segops.data.copy_paste import CopyPaste
 from segops.data.samplers import BatchStream, SampleKey
-from segops.data.shared_memory import SharedMemoryLoader
 from segops.data.store import PackedStore
-from segops.data.workers import stream_loader
+from segops.data.workers import shared_batches, stream_loader
 
 TrainSample = tuple[Tensor, Tensor]
 """Image or batch of images, and mask or batch of masks."""
 
 
+@dataclass(eq=False)
 class TrainDataset(Dataset[TrainSample]):
-    """Crops for training; sample (epoch, index) is a function of (seed, epoch, index) alone.
+    """Crops of the images `ids`; sample (epoch, index) is a function of (seed, epoch, index) alone.
 
-    Args:
-        store: Holds the images.
-        ids: The images to train on; `index` counts in this order.
-        policy: The augmentation.
-        seed: Seed of the augmentation.
-        copy_paste: Puts objects into the images before the policy sees them.
+    `copy_paste` puts objects into the images before the policy sees them.
     """
 
-    def __init__(
-        self,
-        store: PackedStore,
-        ids: Sequence[str],
-        policy: Policy,
-        seed: int,
-        copy_paste: CopyPaste | None = None,
-    ) -> None:
-        self.store = store
-        self.ids = tuple(ids)
-        self.policy = policy
-        self.seed = seed
-        self.copy_paste = copy_paste
+    store: PackedStore
+    ids: Sequence[str]
+    policy: Policy
+    seed: int
+    copy_paste: CopyPaste | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -54,7 +41,7 @@ class TrainDataset(Dataset[TrainSample]):
         """The image that `index` stands for; see :class:`~segops.data.samplers.EpochSampler`."""
         return self.ids[index % len(self.ids)]
 
-    def source(self, key: SampleKey) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
+    def source(self, key: SampleKey) -> tuple[Pixels, Pixels, int]:
         """What the policy gets for sample `key`, (epoch, index).
 
         Returns:
@@ -70,10 +57,7 @@ class TrainDataset(Dataset[TrainSample]):
         return image, mask, seed
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
-        """Make a sample.
-
-        Args:
-            key: (epoch, index).
+        """Make the sample of `key`, (epoch, index).
 
         Returns:
             Image, uint8 (3, h, w), RGB, and mask, uint8 (h, w) with 255 for void, of the policy's
@@ -85,7 +69,7 @@ class TrainDataset(Dataset[TrainSample]):
 
 def train_loader(
     dataset: TrainDataset, batches: BatchStream, *, workers: int = 0, pin_memory: bool = False
-) -> DataLoader[TrainSample] | SharedMemoryLoader:
+) -> Iterable[TrainSample]:
     """The batches of a training.
 
     Workers start once and read ahead over the border of an epoch. The batches do not depend on
@@ -98,12 +82,12 @@ def train_loader(
         pin_memory: Put batches in page-locked memory, for a GPU.
 
     Returns:
-        A loader of (images uint8 (N, 3, h, w) in channels-last memory, masks uint8 (N, h, w)).
+        Pairs of images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w).
     """
     if workers == 0:
         return stream_loader(dataset, batches, _collate, workers=0, pin_memory=pin_memory)
     shape = batches.batch_size, *dataset.policy.crop
-    return SharedMemoryLoader(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
+    return shared_batches(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
 
 
 def _collate(samples: list[TrainSample]) -> TrainSample:

@@ -55,15 +55,13 @@ def median_frequency(counts: PixelCounts) -> Floats:
     """Weights by median frequency balancing: median(f) / f(c), f(c) the frequency of class c.
 
     The frequency of a class is its pixels divided by the labelled pixels of the images that hold
-    it, so a class that fills the few images it is in does not count as small. The median is over
-    the classes that occur.
+    it. The median is over the classes that occur.
 
     Args:
         counts: Pixels of each class in each image, (images, C).
 
     Returns:
-        float64 (C,), of mean 1 over the classes that occur (a common factor changes no weighted
-        mean); 0 for a class that does not occur.
+        float64 (C,), of mean 1 over the classes that occur; 0 for a class that does not occur.
 
     Source:
         Eigen, Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
@@ -81,17 +79,9 @@ def median_frequency(counts: PixelCounts) -> Floats:
 def effective_number(counts: PixelCounts) -> Floats:
     """Weights by the effective number of samples: (1 - β) / (1 - β^n), n the pixels of a class.
 
-    β is (N - 1) / N, the paper's relation to the number N of distinct samples of a class, with N
-    the mean number of pixels of the classes that occur. Classes of more pixels than N weigh about
-    alike and those of far fewer by their inverse count, whatever the size of images and data set.
-    The paper's 0.9 to 0.9999 are for counts of images; for pixels they would give all classes the
-    same weight.
-
-    Args:
-        counts: Pixels of each class in each image, (images, C).
-
-    Returns:
-        float64 (C,), of mean 1 over the classes that occur; 0 for a class that does not occur.
+    β is (N - 1) / N, with N the mean number of pixels of the classes that occur. The paper's 0.9 to
+    0.9999 are for counts of images; for pixels they would give all classes the same weight.
+    Arguments and result are those of :func:`median_frequency`.
 
     Source:
         Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of Samples",
@@ -108,15 +98,12 @@ def effective_number(counts: PixelCounts) -> Floats:
 def class_weights(
     store: PackedStore, ids: Sequence[str], scheme: str | Sequence[float] | None
 ) -> tuple[float, ...] | None:
-    """The class weights that ``train.class_weights`` asks for, in id order.
+    """The class weights of the training images `ids`, in id order.
 
-    Args:
-        store: Holds the masks.
-        ids: The images that are trained on.
-        scheme: ``median_frequency``, ``effective_number``, the weights themselves, or None.
+    `scheme` is ``train.class_weights``: a name, the weights themselves, or None.
 
     Raises:
-        SegopsError: There is no such scheme, or not one weight for each class.
+        SegopsError: The number of weights is not the number of classes.
     """
     if scheme is None:
         return None
@@ -127,20 +114,14 @@ def class_weights(
                 f"({', '.join(store.class_names)}); expected one for each, in this order"
             )
         return tuple(float(weight) for weight in scheme)
-    schemes = {"median_frequency": median_frequency, "effective_number": effective_number}
-    if scheme not in schemes:
-        raise SegopsError(
-            f"train.class_weights: no scheme {scheme!r}; expected {', '.join(schemes)}, a list of "
-            "weights, or null"
-        )
-    return tuple(schemes[scheme](image_counts(store, ids)).tolist())
+    weigh = median_frequency if scheme == "median_frequency" else effective_number
+    return tuple(weigh(image_counts(store, ids)).tolist())
 
 
 def rare_classes(counts: PixelCounts) -> tuple[int, ...]:
     """Ids of the classes that occur and have fewer pixels than the median of such classes.
 
-    Args:
-        counts: Pixels of each class, (C,), or of each class in each image, (images, C).
+    `counts` are pixels of each class, (C,), or of each class in each image, (images, C).
     """
     pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
     present = pixels > 0
@@ -151,11 +132,11 @@ def rare_classes(counts: PixelCounts) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RareFirst:
-    """Rare-class sampling: a class is drawn, rare ones more often, then an image that shows it.
+    """Rare-class sampling: a class is drawn, rare classes more often, then an image that shows it.
 
     The probability of class c is exp((1 - f(c)) / T), divided by the sum over all classes, with
-    f(c) its share of all labelled pixels and T the temperature: a small T favours the rarest
-    classes, a large T treats all alike. Classes that no image holds are not drawn.
+    f(c) its share of all labelled pixels and T the temperature. Classes that no image holds are not
+    drawn.
 
     Attributes:
         probabilities: Of each class, float64 (C,), of sum 1.
@@ -177,21 +158,14 @@ class RareFirst:
         temperature: float = TEMPERATURE,
         least: float = LEAST_SHARE,
     ) -> RareFirst:
-        """The sampling of the images `ids`.
+        """The sampling of the training images `ids`.
 
-        Args:
-            store: Holds the masks.
-            ids: The images that are trained on.
-            temperature: T, above 0.
-            least: Share of an image, void included, that a class must cover for the image to show
-                it. A class for which there is no such image is shown by each image that holds it.
+        `least` is the share of an image, void included, that a class must cover for the image to
+        show it. A class for which there is no such image is shown by each image that holds it.
 
         Raises:
-            ValueError: `temperature` is not above 0.
             SegopsError: No pixel of these images has a label.
         """
-        if temperature <= 0:
-            raise ValueError(f"expected a temperature above 0, got {temperature}")
         counts = image_counts(store, ids)
         areas = np.array([np.prod(store.size(image_id)) for image_id in ids], dtype=np.int64)
         shown = (counts > 0) & (counts >= least * areas[:, None])

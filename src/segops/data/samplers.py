@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 
 from segops.augment.policy import sample_seed
 from segops.data.imbalance import RareFirst
@@ -19,23 +19,17 @@ SampleKey = tuple[int, int]
 class EpochSampler:
     """The batches of every epoch, all of `batch_size`.
 
-    An epoch is a shuffled pass over the images. Its last images that fill no batch are left out,
-    other images in each epoch: a short batch would give its images more weight, changing shapes
-    cost determinism and speed, and a batch of one image breaks batch normalisation. Where there
-    are fewer images than a batch holds, the pass wraps around: an index of ``length`` or more means
-    the image ``index % length`` again, with a different augmentation.
-
-    With rare-class sampling an epoch has as many batches, but each image is drawn independently:
-    some occur several times (as ``index % length`` again), some do not occur.
+    An epoch is a shuffled pass over the images. Its last images that fill no batch are left out: a
+    short batch would give its images more weight, changing shapes cost determinism and speed, and a
+    batch of one image breaks batch normalisation. Where there are fewer images than a batch holds,
+    the pass wraps around: an index of ``length`` or more means the image ``index % length`` again,
+    with a different augmentation. With rare-class sampling each image is drawn independently.
 
     Args:
         length: Number of images, 1 or more.
         batch_size: Images in a batch, 1 or more.
         seed: Seed of the order.
-        rare_first: Draws images by their classes instead of a shuffled pass.
-
-    Raises:
-        ValueError: `length` or `batch_size` is below 1.
+        rare_first: Rare-class sampling; None: a shuffled pass.
     """
 
     def __init__(
@@ -58,7 +52,8 @@ class EpochSampler:
         used = len(self) * self.batch_size
         if self.rare_first is not None:
             drawn = self.rare_first.draw(generator, used)
-            return drawn + _times_before(drawn) * self.length
+            times_before = pd.Series(drawn).groupby(drawn).cumcount().to_numpy()
+            return drawn + times_before * self.length
         passes = -(-used // self.length)
         rounds = [generator.permutation(self.length) + k * self.length for k in range(passes)]
         return np.concatenate(rounds)[:used].astype(np.int64)
@@ -74,17 +69,7 @@ class EpochSampler:
         return next(self.batches(epoch, number))
 
 
-def _times_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each value occurred before it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    firsts = np.searchsorted(ordered, ordered)
-    times = np.empty_like(values)
-    times[order] = np.arange(len(values)) - firsts
-    return times
-
-
-class BatchStream(Sampler[list[SampleKey]]):
+class BatchStream:
     """The batches of many epochs in one stream, so that workers never wait between epochs.
 
     Several ranks share each batch: rank r takes the r-th of `ranks` equal, contiguous parts, so
@@ -92,19 +77,13 @@ class BatchStream(Sampler[list[SampleKey]]):
 
     Args:
         sampler: Draws the order.
-        epochs: Epochs in all; the stream ends with the last batch of epoch ``epochs - 1``.
+        epochs: Epochs in all.
         start_epoch: The epoch of the first batch.
         start_batch: The number of the first batch in that epoch.
         total_steps: Batches of the whole training, which may end within an epoch; None: all of
             `epochs`.
         rank: Number of the part of each batch that is handed out.
         ranks: Number of parts; a divisor of the sampler's batch size.
-
-    Raises:
-        ValueError: `ranks` does not divide the batch size.
-
-    Attributes:
-        batch_size: Images in each batch that is handed out.
     """
 
     def __init__(
@@ -118,14 +97,11 @@ class BatchStream(Sampler[list[SampleKey]]):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        if sampler.batch_size % ranks:
-            raise ValueError(f"{ranks} ranks cannot share batches of {sampler.batch_size} equally")
         self.sampler = sampler
         self.epochs = epochs
         self.start_epoch = start_epoch
         self.start_batch = start_batch
-        whole = epochs * len(sampler)
-        self.total_steps = whole if total_steps is None else min(total_steps, whole)
+        self.total_steps = epochs * len(sampler) if total_steps is None else total_steps
         self.batch_size = sampler.batch_size // ranks
         self._part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
 
@@ -136,9 +112,9 @@ class BatchStream(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Hand out batches of (epoch, index)."""
-        return islice(self._endless(), len(self))
+        return islice(self._all(), len(self))
 
-    def _endless(self) -> Iterator[list[SampleKey]]:
+    def _all(self) -> Iterator[list[SampleKey]]:
         for epoch in range(self.start_epoch, self.epochs):
             start = self.start_batch if epoch == self.start_epoch else 0
             for keys in self.sampler.batches(epoch, start):

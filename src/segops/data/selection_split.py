@@ -9,10 +9,9 @@ from collections.abc import Sequence
 def selection_split(ids: Sequence[str], share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Divide the ids of train by a stable hash of each.
 
-    Whether an id is selected depends on that id and `share` alone: adding or removing images moves
-    no other image, and a larger share selects all that a smaller share selects. Two exceptions for
-    sets of a few images: of two or more ids at least one is selected and at least one is trained on
-    (by the order of their hashes), and a single id is trained on.
+    Whether an id is selected depends on that id and `share` alone, so a larger share selects all
+    that a smaller share selects. Two exceptions for sets of a few images: of two or more ids at
+    least one is selected and at least one is trained on, and a single id is trained on.
 
     Args:
         ids: Distinct image ids.

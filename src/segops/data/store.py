@@ -31,14 +31,10 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class StoredImage:
-    """Where an image lies in its split of the store.
+    """Where an image lies in its split of the store, and the hashes of its two files.
 
-    Attributes:
-        height: In pixels.
-        width: In pixels.
-        offset: Pixels before it; the image begins at byte ``3 * offset``, the mask at ``offset``.
-        image_sha256: Hash of the image file, in hexadecimal.
-        mask_sha256: Hash of the mask file, in hexadecimal.
+    `offset` counts the pixels before it: the image begins at byte ``3 * offset``, the mask at
+    ``offset``.
     """
 
     height: int
@@ -60,16 +56,12 @@ class PackedStore:
     only on the splits that it reads. All processes of a machine share the same pages of memory.
     Pickling stores the path alone.
 
-    Args:
-        path: The store's directory.
+    `class_names` are in id order.
 
     Raises:
         SegopsError: A split that is opened, here or by a method, is missing, incomplete or of
             another format.
-
-    Attributes:
-        path: As given.
-        class_names: Names of the classes in id order.
+        KeyError: A method finds no such image.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,22 +78,14 @@ class PackedStore:
         return tuple(self._split(split).entries)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the store.
-
-        Raises:
-            KeyError: There is no such image.
-        """
+        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the store."""
         split, entry = self._find(image_id)
         start = entry.offset * CHANNELS
         flat = split.images[start : start + entry.pixels * CHANNELS]
         return flat.reshape(entry.height, entry.width, CHANNELS)
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
-        """The mask of the image, uint8 (H, W), class ids and 255 for void; a read-only view.
-
-        Raises:
-            KeyError: There is no such image.
-        """
+        """The mask of the image, uint8 (H, W), class ids and 255 for void; a read-only view."""
         split, entry = self._find(image_id)
         flat = split.masks[entry.offset : entry.offset + entry.pixels]
         return flat.reshape(entry.height, entry.width)
@@ -166,8 +150,7 @@ def pack(
     """Decode every listed image and mask into a packed store at `target`.
 
     The same data gives the same bytes, in whatever order the lists name the images. The store
-    replaces `target` whole or not at all; directories that a killed run left beside it are removed.
-    Memory does not grow with the number of images.
+    replaces `target` whole or not at all. Memory does not grow with the number of images.
 
     Args:
         layout: The data set.
@@ -244,9 +227,8 @@ def _write_pixels(
                     continue
                 seen.add(image_id)
                 height, width = pair.mask.shape
-                entries[image_id] = StoredImage(
-                    height, width, offset, pair.image_sha256, pair.mask_sha256
-                )
+                hashes = pair.image_sha256, pair.mask_sha256
+                entries[image_id] = StoredImage(height, width, offset, *hashes)
                 offset += pair.mask.size
                 if not faults:
                     images.write(pair.image.data)

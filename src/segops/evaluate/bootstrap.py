@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from segops.metrics.iou import ClassPixels, iou, miou
+from segops.metrics.iou import ClassPixels, Difference, iou, miou
 from segops.runtime.errors import SegopsError
 
 COLUMNS = ("image_id", "image_sha256", "class_id", "intersection", "predicted", "truth")
@@ -32,13 +32,10 @@ RESAMPLES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """A score of one model minus that of another on the same images.
+class PairedDifference(Difference):
+    """A difference on a split; without an interval where fewer than two images count.
 
     Attributes:
-        difference: The difference on the split itself, -1..1; NaN where the score is undefined.
-        low: Lower bound; NaN with fewer than two images.
-        high: Upper bound, likewise.
         images: How many images were compared; of a class, how many hold it in their truth.
         minimum_detectable: The smallest difference that these images could have told from zero:
             t * sqrt(n / (n - 1)) * s, where s is the standard deviation of the resampled
@@ -47,22 +44,14 @@ class PairedDifference:
             NaN with fewer than two images, and of a class.
     """
 
-    difference: float
-    low: float
-    high: float
     images: int
     minimum_detectable: float = math.nan
 
 
 def miou_from_counts(counts: pd.DataFrame, classes: Sequence[int]) -> float:
-    """MIoU over those of `classes` that occur in the truth; NaN where none does.
+    """MIoU, 0..1, over those of `classes` that occur in the truth; NaN where none does.
 
-    Args:
-        counts: Table of counts.
-        classes: Class ids, fixed beforehand; see :func:`true_classes`.
-
-    Returns:
-        The mIoU, 0..1.
+    `classes` are fixed beforehand; see :func:`true_classes`.
 
     Raises:
         SegopsError: The table lacks a column or contradicts itself.
@@ -96,7 +85,7 @@ def interval(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end, 0..1; NaN with fewer than two images, which say nothing of the spread.
+        Lower and upper end, 0..1; NaN with fewer than two images.
 
     Raises:
         SegopsError: The table lacks a column or contradicts itself.
@@ -160,12 +149,10 @@ def paired_class_differences(
 ) -> dict[int, PairedDifference]:
     """Compare two models class by class on the same images by a paired bootstrap.
 
-    The resamples are those of :func:`paired_difference` with the same seed, the same for both
-    models and for all classes. A resample without a true pixel of a class is left out for that
-    class. The quantiles follow from the number of images that hold the class, because only these
-    tell how much its IoU varies; with few such images the interval ends near the extremes of the
-    resamples. The intervals are not corrected for the number of classes: of many classes some
-    exclude 0 by chance.
+    The resamples are those of :func:`paired_difference` with the same seed, for all classes. A
+    resample without a true pixel of a class is left out for that class. The quantiles follow from
+    the number of images that hold the class, because only these tell how much its IoU varies. The
+    intervals are not corrected for the number of classes: of many classes some exclude 0 by chance.
 
     Args:
         counts_a: Table of counts of one model.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from segops.evaluate.bootstrap import (
     without_images,
 )
 from segops.params.evaluate import EvaluateParams
-from segops.report.page_inputs import Difference, Opponent
+from segops.report.page_inputs import Opponent
 from segops.runtime.errors import SegopsError
 
 
@@ -42,9 +41,6 @@ def oppose(
         settings: Level, resamples and seed of the paired bootstrap.
         class_names: The names in id order.
 
-    Returns:
-        The other model, and what the first gains over it.
-
     Raises:
         SegopsError: No image is left, or the two were not scored on the same images and masks.
     """
@@ -65,15 +61,6 @@ def oppose(
         images=whole.images,
         excluded=int(counts_a["image_id"].nunique()) - whole.images,
         confidence=settings.confidence,
-        miou=_difference(whole.difference, whole.low, whole.high),
-        classes={
-            class_names[label]: _difference(one.difference, one.low, one.high)
-            for label, one in single.items()
-        },
+        miou=whole,
+        classes={class_names[label]: one for label, one in single.items()},
     )
-
-
-def _difference(difference: float, low: float, high: float) -> Difference:
-    if math.isnan(low) or math.isnan(high):
-        return Difference(difference, None, None)
-    return Difference(difference, low, high)

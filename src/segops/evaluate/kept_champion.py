@@ -64,12 +64,7 @@ def directory(root: Path) -> Path:
 
 
 def write(root: Path, reference: ChampionEvaluation) -> None:
-    """Keep the champion's evaluation, whole or not at all.
-
-    Args:
-        root: A workspace.
-        reference: The champion.
-    """
+    """Keep the champion's evaluation, whole or not at all."""
     with files.atomic_directory(directory(root)) as temporary:
         reference.counts.to_parquet(temporary / COUNTS, index=False)
         files.write_json(temporary / EVALUATION, dict(reference.evaluation))
@@ -86,11 +81,7 @@ def write(root: Path, reference: ChampionEvaluation) -> None:
 
 
 def read(root: Path) -> ChampionEvaluation | None:
-    """The champion's evaluation, or None where there is none or it is not whole.
-
-    Args:
-        root: A workspace.
-    """
+    """The champion's evaluation, or None where there is none or it is not whole."""
     kept = directory(root)
     if not (kept / DESCRIPTION).is_file():
         return None
@@ -128,19 +119,9 @@ def opponent(
 ) -> Opponent | None:
     """The champion as the opponent of a model that was just scored, if it can be one.
 
-    Args:
-        root: The workspace.
-        counts: Table of counts of the model; see :mod:`segops.evaluate.bootstrap`.
-        val_hash: Hash of the val that it was scored on.
-        class_names: Its classes in id order.
-        bundle_digest: SHA-256 of its bundle.
-        trained_on: SHA-256 of the images that it was trained on.
-        settings: Level, resamples and seed of the paired bootstrap.
-
-    Returns:
-        The champion and the differences; None where no champion is kept, the model is the champion
-        itself, or the champion was scored on another val, knows other classes or has no image left
-        to be compared on. The log says which.
+    `counts`, `class_names` in id order, `bundle_digest` and `trained_on` (SHA-256 of images) are
+    the model's. None where no champion is kept, the model is the champion itself, or the champion
+    was scored on another val, knows other classes or has no image left. The log says which.
     """
     champion = read(root)
     if champion is None:

@@ -25,18 +25,12 @@ if TYPE_CHECKING:
 def evaluation(
     scores: Scores, store: PackedStore, split: str, settings: EvaluateParams
 ) -> dict[str, Any]:
-    """The evaluation of a model that was scored.
-
-    Args:
-        scores: Its scores.
-        store: The packed data that it was scored on.
-        split: The split of it.
-        settings: Level, resamples and seed of the interval of mIoU.
+    """The evaluation of a model that was scored on a split of the store.
 
     Returns:
         The evaluation, ready for JSON: the metrics of :mod:`segops.metrics.catalogue`, mIoU with
-        its interval, where the errors are (:meth:`.SplitFigures.summary`),
-        how the model predicted, and hashes of data, weights and bundle.
+        its interval, where the errors are (:meth:`.SplitFigures.summary`), how the model predicted,
+        and hashes of data, weights and bundle.
 
     Raises:
         SegopsError: The split has no labelled pixel.
@@ -67,13 +61,7 @@ def evaluation_from_counts(
 ) -> dict[str, Any]:
     """What a table of counts alone tells of a model, for when its images are not scored again.
 
-    Args:
-        counts: Table of counts; see :mod:`segops.evaluate.bootstrap`.
-        class_names: The names in id order.
-        settings: Level, resamples and seed of the interval of mIoU.
-
-    Returns:
-        As :func:`evaluation`, without what takes the masks: boundaries, calibration, errors.
+    As :func:`evaluation`, without what takes the masks: boundaries, calibration, errors.
 
     Raises:
         SegopsError: The table lacks a column or contradicts itself.

@@ -23,15 +23,10 @@ OF_EACH_ERROR = 6
 
 
 def image_scores(counts: pd.DataFrame) -> dict[str, float]:
-    """The image score of each image: the mean IoU over the classes in that image's truth.
+    """The image score by image id, 0..1: the mean IoU over the classes in that image's truth.
 
-    It ranks pictures. It is no mIoU, which comes from the summed counts of a whole split.
-
-    Args:
-        counts: Table of counts; see :mod:`segops.evaluate.bootstrap`.
-
-    Returns:
-        Scores in 0..1 by image id; images whose truth is all void have none.
+    It ranks pictures. It is no mIoU, which comes from the summed counts of a whole split. Images
+    whose truth is all void have none.
     """
     rows = counts[counts["truth"] > 0]
     values = iou(*(rows[name].to_numpy() for name in PIXELS))
@@ -47,14 +42,9 @@ def rank(scores: dict[str, float]) -> list[str]:
 def to_explain(counts: pd.DataFrame, errors: pd.DataFrame, number: int) -> dict[str, int]:
     """Choose the worst images, and of each the class with most of its wrong pixels.
 
-    Args:
-        counts: Table of counts.
-        errors: Table of errors; see :data:`segops.evaluate.score.ERRORS`.
-        number: How many.
-
     Returns:
-        Class ids by image id, the worst image first. Images without errors are left out; of
-        classes with equally many wrong pixels it is the one of the lowest id.
+        At most `number` class ids by image id, the worst image first. Images without errors are
+        left out; of classes with equally many wrong pixels it is the one of the lowest id.
     """
     scores = image_scores(counts)
     wrong = errors.groupby(["image_id", "class_id"])["pixels"].sum().reset_index()
@@ -66,19 +56,12 @@ def to_explain(counts: pd.DataFrame, errors: pd.DataFrame, number: int) -> dict[
 
 
 def choose_gallery(counts: pd.DataFrame, errors: pd.DataFrame, most: int = GALLERY) -> list[str]:
-    """Choose the images of the gallery.
+    """Choose at most `most` images for the gallery, ordered by image score from the worst on.
 
     First come the worst images, which are explained, and the three worst, median and best ones.
     Then come, for every class and kind of error, the image with most pixels of that error; then
     for each of them the image with second most, and so on, so that no class crowds out another.
-
-    Args:
-        counts: Table of counts.
-        errors: Table of errors.
-        most: Most images.
-
-    Returns:
-        Ids, none twice, ordered by image score from the worst on. Ties are broken by id.
+    Ties are broken by id.
     """
     scores = image_scores(counts)
     chosen = dict.fromkeys(to_explain(counts, errors, EXPLAINED))
@@ -104,14 +87,7 @@ def _worst_of_each(errors: pd.DataFrame) -> Iterator[str]:
 
 
 def gallery(scores: Scores, store: PackedStore) -> Iterator[GalleryPicture]:
-    """Yield the images of the gallery with all that the page shows of them, one at a time.
-
-    Args:
-        scores: Scores whose masks were kept.
-        store: The packed data that was scored on.
-
-    Yields:
-        The pictures, the worst image first.
+    """Yield the images of the gallery with all that the page shows of them, the worst first.
 
     Raises:
         SegopsError: The masks were not kept.
@@ -139,8 +115,8 @@ def _errors_by_image(scores: Scores) -> dict[str, tuple[Mistake, ...]]:
     ordered = scores.errors.sort_values(
         ["image_id", "pixels", "class_id", "kind"], ascending=[True, False, True, True]
     )
-    found: dict[str, list[Mistake]] = {}
+    found: dict[str, tuple[Mistake, ...]] = {}
     for image_id, class_id, kind, pixels in ordered.itertuples(index=False):
         error = Mistake(scores.class_names[class_id], kind, int(pixels))
-        found.setdefault(image_id, []).append(error)
-    return {image_id: tuple(errors) for image_id, errors in found.items()}
+        found[image_id] = (*found.get(image_id, ()), error)
+    return found

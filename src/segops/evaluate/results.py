@@ -13,8 +13,7 @@ from segops import files, paths
 from segops.evaluate import kept_champion
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
-from segops.report.confusion_chart import occurring, row_shares
-from segops.report.evaluation_page import write_evaluation_page
+from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 
@@ -36,7 +35,7 @@ def write_results(
     pictures: bool,
     registered: str,
 ) -> dict[str, Any]:
-    """Write the evaluation, the table of counts, the plots and the page.
+    """Write the evaluation, the table of counts, the plots and the page, and return the evaluation.
 
     The page alone shows the champion beside the model, where one is known here.
 
@@ -49,9 +48,6 @@ def write_results(
         settings: Level, resamples and seed of the intervals.
         pictures: Whether the page shows photographs.
         registered: Name of the registered model, for the page.
-
-    Returns:
-        The evaluation; see :func:`segops.evaluate.metrics_file.evaluation`.
 
     Raises:
         SegopsError: The split has no labelled pixel.

@@ -8,16 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from zipfile import ZipFile
+from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 import segops
@@ -29,18 +27,16 @@ from segops.progress import track
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 log = logging.getLogger("segops")
 
+ABOUT = "about.json"
 # The files that the worker writes. It imports torch; this module must not.
 COUNTS = "counts.parquet"
 CONFUSION = "confusion.npy"
 ERROR_TABLE = "errors.parquet"
 FIGURES = "figures.json"
 TIMING = "timing.json"
-PICTURES = "pictures.zip"
+PICTURES = "pictures.npz"
 # What the pictures are of, the first part of their names in the file.
 MASKS = "masks"
 KINDS = "kinds"
@@ -112,26 +108,15 @@ class Scores:
 
     def _picture(self, what: str, image_id: str) -> NDArray[np.uint8]:
         try:
-            return unpacked(self._pictures.read(f"{what}/{image_id}"))
+            return self._pictures[f"{what}/{image_id}"]
         except KeyError:
             raise SegopsError(f"{self.directory}: holds no {what} of {image_id}.") from None
 
     @cached_property
-    def _pictures(self) -> ZipFile:
-        return ZipFile(self.directory / PICTURES)
-
-
-def packed(picture: NDArray[np.uint8]) -> bytes:
-    """A picture as it lies in :data:`PICTURES`: an array of NumPy's format, lightly compressed."""
-    stream = BytesIO()
-    np.save(stream, picture, allow_pickle=False)
-    return zlib.compress(stream.getvalue(), 1)
-
-
-def unpacked(content: bytes) -> NDArray[np.uint8]:
-    """The picture that :func:`packed` packed."""
-    picture: NDArray[np.uint8] = np.load(BytesIO(zlib.decompress(content)), allow_pickle=False)
-    return picture
+    def _pictures(self) -> Mapping[str, NDArray[np.uint8]]:
+        # NumPy unpacks a picture when it is asked for.
+        pictures: Mapping[str, NDArray[np.uint8]] = np.load(self.directory / PICTURES)
+        return pictures
 
 
 def score(
@@ -177,9 +162,11 @@ def score(
         SegopsError: The bundle or the data is not usable, its digest is another one, its classes
             are not those of the data, or the child process died.
     """
-    keep = {"masks": masks, "details": details, "explain": explain, "timed": False}
-    request = {"device": device, "threads": threads, "expected_digest": expected_digest} | keep
-    (scores,) = _score(bundle, store, split, out, request, {".": predict}, exclude_sha256, limit)
+    (scores,) = _score(
+        bundle, store, split, out, {".": predict}, exclude_sha256, limit,
+        device=device, threads=threads, expected_digest=expected_digest,
+        masks=masks, details=details, explain=explain, timed=False,
+    )  # fmt: skip
     return scores
 
 
@@ -199,27 +186,18 @@ def score_variants(
 
     Each image is judged before the next is predicted, so that the time of a prediction is its own.
 
-    Args:
-        bundle: As for :func:`score`, as are all others but `out` and `variants`.
-        store: The packed data.
-        split: `train` or `val`.
-        out: Directory for the results; each variant gets a directory in it.
-        variants: Ways of predicting, each as `predict` in ``params.yaml``.
-        device: A torch device, or `auto`.
-        threads: CPU threads of torch.
-        exclude_sha256: SHA-256 of images that do not count.
-        limit: Only the first so many images.
-
-    Returns:
-        The scores of each variant, in their order.
+    `variants` are ways of predicting, each as `predict` in ``params.yaml``; each gets a directory
+    in `out`. Returns the scores of each, in their order.
 
     Raises:
         SegopsError: As :func:`score`; or the bundle is too old to predict in more than one way.
     """
-    keep = {"masks": False, "details": True, "explain": 0, "timed": True}
-    request = {"device": device, "threads": threads, "expected_digest": None} | keep
     named = {f"{number:02d}": one for number, one in enumerate(variants)}
-    return _score(bundle, store, split, out, request, named, exclude_sha256, limit)
+    return _score(
+        bundle, store, split, out, named, exclude_sha256, limit,
+        device=device, threads=threads, expected_digest=None,
+        masks=False, details=True, explain=0, timed=True,
+    )  # fmt: skip
 
 
 def _score(
@@ -227,101 +205,63 @@ def _score(
     store: PackedStore,
     split: str,
     out: Path,
-    request: dict[str, Any],
     variants: Mapping[str, Mapping[str, Any] | None],
     exclude_sha256: Collection[str],
     limit: int | None,
+    **request: Any,
 ) -> list[Scores]:
     """Score in several ways of predicting, given by the directories that their results go to."""
-    bundle, digest = _checked(bundle, store, request["expected_digest"])
-    images, excluded = _divided(store, split, exclude_sha256, limit)
-    request |= {
-        "bundle": str(bundle),
-        "store": str(store.path.resolve()),
-        "images": list(images),
-        "expected_digest": digest,
-    }
-    with files.atomic_directory(out) as temporary:
-        described = []
-        for name, predict in variants.items():
-            (temporary / name).mkdir(exist_ok=True)
-            settings = None if predict is None else dict(predict)
-            described.append({"predict": settings, "out": str(temporary / name)})
-        _run_worker(request | {"variants": described}, split)
-    return [
-        _read(out / name, store, images, excluded, bundle, digest, predict)
-        for name, predict in variants.items()
-    ]
-
-
-def read_scores(
-    out: Path,
-    bundle: Path,
-    store: PackedStore,
-    split: str,
-    digest: str,
-    exclude_sha256: Collection[str] = (),
-) -> Scores:
-    """Read what :func:`score` left in a directory that was kept, given the same things.
-
-    Args:
-        out: The directory.
-        bundle: The bundle.
-        store: The packed data.
-        split: `train` or `val`.
-        digest: Digest of the bundle.
-        exclude_sha256: SHA-256 of images that do not count.
-
-    Raises:
-        SegopsError: The directory is not whole.
-    """
-    images, excluded = _divided(store, split, exclude_sha256, None)
-    return _read(out, store, images, excluded, bundle, digest, None)
-
-
-def _checked(bundle: Path, store: PackedStore, expected_digest: str | None) -> tuple[Path, str]:
-    """The bundle's absolute path and the digest it must have; its classes are the data's."""
     bundle = bundle.resolve()
     if not bundle.is_dir():
         raise SegopsError(f"{bundle}: no such directory. `dvc repro package` makes a bundle.")
-    names = tuple(files.read_json(bundle / opener.MODEL)["class_names"])
+    model = files.read_json(bundle / opener.MODEL)
+    names = tuple(model["class_names"])
     if names != store.class_names:
         raise SegopsError(
             f"{bundle}: the model knows the classes {', '.join(names)}; the data has "
             f"{', '.join(store.class_names)}. They must be the same, in the same order: "
             "`segops run` trains a model of these classes."
         )
-    return bundle, files.sha256_tree(bundle) if expected_digest is None else expected_digest
+    unwanted, ids = frozenset(exclude_sha256), store.ids(split)[:limit]
+    about = {
+        "images": [one for one in ids if store.image_sha256(one) not in unwanted],
+        "excluded": [one for one in ids if store.image_sha256(one) in unwanted],
+        "class_names": names,
+        "bundle_digest": request["expected_digest"] or files.sha256_tree(bundle),
+        "weights_sha256": files.sha256_file(bundle / opener.WEIGHTS),
+    }
+    with files.atomic_directory(out) as temporary:
+        described = []
+        for name, predict in variants.items():
+            place = temporary / name
+            place.mkdir(exist_ok=True)
+            settings = None if predict is None else dict(predict)
+            described.append({"predict": settings, "out": str(place)})
+            used = model.get("predict", {}) if settings is None else settings
+            files.write_json(place / ABOUT, about | {"predict": used})
+        request |= {
+            "bundle": str(bundle),
+            "store": str(store.path.resolve()),
+            "images": about["images"],
+            "expected_digest": about["bundle_digest"],
+            "variants": described,
+        }
+        _run_worker(request, split)
+    return [read_scores(out / name) for name in variants]
 
 
-def _divided(
-    store: PackedStore, split: str, exclude_sha256: Collection[str], limit: int | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the images that count, and of those that do not."""
-    unwanted = frozenset(exclude_sha256)
-    ids = store.ids(split)[:limit]
-    images = tuple(one for one in ids if store.image_sha256(one) not in unwanted)
-    return images, tuple(one for one in ids if store.image_sha256(one) in unwanted)
+def read_scores(out: Path) -> Scores:
+    """Read what :func:`score` left in a directory that was kept.
 
-
-def _read(
-    out: Path,
-    store: PackedStore,
-    images: tuple[str, ...],
-    excluded: tuple[str, ...],
-    bundle: Path,
-    digest: str,
-    predict: Mapping[str, Any] | None,
-) -> Scores:
-    import pandas as pd  # takes a second, for which the worker would wait to be started
-
-    figures = files.read_json(out / FIGURES)
+    Raises:
+        SegopsError: The directory is not whole.
+    """
+    about, figures = files.read_json(out / ABOUT), files.read_json(out / FIGURES)
     confusion = np.load(out / CONFUSION, allow_pickle=False)
-    own = files.read_json(bundle / opener.MODEL).get("predict", {})
     return Scores(
-        images=images,
-        excluded=excluded,
-        class_names=store.class_names,
+        images=tuple(about["images"]),
+        excluded=tuple(about["excluded"]),
+        class_names=tuple(about["class_names"]),
         counts=pd.read_parquet(out / COUNTS),
         confusion=confusion,
         split_counts=SplitCounts.from_json(class_pixels(confusion), figures["counts"]),
@@ -330,9 +270,9 @@ def _read(
         confidences=figures["confidences"],
         explained=figures["explained"],
         milliseconds=files.read_json(out / TIMING)["milliseconds"],
-        predict=dict(own if predict is None else predict),
-        bundle_digest=digest,
-        weights_sha256=files.sha256_file(bundle / opener.WEIGHTS),
+        predict=about["predict"],
+        bundle_digest=about["bundle_digest"],
+        weights_sha256=about["weights_sha256"],
         directory=out,
     )
 
@@ -347,7 +287,7 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
     ):
         path = Path(scratch) / "request.json"
         path.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", "segops.evaluate.worker", str(path)]
+        command = [sys.executable, "-m", "segops.evaluate.scoring", str(path)]
         with subprocess.Popen(
             command,
             cwd=scratch,

@@ -1,4 +1,8 @@
-"""The work of the scoring process: load a bundle, predict the images, judge the masks, write files.
+"""The scoring process: loads a bundle, predicts the images, judges the masks, writes files.
+
+:mod:`segops.evaluate.score` starts it with the path of a request (JSON). It writes lines of JSON to
+standard output: the id of each image that is done, or an error. What the bundle's code prints goes
+to standard error.
 
 On a CPU the network predicts several images at a time (:mod:`segops.predict.parallel`), on a GPU
 one after another; a few threads judge the masks meanwhile. Their results are added up in the order
@@ -7,37 +11,46 @@ of the images, so that the same request gives the same bytes.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from segops import files
 from segops.data.store import PackedStore
 from segops.evaluate import pictures
-from segops.evaluate.judging import JudgedImage, Predicted, Tally, judge
+from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.score import (
     ACTIVATIONS,
     CONFUSION,
     COUNTS,
     ERROR_TABLE,
+    ERRORS,
     FIGURES,
     KINDS,
     MASKS,
     PICTURES,
     TIMING,
-    packed,
 )
+from segops.metrics.confusion import confusion_matrix
+from segops.metrics.iou import class_pixels
+from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.parallel import images_at_once, predict_parallel
 from segops.runtime.errors import SegopsError
@@ -50,11 +63,121 @@ WAITING_PER_THREAD = 2
 log = logging.getLogger("segops")
 
 
-def score_images(request: dict[str, Any]) -> Iterator[str]:
-    """Score a split and write the results.
+@dataclass(frozen=True)
+class Predicted:
+    """A prediction that is to be judged.
 
-    Args:
-        request: As :mod:`segops.evaluate.score` makes it.
+    Attributes:
+        sha256: SHA-256 of the image's file.
+        truth: uint8 (H, W), ids and 255 for void.
+        mask: uint8 (H, W), predicted ids.
+        top: float32 (H, W), probability of the predicted class; None where the model gives none.
+    """
+
+    image_id: str
+    sha256: str
+    truth: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    top: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """A prediction and its counts.
+
+    Attributes:
+        predicted: The prediction.
+        confusion: int64 (C, C), rows truth, columns prediction.
+        figures: All other counts; None where only pixels are counted.
+    """
+
+    predicted: Predicted
+    confusion: NDArray[np.int64]
+    figures: ImageFigures | None
+
+
+def judge(one: Predicted, classes: int, details: bool) -> JudgedImage:
+    """Compare a prediction with the truth; without `details`, count pixels only.
+
+    Raises:
+        SegopsError: The mask is no prediction for this truth.
+    """
+    try:
+        if not details:
+            return JudgedImage(one, confusion_matrix(one.truth, one.mask, classes), None)
+        figures = judge_image(one.truth, one.mask, classes, one.top)
+        return JudgedImage(one, figures.confusion, figures)
+    except ValueError as error:
+        raise SegopsError(f"{one.image_id}: {error}.") from error
+    except Exception:
+        log.error("%s: the prediction cannot be judged.", one.image_id)
+        raise
+
+
+class Tally:
+    """Adds images up. What it keeps of each is a few numbers a class, and no pixels.
+
+    Attributes:
+        split: The sum.
+        confidences: Mean of `top` by image id; None where the model gives none.
+    """
+
+    def __init__(self, class_names: tuple[str, ...], details: bool) -> None:
+        self.split = SplitFigures(class_names, details)
+        self.confidences: dict[str, float | None] = {}
+        self._rows: list[tuple[Any, ...]] = []
+        self._errors: list[tuple[Any, ...]] = []
+
+    def add(self, judged: JudgedImage) -> None:
+        """Add an image."""
+        one = judged.predicted
+        mean = None if one.top is None else float(one.top.mean(dtype=np.float64))
+        self.confidences[one.image_id] = mean
+        both, predicted, truth = (part.tolist() for part in class_pixels(judged.confusion))
+        self._rows += [
+            (one.image_id, one.sha256, label, both[label], predicted[label], truth[label])
+            for label in range(len(truth))
+            if truth[label] or predicted[label]
+        ]
+        if judged.figures is None:
+            self.split.confusion += judged.confusion
+        else:
+            self.split.add(judged.figures)
+            self._errors += [(one.image_id, *error) for error in judged.figures.errors]
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """The table of counts; see :mod:`segops.evaluate.bootstrap`."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS))
+
+    @property
+    def errors(self) -> pd.DataFrame:
+        """The table of errors: one row per image, class and kind of error that occurs."""
+        table = pd.DataFrame(self._errors, columns=list(ERRORS))
+        return table.astype(
+            {"image_id": str, "class_id": np.int64, "kind": str, "pixels": np.int64}
+        )
+
+
+def main() -> int:
+    """Carry out the request; return the exit status."""
+    # Keep the pipe to the parent for the protocol; send everything else to standard error.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        for image_id in score_images(request):
+            print(json.dumps({"done": image_id}), file=channel, flush=True)
+    except SegopsError as error:
+        print(json.dumps({"error": str(error)}), file=channel, flush=True)
+        return 1
+    except BrokenPipeError:  # the parent is gone
+        return 1
+    return 0
+
+
+def score_images(request: dict[str, Any]) -> Iterator[str]:
+    """Score a split and write the results; the request is as :mod:`segops.evaluate.score` makes it.
 
     Yields:
         The id of each image that is done, once for each variant.
@@ -84,21 +207,26 @@ def _score(
     seconds: list[float] = []
     with ZipFile(out / PICTURES, "w") as archive:
         for judged in _judged(request, predictor, store, scale, seconds):
+            image_id = judged.predicted.image_id
             tally.add(judged)
-            for what, content in ((MASKS, judged.mask), (KINDS, judged.kinds)):
-                if content is not None:
-                    archive.writestr(_entry(what, judged.image_id), content)
-            yield judged.image_id
+            if request["masks"]:
+                _keep(archive, MASKS, image_id, judged.predicted.mask)
+                if judged.figures is not None:
+                    _keep(archive, KINDS, image_id, judged.figures.kinds)
+            yield image_id
         counts, errors = tally.counts, tally.errors
         explained = pictures.to_explain(counts, errors, request["explain"])
-        for image_id, activation in _explained(predictor, store, explained):
-            archive.writestr(_entry(ACTIVATIONS, image_id), packed(activation))
+        for image_id, class_id in explained.items():
+            from segops.predict.explain import explain  # takes seconds
+
+            activation = np.rint(255 * explain(predictor, store.image(image_id), class_id))
+            _keep(archive, ACTIVATIONS, image_id, activation.astype(np.uint8))
     counts.to_parquet(out / COUNTS, index=False)
     errors.to_parquet(out / ERROR_TABLE, index=False)
-    np.save(out / CONFUSION, tally.confusion)
+    np.save(out / CONFUSION, tally.split.confusion)
     figures = {
-        "counts": tally.split_counts.to_json(),
-        "summary": tally.summary,
+        "counts": tally.split.counts.to_json(),
+        "summary": tally.split.summary(),
         "confidences": tally.confidences,
         "explained": explained,
     }
@@ -131,12 +259,7 @@ def _judged(
     """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
     images: list[str] = request["images"]
     predict = partial(_predict, predictor, store, request["details"], seconds)
-    work = partial(
-        judge,
-        classes=len(store.class_names),
-        details=request["details"],
-        keep=request["masks"],
-    )
+    work = partial(judge, classes=len(store.class_names), details=request["details"])
     if request["timed"]:  # to be timed, the network must have the machine for itself
         yield from map(work, map(predict, images))
         return
@@ -172,20 +295,19 @@ def _predict(
     return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
 
 
-def _entry(what: str, image_id: str) -> ZipInfo:
-    """A picture's place in the archive; without a time, so that the same pictures give the same
-    bytes."""  # noqa: D205, D209
-    return ZipInfo(f"{what}/{image_id}")
+def _keep(archive: ZipFile, what: str, image_id: str, picture: NDArray[np.uint8]) -> None:
+    """Add a picture as ``numpy.savez_compressed`` does, but quickly and without a time.
+
+    The same pictures give the same bytes.
+    """
+    stream = BytesIO()
+    np.save(stream, picture, allow_pickle=False)
+    archive.writestr(ZipInfo(f"{what}/{image_id}.npy"), stream.getvalue(), ZIP_DEFLATED, 1)
 
 
-def _explained(
-    predictor: BundledPredictor, store: PackedStore, explained: dict[str, int]
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Where the network looked, uint8 (H, W), for a class of each of some images."""
-    if not explained:
-        return
-    from segops.predict.explain import explain  # takes seconds
-
-    for image_id, class_id in explained.items():
-        activation = explain(predictor, store.image(image_id), class_id)
-        yield image_id, np.rint(255 * activation).astype(np.uint8)
+if __name__ == "__main__":
+    status = main()
+    # The results are on disk; an ordinary exit would spend a second or two on torch's clean-up.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import tempfile
 from collections.abc import Collection, Mapping
@@ -18,6 +17,7 @@ from segops.data.store import PackedStore
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.score import Scores, score_variants
 from segops.metrics.catalogue import compute_metrics
+from segops.metrics.iou import Difference
 from segops.params.evaluate import EvaluateParams
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -37,7 +37,6 @@ class Variant:
     """A way of predicting.
 
     Attributes:
-        name: What it is called.
         settings: All settings, as `predict` in ``params.yaml``.
         description: What the settings amount to on the images at hand; two variants with the same
             description give the same masks.
@@ -53,35 +52,26 @@ class VariantResult:
     """A variant and how it did.
 
     Attributes:
-        variant: The variant.
         miou: MIoU over the classes in the truth, 0..1.
         boundary_iou: Mean boundary IoU over the classes in the truth, 0..1; None where undefined.
         milliseconds: Median time of one prediction; None where only one was made.
-        difference: MIoU minus that of the first variant; None for the first itself.
-        low: Lower end of the two-sided paired bootstrap interval of the difference; None where
-            there is none.
-        high: Upper end, likewise.
+        difference: MIoU minus that of the first variant, with its two-sided interval; None for the
+            first itself.
     """
 
     variant: Variant
     miou: float
     boundary_iou: float | None
     milliseconds: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
+    difference: Difference | None
 
 
 def variants(own: Mapping[str, Any], sizes: Collection[tuple[int, int]]) -> list[Variant]:
     """The ways of predicting that are worth comparing.
 
-    Args:
-        own: The model's own settings; keys that are missing have their default.
-        sizes: Height and width of the images, at least one.
-
-    Returns:
-        Plain whole images, windows, flip, multi-scale, flip and multi-scale, CRF, and the model's
-        own settings. Whatever a variant does not change is as in `own`, or off.
+    Plain whole images, windows, flip, multi-scale, flip and multi-scale, CRF, and `own`, the
+    model's own settings, of which keys may be missing. Whatever a variant does not change is as in
+    `own`, or off. `sizes` are height and width of the images, at least one.
     """
     try:
         base = PredictSettings.model_validate(dict(own)).model_dump(mode="json")
@@ -122,22 +112,11 @@ def compare(
     limit: int | None = None,
     device: str = "auto",
 ) -> list[VariantResult]:
-    """Score a model on a split in every way of :func:`variants`.
+    """Score a model on a split in every way of :func:`variants`, and return a result for each.
 
-    Ways that amount to the same on these images are scored once.
-
-    Args:
-        bundle: The model's bundle.
-        store: The packed data.
-        split: The split.
-        settings: Level, resamples and seed of the paired bootstrap.
-        threads: CPU threads of torch; None: its own choice.
-        exclude_sha256: SHA-256 of images that do not count.
-        limit: Only the first so many images of the split; None: all.
-        device: A torch device, or `auto`.
-
-    Returns:
-        One for each variant, in their order.
+    Ways that amount to the same on these images are scored once. `settings` are level, resamples
+    and seed of the paired bootstrap; the other arguments are those of
+    :func:`segops.evaluate.score.score`.
 
     Raises:
         SegopsError: As :func:`segops.evaluate.score.score`; the bundle is too old to predict in
@@ -171,9 +150,9 @@ def compare(
 def _measure(
     variant: Variant, scores: Scores, plain: Scores, settings: EvaluateParams
 ) -> VariantResult:
-    difference = low = high = None
+    difference = None
     if variant.name != "plain":
-        found = paired_difference(
+        difference = paired_difference(
             scores.counts,
             plain.counts,
             true_classes(plain.counts),
@@ -181,9 +160,6 @@ def _measure(
             (1 + settings.confidence) / 2,  # both one-sided bounds make the two-sided interval
             settings.seed,
         )
-        difference = found.difference
-        if not math.isnan(found.low):
-            low, high = found.low, found.high
     metrics = compute_metrics(scores.split_counts, scores.class_names)
     return VariantResult(
         variant=variant,
@@ -191,8 +167,6 @@ def _measure(
         boundary_iou=metrics["boundary"]["iou"],
         milliseconds=scores.milliseconds,
         difference=difference,
-        low=low,
-        high=high,
     )
 
 

@@ -20,10 +20,10 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from segops.metrics.confusion import joint_histogram
 from segops.metrics.counts import BAND, TOLERANCE, BoundaryCounts
-from segops.metrics.distances import nearest_distances
 from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]
@@ -174,6 +174,18 @@ def _contours(mask: Mask, ignored: Mask | None) -> dict[int, NDArray[np.intp]]:
         int(label): places[labels == label] for label in np.flatnonzero(np.bincount(labels))
     }
     return {label: np.stack(np.divmod(at, mask.shape[1])) for label, at in by_label.items()}
+
+
+def nearest_distances(points: NDArray[np.intp], targets: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Euclidean distance in pixels from each point to the nearest target, float64 (n,).
+
+    Args:
+        points: Rows and columns, shape (2, n).
+        targets: Rows and columns, shape (2, m), m at least 1.
+    """
+    tree = cKDTree(targets.T, balanced_tree=False, compact_nodes=False)  # built once, asked once
+    distances: NDArray[np.float64] = tree.query(points.T)[0]
+    return distances
 
 
 def _percentile95(values: NDArray[np.float64]) -> float:

@@ -15,23 +15,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segops.metrics.class_metrics import (
+from segops.metrics.counts import BAND, TOLERANCE, BoundaryCounts, CalibrationCounts, SplitCounts
+from segops.metrics.iou import (
     f1,
     frequency_weighted_iou,
+    iou,
+    miou,
     miou_truth_or_prediction,
     pixel_accuracy,
     precision,
     recall,
     truth_mean,
 )
-from segops.metrics.counts import (
-    BAND,
-    TOLERANCE,
-    BoundaryCounts,
-    CalibrationCounts,
-    SplitCounts,
-)
-from segops.metrics.iou import iou, miou
 
 Place = Literal["page", "terminal", "mlflow"]
 EVERYWHERE: tuple[Place, ...] = ("page", "terminal", "mlflow")
@@ -86,7 +81,7 @@ class Metric:
 
     def read(self, tree: Mapping[str, Any]) -> float | None:
         """Its value in an evaluation, or in one class of it; None where missing or undefined."""
-        return number_at(tree, ".".join(self.keys))
+        return number_at(tree, self.path or self.name)
 
     def text(self, tree: Mapping[str, Any]) -> str:
         """Its value in an evaluation with its unit, as people read it."""
@@ -227,11 +222,7 @@ def shown(metrics: Sequence[Metric], place: Place) -> list[Metric]:
 
 
 def compute_metrics(counts: SplitCounts, class_names: Sequence[str]) -> dict[str, Any]:
-    """All metrics, ready for JSON.
-
-    Args:
-        counts: The counts of the split.
-        class_names: The C names in id order.
+    """All metrics, ready for JSON; `class_names` are in id order.
 
     Returns:
         The metrics of the split at their paths and `classes`, by name those of the class. None is
@@ -275,9 +266,7 @@ def compute_metrics(counts: SplitCounts, class_names: Sequence[str]) -> dict[str
 def recorded(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Name and value of each metric that goes into MLflow; NaN is what is undefined.
 
-    Args:
-        evaluation: As ``metrics/evaluation.json`` holds it; metrics that it lacks, as an evaluation
-            of an older release may, are left out.
+    Metrics that the evaluation lacks, as one of an older release may, are left out.
     """
     for metric in shown(SPLIT_METRICS, "mlflow"):
         part: Any = evaluation

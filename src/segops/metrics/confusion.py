@@ -48,12 +48,7 @@ def confusion_matrix(
 def joint_histogram(
     first: NDArray[np.uint8], second: NDArray[np.uint8], classes: int
 ) -> NDArray[np.int64] | None:
-    """Count the pixels by their pair of ids.
-
-    Args:
-        first: uint8 of shape (H, W).
-        second: uint8 of the same shape.
-        classes: Number of classes, 1 to 255.
+    """Count the pixels of two masks, uint8 of the same shape, by their pair of ids.
 
     Returns:
         int64 of shape (classes + 1, classes + 1): rows are ids of `first`, columns of `second`.

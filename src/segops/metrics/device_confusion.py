@@ -22,11 +22,8 @@ ids, and would wait for each other at one counter."""
 class DeviceConfusion:
     """Counts pairs of masks on their device.
 
-    Args:
-        classes: Number of classes, 1 to 255.
-
     Raises:
-        ValueError: `classes` is another number.
+        ValueError: `classes` is not 1 to 255.
     """
 
     def __init__(self, classes: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from segops.runtime.networks.segmenter import Segmenter
 LEAST_MATCH = 0.9
 """Share of a network's tensors that a file must bring; below it, it is another network's file."""
 
+KEY = "model.encoder_weights"
 CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 """Suffixes of what `torch.save` writes; anything else is read as safetensors."""
 
@@ -48,41 +48,35 @@ class LoadReport:
 
 
 def _told(report: LoadReport) -> str:
-    """A report in words: counts, and the first names of each kind."""
     shapes = [
         f"{name}: {there} there, {expected} expected"
         for name, (there, expected) in report.mismatched.items()
     ]
     return (
-        f"{len(report.matched)} matched, {len(report.missing)} missing{_some(report.missing)}, "
-        f"{len(shapes)} of another shape{_some(shapes)}, "
-        f"{len(report.unexpected)} unexpected{_some(report.unexpected)}"
+        f"{len(report.matched)} matched, {_some(report.missing, 'missing')}, "
+        f"{_some(shapes, 'of another shape')}, {_some(report.unexpected, 'unexpected')}"
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    if not names:
-        return ""
+def _some(names: Sequence[str], kind: str) -> str:
+    """How many there are of a kind, and the first of them."""
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f" ({', '.join(names[:_SHOWN])}{rest})"
+    shown = f" ({', '.join(names[:_SHOWN])}{rest})" if names else ""
+    return f"{len(names)} {kind}{shown}"
 
 
-def read_weights(path: Path, key: str) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file or of a checkpoint that torch saved.
 
     A checkpoint is read with ``weights_only=True``: nothing in it is run. Its state dict may lie
     under one of the usual keys (`state_dict`, `model`, ...), and beside other things.
-
-    Args:
-        path: The file.
-        key: The parameter that named it, for messages.
 
     Raises:
         SegopsError: The file is missing, broken, holds more than weights, or holds no tensors.
     """
     if not path.is_file():
         raise SegopsError(
-            f"{key}: {path}: no such file. Expected a published name such as `imagenet`, null, or "
+            f"{KEY}: {path}: no such file. Expected a published name such as `imagenet`, null, or "
             "the path of a local safetensors file or checkpoint."
         )
     if path.suffix not in CHECKPOINTS:
@@ -90,21 +84,21 @@ def read_weights(path: Path, key: str) -> dict[str, Tensor]:
             return load_file(str(path))
         except (SafetensorError, OSError) as error:
             raise SegopsError(
-                f"{key}: {path} is not a safetensors file ({error}). A checkpoint of torch ends in "
+                f"{KEY}: {path} is not a safetensors file ({error}). A checkpoint of torch ends in "
                 f"{', '.join(CHECKPOINTS)}."
             ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SegopsError(
-            f"{key}: {path} cannot be read as weights alone ({_reason(error)}). It is broken, or "
+            f"{KEY}: {path} cannot be read as weights alone ({_reason(error)}). It is broken, or "
             "holds objects, which are not read, because loading them can run code; save its state "
             "dict with safetensors.torch.save_file."
         ) from None
     tensors = _tensors(content)
     if not tensors:
         raise SegopsError(
-            f"{key}: {path} holds no state dict: expected names and tensors, at the top or under "
+            f"{KEY}: {path} holds no state dict: expected names and tensors, at the top or under "
             f"one of {', '.join(_NESTED)}."
         )
     return tensors
@@ -125,21 +119,6 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
 
 
-def compare(expected: StateDict, found: StateDict) -> LoadReport:
-    """Hold the tensors that there are against those that a network has."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    both = [name for name in wanted if name in shapes]
-    return LoadReport(
-        matched=tuple(name for name in both if shapes[name] == wanted[name]),
-        missing=tuple(name for name in wanted if name not in shapes),
-        unexpected=tuple(name for name in shapes if name not in wanted),
-        mismatched={
-            name: (shapes[name], wanted[name]) for name in both if shapes[name] != wanted[name]
-        },
-    )
-
-
 def take(
     network: nn.Module,
     found: StateDict,
@@ -150,7 +129,7 @@ def take(
     """Load what fits into a network, if it is enough.
 
     Args:
-        network: Where the weights go.
+        network: The network.
         found: Tensors by the network's names.
         fail: Makes the error out of the report's words.
         source: Where the weights come from, for the log.
@@ -160,8 +139,20 @@ def take(
         SegopsError: Fewer than 90 % of the network's tensors are there in the right shape.
     """
     kept = set(fresh)
-    expected = {name: one for name, one in network.state_dict().items() if name not in kept}
-    report = compare(expected, {name: one for name, one in found.items() if name not in kept})
+    expected, there = (
+        {name: tuple(one.shape) for name, one in state.items() if name not in kept}
+        for state in (network.state_dict(), found)
+    )
+    report = LoadReport(
+        matched=tuple(name for name in expected if there.get(name) == expected[name]),
+        missing=tuple(name for name in expected if name not in there),
+        unexpected=tuple(name for name in there if name not in expected),
+        mismatched={
+            name: (there[name], shape)
+            for name, shape in expected.items()
+            if there.get(name, shape) != shape
+        },
+    )
     # A counter of batches, which many files leave out, decides nothing about a match.
     counted = [name for name in expected if not name.endswith("num_batches_tracked")]
     matching = len(set(counted) & set(report.matched))
@@ -176,14 +167,11 @@ def load_start(segmenter: Segmenter, state: StateDict) -> LoadReport:
     """Start a network from the weights of another one of ours.
 
     The classifier may be of another number of classes; then it keeps its random start, and so
-    does an auxiliary head, which no bundle holds.
+    does an auxiliary head, which no bundle holds. Both are in no list of the report.
 
     Args:
         segmenter: The network to start.
         state: State dict of a network of the same architecture and encoder.
-
-    Returns:
-        What was taken. Tensors that keep their start on purpose are in none of its lists.
 
     Raises:
         SegopsError: Fewer than 90 % of the other tensors match.
@@ -217,8 +205,3 @@ def _classifier(own: StateDict, state: StateDict) -> list[str]:
     classes = {(there[:1], here[:1]) for there, here in differing.values()}
     alike = all(there[1:] == here[1:] for there, here in differing.values())
     return list(differing) if alike and len(classes) == 1 else []
-
-
-def rename(tensors: StateDict, strip: str, add: str) -> dict[str, Tensor]:
-    """Names without the prefix `strip`, where they have it, and with the prefix `add`."""
-    return {add + re.sub(f"^{re.escape(strip)}", "", name): one for name, one in tensors.items()}

@@ -1,20 +1,21 @@
-"""Networks whose encoder starts from pretrained weights."""
+"""Networks whose encoder starts from pretrained weights: a download or a local file."""
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from segmentation_models_pytorch.encoders import encoders
+from torch import Tensor, nn
 
-from segops.models.encoder_weights import (
-    check_download,
-    download,
-    is_file,
-    load_encoder_weights,
-    timm_settings,
-)
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import (
@@ -26,6 +27,16 @@ from segops.runtime.networks.zoo import (
     check_names,
     is_smp,
 )
+
+from .loading import CHECKPOINTS, KEY, LoadReport, StateDict, read_weights, take
+
+IMAGENET = "imagenet"
+SECONDS_TO_ANSWER = 1.5
+_PUBLISHED = "model.safetensors"
+_FILES = (".safetensors", *CHECKPOINTS)
+_PREFIXES = ("", "encoder.", "network.encoder.", "model.", "backbone.", "module.", "features.")
+_MMCV_STEM = {"stem.7.": "bn1.", "stem.": "conv1."}
+"""Names of the three-convolution stem in mmcv's ResNetV1c, and in timm's `resnet50c`."""
 
 
 def normalisation(
@@ -57,7 +68,7 @@ def normalisation(
 def build_pretrained(
     spec: ModelSpec, encoder_weights: str | None = None, auxiliary: bool = False
 ) -> Segmenter:
-    """Build a network and put pretrained weights into its encoder.
+    """Build a network, in training mode, and put pretrained weights into its encoder.
 
     Args:
         spec: As for :func:`segops.runtime.networks.zoo.build`.
@@ -65,12 +76,8 @@ def build_pretrained(
             under, None (random), or the path of a local safetensors file or checkpoint.
         auxiliary: As for :func:`segops.runtime.networks.zoo.build`.
 
-    Returns:
-        The network in training mode.
-
     Raises:
-        SegopsError: As of :func:`segops.runtime.networks.zoo.build`, or the weights cannot be had
-            or do not fit.
+        SegopsError: As there, or the weights cannot be had or do not fit.
     """
     check_names(spec)
     if encoder_weights is None:
@@ -83,3 +90,168 @@ def build_pretrained(
         return segmenter
     download(spec.encoder, encoder_weights)
     return build(spec, auxiliary, published=encoder_weights)
+
+
+def is_file(weights: str) -> bool:
+    """Whether weights are given as a file rather than by a published name."""
+    return "/" in weights or weights.endswith(_FILES) or Path(weights).is_file()
+
+
+def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
+    """Load a local safetensors file or checkpoint into an encoder.
+
+    Names may carry a prefix, as `encoder.` in a whole network's file; timm's own files fit the
+    `tu-` encoders, and mmcv's ResNetV1c files (`resnet50_v1c`) fit `tu-resnet50c`. What is missing
+    keeps its random start. How the names map is logged.
+
+    Raises:
+        SegopsError: The file is missing, cannot be read, or fits fewer than 90 % of the encoder's
+            tensors.
+    """
+    tensors = read_weights(path)
+    expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
+    renamed = max(
+        _spellings(tensors),
+        key=lambda names: sum(expected.get(name) == tuple(t.shape) for name, t in names.items()),
+    )
+    return take(
+        encoder,
+        renamed,
+        lambda words: SegopsError(
+            f"{KEY}: {path} does not fit this encoder: {words}. Give a file of the same encoder, "
+            "or set model.encoder to its."
+        ),
+        str(path),
+    )
+
+
+def _spellings(tensors: StateDict) -> Iterator[dict[str, Tensor]]:
+    """The tensors under every name that they may have in one of our encoders."""
+    for prefix in _PREFIXES:
+        plain = {name.removeprefix(prefix): one for name, one in tensors.items()}
+        yield plain
+        yield {f"model.{name}": one for name, one in plain.items()}
+        yield {f"model.{_timm_stem(name)}": one for name, one in plain.items()}
+
+
+def _timm_stem(name: str) -> str:
+    for theirs, ours in _MMCV_STEM.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def check_download(encoder: str, weights: str = IMAGENET) -> None:
+    """Make sure, within a second or two, that published weights of an encoder can be had.
+
+    The hub's own client would try again and again for 25 seconds.
+
+    Args:
+        encoder: Name of an SMP encoder, or `tu-` and the name of a timm model, which may end in
+            one of its tags (`tu-resnet50.a1_in1k`).
+        weights: A name that SMP publishes weights of that encoder under; `imagenet` for timm's.
+
+    Raises:
+        SegopsError: There are none of that name, or they are neither in the local cache nor is the
+            server that holds them within reach.
+    """
+    repository, revision = _published(encoder, weights)
+    if isinstance(try_to_load_from_cache(repository, _PUBLISHED, revision=revision), str):
+        return
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
+            return
+    except urllib.error.HTTPError:
+        return  # any status is an answer
+    except OSError as error:
+        raise _unavailable(
+            encoder,
+            weights,
+            f"are not in the local cache ({constants.HF_HUB_CACHE}) and cannot be downloaded from "
+            f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}. Connect this machine",
+        ) from None
+
+
+def download(encoder: str, weights: str = IMAGENET) -> None:
+    """Bring published weights of an encoder into the local cache, unless they are there.
+
+    SMP and timm would do so too, but amid the building of a network, where it is hard to tell what
+    went wrong. Arguments and errors are those of :func:`check_download`.
+    """
+    check_download(encoder, weights)
+    repository, revision = _published(encoder, weights)
+    of_timm = encoder.startswith("tu-")
+    for name in (_PUBLISHED,) if of_timm else ("config.json", _PUBLISHED):
+        try:
+            hf_hub_download(repository, name, revision=revision)
+        except Exception as error:  # of whichever library the hub's speaks HTTP with
+            is_absent = isinstance(error, EntryNotFoundError)
+            if of_timm and is_absent and not isinstance(error, LocalEntryNotFoundError):
+                continue  # timm knows other names for it
+            said = str(error).strip().split("\n")[0]
+            raise _unavailable(
+                encoder,
+                weights,
+                f"cannot be downloaded: {repository} at {constants.ENDPOINT}: "
+                f"{type(error).__name__}: {said}. Try again later",
+            ) from error
+
+
+def _unavailable(encoder: str, weights: str, words: str) -> SegopsError:
+    return SegopsError(
+        f"{KEY}: {weights} weights of {encoder} {words}, set {KEY} to the path of a local "
+        "safetensors file or checkpoint of this encoder, or set it to null for a random start."
+    )
+
+
+def _published(encoder: str, weights: str) -> tuple[str, str | None]:
+    """Repository and revision of published weights."""
+    if not encoder.startswith("tu-"):
+        settings = encoders.get(encoder, {}).get("pretrained_settings", {})
+        if weights not in settings:
+            published = f"published are {', '.join(settings) or 'none'}"
+            raise SegopsError(_none_published(encoder, weights, published))
+        return settings[weights]["repo_id"], settings[weights]["revision"]
+    model = encoder.removeprefix("tu-")
+    config = timm_settings(model)
+    if weights != IMAGENET:
+        raise SegopsError(
+            _none_published(
+                encoder,
+                weights,
+                f"timm's tags are part of model.encoder, with {KEY} {IMAGENET}; published are "
+                f"{_tags(model.partition('.')[0])}",
+            )
+        )
+    if config is None or not config.has_weights or not config.hf_hub_id:
+        raise SegopsError(_none_published(encoder, weights, "timm has none to download"))
+    return str(config.hf_hub_id), None
+
+
+def _none_published(encoder: str, weights: str, reason: str) -> str:
+    return (
+        f"{KEY}: there are no {weights} weights for {encoder}: {reason}. "
+        "Set it to null, or to the path of a local safetensors file or checkpoint."
+    )
+
+
+def timm_settings(model: str) -> Any:
+    """What timm knows of a model's published weights; None where there are none.
+
+    Raises:
+        SegopsError: The name ends in a tag that timm does not have for that model.
+    """
+    try:
+        return timm.models.get_pretrained_cfg(model)
+    except RuntimeError:
+        name, _, tag = model.partition(".")
+        raise SegopsError(
+            f"model.encoder: timm has no weights {tag!r} of {name}. Expected {_tags(name)}."
+        ) from None
+
+
+def _tags(name: str) -> str:
+    return ", ".join(f"tu-{one}" for one in timm.list_pretrained(f"{name}.*")) or "no tag"

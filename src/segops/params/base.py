@@ -35,10 +35,7 @@ class Sections(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read these sections of a ``params.yaml``.
-
-        Args:
-            path: The file, or the workspace directory that holds a ``params.yaml``.
+        """Read these sections of a ``params.yaml``, or of that of a workspace directory.
 
         Raises:
             SegopsError: The file is missing, is not YAML, or one of these sections is not usable.
@@ -90,10 +87,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> tuple[Any, str]:
-    """Read a ``params.yaml`` as it is written.
-
-    Args:
-        path: The file, or the workspace directory that holds a ``params.yaml``.
+    """Read a ``params.yaml``, or that of a workspace directory, as it is written.
 
     Returns:
         The tree (an empty file is a mapping without sections), and the file's name for messages.
@@ -101,26 +95,33 @@ def read_yaml(path: Path) -> tuple[Any, str]:
     Raises:
         SegopsError: The file is missing or is not YAML.
     """
-    if path.is_dir():
-        path = path / "params.yaml"
+    path = path / "params.yaml" if path.is_dir() else path
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise SegopsError(
-            f"{path}: no such file. Run segops in the root of a checkout, beside dvc.yaml."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.load(read_text(path), _Loader)
+    except yaml.YAMLError as error:
         raise SegopsError(f"{path}: not readable as YAML: {error}") from None
     tree = {} if tree is None else tree
     require_sections(tree, str(path))
     return tree, str(path)
 
 
-def require_sections(tree: Any, name: str) -> None:
-    """Check that `tree` is a mapping.
+def read_text(path: Path) -> str:
+    """Read a YAML file with its own line ends.
 
     Raises:
-        SegopsError: It is not.
+        SegopsError: It is missing, or is not text.
     """
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise SegopsError(
+            f"{path}: no such file. Run segops in the root of a checkout, beside dvc.yaml."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegopsError(f"{path}: not readable as YAML: {error}") from None
+
+
+def require_sections(tree: Any, name: str) -> None:
+    """Raise a SegopsError where `tree` is no mapping."""
     if not isinstance(tree, dict):
         raise SegopsError(f"{name}: expected a mapping of sections, found {type(tree).__name__}.")

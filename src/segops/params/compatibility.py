@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from segops.runtime.errors import SegopsError
@@ -85,39 +84,9 @@ def known_name(encoder: str) -> str:
     return name if name in table().architectures else table().renamed.get(name, name)
 
 
-def unknown_architecture(name: str) -> str | None:
-    """Why there is no such architecture; None where there is, or may be with the installed SMP."""
-    names = table().names()
-    if name in names or not _as_tried(SMP):
-        return None
-    close = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"expected one of {', '.join(names)}{hint}"
-
-
-def unknown_encoder(name: str) -> str | None:
-    """Why there is no such encoder; None where there is, or may be with the installed libraries.
-
-    Args:
-        name: An encoder as ``params.yaml`` names it; a timm model may have a tag.
-    """
-    known, names = known_name(name), table().architectures
-    if known in names or not _as_tried(SMP, TIMM):
-        return None
-    close = difflib.get_close_matches(known.lower(), names, n=5)
-    nearest = f"; nearest: {', '.join(close)}" if close else ""
-    return (
-        "expected an encoder of segmentation-models-pytorch, or tu-NAME for a model NAME of timm"
-        f"{nearest}. `segops models` lists those that work with each architecture"
-    )
-
-
-def _as_tried(*packages: str) -> bool:
-    """Whether the installed versions are the table's."""
-    try:
-        return all(version(name) == table().versions[name] for name in packages)
-    except PackageNotFoundError:
-        return False
+def as_tried(*packages: str) -> bool:
+    """Whether the installed versions are the table's, so that an unknown name is a mistake."""
+    return all(version(name) == table().versions[name] for name in packages)
 
 
 def refusal(
@@ -131,12 +100,9 @@ def refusal(
     Args:
         architecture: Name of the architecture.
         encoder: Name of the encoder.
-        options: Names of further options of the network. Where an option reaches the encoder, the
+        options: Names of further options of the network; with one that reaches the encoder, the
             pair is let through.
         output_stride: The output stride asked for. 8 or 16 takes an encoder that can be dilated.
-
-    Returns:
-        One sentence or two, with encoders and architectures that do work.
     """
     tried = table()
     works = tried.architectures.get(known_name(encoder))
@@ -148,69 +114,21 @@ def refusal(
     if dilated is not None and dilated not in works:
         return (
             f"encoder {encoder} cannot be dilated to output stride {output_stride}. Encoders that "
-            f"can: {_examples(tried.encoders_of(dilated), encoder)} and others; or set "
+            f"can: {examples(tried.encoders_of(dilated), encoder)} and others; or set "
             "output_stride to null."
         )
     if output_stride is not None or architecture in works:
         return None
     return (
         f"architecture {architecture} does not work with encoder {encoder}. {architecture} works "
-        f"with {_examples(tried.encoders_of(architecture), encoder)} and others (`segops models "
+        f"with {examples(tried.encoders_of(architecture), encoder)} and others (`segops models "
         f"--architecture {architecture}` lists them); {encoder} works with "
         f"{', '.join(sorted(works)) or 'no architecture here'}."
     )
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A part of the table for printing: a title, headings, and rows of as many cells."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-
-
-def listing(architecture: str | None = None, encoder: str | None = None) -> Listing:
-    """The content of ``segops models``: all architectures, the partners of one name, or a pair.
-
-    Raises:
-        SegopsError: A name is not in the table; the message gives the names most like it.
-    """
-    tried = table()
-    if architecture is not None:
-        _check("architecture", architecture, tried.names())
-    if encoder is not None:
-        _check("encoder", known_name(encoder), tried.architectures)
-    if architecture is not None and encoder is not None:
-        answer = refusal(architecture, encoder) or f"{architecture} works with encoder {encoder}."
-        return Listing("A pair", ("answer",), [(answer,)])
-    if architecture is not None:
-        names = tried.encoders_of(architecture)
-        kinds: dict[str, list[str]] = {}
-        for name in names:  # SMP's own encoders, and timm's by the first word of their names
-            word = re.match(r"tu-[a-z]+", name)
-            kinds.setdefault(word.group() if word else "SMP", []).append(name)
-        rows = [(kind, ", ".join(kinds[kind])) for kind in sorted(kinds)]
-        title = f"{len(names)} encoders that work with {architecture}"
-        return Listing(title, ("kind", "encoders"), rows)
-    if encoder is not None:
-        names = sorted(tried.architectures[known_name(encoder)].union(tried.any_encoder))
-        title = f"{len(names)} architectures that work with {encoder}"
-        return Listing(title, ("architectures",), [(", ".join(names),)])
-    overview = []
-    for name in tried.names():
-        encoders = tried.encoders_of(name)
-        number = "any" if name in tried.any_encoder else str(len(encoders))
-        overview.append((name, number, _examples(encoders)))
-    versions = ", ".join(f"{name} {version}" for name, version in tried.versions.items())
-    title = (
-        f"Architectures and the encoders that work with them, of {len(tried.architectures)} tried "
-        f"({versions})"
-    )
-    return Listing(title, ("architecture", "encoders", "for instance"), overview)
-
-
-def _check(kind: str, name: str, known: Collection[str]) -> None:
+def require_tried(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise a SegopsError where a name is not in the table, with the names most like it."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=4)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -220,7 +138,7 @@ def _check(kind: str, name: str, known: Collection[str]) -> None:
         )
 
 
-def _examples(encoders: Collection[str], like: str = "") -> str:
+def examples(encoders: Collection[str], like: str = "") -> str:
     """A few encoders: first the names most like the name asked for, then well-known encoders."""
     close = difflib.get_close_matches(known_name(like), encoders, n=_EXAMPLES - 2)
     known = [name for name in _WELL_KNOWN if name in encoders]

@@ -22,7 +22,7 @@ from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
-from segops.params.schema import follow, number_types, schema_of
+from segops.params.schema import follow, number_types, schema_of, set_values
 from segops.params.train import TrainParams
 from segops.params.tune import RangeParams, TuneParams
 from segops.params.validate import ValidateParams
@@ -103,13 +103,10 @@ class Params(Sections):
         section = getattr(self, first)
         reasons = []
         for value in given.limits:
-            tree = section.model_dump(mode="json", by_alias=True)
-            place = tree
-            for name in path[:-1]:
-                place = place[name]
-            place[path[-1]] = value
+            tree = self.model_dump(mode="json", by_alias=True)
+            set_values(Params, tree, {key: value})
             try:
-                type(section).model_validate(tree)
+                type(section).model_validate(tree[first])
             except ValidationError as error:
                 # Checks over several parameters are left to the search: another range may vary the
                 # other parameter, and a training, which reads this too, searches nothing.
@@ -127,10 +124,7 @@ def is_whole_number(key: str) -> bool:
 
 
 def load_params(path: Path) -> Params:
-    """Read and check a ``params.yaml``.
-
-    Args:
-        path: The file, or the workspace directory that holds a ``params.yaml``.
+    """Read and check a ``params.yaml``, or that of a workspace directory.
 
     Raises:
         SegopsError: The file is missing, is not YAML, or holds an unknown key or a bad value;

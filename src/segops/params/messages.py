@@ -52,13 +52,7 @@ class _Place:
 
 
 def listed(model: type[BaseModel], error: ValidationError, name: str) -> str:
-    """The message for a file with unusable parameters.
-
-    Args:
-        model: The model of the file.
-        error: pydantic's error.
-        name: The file's name.
-    """
+    """The message for a file of this name with unusable parameters."""
     lines = problems(model, error.errors())
     number = "1 parameter is" if len(lines) == 1 else f"{len(lines)} parameters are"
     return "\n".join([f"{name}: {number} not usable:", *(f"  {line}" for line in lines)])
@@ -69,10 +63,8 @@ def problems(
 ) -> list[str]:
     """One line for each unusable parameter, with its key and the values that it takes.
 
-    Args:
-        model: The model that was read.
-        errors: pydantic's errors, of :meth:`pydantic.ValidationError.errors`.
-        within: Keys that stand before those of `errors`.
+    `errors` are those of :meth:`pydantic.ValidationError.errors`; the keys `within` stand before
+    theirs.
     """
     schema = schema_of(model)
     places = [(error, _place(schema, (*within, *error["loc"]))) for error in errors]
@@ -100,7 +92,8 @@ def _text(error: Mapping[str, Any], place: _Place) -> str:
         return f"missing; expected {_phrase(place.schema)}"
     default = place.schema.get("default")
     example = ""
-    if isinstance(default, list) and default and not place.entries and _all_numbers(default):
+    numbers = isinstance(default, list) and all(isinstance(one, int | float) for one in default)
+    if default and numbers and not place.entries:
         example = f", as in {default}"
     return f"expected {_phrase(place.schema)}{example} ({_found(value)})"
 
@@ -166,10 +159,6 @@ def _bounds(schema: Schema) -> str:
         return f" from {schema['minimum']} to {schema['maximum']}"
     texts = [words.format(schema[name]) for name, words in BOUNDS.items() if name in schema]
     return f" {' and '.join(texts)}" if texts else ""
-
-
-def _all_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(one, int | float) for one in values)
 
 
 def _found(value: Any) -> str:

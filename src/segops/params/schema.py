@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -60,3 +61,15 @@ def follow(schema: Schema, key: str) -> tuple[Schema | None, list[str]]:
             return None, [*names[: place + 1], *([".".join(rest)] if rest else [])]
         schema = schema["properties"][name]
     return schema, names
+
+
+def set_values(model: type[BaseModel], tree: Any, values: Mapping[str, Any]) -> None:
+    """Set values by dotted key in a tree of mappings, making those that are missing."""
+    for key, value in values.items():
+        *parents, last = follow(schema_of(model), key)[1]
+        place = tree
+        for name in parents:
+            if place.get(name) is None:
+                place[name] = {}
+            place = place[name]
+        place[last] = value

@@ -5,8 +5,8 @@
     runtime/              a copy of segops.runtime; MLflow runs its pyfunc_model.py
     requirements.txt      exact versions of the libraries
 
-segops evaluates, registers and serves bundles. A bundle holds no time, no path and no name of a
-machine: its digest is the same for the same weights, code, settings and versions of the libraries.
+It holds no time, no path and no name of a machine: its digest is the same for the same weights,
+code, settings and versions of the libraries.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 class BundledPredictor:
     """The predictor of a bundle, run by the bundle's own code.
 
+    A method that the code of an old bundle lacks raises a SegopsError.
+
     Attributes:
         model: Content of the bundle's ``model.json``.
         class_names: The names in id order.
@@ -48,12 +50,8 @@ class BundledPredictor:
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """As :meth:`segops.runtime.predictor.Predictor.predict`."""
-        from segops.runtime.predictor import (
-            Prediction,  # imports torch, which a digest does without
-        )
-
-        prediction = self._call("predict", image)
-        return Prediction(prediction.mask, prediction.confidence)
+        prediction: Prediction = self._call("predict", image)
+        return prediction
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_mask`."""
@@ -77,20 +75,12 @@ class BundledPredictor:
         return hasattr(self._inner, "predict_tensors")
 
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`.
-
-        Raises:
-            SegopsError: The bundle's code lacks this method; see :attr:`says_confidence`.
-        """
+        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`, where there is one."""
         mask, top = self._call("predict_tensors", image)
         return mask, top
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`.
-
-        Raises:
-            SegopsError: The bundle's code lacks this method.
-        """
+        """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`."""
         probabilities: NDArray[np.float32] = self._call("predict_probabilities", image)
         return probabilities
 
@@ -123,12 +113,7 @@ def load_bundle(
 ) -> BundledPredictor:
     """Open a bundle with the code that lies in it.
 
-    Args:
-        directory: The bundle.
-        device: A torch device, or `auto`: the GPU if there is one, else the CPU.
-        expected_digest: The value that :func:`bundle_digest` must have; checked before any of the
-            bundle's code is run.
-        predict: Settings in place of the bundle's own, as section `predict` of ``params.yaml``.
+    Arguments as of :func:`segops.runtime.opener.open_bundle`.
 
     Raises:
         SegopsError: The directory is no bundle, has another digest, or cannot be used here.
@@ -141,21 +126,13 @@ def load_bundle(
 
 
 def read_model(directory: Path) -> dict[str, Any]:
-    """Content of a bundle's ``model.json``, read without running any of the bundle's code.
-
-    Raises:
-        SegopsError: The file is missing or is not JSON.
-    """
+    """Content of a bundle's ``model.json``, read without running any of the bundle's code."""
     model: dict[str, Any] = files.read_json(directory / opener.MODEL)
     return model
 
 
 def bundle_digest(directory: Path) -> str:
-    """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal.
-
-    Raises:
-        SegopsError: The directory is no bundle.
-    """
+    """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal."""
     with _own_errors():
         return opener.digest(opener.read_bundle(directory))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segops.runtime.errors import SegopsError
-from segops.runtime.predictor import Predictor
+from segops.runtime.predictor import Predictor, evaluating, require_finite
 
 from .bundle import BundledPredictor
 
@@ -32,11 +32,7 @@ Explainable = Predictor | BundledPredictor
 
 
 def require_class(name: str | None, class_names: Sequence[str]) -> None:
-    """Check the class that ``--explain`` names.
-
-    Raises:
-        SegopsError: The name is neither a class nor `auto`.
-    """
+    """Raise a SegopsError if ``--explain`` names neither a class nor `auto`."""
     if name is not None and name != AUTO and name not in class_names:
         raise SegopsError(
             f"--explain {name}: the model has no such class. Expected {AUTO} or one of "
@@ -50,7 +46,7 @@ def explanation(
     """Show which places of an image speak for a class in the pixels predicted as this class.
 
     Args:
-        predictor: As in :func:`explain`.
+        predictor: As in :func:`explain`, like the errors.
         image: uint8 (H, W, 3), RGB; shrunk to at most `LARGEST_PICTURE` pixels.
         mask: uint8 (H, W), the prediction.
         name: A class, or `auto`: the mask's largest class that is not background. A class that the
@@ -59,9 +55,6 @@ def explanation(
     Returns:
         The image (h, w, 3) and its heat map float32 (h, w) in 0..1; None where the mask holds
         background only and `auto` is asked for.
-
-    Raises:
-        SegopsError: As :func:`explain`.
     """
     if name in predictor.class_names:
         class_id = predictor.class_names.index(name)
@@ -73,8 +66,8 @@ def explanation(
         class_id = int(counts.argmax())
     inside = mask == class_id
     region = inside if inside.any() else np.ones_like(inside)
-    image, small_region = _shrink(image, region, (LARGEST_PICTURE / mask.size) ** 0.5)
-    return image, explain(predictor, image, class_id, small_region)
+    image, region = _shrink(image, region, (LARGEST_PICTURE / mask.size) ** 0.5)
+    return image, explain(predictor, image, class_id, region)
 
 
 def explain(
@@ -96,17 +89,16 @@ def explain(
     Args:
         predictor: The predictor of the network, which runs on its device.
         image: uint8 (H, W, 3), RGB.
-        class_id: The class.
-        region: bool (H, W), the pixels whose logits are explained; None: the pixels where the
-            network sees the class, or all pixels if it sees the class nowhere.
+        class_id: One of the model's classes.
+        region: bool (H, W), the pixels whose logits are explained, at least one; None: the pixels
+            where the network sees the class, or all pixels if it sees the class nowhere.
 
     Returns:
         float32 (H, W) in 0..1, the strongest place 1; all 0 if nothing speaks for the class.
 
     Raises:
-        SegopsError: The class does not exist, the network's output is not finite, or the bundle's
-            code is too old to give access to its network.
-        ValueError: `image` or `region` has another dtype or shape, or `region` is empty.
+        SegopsError: The network's output is not finite, or the bundle's code is too old to give
+            access to its network.
 
     Source:
         Vinogradova, Dibrov, Myers: Towards Interpretable Semantic Segmentation via
@@ -115,19 +107,17 @@ def explain(
     """
     from captum.attr import LayerGradCam  # takes a second
 
-    _check(predictor, image, class_id, region)
     network, device = predictor.network, predictor.device
     height, width = image.shape[:2]
     image, region = _shrink(image, region, LONGEST_SIDE / max(height, width))
     pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None].to(device)
-    where = None if region is None else torch.from_numpy(region).to(device)
 
     def score(images: Tensor) -> Tensor:
         logits: Tensor = network(images)[0]
-        chosen = logits.argmax(0) == class_id if where is None else where
+        chosen = logits.argmax(0) == class_id if region is None else torch.from_numpy(region)
         if not bool(chosen.any()):
             chosen = torch.ones_like(chosen)
-        return (logits[class_id] * chosen).sum()[None]
+        return (logits[class_id] * chosen.to(device)).sum()[None]
 
     tap = nn.Identity()
     with _frozen(network, device), _tapped(network, tap) as padded:
@@ -137,31 +127,10 @@ def explain(
         heat = heat[..., : image.shape[0], : image.shape[1]]
         if heat.shape[-2:] != (height, width):
             heat = functional.interpolate(heat, size=(height, width), mode="bilinear")
-    return _normalised(heat[0, 0])
-
-
-def _check(
-    predictor: Explainable,
-    image: NDArray[np.uint8],
-    class_id: int,
-    region: NDArray[np.bool_] | None,
-) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3)"
-        )
-    if region is not None and (region.dtype != np.bool_ or region.shape != image.shape[:2]):
-        raise ValueError(
-            f"region is {region.dtype} of shape {region.shape}; expected bool of {image.shape[:2]}"
-        )
-    if region is not None and not region.any():
-        raise ValueError("region: no pixel is chosen")
-    names = predictor.class_names
-    if not 0 <= class_id < len(names):
-        raise SegopsError(
-            f"The model has no class {class_id} to explain; expected one of "
-            f"{', '.join(f'{index} {name}' for index, name in enumerate(names))}."
-        )
+    require_finite(heat)
+    top = heat.max()
+    activation: NDArray[np.float32] = (heat[0, 0] / top if top > 0 else heat[0, 0]).cpu().numpy()
+    return activation
 
 
 def _shrink(
@@ -178,18 +147,6 @@ def _shrink(
     share = cv2.resize(region.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     # The pixels that the region covers most, so that a region finer than a pixel does not vanish.
     return small, np.asarray(share >= min(0.5, float(share.max())))
-
-
-def _normalised(heat: Tensor) -> NDArray[np.float32]:
-    if not bool(heat.isfinite().all()):
-        raise SegopsError(
-            "The network's output is not finite: its weights are broken. Train it again."
-        )
-    top = heat.max()
-    if top > 0:
-        heat = heat / top
-    activation: NDArray[np.float32] = heat.cpu().numpy()
-    return activation
 
 
 @contextmanager
@@ -235,24 +192,13 @@ def _with_last(features: Any, tap: nn.Module) -> Any:
 
 @contextmanager
 def _frozen(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no gradients of parameters and true float32 inside the context."""
-    training = [module for module in network.modules() if module.training]
+    """Evaluation mode and no gradients of parameters inside the context."""
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for module in training:
-        module.training = False
     for parameter in learning:
         parameter.requires_grad = False
     try:
-        with (
-            torch.inference_mode(False),
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ),
-        ):
+        with evaluating(network, device, gradients=True):
             yield
     finally:
-        for module in training:
-            module.training = True
         for parameter in learning:
             parameter.requires_grad = True

@@ -49,8 +49,8 @@ class FolderResult:
     """What a run did.
 
     Attributes:
-        now: Images predicted in this run.
-        before: Images that earlier runs predicted.
+        now: Number of images predicted in this run.
+        before: Number of images that earlier runs predicted.
         failed: A message for each image that could not be predicted.
         table: The table of all images.
     """
@@ -99,57 +99,50 @@ def predict_folder(
         directories = {image.mask_path.parent for image in sources}
         outputs.remove_temporary({output, (output / JOURNAL).parent, *directories})
         journal = Journal(output)
-        run = _Run(predictor, digest, journal, options, overwrite)
         finished = False
         try:
-            results = track(run.results(sources), "predict", len(sources))
-            failed, now = dict[str, str](), 0
-            for image, result in zip(sources, results, strict=True):
-                if isinstance(result, str):
-                    failed[image.name] = result
-                else:
-                    now += result
-            rows = ((one.name, failed.get(one.name) or run.entry(one)) for one in sources)
+            with ThreadPoolExecutor(1, "predict") as predicting:
+                run = _Run(predictor, digest, journal, options, overwrite, predicting)
+                results = list(track(run.results(sources), "predict", len(sources)))
+            rows = (
+                (image.name, result if isinstance(result, str) else run.entry(image))
+                for image, result in zip(sources, results, strict=True)
+            )
             write_table(output / TABLE, predictor.class_names, rows)
             finished = True
         finally:
             journal.close(compact=finished)
-    before = len(sources) - len(failed) - now
-    return FolderResult(now, before, list(failed.values()), output / TABLE)
+    failed = [result for result in results if isinstance(result, str)]
+    return FolderResult(results.count(True), results.count(False), failed, output / TABLE)
 
 
+@dataclass
 class _Run:
     """Reads and writes images in threads while one thread predicts."""
 
-    def __init__(
-        self,
-        predictor: BundledPredictor,
-        digest: str,
-        journal: Journal,
-        options: Options,
-        overwrite: bool,
-    ) -> None:
-        self._predictor = predictor
-        self._model = digest
-        self._device = str(torch.device(predictor.device).type)
-        self._journal = journal
-        self._options = options
-        self._overwrite = overwrite
-        self._max_pixels = predictor.max_pixels
+    predictor: BundledPredictor
+    model: str
+    journal: Journal
+    options: Options
+    overwrite: bool
+    predicting: ThreadPoolExecutor
+
+    def __post_init__(self) -> None:
+        self.device = str(torch.device(self.predictor.device).type)
+        self.classes = len(self.predictor.class_names)
 
     def results(self, sources: list[Source]) -> Iterator[bool | str]:
         """For each image: True once predicted, False if an earlier run did, else what is wrong."""
-        if self._options.probabilities:
+        if self.options.probabilities:
             size = sum(self._probabilities_size(*self._extent(source)) for source in sources)
             log.info("probabilities: %.2f GiB in %d file(s)", size / 2**30, len(sources))
-        with ThreadPoolExecutor(1, "predict") as self._predicting:
-            yield from pipelined(
-                sources, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
-            )
+        yield from pipelined(
+            sources, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
+        )
 
     def entry(self, source: Source) -> FinishedImage:
         """The journal's entry of an image that is finished."""
-        entry = self._journal.get(source.mask)
+        entry = self.journal.get(source.mask)
         assert entry is not None, source.name
         return entry
 
@@ -166,12 +159,11 @@ class _Run:
             width, height = image_size(source.path)
         except SegopsError:
             return 0, 0
-        return (width, height) if width * height <= self._max_pixels else (0, 0)
+        return (width, height) if width * height <= self.predictor.max_pixels else (0, 0)
 
     def _probabilities_size(self, width: int, height: int) -> int:
         """Bytes of an image's probabilities; 0 where the options do not ask for them."""
-        classes = len(self._predictor.class_names)
-        return 2 * classes * width * height if self._options.probabilities else 0
+        return 2 * self.classes * width * height if self.options.probabilities else 0
 
     def _do(self, source: Source) -> bool | str:
         """Read, predict and write an image; see :meth:`results`. Runs in a thread."""
@@ -179,14 +171,15 @@ class _Run:
         try:
             content = _content(source)
             sha256 = files.sha256_bytes(content)
-            if not self._overwrite and self._is_done(source, sha256):
+            if not self.overwrite and self._is_done(source, sha256):
                 return False
             # The registered model decodes images the same way, so both give the same mask.
-            pixels = decode_consumer_image(content, str(source.path), self._max_pixels)
-            self._require_probabilities_fit(source, pixels)
-            predicted = self._predicting.submit(self._predict, pixels).result()
+            pixels = decode_consumer_image(content, str(source.path), self.predictor.max_pixels)
+            predicted = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            expected = isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError)
+            # On the CPU, torch's error for a lack of memory has no class of its own.
+            if not expected and "can't allocate memory" not in str(error):
                 raise
             self._remove_outdated(source, sha256)
             return _message(source, error)
@@ -194,57 +187,55 @@ class _Run:
         return True
 
     def _is_done(self, source: Source, sha256: str) -> bool:
-        entry = self._journal.get(source.mask)
+        entry = self.journal.get(source.mask)
         return (
             entry is not None
-            and (entry.image, entry.model, entry.device) == (sha256, self._model, self._device)
-            and outputs.are_whole(source.mask_path, entry.outputs, self._options.kinds())
+            and (entry.image, entry.model, entry.device) == (sha256, self.model, self.device)
+            and outputs.are_whole(source.mask_path, entry.outputs, self.options.kinds())
         )
 
-    def _require_probabilities_fit(self, source: Source, pixels: NDArray[np.uint8]) -> None:
-        height, width = pixels.shape[:2]
+    def _predict(self, image: NDArray[np.uint8]) -> PredictedImage:
+        height, width = image.shape[:2]
         size = self._probabilities_size(width, height)
         if size > LARGEST_PROBABILITIES:
             raise SegopsError(
-                f"{source.path}: its probabilities would take {size / 2**30:.1f} GiB "
-                f"({len(self._predictor.class_names)} classes, {width} x {height} pixels, 2 bytes "
-                f"each); at most {LARGEST_PROBABILITIES / 2**30:.1f} GiB are written. Leave "
-                "--probabilities out, or cut the image into parts."
+                f"its probabilities would take {size / 2**30:.1f} GiB ({self.classes} classes, "
+                f"{width} x {height} pixels, 2 bytes each); at most "
+                f"{LARGEST_PROBABILITIES / 2**30:.1f} GiB are written. Leave --probabilities out, "
+                "or cut the image into parts."
             )
-
-    def _predict(self, image: NDArray[np.uint8]) -> PredictedImage:
-        prediction = self._predictor.predict(image)
+        prediction = self.predictor.predict(image)
         probabilities = activation = None
-        if self._options.probabilities:
+        if self.options.probabilities:
             # The mask is not made from these: rounded, they can tie where the scores do not.
-            probabilities = self._predictor.predict_probabilities(image).astype(np.float16)
-        if self._options.explain is not None:
-            name = self._options.explain
-            activation = explanation(self._predictor, image, prediction.mask, name)
+            probabilities = self.predictor.predict_probabilities(image).astype(np.float16)
+        if self.options.explain is not None:
+            name = self.options.explain
+            activation = explanation(self.predictor, image, prediction.mask, name)
         return PredictedImage(
             image, prediction.mask, prediction.confidence, probabilities, activation
         )
 
     def _write(self, source: Source, sha256: str, predicted: PredictedImage) -> None:
         """Write an image's outputs, then its entry in the journal."""
-        earlier = self._journal.get(source.mask)
+        earlier = self.journal.get(source.mask)
         with _named_write_errors(source.mask_path):
-            written = outputs.write(source.mask_path, predicted, self._options.kinds())
+            written = outputs.write(source.mask_path, predicted, self.options.kinds())
             if earlier is not None:
                 outputs.remove(source.mask_path, earlier.outputs, written)
             height, width = predicted.mask.shape
-            classes = len(self._predictor.class_names)
             entry = FinishedImage(
+                mask=source.mask,
                 image=sha256,
-                model=self._model,
-                device=self._device,
+                model=self.model,
+                device=self.device,
                 width=width,
                 height=height,
                 confidence=predicted.confidence,
-                pixels=tuple(np.bincount(predicted.mask.ravel(), minlength=classes).tolist()),
+                pixels=np.bincount(predicted.mask.ravel(), minlength=self.classes).tolist(),
                 outputs=written,
             )
-            self._journal.add(source.mask, entry)
+            self.journal.add(entry)
 
     def _remove_outdated(self, source: Source, sha256: str | None) -> None:
         """Remove the outputs of another content of the image or of another model.
@@ -252,10 +243,8 @@ class _Run:
         Outputs of the same content and model stay, for example after a run that was short of
         memory; so do all outputs of an image that cannot be read.
         """
-        earlier = self._journal.get(source.mask)
-        if earlier is None or sha256 is None:
-            return
-        if (earlier.image, earlier.model) != (sha256, self._model):
+        earlier = self.journal.get(source.mask)
+        if sha256 and earlier and (earlier.image, earlier.model) != (sha256, self.model):
             with _named_write_errors(source.mask_path):
                 outputs.remove(source.mask_path, earlier.outputs, {})
 
@@ -282,11 +271,6 @@ def _named_write_errors(path: Path) -> Iterator[None]:
             f"{error.filename or path}: cannot be written: {error.strerror or error}. Correct this "
             "and run the same command again: it continues where it stopped."
         ) from None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate memory; on the CPU that error has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _message(source: Source, error: BaseException) -> str:

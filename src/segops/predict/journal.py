@@ -1,15 +1,14 @@
 """The journal of a directory of predictions, from which a later run knows what is left to do.
 
-The journal has one line of JSON for every finished image, appended after its outputs are in place;
-a killed process leaves at most one torn line, which the next run drops. Images and outputs are
-identified by SHA-256 and not by time, because copies and checkouts change the time and no pixel.
+It has one line of JSON for every finished image, appended after its outputs are in place; a killed
+process leaves at most one torn line, which the next run drops. Images and outputs are identified by
+SHA-256 and not by time, because copies and checkouts change the time and no pixel.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -23,11 +22,12 @@ LOCK = paths.STATE / "predict.lock"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinishedImage:
-    """A finished image.
+    """A finished image: one line of the journal.
 
     Attributes:
+        mask: The mask's path below the directory of the outputs, with slashes.
         image: SHA-256 of the image file's content.
         model: Digest of the bundle that predicted it.
         device: Kind of device that predicted it; another kind may round otherwise.
@@ -38,18 +38,20 @@ class FinishedImage:
         outputs: SHA-256 of every output by its kind; None where a kind had nothing to show.
     """
 
+    format: int = FORMAT
+    mask: str
     image: str
     model: str
     device: str
     width: int
     height: int
     confidence: float
-    pixels: tuple[int, ...]
+    pixels: Sequence[int]
     outputs: Mapping[str, str | None]
 
 
 class Journal:
-    """The journal of a directory of outputs. Memory holds the offsets of its lines only.
+    """The journal of a directory of outputs; its methods may be called from any thread.
 
     Args:
         output: The directory; the caller holds its lock.
@@ -61,33 +63,30 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a+b", buffering=0)
         self._lock = Lock()
-        self._lines: dict[str, tuple[int, int]] = {}
-        self._end = 0
+        # Lines and not objects, which would take several times their memory.
+        self._lines: dict[str, bytes] = {}
+        end = 0
         for line in _whole_lines(self._path):
-            if parsed := _parse(line):
-                self._lines[parsed[0]] = (len(line), self._end)
-            self._end += len(line)
-        self._file.truncate(self._end)
+            end += len(line)
+            if entry := _parsed(line):
+                self._lines[entry.mask] = line
+        self._file.truncate(end)
 
     def get(self, mask: str) -> FinishedImage | None:
         """The entry of a mask, by the mask's path below the directory of the outputs."""
-        with self._lock:
-            place = self._lines.get(mask)
-        parsed = place and _parse(os.pread(self._file.fileno(), *place))
-        return parsed[1] if parsed else None
+        line = self._lines.get(mask)
+        return None if line is None else _parsed(line)
 
-    def add(self, mask: str, entry: FinishedImage) -> None:
-        """Append the entry of a finished image. May be called from any thread.
+    def add(self, entry: FinishedImage) -> None:
+        """Append the entry of a finished image.
 
         Raises:
             OSError: The line cannot be written whole; the journal is as it was before.
         """
-        record = {"format": FORMAT, "mask": mask, **asdict(entry)}
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        line = json.dumps(asdict(entry), allow_nan=False).encode() + b"\n"
         with self._lock:
             files.append(self._file, line)
-            self._lines[mask] = (len(line), self._end)
-            self._end += len(line)
+            self._lines[entry.mask] = line
 
     def close(self, *, compact: bool = False) -> None:
         """Close the file.
@@ -96,10 +95,8 @@ class Journal:
             compact: First rewrite it: sorted, one line for each mask whose file exists.
         """
         if compact:
-            with files.atomic_path(self._path) as temporary, temporary.open("wb") as file:
-                for mask in sorted(self._lines):
-                    if (self._output / mask).is_file():
-                        file.write(os.pread(self._file.fileno(), *self._lines[mask]))
+            masks = (mask for mask in sorted(self._lines) if (self._output / mask).is_file())
+            files.write_bytes(self._path, b"".join(self._lines[mask] for mask in masks))
         self._file.close()
 
 
@@ -108,8 +105,8 @@ def outputs_in(directory: Path) -> set[Path]:
     path = directory / JOURNAL
     if not path.is_file():
         return set()
-    entries = (parsed for line in _whole_lines(path) if (parsed := _parse(line)))
-    return {path_of(directory / mask, kind) for mask, entry in entries for kind in entry.outputs}
+    entries = filter(None, map(_parsed, _whole_lines(path)))
+    return {path_of(directory / entry.mask, kind) for entry in entries for kind in entry.outputs}
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
@@ -121,14 +118,10 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
-def _parse(line: bytes) -> tuple[str, FinishedImage] | None:
-    """The mask and the entry of a line; None for a line of another version."""
+def _parsed(line: bytes) -> FinishedImage | None:
+    """The entry of a line; None for a line of another version."""
     try:
-        record = json.loads(line)
-        if record["format"] != FORMAT:
-            return None
-        values = {name: record[name] for name in FinishedImage.__dataclass_fields__}
-        mask: str = record["mask"]
-        return mask, FinishedImage(**{**values, "pixels": tuple(values["pixels"])})
-    except (ValueError, KeyError, TypeError):
+        entry = FinishedImage(**json.loads(line))
+    except (ValueError, TypeError):
         return None
+    return entry if entry.format == FORMAT else None

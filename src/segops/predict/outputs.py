@@ -15,15 +15,11 @@ from segops import files
 from segops.report.overlay import heat_overlay, overlay
 from segops.runtime.masks import encode_mask
 
-MASK = "mask"
-OVERLAY = "overlay"
-PROBABILITIES = "probabilities"
-EXPLANATION = "explain"
 _SUFFIXES = {
-    MASK: ".png",
-    OVERLAY: ".overlay.jpg",
-    PROBABILITIES: ".probabilities.npy",
-    EXPLANATION: ".explain.jpg",
+    "mask": ".png",
+    "overlay": ".overlay.jpg",
+    "probabilities": ".probabilities.npy",
+    "explain": ".explain.jpg",
 }
 LONGEST_STEM = 200
 """Bytes of a name: with a suffix and the addition of a temporary file, it must stay below 255."""
@@ -55,10 +51,10 @@ class Options:
 
     def kinds(self) -> list[str]:
         """The kinds of outputs; the kind of an explanation includes the class."""
-        kinds = [MASK]
-        kinds += [OVERLAY] if self.overlay else []
-        kinds += [PROBABILITIES] if self.probabilities else []
-        kinds += [f"{EXPLANATION} {self.explain}"] if self.explain is not None else []
+        kinds = ["mask"]
+        kinds += ["overlay"] if self.overlay else []
+        kinds += ["probabilities"] if self.probabilities else []
+        kinds += [f"explain {self.explain}"] if self.explain is not None else []
         return kinds
 
 
@@ -89,11 +85,6 @@ def path_of(mask: Path, kind: str) -> Path:
 def write(mask: Path, predicted: PredictedImage, kinds: Iterable[str]) -> dict[str, str | None]:
     """Write the outputs of an image, each whole or not at all.
 
-    Args:
-        mask: Path of the mask.
-        predicted: The image and its prediction.
-        kinds: The outputs; see :meth:`Options.kinds`.
-
     Returns:
         SHA-256 of every kind's file; None where there is nothing to show.
 
@@ -104,13 +95,7 @@ def write(mask: Path, predicted: PredictedImage, kinds: Iterable[str]) -> dict[s
 
 
 def are_whole(mask: Path, outputs: Mapping[str, str | None], kinds: Iterable[str]) -> bool:
-    """Whether `outputs` name all `kinds` and their files are as they were written.
-
-    Args:
-        mask: Path of the mask.
-        outputs: SHA-256 by kind, as :func:`write` returned it.
-        kinds: The kinds to check.
-    """
+    """Whether what :func:`write` returned names all `kinds`, and their files are intact."""
     for kind in kinds:
         if kind not in outputs:
             return False
@@ -150,14 +135,14 @@ def draw_overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[n
 
 
 def _write(path: Path, predicted: PredictedImage, kind: str) -> str | None:
-    if kind == EXPLANATION and predicted.activation is None:
+    if kind == "explain" and predicted.activation is None:
         return None
     with files.atomic_path(path) as temporary:
-        if kind == MASK:
+        if kind == "mask":
             temporary.write_bytes(encode_mask(predicted.mask))
-        elif kind == OVERLAY:
+        elif kind == "overlay":
             _save(temporary, draw_overlay(predicted.image, predicted.mask))
-        elif kind == PROBABILITIES and predicted.probabilities is not None:
+        elif kind == "probabilities" and predicted.probabilities is not None:
             np.save(temporary, predicted.probabilities)
         elif predicted.activation is not None:
             _save(temporary, heat_overlay(*predicted.activation))

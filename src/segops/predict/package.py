@@ -6,20 +6,15 @@ Files are copied and nothing is run, so that the stage needs no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import segops
 from segops import files
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from segops.runtime.networks.zoo import ModelSpec
 
 REQUIREMENTS = "requirements.txt"
 PREDICT = "predict"
@@ -49,8 +44,7 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
     """Make a bundle, whole or not at all.
 
     Args:
-        trained: The directory that :func:`segops.predict.trained.write_trained` wrote, or a
-            bundle.
+        trained: What :func:`segops.predict.trained.write_trained` wrote, or a bundle.
         target_dir: The bundle's directory; its former content is replaced. May be `trained`.
         predict: Settings of prediction, as section `predict` of ``params.yaml``; None: those that
             `trained` holds, else whole images.
@@ -96,26 +90,6 @@ def _code() -> dict[str, bytes]:
         for path in sorted(ROOM.rglob("*.py"))
     }
     return {REQUIREMENTS: requirements().encode(), **runtime}
-
-
-def write_bundle(
-    target_dir: Path,
-    network: nn.Module,
-    spec: ModelSpec,
-    class_names: Sequence[str],
-    training_images: Mapping[str, str],
-    extra: Mapping[str, Any],
-    predict: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a bundle of a network in memory.
-
-    Arguments and errors are those of :func:`segops.predict.trained.write_trained` and
-    :func:`package`.
-    """
-    from .trained import write_trained  # imports torch, which the stage does without
-
-    write_trained(target_dir, network, spec, class_names, training_images, extra)
-    package(target_dir, target_dir, predict)
 
 
 def requirements() -> str:

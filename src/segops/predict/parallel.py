@@ -40,13 +40,10 @@ def images_at_once(device: torch.device | str, pixels: float, images: int) -> in
 def predict_parallel(
     predict: Callable[[Item], Result], items: Iterable[Item], at_once: int
 ) -> Iterator[Result]:
-    """Yield ``predict(item)`` of every item, in the order of the items.
+    """Yield ``predict(item)`` of every item, in the order of the items, `at_once` at a time.
 
-    Args:
-        predict: Safe to call in several threads. A network in it is in evaluation mode and full
-            precision already, because the predictor sets both for the whole process.
-        items: The images.
-        at_once: Items to predict at a time; 1: one after another in the calling thread.
+    `predict` is safe to call in several threads. A network in it is in evaluation mode and full
+    precision already, because the predictor sets both for the whole process.
     """
     if at_once == 1:
         yield from map(predict, items)

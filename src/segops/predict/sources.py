@@ -67,8 +67,13 @@ def find_images(source: Path, output: Path) -> list[Source]:
     if not source.is_dir():
         raise SegopsError(f"{source}: no such file or directory. Expected images.")
     inside = source.resolve() in output.resolve().parents
-    if inside:
-        _require_no_images(output)
+    if inside and output.is_dir() and not (output / JOURNAL).is_file():
+        among = next(_images(output), None)
+        if among is not None:
+            raise SegopsError(
+                f"{output}: outputs would mix with images that lie there ({among.name}). "
+                "Give a new or empty directory with --output."
+            )
     sources = [
         Source(path, path.relative_to(source).as_posix(), output)
         for path in _images(source, output.resolve() if inside else None)
@@ -76,9 +81,19 @@ def find_images(source: Path, output: Path) -> list[Source]:
     if not sources:
         raise SegopsError(f"{source}: holds no image; expected {', '.join(SUFFIXES)}.")
     sources.sort(key=lambda image: image.name)
-    _require_unique_masks(sources)
-    if not inside:
-        _require_masks_outside(source.resolve(), output.resolve(), sources)
+    by_mask: dict[str, Source] = {}
+    for image in sources:
+        other = by_mask.setdefault(image.mask, image)
+        if other is not image:
+            raise SegopsError(
+                f"{image.path} and {other.path}: both masks would be {image.mask_path}. Rename one."
+            )
+        # The next run would take masks among the images for images.
+        if not inside and (output.resolve() / image.mask).is_relative_to(source.resolve()):
+            raise SegopsError(
+                f"{output}: the mask {image.mask_path} would lie among the images of "
+                f"{source.resolve()}. Give a directory of its own with --output."
+            )
     return sources
 
 
@@ -103,36 +118,3 @@ def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
             path = directory / name
             if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path not in outputs:
                 yield path
-
-
-def _require_no_images(output: Path) -> None:
-    """Refuse a directory of outputs below the source that holds images of its own."""
-    if output.is_dir() and not (output / JOURNAL).is_file():
-        image = next(_images(output), None)
-        if image is not None:
-            raise SegopsError(
-                f"{output}: outputs would mix with images that lie there ({image.name}). "
-                "Give a new or empty directory with --output."
-            )
-
-
-def _require_unique_masks(sources: list[Source]) -> None:
-    """Refuse two images with the same mask."""
-    by_mask: dict[str, Source] = {}
-    for source in sources:
-        other = by_mask.setdefault(source.mask, source)
-        if other is not source:
-            raise SegopsError(
-                f"{source.path} and {other.path}: both masks would be {source.mask_path}. "
-                "Rename one."
-            )
-
-
-def _require_masks_outside(root: Path, output: Path, sources: list[Source]) -> None:
-    """Refuse outputs among the images: the next run would take masks for images."""
-    for source in sources:
-        if (output / source.mask).is_relative_to(root):
-            raise SegopsError(
-                f"{source.output}: the mask {source.mask_path} would lie among the images of "
-                f"{root}. Give a directory of its own with --output."
-            )

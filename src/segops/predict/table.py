@@ -37,16 +37,11 @@ def write_table(
 ) -> None:
     """Write the table, whole or not at all.
 
-    Each image has one row: its name, its width and height as seen, the confidence (mean
-    probability of the top class), the share of the image (0..1) predicted as each class, and the
-    error of an image without a prediction. Confidence and shares have six significant digits; the
-    journal keeps all. A name that a spreadsheet would take for a formula is written ``./NAME``,
+    Each image has one row: its name, its width and height as seen, the confidence (mean probability
+    of the top class), the share of the image (0..1) predicted as each class, and the error of an
+    image without a prediction. Confidence and shares have six significant digits; the journal keeps
+    all. A name that a spreadsheet would take for a formula is written ``./NAME``,
     which is the same path; such an error is written after `error:`.
-
-    Args:
-        path: The CSV file, in UTF-8.
-        class_names: The names in id order.
-        rows: The name of every image with its entry or its error.
     """
     empty = [""] * (len(_FIRST) - 1 + len(class_names))
     with (

@@ -38,7 +38,7 @@ def write_trained(
     Args:
         target_dir: The directory; its former content is replaced.
         network: As :func:`segops.runtime.networks.zoo.build` returns it for `spec`, trained.
-        spec: Specification of the network.
+        spec: Its specification.
         class_names: The names in id order.
         training_images: SHA-256 of every image that had a part in training, by image id; also
             of the selection split, because it chose the checkpoint.
@@ -72,15 +72,3 @@ def write_trained(
     with files.atomic_directory(target_dir) as temporary:
         (temporary / opener.MODEL).write_text(text, encoding="utf-8")
         (temporary / opener.WEIGHTS).write_bytes(safetensors.torch.save(state))
-
-
-def weights_sha256(directory: Path) -> str:
-    """SHA-256 of the weights of a trained network or of a bundle, in hexadecimal.
-
-    Raises:
-        SegopsError: The file is missing.
-    """
-    path = directory / opener.WEIGHTS
-    if not path.is_file():
-        raise SegopsError(f"{path}: no such file. `dvc repro package` makes a bundle.")
-    return files.sha256_file(path)

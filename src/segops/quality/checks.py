@@ -9,12 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """A defect of a file.
-
-    Attributes:
-        file: Path relative to the data set's root, with forward slashes.
-        message: What is wrong with it.
-    """
+    """A defect of a file; `file` is relative to the data set's root, with forward slashes."""
 
     file: str
     message: str

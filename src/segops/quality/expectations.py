@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
 from segops.quality.checks import DataCheck, Finding, Validation
-from segops.quality.frames import describe_images, describe_labels, labels_in
+from segops.quality.facts import MISSING
 from segops.quality.runner import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.runtime.classes import VOID
 from segops.voc.layout import LISTS, SPLITS
 from segops.words import counted
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,23 @@ class Bounds(Sections):
 
 
 def check(facts: pd.DataFrame, params: Bounds) -> Validation:
-    """DataCheck a facts table against all rules.
+    """Check a facts table of :func:`segops.quality.facts.scan` against all rules.
 
-    Args:
-        facts: As :func:`segops.quality.facts.scan` returns it.
-        params: Classes and bounds.
-
-    Returns:
-        A check for each rule. A rule that cannot be evaluated fails and is marked `errored`.
+    A rule that cannot be evaluated fails and is marked `errored`.
     """
-    images = describe_images(facts)
-    labels = describe_labels(images, params.data.class_names)
-    rules = rules_for(images, labels, params)
+    images = _describe_images(facts)
+    labels = _describe_labels(images, params.data.class_names)
+    rules = [
+        *_count_rules(params.validate_),
+        *_file_rules(),
+        *_label_rules(images, labels, params),
+        *_split_rules(images),
+    ]
     outcomes = evaluate(
         {"images": images, "labels": labels[labels["split"] == "train"]},
         {rule.name: (rule.frame, rule.expectation) for rule in rules},
     )
-    records: list[Row] = [
-        {str(column): value for column, value in row.items()} for row in images.to_dict("records")
-    ]
-    rows = {(row["image_id"], row["split"]): row for row in records}
+    rows = {(row["image_id"], row["split"]): row for row in images.to_dict("records")}
     return Validation(
         checks=tuple(_check(rule, outcomes.get(rule.name), rows, len(images)) for rule in rules),
         images={split: int((images["split"] == split).sum()) for split in SPLITS},
@@ -83,9 +81,7 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
 def unreadable(root: Path, message: str) -> Validation:
     """Return the validation of a data set whose layout cannot be read.
 
-    Args:
-        root: The data set's directory.
-        message: The message of :func:`segops.voc.layout.open_layout`, a line per defect.
+    `message` is that of :func:`segops.voc.layout.open_layout`, a line per defect.
     """
     head, *lines = message.splitlines()
     findings = []
@@ -108,18 +104,7 @@ def unreadable(root: Path, message: str) -> Validation:
     )
 
 
-def rules_for(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> list[Rule]:
-    """Return the rules, in reading order."""
-    return [
-        *_count_rules(params),
-        *_file_rules(),
-        *_label_rules(images, labels, params),
-        *_split_rules(images),
-    ]
-
-
-def _count_rules(params: Bounds) -> list[Rule]:
-    bounds = params.validate_
+def _count_rules(bounds: ValidateParams) -> list[Rule]:
     return [
         Rule(
             name="data set not empty",
@@ -167,52 +152,45 @@ def _file_rules() -> list[Rule]:
             explain=_each(missing),
             observed=_share("lack a file"),
         ),
-        Rule(
+        _file_rule(
+            "image",
+            "have an unreadable image",
+            lambda row: row["unreadable_image"],
             name="images readable",
             expected="Every image is a JPEG that decodes to its last pixel.",
             action="Replace damaged files with intact copies; save images of other formats as "
             "JPEG.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_image"),
-            explain=_each(lambda row: [Finding(row["image_path"], row["unreadable_image"])]),
-            observed=_share("have an unreadable image"),
         ),
-        Rule(
+        _file_rule(
+            "mask",
+            "have an unreadable mask",
+            lambda row: row["unreadable_mask"],
             name="masks readable",
             expected="Every mask is a PNG that decodes to class ids.",
             action="Replace the files; a mask holds class ids, or the colours of VOC's palette.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_mask"),
-            explain=_each(lambda row: [Finding(row["mask_path"], row["unreadable_mask"])]),
-            observed=_share("have an unreadable mask"),
         ),
-        Rule(
+        _file_rule(
+            "mask",
+            "have a mask of another size",
+            lambda row: f"is {row['mask_size']} pixels, its image {row['size']}",
             name="sizes equal",
             expected="Every mask is as large as its image.",
             action="Make the mask again at the image's own size; resample with nearest neighbour.",
             expectation=gxe.ExpectColumnPairValuesToBeEqual(
                 column_A="size", column_B="mask_size", ignore_row_if="either_value_is_missing"
             ),
-            explain=_each(
-                lambda row: [
-                    Finding(
-                        row["mask_path"],
-                        f"is {row['mask_size']} pixels, its image {row['size']}",
-                    )
-                ]
-            ),
-            observed=_share("have a mask of another size"),
         ),
-        Rule(
+        _file_rule(
+            "image",
+            "are rotated by EXIF",
+            lambda row: f"has EXIF orientation {row['orientation']}, not 1",
             name="images upright",
             expected="No image is rotated by EXIF, which would not rotate its mask.",
             action="Save the image with rotated pixels and without the EXIF tag, and check that "
             "the mask matches.",
             expectation=gxe.ExpectColumnValuesToBeInSet(column="orientation", value_set=[1]),
-            explain=_each(
-                lambda row: [
-                    Finding(row["image_path"], f"has EXIF orientation {row['orientation']}, not 1")
-                ]
-            ),
-            observed=_share("are rotated by EXIF"),
         ),
     ]
 
@@ -225,26 +203,28 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
     in_val = labels[labels["split"] == "val"].groupby("class").size().to_dict()
     absent = [name for name in required if name not in present.get("train", set())]
 
-    def illegal(row: Row) -> list[Finding]:
+    def illegal(row: Row) -> str:
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
-        bad = [label for label in labels_in(row["label_ids"]) if label >= len(names)]
+        bad = [label for label in _labels_in(row["label_ids"]) if label >= len(names)]
         listed = ", ".join(f"id {label} ({counted(counts[label], 'pixel')})" for label in bad)
-        return [
-            Finding(row["mask_path"], f"holds {listed}; legal are 0 to {len(names) - 1}, {VOID}")
-        ]
+        return f"holds {listed}; legal are 0 to {len(names) - 1}, {VOID}"
 
     return [
-        Rule(
+        _file_rule(
+            "mask",
+            "have a mask with other ids",
+            illegal,
             name="ids legal",
             expected=f"Masks hold ids 0 to {len(names) - 1} and {VOID} (void) only.",
             action="Correct the masks, or name all their classes in data.classes.",
             expectation=gxe.ExpectColumnValuesToBeBetween(
                 column="highest_label", min_value=0, max_value=len(names) - 1
             ),
-            explain=_each(illegal),
-            observed=_share("have a mask with other ids"),
         ),
-        Rule(
+        _file_rule(
+            "mask",
+            "have too much void",
+            lambda row: f"is void on {row['void_fraction']:.1%} of its area",
             name="void within bounds",
             expected=f"At most {bound:.0%} of a mask is void (id {VOID}).",
             action="Label the images, remove them from the lists, or raise "
@@ -252,12 +232,6 @@ def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> 
             expectation=gxe.ExpectColumnValuesToBeBetween(
                 column="void_fraction", min_value=0, max_value=bound
             ),
-            explain=_each(
-                lambda row: [
-                    Finding(row["mask_path"], f"is void on {row['void_fraction']:.1%} of its area")
-                ]
-            ),
-            observed=_share("have too much void"),
         ),
         Rule(
             name="required classes in train",
@@ -295,7 +269,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
             message = f"{row['image_id']} is listed {len(where)} times"
         return [Finding(_list("train" if "train" in where else "val"), message)]
 
-    def leaked(row: Row) -> list[Finding]:
+    def leaked(row: Row) -> str:
         twin = twins[row["image_sha256"]]
         others = sorted(
             {
@@ -304,9 +278,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
                 if split != row["split"]
             }
         )
-        return [
-            Finding(row["image_path"], f"in {row['split']} is the same file as {', '.join(others)}")
-        ]
+        return f"in {row['split']} is the same file as {', '.join(others)}"
 
     return [
         Rule(
@@ -317,44 +289,90 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
             explain=_each(repeated),
             observed=_share("repeat an id"),
         ),
-        Rule(
+        _file_rule(
+            "image",
+            "are in both",
+            leaked,
             name="train and val apart",
             expected="No image is in train and in val under two ids (compared by SHA-256).",
             action="Remove the image from one of the lists: it would raise the score on val.",
             expectation=gxe.ExpectColumnValuesToBeInSet(column="in_both_splits", value_set=[False]),
-            explain=_each(leaked),
-            observed=_share("are in both"),
         ),
     ]
+
+
+def _describe_images(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return the facts with the columns that the rules need, null where a fact is unknown."""
+    images = facts.reset_index(drop=True)
+    lost = {kind: images[f"{kind}_error"].eq(MISSING).fillna(False) for kind in ("image", "mask")}
+    images["missing"] = None
+    images.loc[lost["image"], "missing"] = "image"
+    images.loc[lost["mask"], "missing"] = "mask"
+    images.loc[lost["image"] & lost["mask"], "missing"] = "image and mask"
+    for kind in ("image", "mask"):
+        images[f"unreadable_{kind}"] = images[f"{kind}_error"].where(~lost[kind], None)
+    images["size"] = _sizes(images["width"], images["height"])
+    images["mask_size"] = _sizes(images["mask_width"], images["mask_height"])
+    images["highest_label"] = pd.Series(
+        [max(_labels_in(ids), default=None) for ids in images["label_ids"]], dtype="float64"
+    )
+    # The same file under another id; another rule covers the same id in both lists.
+    holders = images.groupby("image_sha256")[["split", "image_id"]].transform("nunique")
+    images["in_both_splits"] = (holders > 1).all(axis=1)
+    return images
+
+
+def _describe_labels(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return a row per image and class in its mask, with columns image_id, split and class."""
+    rows = [
+        (image_id, split, class_names[label])
+        for image_id, split, ids in zip(
+            images["image_id"], images["split"], images["label_ids"], strict=True
+        )
+        for label in _labels_in(ids)
+        if label < len(class_names)
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "split", "class"], dtype="str")
+
+
+def _labels_in(ids: Any) -> list[int]:
+    """Return the ids of a `label_ids` cell without void; empty if the mask could not be read."""
+    return [] if ids is None else [int(label) for label in ids if label != VOID]
+
+
+def _sizes(width: pd.Series[Any], height: pd.Series[Any]) -> pd.Series[Any]:
+    return width.astype("string") + " × " + height.astype("string")
 
 
 def _check(
     rule: Rule, outcome: ExpectationOutcome | None, rows: Mapping[tuple[str, str], Row], total: int
 ) -> DataCheck:
+    stated = partial(DataCheck, rule.name, rule.expected, expectation=spelled(rule.expectation))
     if outcome is None or outcome.error is not None:
         reason = "no result came back" if outcome is None else outcome.error
-        return DataCheck(
-            name=rule.name,
-            expected=rule.expected,
+        return stated(
             passed=False,
             observed=f"It could not be evaluated: {reason}",
             action="This says nothing about the data; report it as a defect of the check.",
             errored=True,
-            expectation=spelled(rule.expectation),
         )
-    findings: list[Finding] = []
-    if not outcome.success:
-        findings = rule.explain([rows[key] for key in outcome.rows])
-    return DataCheck(
-        name=rule.name,
-        expected=rule.expected,
+    findings = [] if outcome.success else rule.explain([rows[key] for key in outcome.rows])
+    return stated(
         passed=outcome.success,
         observed=rule.observed(outcome, total),
         action=rule.action,
         findings=tuple(dict.fromkeys(findings)),
-        expectation=spelled(rule.expectation),
         rows=outcome.rows,
     )
+
+
+def _file_rule(kind: str, failing: str, message: Callable[[Row], str], **texts: Any) -> Rule:
+    """A rule about every image, or every mask: what failing ones do, and the finding on each."""
+
+    def explain(row: Row) -> list[Finding]:
+        return [Finding(row[f"{kind}_path"], message(row))]
+
+    return Rule(explain=_each(explain), observed=_share(failing), **texts)
 
 
 def _each(explain: Callable[[Row], list[Finding]]) -> Callable[[Sequence[Row]], list[Finding]]:

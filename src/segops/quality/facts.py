@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from segops.files import atomic_path, sha256_bytes, sha256_lines
+from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -25,6 +25,7 @@ from segops.runtime.images import (
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import cores
+from segops.voc.hashes import HashRow, dataset_hash
 from segops.voc.layout import Layout
 
 MAX_WORKERS = 8
@@ -70,12 +71,8 @@ _DTYPES = {
 def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     """Read and fully decode every listed image and mask, in parallel.
 
-    A file that is missing or cannot be decoded raises nothing; its row has an error.
-
-    Args:
-        layout: The data set.
-        workers: Number of decoding threads (decoding releases the interpreter's lock); None or 0:
-            one per core, at most 8.
+    A file that is missing or cannot be decoded raises nothing; its row has an error. `workers` is
+    the number of decoding threads; None or 0: one per core, at most 8.
 
     Returns:
         A row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
@@ -105,51 +102,16 @@ def write_facts(path: Path, facts: pd.DataFrame) -> None:
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def read_facts(path: Path) -> pd.DataFrame:
-    """Read a table that :func:`write_facts` wrote.
-
-    Raises:
-        SegopsError: The file is missing, is not Parquet, or has other columns.
-    """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise SegopsError(f"{path}: no such file. `dvc repro validate` makes it.") from None
-    except pa.ArrowInvalid as error:
-        raise SegopsError(f"{path}: not Parquet: {error}. `dvc repro validate` makes it.") from None
-    if table.schema.names != SCHEMA.names:
-        raise SegopsError(
-            f"{path}: has columns {', '.join(table.schema.names)}; expected "
-            f"{', '.join(SCHEMA.names)}. `dvc repro --force validate` makes it again."
-        )
-    return _to_frame(table)
-
-
 def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """Return the SHA-256 over all images, masks, their splits and the classes, in hexadecimal.
-
-    The order of images in a list does not matter. The order of classes does, because it defines
-    their ids.
-    """
-    return sha256_lines([*_class_lines(class_names), *_file_lines(facts)])
+    """Return the :func:`segops.voc.hashes.dataset_hash` over all images and masks."""
+    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
+    rows = facts[columns].fillna("missing").itertuples(index=False, name=None)
+    return dataset_hash(cast("Iterable[HashRow]", rows), class_names)
 
 
 def split_hash(facts: pd.DataFrame, split: str, class_names: Sequence[str]) -> str:
     """Return the :func:`data_hash` of a single split."""
-    return sha256_lines([*_class_lines(class_names), *_file_lines(facts[facts["split"] == split])])
-
-
-def _class_lines(class_names: Sequence[str]) -> list[str]:
-    return [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
-
-
-def _file_lines(facts: pd.DataFrame) -> list[str]:
-    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
-    return sorted("\t".join(row) for row in _strings(facts[columns]))
-
-
-def _strings(frame: pd.DataFrame) -> Iterable[tuple[str, ...]]:
-    return frame.fillna("missing").itertuples(index=False, name=None)
+    return data_hash(facts[facts["split"] == split], class_names)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
@@ -158,51 +120,49 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    path = layout.image_path(image_id)
-    name = path.relative_to(layout.root).as_posix()
-
-    def decode(content: bytes, facts: dict[str, Any]) -> None:
+    def decode(content: bytes, name: str) -> dict[str, Any]:
         image = load_image(content, name, PHOTOGRAPH_FORMATS)
-        facts["width"], facts["height"] = image.size
-        facts["channels"] = len(image.getbands())
-        facts["mode"] = image.mode
-        facts["orientation"] = orientation(image)
+        return {
+            "width": image.width,
+            "height": image.height,
+            "channels": len(image.getbands()),
+            "mode": image.mode,
+            "orientation": orientation(image),
+        }
 
-    return {"image_path": name} | _file_facts("image", path, name, decode)
+    return _file_facts("image", layout.root, layout.image_path(image_id), decode)
 
 
 def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    path = layout.mask_path(image_id)
-    name = path.relative_to(layout.root).as_posix()
-
-    def decode(content: bytes, facts: dict[str, Any]) -> None:
+    def decode(content: bytes, name: str) -> dict[str, Any]:
         mask = decode_mask(content, name)
-        facts["mask_height"], facts["mask_width"] = mask.shape
-        facts["mask_mode"] = image_mode(content, name, MASK_FORMATS)
         counts = Image.fromarray(mask).histogram()
-        facts["label_ids"] = [index for index, count in enumerate(counts) if count]
-        facts["label_pixels"] = [count for count in counts if count]
-        facts["void_fraction"] = counts[VOID] / mask.size
+        return {
+            "mask_width": mask.shape[1],
+            "mask_height": mask.shape[0],
+            "mask_mode": image_mode(content, name, MASK_FORMATS),
+            "label_ids": [index for index, count in enumerate(counts) if count],
+            "label_pixels": [count for count in counts if count],
+            "void_fraction": counts[VOID] / mask.size,
+        }
 
-    return {"mask_path": name} | _file_facts("mask", path, name, decode)
+    return _file_facts("mask", layout.root, layout.mask_path(image_id), decode)
 
 
 def _file_facts(
-    kind: str, path: Path, name: str, decode: Callable[[bytes, dict[str, Any]], None]
+    kind: str, root: Path, path: Path, decode: Callable[[bytes, str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the facts of a file; `decode` adds facts, and raises if the content is unusable."""
+    """Return the facts of a file; `decode` raises if the content is unusable."""
+    name = path.relative_to(root).as_posix()
+    facts: dict[str, Any] = {f"{kind}_path": name}
     try:
         content = path.read_bytes()
+        facts |= {f"{kind}_bytes": len(content), f"{kind}_sha256": sha256_bytes(content)}
+        facts |= decode(content, name)
     except FileNotFoundError:
-        return {f"{kind}_error": MISSING}
+        facts[f"{kind}_error"] = MISSING
     except OSError as error:
-        return {f"{kind}_error": f"cannot be read: {error.strerror or error}"}
-    facts: dict[str, Any] = {
-        f"{kind}_bytes": len(content),
-        f"{kind}_sha256": sha256_bytes(content),
-    }
-    try:
-        decode(content, facts)
+        facts[f"{kind}_error"] = f"cannot be read: {error.strerror or error}"
     except SegopsError as error:
         facts[f"{kind}_error"] = str(error).removeprefix(f"{name}: ")
     return facts

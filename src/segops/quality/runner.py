@@ -52,9 +52,6 @@ def evaluate(
     Args:
         frames: Frames by name, each with the columns in `INDEX`.
         expectations: Key -> (name of the frame, expectation).
-
-    Returns:
-        An outcome for every key.
     """
     # It logs the paths of its temporary directories.
     logging.getLogger(ProgressBarsConfig.__module__).setLevel(logging.WARNING)

@@ -15,6 +15,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 from segops.predict.bundle import bundle_digest
+from segops.predict.package import REQUIREMENTS
 from segops.record.lineage import tag
 from segops.record.tracking import Store
 from segops.runtime.errors import SegopsError
@@ -34,40 +35,36 @@ probability."""
 
 
 def find(store: Store, run_id: str, digest: str) -> LoggedModel | None:
-    """Return the run's completely logged model with this bundle, or None.
-
-    Args:
-        store: The record.
-        run_id: The run.
-        digest: The bundle's digest.
-    """
-    models = store.client.search_logged_models(
-        [store.experiment_id], f"source_run_id = '{run_id}' AND tags.`{DIGEST}` = '{digest}'"
-    )
-    ready = [model for model in models if model.status == LoggedModelStatus.READY]
-    return ready[0] if ready else None
+    """Return the run's completely logged model with the bundle of this digest, or None."""
+    models = (model for model in _ready(store, run_id) if model.tags[DIGEST] == digest)
+    return next(models, None)
 
 
 def of_run(store: Store, run: Run) -> LoggedModel | None:
     """Return the run's model that was evaluated last, else its latest model, else None.
 
     A run has several models when its weights were packaged with several prediction settings.
-
-    Args:
-        store: The record.
-        run: The run.
     """
-    models = store.client.search_logged_models(
-        [store.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    evaluated = run.data.tags.get(DIGEST)
+    return max(
+        _ready(store, run.info.run_id),
+        key=lambda model: (model.tags[DIGEST] == evaluated, model.creation_timestamp),
+        default=None,
     )
-    ready = [
+
+
+def _of_run(store: Store, run_id: str) -> list[LoggedModel]:
+    condition = f"source_run_id = '{run_id}'"
+    return list(store.client.search_logged_models([store.experiment_id], condition))
+
+
+def _ready(store: Store, run_id: str) -> list[LoggedModel]:
+    """Return the run's models that are bundles and were logged completely."""
+    return [
         model
-        for model in models
+        for model in _of_run(store, run_id)
         if model.status == LoggedModelStatus.READY and DIGEST in model.tags
     ]
-    evaluated = run.data.tags.get(DIGEST)
-    ready.sort(key=lambda model: (model.tags[DIGEST] == evaluated, model.creation_timestamp))
-    return ready[-1] if ready else None
 
 
 def log_bundle(
@@ -75,42 +72,33 @@ def log_bundle(
 ) -> LoggedModel:
     """Log a bundle as the model of a run, after deleting what an interrupted attempt left.
 
-    Args:
-        store: The record.
-        run_id: The run.
-        bundle: The bundle's directory.
-        digest: Its digest.
-        params: The bundle's parameters as MLflow stores them, shown on the model's page.
+    MLflow shows `params`, the bundle's parameters as MLflow stores them, on the model's page.
 
     Raises:
         MlflowException: MLflow refuses.
     """
     from mlflow import pyfunc
 
-    for existing in store.client.search_logged_models(
-        [store.experiment_id], f"source_run_id = '{run_id}'"
-    ):
+    for existing in _of_run(store, run_id):
         if existing.status != LoggedModelStatus.READY:
             store.client.delete_logged_model(existing.model_id)
     model = store.client.create_logged_model(
         store.experiment_id, NAME, run_id, tags={DIGEST: digest}, params=params
     )
-    scripts = (path for path in SCRIPTS if (bundle / path).is_file())
-    script = next(scripts, SCRIPTS[0])
-    requirements = (bundle / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    script = next(path for path in SCRIPTS if (bundle / path).is_file())
     with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / "model"
+        local = str(Path(scratch) / "model")
         # MLflow warns that an input example is missing; the explicit signature replaces it.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pyfunc.save_model(
-                path=str(local),
+                path=local,
                 python_model=str(bundle / script),
                 artifacts={KEY: str(bundle)},
                 signature=SIGNATURE,
                 # The script checks this digest before it runs any code of the bundle.
                 model_config={"device": "auto", "bundle_digest": digest},
-                pip_requirements=[line for line in requirements if line.strip()],
+                pip_requirements=str(bundle / REQUIREMENTS),
                 mlflow_model=Model(
                     artifact_path=model.artifact_location,
                     model_uuid=model.model_id,
@@ -118,7 +106,7 @@ def log_bundle(
                     model_id=model.model_id,
                 ),
             )
-        store.client.log_model_artifacts(model.model_id, str(local))
+        store.client.log_model_artifacts(model.model_id, local)
     store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return store.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
@@ -126,11 +114,7 @@ def log_bundle(
 def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
     """Download a version's artifact and return the path of its bundle. No code of it is run.
 
-    Args:
-        store: The record.
-        model: Name of the registered model.
-        version: Its version.
-        target: Directory for the download. Artifacts on this machine are used in place.
+    `target` is the directory of the download; artifacts on this machine are used in place.
 
     Raises:
         SegopsError: The artifact holds no bundle.
@@ -143,49 +127,11 @@ def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
 def fetch_logged(store: Store, model: LoggedModel, target: Path) -> Path:
     """Download a run's model, check the digest of its bundle and return the bundle's path.
 
-    Args:
-        store: The record.
-        model: The model, as :func:`of_run` returned it.
-        target: As in :func:`fetch_bundle`.
-
-    Raises:
-        SegopsError: The artifact holds no bundle, or was changed after it was logged.
-        MlflowException: MLflow does not answer.
+    Arguments and errors are those of :func:`checked_bundle`.
     """
     name = f"the model of run {model.source_run_id}"
     bundle = _fetch(store, model.artifact_location, name, target)
-    actual, logged = bundle_digest(bundle), model.tags[DIGEST]
-    if actual != logged:
-        raise SegopsError(
-            f"{name}: its artifact has the digest {actual[:12]}; {logged[:12]} was logged. "
-            "The artifact was changed, so its code is not run. Restore it from a backup, or "
-            "choose another model."
-        )
-    return bundle
-
-
-def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        local = Path(
-            download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=store.uri)
-        )
-        tree = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))
-        place = tree["flavors"]["python_function"]["artifacts"][KEY]["path"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise SegopsError(
-            f"{name}: its artifact at {uri} holds no segops bundle ({error}). "
-            "Choose a version that segops registered."
-        ) from None
-    bundle: Path = (local / str(place)).resolve()
-    if not bundle.is_relative_to(local.resolve()) or not bundle.is_dir():
-        raise SegopsError(
-            f"{name}: its artifact at {uri} holds no directory {place!r}. "
-            "Choose a version that segops registered."
-        )
-    return bundle
+    return _checked(bundle, name, model.tags[DIGEST], "logged")
 
 
 def checked_bundle(
@@ -198,11 +144,32 @@ def checked_bundle(
         MlflowException: The registry does not answer.
     """
     bundle = fetch_bundle(store, model, version, target)
+    return _checked(bundle, f"{model} version {version}", expected_digest, "registered")
+
+
+def _checked(bundle: Path, name: str, expected: str, how: str) -> Path:
     actual = bundle_digest(bundle)
-    if not expected_digest or actual != expected_digest:
+    if actual != expected:
         raise SegopsError(
-            f"{model} version {version}: its artifact has the digest {actual[:12]}; "
-            f"{expected_digest[:12] or '(none)'} was registered. The artifact was changed, so its "
-            "code is not run. Restore it from a backup, or choose another version."
+            f"{name}: its artifact has the digest {actual[:12]}; {expected[:12] or '(none)'} was "
+            f"{how}. The artifact was changed, so its code is not run. Restore it from a backup, "
+            "or choose another model."
         )
+    return bundle
+
+
+def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    target.mkdir(parents=True, exist_ok=True)
+    wrong = f"{name}: its artifact at {uri} holds no segops bundle"
+    try:
+        local = Path(download_artifacts(uri, dst_path=str(target), tracking_uri=store.uri))
+        tree = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))
+        place = tree["flavors"]["python_function"]["artifacts"][KEY]["path"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise SegopsError(f"{wrong} ({error}). Choose a version that segops registered.") from None
+    bundle: Path = (local / str(place)).resolve()
+    if not bundle.is_relative_to(local.resolve()) or not bundle.is_dir():
+        raise SegopsError(f"{wrong} at {place!r}. Choose a version that segops registered.")
     return bundle

@@ -33,11 +33,6 @@ def source(command: str) -> dict[str, str]:
 def fill(store: Store, run_id: str, command: str = TRAINING) -> list[str]:
     """Add source and data set to a run where its tags name them; existing values stay.
 
-    Args:
-        store: The record.
-        run_id: The run.
-        command: The command that made the run.
-
     Returns:
         Names of the tags and data sets that were added.
     """

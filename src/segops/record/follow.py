@@ -34,7 +34,6 @@ class CurveHistory:
     """The epochs that a training has written to its history file so far.
 
     Attributes:
-        path: The file.
         fingerprint: The training's fingerprint; empty before the first line is written.
         rows: Epoch -> its line; the last line where a resume trained an epoch again.
         ended: Whether the training wrote that it has ended.
@@ -48,10 +47,7 @@ class CurveHistory:
     params: dict[str, Any] = field(default_factory=dict)
 
     def refresh(self) -> bool:
-        """Read the file again.
-
-        Returns:
-            Whether anything changed. An incomplete last line is left for the next call.
+        """Read the file again, but for an incomplete last line; return whether anything changed.
 
         Raises:
             SegopsError: A line is not JSON.
@@ -79,11 +75,7 @@ class CurveHistory:
 
 
 def follow(root: Path, pid: int) -> int:
-    """Log a training live to MLflow until it ends, each epoch once.
-
-    Args:
-        root: The workspace.
-        pid: The process that trains.
+    """Log the training of a process live to MLflow until it ends, each epoch once.
 
     Returns:
         0 when every epoch was delivered, else 1; `segops record` delivers the missing epochs.
@@ -131,7 +123,7 @@ def _deliver_until_end(root: Path, store: Store, history: CurveHistory, pid: int
                 run_id = _run(store, root, history, pid)
         if set(history.rows) - delivered:
             with locked(root, "record"):
-                _deliver(store, run_id, history)
+                runs.add_epochs(store, run_id, history.rows.values())
             delivered = set(history.rows)
         if not history.ended:
             ended_at = None
@@ -149,7 +141,7 @@ def _is_recorded(store: Store, history: CurveHistory) -> bool:
     return any(
         runs.WEIGHTS in run.data.tags
         and runs.are_logged(runs.epochs(store, run.info.run_id), history.rows.values())
-        for run in runs.of_fingerprint(store, history.fingerprint)
+        for run in runs.tagged(store, runs.FINGERPRINT, history.fingerprint)
     )
 
 
@@ -177,10 +169,6 @@ def _run(store: Store, root: Path, history: CurveHistory, pid: int) -> str:
     runs.add_tags(store, run, process, overwrite=True)
     runs.add_params(store, run, load_params(root).flat())
     return run_id
-
-
-def _deliver(store: Store, run_id: str, history: CurveHistory) -> None:
-    runs.add_epochs(store, run_id, history.rows.values(), runs.epochs(store, run_id))
 
 
 def _sleep_while_alive(pid: int, seconds: float) -> None:

@@ -35,28 +35,38 @@ LIBRARIES: dict[str, str] = {
 }
 """Lineage field -> distribution whose version it holds."""
 
-ORIGIN_FIELDS: tuple[str, ...] = (
-    "code_commit",
-    "code_differs",
-    "environment",
-    "python",
-    *LIBRARIES,
-    "started_by",
+_ITSELF = "nothing: segops records it itself"
+_COMMIT = "`git init` where there is no repository, then `git add -A` and `git commit`"
+_TRAIN = "`dvc repro --force --single-item train`"
+_EVALUATE = "`dvc repro --force --single-item evaluate`"
+
+ORIGIN_FIELDS: dict[str, str] = {
+    "code_commit": _COMMIT,
+    "code_differs": _COMMIT,
+    "environment": _ITSELF,
+    "python": _ITSELF,
+    **dict.fromkeys(LIBRARIES, "install constraints.txt's libraries (`make install`)"),
+    "started_by": _ITSELF,
+}
+"""Code, software and person, known when training starts. In this and the following tables each
+field has its remedy: what to do before `segops promote` records it."""
+TRAINING_FIELDS: dict[str, str] = dict.fromkeys(
+    ("weights_sha256", "train_hash", "device", "precision", "seed"), _TRAIN
 )
-"""Code, software and person; known when training starts."""
-TRAINING_FIELDS: tuple[str, ...] = ("weights_sha256", "train_hash")
-"""Hashes that are known when training has ended."""
-RUN_FIELDS: tuple[str, ...] = ("device", "precision", "seed")
-"""Settings that are known when training has ended."""
-DATA_FIELDS: tuple[str, ...] = (
-    "bundle_digest",
-    "data_hash",
-    "val_hash",
-    "data_md5",
-    "dvc_lock",
-    "params",
-    "reproduce",
-)
+"""Hashes and settings that are known when training has ended."""
+DATA_FIELDS: dict[str, str] = {
+    "bundle_digest": _EVALUATE,
+    "data_hash": _EVALUATE,
+    "val_hash": _EVALUATE,
+    "data_md5": "`dvc add` the directory that data.path in params.yaml names",
+    "dvc_lock": "`dvc repro`, which writes dvc.lock",
+    "params": "put params.yaml back (`git restore params.yaml`)",
+    "reproduce": (
+        "`git init` and `git commit` where the code has no commit; else `dvc repro --force "
+        "--single-item package` and `dvc repro`, since the bundle was made by other code than this "
+        "checkout's"
+    ),
+}
 """The evaluated bundle, its data and parameters, and the command that reproduces it. A new
 evaluation replaces these."""
 PACKAGE_FIELDS: dict[str, str] = {
@@ -66,49 +76,28 @@ PACKAGE_FIELDS: dict[str, str] = {
 }
 """Origin of the evaluated bundle -> origin field of the training. They differ when the weights were
 packaged again after the code changed."""
-LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *RUN_FIELDS, *DATA_FIELDS)
+LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *DATA_FIELDS)
 """The fields of a complete lineage; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
 """SHA-256 of the patch stored with the run; required where the code differed from its commit."""
-
-_COMMIT = "`git init` where there is no repository, then `git add -A` and `git commit`"
-_INSTALL = "install constraints.txt's libraries (`make install`)"
-_TRAIN = "`dvc repro --force --single-item train`"
-_EVALUATE = "`dvc repro --force --single-item evaluate`"
-_PARAMS = "put params.yaml back (`git restore params.yaml`)"
-_DATA = "`dvc add` the directory that data.path in params.yaml names"
-_LOCK = "`dvc repro`, which writes dvc.lock"
-_PATCH = (
-    "commit the code, change train.seed and train again, since the code that trained is not known"
-)
-_AGAIN = "nothing: segops records it itself"
-_PACKAGE = (
-    "`git init` and `git commit` where the code has no commit; else `dvc repro --force "
-    "--single-item package` and `dvc repro`, since the bundle was made by other code than this "
-    "checkout's"
-)
 REMEDIES: dict[str, str] = {
-    **dict.fromkeys(("code_commit", "code_differs"), _COMMIT),
-    **dict.fromkeys(LIBRARIES, _INSTALL),
-    **dict.fromkeys((*TRAINING_FIELDS, *RUN_FIELDS), _TRAIN),
-    **dict.fromkeys(("bundle_digest", "data_hash", "val_hash"), _EVALUATE),
-    **dict.fromkeys(("environment", "python", "started_by"), _AGAIN),
-    "data_md5": _DATA,
-    "dvc_lock": _LOCK,
-    "params": _PARAMS,
-    PATCH_FIELD: _PATCH,
-    "reproduce": _PACKAGE,
+    **ORIGIN_FIELDS,
+    **TRAINING_FIELDS,
+    **DATA_FIELDS,
+    PATCH_FIELD: (
+        "commit the code, change train.seed and train again, since the code that trained is not "
+        "known"
+    ),
 }
-"""Missing field -> what to do before `segops promote` records it."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Lineage fields and the files that support them.
+    """Lineage fields and the files that support them, to be stored with the run.
 
     Attributes:
         tags: Tag name (with its prefix) -> value. Unknown fields are left out.
-        artifacts: File name -> content, to be stored with the run.
+        artifacts: File name -> content.
     """
 
     tags: dict[str, str]
@@ -121,11 +110,7 @@ def tag(name: str) -> str:
 
 
 def missing(tags: Mapping[str, str]) -> list[str]:
-    """Return the names of the fields that are missing from a run's or a version's tags.
-
-    Args:
-        tags: Tag name (with its prefix) -> value.
-    """
+    """Return the fields that are missing from the tags, names with prefix, of a run or version."""
     absent = [name for name in LINEAGE_FIELDS if not tags.get(tag(name))]
     if tags.get(tag("code_differs")) == "true" and not tags.get(tag(PATCH_FIELD)):
         absent.append(PATCH_FIELD)
@@ -133,11 +118,7 @@ def missing(tags: Mapping[str, str]) -> list[str]:
 
 
 def gaps(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the missing fields with their remedy, one text per remedy.
-
-    Args:
-        tags: Tag name (with its prefix) -> value.
-    """
+    """Return the fields that are :func:`missing` with their remedy, one text per remedy."""
     absent = missing(tags)
     remedies = dict.fromkeys(REMEDIES[name] for name in absent)
     return tuple(
@@ -149,9 +130,8 @@ def gaps(tags: Mapping[str, str]) -> tuple[str, ...]:
 def origin(root: Path) -> Lineage:
     """Return code, software and person: the fields that are known before training ends.
 
-    Args:
-        root: The workspace. Outside git, or before the first commit, the code's fields are left
-            out, and the gate reports them as missing.
+    Outside git, or before the first commit, the code's fields are left out, and the gate reports
+    them as missing.
     """
     environment = installed()
     tags = {
@@ -165,23 +145,18 @@ def origin(root: Path) -> Lineage:
             tags[name] = versions[distribution]
     artifacts = {"environment.txt": "".join(f"{line}\n" for line in environment).encode()}
     commit = _git(root, "rev-parse", "--verify", "HEAD")
-    if commit is not None:
-        patch = _patch(root)
-        if patch is not None:
-            tags["code_commit"] = commit.decode().strip()
-            tags["code_differs"] = "true" if patch else "false"
-            if patch:
-                tags[PATCH_FIELD] = files.sha256_bytes(patch)
-                artifacts["code.patch"] = patch
+    patch = None if commit is None else _patch(root)
+    if commit is not None and patch is not None:
+        tags["code_commit"] = commit.decode().strip()
+        tags["code_differs"] = "true" if patch else "false"
+        if patch:
+            tags[PATCH_FIELD] = files.sha256_bytes(patch)
+            artifacts["code.patch"] = patch
     return Lineage(_prefixed(tags), artifacts)
 
 
 def packaging(root: Path) -> Lineage:
-    """Return code and software of the evaluated bundle, as :func:`origin` returns them now.
-
-    Args:
-        root: The workspace.
-    """
+    """Return code and software of the evaluated bundle, as :func:`origin` returns them now."""
     now = origin(root)
     tags = {
         name: now.tags[tag(field)]
@@ -192,24 +167,18 @@ def packaging(root: Path) -> Lineage:
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
-    """Return weights, device, precision and seed from what the train stage wrote.
-
-    Args:
-        training: The content of ``metrics/training.json``.
-    """
-    names = (*TRAINING_FIELDS, *RUN_FIELDS)
+    """Return weights, device, precision and seed from the content of ``metrics/training.json``."""
+    known = {name: training.get(name) for name in TRAINING_FIELDS}
     return Lineage(
-        _prefixed({name: str(training[name]) for name in names if training.get(name) is not None})
+        _prefixed({name: str(value) for name, value in known.items() if value is not None})
     )
 
 
 def data(root: Path, data_path: str, evaluation: Mapping[str, Any]) -> Lineage:
     """Return bundle, data, parameters and ``dvc.lock`` as they were at the evaluation.
 
-    Args:
-        root: The workspace.
-        data_path: The data directory, relative to `root`; its ``.dvc`` file lies beside it.
-        evaluation: The content of ``metrics/evaluation.json``.
+    `data_path` is relative to `root`, and its ``.dvc`` file lies beside it; `evaluation` is the
+    content of ``metrics/evaluation.json``.
     """
     names = ("bundle_digest", "data_hash", "val_hash")
     tags = {name: str(evaluation[name]) for name in names if name in evaluation}
@@ -261,16 +230,15 @@ def _git(root: Path, *arguments: str, extra: Mapping[str, str] | None = None) ->
     """Return git's output, or None where it fails: no repository, no commit, no git."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(
+        return subprocess.run(
             ["git", *arguments],
             cwd=root,
             env={**environment, **(extra or {})},
             capture_output=True,
-            check=False,
-        )
-    except FileNotFoundError:
+            check=True,
+        ).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def _patch(root: Path) -> bytes | None:
@@ -288,18 +256,13 @@ def _patch(root: Path) -> bytes | None:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects.decode().strip(),
         }
         (Path(scratch) / "objects").mkdir()
-        present = [name for name in CODE if (root / name).exists()]
-        if _git(root, "read-tree", "HEAD", extra=extra) is None:
-            return None
-        if present and _git(root, "add", "--all", "--", *present, extra=extra) is None:
-            return None
-        gone = [f":(literal){name}" for name in CODE if name not in present]
-        if (
-            gone
-            and _git(
-                root, "rm", "-r", "-q", "--cached", "--ignore-unmatch", "--", *gone, extra=extra
-            )
-            is None
-        ):
+        commands = [["read-tree", "HEAD"]]
+        for name in CODE:
+            if (root / name).exists():
+                commands.append(["add", "--all", "--", name])
+            else:
+                gone = f":(literal){name}"
+                commands.append(["rm", "-r", "-q", "--cached", "--ignore-unmatch", "--", gone])
+        if any(_git(root, *command, extra=extra) is None for command in commands):
             return None
         return _git(root, "diff", "--cached", "--binary", "--no-ext-diff", "HEAD", extra=extra)

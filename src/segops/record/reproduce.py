@@ -29,10 +29,7 @@ def bundle_directory(digest: str) -> str:
 def reproduce_command(run_id: str, digest: str, uri: str) -> str:
     """Return the command that reproduces this bundle in a separate worktree of the main checkout.
 
-    Args:
-        run_id: The run that holds the lineage.
-        digest: The bundle's digest.
-        uri: MLflow's address, without credentials.
+    The run holds the lineage; `uri` is MLflow's address without credentials.
     """
     folder = f"{paths.STATE}/reproduce-{digest[:8]}"
     return (
@@ -48,7 +45,7 @@ def reproduce_script(
     data_path: str,
     weights_sha256: str,
     digest: str,
-    replaced: Mapping[str, str] | None = None,
+    replaced: Mapping[str, str],
 ) -> bytes:
     """Return the script that :func:`reproduce_command` runs, stored with the bundle's lineage.
 
@@ -58,15 +55,14 @@ def reproduce_script(
         data_path: The data directory, relative to the workspace.
         weights_sha256: Expected hash of the weights; the script fails on any other.
         digest: Expected digest of the bundle, likewise.
-        replaced: Replacements of parameters that are not valid in a worktree, as
-            :func:`worktree_params` returns them.
+        replaced: Parameters to replace, as :func:`worktree_params` returns them.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
     settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
     if packaged_at is not None:
         first += f"""
 if [ -s "$training/{TRAINED_WITH}" ]; then cp "$training/{TRAINED_WITH}" params.yaml; fi"""
-    for key, value in (replaced or {}).items():
+    for key, value in replaced.items():
         put = f"""
 PYTHONPATH="$tree/src" python -c {shlex.quote(_SET)} {key} {value}"""
         settings, first = settings + put, first + put
@@ -116,13 +112,8 @@ def worktree_params(
     """Return replacements for parameters that would mean something else in a later worktree.
 
     An alias in ``model.start_from`` may point to another version by then, untracked files exist in
-    the main checkout only, and another processor may choose another precision.
-
-    Args:
-        root: The workspace.
-        model: The parameters of the model.
-        train: The parameters of the training.
-        training: The content of ``metrics/training.json``.
+    the main checkout only, and another processor may choose another precision. `training` is the
+    content of ``metrics/training.json``.
 
     Returns:
         Shell words by dotted key; `$main` is the main checkout.
@@ -135,16 +126,8 @@ def worktree_params(
     if start is not None and start.startswith("models:"):
         if "@" in start and start_model is not None:
             replaced["model.start_from"] = shlex.quote(start_model)
-    elif start is not None and _is_relative(start):
-        replaced["model.start_from"] = _in_main(start)
-    if weights is not None and _is_relative(weights) and (root / weights).is_file():
-        replaced["model.encoder_weights"] = _in_main(weights)
+    elif start is not None and not Path(start).expanduser().is_absolute():
+        replaced["model.start_from"] = f'"$main"/{shlex.quote(start)}'
+    if weights is not None and not Path(weights).is_absolute() and (root / weights).is_file():
+        replaced["model.encoder_weights"] = f'"$main"/{shlex.quote(weights)}'
     return replaced
-
-
-def _is_relative(path: str) -> bool:
-    return not Path(path).expanduser().is_absolute()
-
-
-def _in_main(path: str) -> str:
-    return f'"$main"/{shlex.quote(path)}'

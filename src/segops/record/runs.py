@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
@@ -35,28 +35,23 @@ LONGEST_TAG = 8000
 LONGEST_KEY = 250
 
 
-def find(store: Store, weights_sha256: str) -> Run | None:
-    """Return the oldest run with these weights, or None."""
-    return _first(store, f"tags.`{WEIGHTS}` = '{weights_sha256}'")
-
-
-def of_fingerprint(store: Store, fingerprint: str) -> list[Run]:
-    """Return the runs of trainings with this fingerprint, oldest first."""
+def tagged(store: Store, tag_name: str, value: str) -> list[Run]:
+    """Return the experiment's runs with a tag of this value, oldest first."""
     return list(
         store.client.search_runs(
             [store.experiment_id],
-            f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+            f"tags.`{tag_name}` = '{value}'",
+            max_results=50_000,
             order_by=["attributes.start_time ASC"],
         )
     )
 
 
 def find_live(store: Store, fingerprint: str) -> Run | None:
-    """Return the run of a training with this fingerprint that has no weights yet, or None."""
-    ended = (WEIGHTS, SUPERSEDED)
-    candidates = of_fingerprint(store, fingerprint)
-    live = [run for run in candidates if not any(name in run.data.tags for name in ended)]
-    return live[0] if live else None
+    """Return the first run of a training with this fingerprint that has no weights yet."""
+    ended = {WEIGHTS, SUPERSEDED}
+    runs = tagged(store, FINGERPRINT, fingerprint)
+    return next((run for run in runs if not ended & run.data.tags.keys()), None)
 
 
 def create(store: Store, fingerprint: str) -> Run:
@@ -91,16 +86,9 @@ def is_training(run: Run) -> bool:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:  # no /proc on this system, or the process just ended; the next call shows it
-        return True
 
 
 def put(store: Store, run_id: str, path: str, content: bytes) -> None:
@@ -116,10 +104,7 @@ def begin(store: Store, run: Run, root: Path) -> list[str]:
     """Record code, software and person in a run that does not have them yet.
 
     Values that are set stay: a live run records the code that trains, and the checkout may change
-    before the rest is recorded.
-
-    Returns:
-        Names of the tags that were set.
+    before the rest is recorded. The names of the tags that were set are returned.
     """
     if not any(name in lineage.ORIGIN_FIELDS for name in lineage.missing(run.data.tags)):
         return []
@@ -133,11 +118,7 @@ def begin(store: Store, run: Run, root: Path) -> list[str]:
 
 
 def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool) -> list[str]:
-    """Set tags that are missing, and with `overwrite` those that differ.
-
-    Returns:
-        Names of the tags that were set.
-    """
+    """Set tags that are missing, and with `overwrite` those that differ; return their names."""
     now = run.data.tags
     wanted = {name: value[:LONGEST_TAG] for name, value in tags.items()}
     changed = [
@@ -145,23 +126,18 @@ def add_tags(store: Store, run: Run, tags: Mapping[str, str], *, overwrite: bool
         for name, value in wanted.items()
         if (now.get(name) != value if overwrite else name not in now)
     ]
-    for start in range(0, len(changed), AT_ONCE):
-        part = [RunTag(name, wanted[name]) for name in changed[start : start + AT_ONCE]]
-        store.client.log_batch(run.info.run_id, tags=part)
+    _log(store, run.info.run_id, tags=[RunTag(name, wanted[name]) for name in changed])
     return changed
 
 
 def add_params(store: Store, run: Run, flat: Mapping[str, Any]) -> list[str]:
-    """Log parameters that are missing. MLflow never changes a logged parameter.
+    """Log parameters that are missing, and return their names.
 
-    Returns:
-        Names of the parameters that were logged.
+    MLflow never changes a logged parameter.
     """
     wanted = spelled(flat)
     added = [name for name in wanted if name not in run.data.params]
-    for start in range(0, len(added), AT_ONCE):
-        part = [Param(name, wanted[name]) for name in added[start : start + AT_ONCE]]
-        store.client.log_batch(run.info.run_id, params=part)
+    _log(store, run.info.run_id, params=[Param(name, wanted[name]) for name in added])
     return added
 
 
@@ -179,24 +155,21 @@ def changed_params(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def add_metrics(store: Store, run: Run, metrics: Mapping[str, float]) -> list[str]:
-    """Log final metrics that are missing or have another value.
+def add_metrics(store: Store, run: Run, finals: Mapping[str, float]) -> list[str]:
+    """Log final metrics that are missing or have another value, and return their names.
 
     NaN replaces a logged metric that has no value any more, such as the IoU of a class that is not
     in a new val split. A metric that is NaN and was never logged is left out.
-
-    Returns:
-        Names of the metrics that were logged.
     """
     now = run.data.metrics
-    wanted = {key(name): float(value) for name, value in metrics.items()}
-    wanted = {name: value for name, value in wanted.items() if name in now or not math.isnan(value)}
-    changed = [name for name, value in wanted.items() if not _same(now.get(name), value)]
     stamp = int(time.time() * 1000)
-    for start in range(0, len(changed), 1000):
-        part = [Metric(name, wanted[name], stamp, 0) for name in changed[start : start + 1000]]
-        store.client.log_batch(run.info.run_id, metrics=part)
-    return changed
+    new = [
+        Metric(key(name), float(value), stamp, 0)
+        for name, value in finals.items()
+        if (key(name) in now or not math.isnan(value)) and not _same(now.get(key(name)), value)
+    ]
+    _log(store, run.info.run_id, metrics=new)
+    return [metric.key for metric in new]
 
 
 def epochs(store: Store, run_id: str) -> dict[str, dict[int, float]]:
@@ -213,19 +186,17 @@ def add_epochs(
     store: Store,
     run_id: str,
     rows: Iterable[Mapping[str, Any]],
-    known: Mapping[str, Mapping[int, float]],
+    known: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[str]:
-    """Log the epochs that are missing.
+    """Log the epochs that are missing; return the names of the metrics that got new values.
 
     Args:
         store: The record.
         run_id: The run.
         rows: One mapping per epoch, with `epoch` and some of `EPOCH_METRICS`.
-        known: What :func:`epochs` returned.
-
-    Returns:
-        Names of the metrics that got new values.
+        known: What is logged, as :func:`epochs` returns it; None: MLflow is asked.
     """
+    known = epochs(store, run_id) if known is None else known
     stamp = int(time.time() * 1000)
     new = [
         Metric(name, value, stamp, epoch)
@@ -233,8 +204,7 @@ def add_epochs(
         for name, value in values.items()
         if epoch not in known[name]
     ]
-    for start in range(0, len(new), 1000):
-        store.client.log_batch(run_id, metrics=new[start : start + 1000])
+    _log(store, run_id, metrics=new)
     return sorted({metric.key for metric in new})
 
 
@@ -244,13 +214,10 @@ def differ(
     *,
     complete: bool,
 ) -> bool:
-    """Whether the logged epochs belong to another training than these rows.
+    """Whether the logged epochs, as :func:`epochs` returns them, belong to another training.
 
-    Args:
-        known: What :func:`epochs` returned.
-        rows: One mapping per epoch.
-        complete: Whether the rows are all epochs of the training; if not, logged epochs that are
-            missing from them are ignored.
+    `rows` has one mapping per epoch. Unless they are `complete`, logged epochs that are missing
+    from them are ignored.
     """
     truth = dict(map(_values, rows))
     return any(
@@ -293,11 +260,18 @@ def key(name: str) -> str:
     return accepted
 
 
-def _first(store: Store, condition: str) -> Run | None:
-    found = store.client.search_runs(
-        [store.experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
-    )
-    return found[0] if found else None
+def _log(
+    store: Store,
+    run_id: str,
+    *,
+    metrics: Sequence[Metric] = (),
+    params: Sequence[Param] = (),
+    tags: Sequence[RunTag] = (),
+) -> None:
+    """Log entries of one kind, as many per call as MLflow accepts."""
+    for start in range(0, len(metrics) + len(params) + len(tags), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        store.client.log_batch(run_id, metrics[part], params[part], tags[part])
 
 
 def _values(row: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
@@ -314,9 +288,8 @@ def _same(left: float | None, right: float | None) -> bool:
     """Whether two values are equal up to the rounding of a CSV file; NaN equals NaN."""
     if left is None or right is None:
         return left is right
-    if math.isnan(left) or math.isnan(right):
-        return math.isnan(left) and math.isnan(right)
-    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-9)
+    is_close = math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-9)
+    return is_close or (math.isnan(left) and math.isnan(right))
 
 
 def _spelled(value: Any) -> str:

@@ -34,13 +34,15 @@ TRAINED = (
 """Files that belong to a training and its data."""
 EVALUATION_NUMBERS = {"miou_low": "miou_low", "miou_high": "miou_high", "val_images": "images"}
 """Name in MLflow -> key in the evaluation; beside the metrics of the catalogue."""
-TRAINING_NUMBERS = (
-    "epochs_run",
-    "best_epoch",
-    "final_train_loss",
-    "optimizer_steps",
-    "images_per_second",
-)
+TRAINING_NUMBERS = {
+    "epochs_run": "epochs_run",
+    "best_epoch": "best_epoch",
+    "final_train_loss": "final_train_loss",
+    "optimizer_steps": "optimizer_steps",
+    "images_per_second": "images_per_second",
+    "best_selection_miou": "selection_miou",
+}
+"""Name in MLflow -> key in ``metrics/training.json``."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,8 @@ class Results:
     """The outputs of the stages.
 
     Attributes:
-        root: The workspace.
-        training: ``metrics/training.json``.
         evaluation: ``metrics/evaluation.json`` where it describes this bundle, else None.
-        weights_sha256: SHA-256 of the weights, computed from the bundle.
-        bundle_digest: SHA-256 of the bundle, computed from its files.
+        weights_sha256: Computed from the bundle, as is `bundle_digest`.
     """
 
     root: Path
@@ -73,11 +72,7 @@ class Results:
 
     def metrics(self) -> dict[str, float]:
         """Return final metrics by their name in MLflow; NaN for a class that is not in val."""
-        numbers: dict[str, Any] = {
-            name: self.training[name] for name in TRAINING_NUMBERS if name in self.training
-        }
-        if self.training.get("selection_miou") is not None:
-            numbers["best_selection_miou"] = self.training["selection_miou"]
+        numbers = {name: self.training.get(key) for name, key in TRAINING_NUMBERS.items()}
         found = {name: float(value) for name, value in numbers.items() if value is not None}
         if self.evaluation is None:
             return found

@@ -85,41 +85,29 @@ def without_credentials(uri: str) -> str:
 
 @contextmanager
 def locked(root: Path, name: str) -> Iterator[None]:
-    """Hold a lock of the main checkout; wait while another process holds it.
-
-    Args:
-        root: A workspace; the lock is shared by all workspaces of its main checkout.
-        name: The lock's name.
+    """Hold a lock that all workspaces of a main checkout share; wait while it is taken.
 
     Raises:
         BusyError: Another process holds it for longer than `LOCK_SECONDS`.
     """
     path = paths.state_home(root) / paths.STATE / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        held = FileLock(path).acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise BusyError(
             f"{path}: another process has held this lock for {LOCK_SECONDS:.0f} s. "
             "Wait for it to end, or stop it first."
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Iterator[Store]:
-    """Open the record; create database and experiment where missing.
+    """Open the record; create database and experiment where missing, unless `create` is false.
 
     MLflow's errors inside the block become errors that name the address.
-
-    Args:
-        root: The workspace.
-        settings: Names of the experiment and of the registered model.
-        create: False for reading only: nothing is created.
 
     Raises:
         NoRecordError: There is no record, and `create` is false.
@@ -205,14 +193,12 @@ def _errors(uri: str) -> Iterator[None]:
 
 
 def _is_transient(error: BaseException) -> bool:
-    from requests.exceptions import ConnectionError as RequestsConnectionError
-    from requests.exceptions import RetryError
-    from requests.exceptions import Timeout as RequestsTimeout
+    from requests import exceptions as lost
 
     if getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE":
         return True
     cause = error.__cause__ or error.__context__
-    return isinstance(cause, RequestsConnectionError | RequestsTimeout | RetryError)
+    return isinstance(cause, lost.ConnectionError | lost.Timeout | lost.RetryError)
 
 
 def _first_line(error: Exception) -> str:

@@ -38,7 +38,7 @@ class Trial:
         outcome: `complete`, `pruned` (stopped early), `failed`, or `lost` (its process died; the
             same values were tried again).
         values: The tried parameter values, by dotted key.
-        score: Best mIoU on the selection split; None without a score.
+        score: Best mIoU on the selection split, if there is one.
         rows: Learning curves, one mapping per epoch.
         message: Why it failed.
     """
@@ -60,7 +60,7 @@ def record_study(
     best: Trial | None = None,
     pictures: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Bring MLflow up to date with a study.
+    """Bring MLflow up to date with a study, and return the id of its run.
 
     Args:
         root: The workspace.
@@ -69,9 +69,6 @@ def record_study(
         trials: The trials that have ended.
         best: The best of them, once the study has ended.
         pictures: Artifacts of the study's run by path, once it has ended.
-
-    Returns:
-        Id of the study's run.
 
     Raises:
         SegopsError: MLflow does not answer, or refuses.
@@ -94,9 +91,7 @@ def record_study(
 
 
 def _parent(store: Store, root: Path, settings: Params, name: str) -> Run:
-    found = store.client.search_runs(
-        [store.experiment_id], f"tags.`{STUDY}` = '{name}'", max_results=1
-    )
+    found = runs.tagged(store, STUDY, name)
     if found:
         store.client.update_run(found[0].info.run_id, status="RUNNING")
         return found[0]
@@ -110,11 +105,8 @@ def _parent(store: Store, root: Path, settings: Params, name: str) -> Run:
 
 def _children(store: Store, parent: str) -> set[int]:
     """Return the numbers of completely recorded trials; delete the runs of the others."""
-    found = store.client.search_runs(
-        [store.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'", max_results=50_000
-    )
     whole = set()
-    for run in found:
+    for run in runs.tagged(store, MLFLOW_PARENT_RUN_ID, parent):
         if OUTCOME in run.data.tags:
             whole.add(int(run.data.tags[TRIAL]))
         else:

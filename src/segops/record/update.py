@@ -33,8 +33,7 @@ class Recorded:
     Attributes:
         run_id: The run of the workspace's model.
         created: Whether this call created it.
-        changed: The parts that changed: params, learning curves, metrics, lineage, files, model,
-            status; empty where nothing changed.
+        changed: The parts that changed, such as params, metrics or files.
     """
 
     run_id: str
@@ -48,9 +47,6 @@ def record(root: Path) -> Recorded:
     The run is found by the SHA-256 of the weights, else by the fingerprint of the training that
     logged live. A second call changes nothing. A new evaluation of the same weights, on other data
     or with other settings, replaces the final metrics, the lineage of the data and the reports.
-
-    Args:
-        root: The workspace.
 
     Raises:
         TransientError: MLflow does not answer.
@@ -74,7 +70,7 @@ def _run(store: Store, results: Results) -> tuple[Run, bool]:
     A live run with the same epochs belongs to this training and becomes its run.
     """
     fingerprint = str(results.training["fingerprint"])
-    run = runs.find(store, results.weights_sha256)
+    run = next(iter(runs.tagged(store, runs.WEIGHTS, results.weights_sha256)), None)
     live = runs.find_live(store, fingerprint)
     if run is None and live is not None:
         curves = runs.read_curves(results.root / paths.LEARNING_CURVES)
@@ -103,7 +99,7 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
     outcome = lineage.outcome(results.training)
     added = {
         "params": runs.add_params(store, run, settings.flat()),
-        "learning curves": runs.add_epochs(store, run_id, curves, runs.epochs(store, run_id)),
+        "learning curves": runs.add_epochs(store, run_id, curves),
         "metrics": runs.add_metrics(store, run, results.metrics()),
         "lineage": [
             *runs.begin(store, run, results.root),
@@ -112,18 +108,14 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
             *columns.fill(store, run_id),
         ],
         "files": _files(store, run_id, results),
-        "model": _model(store, run_id, results, settings),
     }
-    return [name for name, parts in added.items() if parts]
-
-
-def _model(store: Store, run_id: str, results: Results, settings: Params) -> list[str]:
-    if artifact.find(store, run_id, results.bundle_digest) is not None:
-        return []
-    # The run keeps the parameters of its first bundle.
-    of_bundle = store.client.get_run(run_id).data.params | runs.spelled(settings.flat())
-    model = artifact.log_bundle(store, run_id, results.bundle, results.bundle_digest, of_bundle)
-    return [str(model.model_id)]
+    changed = [name for name, parts in added.items() if parts]
+    if artifact.find(store, run_id, results.bundle_digest) is None:
+        # The run keeps the parameters of its first bundle.
+        params = store.client.get_run(run_id).data.params | runs.spelled(settings.flat())
+        artifact.log_bundle(store, run_id, results.bundle, results.bundle_digest, params)
+        changed.append("model")
+    return changed
 
 
 def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> list[str]:
@@ -141,8 +133,10 @@ def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> li
     directory = f"{runs.LINEAGE_DIRECTORY}/{reproduce.bundle_directory(results.bundle_digest)}"
     for name, content in data.artifacts.items():
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
-    if "params.yaml" in data.artifacts:
-        _keep_first(store, run, data.artifacts["params.yaml"])
+    first = f"{runs.LINEAGE_DIRECTORY}/{reproduce.TRAINED_WITH}"
+    held = store.client.list_artifacts(run.info.run_id, runs.LINEAGE_DIRECTORY)
+    if "params.yaml" in data.artifacts and first not in {file.path for file in held}:
+        runs.put(store, run.info.run_id, first, data.artifacts["params.yaml"])
     packaged, tags = _packaged(store, run, results, settings)
     for name, content in (data.artifacts | packaged).items():
         runs.put(store, run.info.run_id, f"{directory}/{name}", content)
@@ -180,14 +174,6 @@ def _packaged(
     return {"code.patch": b""} | packaging.artifacts | script, tags
 
 
-def _keep_first(store: Store, run: Run, settings: bytes) -> None:
-    """Keep the params.yaml of the run's first record."""
-    path = f"{runs.LINEAGE_DIRECTORY}/{reproduce.TRAINED_WITH}"
-    held = store.client.list_artifacts(run.info.run_id, runs.LINEAGE_DIRECTORY)
-    if path not in {file.path for file in held}:
-        runs.put(store, run.info.run_id, path, settings)
-
-
 def _script(
     run: Run, packaging: lineage.Lineage, results: Results, settings: Params
 ) -> dict[str, bytes]:
@@ -215,11 +201,12 @@ def _files(store: Store, run_id: str, results: Results) -> list[str]:
         name.as_posix(): files.sha256_file(results.root / name) for name in results.artifacts()
     }
     held = _manifest(store, run_id)
-    directories = {Path(name).parent.as_posix() for name in wanted}
+    same = [name for name in wanted if held.get(name) == wanted[name]]
+    directories = {Path(name).parent.as_posix() for name in same}
     present = {
         file.path for path in directories for file in store.client.list_artifacts(run_id, path)
     }
-    new = [name for name in wanted if held.get(name) != wanted[name] or name not in present]
+    new = [name for name in wanted if name not in same or name not in present]
     for name in new:
         directory = Path(name).parent.as_posix()
         store.client.log_artifact(run_id, str(results.root / name), directory)

@@ -193,7 +193,7 @@ def _scored(
     for kept in (with_pictures,) if pictures else (with_pictures, plain):
         if kept.is_dir():
             os.utime(kept)
-            return read_scores(kept, model.bundle, store, VAL, model.bundle_digest, excluded)
+            return read_scores(kept)
     log.info("Scoring %s.", model.name)
     return score(
         model.bundle,

@@ -51,16 +51,17 @@ def register(root: Path, recorded: Recorded) -> Registered:
     with session(root, settings) as store, locked(root, "registry"):
         version = versions.find(store, settings.model, digest)
         created = version is None
+        tags = _tags(store, recorded.run_id, digest)
         if version is None:
-            number = _create(store, settings.model, recorded.run_id, digest)
+            number = _create(store, settings.model, recorded.run_id, digest, tags)
             version = versions.get(store, settings.model, number)
-        versions.set_tags(store, settings.model, version, _tags(store, recorded.run_id, digest))
+        versions.set_tags(store, settings.model, version, tags)
         if versions.aliases(store, settings.model).get(versions.CHAMPION) != version.number:
             versions.set_alias(store, settings.model, versions.CHALLENGER, version.number)
         return Registered(version.number, created)
 
 
-def _create(store: Store, name: str, run_id: str, digest: str) -> str:
+def _create(store: Store, name: str, run_id: str, digest: str, tags: dict[str, str]) -> str:
     logged = artifact.find(store, run_id, digest)
     if logged is None:
         raise SegopsError(
@@ -81,8 +82,8 @@ def _create(store: Store, name: str, run_id: str, digest: str) -> str:
         run_id=run_id,
         model_id=logged.model_id,
         description=f"mIoU {scores['miou']:.3f} on val when registered" if "miou" in scores else "",
-        # Versions are found by this tag, so it is set in the same call.
-        tags={tag("bundle_digest"): digest},
+        # Versions are found by the tag of their digest, so tags are set in the same call.
+        tags=tags,
     )
     return str(made.version)
 

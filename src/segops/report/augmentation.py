@@ -43,10 +43,6 @@ class ContactRow:
 def write_contact_sheet(path: Path, rows: Sequence[ContactRow]) -> None:
     """Draw a row for every image: the image, its mask, and its augmented versions with masks.
 
-    Args:
-        path: The PNG file.
-        rows: At least one.
-
     Raises:
         ValueError: There are no rows.
     """
@@ -71,7 +67,10 @@ def write_contact_sheet(path: Path, rows: Sequence[ContactRow]) -> None:
         panels += [overlay(image, mask) for image, mask in row.versions]
         for column, panel in enumerate(panels):
             _paste(sheet, panel, MARGIN + column * step, top + TITLE)
-    _void_key(sheet, draw, size[1] - FOOT + 6)
+    top = size[1] - FOOT + 6
+    sheet.paste(Image.fromarray(colours(np.full((20, 32), VOID, dtype=np.uint8))), (MARGIN, top))
+    words = f"void ({VOID}): borders, and padding that the policy adds; it counts in no loss"
+    draw.text((MARGIN + 42, top - 1), words, MUTED, _font(15))
     with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG", optimize=True)
 
@@ -80,18 +79,12 @@ def _paste(sheet: Image.Image, panel: NDArray[np.uint8], left: int, top: int) ->
     """Fit a panel into its square; what remains of the square is sunken."""
     picture = Image.fromarray(panel)
     scale = PANEL / max(picture.size)
-    shape = tuple(max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (PANEL, PANEL), SUNKEN)
-    square.paste(picture, ((PANEL - shape[0]) // 2, (PANEL - shape[1]) // 2))
-    sheet.paste(square, (left, top))
-
-
-def _void_key(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    swatch = colours(np.full((20, 32), VOID, dtype=np.uint8))
-    sheet.paste(Image.fromarray(swatch), (MARGIN, top))
-    words = f"void ({VOID}): borders, and padding that the policy adds; it counts in no loss"
-    draw.text((MARGIN + 42, top - 1), words, MUTED, _font(15))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    sheet.paste(SUNKEN, (left, top, left + PANEL, top + PANEL))
+    sheet.paste(
+        picture.resize((width, height), Image.Resampling.LANCZOS),
+        (left + (PANEL - width) // 2, top + (PANEL - height) // 2),
+    )
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, number_at, shown
+from segops.metrics.iou import Difference
 from segops.report.html import decimal, number, signed
 from segops.report.overlay import legend
-from segops.report.page_inputs import Difference, Opponent
-from segops.report.whisker import known, limit, outcome, whisker, words
+from segops.report.page_inputs import Opponent
+from segops.report.svg import limit, outcome, whisker, words
 
 Cell = dict[str, Any]
 
@@ -106,12 +108,12 @@ def _plain(value: float | None, digits: int | None) -> Cell:
 
 
 def _difference(one: Difference | None, confidence: float, extent: float) -> Cell:
-    if one is None or not known(one):
-        return {**_plain(None, 3), "kind": "difference", "outcome": "even", "drawing": ""}
+    one = one or Difference(math.nan, math.nan, math.nan)
+    value = None if math.isnan(one.difference) else one.difference
     return {
         "kind": "difference",
-        "value": one.difference,
-        "text": signed(one.difference),
+        "value": value,
+        "text": signed(value),
         "outcome": outcome(one),
         "drawing": whisker(one, extent, words(one, confidence)),
     }

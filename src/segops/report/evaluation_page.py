@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from segops.files import write_text
+from segops.metrics.iou import ratio
 from segops.report import svg
-from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
-from segops.report.confusion_chart import most_confused, occurring, row_shares
-from segops.report.curves import learning_curves as draw_curves
-from segops.report.error_kinds import KINDS
 from segops.report.gallery import gallery
-from segops.report.headline import interval, tiles, verdicts
 from segops.report.html import render
 from segops.report.model_facts import lineages
+from segops.report.overlay import ERROR_KINDS
 from segops.report.page_inputs import GalleryPicture, Opponent
 from segops.report.reliability import reliability
+from segops.report.sections import confusions, error_kinds, interval, slices, tiles, verdicts
 
 NAME = "this model"
 PAGE_LIMIT = 15_000_000
@@ -29,6 +28,11 @@ PAGE_LIMIT = 15_000_000
 GALLERY_FRAME = 100_000
 MATRIX_CLASSES = 40
 MATRIX_OPEN = 24
+CURVES = (
+    ("train_loss", "Training loss", "train"),
+    ("selection_miou", "mIoU on the selection split", "val"),
+    ("lr", "Learning rate", "train"),
+)
 
 
 def write_evaluation_page(
@@ -53,8 +57,7 @@ def write_evaluation_page(
         evaluation: As ``metrics/evaluation.json`` holds it; `classes` in id order. Figures that an
             evaluation of an older release lacks are shown as dashes.
         confusion: int64 (C, C), pixels; rows are true classes, columns predicted ones.
-        pictures: Images to show, most telling first, gone through once; none where photographs are
-            private.
+        pictures: Images to show, most telling first; none where photographs are private.
         learning_curves: The CSV of training; None or a missing file leaves the curves out.
         opponents: Models to compare with, as the champion.
         name: What people call the model; given, the page's title names all the models.
@@ -84,8 +87,8 @@ def write_evaluation_page(
         "slices": slices(evaluation, opponents),
         "reliability": reliability(evaluation, opponents),
         "matrix": _matrix(confusion, names),
-        "curves": draw_curves(learning_curves),
-        "kinds": KINDS,
+        "curves": _curves(learning_curves),
+        "kinds": ERROR_KINDS,
         "about": about,
         "evaluated": evaluated,
         "registered": registered,
@@ -101,11 +104,10 @@ def write_evaluation_page(
 def _title(name: str, opponents: Sequence[Opponent]) -> str:
     if name == NAME:
         return "Evaluation"
-    others = [one.name for one in opponents]
-    if not others:
+    if not opponents:
         return f"Evaluation of {name}"
-    listed = others[0] if len(others) == 1 else f"{', '.join(others[:-1])} and {others[-1]}"
-    return f"{name} compared with {listed}"
+    *others, last = (one.name for one in opponents)
+    return f"{name} compared with {', '.join(others)}{' and ' if others else ''}{last}"
 
 
 def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
@@ -120,3 +122,48 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any
         "classes": len(occur),
         "open": len(shown) <= MATRIX_OPEN,
     }
+
+
+def occurring(confusion: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Ids of the classes that occur in truth or prediction, ascending."""
+    return np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+
+
+def most_confused(confusion: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """Ids of the classes with most pixels off the diagonal, at most `most` of them, ascending."""
+    ids = occurring(confusion)
+    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
+    ranked = sorted(ids.tolist(), key=lambda index: (-int(wrong[index]), index))
+    return np.array(sorted(ranked[:most]), dtype=np.intp)
+
+
+def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Every row divided by its sum, float64 (C, C) in [0, 1]; NaN in rows without true pixels."""
+    return ratio(confusion, np.broadcast_to(confusion.sum(axis=1, keepdims=True), confusion.shape))
+
+
+def _curves(path: Path | None) -> list[dict[str, Any]]:
+    """A chart for every column of the CSV of training; none where there is no file."""
+    if path is None or not path.exists():
+        return []
+    table = pd.read_csv(path)
+    curves = []
+    for column, title, name in CURVES:
+        if column not in table:
+            continue
+        points = [
+            (float(epoch), float(value))
+            for epoch, value in table[["epoch", column]].dropna(subset=column).to_numpy()
+        ]
+        if not points:
+            continue
+        best, text = None, ""
+        if column == "selection_miou":
+            best = max(points, key=lambda point: point[1])
+            text = (
+                f"Best: {best[1]:.3f} in epoch {best[0]:g}, whose weights were kept. "
+                "The split is held out from train."
+            )
+        chart = svg.line(points, title, name, best, unit=best is not None)
+        curves.append({"title": title, "chart": chart, "text": text})
+    return curves

@@ -14,14 +14,10 @@ def level(confidence: float, space: str = " ") -> str:
 
 
 def sentence(evaluation: Mapping[str, Any]) -> str:
-    """MIoU and its interval in a sentence.
+    """MIoU and its interval in a sentence, from the content of ``metrics/evaluation.json``.
 
-    Args:
-        evaluation: As ``metrics/evaluation.json`` holds it.
-
-    Returns:
-        For instance "mIoU 0.700 on 40 images of val (95 % interval 0.600 to 0.800)". One image has
-        no interval, and the sentence says why.
+    For instance "mIoU 0.700 on 40 images of val (95 % interval 0.600 to 0.800)". One image has no
+    interval, and the sentence says why.
     """
     from segops.metrics.catalogue import number_at  # loads NumPy, for which `--help` need not wait
 

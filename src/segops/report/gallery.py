@@ -1,21 +1,44 @@
-"""The pictures of the evaluation page, within a budget of bytes."""
+"""The pictures of the evaluation page, within a budget of bytes.
+
+Photographs are JPEG, what lies over them is palette PNG.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
 
-from segops.report.layers import heat_layer, kind_layer, mask_layer, photo
-from segops.report.overlay import legend, present
+from segops.report.overlay import (
+    ERROR_KINDS,
+    VOID_DARK,
+    VOID_LIGHT,
+    heat_colours,
+    legend,
+    outline,
+    outline_colours,
+    present,
+    void_stripes,
+)
 from segops.report.page_inputs import GalleryPicture
-from segops.runtime.classes import VOID
+from segops.runtime.classes import VOID, palette
 from segops.threads import pipelined
 
+SIDE = 400
+HEAT_SIDE = 128
+HEAT_LEVELS = 32
+QUALITY = 80
+VOID_ALPHA = 215
+_PALETTE, _OUTLINES = palette(), outline_colours()
 THREADS = 4
 """Threads that draw: most of the time goes into packing pictures, which does without Python's
 lock."""
@@ -41,12 +64,9 @@ class Gallery:
 
 
 def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budget: int) -> Gallery:
-    """Encode pictures in their order for as long as they fit the budget.
+    """Encode pictures in their order for as long as `data` fits the budget of bytes.
 
-    Args:
-        pictures: Gone through once, a handful of pictures at a time in memory; most telling first.
-        class_names: Names in id order.
-        budget: Bytes that the result's `data` may take.
+    A handful of pictures at a time is in memory.
     """
     texts: list[str] = []
     ids: set[int] = set()
@@ -87,7 +107,7 @@ def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
         "width": width,
         "height": height,
         "pixels": int(np.count_nonzero(one.truth != VOID)),
-        "errors": [[error.class_name, error.kind, error.pixels] for error in one.errors],
+        "errors": one.errors,
         "classes": classes,
         "photo": photo(one.image),
         "truth": mask_layer(one.truth),
@@ -101,3 +121,83 @@ def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), 4)
+
+
+def photo(image: NDArray[np.uint8]) -> str:
+    """An RGB photograph, uint8 (H, W, 3), as JPEG in base 64 that fits :data:`SIDE`."""
+    small = cv2.resize(image, shrunk(image.shape[:2]), interpolation=cv2.INTER_AREA)
+    stream = BytesIO()
+    Image.fromarray(small).save(stream, "JPEG", quality=QUALITY, optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def mask_layer(mask: NDArray[np.uint8]) -> str:
+    """A mask in VOC's colours with light outlines; background lets the photograph through.
+
+    uint8 (H, W), class ids and 255 for void. The result is a palette PNG in base 64, scaled down by
+    nearest neighbour to fit :data:`SIDE`.
+    """
+    small = _nearest(mask, SIDE)
+    ids = np.array(present([small]))
+    place = np.zeros(256, dtype=np.uint8)
+    place[ids] = np.arange(len(ids))
+    indices = place[small]
+    colours = [
+        (*one, 255 if index else 0) for index, one in zip(ids, _PALETTE[ids].tolist(), strict=True)
+    ]
+    if VOID in ids:
+        colours[-1] = (*VOID_LIGHT, VOID_ALPHA)
+        if len(colours) < 256:
+            indices[void_stripes(small)] = len(colours)
+            colours.append((*VOID_DARK, VOID_ALPHA))
+    if len(colours) + len(ids) <= 256:
+        edge = outline(small)
+        indices[edge] = place[small[edge]] + len(colours)
+        colours += [(*one, 255) for one in _OUTLINES[ids].tolist()]
+    return _palette_png(indices, colours)
+
+
+def kind_layer(kinds: NDArray[np.uint8]) -> str:
+    """Where what kind of error is; what is right or void lets the photograph through.
+
+    uint8 (H, W), 0 where right or void, else 1 + index in :data:`ERROR_KINDS`. The result is as
+    that of :func:`mask_layer`.
+    """
+    colours = [(0, 0, 0, 0), *((*ImageColor.getrgb(one.colour), 255) for one in ERROR_KINDS)]
+    return _palette_png(_nearest(kinds, SIDE), colours)
+
+
+def heat_layer(activation: NDArray[np.uint8]) -> str:
+    """Where the network looked, uint8 (H, W): strong is bright and opaque, nothing is transparent.
+
+    The result is a palette PNG in base 64 that fits :data:`HEAT_SIDE`: it is smooth, so the browser
+    may enlarge it.
+    """
+    size = shrunk(activation.shape, HEAT_SIDE)
+    small = Image.fromarray(activation).resize(size, Image.Resampling.BILINEAR)
+    levels = np.asarray(small).astype(np.uint16) * HEAT_LEVELS // 256
+    share = np.linspace(0, 1, HEAT_LEVELS)
+    alpha = 255 * np.minimum(share * 1.6, 1)
+    colours = np.column_stack([heat_colours(share), alpha]).round().astype(int).tolist()
+    return _palette_png(levels.astype(np.uint8), [tuple(one) for one in colours])
+
+
+def shrunk(shape: tuple[int, ...], side: int = SIDE) -> tuple[int, int]:
+    """Width and height that fit a square of `side` pixels; a smaller image keeps its own."""
+    height, width = shape
+    scale = min(1.0, side / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _nearest(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    picture = Image.fromarray(mask)
+    return np.array(picture.resize(shrunk(mask.shape, side), Image.Resampling.NEAREST))
+
+
+def _palette_png(indices: NDArray[np.uint8], colours: Sequence[tuple[int, ...]]) -> str:
+    picture = Image.fromarray(indices).convert("L")
+    picture.putpalette([value for colour in colours for value in colour[:3]])
+    stream = BytesIO()
+    alpha = bytes(colour[3] for colour in colours)
+    picture.save(stream, "PNG", transparency=alpha)
+    return base64.b64encode(stream.getvalue()).decode()

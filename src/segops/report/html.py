@@ -21,12 +21,7 @@ NARROW = "\u202f"
 
 
 def render(template: str, **context: Any) -> str:
-    """The page as text.
-
-    Args:
-        template: File name in ``templates/``.
-        context: What the template asks for; a name that it lacks is an error.
-    """
+    """The page as text; a name that the context lacks is an error."""
     return _environment().get_template(template).render(**context)
 
 
@@ -91,12 +86,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def photograph(image: NDArray[np.uint8], width: int = 320) -> str:
-    """An image as a JPEG data URI, made smaller where it is wider or higher than `width` pixels.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-        width: Largest side of the result, in pixels.
-    """
+    """An RGB image, uint8 (H, W, 3), as a JPEG data URI of at most `width` pixels' side."""
     picture = Image.fromarray(image)
     picture.thumbnail((width, width), Image.Resampling.LANCZOS)
     stream = BytesIO()

@@ -37,10 +37,9 @@ def lineages(
 
 
 def network_words(described: Mapping[str, Any]) -> str:
-    """The network in one line, as "pspnet with encoder resnet18, made from 180 images of train".
+    """The network of a bundle's ``model.json`` in one line.
 
-    Args:
-        described: The content of a bundle's ``model.json``.
+    As "pspnet with encoder resnet18, made from 180 images of train".
     """
     spec = described["spec"]
     network = str(spec["architecture"])
@@ -50,12 +49,7 @@ def network_words(described: Mapping[str, Any]) -> str:
 
 
 def predict_words(settings: Any) -> str:
-    """The way of predicting in one line.
-
-    Args:
-        settings: ``predict`` of an evaluation, as the section of params.yaml; an evaluation of an
-            older release has none.
-    """
+    """``predict`` of an evaluation in one line; an evaluation of an older release has none."""
     if not isinstance(settings, Mapping):
         return "not recorded by this evaluation"
     parts = [_pieces(settings)]

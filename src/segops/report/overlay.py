@@ -1,9 +1,9 @@
-"""Masks and activation maps over photographs, and the colours of classes."""
+"""Masks and activation maps over photographs, and the colours of classes and kinds of error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,21 +21,35 @@ _STRIPE = 4
 _INTERIOR = 7
 
 
+class ErrorKind(NamedTuple):
+    """How pages name and draw a kind of error; the colour is as CSS writes it."""
+
+    name: str
+    colour: str
+    meaning: str
+
+
+# In the order of segops.metrics.wrong_pixels.KINDS: a map of kinds holds an index into this plus 1.
+# The colours differ in lightness too, for the colour-blind.
+ERROR_KINDS = (
+    ErrorKind("missed", "#e5383b", "a class is there, and background was predicted"),
+    ErrorKind("false alarm", "#ffc300", "background is there, and a class was predicted"),
+    ErrorKind("confusion", "#a63cf0", "a class is there, and another class was predicted"),
+    ErrorKind(
+        "boundary",
+        "#19a7f0",
+        "none of these: the contour of both classes was found and lies a little off",
+    ),
+)
+
+
 def overlay(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: float = 0.5
 ) -> NDArray[np.uint8]:
-    """Lay a mask over its image in VOC's colours.
+    """Lay a mask over its image, uint8 (H, W, 3), RGB, in VOC's colours.
 
-    Background stays as it is, classes get a tint and a light outline, void is light grey where it
-    is a thin border and striped where it is an area.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-        mask: uint8 (H, W), class ids and 255 for void.
-        alpha: Weight of the classes' colours, in [0, 1].
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+    Background stays as it is, classes get a tint of weight `alpha`, in [0, 1], and a light outline,
+    void is light grey where it is a thin border and striped where it is an area.
 
     Raises:
         ValueError: The sizes differ.
@@ -61,7 +75,7 @@ def heat_colours(levels: NDArray[np.float64]) -> NDArray[np.float64]:
 def heat_overlay(
     image: NDArray[np.uint8], activation: NDArray[np.float32], alpha: float = 0.7
 ) -> NDArray[np.uint8]:
-    """Lay a class activation map over its image.
+    """Lay a class activation map over its image, uint8 (H, W, 3), RGB.
 
     Zero is transparent. The higher the activation, the more opaque and the lighter its colour, so
     that it reads without colour vision too.
@@ -70,9 +84,6 @@ def heat_overlay(
         image: uint8 (H, W, 3), RGB.
         activation: float (H, W) in 0..1, as :func:`segops.predict.explain.explain` returns it.
         alpha: Largest weight of the colours, in 0..1.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
 
     Raises:
         ValueError: The sizes differ.
@@ -98,13 +109,9 @@ def outline_colours() -> NDArray[np.uint8]:
 
 
 def colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A mask in VOC's colours, void in grey: light where it is thin, striped where it is an area.
+    """A mask in VOC's colours, uint8 (H, W, 3), from class ids and 255 for void.
 
-    Args:
-        mask: uint8 (H, W), class ids and 255 for void.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+    Void is grey: light where it is thin, striped where it is an area.
     """
     table = palette()
     table[VOID] = VOID_LIGHT
@@ -139,15 +146,7 @@ def css_colour(index: int) -> str:
 
 
 def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Entries for the pages' legend.
-
-    Args:
-        ids: Ids to name, in order.
-        class_names: Names in id order.
-
-    Returns:
-        For every id its `name`, its `colour` as CSS, and whether it is `void`.
-    """
+    """Entries for the pages' legend: of every id its `name`, its `colour` as CSS, and `void`."""
     names = dict(enumerate(class_names)) | {VOID: "void"}
     return [
         {"name": names.get(one, f"id {one}"), "colour": css_colour(one), "void": one == VOID}
@@ -156,13 +155,9 @@ def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any
 
 
 def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of a class beside another class or background; void marks its borders itself.
+    """Pixels of a class beside another class or background, bool (H, W).
 
-    Args:
-        mask: uint8 (H, W), class ids and 255 for void.
-
-    Returns:
-        bool (H, W).
+    Void marks its borders itself.
     """
     edge = np.zeros(mask.shape, dtype=bool)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):

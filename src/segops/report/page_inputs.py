@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.metrics.iou import Difference
 
-@dataclass(frozen=True)
-class Mistake:
+
+class Mistake(NamedTuple):
     """How many pixels of one class went wrong in one way in one image.
 
-    Attributes:
-        class_name: The class that was missed, falsely seen, confused or badly bounded.
-        kind: One of :data:`segops.metrics.wrong_pixels.KINDS`.
-        pixels: Number of pixels, at least 1.
+    `kind` is one of :data:`segops.metrics.wrong_pixels.KINDS`.
     """
 
     class_name: str
@@ -54,21 +52,6 @@ class GalleryPicture:
     confidence: float | None = None
     activation: NDArray[np.uint8] | None = None
     explained: str | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A figure of this model minus the same figure of another, on the same images.
-
-    Attributes:
-        difference: -1..1.
-        low: Lower end of the two-sided paired bootstrap interval; None where there is none.
-        high: Upper end, likewise.
-    """
-
-    difference: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)

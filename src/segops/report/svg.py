@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from segops.metrics.iou import Difference
+from segops.report.figures import level
+from segops.report.html import NARROW, signed
+
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
+WHISKER_WIDTH, WHISKER_HEIGHT, MARGIN = 120, 16, 6
+LIMITS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis.
-
-    Attributes:
-        low: Value at the start of the axis.
-        high: Value at its end, above `low`.
-        start: Pixel of `low`.
-        end: Pixel of `high`.
-    """
+    """A linear axis: the value `low` is at pixel `start`, `high`, which is above it, at `end`."""
 
     low: float
     high: float
@@ -50,11 +50,8 @@ def histogram(
 ) -> Markup:
     """Histograms of shares side by side, one bar a series in every bin.
 
-    Args:
-        series: Values in [0, 1] by the series' name ("train", "val"; the style sheet knows them).
-        x_label: What the values are.
-        bins: Number of bins between 0 and the largest value (or `mark`).
-        mark: A bound to draw as a line.
+    `series` holds values in [0, 1] by the series' name, as "train": a class of the style sheet.
+    Bins lie between 0 and the largest value or `mark`, a bound that is drawn as a line.
     """
     values = [value for group in series.values() for value in group]
     high = max([0.05, *values, *([] if mark is None else [mark * 1.04])])
@@ -89,8 +86,7 @@ def histogram(
 def bubbles(series: Mapping[str, Mapping[tuple[int, int], int]]) -> Markup:
     """Image sizes: a bubble at every width and height, its area the number of images.
 
-    Args:
-        series: Number of images by (width, height) in pixels, by the series' name.
+    `series` holds the number of images by (width, height) in pixels, by the series' name.
     """
     sizes = [size for group in series.values() for size in group]
     most = max((count for group in series.values() for count in group.values()), default=1)
@@ -143,12 +139,9 @@ def line(
 
 
 def heat_map(shares: NDArray[np.float64], names: Sequence[str]) -> Markup:
-    """A row-normalised confusion matrix.
+    """A row-normalised confusion matrix, float64 (K, K) in [0, 1]; rows are true classes.
 
-    Args:
-        shares: float64 (K, K) in [0, 1]: row is the true class, column the predicted one; a row of
-            NaN is a class without true pixels.
-        names: K class names.
+    A row of NaN is a class without true pixels.
     """
     cell = 34 if len(names) > 14 else 44
     longest = max((len(name) for name in names), default=1)
@@ -201,6 +194,58 @@ def _cell(x: float, y: float, size: int, share: float, truth: str, predicted: st
         f'<g><title>{title}</title><rect class="ground" {box}/>'
         f'<rect class="heat-fill" {box} fill-opacity="{strength:.3f}"/>{text}</g>'
     )
+
+
+def outcome(one: Difference) -> Literal["better", "worse", "even"]:
+    """Better or worse only where there is an interval and it excludes 0."""
+    return "better" if one.low > 0 else "worse" if one.high < 0 else "even"
+
+
+def limit(differences: Iterable[Difference]) -> float:
+    """The round number that all of the differences and their intervals lie within."""
+    ends = [abs(end) for one in differences for end in (one.difference, one.low, one.high)]
+    most = max((end for end in ends if math.isfinite(end)), default=0.0)
+    return next((bound for bound in LIMITS if bound >= most), LIMITS[-1])
+
+
+def words(one: Difference, confidence: float) -> str:
+    """The difference and its interval, as "+0.021, 95 % interval -0.004 to +0.047"."""
+    if math.isnan(one.difference):
+        return "no difference"
+    if math.isnan(one.low):
+        return f"{signed(one.difference)}, no interval"
+    at = level(confidence, NARROW)
+    return f"{signed(one.difference)}, {at} interval {signed(one.low)} to {signed(one.high)}"
+
+
+def whisker(one: Difference, extent: float, title: str) -> Markup:
+    """A point with its interval about a line at zero, from -`extent` to `extent`; empty if unknown.
+
+    `title` is shown to a pointer that rests on it, and read to those who cannot see.
+    """
+    if math.isnan(one.difference):
+        return Markup()
+    x = Axis(-extent, extent, MARGIN, WHISKER_WIDTH - MARGIN)
+    middle = WHISKER_HEIGHT / 2
+
+    def place(value: float) -> float:
+        return x(min(max(value, -extent), extent))
+
+    parts = [_line("zero", x(0), x(0), 0, WHISKER_HEIGHT)]
+    if not math.isnan(one.low):
+        low, high = place(one.low), place(one.high)
+        parts.append(_line("span", low, high, middle, middle))
+        parts += [_line("span", end, end, middle - 3, middle + 3) for end in (low, high)]
+    size = f'viewBox="0 0 {WHISKER_WIDTH} {WHISKER_HEIGHT}" width="{WHISKER_WIDTH}"'
+    return Markup(
+        f'<svg class="whisker {outcome(one)}" {size} height="{WHISKER_HEIGHT}" role="img">'
+        f"<title>{escape(title)}</title>{''.join(parts)}"
+        f'<circle cx="{place(one.difference)}" cy="{middle}" r="3.5"/></svg>'
+    )
+
+
+def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>'
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

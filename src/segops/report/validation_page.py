@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from segops.runtime.masks import read_mask
 from segops.voc.layout import SPLITS, TRAIN, Layout
 
 if TYPE_CHECKING:
-    from segops.quality.checks import DataCheck
+    from segops.quality.checks import Validation
 
 MAX_OFFENDERS = 60
 SAMPLES = 12
@@ -40,7 +40,7 @@ class Panel:
 
 def write_validation_page(
     path: Path,
-    checks: Sequence[DataCheck],
+    validation: Validation,
     facts: pd.DataFrame,
     layout: Layout,
     class_names: Sequence[str],
@@ -53,7 +53,7 @@ def write_validation_page(
 
     Args:
         path: The HTML file.
-        checks: What was expected and found.
+        validation: What was expected and found.
         facts: The facts table of the data set; it may have no rows.
         layout: Where the pictures are.
         class_names: Names in id order.
@@ -62,10 +62,10 @@ def write_validation_page(
         data_hash: Hash of the data, shown at the end.
     """
     splits = [{"name": split, "images": int((facts["split"] == split).sum())} for split in SPLITS]
-    messages = _messages(checks)
+    checks, messages = validation.checks, validation.findings
     labels = _labels(facts)
     context: dict[str, Any] = {
-        "passed": bool(checks) and all(check.passed for check in checks),
+        "passed": validation.passed,
         "checks": checks,
         "failed": sum(not check.passed for check in checks),
         "findings": sum(len(check.findings) for check in checks),
@@ -90,21 +90,18 @@ def write_validation_page(
         offending = facts[facts["image_path"].isin(messages) | facts["mask_path"].isin(messages)]
         context["offending"] = len(offending)
         shown = offending.head(MAX_OFFENDERS).to_dict("records")
-        context["offenders"] = [_offender(layout, row, messages) for row in shown]
+        context["offenders"] = [
+            _card(layout, row) | {"messages": _said(messages, row["image_path"], row["mask_path"])}
+            for row in shown
+        ]
         if not len(offending):
             rows = _samples(facts)
-            context["samples"] = [_sample(layout, row, class_names) for row in rows]
+            context["samples"] = [
+                _card(layout, row) | {"text": _held(row, class_names)} for row in rows
+            ]
             ids = sorted({int(label) for row in rows for label in row["label_ids"]})
             context["sample_legend"] = legend(ids, class_names)
     write_text(path, render("validation.html", **context))
-
-
-def _messages(checks: Sequence[DataCheck]) -> dict[str, list[str]]:
-    messages: dict[str, list[str]] = defaultdict(list)
-    for check in checks:
-        for finding in check.findings:
-            messages[finding.file].append(finding.message)
-    return dict(messages)
 
 
 def _labels(facts: pd.DataFrame) -> pd.DataFrame:
@@ -133,15 +130,10 @@ def _size(facts: pd.DataFrame) -> str:
 def _class_rows(
     labels: pd.DataFrame, class_names: Sequence[str], splits: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    counted = labels[labels["label"] != VOID]
-    images: Counter[tuple[str, int]] = Counter()
-    pixels: Counter[tuple[str, int]] = Counter()
-    totals: Counter[str] = Counter()
-    for split, label, count in counted.itertuples(index=False, name=None):
-        images[split, label] += 1
-        pixels[split, label] += count
-        totals[split] += count
-    shares = {(split, label): pixels[split, label] / totals[split] for split, label in pixels}
+    counted = labels[labels["label"] != VOID].groupby(["split", "label"])["pixels"]
+    images: dict[Any, int] = counted.size().to_dict()
+    pixels = counted.sum()
+    shares: dict[Any, float] = (pixels / pixels.groupby("split").transform("sum")).to_dict()
     # The background holds most pixels; on its scale no other bar would be seen.
     top = max((share for (_, label), share in shares.items() if label != 0), default=1.0)
     entries = []
@@ -150,7 +142,7 @@ def _class_rows(
         entry["images"], entry["pixels"] = {}, {}
         for split in splits:
             name = split["name"]
-            count, share = images[name, index], shares.get((name, index), 0.0)
+            count, share = images.get((name, index), 0), shares.get((name, index), 0.0)
             entry["images"][name] = {"count": count, "share": count / max(split["images"], 1)}
             entry["pixels"][name] = {"share": share, "bar": share / top}
         entries.append(entry)
@@ -161,8 +153,7 @@ def _charts(facts: pd.DataFrame, max_void_fraction: float) -> dict[str, Any]:
     known = facts.dropna(subset=["width", "height"])
     sizes = {
         split: Counter(
-            (int(width), int(height))
-            for width, height in known[known["split"] == split][["width", "height"]].to_numpy()
+            known[known["split"] == split][["width", "height"]].itertuples(index=False, name=None)
         )
         for split in SPLITS
     }
@@ -187,31 +178,26 @@ def _charts(facts: pd.DataFrame, max_void_fraction: float) -> dict[str, Any]:
     }
 
 
-def _offender(
-    layout: Layout, row: Mapping[Any, Any], messages: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    found = [*messages.get(row["image_path"], []), *messages.get(row["mask_path"], [])]
+def _card(layout: Layout, row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A listed image: its id, its split, and its photograph and mask."""
     return {
         "image_id": row["image_id"],
         "split": row["split"],
-        "messages": list(dict.fromkeys(found)),
-        "panels": _panels(layout, str(row["image_id"])),
+        "panels": _panels(layout, row["image_id"]),
     }
 
 
-def _sample(layout: Layout, row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
+def _said(messages: Mapping[str, Sequence[str]], *paths: str) -> list[str]:
+    return list(dict.fromkeys(message for path in paths for message in messages.get(path, ())))
+
+
+def _held(row: Mapping[Any, Any], names: Sequence[str]) -> str:
     held = [names[label] for label in row["label_ids"] if 0 < label < len(names)]
-    return {
-        "image_id": row["image_id"],
-        "split": row["split"],
-        "text": ", ".join(held) or names[0],
-        "panels": _panels(layout, str(row["image_id"])),
-    }
+    return ", ".join(held) or names[0]
 
 
 def _panels(layout: Layout, image_id: str) -> list[Panel]:
     image: NDArray[np.uint8] | None = None
-    mask: NDArray[np.uint8] | None = None
     try:
         image = read_image(layout.image_path(image_id))
         left = Panel(photograph(image, THUMBNAIL), "image")

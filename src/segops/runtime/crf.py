@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .permutohedral import Permutohedral
+from .predict_settings import CrfSettings
 
 _BLOCK = 64
 """Rows that the smoothness kernel computes at a time, in pixels."""
@@ -17,85 +17,59 @@ _REACH = 6.0
 """Standard deviations beyond which the smoothness kernel counts as zero: under 2e-8 of its peak."""
 
 
-@dataclass(frozen=True)
-class DenseCrf:
-    """Mean-field inference of a fully connected CRF with two Gaussian kernels and Potts labels.
+@torch.no_grad()
+def refine(probabilities: Tensor, image: Tensor, settings: CrfSettings) -> Tensor:
+    """Refine probabilities by the colours of the image.
 
-    The unary energy of a pixel is -log of its probability. Every pair of pixels of different
-    labels costs ``gaussian_weight`` times a Gaussian of their distance, plus ``bilateral_weight``
-    times a Gaussian of their distance and of their difference in colour. Both kernels are
-    normalised symmetrically, by the square roots of their sums at either pixel, and contain the
-    pixel itself, as in the authors' implementation (densecrf) and its wrapper (pydensecrf).
+    This is mean-field inference of a fully connected CRF with two Gaussian kernels and Potts
+    labels. The unary energy of a pixel is -log of its probability. Every pair of pixels of
+    different labels costs ``gaussian_weight`` times a Gaussian of their distance, plus
+    ``bilateral_weight`` times a Gaussian of their distance and of their difference in colour. Both
+    kernels are normalised symmetrically, by the square roots of their sums at either pixel, and
+    contain the pixel itself, as in the authors' implementation (densecrf) and its wrapper
+    (pydensecrf). The smoothness kernel is computed exactly, the appearance kernel by a
+    permutohedral lattice.
 
-    The smoothness kernel is computed exactly, the appearance kernel by a permutohedral lattice.
+    Args:
+        probabilities: float32 (C, H, W), summing to 1 at each pixel; zeros are allowed.
+        image: uint8 (H, W, 3), RGB, on the same device.
+        settings: Weights and widths of the kernels, and the number of updates; 0: probabilities
+            are not changed.
 
-    Attributes:
-        gaussian_weight: Weight of the smoothness kernel, at least 0.
-        gaussian_sigma: Its standard deviation, in pixels.
-        bilateral_weight: Weight of the appearance kernel, at least 0.
-        bilateral_sigma: Its standard deviation, in pixels.
-        color_sigma: Its standard deviation in colour, in grey levels of 0 to 255.
-        iterations: Mean-field updates; 0: probabilities are not changed.
+    Returns:
+        float32 (C, H, W), summing to 1 at each pixel. The same bits for the same input on the CPU
+        at the same number of threads.
+
+    Raises:
+        ValueError: The shapes do not match.
+        SegopsError: ``bilateral_sigma`` and ``color_sigma`` are far below a pixel and a grey level.
 
     Source:
         Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge
         Potentials, NIPS 2011, equations 1 to 3 and algorithm 1.
     """
-
-    gaussian_weight: float
-    gaussian_sigma: float
-    bilateral_weight: float
-    bilateral_sigma: float
-    color_sigma: float
-    iterations: int
-
-    def __post_init__(self) -> None:
-        sigmas = (self.gaussian_sigma, self.bilateral_sigma, self.color_sigma)
-        weights = (self.gaussian_weight, self.bilateral_weight)
-        if min(sigmas) <= 0 or min(weights) < 0 or self.iterations < 0:
-            raise ValueError(f"{self}: expected sigmas above 0, weights and iterations from 0")
-
-    @torch.no_grad()
-    def refine(self, probabilities: Tensor, image: Tensor) -> Tensor:
-        """Refine probabilities by the colours of the image.
-
-        Args:
-            probabilities: float32 (C, H, W), summing to 1 at each pixel; zeros are allowed.
-            image: uint8 (H, W, 3), RGB, on the same device.
-
-        Returns:
-            float32 (C, H, W), summing to 1 at each pixel. The same bits for the same input on the
-            CPU at the same number of threads.
-
-        Raises:
-            ValueError: The shapes do not match.
-            SegopsError: ``bilateral_sigma`` and ``color_sigma`` are far below a pixel and a grey
-                level.
-        """
-        if probabilities.ndim != 3 or image.shape != (*probabilities.shape[1:], 3):
-            raise ValueError(
-                f"probabilities {tuple(probabilities.shape)} and image {tuple(image.shape)}: "
-                "expected (C, H, W) and (H, W, 3)"
-            )
-        if self.iterations == 0:
-            return probabilities
-        # Pixels first, as the lattice needs it. 0 becomes the smallest number with a logarithm.
-        marginals = (
-            probabilities.float().permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+    if probabilities.ndim != 3 or image.shape != (*probabilities.shape[1:], 3):
+        raise ValueError(
+            f"probabilities {tuple(probabilities.shape)} and image {tuple(image.shape)}: "
+            "expected (C, H, W) and (H, W, 3)"
         )
-        log_unary = marginals.clamp(min=torch.finfo(torch.float32).tiny).log_()
-        kernels: list[tuple[float, _Smoothness | _Appearance]] = []
-        if self.gaussian_weight:
-            kernels.append((self.gaussian_weight, _Smoothness(image, self.gaussian_sigma)))
-        if self.bilateral_weight:
-            appearance = _Appearance(image, self.bilateral_sigma, self.color_sigma)
-            kernels.append((self.bilateral_weight, appearance))
-        for _ in range(self.iterations):
-            energy = log_unary.clone()
-            for weight, kernel in kernels:
-                energy.add_(kernel.filter(marginals), alpha=weight)
-            torch.softmax(energy, dim=2, out=marginals)
-        return marginals.permute(2, 0, 1).contiguous()
+    if settings.iterations == 0:
+        return probabilities
+    # Pixels first, as the lattice needs it. 0 becomes the smallest number with a logarithm.
+    marginals = probabilities.float().permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+    log_unary = marginals.clamp(min=torch.finfo(torch.float32).tiny).log_()
+    kernels: list[tuple[float, _Smoothness | _Appearance]] = []
+    if settings.gaussian_weight:
+        kernels.append((settings.gaussian_weight, _Smoothness(image, settings.gaussian_sigma)))
+    if settings.bilateral_weight:
+        appearance = _Appearance(image, settings.bilateral_sigma, settings.color_sigma)
+        kernels.append((settings.bilateral_weight, appearance))
+    for _ in range(settings.iterations):
+        energy = log_unary.clone()
+        for weight, kernel in kernels:
+            energy.add_(kernel.filter(marginals), alpha=weight)
+        torch.softmax(energy, dim=2, out=marginals)
+    return marginals.permute(2, 0, 1).contiguous()
 
 
 class _Smoothness:

@@ -89,13 +89,9 @@ _STRIP = 1 << 22
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode a photograph of a data set.
+    """Decode a photograph of a data set: the bytes of a JPEG, called `name` in messages.
 
     The EXIF orientation is not applied, because the mask fits the stored pixels.
-
-    Args:
-        content: The file's bytes: JPEG.
-        name: Name of the file in error messages.
 
     Returns:
         uint8 array of shape (H, W, 3), RGB, contiguous and writable.
@@ -109,19 +105,13 @@ def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
 def decode_consumer_image(
     content: bytes, name: str, max_pixels: int | None = None
 ) -> NDArray[np.uint8]:
-    """Decode an image that a consumer wants predicted, turned as its EXIF orientation says.
-
-    Args:
-        content: The file's bytes, of one of `CONSUMER_FORMATS`.
-        name: Name of the file in error messages.
-        max_pixels: See :func:`load_image`.
+    """Decode an image file of `CONSUMER_FORMATS`; arguments as :func:`load_image`.
 
     Returns:
-        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped; of 16 bits
-        a channel the upper 8 are taken.
+        As :func:`upright_rgb`.
 
     Raises:
-        SegopsError: As :func:`load_image`, or the image has more bits a channel.
+        SegopsError: As :func:`load_image` and :func:`upright_rgb`.
     """
     return upright_rgb(load_image(content, name, CONSUMER_FORMATS, max_pixels), name)
 
@@ -129,12 +119,9 @@ def decode_consumer_image(
 def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """The pixels of a consumer's image, turned as its EXIF orientation says.
 
-    Args:
-        image: An image in one of the modes that its formats are decoded to.
-        name: Name of the image in error messages.
-
     Returns:
-        As :func:`decode_consumer_image`.
+        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped; of 16 bits
+        a channel the upper 8 are taken.
 
     Raises:
         SegopsError: The image has more bits a channel than 8, or 16 of greyscale.
@@ -145,7 +132,8 @@ def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
             f"{name}: image of mode {image.mode}{bits}; expected 8 bits a channel "
             f"({', '.join(_READABLE_MODES)}, or 16 of greyscale). Convert it to RGB."
         )
-    return _to_rgb(_upright(image))
+    method = _UPRIGHT.get(orientation(image))
+    return _to_rgb(image if method is None else image.transpose(method))
 
 
 def orientation(image: Image.Image) -> int:
@@ -156,12 +144,6 @@ def orientation(image: Image.Image) -> int:
         # Damaged EXIF data can raise any exception, and the image itself is intact.
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned upright."""
-    method = _UPRIGHT.get(orientation(image))
-    return image if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -186,11 +168,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read a photograph of a data set; see :func:`decode_image`.
-
-    Raises:
-        SegopsError: As :func:`decode_image`, or the file is missing or not readable.
-    """
+    """Read a photograph of a data set; see :func:`read_content` and :func:`decode_image`."""
     return decode_image(read_content(path), str(path))
 
 
@@ -236,7 +214,7 @@ def load_image(
     Args:
         content: The file's bytes.
         name: Name of the file in error messages.
-        formats: The accepted formats, of `CONSUMER_FORMATS`; other readers are not tried.
+        formats: The accepted formats, of `CONSUMER_FORMATS`.
         max_pixels: Most pixels by the header, checked before any pixel is decoded. None: 179
             million, for an image of a data set.
 
@@ -262,12 +240,7 @@ def load_image(
 
 
 def require_pixels(size: tuple[int, int], name: str, max_pixels: int | None = None) -> None:
-    """Check the size of an image.
-
-    Args:
-        size: Width and height in pixels.
-        name: Name of the image in error messages.
-        max_pixels: See :func:`load_image`.
+    """Check width and height of an image; other arguments as :func:`load_image`.
 
     Raises:
         SegopsError: The image has too many pixels.
@@ -297,11 +270,7 @@ def _open(file: IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
     """Read an image's header with the reader of the format that its first bytes name.
 
     ``Image.open`` is not used, because its limit of pixels and its warning are globals of the
-    process, which must not change for other threads.
-
-    Args:
-        file: Read while the image is in use.
-        formats: The accepted formats.
+    process, which must not change for other threads. The file is read while the image is in use.
     """
     start = file.read(signatures.LENGTH)
     found = signatures.image_format(start)

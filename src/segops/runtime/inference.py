@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,54 +10,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .crf import refine
 from .predict_settings import PredictSettings
 from .predictor import require_finite
 from .windows import Strip, blend
-
-if TYPE_CHECKING:
-    from .crf import DenseCrf
 
 Network = Callable[[Tensor], Tensor]
 """Takes pixels (1, 3, h, w) in 0..255 of any size, returns logits float32 (C, h, w)."""
 
 
 class Inference:
-    """Composes windows, test-time augmentation and the dense CRF.
+    """Composes windows, test-time augmentation and the dense CRF, as section `predict` says.
 
     In window mode each window is averaged and refined like a whole image, then the windows are
     blended.
-
-    Args:
-        settings: Section `predict`.
     """
 
     def __init__(self, settings: PredictSettings) -> None:
         self.settings = settings
-        self._crf = _dense_crf(settings)
-
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image file; a larger file is refused."""
-        return self.settings.max_pixels
 
     def is_plain(self, height: int, width: int) -> bool:
         """Whether a single pass of the whole image through the network is the prediction."""
-        if self.settings.averages or self._crf is not None:
+        settings = self.settings
+        if settings.flip or settings.scales != (1.0,) or settings.crf.iterations:
             return False
-        return not self.settings.by_windows(height, width)
+        return not settings.by_windows(height, width)
 
     def strips(
         self, image: NDArray[np.uint8], network: Network, device: torch.device
     ) -> Iterator[Strip]:
-        """Predict an image part by part; see :func:`.windows.blend`.
+        """Predict an image, uint8 (H, W, 3), part by part; see :func:`.windows.blend`.
 
-        Args:
-            image: uint8 (H, W, 3), RGB.
-            network: Called for each window, scale and mirroring.
-            device: Device of the network. Only the pixels of a window are sent to it.
-
-        Yields:
-            Rows, columns and probabilities of the parts.
+        Only the pixels of a window are sent to the network's device.
 
         Raises:
             SegopsError: The network's output is not finite.
@@ -83,7 +66,7 @@ class Inference:
         found = averaged(images, network, self.settings.scales, self.settings.flip)
         # A single value that is not finite makes the sum not finite.
         require_finite(found.sum())
-        return found if self._crf is None else self._crf.refine(found, pixels)
+        return refine(found, pixels, self.settings.crf)
 
 
 def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: bool) -> Tensor:
@@ -103,7 +86,7 @@ def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: 
     size = images.shape[-2:]
     total: Tensor | None = None
     for scale in scales:
-        scaled = _resized(images, (_scaled(size[0], scale), _scaled(size[1], scale)))
+        scaled = _resized(images, [max(1, round(side * scale)) for side in size])
         for mirrored in (False, True) if flip else (False,):
             logits = network(scaled.flip(-1) if mirrored else scaled)
             found = _resized(logits[None], size)[0].softmax(dim=0)
@@ -114,27 +97,8 @@ def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: 
     return total.div_(len(scales) * (1 + flip))
 
 
-def _scaled(side: int, scale: float) -> int:
-    return max(1, round(side * scale))
-
-
-def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
+def _resized(values: Tensor, size: Sequence[int]) -> Tensor:
     """(1, N, H, W) resized bilinearly; the same tensor if it has the size already."""
-    if tuple(values.shape[-2:]) == tuple(size):
+    if list(values.shape[-2:]) == list(size):
         return values
-    return functional.interpolate(values.float(), size, mode="bilinear", align_corners=False)
-
-
-def _dense_crf(settings: PredictSettings) -> DenseCrf | None:
-    if not settings.crf.iterations:
-        return None
-    from .crf import DenseCrf
-
-    return DenseCrf(
-        gaussian_weight=settings.crf.gaussian_weight,
-        gaussian_sigma=settings.crf.gaussian_sigma,
-        bilateral_weight=settings.crf.bilateral_weight,
-        bilateral_sigma=settings.crf.bilateral_sigma,
-        color_sigma=settings.crf.color_sigma,
-        iterations=settings.crf.iterations,
-    )
+    return functional.interpolate(values.float(), list(size), mode="bilinear", align_corners=False)

@@ -25,9 +25,6 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         weights: Content of the bundle's ``weights.safetensors``.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
 
-    Returns:
-        The predictor, its network in evaluation mode on the device.
-
     Raises:
         SegopsError: The device is missing, the weights do not fit the network, or `predict` holds
             a key or value that this code does not know.

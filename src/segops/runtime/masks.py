@@ -23,10 +23,7 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
 
     The stored values of palette (P) and greyscale (L) masks are the ids, whatever their colours.
     RGB masks, and RGBA masks that are opaque everywhere, are decoded by the exact VOC colours.
-
-    Args:
-        content: A PNG file's bytes.
-        name: Name of the file in error messages.
+    Messages call the file `name`.
 
     Returns:
         uint8 array of shape (H, W) of ids in 0..255, contiguous and writable; 255 is void.
@@ -52,19 +49,12 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask; see :func:`decode_mask`.
-
-    Raises:
-        SegopsError: As :func:`decode_mask`, or the file is missing or not readable.
-    """
+    """Read a mask; see :func:`segops.runtime.images.read_content` and :func:`decode_mask`."""
     return decode_mask(read_content(path), str(path))
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """Encode a mask in VOC's form: a PNG of mode P with the VOC palette.
-
-    Args:
-        mask: uint8 array of shape (H, W) of ids in 0..255.
+    """Encode a mask, uint8 (H, W), in VOC's form: a PNG of mode P with the VOC palette.
 
     Raises:
         ValueError: `mask` has another dtype or shape, or no pixels.
@@ -79,11 +69,7 @@ def encode_mask(mask: NDArray[np.uint8]) -> bytes:
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
-    """Write a mask as :func:`encode_mask` encodes it.
-
-    Raises:
-        ValueError: As :func:`encode_mask`.
-    """
+    """Write a mask as :func:`encode_mask` encodes it, with its errors."""
     path.write_bytes(encode_mask(mask))
 
 

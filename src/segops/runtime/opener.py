@@ -37,16 +37,13 @@ def open_bundle(
     expected_digest: str | None = None,
     predict: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Open a bundle.
+    """Open a bundle and return its own predictor.
 
     Args:
         directory: The bundle.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         expected_digest: Digest that the bundle must have, checked before its code is run.
         predict: Settings in place of the bundle's own.
-
-    Returns:
-        The bundle's own predictor.
 
     Raises:
         BundleError: The directory is no bundle, or has another digest.
@@ -79,7 +76,10 @@ def open_bundle(
         )
     if predict is not None:
         model["predict"] = dict(predict)
-    loader = _import(contents, directory, f"segops_bundle_{found}", entry)
+    package = f"segops_bundle_{found}"
+    if not any(getattr(finder, "package", None) == package for finder in sys.meta_path):
+        sys.meta_path.append(_Runtime(contents, directory, package))
+    loader = importlib.import_module(f"{package}.{entry}")
     return loader.load(model, contents[WEIGHTS], device)
 
 
@@ -109,14 +109,6 @@ def digest(contents: dict[str, bytes]) -> str:
     for name in sorted(contents):
         total.update(f"{name}\t{hashlib.sha256(contents[name]).hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def _import(contents: dict[str, bytes], directory: Path, package: str, entry: str) -> ModuleType:
-    """Import the bundle's entry module as part of `package`."""
-    known = any(getattr(finder, "package", None) == package for finder in sys.meta_path)
-    if not known:
-        sys.meta_path.append(_Runtime(contents, directory, package))
-    return importlib.import_module(f"{package}.{entry}")
 
 
 class _Runtime(MetaPathFinder, Loader):

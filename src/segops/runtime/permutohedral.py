@@ -73,14 +73,11 @@ class Permutohedral:
         self._splat_weights *= norm.flatten()[self._splat_index]
 
     def filter(self, values: Tensor) -> Tensor:
-        """Filter values.
-
-        Args:
-            values: float32 (N, C), any number of values a point.
+        """Filter values, float32 (N, C), any number of values a point.
 
         Returns:
             float32 (N, C): at each point the sum of all values, weighted by a Gaussian of the
-            distance; up to one factor for all, and to the lattice's approximation.
+            distance; up to a factor common to all, and to the lattice's approximation.
 
         Raises:
             ValueError: Another number of points.

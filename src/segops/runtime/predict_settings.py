@@ -12,7 +12,7 @@ from .section import Count, NonNegative, Positive, Section
 
 
 class CrfSettings(Section):
-    """Refinement by a fully connected conditional random field; see :class:`.crf.DenseCrf`."""
+    """Refinement by a fully connected conditional random field; see :func:`.crf.refine`."""
 
     iterations: Annotated[int, Field(ge=0, le=50)] = Field(
         0, description="Mean-field iterations of the dense CRF; 0: off."
@@ -76,11 +76,6 @@ class PredictSettings(Section):
                 f"model.json: {key} is {first['input']!r}: {first['msg']}. Package the model again "
                 "with the version of segops that is to run it."
             ) from None
-
-    @property
-    def averages(self) -> bool:
-        """Whether a prediction is the mean of several."""
-        return self.flip or self.scales != (1.0,)
 
     def by_windows(self, height: int, width: int) -> bool:
         """Whether an image of this size needs several windows."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from .classes import VOID
 from .errors import SegopsError
 from .images import decode_consumer_image
 from .masks import encode_mask
+
+if TYPE_CHECKING:
+    # Training predicts whole images, and its hash does not depend on the code of all else.
+    from .inference import Inference
+    from .windows import Strip
 
 _CACHED_LOGITS = 300_000
 """Logits processed at a time on a CPU: 1.2 MB, which fits into a cache."""
@@ -36,37 +41,14 @@ class Prediction:
     confidence: float
 
 
-class SupportsInference(Protocol):
-    """The interface of :class:`.inference.Inference`.
-
-    Training predicts whole images without it, so it does not depend on that class's code.
-    """
-
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image file; a larger file is refused."""
-
-    def is_plain(self, height: int, width: int) -> bool:
-        """Whether a single pass of the whole image through the network is the prediction."""
-
-    def strips(
-        self,
-        image: NDArray[np.uint8],
-        network: Callable[[Tensor], Tensor],
-        device: torch.device,
-    ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns and probabilities (C, h, w) of the parts of an image."""
-
-
 class Predictor:
     """Predicts images in float32, each alone and at its own size.
 
     So no mask depends on the other images of a batch or on padding to their size.
 
     Args:
-        network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). Its
-            modules may be in training mode: the predictor sets evaluation mode for a prediction
-            and restores the mode afterwards.
+        network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). It
+            is in evaluation mode during a prediction only.
         class_names: The C names in id order.
         device: Device of the network, to which images are sent.
         inference: Windows, averages and refinement; None: a single pass of the whole image.
@@ -77,7 +59,7 @@ class Predictor:
         network: nn.Module,
         class_names: Sequence[str],
         device: torch.device | str = "cpu",
-        inference: SupportsInference | None = None,
+        inference: Inference | None = None,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)
@@ -96,22 +78,23 @@ class Predictor:
             SegopsError: The network's output is not finite or has another shape.
             ValueError: `image` has another dtype or shape.
         """
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             mask = self._empty_mask(image)
             confidence = torch.zeros((), dtype=torch.float64, device=self.device)
             for place, ids, top in self._parts(image):
                 mask[place] = ids
                 confidence += top.sum(dtype=torch.float64)
-            return Prediction(_to_array(mask), float(confidence / mask.numel()))
+            return Prediction(mask.cpu().numpy(), float(confidence / mask.numel()))
 
     def predict_mask(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask of :meth:`predict`, without the cost of the confidence."""
-        return _to_array(self.predict_ids(image))
+        mask: NDArray[np.uint8] = self.predict_ids(image).cpu().numpy()
+        return mask
 
     def predict_ids(self, image: NDArray[np.uint8]) -> Tensor:
         """The mask of :meth:`predict_mask` as a uint8 tensor (H, W) on the device."""
         mask = self._empty_mask(image)
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             for place, ids, _ in self._parts(image, with_probability=False):
                 mask[place] = ids
         return mask
@@ -119,57 +102,37 @@ class Predictor:
     def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """The mask of :meth:`predict` and the probability of every pixel's class, on the device.
 
-        Args:
-            image: uint8 of shape (H, W, 3), RGB.
-
         Returns:
             The mask, uint8 (H, W), and the top class's probability, float32 (H, W), 1/C..1.
-
-        Raises:
-            SegopsError: As :meth:`predict`.
-            ValueError: As :meth:`predict`.
         """
         mask = self._empty_mask(image)
         probability = torch.empty_like(mask, dtype=torch.float32)
-        with _inference(self.network, self.device):
+        with evaluating(self.network, self.device):
             for place, ids, top in self._parts(image):
                 mask[place] = ids
                 probability[place] = top
         return mask, probability
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of every class at every pixel.
-
-        Args:
-            image: uint8 of shape (H, W, 3), RGB.
-
-        Returns:
-            float32 of shape (C, H, W), summing to 1 at each pixel.
-
-        Raises:
-            SegopsError: As :meth:`predict`.
-            ValueError: As :meth:`predict`.
-        """
+        """The probability of every class at every pixel, float32 (C, H, W), for :meth:`predict`."""
         _check(image)
         found = np.empty((len(self.class_names), *image.shape[:2]), np.float32)
-        with _inference(self.network, self.device):
-            if self._is_plain(image):
+        with evaluating(self.network, self.device):
+            strips = self._strips(image)
+            if strips is None:
                 logits = self._logits(image)
                 require_finite(logits.amax(dim=0))
                 found[:] = logits.softmax(dim=0).cpu().numpy()
             else:
-                for rows, columns, probabilities in self._strips(image):
+                for rows, columns, probabilities in strips:
                     found[:, rows, columns] = probabilities.cpu().numpy()
         return found
 
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
-        """Predict an image file's content.
+        """Predict the bytes of an image file (JPEG, PNG, ...), or these in base64.
 
         The EXIF orientation is applied, so that the mask fits the image as viewers show it.
-
-        Args:
-            content: Bytes of an image file (JPEG, PNG, ...), or these bytes in base64.
-            name: What the message of an error calls the image.
+        Messages call the image `name`.
 
         Returns:
             The mask as a palette PNG of the image's size, and the confidence.
@@ -185,7 +148,7 @@ class Predictor:
                 raise SegopsError(
                     f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
                 ) from None
-        limit = None if self.inference is None else self.inference.max_pixels
+        limit = None if self.inference is None else self.inference.settings.max_pixels
         image = decode_consumer_image(content, name, limit)
         prediction = self.predict(image)
         return encode_mask(prediction.mask), prediction.confidence
@@ -197,8 +160,9 @@ class Predictor:
 
         Without `with_probability` the last tensor has no meaning.
         """
-        if not self._is_plain(image):
-            for rows, columns, probabilities in self._strips(image):
+        strips = self._strips(image)
+        if strips is not None:
+            for rows, columns, probabilities in strips:
                 top, ids = probabilities.max(dim=0)
                 yield (rows, columns), ids, top
             return
@@ -209,11 +173,10 @@ class Predictor:
             top = _top_probability(logits, top)
         yield (slice(None), slice(None)), ids, top
 
-    def _is_plain(self, image: NDArray[np.uint8]) -> bool:
-        return self.inference is None or self.inference.is_plain(*image.shape[:2])
-
-    def _strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, slice, Tensor]]:
-        assert self.inference is not None
+    def _strips(self, image: NDArray[np.uint8]) -> Iterator[Strip] | None:
+        """The parts of an image; None if a single pass of the whole image is the prediction."""
+        if self.inference is None or self.inference.is_plain(*image.shape[:2]):
+            return None
         return self.inference.strips(image, self._run, self.device)
 
     def _logits(self, image: NDArray[np.uint8]) -> Tensor:
@@ -239,11 +202,7 @@ class Predictor:
 
 
 def require_finite(values: Tensor) -> None:
-    """Check a network's output. The maximum of a pixel's logits is NaN if any of them is NaN.
-
-    Raises:
-        SegopsError: A value is not finite.
-    """
+    """Raise a SegopsError if a value is not finite: a maximum is NaN if any value of it is NaN."""
     if not bool(values.isfinite().all()):
         raise SegopsError(
             "The network's output is not finite: its weights are broken. Train it anew."
@@ -270,8 +229,10 @@ def _check(image: NDArray[np.uint8]) -> None:
 
 
 @contextmanager
-def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no gradients, true float32, deterministic kernels inside the context."""
+def evaluating(
+    network: nn.Module, device: torch.device, *, gradients: bool = False
+) -> Iterator[None]:
+    """Evaluation mode, true float32 and deterministic kernels; gradients if asked for."""
     training = [module for module in network.modules() if module.training]
     precision = torch.get_float32_matmul_precision()
     for module in training:
@@ -280,7 +241,7 @@ def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
     try:
         with (
-            torch.inference_mode(),
+            torch.inference_mode(not gradients),
             torch.autocast(device.type, enabled=False),
             torch.backends.cudnn.flags(
                 enabled=True, benchmark=False, deterministic=True, allow_tf32=False
@@ -292,8 +253,3 @@ def _inference(network: nn.Module, device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
         for module in training:
             module.training = True
-
-
-def _to_array(mask: Tensor) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = mask.cpu().numpy()
-    return array

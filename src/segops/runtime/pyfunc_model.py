@@ -41,7 +41,7 @@ class BundledSegmenter(PythonModel):
 
         Args:
             context: Not used.
-            model_input: One column `image`: bytes of a JPEG or PNG file, or these in base64.
+            model_input: One column `image`: bytes of an image file, or these in base64.
             params: Not used.
 
         Returns:

@@ -15,15 +15,10 @@ Strip = tuple[slice, slice, Tensor]
 
 
 def starts(length: int, window: int, overlap: float) -> list[int]:
-    """First pixels of the windows along a side.
+    """First pixels of the windows along a side, all in pixels; `overlap` as of :func:`blend`.
 
     All windows have the same size: the last window is moved inward to end with the side. A side no
     longer than the window has a single window.
-
-    Args:
-        length: The side, in pixels.
-        window: Length of a window, in pixels.
-        overlap: Share of a window that its neighbour also covers, 0..0.9.
     """
     if length <= window:
         return [0]
@@ -36,10 +31,7 @@ def weights(length: int, device: torch.device | str = "cpu") -> Tensor:
 
     They fall towards the window's border, where a network has the least context, and the weights of
     two neighbours that overlap by half sum to 1. No weight is 0, so that a pixel in a single window
-    keeps its prediction.
-
-    Returns:
-        float32 of shape (length,), above 0, at most 1.
+    keeps its prediction. float32 (length,), above 0, at most 1.
 
     Source:
         Pielawski, Wählby: Introducing Hann windows for reducing edge-effects in patch-based image
@@ -63,7 +55,7 @@ def blend(
     the image's width, or C times the image's height times the window's width if that is less.
 
     Args:
-        size: Height and width of the image.
+        size: Height and width of the image, in pixels.
         window: Height and width of a window; a longer one is cut to the image.
         overlap: Share of a window that its neighbour also covers, 0..0.9.
         predict: Called once for each window.

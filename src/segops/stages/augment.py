@@ -35,9 +35,6 @@ class Settings(Sections):
 def run(root: Path) -> None:
     """Write the policy that training uses, and its contact sheet.
 
-    Args:
-        root: The workspace.
-
     Raises:
         SegopsError: The policy misaligns image and mask; the message names every image and the
             violated property.

@@ -12,10 +12,6 @@ from segops import code, files, paths
 
 
 def run(root: Path) -> None:
-    """Write a file for every other stage.
-
-    Args:
-        root: The workspace.
-    """
+    """Write a file for every other stage."""
     for stage, found in code.stage_codes().items():
         files.write_json(root / paths.code_of(stage), found.to_json())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 from segops import files, paths
 from segops.data.store import PackedStore
+from segops.evaluate.results import write_results
 from segops.evaluate.score import EXPLAINED, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
@@ -36,9 +35,6 @@ class Settings(Sections):
 def run(root: Path) -> None:
     """Write the evaluation, the table of counts, the plots and the page.
 
-    Args:
-        root: The workspace.
-
     Raises:
         SegopsError: The model or the data is not usable, val holds an image that the model was
             trained on, or val has no labelled pixel.
@@ -48,12 +44,7 @@ def run(root: Path) -> None:
     bundle = root / paths.SEGMENTER
     trained_on = _require_unseen(store, bundle)
     shown = settings.report.pictures
-    with (
-        tempfile.TemporaryDirectory(prefix="segops-") as scratch,
-        ThreadPoolExecutor(1, "load") as pool,
-    ):
-        # This import takes a second; the scoring process loads its libraries at the same time.
-        pool.submit(_results)
+    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         scores = score(
             bundle,
             store,
@@ -63,8 +54,6 @@ def run(root: Path) -> None:
             masks=shown,
             explain=EXPLAINED if shown else 0,
         )
-        from segops.evaluate.results import write_results
-
         found = write_results(
             root,
             scores,
@@ -76,12 +65,6 @@ def run(root: Path) -> None:
             registered=settings.registry.model,
         )
     log.info("%s", sentence(found))
-
-
-def _results() -> ModuleType:
-    from segops.evaluate import results
-
-    return results
 
 
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:

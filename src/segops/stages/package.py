@@ -26,9 +26,6 @@ class Settings(Sections):
 def run(root: Path) -> None:
     """Write the bundle, and its digest and settings.
 
-    Args:
-        root: The workspace.
-
     Raises:
         SegopsError: There is no trained network.
     """

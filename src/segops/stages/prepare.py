@@ -27,9 +27,6 @@ class Settings(Sections):
 def run(root: Path) -> None:
     """Write the packed store.
 
-    Args:
-        root: The workspace.
-
     Raises:
         SegopsError: The data did not pass validation, or changed after it.
     """

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import safetensors.torch
 
 from segops import files, paths
@@ -21,7 +18,8 @@ from segops.data.imbalance import class_weights
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
-from segops.predict.trained import weights_sha256, write_trained
+from segops.predict.trained import write_trained
+from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint, launch
@@ -36,24 +34,20 @@ from segops.train.fingerprint import (
 from segops.train.fresh import VARIABLE, wants_fresh
 from segops.train.hardware import can_compute, choose_precision, choose_threads
 from segops.train.history import TrainingLog
-from segops.train.job import Job, TrainingResult
+from segops.train.job import Job, TrainingResult, TrainingSettings
 from segops.train.loop import train
 from segops.train.start import Start, all_images
-from segops.train.training_settings import TrainingSettings
 
 FOLLOW_LOG = paths.STATE / "follow.log"
-CURVES = ("epoch", "step", "lr", "train_loss", "selection_miou")
+CURVES = ["epoch", "step", "lr", "train_loss", "selection_miou"]
 log = logging.getLogger("segops")
 
 
 def run(root: Path, fresh: bool = False) -> None:
     """Train, or continue an interrupted training, and write the outputs.
 
-    In a distributed training this process is a rank; rank zero writes.
-
-    Args:
-        root: The workspace.
-        fresh: Start from the beginning, as with ``SEGOPS_FRESH=1`` or DVC's `--force`.
+    In a distributed training this process is a rank; rank zero writes. `fresh` starts from the
+    beginning, as ``SEGOPS_FRESH=1`` or DVC's `--force` does.
 
     Raises:
         SegopsError: Parameters, data and machine do not allow the training, or it diverged.
@@ -90,11 +84,6 @@ def _train(root: Path, settings: TrainingSettings) -> None:
 def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job:
     """Build the training job from a workspace's parameters and data.
 
-    Args:
-        root: The workspace.
-        settings: Its parameters.
-        store: Its packed images.
-
     Raises:
         SegopsError: Parameters and data do not fit together, or a file is missing.
     """
@@ -116,10 +105,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     precision = choose_precision(settings.train.precision, device)
     devices, nodes = choose_world(settings.train, device)
     policy = Policy.from_json(serialised)
-    pasted = settings.augment.copy_paste
     start = _start(root, settings)
-    spec = _spec(settings, start)
-    auxiliary = settings.model.auxiliary_weight
     executor = choose_executor(settings.augment.device, device, policy)
     parts = training_parts(
         settings, store, serialised, local, device, precision,
@@ -131,17 +117,17 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     return Job(
         params=settings.train.model_copy(update={"precision": parts[PRECISION]}),
         hardware=settings.hardware,
-        spec=spec,
+        spec=_spec(settings, start),
         encoder_weights=weights if local is None else str(local),
         store=store,
         policy=policy,
         parts=parts,
         resume=root / paths.RESUME,
         history=TrainingLog(root / paths.HISTORY, fingerprint(parts), settings.flat()),
-        auxiliary_weight=auxiliary,
+        auxiliary_weight=settings.model.auxiliary_weight,
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
-        copy_paste=pasted if pasted.p else None,
+        copy_paste=settings.augment.copy_paste if settings.augment.copy_paste.p else None,
         augment_device=executor,
     )
 
@@ -155,8 +141,7 @@ def _with_begun_precision(directory: Path, parts: dict[str, str], device: Device
     begun = None if wants_fresh() else checkpoint.parts_of_interrupted(directory)
     if begun is None or not can_compute(begun.get(PRECISION, ""), device):
         return parts
-    differing = {name for name in {*parts, *begun} if parts.get(name) != begun.get(name)}
-    if differing - {START} != {PRECISION}:
+    if {*checkpoint.differing(parts, begun)} - {START} != {PRECISION}:
         return parts
     return {**parts, PRECISION: begun[PRECISION]}
 
@@ -217,12 +202,13 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
     files.write_bytes(root / paths.LAST_WEIGHTS, safetensors.torch.save(last))
-    files.write_text(root / paths.LEARNING_CURVES, _table(outcome.rows))
+    table = pd.DataFrame(outcome.rows, columns=CURVES)
+    files.write_text(root / paths.LEARNING_CURVES, table.to_csv(index=False, lineterminator="\n"))
     device = choose_device(job.params.device)
     devices, nodes = choose_world(job.params, device)
     training = {
         "fingerprint": job.history.fingerprint,
-        "weights_sha256": weights_sha256(root / paths.TRAINED),
+        "weights_sha256": files.sha256_file(root / paths.TRAINED / opener.WEIGHTS),
         "train_hash": store.split_hash("train"),
         "code_hash": job.parts["code"],
         "epochs_run": len(outcome.rows),
@@ -242,14 +228,6 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         "nondeterministic": list(outcome.nondeterministic),
     }
     files.write_json(root / paths.TRAINING, training)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CURVES, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # None becomes an empty cell
-    return text.getvalue()
 
 
 def _start_live_logging(root: Path) -> None:

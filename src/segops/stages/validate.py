@@ -34,9 +34,6 @@ class Settings(Bounds):
 def run(root: Path) -> None:
     """Scan the data set, check it, and write the facts, the findings, the page and the verdict.
 
-    Args:
-        root: The workspace.
-
     Raises:
         SegopsError: The data are not fit for training; the message lists every finding by file.
             All outputs are written before.
@@ -55,7 +52,7 @@ def run(root: Path) -> None:
     decided = verdict(facts, validation, settings.data.class_names)
     write_validation_page(
         root / VALIDATION_PAGE,
-        validation.checks,
+        validation,
         facts,
         layout,
         settings.data.class_names,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from segops.files import atomic_path
 
-FORMAT = 2
+FORMAT = 3
 NAME = "state.pt"
 Weights = dict[str, Tensor]
 _UNUSABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError)
@@ -37,13 +36,11 @@ class Checkpoint:
         parts: Hashes of all that the training depends on, by name.
         epoch: Completed epochs.
         batch: Completed steps of the next epoch.
-        engine: State of :class:`~segops.train.engine.Engine`: network, optimiser, moving average
-            and, in fp16, the scaler of gradients.
-        plateau: State of :class:`~segops.train.schedules.Plateau`.
-        losses: States of every rank's :class:`~segops.train.losslog.LossLog`.
+        engine: State of the :class:`~segops.train.engine.Engine`.
+        plateau: State of the :class:`~segops.train.schedules.Plateau`.
+        losses: State of every rank's :class:`~segops.train.losslog.LossLog`.
         rows: Learning curves so far, a mapping for each epoch.
-        best_epoch: The best epoch so far; None without a selection split.
-        best_score: Its selection mIoU.
+        best: The best epoch so far and its selection mIoU; None without a selection split.
     """
 
     parts: dict[str, str]
@@ -53,8 +50,7 @@ class Checkpoint:
     plateau: dict[str, float]
     losses: list[dict[str, float]]
     rows: list[dict[str, Any]]
-    best_epoch: int | None = None
-    best_score: float | None = None
+    best: tuple[int, float] | None = None
 
     def copied(self) -> Checkpoint:
         """A copy on the CPU, in memory of its own."""
@@ -63,13 +59,10 @@ class Checkpoint:
 
 @dataclass
 class Best:
-    """The best epoch so far.
+    """The best epoch so far, from 1, and its selection mIoU.
 
-    Attributes:
-        epoch: Its number, from 1.
-        score: Its selection mIoU.
-        checkpoint: The training at its end, on the CPU; None on ranks that write nothing.
-        is_written: Whether its file exists beside the last checkpoint.
+    `checkpoint` is the training at its end, on the CPU; None on ranks that write nothing.
+    `is_written`: its file exists beside the last checkpoint.
     """
 
     epoch: int
@@ -81,8 +74,8 @@ class Best:
 def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> bool:
     """Write a checkpoint into `directory`, and the best epoch's checkpoint if it is new.
 
-    A training can continue from either file. Each file is written whole or not at all, and the
-    former files stay until the new last checkpoint is in place.
+    A training can continue from either file. The former files stay until the new last checkpoint
+    is in place.
 
     Returns:
         Whether it was written; if not (a full disk), the reason is logged and the former checkpoint
@@ -93,10 +86,6 @@ def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> b
         if best is not None and best.checkpoint is not None and not best.is_written:
             _write(_best_path(directory, best.epoch), best.checkpoint)
             best.is_written = True
-            if (best.epoch, 0) == (checkpoint.epoch, checkpoint.batch):
-                _link(_best_path(directory, best.epoch), path)  # the last epoch is the best
-                _remove_older(directory, best)
-                return True
         _write(path, checkpoint)
     except OSError as error:
         log.warning(
@@ -106,19 +95,18 @@ def save(directory: Path, checkpoint: Checkpoint, best: Best | None = None) -> b
             "The one before it is kept" if path.is_file() else "There is none yet",
         )
         return False
-    _remove_older(directory, best)
+    kept = None if best is None else _best_path(directory, best.epoch)
+    for older in directory.glob("best-*.pt"):
+        if older != kept:
+            older.unlink()
     return True
 
 
 def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | None] | None:
-    """Read the checkpoint in `directory`, if it belongs to the same training.
+    """Read the checkpoint in `directory`, if it belongs to the training with these `parts`.
 
     If the last checkpoint cannot be read, the best epoch's is read in its place: the training then
     repeats some epochs and has the same result.
-
-    Args:
-        directory: Where :func:`save` wrote it.
-        parts: Hashes of all that the training depends on, by name.
 
     Returns:
         The checkpoint, and the best epoch so far; None if there is no checkpoint, or (logged) if it
@@ -132,24 +120,27 @@ def load(directory: Path, parts: Mapping[str, str]) -> tuple[Checkpoint, Best | 
         except _UNUSABLE as error:
             log.warning("%s: not a usable checkpoint (%s).", path, error)
             continue
-        if _is_of(checkpoint, parts):
-            return checkpoint, best
-        return None
+        if changed := differing(parts, checkpoint.parts):
+            names = ", ".join(changed)
+            log.info("The interrupted training had another %s; starting afresh.", names)
+            return None
+        return checkpoint, best
     if candidates:
         log.warning("%s: no usable checkpoint; starting afresh.", directory)
     return None
 
 
 def parts_of_interrupted(directory: Path) -> dict[str, str] | None:
-    """Hashes of all that the interrupted training in `directory` depends on, by name.
-
-    Returns:
-        The hashes as :func:`load` takes them; None if no checkpoint can be read.
-    """
+    """The parts of the interrupted training in `directory`; None if no checkpoint can be read."""
     for path in _candidates(directory):
         with suppress(*_UNUSABLE):  # `load` logs the error
             return _read(path, mmap=True).parts  # without reading the weights
     return None
+
+
+def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """Names of the parts in which two trainings differ, sorted."""
+    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
 
 
 def remove(directory: Path) -> None:
@@ -180,10 +171,9 @@ def _best_path(directory: Path, epoch: int) -> Path:
 
 
 def _write(path: Path, checkpoint: Checkpoint) -> None:
-    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save({"format": FORMAT, **content}, file)
+            torch.save({"format": FORMAT, **vars(checkpoint)}, file)
         except RuntimeError as error:  # raised by torch's writer when a write fails
             raise _cause(error) from error
 
@@ -198,24 +188,6 @@ def _cause(error: BaseException) -> OSError:
     return OSError(str(error).splitlines()[0])
 
 
-def _link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`."""
-    temporary = target.with_name(f".{target.name}.link")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-
-
-def _remove_older(directory: Path, best: Best | None) -> None:
-    kept = None if best is None else _best_path(directory, best.epoch)
-    for path in directory.glob("best-*.pt"):
-        if path != kept:
-            path.unlink()
-
-
 def _read(path: Path, mmap: bool = False) -> Checkpoint:
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if content.pop("format") != FORMAT:
@@ -225,25 +197,10 @@ def _read(path: Path, mmap: bool = False) -> Checkpoint:
 
 def _best_of(directory: Path, checkpoint: Checkpoint) -> Best | None:
     """The best epoch that a checkpoint names; KeyError if the file here is of another epoch."""
-    if checkpoint.best_epoch is None or checkpoint.best_score is None:
+    if checkpoint.best is None:
         return None
-    if (checkpoint.best_epoch, 0) == (checkpoint.epoch, checkpoint.batch):
-        best = checkpoint
-    else:
-        best = _read(_best_path(directory, checkpoint.best_epoch))
-        if best.parts != checkpoint.parts or best.best_score != checkpoint.best_score:
-            raise KeyError("best")
-    is_written = _best_path(directory, checkpoint.best_epoch).is_file()
-    return Best(checkpoint.best_epoch, checkpoint.best_score, best, is_written)
-
-
-def _is_of(checkpoint: Checkpoint, parts: Mapping[str, str]) -> bool:
-    if checkpoint.parts == dict(parts):
-        return True
-    changed = sorted(
-        name
-        for name in {*parts, *checkpoint.parts}
-        if parts.get(name) != checkpoint.parts.get(name)
-    )
-    log.info("The interrupted training had another %s; starting afresh.", ", ".join(changed))
-    return False
+    epoch, score = checkpoint.best
+    at_best = _read(_best_path(directory, epoch))
+    if (at_best.parts, at_best.best) != (checkpoint.parts, checkpoint.best):
+        raise KeyError("best")
+    return Best(epoch, score, at_best, is_written=True)

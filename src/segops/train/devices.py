@@ -18,9 +18,7 @@ def choose_device(wanted: str) -> Device:
     Raises:
         SegopsError: `cuda` is asked for and there is no GPU.
     """
-    if wanted == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
+    if wanted != "cpu" and torch.cuda.is_available():
         return "cuda"
     if wanted == "cuda":
         raise SegopsError(

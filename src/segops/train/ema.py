@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from segops.runtime.networks.segmenter import Segmenter
 
@@ -20,13 +18,8 @@ class MovingAverage:
     their influence within the first steps. Buffers (batch norm statistics) are averages already
     and are copied.
 
-    Args:
-        network: The original.
-        decay: In 0..1, exclusive.
-
     Attributes:
         network: The copy; its parameters take no gradient.
-        updates: Updates so far.
 
     Source:
         Polyak and Juditsky, SIAM J. Control Optim. 30 (1992), in the exponential form of Tarvainen
@@ -37,8 +30,9 @@ class MovingAverage:
         self.decay = decay
         self.updates = 0
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self._averages = _detached(self.network.parameters())
-        self._weights = _detached(network.parameters())
+        # Detached, hence in the same memory.
+        self._averages = [weight.detach() for weight in self.network.parameters()]
+        self._weights = [weight.detach() for weight in network.parameters()]
         self._copies = list(self.network.buffers())
         self._buffers = list(network.buffers())
 
@@ -59,8 +53,3 @@ class MovingAverage:
         """Continue from a :meth:`state`."""
         self.updates = state["updates"]
         self.network.load_state_dict(state["network"])
-
-
-def _detached(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors detached from the graph, in the same memory."""
-    return [tensor.detach() for tensor in tensors]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,20 +11,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from segops.models.loading import load_start
-from segops.models.losses import LossPart, build_loss
+from segops.models.losses import Loss
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
 from segops.train.checkpoint import Weights
 from segops.train.ema import MovingAverage
-from segops.train.hardware import choose_layout, compiled, scaler_of
+from segops.train.hardware import choose_layout, compiled
 from segops.train.job import Job
-from segops.train.optimizers import (
-    build_optimizer,
-    parameter_groups,
-    penalised,
-    set_learning_rate,
-)
+from segops.train.optimizers import FACTOR, build_optimizer, parameter_groups
 from segops.train.ranks import freeze_unused, synchronise_norms
 
 
@@ -34,15 +28,11 @@ class Engine:
 
     Two engines of the same job are bit for bit the same.
 
-    Args:
-        job: The training.
-        fabric: Device, precision and ranks, from :func:`segops.train.hardware.build_fabric`.
+    `fabric` comes from :func:`segops.train.hardware.build_fabric`.
 
     Attributes:
         network: The network; its state dict is the model's.
-        optimizer: The optimiser.
         loss: Maps logits and masks to a scalar.
-        layout: Memory format of images and weights.
         average: The moving average of the weights; None without ``train.ema_decay``.
 
     Raises:
@@ -55,22 +45,28 @@ class Engine:
         self.fabric = fabric
         self._is_distributed = fabric.world_size > 1
         torch.manual_seed(params.seed)
-        self.network = _network(job)
+        self.network = build_pretrained(
+            job.spec, job.encoder_weights, auxiliary=job.auxiliary_weight > 0
+        )
+        if job.start is not None:
+            load_start(self.network, job.start.weights)
         self.layout = choose_layout(params, self.network, fabric.device.type)
         self.network.to(fabric.device).to(memory_format=self.layout)
-        if params.sync_batch_norm:
-            self.network = synchronise_norms(self.network, fabric)
         if self._is_distributed:
-            freeze_unused(self.network, self._first_loss)
-        parts = [LossPart(part.name, part.weight, part.options()) for part in params.loss]
-        self.loss: Any = build_loss(parts, job.class_weights).to(fabric.device)
-        self._penalised = penalised(self.network) if params.l1 else []
+            if params.sync_batch_norm:
+                self.network = synchronise_norms(self.network, fabric)
+            freeze_unused(self.network, job.auxiliary_weight > 0, fabric.device)
+        self.loss: Any = Loss(params.loss, job.class_weights).to(fabric.device)
+        # Weights, without biases and the scales and shifts of norms.
+        weights = [weight for weight in self.network.parameters() if weight.ndim > 1]
+        self._penalised = weights if params.l1 else []
         self._trainable = [weight for weight in self.network.parameters() if weight.requires_grad]
         self._frozen = False
         groups = parameter_groups(self.network, params)
         self.optimizer: Any = fabric.setup_optimizers(build_optimizer(groups, params))
         self.model: Any = self._wrapped()
-        self._scaler = scaler_of(fabric)
+        # None except in fp16.
+        self._scaler: Any = getattr(fabric.strategy.precision, "scaler", None)
         self.average = (
             None if params.ema_decay is None else MovingAverage(self.network, params.ema_decay)
         )
@@ -109,7 +105,7 @@ class Engine:
         self.train_mode()
 
     def step(self, images: Tensor, masks: Tensor, number: int, learning_rate: float) -> Tensor:
-        """Take one step of the optimiser, without waiting for the device.
+        """Take a step of the optimiser, without waiting for the device.
 
         Args:
             images: uint8 (N, 3, h, w); this rank's part of the batch.
@@ -124,10 +120,11 @@ class Engine:
         Raises:
             SegopsError: The device has too little memory.
         """
-        set_learning_rate(self.optimizer, learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group[FACTOR]
         # The network's random numbers (dropout) are a function of the seed and the step, so a
         # resumed training needs no random state.
-        _seed(self.fabric.device, _step_seed(self.job.params.seed, number, self.fabric.global_rank))
+        self._seed(number)
         try:
             loss = self._backward(images, masks)
             if self.job.params.gradient_clip is not None:
@@ -165,7 +162,8 @@ class Engine:
             zip(images.chunk(parts), masks.chunk(parts), strict=True)
         ):
             part_images = self.fabric.to_device(part_images.contiguous(memory_format=self.layout))
-            with self._exchange(last=k == parts - 1):
+            # The ranks exchange gradients in the last part of a step only.
+            with self.fabric.no_backward_sync(self.model, enabled=k < parts - 1):
                 loss = self._loss(part_images, self.fabric.to_device(part_masks))
                 if parts > 1:
                     loss = loss / parts
@@ -175,8 +173,7 @@ class Engine:
         return total
 
     def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        weight = self.job.auxiliary_weight
-        if weight:
+        if weight := self.job.auxiliary_weight:
             logits, auxiliary = self.model(images, with_auxiliary=True)
             loss: Tensor = self.loss(logits, masks) + weight * self.loss(auxiliary, masks)
         else:
@@ -186,29 +183,26 @@ class Engine:
             loss = loss + self.job.params.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum()
         return loss
 
+    def _seed(self, step: int) -> None:
+        seed, rank = self.job.params.seed, self.fabric.global_rank
+        # Each rank has dropout of its own.
+        text = f"step {seed} {step}" if rank == 0 else f"step {seed} {step} {rank}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        own = int.from_bytes(digest, "little") >> 1
+        # `torch.manual_seed` seeds every kind of device that torch supports, which takes 0.6 ms.
+        torch.default_generator.manual_seed(own)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(own)
+
     def _clip(self, norm: float) -> None:
         # Fabric's own clipping refuses a fused optimiser under fp16 and waits for the device.
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer.optimizer)
         clip_grad_norm_(self._trainable, norm, error_if_nonfinite=False)
 
-    def _exchange(self, last: bool) -> AbstractContextManager[Any]:
-        """Let the ranks exchange gradients in the last part of a step only."""
-        if last or not self._is_distributed:
-            return nullcontext()
-        without_exchange: AbstractContextManager[Any] = self.fabric.no_backward_sync(self.model)
-        return without_exchange
-
     def _wrapped(self) -> Any:
         network = compiled(self.network) if self.job.params.compile else self.network
         return self.fabric.setup_module(network)
-
-    def _first_loss(self) -> Tensor:
-        """A scalar that depends on every output of the network."""
-        images = torch.zeros(1, 3, 64, 64, device=self.fabric.device)
-        logits: Any = self.network(images, with_auxiliary=self.job.auxiliary_weight > 0)
-        outputs = logits if isinstance(logits, tuple) else (logits,)
-        return torch.stack([output.float().sum() for output in outputs]).sum()
 
 
 def result_of(state: Mapping[str, Any]) -> Weights:
@@ -221,30 +215,6 @@ def result_of(state: Mapping[str, Any]) -> Weights:
 def without_auxiliary(weights: Weights) -> Weights:
     """Weights without those of the auxiliary head, which only training uses."""
     return {name: value for name, value in weights.items() if not name.startswith("auxiliary.")}
-
-
-def _network(job: Job) -> Segmenter:
-    network = build_pretrained(job.spec, job.encoder_weights, auxiliary=job.auxiliary_weight > 0)
-    if job.start is not None:
-        load_start(network, job.start.weights)
-    return network
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """Seed the CPU's generator and the device's generator.
-
-    ``torch.manual_seed`` seeds every kind of device that torch supports, which takes 0.6 ms.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    # Each rank has dropout of its own.
-    text = f"step {seed} {step}" if rank == 0 else f"step {seed} {step} {rank}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def _out_of_memory(job: Job, shape: Sequence[int]) -> SegopsError:

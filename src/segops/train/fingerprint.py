@@ -10,9 +10,9 @@ from typing import Any
 from segops.code import stage_code
 from segops.data.store import PackedStore
 from segops.files import sha256_bytes, sha256_file, sha256_lines
-from segops.models.encoder_weights import is_file
+from segops.models.pretrained import is_file
+from segops.train.job import TrainingSettings
 from segops.train.start import Start
-from segops.train.training_settings import TrainingSettings
 
 STAGE = "train"
 START = "start"
@@ -33,22 +33,18 @@ def training_parts(
     executor: str = "cpu",
     start: Start | None = None,
 ) -> dict[str, str]:
-    """Hashes of all that a training depends on.
+    """Hashes of all that a training depends on, by name, and the precision itself.
 
     Args:
         settings: All parameters, of which the sections `model` and `train` enter.
         store: The data, of which the split train enters.
         policy: The augmentation policy, as the stage `augment` wrote it.
         encoder_file: Local file of the encoder's initial weights.
-        device: Kind of device, after `auto` is resolved.
+        device: Kind of device.
         precision: Precision, after `auto` is resolved.
         ranks: Devices of all machines; batch norm sees the part of a batch on one device.
         executor: Device that augments batches; the noise of two devices differs in bits.
         start: The model to start from.
-
-    Returns:
-        SHA-256 by name: `parameters`, `policy`, `data`, `code`, `libraries`, `device`, and `start`
-        where there is one; and the `precision`.
     """
     model = settings.model.model_dump(mode="json")
     if encoder_file:  # its content enters, not its path
@@ -65,18 +61,18 @@ def training_parts(
         parameters["copy_paste"] = pasted.model_dump(mode="json")
     code = stage_code(STAGE)
     parts = {
-        "parameters": _hash(parameters),
-        "policy": _hash(policy),
+        "parameters": content_hash(parameters),
+        "policy": content_hash(policy),
         "data": store.split_hash("train"),
         "code": code.code_hash,
         "libraries": code.libraries_hash,
-        "device": _hash([device, ranks, executor]),
+        "device": content_hash([device, ranks, executor]),
         PRECISION: precision,
     }
     if start is None:
         return parts
     # The start model's images do not enter: they change the model's record, not its weights.
-    return parts | {START: _hash([start.sha256, start.mean, start.std])}
+    return parts | {START: content_hash([start.sha256, start.mean, start.std])}
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:
@@ -92,5 +88,6 @@ def encoder_file(root: Path, encoder_weights: str | None) -> Path | None:
     return path if is_file(encoder_weights) or path.is_file() else None
 
 
-def _hash(content: Any) -> str:
+def content_hash(content: Any) -> str:
+    """SHA-256 of content as JSON, in hexadecimal."""
     return sha256_bytes(json.dumps(content, sort_keys=True).encode())

@@ -31,22 +31,16 @@ def is_forced(command: Sequence[str]) -> bool | None:
     """Whether a command line of DVC that runs stages has `--force`; None for other commands.
 
     Args:
-        command: The words of the command line, for example of ``python bin/dvc repro -f`` or
-            ``python -m dvc exp run --force``.
+        command: Its words, for example ``python bin/dvc repro -f`` or ``python -m dvc exp run``.
     """
-    place = next((at for at, word in enumerate(command[:6]) if _is_dvc(word)), None)
-    if place is None:
+    programs = [PurePath(word).name in ("dvc", "dvc.exe") for word in command[:6]]
+    if True not in programs:
         return None
-    arguments = command[place + 1 :]
+    arguments = command[programs.index(True) + 1 :]
     names = [word for word in arguments if not word.startswith("-")][:3]  # `--cd DIR repro` too
     if "repro" not in names and "run" not in names:
         return None
-    return any(word == "--force" or _is_short_force(word) for word in arguments)
-
-
-def _is_dvc(word: str) -> bool:
-    return PurePath(word).name in ("dvc", "dvc.exe")
-
-
-def _is_short_force(word: str) -> bool:
-    return word.startswith("-") and "f" in word[1:] and set(word[1:]) <= _FLAGS
+    return any(
+        word == "--force" or ("f" in word and word[0] == "-" and set(word[1:]) <= _FLAGS)
+        for word in arguments
+    )

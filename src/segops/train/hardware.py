@@ -35,13 +35,12 @@ log = logging.getLogger("segops")
 def choose_precision(wanted: str, device: Device) -> Precision:
     """The precision of ``train.precision``, with `auto` resolved.
 
-    `auto` is bf16 on GPUs with native bf16 and on CPUs with AMX, else fp32. Without
-    AMX a CPU computes bf16 slower than fp32. `auto` does not measure the speed: on a loaded machine
-    a measurement could choose another precision, and so other weights, in the next run.
+    `auto` is bf16 on GPUs with native bf16 and on CPUs with AMX, else fp32. Without AMX a CPU
+    computes bf16 slower than fp32. `auto` does not measure the speed: on a loaded machine a
+    measurement could choose another precision, and so other weights, in the next run.
     """
-    for known in get_args(Precision):
-        if wanted == known:
-            return cast(Precision, known)
+    if wanted != "auto":
+        return cast(Precision, wanted)
     if device == "cuda":
         gains = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -120,11 +119,6 @@ def build_fabric(params: TrainParams) -> tuple[Fabric, Device, Precision]:
     return fabric, device, precision
 
 
-def scaler_of(fabric: Any) -> torch.amp.GradScaler | None:
-    """The scaler of gradients; None except in fp16."""
-    return getattr(fabric.strategy.precision, "scaler", None)
-
-
 def compiled(network: nn.Module) -> nn.Module:
     """The network, compiled for fixed shapes; the original object is not changed.
 
@@ -148,10 +142,7 @@ def reproducible(device: Device, threads: int, deterministic: bool = True) -> It
     An operation without a deterministic kernel raises an error on the CPU. On CUDA it only warns,
     because some architectures contain such an operation.
 
-    Args:
-        device: Kind of device of the training.
-        threads: CPU threads of torch.
-        deterministic: Use deterministic kernels; false: the fastest, which cuDNN measures.
+    Without `deterministic` cuDNN measures the fastest kernels.
 
     Yields:
         The operations without a deterministic kernel so far, by torch's name.

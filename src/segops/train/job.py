@@ -1,16 +1,20 @@
-"""The input and the result of a training."""
+"""The parameters, the input and the result of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segops.augment.policy import Policy
 from segops.data.store import PackedStore
+from segops.params.base import Sections
+from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
-from segops.params.samples import CopyPasteParams
+from segops.params.model import ModelParams
+from segops.params.registry import RegistryParams
+from segops.params.samples import CopyPasteParams, SampleParams
 from segops.params.train import TrainParams
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ModelSpec
@@ -19,20 +23,26 @@ from segops.train.history import TrainingLog
 from segops.train.start import Start
 
 
+class TrainingSettings(Sections):
+    """The sections of ``params.yaml`` that decide a training's result or its hardware."""
+
+    data: DataParams = DataParams()
+    augment: SampleParams = SampleParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    hardware: HardwareParams = HardwareParams()
+    registry: RegistryParams = RegistryParams()
+
+
 @dataclass(frozen=True)
 class Job:
     """The input of a training.
 
     Attributes:
         params: Section `train` of ``params.yaml``, with `auto` of the precision resolved.
-        hardware: Section `hardware`.
-        spec: The network.
         encoder_weights: A published name, None, or the path of a local file.
-        store: The images.
-        policy: The augmentation.
         parts: Hashes of all that the training depends on, by name.
         resume: Directory of the checkpoints.
-        history: The file with a line for every epoch.
         auxiliary_weight: Weight of the auxiliary head's loss; 0: the network has no such head.
         class_weights: Weights of the classes in losses that support them, in id order.
         start: The trained model to start from, in place of `encoder_weights`.
@@ -80,4 +90,4 @@ class TrainingResult:
     selection_miou: float | None
     steps: int
     images_per_second: float
-    nondeterministic: tuple[str, ...] = field(default=())
+    nondeterministic: tuple[str, ...] = ()

@@ -22,9 +22,10 @@ from segops.runtime.errors import SegopsError
 
 log = logging.getLogger("segops")
 
-LAUNCHED = "SEGOPS_LAUNCHED"
-"""Set for ranks that segops started: the process that started them holds the lock and reports."""
+RUN_ID = "TORCHELASTIC_RUN_ID"
+"""Begins with :data:`OURS` in ranks that segops, not `torchrun`, started."""
 
+OURS = "segops"
 MAIN = "SEGOPS_MAIN"
 """Rendezvous of the machines: ``HOST:PORT``, a free port of the first machine."""
 
@@ -41,9 +42,6 @@ SECONDS_BEFORE_BLAME = 2.0
 """Delay of a rank that lost another rank, so that the lost rank is the first to fail."""
 
 _LOST = "lost"
-_NO_MESSAGE = "<NONE>"
-"""Message that torch's agent records for a rank without a message."""
-
 _SIGNS_OF_LOSS = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -75,14 +73,14 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def takes_lock(root: Path, stage: str) -> bool:
-    """Whether this process locks the workspace: rank zero, or the process that starts it.
+def _is_launched() -> bool:
+    """Whether segops started this rank: the process that started it holds the lock and reports."""
+    return os.environ.get(RUN_ID, "").startswith(OURS)
 
-    Args:
-        root: The workspace.
-        stage: The stage to run.
-    """
-    if rank() or LAUNCHED in os.environ:
+
+def takes_lock(root: Path, stage: str) -> bool:
+    """Whether this process locks the workspace `root`: rank zero, or the process that starts it."""
+    if rank() or _is_launched():
         return False
     if stage != "train" or os.environ.get(NODE, "0") == "0":
         return True
@@ -105,13 +103,10 @@ def require_ranks(devices: int, nodes: int) -> None:
 
 
 def launch(root: Path) -> bool:
-    """Run the stage in one rank for each device of this machine, if there are several devices.
+    """Run stage train in a rank for each device of this machine, if there are several devices.
 
     Each of several machines starts the ranks of its own devices and waits for the other machines.
     torch's elastic agent, as in `torchrun`, starts the ranks and ends all of them when one fails.
-
-    Args:
-        root: The workspace.
 
     Returns:
         Whether it ran; with one device, or in a rank, the caller runs the stage.
@@ -126,9 +121,10 @@ def launch(root: Path) -> bool:
 
     device = choose_device(settings.device)
     devices, nodes = choose_world(settings, device)
-    if devices * nodes > 1:
-        _launch(root, devices, nodes, device, _rendezvous(nodes))
-    return devices * nodes > 1
+    if devices * nodes == 1:
+        return False
+    _launch(root, devices, nodes, device, _rendezvous(nodes))
+    return True
 
 
 def _rendezvous(nodes: int) -> dict[str, Any]:
@@ -164,7 +160,7 @@ def _wait_for_first_machine(host: str, port: int) -> None:
     end = time.monotonic() + SECONDS_TO_MEET
     while True:
         try:
-            socket.create_connection((host, port), timeout=5).close()
+            return socket.create_connection((host, port), timeout=5).close()
         except OSError as error:
             if time.monotonic() > end:
                 raise SegopsError(
@@ -172,8 +168,6 @@ def _wait_for_first_machine(host: str, port: int) -> None:
                     f"{error}. {_how_to_start()}"
                 ) from None
             time.sleep(1)
-        else:
-            return
 
 
 def _launch(root: Path, devices: int, nodes: int, device: str, rendezvous: dict[str, Any]) -> None:
@@ -186,16 +180,15 @@ def _launch(root: Path, devices: int, nodes: int, device: str, rendezvous: dict[
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # reported below
-    added = {LAUNCHED: "1"}
     is_single = "local_addr" in rendezvous
     if is_single and device == "cpu" and sys.platform == "linux":  # no other interface is needed
-        added["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    with TemporaryDirectory() as scratch, contextlib.chdir(root), _environment(added):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    with TemporaryDirectory() as scratch, contextlib.chdir(root):
         config = LaunchConfig(
             min_nodes=nodes,
             max_nodes=nodes,
             nproc_per_node=devices,
-            run_id=f"segops-{os.getpid()}" if is_single else "segops",
+            run_id=f"{OURS}-{os.getpid()}" if is_single else OURS,
             max_restarts=0,
             shutdown_timeout=SECONDS_TO_END,
             logs_specs=DefaultLogsSpecs(log_dir=scratch),
@@ -232,22 +225,25 @@ def as_rank() -> Iterator[None]:
     try:
         yield
     except SegopsError as error:
-        if LAUNCHED not in os.environ:
+        if not _is_launched():
             raise
-        _end_rank(error)
+        _end_rank(error, lost=False)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         time.sleep(SECONDS_BEFORE_BLAME)
-        _end_rank(SegopsError(f"rank {rank()} lost another rank: {error}"), {_LOST: True})
+        _end_rank(SegopsError(f"rank {rank()} lost another rank: {error}"), lost=True)
 
 
-def _end_rank(error: SegopsError, more: Mapping[str, Any] | None = None) -> None:
-    """End this rank and leave the error's message and `more` to the agent that started it."""
+def _end_rank(error: SegopsError, *, lost: bool) -> None:
+    """End this rank and leave the error to the agent that started it.
+
+    `lost`: the cause is that another rank ended.
+    """
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
         raise error
-    report = {"message": str(error), "timestamp": int(time.time()), **(more or {})}
+    report = {"message": str(error), "timestamp": int(time.time()), _LOST: lost}
     Path(path).write_text(json.dumps(report), encoding="utf-8")
     raise SystemExit(1)
 
@@ -282,9 +278,8 @@ def _order(failure: Any) -> int:
 
 
 def _message(failure: Any) -> str:
-    """The rank's own message; empty if it left none."""
-    message = str(failure.error_file_data.get("message", ""))
-    return "" if message == _NO_MESSAGE else message
+    """The rank's own message; empty if it left none, for which torch's agent writes `<NONE>`."""
+    return str(failure.error_file_data.get("message", "")).removeprefix("<NONE>")
 
 
 def _how_to_start() -> str:
@@ -293,20 +288,6 @@ def _how_to_start() -> str:
         f"Set {MAIN}=FIRST_MACHINE:29400 on all machines and {NODE} to 0, 1, ... on each; start "
         "`segops run` or `segops stage train` on the first and `segops stage train` on the others."
     )
-
-
-@contextlib.contextmanager
-def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in added}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _end_with_parent() -> None:

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from statistics import median_high
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segops.data.datasets import TrainDataset, TrainSample
-from segops.data.samplers import EpochSampler
+from segops.data.copy_paste import CopyPaste
+from segops.data.datasets import TrainDataset, TrainSample, train_loader
+from segops.data.device.augmentation import device_batches
+from segops.data.imbalance import RareFirst
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.selection_split import selection_split
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor
 from segops.train import checkpoint as checkpoints
-from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.checkpoint import Best, Checkpoint
 from segops.train.engine import Engine, result_of, without_auxiliary
 from segops.train.fingerprint import START
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job, TrainingResult
 from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
-from segops.train.ranks import (
-    gathered,
-    leave,
-    mean,
-    require_equal,
-    share_statistics,
-)
+from segops.train.ranks import gathered, leave, require_equal, share_statistics
 from segops.train.schedules import Plateau, Schedule
 from segops.train.selection import selection_miou, warn_of_absent_classes
-
-__all__ = ["Job", "TrainingResult", "train"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Within an epoch; at its end only :data:`CHECKPOINT_SHARE` limits how often one is written."""
@@ -53,10 +48,8 @@ log = logging.getLogger("segops")
 def train(job: Job) -> TrainingResult:
     """Train from the start, or continue from the checkpoint in `job.resume`.
 
-    With several devices this process is one rank; only rank zero writes files and logs.
-
-    Returns:
-        The finished training. The caller removes the checkpoint.
+    With several devices this process is a rank; only rank zero writes files and logs. The caller
+    removes the checkpoint.
 
     Raises:
         SegopsError: The network cannot be built, the device is missing or has too little memory, an
@@ -90,8 +83,7 @@ class _Training:
         if self.is_first and self.selection:
             warn_of_absent_classes(job.store, ids, self.selection)
         require_equal({name: part for name, part in job.parts.items() if name != START}, fabric)
-        self.dataset: TrainDataset = build_dataset(job, ids)
-        self.sampler: EpochSampler = build_sampler(job, ids)
+        self.dataset, self.sampler = build_samples(job, ids)
         self.workers = workers
         self.schedule = Schedule.of(params, len(self.sampler))
         self.steps = self.schedule.total_steps
@@ -105,7 +97,8 @@ class _Training:
         self.best: Best | None = None
         self.epoch = self.batch = 0
         self.last_step: Step | None = None
-        self.timer = _Timer()
+        self.saved_at, self.save_cost = time.monotonic(), 0.0
+        self.speeds: list[float] = []
 
     def run(self) -> TrainingResult:
         self._restore()
@@ -130,12 +123,13 @@ class _Training:
             self._take_step(images, masks)
             if self.batch < length and self._is_save_due():
                 self._save()
-        loss = mean(self.losses.close(), self.fabric)
+        own = torch.tensor(self.losses.close(), dtype=torch.float64)
+        loss = self.fabric.all_reduce(own, reduce_op="mean").item()
         self._require_finite()
         speed = left * self.job.params.batch_size / (time.monotonic() - started)
         self.epoch, self.batch = self.epoch + 1, 0
         self._end_epoch(loss, started, speed)
-        if self.epoch < self.epochs and self.fabric.broadcast(self.timer.is_due(0)):
+        if self.epoch < self.epochs and self.fabric.broadcast(self._has_passed(0)):
             self._save()
 
     @property
@@ -169,7 +163,7 @@ class _Training:
         }
         self.rows.append(row)
         self._note_best(score)
-        self.timer.add(speed)
+        self.speeds.append(speed)
         seconds = round(time.monotonic() - started, 3)
         if self.is_first:
             self._report({**row, "seconds": seconds, "images_per_second": round(speed, 2)})
@@ -225,18 +219,22 @@ class _Training:
             raise diverged("every gradient overflows in fp16, so no step is taken", self.last_step)
 
     def _is_save_due(self) -> bool:
-        if self.fabric.world_size == 1:
-            return self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS)
-        if self.batch % STEPS_BETWEEN_LOOKS:
+        if self.fabric.world_size > 1 and self.batch % STEPS_BETWEEN_LOOKS:
             return False
-        return bool(self.fabric.broadcast(self.timer.is_due(SECONDS_BETWEEN_CHECKPOINTS)))
+        return bool(self.fabric.broadcast(self._has_passed(SECONDS_BETWEEN_CHECKPOINTS)))
+
+    def _has_passed(self, least: float) -> bool:
+        """Whether `least` seconds have passed and :data:`CHECKPOINT_SHARE` allows to write."""
+        waited = time.monotonic() - self.saved_at
+        return waited >= max(least, self.save_cost / CHECKPOINT_SHARE)
 
     def _save(self) -> None:
         losses = gathered(self.losses.state(), self.fabric)
         if self.is_first:
-            self.timer.begin_save()
+            started = time.monotonic()
             checkpoints.save(self.job.resume, self._checkpoint(losses), self.best)
-            self.timer.end_save()
+            self.saved_at = time.monotonic()
+            self.save_cost = self.saved_at - started
 
     def _checkpoint(self, losses: list[dict[str, float]]) -> Checkpoint:
         return Checkpoint(
@@ -247,8 +245,7 @@ class _Training:
             plateau=self.plateau.state(),
             losses=losses,
             rows=list(self.rows),
-            best_epoch=None if self.best is None else self.best.epoch,
-            best_score=None if self.best is None else self.best.score,
+            best=None if self.best is None else (self.best.epoch, self.best.score),
         )
 
     def _restore(self) -> None:
@@ -265,8 +262,8 @@ class _Training:
             self.best = loaded[1]
             log.info("Continuing an interrupted training: %d epochs and %d of %d steps are done.",
                      self.epoch, self.batch, len(self.sampler))  # fmt: skip
-        elif checkpoint.best_epoch is not None:  # rank zero has its weights
-            self.best = Best(checkpoint.best_epoch, checkpoint.best_score)
+        elif checkpoint.best is not None:  # rank zero has its weights
+            self.best = Best(*checkpoint.best)
 
     def _result(self) -> TrainingResult:
         network = self.engine.result
@@ -274,7 +271,7 @@ class _Training:
         network.to("cpu")
         if self.best is not None and self.best.checkpoint is not None:
             network.load_state_dict(result_of(self.best.checkpoint.engine))
-        network.drop_auxiliary()
+        network.auxiliary = None
         return TrainingResult(
             network=network,
             last=last,
@@ -282,7 +279,7 @@ class _Training:
             best_epoch=self.best.epoch if self.best else self.epoch,
             selection_miou=self.best.score if self.best else None,
             steps=self._done,
-            images_per_second=self.timer.speed,
+            images_per_second=median_high(self.speeds or [0.0]),
         )
 
     def _image_ids(self, epoch: int, batch: int) -> list[str]:
@@ -293,31 +290,40 @@ class _Training:
         return [self.dataset.image_id(index) for _, index in own]
 
 
-class _Timer:
-    """Decides when to write a checkpoint, and measures the speed of the training."""
+def build_samples(job: Job, ids: Sequence[str]) -> tuple[TrainDataset, EpochSampler]:
+    """The samples of a job's training images `ids`, and the order in which it sees them."""
+    seed = job.params.seed
+    pasted = None if job.copy_paste is None else CopyPaste.of(job.store, ids, job.copy_paste)
+    rare_first = RareFirst.of(job.store, ids) if job.params.sampling == "rare_first" else None
+    return (
+        TrainDataset(job.store, ids, job.policy, seed, pasted),
+        EpochSampler(len(ids), job.params.batch_size, seed, rare_first),
+    )
 
-    def __init__(self) -> None:
-        self._saved = time.monotonic()
-        self._cost = 0.0
-        self._begun = 0.0
-        self._speeds: list[float] = []
 
-    def is_due(self, least: float) -> bool:
-        """Whether `least` seconds have passed and :data:`CHECKPOINT_SHARE` allows to write."""
-        return time.monotonic() - self._saved >= max(least, self._cost / CHECKPOINT_SHARE)
+def batches_of(
+    job: Job,
+    fabric: Any,
+    dataset: TrainDataset,
+    sampler: EpochSampler,
+    steps: int,
+    start: tuple[int, int],
+    workers: int,
+) -> Iterable[TrainSample]:
+    """This rank's part of every batch from `start`, (epoch, batch), to the last of `steps`.
 
-    def begin_save(self) -> None:
-        self._begun = time.monotonic()
-
-    def end_save(self) -> None:
-        self._saved = time.monotonic()
-        self._cost = self._saved - self._begun
-
-    def add(self, speed: float) -> None:
-        self._speeds.append(speed)
-
-    @property
-    def speed(self) -> float:
-        """Median images per second over the epochs of this process; 0 without an epoch."""
-        ordered = sorted(self._speeds)
-        return ordered[len(ordered) // 2] if ordered else 0.0
+    The batches are pairs of images uint8 (N, 3, h, w) and masks uint8 (N, h, w), made by `workers`
+    processes.
+    """
+    batches = BatchStream(
+        sampler,
+        -(-steps // len(sampler)),
+        *start,
+        total_steps=steps,
+        rank=fabric.global_rank,
+        ranks=fabric.world_size,
+    )
+    if job.augment_device == "gpu":
+        return device_batches(dataset, batches, device=fabric.device, workers=workers)
+    is_cuda = fabric.device.type == "cuda"
+    return train_loader(dataset, batches, workers=workers, pin_memory=is_cuda)

@@ -20,13 +20,9 @@ FP16_TOLERATED = 20
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the optimiser.
+    """A step of the optimiser; `number` and `epoch` count from 1.
 
-    Attributes:
-        number: Its number, from 1.
-        epoch: Its epoch, from 1.
-        learning_rate: Its learning rate.
-        images: Returns the ids of the images in its batch; called only for an error.
+    `images` returns the ids of the images in its batch; it is called only for an error.
     """
 
     number: int
@@ -44,8 +40,8 @@ class LossLog:
     Args:
         device: The device of the losses.
         window: Steps between two checks.
-        tolerated: Number of consecutive losses that may be not finite; these enter no mean. In fp16
-            the scaler skips a step that overflows and lowers its scale.
+        tolerated: Consecutive losses that may be not finite and enter no mean. In fp16 the scaler
+            skips a step that overflows and lowers its scale.
     """
 
     def __init__(self, device: torch.device, window: int | None = None, tolerated: int = 0) -> None:
@@ -58,11 +54,7 @@ class LossLog:
         self._count = 0
 
     def add(self, loss: Tensor, step: Step) -> None:
-        """Add the loss of a step, a scalar on the device.
-
-        Raises:
-            SegopsError: The window is full and one of its losses is not finite.
-        """
+        """Add the loss of a step, a scalar on the device; :meth:`check` when the window is full."""
         self._losses[len(self._steps)] = loss.detach()
         self._steps.append(step)
         if len(self._steps) == self.window:
@@ -87,22 +79,14 @@ class LossLog:
         self._steps = []
 
     def close(self) -> float:
-        """Check all losses and return the mean of those since the last call.
-
-        Raises:
-            SegopsError: A loss is not finite.
-        """
+        """Check all losses and return the mean of those since the last call."""
         self.check()
         mean = self._total / max(self._count, 1)
         self._total, self._count = 0.0, 0
         return mean
 
     def state(self) -> dict[str, float]:
-        """Check all losses and return the state that :meth:`restore` takes.
-
-        Raises:
-            SegopsError: A loss is not finite.
-        """
+        """Check all losses and return the state that :meth:`restore` takes."""
         self.check()
         return {"total": self._total, "count": self._count, "skipped": self._skipped}
 

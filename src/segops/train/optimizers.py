@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from segops.params.train import TrainParams
@@ -15,10 +14,8 @@ from segops.runtime.networks.segmenter import Segmenter
 FACTOR = "lr_factor"
 """Key of a parameter group: its learning rate as a multiple of the schedule's."""
 
-Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
-
-def build_optimizer(parameters: Parameters, params: TrainParams) -> Optimizer:
+def build_optimizer(parameters: Iterable[Any], params: TrainParams) -> Optimizer:
     """The optimiser of ``train.optimizer``, in torch's fused implementation.
 
     Weight decay applies to all parameters, including biases and norms, as in the published recipes.
@@ -55,14 +52,3 @@ def parameter_groups(network: Segmenter, params: TrainParams) -> list[dict[str, 
         {"params": rest, FACTOR: 1.0},
         {"params": encoder, FACTOR: params.encoder_lr_factor},
     ]
-
-
-def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Set the learning rate of every group to `rate` times the group's factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group[FACTOR]
-
-
-def penalised(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters with an L1 penalty: weights, without biases and the scales and shifts of norms."""
-    return [weight for weight in network.parameters() if weight.ndim > 1]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
-
-
-def total(value: Tensor, fabric: Any) -> Tensor:
-    """The sum of a tensor over the ranks; all ranks must call it."""
-    summed: Tensor = fabric.all_reduce(value, reduce_op="sum")
-    return summed.to(value.device)
-
-
-def mean(value: float, fabric: Any) -> float:
-    """The mean of a number over the ranks; all ranks must call it."""
-    averaged: Tensor = fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="mean")
-    return averaged.item()
+from segops.train.checkpoint import differing
 
 
 def gathered(value: Any, fabric: Any) -> list[Any]:
@@ -34,19 +23,14 @@ def gathered(value: Any, fabric: Any) -> list[Any]:
 
 
 def require_equal(parts: Mapping[str, str], fabric: Any) -> None:
-    """Check that all ranks are about to run the same training.
-
-    Args:
-        parts: Hashes of what this rank's training depends on, by name.
-        fabric: Connects the ranks, all of which must call this.
+    """Check that `parts`, hashes of what a training depends on, agree; all ranks must call it.
 
     Raises:
         SegopsError: A rank's hashes differ; the message names the rank and the parts.
     """
     first, *others = gathered(dict(parts), fabric)
     for rank, own in enumerate(others, 1):
-        changed = sorted(name for name in {*first, *own} if first.get(name) != own.get(name))
-        if changed:
+        if changed := differing(first, own):
             raise SegopsError(
                 f"Rank {rank} would train with another {', '.join(changed)} than rank 0. Bring all "
                 "machines to the same commit, params.yaml, data and libraries, then start again."
@@ -73,18 +57,16 @@ def share_statistics(network: nn.Module, fabric: Any) -> None:
             torch.distributed.broadcast(buffer, 0)
 
 
-def freeze_unused(network: nn.Module, loss: Callable[[], Tensor]) -> None:
-    """Freeze parameters that `loss` does not depend on: the ranks would wait for their gradients.
+def freeze_unused(network: Segmenter, auxiliary: bool, device: torch.device) -> None:
+    """Freeze parameters that no output depends on: the ranks would wait for their gradients.
 
     Some encoders have layers that the decoder does not use. The alternative, DDP's
     `find_unused_parameters`, searches for them in every step.
-
-    Args:
-        network: Changed in place.
-        loss: Computes a scalar of all outputs; called in evaluation mode.
     """
     network.eval()
-    loss().backward()  # type: ignore[no-untyped-call]
+    logits: Any = network(torch.zeros(1, 3, 64, 64, device=device), with_auxiliary=auxiliary)
+    outputs = logits if isinstance(logits, tuple) else (logits,)
+    torch.stack([output.float().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None
@@ -92,15 +74,11 @@ def freeze_unused(network: nn.Module, loss: Callable[[], Tensor]) -> None:
 
 
 def synchronise_norms(network: Segmenter, fabric: Any) -> Segmenter:
-    """Compute batch norm statistics over the whole batch of all ranks.
-
-    A single rank has the whole batch, so its network is returned unchanged, on any device.
+    """Compute batch norm statistics over the whole batch of all ranks, of which there are several.
 
     Raises:
         SegopsError: torch has no synchronised batch norm for this device.
     """
-    if fabric.world_size == 1:
-        return network
     if fabric.device.type != "cuda":
         raise SegopsError(
             "train.sync_batch_norm: true, but torch's SyncBatchNorm works on GPUs only. Set it to "

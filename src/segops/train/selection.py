@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segops.data.imbalance import pixel_counts
 from segops.data.store import PackedStore
@@ -17,7 +18,6 @@ from segops.metrics.device_confusion import DeviceConfusion
 from segops.metrics.iou import class_pixels, miou
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor
-from segops.train.ranks import total
 
 IMAGES_A_FETCH = 32
 """Images whose counts are on the device at a time; 255 classes take half a megabyte an image."""
@@ -28,19 +28,10 @@ log = logging.getLogger("segops")
 def selection_miou(
     predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
 ) -> float:
-    """MIoU on the selection split, computed as evaluation computes it on val.
+    """MIoU on the selection split `ids`, in 0..1, computed as evaluation computes it on val.
 
-    Whole images at their own size fill one confusion matrix. Ranks divide the images among them;
-    each image counts once.
-
-    Args:
-        predictor: The predictor of the network, which is the same on every rank.
-        store: The images.
-        ids: The selection split, at least one id.
-        fabric: Connects the ranks, all of which must call this.
-
-    Returns:
-        mIoU in 0..1.
+    Whole images at their own size fill one confusion matrix. The ranks, all of which must call
+    this, divide the images among them; each image counts once.
 
     Raises:
         SegopsError: The split has no labelled pixel.
@@ -57,13 +48,7 @@ def selection_miou(
 def warn_of_absent_classes(
     store: PackedStore, trained_on: Sequence[str], selection: Sequence[str]
 ) -> None:
-    """Warn if the selection split lacks most of the classes, which is common in small data sets.
-
-    Args:
-        store: The masks.
-        trained_on: Ids of the training images.
-        selection: Ids of the selection split.
-    """
+    """Warn if the selection split lacks most of the classes, which is common in small data sets."""
     known, there = (pixel_counts(store, ids) > 0 for ids in (trained_on, selection))
     absent = [store.class_names[index] for index in np.flatnonzero(known & ~there)]
     if 2 * len(absent) > np.count_nonzero(known):
@@ -93,5 +78,5 @@ def selection_confusion(
         truth = torch.from_numpy(np.array(store.mask(image_id))).to(predictor.device)
         counter.add(truth, predictor.predict_ids(store.image(image_id)))
     counts += counter.fetch().sum(axis=0)
-    summed: NDArray[np.int64] = total(torch.from_numpy(counts), fabric).numpy()
-    return summed
+    summed: Tensor = fabric.all_reduce(torch.from_numpy(counts), reduce_op="sum")
+    return summed.cpu().numpy()

@@ -26,8 +26,7 @@ class Start:
         training_images: SHA-256 of every image that had a part in its training, by image id.
         mean: Per-channel mean of its normalisation, in 0..1, RGB; its weights depend on it.
         std: Per-channel standard deviation of its normalisation, in 0..1, RGB.
-        model: Its permanent address: ``models:/NAME/VERSION``, or the path of a bundle as in
-            params.yaml.
+        model: Its permanent address: ``models:/NAME/VERSION``, or the path of a bundle.
     """
 
     weights: Mapping[str, Tensor]
@@ -40,10 +39,6 @@ class Start:
     @classmethod
     def of(cls, bundle: Path, model: str) -> Start:
         """The model of a bundle, read without running the bundle's code.
-
-        Args:
-            bundle: The bundle's directory.
-            model: The permanent address of the model.
 
         Raises:
             SegopsError: `bundle` is no bundle, or its weights cannot be read.
@@ -66,15 +61,13 @@ def _three(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ..
     """A value for each channel from the specification of a bundle's network."""
     values = content.get("spec", {}).get(name)
     try:
-        numbers = tuple(float(value) for value in values)
+        red, green, blue = map(float, values)
     except (TypeError, ValueError):
-        numbers = ()
-    if len(numbers) != 3:
         raise SegopsError(
             f"model.start_from: {path}: spec.{name}: found {values!r}, expected three numbers, one "
             "for each channel. Start from a bundle as `dvc repro package` makes it."
-        )
-    return numbers
+        ) from None
+    return red, green, blue
 
 
 def all_images(own: Mapping[str, str], start: Start | None) -> dict[str, str]:

@@ -8,19 +8,17 @@ import math
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from segops import paths
 from segops.params.file import Params
 from segops.runtime.errors import SegopsError
 from segops.train.devices import choose_device
 from segops.tune.probe import OUT_OF_MEMORY, USABLE, ProbeResult
-from segops.tune.setup import device_count, open_store
+from segops.tune.setup import device_count, open_store, scratch_directory
 
 AS_FAST = 0.97
 """The suggestion is the smallest batch that reaches this share of the best speed."""
@@ -30,38 +28,23 @@ log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """A batch size that was tried.
-
-    Attributes:
-        batch_size: Images per step, on one device.
-        measured: Memory and speed; None where the batch did not fit.
-    """
-
-    batch_size: int
-    measured: ProbeResult | None
-
-
-@dataclass(frozen=True)
 class BatchResult:
     """The measured batch sizes.
 
     Attributes:
-        attempts: The attempts, ordered by batch size.
-        devices: Number of devices of a training; the sizes in `attempts` are those of one device.
+        attempts: Memory and speed by batch size on one device, rising; None: it did not fit.
+        devices: Number of devices of a training.
         limit: Limit of memory on the CPU in bytes; None on a GPU, whose memory is the limit.
     """
 
-    attempts: tuple[Attempt, ...]
+    attempts: dict[int, ProbeResult | None]
     devices: int
     limit: int | None
 
     @property
     def largest(self) -> int:
         """The largest batch of a whole step that fits."""
-        return self.devices * max(
-            attempt.batch_size for attempt in self.attempts if attempt.measured
-        )
+        return self.devices * max(self._speeds)
 
     @property
     def suggestion(self) -> int:
@@ -69,13 +52,13 @@ class BatchResult:
 
         A larger batch takes more memory, makes fewer steps per epoch and is not faster.
         """
-        speeds = {
-            attempt.batch_size: attempt.measured.images_per_second
-            for attempt in self.attempts
-            if attempt.measured
-        }
-        enough = AS_FAST * max(speeds.values())
-        return self.devices * min(size for size, speed in speeds.items() if speed >= enough)
+        enough = AS_FAST * max(self._speeds.values())
+        return self.devices * min(size for size, speed in self._speeds.items() if speed >= enough)
+
+    @property
+    def _speeds(self) -> dict[int, float]:
+        measured = self.attempts.items()
+        return {size: result.images_per_second for size, result in measured if result is not None}
 
 
 def find_batch_size(
@@ -83,73 +66,67 @@ def find_batch_size(
 ) -> BatchResult:
     """Try batch sizes, each in a separate process, with the workspace's network and images.
 
-    Args:
-        root: The workspace; its images are packed.
-        settings: Its parameters.
-        most: The largest batch per device to try.
-        memory: Bytes that a batch may take on the CPU; default: 90 % of the free memory.
+    `most` is the largest batch per device to try. `memory` are the bytes that a batch may take on
+    the CPU; default: 90 % of the free memory.
 
     Raises:
         SegopsError: The training cannot be built, or not even the smallest batch fits.
     """
     open_store(root)
-    devices = device_count(settings.train)
-    unit = settings.train.accumulate
     on_cpu = choose_device(settings.train.device) == "cpu"
     limit = (memory or int(USABLE * free_memory())) if on_cpu else None
-    state = root / paths.STATE
-    state.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
+    with scratch_directory(root) as scratch:
 
-        def attempt(size: int) -> Attempt:
-            measured = _attempt(root, Path(scratch), size, limit)
-            log.info("batch size %d: %s", size, _described(measured))
-            return Attempt(size, measured)
+        def attempt(size: int) -> ProbeResult | None:
+            measured = _attempt(root, scratch, size, limit)
+            if measured is None:
+                log.info("batch size %d: does not fit", size)
+            else:
+                speed, gib = measured.images_per_second, measured.memory / 2**30
+                log.info("batch size %d: %.1f images/s, %.2f GiB", size, speed, gib)
+            return measured
 
-        attempts = search(attempt, unit, most, limit)
-    if not any(attempt.measured for attempt in attempts):
+        attempts = search(attempt, settings.train.accumulate, most)
+    if not any(attempts.values()):
         raise SegopsError(
-            f"Not even a batch of {attempts[0].batch_size} fits into memory. Try a smaller "
+            f"Not even a batch of {min(attempts)} fits into memory. Try a smaller "
             "augment.crop or model.encoder"
             + ("." if limit is None else f", or free memory: it may take {limit / 2**30:.1f} GiB.")
         )
-    return BatchResult(tuple(attempts), devices, limit)
+    return BatchResult(attempts, device_count(settings.train), limit)
 
 
 def search(
-    attempt: Callable[[int], Attempt], unit: int, most: int, limit: int | None = None
-) -> list[Attempt]:
+    attempt: Callable[[int], ProbeResult | None], unit: int, most: int
+) -> dict[int, ProbeResult | None]:
     """Double the batch until it does not fit, then bisect.
 
-    Args:
-        attempt: Tries a size.
-        unit: Sizes are multiples of this.
-        most: The largest size to try.
-        limit: Bytes; a size is not tried if the smaller sizes predict that it exceeds them.
+    Sizes are multiples of `unit`, at most `most`. `attempt` tries a size; None: it does not fit.
 
     Returns:
-        The attempts by size, at least one.
+        The results by size, rising, at least one.
     """
-    done: dict[int, Attempt] = {}
+    done: dict[int, ProbeResult | None] = {}
+
+    def fits(size: int) -> bool:
+        done[size] = attempt(size)
+        return done[size] is not None
+
     # Batch norm needs at least two images for its statistics.
-    first = low = unit * math.ceil(2 / unit)
-    high: int | None = None
-    size = first
-    while size <= max(most, first):
-        done[size] = _predicted_failure(size, done, limit) or attempt(size)
-        if done[size].measured is None:
-            high = size
-            break
+    low = size = unit * math.ceil(2 / unit)
+    while fits(size):
         low, size = size, 2 * size
-    while high is not None and high > first and high - low > max(unit, low // FINENESS):
+        if size > most:
+            return done
+    high = size
+    while high - low > max(unit, low // FINENESS):
         size = low + max(unit, (high - low) // 2 // unit * unit)
-        done[size] = _predicted_failure(size, done, limit) or attempt(size)
-        low, high = (low, size) if done[size].measured is None else (size, high)
-    return [done[size] for size in sorted(done)]
+        low, high = (size, high) if fits(size) else (low, size)
+    return dict(sorted(done.items()))
 
 
 def free_memory() -> int:
-    """Return the bytes that a process may still take: of the machine, or of its control group."""
+    """The bytes that a process may still take: of the machine, or of its control group."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
@@ -160,31 +137,9 @@ def free_memory() -> int:
         return free
 
 
-def _predicted_failure(size: int, done: dict[int, Attempt], limit: int | None) -> Attempt | None:
-    """Return a failed attempt if the two largest smaller batches predict that `size` is too large.
-
-    Memory grows linearly with the batch.
-    """
-    fitting = [
-        attempt for attempt in done.values() if attempt.measured and attempt.batch_size < size
-    ]
-    if limit is None or len(fitting) < 2:
-        return None
-    fitting.sort(key=lambda attempt: attempt.batch_size)
-    return Attempt(size, None) if _extrapolated(fitting[-2:], size) > 1.2 * limit else None
-
-
-def _extrapolated(two: Sequence[Attempt], size: int) -> float:
-    (small, low), (large, high) = (
-        (attempt.batch_size, attempt.measured.memory) for attempt in two if attempt.measured
-    )
-    return high + (high - low) / (large - small) * (size - large)
-
-
 def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> ProbeResult | None:
-    command = [sys.executable, "-m", "segops.tune.probe", str(root), str(scratch)]
-    command += ["--batch-size", str(size)]
-    command += [] if limit is None else ["--memory", str(limit)]
+    command = [sys.executable, "-m", "segops.tune.probe", str(root), str(scratch), str(size)]
+    command += [] if limit is None else [str(limit)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode in (OUT_OF_MEMORY, -signal.SIGKILL):
         return None
@@ -197,9 +152,3 @@ def _attempt(root: Path, scratch: Path, size: int, limit: int | None) -> ProbeRe
     if "error" in written:
         raise SegopsError(written["error"])
     return ProbeResult(**written)
-
-
-def _described(measured: ProbeResult | None) -> str:
-    if measured is None:
-        return "does not fit"
-    return f"{measured.images_per_second:.1f} images/s, {measured.memory / 2**30:.2f} GiB"

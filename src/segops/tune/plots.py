@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,11 +74,10 @@ def write_search_picture(
     early or failed. The best trial is drawn on top, with its values above the axes.
     """
     shown = [key for key in ranges if key in best.values]
-    scales = [_Scale([trial.values[key] for trial in trials], ranges[key]) for key in shown]
-    scores = [
-        trial.score for trial in trials if trial.outcome == "complete" and trial.score is not None
-    ]
-    score = _Scale([*scores, *([scores[0] + 0.01] if len(set(scores)) == 1 else [])], None)
+    scales = [_Scale.of(ranges[key]) for key in shown]
+    scores = [trial.score or 0.0 for trial in trials if trial.outcome == "complete"]
+    lowest, highest = min(scores), max(scores)
+    score = _Scale(lowest, highest if highest > lowest else lowest + 0.01)
     figure, axes = _figure(2.4 + 1.9 * len(scales), 4.4)
     axes.axis("off")
     colours = colormaps["viridis"]
@@ -86,41 +88,41 @@ def write_search_picture(
             axes.plot(places, color=colours(0.95 - 0.9 * places[-1]), linewidth=1.2)
         else:
             axes.plot(places, color=DOT, linewidth=0.8, linestyle="--")
-    places = [scale(best.values[key]) for scale, key in zip(scales, shown, strict=True)]
-    axes.plot([*places, score(best.score)], color=ACCENT, linewidth=2.6, marker="o", markersize=4)
-    for place, (name, scale) in enumerate(
-        zip([*shown, "selection mIoU"], [*scales, score], strict=True)
-    ):
-        value = best.score if place == len(shown) else best.values[name]
+    names, scales = [*shown, "selection mIoU"], [*scales, score]
+    values = [*(best.values[key] for key in shown), best.score]
+    places = [scale(value) for scale, value in zip(scales, values, strict=True)]
+    axes.plot(places, color=ACCENT, linewidth=2.6, marker="o", markersize=4)
+    for place, (name, scale, value) in enumerate(zip(names, scales, values, strict=True)):
         _draw_axis(axes, place, name, scale, value)
-    axes.set_xlim(-0.45, len(scales) + 0.45)
+    axes.set_xlim(-0.45, len(shown) + 0.45)
     axes.set_ylim(-0.13, 1.2)
+    counted = Counter(trial.outcome for trial in trials)
     counts = ", ".join(
-        f"{count} {outcome}"
+        f"{counted[outcome]} {outcome}"
         for outcome in ("complete", "pruned", "failed")
-        if (count := sum(trial.outcome == outcome for trial in trials))
+        if counted[outcome]
     )
-    axes.set_title(
-        f"{counts}; darker is better; best: trial {best.number}",
-        fontsize=10,
-        color=INK,
-        loc="left",
-    )
+    title = f"{counts}; darker is better; best: trial {best.number}"
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
     _save(figure, path)
 
 
+@dataclass(frozen=True)
 class _Scale:
     """The position of a value on an axis, 0 at the bottom and 1 at the top."""
 
-    def __init__(self, values: Sequence[Any], given: RangeParams | None) -> None:
-        self.choices: list[str] | None = None
-        self.is_log = bool(given and given.log)
-        if given is not None and given.choices is not None:
-            self.choices = [_shown(choice) for choice in given.choices]
-        elif given is not None and given.low is not None and given.high is not None:
-            self.low, self.high = given.low, given.high
-        else:
-            self.low, self.high = min(values), max(values)
+    low: float
+    high: float
+    is_log: bool = False
+    choices: list[str] | None = None
+
+    @classmethod
+    def of(cls, given: RangeParams) -> _Scale:
+        if given.choices is not None:
+            return cls(0, 1, choices=[_shown(choice) for choice in given.choices])
+        assert given.low is not None
+        assert given.high is not None
+        return cls(given.low, given.high, given.log)
 
     def __call__(self, value: Any) -> float:
         if self.choices is not None:
@@ -130,16 +132,11 @@ class _Scale:
         return float((value - self.low) / (self.high - self.low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return positions and labels."""
+        """Positions and labels."""
         if self.choices is not None:
             return [(self(choice), choice) for choice in self.choices]
-        count = 5
-        shares = [step / (count - 1) for step in range(count)]
-        if self.is_log:
-            values = [self.low * (self.high / self.low) ** share for share in shares]
-        else:
-            values = [self.low + share * (self.high - self.low) for share in shares]
-        return [(share, _shown(value)) for share, value in zip(shares, values, strict=True)]
+        values = (np.geomspace if self.is_log else np.linspace)(self.low, self.high, 5)
+        return [(place / 4, _shown(float(value))) for place, value in enumerate(values)]
 
 
 def _draw_axis(axes: Any, place: int, name: str, scale: _Scale, best: Any) -> None:

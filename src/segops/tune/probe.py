@@ -6,7 +6,6 @@ leaves memory allocated. A separate process protects the search from both.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import resource
@@ -25,9 +24,6 @@ from segops.runtime.errors import SegopsError
 
 # Heavy packages are imported later, after the watch on memory has started.
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from segops.train.engine import Engine
     from segops.train.job import Job
 
 OUT_OF_MEMORY = 77
@@ -62,29 +58,34 @@ def measure(job: Job) -> ProbeResult:
     from torch.utils.data import default_collate
 
     from segops.data.selection_split import selection_split
-    from segops.train.batches import build_dataset, build_sampler
     from segops.train.engine import Engine
     from segops.train.hardware import build_fabric, choose_threads, reproducible
+    from segops.train.loop import build_samples
 
     fabric, device, _ = build_fabric(job.params)
     if device == "cuda":
         torch.cuda.set_per_process_memory_fraction(USABLE)
     ids, _ = selection_split(job.store.ids("train"), job.params.selection_share)
-    dataset, sampler = build_dataset(job, ids), build_sampler(job, ids)
+    dataset, sampler = build_samples(job, ids)
     images, masks = default_collate([dataset[key] for key in sampler.batch(0, 0)])
     with reproducible(device, choose_threads(job.hardware), job.params.deterministic):
         engine = Engine(job, fabric)
         engine.train_mode()
         engine.step(images, masks, 0, job.params.lr)  # allocates memory and chooses kernels
-        steps, seconds = _timed(engine, images, masks, job.params.lr)
-    memory = torch.cuda.max_memory_reserved() if device == "cuda" else peak_memory()
+        wait: Any = torch.cuda.synchronize if device == "cuda" else lambda: None
+        wait()
+        started, steps = time.perf_counter(), 0
+        while steps < 2 or time.perf_counter() - started < SECONDS:
+            steps += 1
+            engine.step(images, masks, steps, job.params.lr)
+            wait()
+        seconds = time.perf_counter() - started
+    if device == "cuda":
+        memory = torch.cuda.max_memory_reserved()
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return ProbeResult(memory, steps * job.params.batch_size / seconds)
-
-
-def peak_memory() -> int:
-    """Return the largest memory that this process has held, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def exit_above(limit: int) -> None:
@@ -102,43 +103,22 @@ def exit_above(limit: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _timed(engine: Engine, images: Tensor, masks: Tensor, rate: float) -> tuple[int, float]:
-    """Time steps; return their number and the seconds that they took."""
-    _wait()
-    started, steps = time.perf_counter(), 0
-    while steps < 2 or time.perf_counter() - started < SECONDS:
-        engine.step(images, masks, steps + 1, rate)
-        steps += 1
-        _wait()
-    return steps, time.perf_counter() - started
-
-
-def _wait() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def _main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("root", type=Path)
-    parser.add_argument("scratch", type=Path)
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--memory", type=int, help="bytes that the process may hold, on the CPU")
-    given = parser.parse_args()
-    _prefer_for_oom_kill()
-    if given.memory is not None:
-        exit_above(given.memory)
+    root, scratch, size, *memory = sys.argv[1:]
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():  # ask the system to kill this process first if memory still runs out
+        score.write_text("1000")
+    if memory:  # bytes that the process may hold, on the CPU
+        exit_above(int(memory[0]))
     import torch
 
     from segops.tune.setup import build_trial, open_store
 
-    settings = load_params(given.root)
-    share = {"batch_size": given.batch_size, "devices": 1, "nodes": 1, "sync_batch_norm": False}
+    settings = load_params(Path(root))
+    share = {"batch_size": int(size), "devices": 1, "nodes": 1, "sync_batch_norm": False}
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=share)})
     try:
-        job = build_trial(given.root, settings, open_store(given.root), given.scratch)
+        job = build_trial(Path(root), settings, open_store(Path(root)), Path(scratch))
         result: dict[str, Any] = dataclasses.asdict(measure(job))
     except SegopsError as error:
         if isinstance(error.__cause__, torch.OutOfMemoryError):
@@ -146,15 +126,8 @@ def _main() -> int:
         result = {"error": str(error)}
     except torch.OutOfMemoryError:
         return OUT_OF_MEMORY
-    files.write_json(given.scratch / f"{given.batch_size}.json", result)
+    files.write_json(Path(scratch) / f"{size}.json", result)
     return 0
-
-
-def _prefer_for_oom_kill() -> None:
-    """Ask the system to kill this process first if memory still runs out."""
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        score.write_text("1000")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Source:
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segops import paths
 from segops.data.selection_split import selection_split
 from segops.params.file import Params
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.train.batches import batches_of, build_dataset, build_sampler
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job
+from segops.train.loop import batches_of, build_samples
 from segops.tune.plots import write_range_picture
-from segops.tune.setup import build_trial, on_one_device, open_store
+from segops.tune.setup import build_trial, on_one_device, open_store, scratch_directory
 
 PICTURE = Path("reports/learning_rate.png")
 WINDOW = 0.05
@@ -45,10 +43,9 @@ class RangeTest:
         rates: Learning rates of the steps that were taken, rising.
         losses: The loss of each step.
         smoothed: Weighted mean of the losses around each step.
-        steepest: Where the smoothed loss falls fastest per factor of the rate; None where it does
-            not fall.
+        steepest: Where the smoothed loss falls fastest per factor of the rate, if it falls.
         divergence: The first rate, after the smallest smoothed loss, at which the loss has risen by
-            half of its fall; None where that does not happen.
+            half of its fall, if it has.
     """
 
     rates: tuple[float, ...]
@@ -96,17 +93,15 @@ def range_test(
         raise SegopsError(f"--low {low:g} --high {high:g}: expected 0 < low < high.")
     settings = on_one_device(settings)
     store = open_store(root)
-    state = root / paths.STATE
-    state.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
-        job = build_trial(root, settings, store, Path(scratch))
+    with scratch_directory(root) as scratch:
+        job = build_trial(root, settings, store, scratch)
         result = analyse(*sweep(job, learning_rates(low, high, steps)))
     write_range_picture(root / PICTURE, result)
     return result, PICTURE
 
 
 def learning_rates(low: float, high: float, steps: int) -> tuple[float, ...]:
-    """Return `steps` learning rates from `low` to `high` in geometric progression."""
+    """`steps` learning rates from `low` to `high` in geometric progression."""
     return tuple(float(rate) for rate in np.geomspace(low, high, steps))
 
 
@@ -114,8 +109,8 @@ def sweep(job: Job, rates: Sequence[float]) -> tuple[tuple[float, ...], tuple[fl
     """Train a step with each rate, until the loss diverges.
 
     Returns:
-        The rates of the steps that were taken, and their losses; a loss that is not finite is
-        returned as infinity and is the last.
+        The rates of the steps that were taken, and their losses; a loss that is not finite becomes
+        infinity and is the last.
     """
     losses: list[float] = []
     best = math.inf
@@ -130,14 +125,10 @@ def sweep(job: Job, rates: Sequence[float]) -> tuple[tuple[float, ...], tuple[fl
 
 
 def analyse(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
-    """Find the steepest descent and the divergence of a sweep's curve.
-
-    Args:
-        rates: Learning rates, rising.
-        losses: The loss of each step.
-    """
-    finite = np.minimum(np.asarray(losses, dtype=np.float64), _ceiling(losses))
-    smoothed = _smooth(finite)
+    """Find the steepest descent and the divergence of a sweep's curve: rising rates, and losses."""
+    # Infinite losses become a value above all finite losses.
+    ceiling = DIVERGED * max(filter(math.isfinite, losses), default=1.0)
+    smoothed = _smooth(np.minimum(np.asarray(losses, dtype=np.float64), ceiling))
     lowest = int(np.argmin(smoothed))
     slope = np.gradient(smoothed, np.log(rates)) if len(rates) > 1 else np.zeros(1)
     # The first means are over few steps, so their slope is noise.
@@ -157,10 +148,9 @@ def analyse(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
 
 def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
     fabric, device, _ = build_fabric(job.params)
-    threads = choose_threads(job.hardware)
-    with reproducible(device, threads, job.params.deterministic):
+    with reproducible(device, choose_threads(job.hardware), job.params.deterministic):
         ids, _ = selection_split(job.store.ids("train"), job.params.selection_share)
-        dataset, sampler = build_dataset(job, ids), build_sampler(job, ids)
+        dataset, sampler = build_samples(job, ids)
         engine = Engine(job, fabric)
         engine.freeze_encoder(job.params.freeze_encoder_epochs > 0)
         engine.train_mode()
@@ -171,16 +161,8 @@ def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
             yield float(engine.step(images, masks, number, rate))
 
 
-def _ceiling(losses: Sequence[float]) -> float:
-    """Return a value above all finite losses, to replace infinite losses."""
-    return DIVERGED * max(filter(math.isfinite, losses), default=1.0)
-
-
 def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the triangular mean around every step, (n,) float64.
-
-    Unlike an exponential mean it does not lag, so it does not shift the curve to higher rates.
-    """
+    """The triangular mean around every step; unlike an exponential mean it does not lag."""
     half = _half_window(len(losses))
     window = np.bartlett(2 * half + 3)[1:-1]
     total = np.convolve(losses, window, mode="full")[half:-half]

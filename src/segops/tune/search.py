@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,6 @@ STORAGE = paths.STATE / "tune.db"
 LOCK = paths.STATE / "tune.lock"
 SCRATCH = paths.STATE / "tune"
 PICTURE = Path("reports/search.png")
-SECONDS_AWAY = 60.0
-"""Wait before MLflow is asked again after it did not answer, which takes seconds each time."""
 log = logging.getLogger("segops")
 
 
@@ -46,15 +44,13 @@ class SearchResult:
         trials: The trials by number, without lost trials.
         best: The best trial.
         edit: The change of ``params.yaml`` to its values; not written.
-        picture: The parallel-coordinates plot, relative to the workspace.
         mlflow_run: Id of the study's run; None where MLflow did not answer.
     """
 
     study: str
-    trials: tuple[Trial, ...]
+    trials: list[Trial]
     best: Trial
     edit: Edit
-    picture: Path
     mlflow_run: str | None
 
 
@@ -62,15 +58,12 @@ def search(root: Path, settings: Params, trials: int | None = None) -> SearchRes
     """Run the study that ``params.yaml`` declares under `tune`, or its remaining trials.
 
     A trial is a training with other values of the parameters that have ranges, scored by its best
-    mIoU on the selection split; val is not used. A trial is stopped early when its best mIoU so far
-    is below the median of the others at the same epoch. The first trial has the values of
-    ``params.yaml``. A study is bound to its data, parameters and ranges. It is stored in
-    ``.segops/tune.db`` of the main checkout and continues after an interruption.
+    mIoU on the selection split. It is stopped early when its best mIoU so far is below the median
+    of the others at the same epoch. The first trial has the values of ``params.yaml``. A study is
+    bound to its data, parameters and ranges. It is stored in ``.segops/tune.db`` of the main
+    checkout and continues after an interruption. Its plot is :data:`PICTURE`.
 
-    Args:
-        root: The workspace; its images are packed.
-        settings: Its parameters.
-        trials: Trials in all, in place of `tune.trials`.
+    `trials` is their number in all, in place of `tune.trials`.
 
     Raises:
         SegopsError: There are no ranges or no selection split, another search is under way, or no
@@ -88,18 +81,17 @@ def search(root: Path, settings: Params, trials: int | None = None) -> SearchRes
         lost = study.requeue_lost()
         if lost:
             log.info("%d trial(s) of a killed search are repeated.", lost)
-        record = _Record(root, settings, study)
-        record.deliver()
+        answers = _record(root, settings, study) is not None
         wanted = trials or settings.tune.trials
         while len(study.ended()) < wanted:
             _run_trial(root, base, store, study, scratch, wanted)
-            record.deliver()
+            answers = _record(root, settings, study, warn=answers) is not None
         shutil.rmtree(scratch, ignore_errors=True)
-        return _close(root, settings, study, record)
+        return _close(root, settings, study, warn=answers)
 
 
 def _base(settings: Params) -> Params:
-    """Return the parameters of a trial except for the searched values."""
+    """The parameters of a trial except for the searched values."""
     if not settings.tune.ranges:
         raise SegopsError(
             "params.yaml: tune.ranges names no parameter. Give it some, such as "
@@ -123,7 +115,15 @@ def _run_trial(
     shown = ", ".join(f"{key} {_short(value)}" for key, value in values.items())
     log.info("Trial %d of %d: %s", len(study.ended()) + 1, wanted, shown)
     try:
-        score = _train(root, base, store, values, scratch / str(trial.number), _Watch(trial))
+        own = scratch / str(trial.number)
+        own.mkdir(parents=True)
+        settings = put(base, values, "the values of this trial")
+        job = build_trial(root, settings, store, own)
+        score = train(replace(job, on_epoch=partial(_report, trial, []))).selection_miou
+        if score is None:
+            raise SegopsError(
+                "train.selection_share: 0 leaves nothing to score a trial with. Set it above 0."
+            )
         study.inner.tell(trial, score)
         log.info("Selection mIoU %.4f.", score)
     except optuna.TrialPruned:
@@ -141,67 +141,29 @@ def _run_trial(
             torch.cuda.empty_cache()
 
 
-def _train(
-    root: Path,
-    base: Params,
-    store: PackedStore,
-    values: Mapping[str, Any],
-    scratch: Path,
-    watch: Callable[[Mapping[str, Any]], None],
-) -> float:
-    scratch.mkdir(parents=True)
-    settings = put(base, values, "the values of this trial")
-    job = replace(build_trial(root, settings, store, scratch), on_epoch=watch)
-    score = train(job).selection_miou
-    if score is None:
-        raise SegopsError(
-            "train.selection_share: 0 leaves nothing to score a trial with. Set it above 0."
-        )
-    return score
-
-
-class _Watch:
-    """Reports every epoch of a trial, and ends a trial that the pruner gives up."""
-
-    def __init__(self, trial: optuna.trial.Trial) -> None:
-        self.trial = trial
-        self.rows: list[dict[str, Any]] = []
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        self.rows.append(dict(row))
-        self.trial.set_user_attr(ROWS, self.rows)
-        if row["selection_miou"] is None:
-            return
-        self.trial.report(row["selection_miou"], int(row["epoch"]))
-        if self.trial.should_prune():
+def _report(trial: optuna.trial.Trial, rows: list[dict[str, Any]], row: Mapping[str, Any]) -> None:
+    """Report an epoch of a trial, and end a trial that the pruner gives up."""
+    rows.append(dict(row))
+    trial.set_user_attr(ROWS, rows)
+    if row["selection_miou"] is not None:
+        trial.report(row["selection_miou"], int(row["epoch"]))
+        if trial.should_prune():
             raise optuna.TrialPruned
 
 
-class _Record:
-    """MLflow's record of the study; a failed delivery is made up by the next."""
-
-    def __init__(self, root: Path, settings: Params, study: Study) -> None:
-        self.root = root
-        self.settings = settings
-        self.study = study
-        self.failed_at: float | None = None
-
-    def deliver(self, **rest: Any) -> str | None:
-        """Bring MLflow up to date; return the id of the study's run, None without an answer."""
-        if self.failed_at and not rest and time.monotonic() - self.failed_at < SECONDS_AWAY:
-            return None
-        try:
-            return record_study(
-                self.root, self.settings, self.study.name, self.study.trials(), **rest
-            )
-        except SegopsError as error:
-            if self.failed_at is None:
-                log.warning("%s Trials are kept in %s until then.", error, STORAGE)
-            self.failed_at = time.monotonic()
-            return None
+def _record(
+    root: Path, settings: Params, study: Study, *, warn: bool = True, **rest: Any
+) -> str | None:
+    """Record what MLflow lacks; return the id of the study's run, None without an answer."""
+    try:
+        return record_study(root, settings, study.name, study.trials(), **rest)
+    except SegopsError as error:
+        if warn:
+            log.warning("%s Trials are kept in %s until then.", error, STORAGE)
+        return None
 
 
-def _close(root: Path, settings: Params, study: Study, record: _Record) -> SearchResult:
+def _close(root: Path, settings: Params, study: Study, *, warn: bool) -> SearchResult:
     best = study.best()
     if best is None:
         reasons = sorted({trial.message or "stopped early" for trial in study.ended()})
@@ -211,14 +173,18 @@ def _close(root: Path, settings: Params, study: Study, record: _Record) -> Searc
     edit = plan(root, best.values, f"trial {best.number} of {study.name}")
     trials = study.ended()
     write_search_picture(root / PICTURE, trials, best, settings.tune.ranges)
-    run_id = record.deliver(
+    run_id = _record(
+        root,
+        settings,
+        study,
+        warn=warn,
         best=best,
         pictures={
             PICTURE.name: (root / PICTURE).read_bytes(),
             "params.diff": edit.diff().encode(),
         },
     )
-    return SearchResult(study.name, tuple(trials), best, edit, PICTURE, run_id)
+    return SearchResult(study.name, trials, best, edit, run_id)
 
 
 def _short(value: Any) -> str:

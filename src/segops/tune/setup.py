@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +19,11 @@ from segops.params.train import TrainParams
 from segops.runtime.errors import SegopsError
 from segops.stages.train import build_job
 from segops.train.history import TrainingLog
-from segops.train.job import Job
-from segops.train.training_settings import TrainingSettings
+from segops.train.job import Job, TrainingSettings
 
 
 def on_one_device(settings: Params) -> Params:
-    """Return parameters for the same steps on one device, by gradient accumulation.
+    """Parameters for the same steps on one device, by gradient accumulation.
 
     Batch norm differs: its statistics are over a part of the batch.
     """
@@ -38,7 +40,7 @@ def on_one_device(settings: Params) -> Params:
 
 
 def device_count(train: TrainParams) -> int:
-    """Return the number of devices of a training, over all machines."""
+    """The number of devices of a training, over all machines."""
     if train.devices != "auto":
         return train.devices * train.nodes
     gpus = torch.cuda.device_count() if train.device != "cpu" else 0
@@ -56,6 +58,15 @@ def open_store(root: Path) -> PackedStore:
             f"{root}: no data are prepared for training. `dvc repro augment` prepares them."
         )
     return PackedStore(root / paths.PACKED)
+
+
+@contextmanager
+def scratch_directory(root: Path) -> Iterator[Path]:
+    """A temporary directory in the workspace's state."""
+    state = root / paths.STATE
+    state.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
+        yield Path(scratch)
 
 
 def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path) -> Job:

@@ -19,10 +19,10 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from segops.files import sha256_bytes
 from segops.params.file import Params, is_whole_number
 from segops.params.tune import RangeParams
 from segops.record.tuning import Trial
+from segops.train.fingerprint import content_hash
 
 STARTUP_TRIALS = 8
 """Number of random trials before the sampler learns."""
@@ -34,14 +34,10 @@ PARTS, ROWS, MESSAGE, AGAIN = "parts", "rows", "message", "again"
 
 @dataclass
 class Study:
-    """A study with its ranges.
+    """A study with its ranges, by dotted key.
 
-    Attributes:
-        inner: Optuna's object.
-        ranges: The range of each parameter, by dotted key.
-        labels: For choices, Optuna's label -> its value, by dotted key.
-        seed: Seed of the study.
-        news: A sentence that says whether it is new or continued.
+    `labels` maps Optuna's labels of choices to their values. `news` is a sentence that says whether
+    the study is new or continued.
     """
 
     inner: optuna.Study
@@ -61,21 +57,24 @@ class Study:
         The values depend only on the seed and on the trials so far, so a killed study continues as
         it would have without the interruption.
         """
-        self.inner.sampler = _sampler(self.seed, len(self.ended()))
+        digest = hashlib.blake2b(f"study {self.seed} {len(self.ended())}".encode(), digest_size=4)
+        self.inner.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP_TRIALS, seed=int.from_bytes(digest.digest(), "little")
+        )
         trial = self.inner.ask(self.ranges)
         return trial, self._values(trial.params)
 
     def trials(self) -> list[Trial]:
-        """Return the trials that have ended, by number, lost trials included."""
+        """The trials that have ended, by number, lost trials included."""
         trials = self.inner.get_trials(deepcopy=False)
         return [self._trial(trial) for trial in trials if trial.state.is_finished()]
 
     def ended(self) -> list[Trial]:
-        """Return the trials that are complete, pruned or failed, but not lost."""
+        """The trials that are complete, pruned or failed, but not lost."""
         return [trial for trial in self.trials() if trial.outcome != "lost"]
 
     def best(self) -> Trial | None:
-        """Return the complete trial with the highest score; None without a complete trial."""
+        """The complete trial with the highest score; None without a complete trial."""
         complete = [trial for trial in self.ended() if trial.outcome == "complete"]
         return max(complete, key=lambda trial: trial.score or 0.0, default=None)
 
@@ -86,10 +85,10 @@ class Study:
         for key, distribution in self.ranges.items():
             value = flat.get(key)
             if key in self.labels:
-                labels = self.labels[key].items()
-                value = next((label for label, choice in labels if choice == value), None)
-                if value not in self.labels[key]:
+                matching = [label for label, choice in self.labels[key].items() if choice == value]
+                if not matching:
                     return
+                value = matching[0]
             elif not isinstance(value, int | float) or not _holds(distribution, value):
                 return
             params[key] = value
@@ -135,19 +134,15 @@ class Study:
 
 
 def open_study(path: Path, settings: Params, data: str, epochs: int | None) -> Study:
-    """Continue the study of these parameters and this data, or begin it.
+    """Continue the study of these parameters and this data, a hash, in a SQLite file, or begin it.
 
-    Args:
-        path: The SQLite file; created where missing.
-        settings: The parameters, with the ranges.
-        data: Hash of the train split.
-        epochs: Epochs of a trial; None where its length is given in iterations.
+    `epochs` are those of a trial; None where its length is given in iterations.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     parts = study_parts(settings, data)
-    name = f"search-{sha256_bytes(json.dumps(parts, sort_keys=True).encode())[:12]}"
+    name = f"search-{content_hash(parts)[:12]}"
     others = optuna.get_all_study_summaries(storage)
     is_new = all(study.study_name != name for study in others)
     with warnings.catch_warnings():
@@ -175,7 +170,7 @@ def open_study(path: Path, settings: Params, data: str, epochs: int | None) -> S
 
 
 def study_parts(settings: Params, data: str) -> dict[str, str]:
-    """Return hashes of data, parameters and ranges; scores are comparable only where all agree."""
+    """Hashes of data, parameters and ranges; scores are comparable only where all agree."""
     searched = settings.tune.ranges
     skipped = {"train.epochs", "train.iterations"} if settings.tune.epochs else set()
     outside = {
@@ -187,9 +182,9 @@ def study_parts(settings: Params, data: str) -> dict[str, str]:
     }
     ranges = {key: value.model_dump(mode="json") for key, value in searched.items()}
     return {
-        "data": _hash([data, settings.data.class_names]),
-        "parameters": _hash([outside, settings.tune.epochs]),
-        "ranges": _hash([ranges, settings.tune.seed]),
+        "data": content_hash([data, settings.data.class_names]),
+        "parameters": content_hash([outside, settings.tune.epochs]),
+        "ranges": content_hash([ranges, settings.tune.seed]),
     }
 
 
@@ -214,7 +209,9 @@ def _distributions(
     labels: dict[str, dict[Any, Any]] = {}
     for key, given in settings.tune.ranges.items():
         if given.choices is not None:
-            labels[key] = {_label(choice): _plain(choice) for choice in given.choices}
+            # As JSON holds them: tuples become lists.
+            choices = json.loads(json.dumps(given.choices))
+            labels[key] = {_label(choice): choice for choice in choices}
             ranges[key] = CategoricalDistribution(tuple(labels[key]))
         else:
             ranges[key] = _numbers(key, given, now.get(key))
@@ -240,22 +237,5 @@ def _holds(distribution: BaseDistribution, value: float) -> bool:
 
 
 def _label(choice: Any) -> Any:
-    """Return the label of a choice in Optuna, which stores plain values only."""
-    value = _plain(choice)
-    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
-
-
-def _plain(choice: Any) -> Any:
-    """Return a choice as JSON holds it: tuples become lists."""
-    return json.loads(json.dumps(choice))
-
-
-def _sampler(seed: int, ended: int) -> optuna.samplers.TPESampler:
-    digest = hashlib.blake2b(f"study {seed} {ended}".encode(), digest_size=4).digest()
-    return optuna.samplers.TPESampler(
-        n_startup_trials=STARTUP_TRIALS, seed=int.from_bytes(digest, "little")
-    )
-
-
-def _hash(content: Any) -> str:
-    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
+    """The label of a choice in Optuna, which stores plain values only."""
+    return choice if choice is None or isinstance(choice, str | int | float) else json.dumps(choice)

@@ -15,7 +15,7 @@ from segops.voc.download import GIB
 def unpack(
     archive: Path, into: Path, wanted: Callable[[str], bool], limit: int = 8 * GIB
 ) -> set[str]:
-    """Unpack the wanted regular files of a ``.tar`` or ``.tgz``.
+    """Unpack the wanted regular files of a ``.tar`` or ``.tgz``; return their paths in the archive.
 
     Every member, wanted or not, passes the data filter of :mod:`tarfile`, which refuses paths and
     links that lead outside and devices. No link is created. Files lose owner, special bits and
@@ -23,14 +23,10 @@ def unpack(
 
     Args:
         archive: The archive.
-        into: Existing directory to unpack into. After an error it holds the files unpacked so far:
-            give a temporary directory.
+        into: Existing temporary directory; after an error it holds the files unpacked so far.
         wanted: Whether to unpack a member, by its path
             ("VOCdevkit/VOC2012/JPEGImages/2007_000027.jpg").
         limit: Most bytes that all members together may have.
-
-    Returns:
-        Paths of the files unpacked, as in the archive, relative to `into`.
 
     Raises:
         SegopsError: A member is refused (the message names it), the archive is truncated or no

@@ -17,10 +17,11 @@ from segops.files import exclusive
 from segops.progress import Progress
 from segops.runtime.errors import SegopsError
 
-BLOCK = 1 << 20
 LONGEST_WAIT = 30.0
 TIMEOUT = 30.0
 GIB = 1 << 30
+BUSY = (408, 425, 429)
+"""Statuses after which the same request may succeed; so it may after every one from 500 on."""
 log = logging.getLogger("segops")
 
 
@@ -61,18 +62,6 @@ class Archive:
         return f"{mirror.rstrip('/')}/{self.filename}"
 
 
-def md5_file(path: Path) -> str:
-    """MD5 of a file's content, in hexadecimal: the digest that the publishers give."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        with Progress(f"checking {path.name}", size, in_bytes=True) as progress:
-            while block := file.read(BLOCK):
-                digest.update(block)
-                progress.reach(file.tell())
-    return digest.hexdigest()
-
-
 def download(
     archive: Archive,
     downloads: Path,
@@ -80,7 +69,7 @@ def download(
     attempts: int = 5,
     delay: float = 1.0,
 ) -> Path:
-    """Bring an archive into `downloads` and check its digest.
+    """Bring an archive into `downloads`, check its digest, and return its path.
 
     A file that is already there with the right digest is not downloaded again. A broken download
     stays as ``NAME.part`` and goes on from its last byte, in this call or in a later call.
@@ -92,9 +81,6 @@ def download(
         attempts: Lost connections in a row, with nothing gained, before giving up.
         delay: Seconds before the second attempt; doubled for every further attempt.
 
-    Returns:
-        Path of the archive.
-
     Raises:
         SegopsError: The server refuses, the connection stays lost, the digest is wrong, the disk
             is too full, or another process is downloading the same file.
@@ -103,7 +89,7 @@ def download(
     url = archive.address(mirror)
     with exclusive(downloads / f"{archive.filename}.lock", f"a download of {archive.filename}"):
         if target.exists():
-            digest = md5_file(target)
+            digest = _md5(target)
             if digest != archive.md5:
                 # A person may have put it there, so it is not deleted here.
                 raise SegopsError(
@@ -115,7 +101,7 @@ def download(
             return target
         part = target.with_name(f"{target.name}.part")
         _receive_all(url, part, target, attempts, delay)
-        digest = md5_file(part)
+        digest = _md5(part)
         if digest != archive.md5:
             part.unlink()
             raise SegopsError(
@@ -127,8 +113,13 @@ def download(
     return target
 
 
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 class _Lost(Exception):
-    """The server or the connection failed, perhaps only for a while."""
+    """The server does not send the bytes that are missing."""
 
 
 def _size(path: Path) -> int:
@@ -146,21 +137,21 @@ def _receive_all(url: str, part: Path, target: Path, attempts: int, delay: float
             except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
                 raise SegopsError(f"{url}: not usable: {error}. Instead, {by_hand}.") from None
             except httpx.HTTPStatusError as error:
-                raise SegopsError(
-                    f"{url}: the server answered {error.response.status_code} "
-                    f"{error.response.reason_phrase}. Instead, {by_hand}."
-                ) from None
+                status = error.response.status_code
+                reason = f"the server answered {status} {error.response.reason_phrase}"
+                if status not in BUSY and status < 500:
+                    raise SegopsError(f"{url}: {reason}. Instead, {by_hand}.") from None
             except OSError as error:
                 raise SegopsError(
                     f"{part}: not written: {error}. {_size(part)} bytes are kept; mend that "
                     "and run the same command again."
                 ) from None
             except (_Lost, httpx.RequestError) as error:
-                # A server that ignores ranges and always breaks gains nothing: only bytes that
-                # never arrived before count as a gain.
-                failures = 1 if _size(part) > best else failures + 1
-                best = max(best, _size(part))
                 reason = str(error) or type(error).__name__
+            # A server that ignores ranges and always breaks gains nothing: only bytes that never
+            # arrived before count as a gain.
+            failures = 1 if _size(part) > best else failures + 1
+            best = max(best, _size(part))
             if failures >= attempts:
                 raise SegopsError(
                     f"{url}: connection lost {failures} times in a row: {reason}. {_size(part)} "
@@ -185,11 +176,10 @@ def _receive(client: httpx.Client, url: str, part: Path) -> None:
         if (status == httpx.codes.PARTIAL_CONTENT and start != have) or (status == 416 and have):
             part.unlink()
             raise _Lost(f"the server does not go on from byte {have}; starting over")
-        if status in (408, 425, 429) or status >= 500:
-            raise _Lost(f"the server answered {status} {response.reason_phrase}")
         response.raise_for_status()
         if status != httpx.codes.PARTIAL_CONTENT:
-            have, total = 0, _content_length(response)
+            length = response.headers.get("Content-Length")
+            have, total = 0, None if length is None else int(length)
         free = shutil.disk_usage(part.parent).free + _size(part) - have
         if total is not None and total - have > free:
             raise SegopsError(
@@ -215,8 +205,3 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
     match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", header.strip())
     start, total = match.groups() if match else (None, None)
     return (int(start) if start else None, int(total) if total else None)
-
-
-def _content_length(response: httpx.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None

@@ -56,13 +56,14 @@ DATASETS = {
     "voc2007": Published(VOC2007),
     "sbd": Published(VOC2012, SBD, train_images=10_582),
 }
+"""`sbd` is VOC 2012 with the 10,582 training images of trainaug."""
 
 
-def fetch(name: str, target: Path, downloads: Path, mirror: str | None = None) -> Layout:
+def fetch(dataset: Published, target: Path, downloads: Path, mirror: str | None = None) -> Layout:
     """Download a public data set and put its segmentation part at `target`.
 
     Args:
-        name: ``voc2012``, ``voc2007``, or ``sbd`` (VOC2012 with the 10,582 images of trainaug).
+        dataset: The data set, such as those of :data:`DATASETS`.
         target: Directory that then holds ``JPEGImages/``, ``SegmentationClass/`` and
             ``ImageSets/Segmentation/{train,val}.txt`` and nothing else. They replace the directory
             there once they are whole.
@@ -70,18 +71,9 @@ def fetch(name: str, target: Path, downloads: Path, mirror: str | None = None) -
         mirror: Address of a directory that holds the same archives.
 
     Raises:
-        SegopsError: The name is unknown, the download fails, a checksum is wrong, an archive is
-            hostile or incomplete, or the trainaug list has another length.
+        SegopsError: The download fails, a checksum is wrong, an archive is hostile or incomplete,
+            or the trainaug list has another length.
     """
-    if name not in DATASETS:
-        raise SegopsError(f"{name}: no such data set; expected one of {', '.join(DATASETS)}.")
-    return fetch_dataset(DATASETS[name], target, downloads, mirror)
-
-
-def fetch_dataset(
-    dataset: Published, target: Path, downloads: Path, mirror: str | None = None
-) -> Layout:
-    """As :func:`fetch`, for a data set described by the caller."""
     archives = [one for one in (dataset.voc, dataset.sbd) if one is not None]
     paths = {one: download(one, downloads, mirror) for one in archives}
     with atomic_directory(target) as temporary:
@@ -166,9 +158,6 @@ def _take_sbd(archive: Archive, paths: dict[Archive, Path], into: Path) -> tuple
 
 def _refuse_missing(archive: Path, missing: set[str]) -> None:
     if missing:
-        raise SegopsError(
-            "\n  ".join(
-                [f"{archive}: {len(missing)} file(s) missing in the archive:", *sorted(missing)]
-            )
-            + "\nDelete the archive and have it downloaded anew."
-        )
+        first = f"{archive}: {len(missing)} file(s) missing in the archive:"
+        last = "Delete the archive and have it downloaded anew."
+        raise SegopsError("\n  ".join([first, *sorted(missing)]) + f"\n{last}")

@@ -37,9 +37,7 @@ def trainaug(train: Iterable[str], val: Iterable[str], sbd: Iterable[str]) -> tu
 def decode_sbd_mask(content: bytes, name: str) -> NDArray[np.uint8]:
     """Read the class ids of a MATLAB file of SBD (its struct `GTcls`, field `Segmentation`).
 
-    Args:
-        content: The file's bytes. Nothing in them is executed or unpickled.
-        name: The file's name, for the error.
+    Nothing in the bytes is executed or unpickled; errors name the file.
 
     Returns:
         uint8 array of shape (H, W): ids 0 to 20 as stored. SBD marks no void pixels.
@@ -54,17 +52,13 @@ def decode_sbd_mask(content: bytes, name: str) -> NDArray[np.uint8]:
             f"{name}: not readable as a mask of SBD (GTcls.Segmentation): "
             f"{type(error).__name__}: {error}"
         ) from error
-    if (
-        not isinstance(mask, np.ndarray)
-        or mask.dtype != np.uint8
-        or mask.ndim != 2
-        or mask.size == 0
-    ):
-        shape, dtype = getattr(mask, "shape", None), getattr(mask, "dtype", type(mask).__name__)
+    found = np.asarray(mask)
+    if found.dtype != np.uint8 or found.ndim != 2 or found.size == 0:
         raise SegopsError(
-            f"{name}: GTcls.Segmentation: expected uint8 of shape (H, W), found {dtype} {shape}"
+            f"{name}: GTcls.Segmentation: expected uint8 of shape (H, W), found {found.dtype} "
+            f"{found.shape}"
         )
-    return mask
+    return found
 
 
 def write_sbd_masks(matlab: Path, ids: Sequence[str], masks: Path) -> None:

@@ -25,13 +25,12 @@ log = logging.getLogger("segops")
 def use(source: Path, target: Path) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
-    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. Files
-    that no list names are not copied. Stage validate checks the contents of images and masks.
+    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. Stage
+    validate checks the contents of images and masks.
 
     Args:
-        source: Directory with ``JPEGImages/``, ``SegmentationClass/`` and
-            ``ImageSets/Segmentation/{train,val}.txt``, or a directory that holds exactly one such
-            directory up to four levels below (``VOCdevkit/VOC2012``).
+        source: The directory, or one that holds exactly one such directory up to four levels below
+            (``VOCdevkit/VOC2012``).
         target: Directory of the copy. It replaces the directory there once the new data are whole.
             Where `source` already is `target`, it is only checked.
 

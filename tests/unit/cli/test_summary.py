@@ -6,10 +6,10 @@ from io import StringIO
 from typing import get_args
 
 import pytest
-from rich.console import Console
 
 from flows.retrain import Summary, verdict_page
 from segops.cli import summary
+from segops.cli.common import Terminal
 from segops.release.gate import Decision, Verdict
 from segops.release.gate_checks import Check, Outcome
 from tests.support.evaluations import evaluation_of
@@ -30,7 +30,7 @@ CHECKS = (
 
 def test_every_outcome_is_printed_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = StringIO()
-    console = Console(file=printed, force_terminal=True, color_system="standard")
+    console = Terminal(file=printed, force_terminal=True, color_system="standard")
     monkeypatch.setattr(summary, "console", console)
     summary.show_decision(Decision(verdict="inconclusive", checks=CHECKS), 3)
     assert printed.getvalue().splitlines() == [

@@ -15,7 +15,7 @@ from segops.augment.policy import build_policy, sample_seed
 from segops.data import copy_paste as module
 from segops.data.copy_paste import CopyPaste, cut_out
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device.loader import DeviceLoader
+from segops.data.device.augmentation import device_batches
 from segops.data.imbalance import pixel_counts, rare_classes
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
@@ -189,7 +189,7 @@ def test_it_is_a_function_of_the_key_and_independent_of_workers(store: PackedSto
 def test_batches_augmented_on_a_device_hold_the_same_objects(store: PackedStore) -> None:
     data = dataset(store, of(store))
     sampler = EpochSampler(len(data), 4, seed=1)
-    on_device = list(DeviceLoader(data, BatchStream(sampler, 1), device="cpu"))
+    on_device = device_batches(data, BatchStream(sampler, 1), device=torch.device("cpu"))
     for (_, masks), (_, expected) in zip(
         on_device, train_loader(data, BatchStream(sampler, 1)), strict=True
     ):

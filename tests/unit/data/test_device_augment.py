@@ -18,14 +18,12 @@ from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
-from segops.data.device.augmentation import BatchAugmentation, RawDataset
+from segops.data.device.augmentation import BatchAugmentation, device_batches
 from segops.data.device.batch_color import apply, encode, hsv_to_rgb, rgb_to_hsv
-from segops.data.device.loader import DeviceLoader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES, VOID
-from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 
 Pixels = NDArray[np.uint8]
@@ -64,8 +62,8 @@ def dataset_of(store: PackedStore, policy: Policy, seed: int = 5) -> TrainDatase
 
 
 def on_device(dataset: TrainDataset, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    raw, augment = RawDataset(dataset), BatchAugmentation(dataset.policy)
-    return augment(augment.pack([raw[key] for key in keys]), CPU)
+    augment = BatchAugmentation(dataset)
+    return augment(augment.pack([augment[key] for key in keys]), CPU)
 
 
 def both(dataset: TrainDataset, count: int = 60) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -242,12 +240,11 @@ def test_order_and_resume_are_those_of_the_train_loader(
     sampler = EpochSampler(len(dataset), 5, seed=1)
     epoch, batch = divmod(done, len(sampler))
     expected = list(train_loader(dataset, BatchStream(sampler, 3, epoch, batch)))
-    whole = list(DeviceLoader(dataset, BatchStream(sampler, 3), device="cpu"))
-    loader = DeviceLoader(
-        dataset, BatchStream(sampler, 3, epoch, batch), device="cpu", workers=workers
+    whole = list(device_batches(dataset, BatchStream(sampler, 3), device=CPU))
+    found = list(
+        device_batches(dataset, BatchStream(sampler, 3, epoch, batch), device=CPU, workers=workers)
     )
-    found = list(loader)
-    assert len(loader) == len(found) == len(expected) == 6 - done
+    assert len(found) == len(expected) == 6 - done
     for (images, masks), (_, masks_of_cpu), (again, _) in zip(
         found, expected, whole[done:], strict=True
     ):
@@ -272,7 +269,7 @@ def test_a_crop_drawn_again_is_the_cpu_s(store: PackedStore) -> None:
 def test_torch_s_global_generator_is_left_alone(store: PackedStore) -> None:
     dataset = dataset_of(store, policy_of(**FULL))
     before = torch.get_rng_state()
-    list(DeviceLoader(dataset, BatchStream(EpochSampler(len(dataset), 4, seed=1), 1), device="cpu"))
+    list(device_batches(dataset, BatchStream(EpochSampler(len(dataset), 4, seed=1), 1), device=CPU))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -290,16 +287,10 @@ def test_deterministic_mode_takes_every_operation(store: PackedStore) -> None:
 def test_only_what_the_crop_shows_is_sent(store: PackedStore) -> None:
     dataset = dataset_of(store, policy_of((16, 16)))
     height, width = store.size(store.ids("train")[0])
-    batch = BatchAugmentation(dataset.policy).pack([RawDataset(dataset)[0, 0]])
-    assert batch.warp.images.pixels.shape[0] <= (16 + 10) ** 2 < height * width
-
-
-def test_a_transform_without_a_version_for_batches_is_refused_by_name(store: PackedStore) -> None:
-    policy = Policy(A.Compose([Warp((16, 16)), A.RandomGamma(p=0.5)]))
-    dataset = dataset_of(store, policy)
-    with pytest.raises(SegopsError, match=r"augment\.device: gpu, but RandomGamma"):
-        DeviceLoader(dataset, BatchStream(EpochSampler(4, 2, seed=0), 1), device="cpu")
+    augment = BatchAugmentation(dataset)
+    batch = augment.pack([augment[0, 0]])
+    assert batch.images.pixels.shape[0] <= (16 + 10) ** 2 < height * width
 
 
 def test_the_seed_is_the_sample_s(store: PackedStore) -> None:
-    assert RawDataset(dataset_of(store, policy_of()))[3, 7].seed == sample_seed(5, 3, 7)
+    assert BatchAugmentation(dataset_of(store, policy_of()))[3, 7].seed == sample_seed(5, 3, 7)

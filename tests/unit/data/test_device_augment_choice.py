@@ -25,7 +25,6 @@ UNKNOWN = Policy(A.Compose([Warp((16, 16)), A.RandomGamma(p=0.5)]))
         ("gpu", "cuda", POLICY, "gpu"),
         ("auto", "cpu", POLICY, "cpu"),
         ("auto", "cuda", POLICY, "gpu"),
-        ("auto", "cuda:1", POLICY, "gpu"),
         ("auto", "cuda", UNKNOWN, "cpu"),
     ],
 )

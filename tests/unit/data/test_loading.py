@@ -70,8 +70,8 @@ def test_batches_do_not_depend_on_workers(dataset: TrainDataset, workers: int) -
         for keys in sampler.batches(epoch)
     ]
     loader = train_loader(dataset, BatchStream(sampler, 3), workers=workers)
-    assert len(loader) == len(expected) == 6
     found = list(loader)
+    assert len(found) == len(expected) == 6
     assert equal(found, expected)  # type: ignore[arg-type]
     for images, masks in found:
         assert images.is_contiguous(memory_format=torch.channels_last)
@@ -84,9 +84,9 @@ def test_resuming_changes_nothing(dataset: TrainDataset, done: int, workers: int
     sampler = EpochSampler(len(dataset), 5, seed=1)
     whole = list(train_loader(dataset, BatchStream(sampler, 3)))
     epoch, batch = divmod(done, len(sampler))
-    loader = train_loader(dataset, BatchStream(sampler, 3, epoch, batch), workers=workers)
-    assert len(loader) == len(whole) - done
-    assert equal(list(loader), whole[done:])
+    rest = list(train_loader(dataset, BatchStream(sampler, 3, epoch, batch), workers=workers))
+    assert len(rest) == len(whole) - done
+    assert equal(rest, whole[done:])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

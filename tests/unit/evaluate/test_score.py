@@ -18,12 +18,11 @@ from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.evaluate.score import Scores, score
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import bundle_digest, load_bundle
-from segops.predict.package import write_bundle
-from segops.predict.trained import weights_sha256
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.voc.layout import open_layout
+from tests.support.bundles import weights_sha256, write_bundle
 from tools.sample import generate
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 8})

@@ -19,11 +19,11 @@ from segops.metrics.boundary import (
     boundary_counts,
     contour,
     fill_void,
+    nearest_distances,
     tolerance,
     wide_void,
 )
 from segops.metrics.counts import BoundaryCounts
-from segops.metrics.distances import nearest_distances
 from segops.runtime.classes import VOID
 from tests.support.metric_cases import Mask, patches, scene
 

@@ -18,18 +18,21 @@ from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fsco
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from segops.metrics.catalogue import compute_metrics
-from segops.metrics.class_metrics import (
+from segops.metrics.confusion import confusion_matrix
+from segops.metrics.counts import SplitCounts
+from segops.metrics.iou import (
+    ClassPixels,
+    class_pixels,
     f1,
     frequency_weighted_iou,
+    iou,
+    miou,
     miou_truth_or_prediction,
     pixel_accuracy,
     precision,
     recall,
     truth_mean,
 )
-from segops.metrics.confusion import confusion_matrix
-from segops.metrics.counts import SplitCounts
-from segops.metrics.iou import ClassPixels, class_pixels, iou, miou
 from segops.runtime.classes import VOID
 
 Mask = NDArray[np.uint8]

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import BoundaryCounts
-from segops.metrics.image import ImageFigures, judge_image
 from segops.metrics.iou import class_pixels, miou
-from segops.metrics.split_figures import SplitFigures
+from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
 from segops.metrics.wrong_pixels import KINDS
 from segops.runtime.classes import VOID
 from tests.support.metric_cases import Mask, patches, scene

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from scipy import ndimage
 
 from segops.metrics.boundary import band_width, fill_void
-from segops.metrics.objects import EDGE, find_objects
+from segops.metrics.slices import EDGE, find_objects
 from segops.metrics.wrong_pixels import BACKGROUND, KINDS, find_errors
 from segops.runtime.classes import VOID
 from tests.support.metric_cases import Mask, patches, scene

@@ -24,7 +24,7 @@ from tests.support.loopback import Server, serve
 PROGRAM = """
 import sys
 import torch
-from segops.models.encoder_weights import check_download
+from segops.models.pretrained import check_download
 from segops.models.pretrained import build_pretrained, normalisation
 from segops.runtime.networks.zoo import ModelSpec, build
 check_download(sys.argv[1])

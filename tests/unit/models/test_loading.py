@@ -13,10 +13,9 @@ import torch
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
-from segops.models import encoder_weights as downloads
-from segops.models.encoder_weights import load_encoder_weights
+from segops.models import pretrained as downloads
 from segops.models.loading import load_start
-from segops.models.pretrained import build_pretrained, normalisation
+from segops.models.pretrained import build_pretrained, load_encoder_weights, normalisation
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ModelSpec, build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segops.models.losses import LOSSES, LossPart, build_loss
+from segops.models.losses import LOSSES, Loss
+from segops.params.loss import LossParams
 from segops.runtime.classes import VOID
 from tests.support.loss_references import reference
 
@@ -38,8 +40,12 @@ every_case = pytest.mark.parametrize(
 )
 
 
+def loss_named(name: Any, class_weights: Sequence[float] | None = None) -> torch.nn.Module:
+    return Loss([LossParams(name=name)], class_weights)
+
+
 def loss_of(name: str, options: dict[str, Any]) -> torch.nn.Module:
-    return build_loss([LossPart(name, options=options)])
+    return Loss([LossParams(name=name, **options)])
 
 
 def batch(
@@ -180,7 +186,7 @@ def test_extreme_logits_stay_finite(name: str, options: dict[str, Any]) -> None:
 def test_alone_it_leads_to_the_truth(name: str) -> None:
     logits, target = batch(7, 4, 0.2, (2, 8, 8))
     logits.requires_grad_()
-    loss, optimizer = build_loss(name), torch.optim.Adam([logits], lr=0.5)
+    loss, optimizer = loss_named(name), torch.optim.Adam([logits], lr=0.5)
     for _ in range(60):
         optimizer.zero_grad()
         loss(logits, target).backward()
@@ -192,20 +198,25 @@ def test_alone_it_leads_to_the_truth(name: str) -> None:
 
 def test_parts_are_summed_with_their_weights() -> None:
     logits, target = batch(6, 4, 0.2, (2, 6, 6))
-    parts = [LossPart("focal", 0.3, {"gamma": 1.0}), LossPart("lovasz", 2.0), LossPart("dice")]
+    parts = [
+        LossParams(name="focal", weight=0.3, gamma=1.0),
+        LossParams(name="lovasz", weight=2.0),
+        LossParams(name="dice"),
+    ]
     expected = sum(
-        part.weight * reference(part.name, logits.double().numpy(), target.numpy(), **part.options)
+        part.weight
+        * reference(part.name, logits.double().numpy(), target.numpy(), **part.options())
         for part in parts
     )
-    assert float(build_loss(parts)(logits, target)) == pytest.approx(expected, rel=5e-6)
-    joined = build_loss("cross_entropy + dice")(logits, target)
+    assert float(Loss(parts)(logits, target)) == pytest.approx(expected, rel=5e-6)
+    joined = Loss([LossParams(name="cross_entropy"), LossParams(name="dice")])(logits, target)
     assert torch.equal(
-        joined, build_loss("cross_entropy")(logits, target) + build_loss("dice")(logits, target)
+        joined, loss_named("cross_entropy")(logits, target) + loss_named("dice")(logits, target)
     )
 
 
 def test_a_loss_has_no_parameters_and_its_weights_are_no_state() -> None:
-    loss = build_loss("cross_entropy", [1.0, 2.0])
+    loss = loss_named("cross_entropy", [1.0, 2.0])
     assert not list(loss.parameters())
     assert not loss.state_dict()
     assert [one.tolist() for one in loss.buffers()] == [[1.0, 2.0]]

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
-from segops.models.encoder_weights import load_encoder_weights
-from segops.models.pretrained import build_pretrained
+from segops.models.pretrained import build_pretrained, load_encoder_weights
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
 

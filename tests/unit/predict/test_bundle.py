@@ -23,12 +23,12 @@ from torch import nn
 
 from segops import code, files
 from segops.predict.bundle import bundle_digest, load_bundle, read_model
-from segops.predict.package import ENTRIES, LIBRARIES, ROOM, write_bundle
-from segops.predict.trained import weights_sha256
+from segops.predict.package import ENTRIES, LIBRARIES, ROOM
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predictor import Predictor
+from tests.support.bundles import weights_sha256, write_bundle
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})
@@ -157,8 +157,8 @@ def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) ->
     code = other / "runtime" / "predictor.py"
     text = code.read_text()
     changed = text.replace(
-        "return Prediction(_to_array(mask), float(confidence / mask.numel()))",
-        "return Prediction(_to_array(0 * mask), 0.25)",
+        "return Prediction(mask.cpu().numpy(), float(confidence / mask.numel()))",
+        "return Prediction((0 * mask).cpu().numpy(), 0.25)",
     )
     assert changed != text
     code.write_text(changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from segops.predict.bundle import load_bundle
 from segops.predict.explain import LONGEST_SIDE, explain
-from segops.predict.package import write_bundle
 from segops.report.overlay import heat_overlay
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ARCHITECTURES, build
 from segops.runtime.predictor import Predictor
+from tests.support.bundles import write_bundle
 from tests.support.networks import CLASSES, random_images, small, wake
 
 NAMES = tuple(f"class {index}" for index in range(CLASSES))
@@ -184,7 +184,7 @@ def test_a_bundle_of_old_that_hands_out_no_network(tmp_path: Path) -> None:
     bundled = load_bundle(tmp_path / "bundle")
     del bundled._inner.network
     with pytest.raises(SegopsError, match=r"has no network.* new bundle"):
-        explain(bundled, zoo_image(), 1)
+        explain(bundled, zoo_image(), 1, np.ones((48, 72), dtype=bool))
 
 
 def test_a_large_image_is_shrunk_and_its_region_too() -> None:
@@ -216,33 +216,10 @@ def test_small_images(shape: tuple[int, int]) -> None:
     assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("class_id", [-1, CLASSES])
-def test_a_class_that_is_not_there(class_id: int) -> None:
-    predictor = Predictor(Known([[1.0, 0, 0]] * CLASSES), NAMES)
-    with pytest.raises(SegopsError, match=r"no class -?\d to explain.* 1 class 1"):
-        explain(predictor, two_colours(), class_id)
-
-
-@pytest.mark.parametrize(
-    ("region", "message"),
-    [
-        (lambda: np.ones((3, 3), dtype=bool), r"expected bool of \(16, 24\)"),
-        (lambda: np.ones((16, 24), dtype=np.uint8), "expected bool"),
-        (lambda: np.zeros((16, 24), dtype=bool), "no pixel"),
-    ],
-)
-def test_a_region_that_does_not_fit(region: Callable[[], NDArray[np.bool_]], message: str) -> None:
-    predictor = Predictor(Known([[1.0, 0, 0]]), ("a",))
-    with pytest.raises(ValueError, match=message):
-        explain(predictor, two_colours(), 0, region())
-    with pytest.raises(ValueError, match="expected uint8"):
-        explain(predictor, two_colours()[..., 0], 0)
-
-
 def test_a_broken_network_is_told_of() -> None:
     network = Known([[float("nan"), 0, 0]])
     with pytest.raises(SegopsError, match="not finite"):
-        explain(Predictor(network, ("a",)), two_colours(), 0)
+        explain(Predictor(network, ("a",)), two_colours(), 0, np.ones((16, 24), dtype=bool))
 
 
 def test_a_heat_map_leaves_the_photograph_where_nothing_is() -> None:

@@ -18,14 +18,23 @@ from segops import files
 from segops.predict import folder, outputs
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
-from segops.predict.journal import LOCK, Entry
+from segops.predict.journal import LOCK
 from segops.predict.outputs import Options
 from segops.predict.table import columns, write_table
 from segops.report.overlay import overlay
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image
 from segops.runtime.masks import read_mask
-from tests.support.folder_runs import NAMES, contents, make_bundle, picture, save, shown, table
+from tests.support.folder_runs import (
+    NAMES,
+    contents,
+    finished_image,
+    make_bundle,
+    picture,
+    save,
+    shown,
+    table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -372,7 +381,7 @@ def test_an_overlay_wider_than_a_jpeg_is_made_smaller(bundle: Path, tmp_path: Pa
 def test_a_class_called_like_a_column_is_told_apart(tmp_path: Path) -> None:
     names = ("background", "image", 'sign, "stop"')
     assert columns(names)[4:] == ["background", "class image", 'sign, "stop"', "error"]
-    entry = Entry("", "", "cpu", 4, 2, 0.5, (1, 7, 0), {})
+    entry = finished_image((4, 2), 0.5, (1, 7, 0))
     write_table(tmp_path / "table.csv", names, [("a", entry), ("b", "broken,\nby far")])
     found = pd.read_csv(tmp_path / "table.csv")
     assert found.columns.tolist() == columns(names)
@@ -381,7 +390,7 @@ def test_a_class_called_like_a_column_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_figures_are_written_to_six_significant_digits(tmp_path: Path) -> None:
-    entry = Entry("", "", "cpu", 1000, 700, 0.9876543210987654, (466_666, 7, 233_327), {})
+    entry = finished_image((1000, 700), 0.9876543210987654, (466_666, 7, 233_327))
     write_table(tmp_path / "table.csv", ("a", "b", "c"), [("one", entry)])
     row = (tmp_path / "table.csv").read_text().splitlines()[1]
     assert row == "one,1000,700,0.987654,0.666666,1e-05,0.333324,"

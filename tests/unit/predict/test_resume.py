@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import pytest
 from segops.predict import folder
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
-from segops.predict.journal import JOURNAL, Entry, Journal
+from segops.predict.journal import JOURNAL, Journal
 from segops.predict.outputs import Options
 from segops.runtime.images import decode_consumer_image
 from segops.runtime.masks import read_mask
-from tests.support.folder_runs import contents, make_bundle, save, shown, table
+from tests.support.folder_runs import contents, finished_image, make_bundle, save, shown, table
 
 COUNT = 6
 EVERYTHING = Options(probabilities=True, explain="auto")
@@ -208,21 +209,22 @@ def test_a_killed_run_and_its_sequel_end_as_one_that_was_not(
 
 
 def test_a_line_that_the_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:
-    entry = Entry("image", "model", "cpu", 2, 1, 0.5, (1, 1), {"mask": "sha"})
+    entry = finished_image((2, 1), 0.5, (1, 1))
+    other = replace(entry, mask="b.png")
     journal = Journal(tmp_path)
-    journal.add("a.png", entry)
+    journal.add(entry)
     path = tmp_path / JOURNAL
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
     try:
         with pytest.raises(OSError, match="No space left"):
-            journal.add("b.png", entry)
+            journal.add(other)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
-    journal.add("b.png", entry)
+    journal.add(other)
     journal.close()
     again = Journal(tmp_path)
-    assert (again.get("a.png"), again.get("b.png")) == (entry, entry)
+    assert (again.get("a.png"), again.get("b.png")) == (entry, other)
     again.close()

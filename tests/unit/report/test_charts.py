@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segops.report import svg
-from segops.report.confusion_chart import occurring, row_shares
+from segops.report.evaluation_page import occurring, row_shares
 from segops.report.html import decimal, number, percent
 from segops.runtime.classes import VOC_CLASSES
 from tests.support.evaluations import confusion_of

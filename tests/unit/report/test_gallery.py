@@ -8,21 +8,20 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from segops.metrics.wrong_pixels import KINDS as KIND_NAMES
-from segops.report.error_kinds import KINDS
-from segops.report.gallery import gallery
-from segops.report.layers import (
+from segops.report.gallery import (
     HEAT_SIDE,
     SIDE,
     VOID_ALPHA,
+    gallery,
     heat_layer,
     kind_layer,
     mask_layer,
     photo,
 )
-from segops.report.overlay import VOID_LIGHT
+from segops.report.overlay import ERROR_KINDS, VOID_LIGHT
 from segops.runtime.classes import palette
 from tests.support.evaluations import NAMES, pictures_of
 
@@ -36,8 +35,8 @@ def pixels(text: str) -> np.ndarray:
 
 
 def test_kinds_are_those_that_are_counted() -> None:
-    assert tuple(kind.name for kind in KINDS) == KIND_NAMES
-    assert len({kind.colour for kind in KINDS}) == len(KINDS)
+    assert tuple(kind.name for kind in ERROR_KINDS) == KIND_NAMES
+    assert len({kind.colour for kind in ERROR_KINDS}) == len(ERROR_KINDS)
 
 
 def test_photographs_are_made_small_and_never_large() -> None:
@@ -81,7 +80,7 @@ def test_each_kind_of_error_has_its_colour() -> None:
     kinds = np.array([[0, 1, 2, 3, 4]], dtype=np.uint8)
     shown = pixels(kind_layer(kinds))[0]
     assert shown[0, 3] == 0
-    assert shown[1:].tolist() == [[*kind.rgb, 255] for kind in KINDS]
+    assert shown[1:].tolist() == [[*ImageColor.getrgb(kind.colour), 255] for kind in ERROR_KINDS]
 
 
 def test_an_activation_is_clear_where_weak_and_bright_where_strong() -> None:

@@ -35,7 +35,7 @@ from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
 from tests.support.browser import needs_browser, opened
 from tests.support.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
-from tests.support.folder_runs import make_bundle, save
+from tests.support.folder_runs import finished_image, make_bundle, save
 
 IDS = (
     "<img src=x onerror=document.title='owned'>",
@@ -149,7 +149,7 @@ def page_of_validation(layout: Layout, names: tuple[str, ...]) -> Path:
     path = layout.root.parent / "validation.html"
     write_validation_page(
         path,
-        validation.checks,
+        validation,
         facts,
         layout,
         names,
@@ -239,7 +239,7 @@ def test_a_class_name_that_holds_more_than_text_is_refused() -> None:
 
 @pytest.mark.parametrize("first", [*"=+-@\t\r", "\uff1d", "\uff20"])
 def test_no_cell_of_the_table_begins_like_a_formula(first: str, tmp_path: Path) -> None:
-    entry = FinishedImage("", "", "cpu", 4, 2, 0.5, (1, 7), {})
+    entry = finished_image((4, 2), 0.5, (1, 7))
     names = ("background", f"{first}HYPERLINK(1)")
     rows: list[tuple[str, FinishedImage | str]] = [
         (f"{first}cmd.jpg", entry),

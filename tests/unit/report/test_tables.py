@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 
 from segops.metrics.catalogue import compute_metrics, number_at
-from segops.metrics.image import judge_image
-from segops.metrics.split_figures import SplitFigures
+from segops.metrics.iou import Difference
+from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.params.file import parse_params
-from segops.report.breakdown import confusions, error_kinds, slices
 from segops.report.class_table import class_table
-from segops.report.confusion_chart import most_confused
-from segops.report.headline import interval, tiles, verdicts
+from segops.report.evaluation_page import most_confused
 from segops.report.html import signed
 from segops.report.model_facts import lineages, network_words, predict_words
-from segops.report.page_inputs import Difference
 from segops.report.reliability import reliability
-from segops.report.whisker import limit, outcome, whisker, words
+from segops.report.sections import confusions, error_kinds, interval, slices, tiles, verdicts
+from segops.report.svg import limit, outcome, whisker, words
 from tests.support.evaluations import (
     NAMES,
     confusion_of,
@@ -38,18 +36,16 @@ MINUS = "\u2212"
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0.01, 0.05, "better"), (-0.05, -0.01, "worse"), (-0.01, 0.05, "even"), (0.0, 0.05, "even"),
-     (None, None, "even"), (math.nan, 0.05, "even")],
+     (math.nan, math.nan, "even"), (math.nan, 0.05, "even")],
 )  # fmt: skip
-def test_only_an_interval_without_zero_decides(
-    low: float | None, high: float | None, expected: str
-) -> None:
+def test_only_an_interval_without_zero_decides(low: float, high: float, expected: str) -> None:
     assert outcome(Difference(0.02, low, high)) == expected
 
 
 def test_a_difference_in_words() -> None:
     text = words(Difference(0.021, -0.004, 0.047), 0.95)
     assert text == f"+0.021, 95{NARROW}% interval {MINUS}0.004 to +0.047"
-    assert words(Difference(-0.2, None, None), 0.95) == f"{MINUS}0.200, no interval"
+    assert words(Difference(-0.2, math.nan, math.nan), 0.95) == f"{MINUS}0.200, no interval"
     assert (signed(0.0001), signed(-0.0001), signed(None)) == ("0.000", "0.000", "–")
 
 
@@ -57,8 +53,8 @@ def test_verdicts_say_better_worse_or_not_told_apart() -> None:
     even = opponent_of()
     better = replace(even, miou=Difference(0.05, 0.01, 0.09), excluded=0)
     worse = replace(even, miou=Difference(-0.05, -0.09, -0.01), images=1)
-    few = replace(even, miou=Difference(0.05, None, None))
-    nothing = replace(even, miou=Difference(math.nan, None, None))
+    few = replace(even, miou=Difference(0.05, math.nan, math.nan))
+    nothing = replace(even, miou=Difference(math.nan, math.nan, math.nan))
     said = verdicts(evaluation_of(), [even, better, worse, few, nothing])
     assert [one["sentence"] for one in said] == [
         "not told apart on 6 images",
@@ -89,8 +85,8 @@ def test_whiskers_span_zero_and_stay_inside() -> None:
 
 
 def test_one_scale_holds_all_differences() -> None:
-    assert limit([Difference(0.01, -0.12, 0.03), Difference(0.04, None, None)]) == 0.15
-    assert limit([Difference(math.nan, None, None)]) == 0.01
+    assert limit([Difference(0.01, -0.12, 0.03), Difference(0.04, math.nan, math.nan)]) == 0.15
+    assert limit([Difference(math.nan, math.nan, math.nan)]) == 0.01
     assert limit([Difference(1.0, 0.9, 1.0)]) == 1.0
 
 

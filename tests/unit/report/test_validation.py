@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from segops.params.file import parse_params
-from segops.quality.checks import DataCheck, Finding
+from segops.quality.checks import DataCheck, Finding, Validation
 from segops.quality.expectations import check
 from segops.quality.facts import empty_facts, scan
 from segops.report.validation_page import MAX_OFFENDERS, write_validation_page
@@ -53,7 +53,7 @@ def write(
     path = layout.root.parent / "validation.html"
     write_validation_page(
         path,
-        checks,
+        Validation(tuple(checks)),
         empty_facts() if empty else scan(layout),
         layout,
         VOC_CLASSES,

@@ -9,13 +9,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from segops.runtime.crf import DenseCrf, _Appearance, _Smoothness
+from segops.runtime.crf import _Appearance, _Smoothness, refine
 from segops.runtime.errors import SegopsError
 from segops.runtime.permutohedral import Permutohedral
+from segops.runtime.predict_settings import CrfSettings
 
 HEIGHT, WIDTH = 16, 20
-USUAL = DenseCrf(3, 3, 10, 80, 13, 5)
-SMALL = DenseCrf(1, 2, 3, 8, 20, 5)
+
+
+def crf_of(
+    smooth: float, sigma: float, appearance: float, wide: float, color: float, iterations: int
+) -> CrfSettings:
+    return CrfSettings(
+        gaussian_weight=smooth,
+        gaussian_sigma=sigma,
+        bilateral_weight=appearance,
+        bilateral_sigma=wide,
+        color_sigma=color,
+        iterations=iterations,
+    )
+
+
+USUAL = crf_of(3, 3, 10, 80, 13, 5)
+SMALL = crf_of(1, 2, 3, 8, 20, 5)
 """Kernels that fit an image of a few pixels: neighbours count, but do not decide everything."""
 
 SIGMAS = pytest.mark.parametrize(("sigma", "color"), [(80, 13), (8, 13), (8, 20), (4, 20)])
@@ -85,7 +101,7 @@ def features_of(image: Tensor, sigma: float, color: float | None) -> Tensor:
     return found if color is None else torch.cat([found, image.double().view(-1, 3) / color], 1)
 
 
-def exact_refinement(crf: DenseCrf, probabilities: Tensor, image: Tensor) -> Tensor:
+def exact_refinement(crf: CrfSettings, probabilities: Tensor, image: Tensor) -> Tensor:
     """The mean field by the definition, float64 (C, H, W)."""
     smoothness = exact_kernel(features_of(image, crf.gaussian_sigma, None))
     appearance = exact_kernel(features_of(image, crf.bilateral_sigma, crf.color_sigma))
@@ -168,10 +184,10 @@ def test_points_that_span_too_much_are_refused() -> None:
 
 
 @pytest.mark.parametrize("crf", [USUAL, SMALL], ids=["usual", "small"])
-def test_the_mean_field_is_near_the_exact_one(crf: DenseCrf) -> None:
+def test_the_mean_field_is_near_the_exact_one(crf: CrfSettings) -> None:
     """The same labels, probabilities within 0.01 on average, and 0.15 where classes compete."""
     image, probabilities = colour_edges(), noisy(areas(), 3)
-    found = crf.refine(probabilities, image).double()
+    found = refine(probabilities, image, crf).double()
     expected = exact_refinement(crf, probabilities, image)
     assert torch.equal(found.argmax(0), expected.argmax(0))
     assert (found - expected).abs().mean() < 0.01
@@ -186,17 +202,17 @@ def test_the_authors_code_says_the_same() -> None:
     image = np.stack([red, green, 40 + 5 * x * y % 90], 2).astype(np.uint8)
     liking = np.stack([(3 * x + 5 * y) % 7, (5 * x + 2 * y) % 9, x * y % 5]) + 1.0
     probabilities = torch.from_numpy(liking / liking.sum(0)).float()
-    crf = DenseCrf(0, 3, 4, 6, 25, 3)
-    found = crf.refine(probabilities, torch.from_numpy(image))[0]
+    crf = crf_of(0, 3, 4, 6, 25, 3)
+    found = refine(probabilities, torch.from_numpy(image), crf)[0]
     assert torch.allclose(found, torch.tensor(REFERENCE), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7])
 def test_without_the_lattice_the_mean_field_is_exact(iterations: int) -> None:
-    crf = DenseCrf(2, 1.5, 0, 80, 13, iterations)
+    crf = crf_of(2, 1.5, 0, 80, 13, iterations)
     image, probabilities = colour_edges(), noisy(areas(), 3)
     expected = exact_refinement(crf, probabilities, image)
-    assert torch.allclose(crf.refine(probabilities, image).double(), expected, atol=2e-5)
+    assert torch.allclose(refine(probabilities, image, crf).double(), expected, atol=2e-5)
 
 
 def test_on_one_colour_it_smooths() -> None:
@@ -204,7 +220,7 @@ def test_on_one_colour_it_smooths() -> None:
     image = torch.full((HEIGHT, WIDTH, 3), 90, dtype=torch.uint8)
     ids = (torch.arange(WIDTH) < 12).long().expand(HEIGHT, WIDTH)
     probabilities = noisy(ids, 2, certainty=1)
-    found = SMALL.refine(probabilities, image)
+    found = refine(probabilities, image, SMALL)
     expected = exact_refinement(SMALL, probabilities, image)
     # Where both classes weigh the same, the lattice's error of some per cent may decide.
     assert (found.argmax(0) == expected.argmax(0)).double().mean() > 0.96
@@ -213,10 +229,10 @@ def test_on_one_colour_it_smooths() -> None:
 
 def test_off_it_returns_what_it_got() -> None:
     probabilities, image = noisy(areas(), 3), colour_edges()
-    off = DenseCrf(3, 3, 10, 80, 13, 0)
-    assert torch.equal(off.refine(probabilities, image), probabilities)
-    weightless = DenseCrf(0, 3, 0, 80, 13, 5)
-    assert torch.allclose(weightless.refine(probabilities, image), probabilities, atol=1e-6)
+    off = crf_of(3, 3, 10, 80, 13, 0)
+    assert torch.equal(refine(probabilities, image, off), probabilities)
+    weightless = crf_of(0, 3, 0, 80, 13, 5)
+    assert torch.allclose(refine(probabilities, image, weightless), probabilities, atol=1e-6)
 
 
 def test_certain_pixels_stay_certain_and_finite() -> None:
@@ -224,7 +240,7 @@ def test_certain_pixels_stay_certain_and_finite() -> None:
     ids = areas()
     probabilities = torch.nn.functional.one_hot(ids, 4).permute(2, 0, 1).float()
     probabilities[:, 0, 0] = 0
-    found = USUAL.refine(probabilities, colour_edges())
+    found = refine(probabilities, colour_edges(), USUAL)
     assert found.isfinite().all()
     assert (found >= 0).all()
     assert torch.allclose(found.sum(0), torch.ones(HEIGHT, WIDTH), atol=1e-5)
@@ -243,8 +259,8 @@ def test_labels_snap_to_the_colour_edge() -> None:
     coarse = coarse.repeat_interleave(4, 0).repeat_interleave(4, 1)
     probabilities = noisy(coarse, 2, certainty=1.5)
     before = probabilities.argmax(0)
-    crf = DenseCrf(3, 3, 10, 30, 20, 10)
-    after = crf.refine(probabilities, image.round().clamp(0, 255).byte()).argmax(0)
+    crf = crf_of(3, 3, 10, 30, 20, 10)
+    after = refine(probabilities, image.round().clamp(0, 255).byte(), crf).argmax(0)
     assert iou(before, truth) < 0.75
     assert iou(after, truth) > 0.97
 
@@ -252,7 +268,7 @@ def test_labels_snap_to_the_colour_edge() -> None:
 @pytest.mark.parametrize("classes", [1, 2, 5, 21, 255])
 def test_every_number_of_classes(classes: int) -> None:
     ids = areas() % classes
-    found = SMALL.refine(noisy(ids, classes), colour_edges())
+    found = refine(noisy(ids, classes), colour_edges(), SMALL)
     assert found.shape == (classes, HEIGHT, WIDTH)
     assert found.dtype == torch.float32
     assert found.is_contiguous()
@@ -263,7 +279,7 @@ def test_every_number_of_classes(classes: int) -> None:
 def test_thin_images(shape: tuple[int, int]) -> None:
     image = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator())
     probabilities = noisy(torch.zeros(shape, dtype=torch.int64), 3)
-    found = USUAL.refine(probabilities, image).double()
+    found = refine(probabilities, image, USUAL).double()
     assert found.shape == (3, *shape)
     assert torch.allclose(found.sum(0), torch.ones(shape, dtype=torch.float64), atol=1e-5)
     if shape == (1, 1):  # alone it strengthens itself: both kernels are 1, and contain the pixel
@@ -273,29 +289,25 @@ def test_thin_images(shape: tuple[int, int]) -> None:
 def test_the_same_bits_again() -> None:
     image, probabilities = colour_edges(noise=30), noisy(areas(), 5)
     before = probabilities.clone(), image.clone()
-    first = USUAL.refine(probabilities, image)
-    assert torch.equal(first, USUAL.refine(probabilities, image))
+    first = refine(probabilities, image, USUAL)
+    assert torch.equal(first, refine(probabilities, image, USUAL))
     assert torch.equal(probabilities, before[0])
     assert torch.equal(image, before[1])
     with torch.inference_mode():
-        assert torch.equal(first, USUAL.refine(probabilities, image))
+        assert torch.equal(first, refine(probabilities, image, USUAL))
     asked = probabilities.clone().requires_grad_()
-    assert not USUAL.refine(asked, image).requires_grad
+    assert not refine(asked, image, USUAL).requires_grad
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(C, H, W\)"):
-        USUAL.refine(torch.ones(1, 4, 5), torch.zeros(5, 4, 3, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="sigmas above 0"):
-        DenseCrf(3, 0, 10, 80, 13, 5)
-    with pytest.raises(ValueError, match="iterations"):
-        DenseCrf(3, 3, 10, 80, 13, -1)
+        refine(torch.ones(1, 4, 5), torch.zeros(5, 4, 3, dtype=torch.uint8), USUAL)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_the_gpu_it_is_the_same() -> None:
     image, probabilities = colour_edges(), noisy(areas(), 3)
-    found = USUAL.refine(probabilities.cuda(), image.cuda())
+    found = refine(probabilities.cuda(), image.cuda(), USUAL)
     assert found.is_cuda
     # A vertex that rounding alone brings in or leaves out moves a little.
-    assert torch.allclose(found.cpu(), USUAL.refine(probabilities, image), atol=0.02)
+    assert torch.allclose(found.cpu(), refine(probabilities, image, USUAL), atol=0.02)

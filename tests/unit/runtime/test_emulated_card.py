@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segops.data.datasets import TrainDataset
-from segops.data.device.augmentation import BatchAugmentation, RawDataset
+from segops.data.device.augmentation import BatchAugmentation
 from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
@@ -188,8 +188,8 @@ def test_augmentation(colors: dict[str, Any], packed: PackedStore) -> None:
     """But for noise, whose numbers the card's own generator draws."""
     policy = policy_of((40, 48), **STRONG_GEOMETRY, **colors)
     dataset = TrainDataset(packed, packed.ids("train"), policy, 5)
-    augment, raw = BatchAugmentation(policy), RawDataset(dataset)
-    drawn = augment.pack([raw[epoch, epoch] for epoch in range(8)])
+    augment = BatchAugmentation(dataset)
+    drawn = augment.pack([augment[epoch, epoch] for epoch in range(8)])
     images, masks = augment(drawn, torch.device("cpu"))
 
     def act(card: Card) -> None:

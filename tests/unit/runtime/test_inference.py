@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segops.runtime.crf import DenseCrf
+from segops.runtime.crf import refine
 from segops.runtime.errors import SegopsError
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
-from segops.runtime.predict_settings import PredictSettings
+from segops.runtime.predict_settings import CrfSettings, PredictSettings
 from segops.runtime.predictor import Predictor
 
 NAMES = ("background", "cat", "dog")
@@ -192,24 +193,20 @@ def test_in_window_mode_each_window_is_resized_and_mirrored() -> None:
     np.testing.assert_allclose(found[1], sigmoid(1.6), rtol=1e-6)
 
 
-CRF = {"iterations": 3, "bilateral_sigma": 10, "color_sigma": 20, "gaussian_weight": 2}
-
-
-def crf() -> DenseCrf:
-    return DenseCrf(
-        gaussian_weight=2.0,
-        gaussian_sigma=3.0,
-        bilateral_weight=10.0,
-        bilateral_sigma=10.0,
-        color_sigma=20.0,
-        iterations=3,
-    )
+CRF: dict[str, Any] = {
+    "iterations": 3,
+    "bilateral_sigma": 10,
+    "color_sigma": 20,
+    "gaussian_weight": 2,
+}
 
 
 def test_the_crf_refines_the_averaged_probabilities() -> None:
     image = np.kron(picture(3, 4), np.ones((6, 6, 1), np.uint8))
     averaged = predictor(Symmetric(), flip=True, scales=[1, 1.5]).predict_probabilities(image)
-    expected = crf().refine(torch.from_numpy(averaged), torch.from_numpy(image)).numpy()
+    expected = refine(
+        torch.from_numpy(averaged), torch.from_numpy(image), CrfSettings(**CRF)
+    ).numpy()
     refined = predictor(Symmetric(), flip=True, scales=[1, 1.5], crf=CRF)
     np.testing.assert_allclose(refined.predict_probabilities(image), expected, atol=1e-6)
     assert np.abs(expected - averaged).max() > 0.01

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from segops.models import encoder_weights as downloads
+from segops.models import pretrained as downloads
 from segops.models.pretrained import build_pretrained, normalisation
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.fcn import FCN
@@ -109,7 +109,7 @@ def test_the_auxiliary_head_is_apart_and_goes() -> None:
     taught = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
     assert any("encoder.model.layer3" in name for name in taught)
     assert not any("decoder" in name or "layer4" in name for name in taught)
-    network.drop_auxiliary()
+    network.auxiliary = None
     assert all(name.startswith("network.") for name in network.state_dict())
     with pytest.raises(ValueError, match="no auxiliary head"):
         network(images, with_auxiliary=True)

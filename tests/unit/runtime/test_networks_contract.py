@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segops.models.losses import build_loss
 from segops.runtime.classes import VOID
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.support.networks import CLASSES, random_images, small, wake
+from tests.unit.models.test_losses import loss_named
 
 NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", "dpt", "plain_cnn")
 """Exported to ONNX from the exported program, which works for all and takes seconds. The older
@@ -57,7 +57,7 @@ def speaking(architecture: str) -> Segmenter:
     """A network as it is shipped: no auxiliary head, evaluation mode."""
     network = seeded(architecture, auxiliary=True)
     wake(network)
-    network.drop_auxiliary()
+    network.auxiliary = None
     return network.eval()
 
 
@@ -88,7 +88,7 @@ def test_a_training_step_with_void_pixels(architecture: str) -> None:
     images = random_images(2, 48, 40)
     masks = (images[:, 0] // 60).clamp(max=CLASSES - 1)
     masks[:, :9] = VOID
-    loss_of = build_loss("cross_entropy")
+    loss_of = loss_named("cross_entropy")
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
 
     def loss(target: Tensor) -> Tensor:

@@ -66,7 +66,6 @@ def test_every_parameter_arrives_as_it_is_written() -> None:
         crf=CrfSettings(iterations=3, color_sigma=5.0),
         max_pixels=9,
     )
-    assert settings.averages
 
 
 def test_the_parameters_defaults_are_these_but_for_the_mode() -> None:
@@ -74,7 +73,6 @@ def test_the_parameters_defaults_are_these_but_for_the_mode() -> None:
     assert PredictSettings.of_bundle(written) == PredictSettings()
     assert written.pop("mode") == "auto"
     assert PredictSettings.of_bundle(written) == PredictSettings(mode="whole")
-    assert not PredictSettings().averages
 
 
 def test_a_bundle_that_says_nothing_predicts_plainly(network: nn.Module) -> None:

@@ -14,13 +14,13 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from segops.predict.package import write_bundle
 from segops.runtime.inference import Inference
 from segops.runtime.masks import decode_mask
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import PredictSettings
 from segops.runtime.predictor import Predictor
 from segops.runtime.pyfunc_model import BundledSegmenter
+from tests.support.bundles import write_bundle
 
 NAMES = ("background", "cat", "dog")
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 4})

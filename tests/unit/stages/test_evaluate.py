@@ -21,12 +21,12 @@ from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.pictures import image_scores, rank
 from segops.evaluate.score import EXPLAINED
 from segops.predict.bundle import bundle_digest
-from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import build
 from segops.stages import evaluate
 from segops.voc.layout import open_layout
+from tests.support.bundles import write_bundle
 from tests.unit.evaluate.test_score import SPEC, lively
 from tools.sample import generate
 

@@ -6,10 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
-from segops.quality.facts import data_hash, read_facts
+from segops.quality.facts import data_hash
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask, write_mask
@@ -28,7 +29,7 @@ def root(tiny_voc: Path) -> Path:
 def test_good_data_give_a_verdict_that_holds_only_what_decides(root: Path) -> None:
     run(root)
     verdict = json.loads((root / VERDICT).read_text())
-    facts = read_facts(root / FACTS)
+    facts = pd.read_parquet(root / FACTS)
     assert set(verdict) == {"passed", "data_hash", "train_hash", "val_hash", "classes", "images"}
     assert verdict["passed"] is True
     assert verdict["data_hash"] == data_hash(facts, VOC_CLASSES)
@@ -75,7 +76,7 @@ def test_broken_data_stop_the_pipeline_after_all_is_written(root: Path) -> None:
     for file, messages in found["files"].items():
         assert all(f"\n  {file}: {one}\n" in message for one in messages)
     assert set(found["files"]) == {f"SegmentationClass/{one}.png", f"JPEGImages/{two}.jpg"}
-    assert len(read_facts(root / FACTS)) == 18
+    assert len(pd.read_parquet(root / FACTS)) == 18
     page = (root / VALIDATION_PAGE).read_text()
     assert "Not fit for training" in page
     assert f"SegmentationClass/{one}.png" in page

@@ -196,9 +196,8 @@ def look_up(shipped: Layout, bits: int) -> tuple[float, float]:
             for name in shipped.ids(split)
         ]
 
-    seen = np.zeros((1 << 3 * bits) * 256, dtype=np.int64)
-    for code, mask in pairs("train"):
-        seen += np.bincount(code.ravel() * 256 + mask.ravel(), minlength=seen.size)
+    both = np.concatenate([code.ravel() * 256 + mask.ravel() for code, mask in pairs("train")])
+    seen = np.bincount(both, minlength=(1 << 3 * bits) * 256)
     best = seen.reshape(-1, 256)[:, :CLASSES].argmax(axis=1).astype(np.uint8)
     coloured = np.zeros((CLASSES, CLASSES), dtype=np.int64)
     background = coloured.copy()

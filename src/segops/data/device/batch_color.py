@@ -25,12 +25,9 @@ FRACTION_BITS = 12
 
 
 class Encoded(NamedTuple):
-    """What was drawn of one transform for the samples of a batch on which it acts.
+    """What was drawn of a transform for the n samples of a batch on which it acts.
 
-    Attributes:
-        samples: int64 (n,): their numbers in the batch.
-        seeds: Their seeds, plain numbers.
-        params: Tensors whose first axis is n.
+    `samples` are their numbers in the batch, int64 (n,). The first axis of all `params` is n.
     """
 
     samples: Tensor
@@ -38,17 +35,12 @@ class Encoded(NamedTuple):
     params: dict[str, Tensor]
 
 
-class BatchTransform(NamedTuple):
-    """The version for batches of a transform that changes images alone.
+Encode = Callable[[Drawn], dict[str, Any]]
+"""From what was drawn for a sample to the arrays that the version for batches needs."""
 
-    Attributes:
-        encode: From what was drawn for a sample to the arrays that `apply` needs.
-        apply: From images uint8 (n, h, w, 3), which it may overwrite, masks uint8 (n, h, w) and
-            what was encoded to images uint8 (n, h, w, 3).
-    """
-
-    encode: Callable[[Drawn], dict[str, Any]]
-    apply: Callable[[Tensor, Tensor, Encoded], Tensor]
+Apply = Callable[[Tensor, Tensor, Encoded], Tensor]
+"""From images uint8 (n, h, w, 3), which it may overwrite, masks uint8 (n, h, w) and encoded draws
+to images uint8 (n, h, w, 3)."""
 
 
 def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> Encoded | None:
@@ -56,8 +48,8 @@ def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> E
 
     Args:
         kind: The transform's class.
-        drawn: For each sample what was drawn; None where the transform does not act.
-        seeds: Of each sample.
+        drawn: What was drawn for each sample; None where the transform does not act.
+        seeds: The seed of each sample.
 
     Returns:
         None where the transform acts on no sample.
@@ -66,22 +58,15 @@ def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> E
     if not acting:
         return None
     numbers = [number for number, _ in acting]
-    rows = [BATCH_TRANSFORMS[kind].encode(params) for _, params in acting]
+    rows = [BATCH_TRANSFORMS[kind][0](params) for _, params in acting]
     stacks = {name: torch.from_numpy(_stacked([row[name] for row in rows])) for name in rows[0]}
     return Encoded(torch.tensor(numbers), [seeds[number] for number in numbers], stacks)
 
 
 def apply(kind: type, images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
-    """Change the images, uint8 (N, h, w, 3), on which a transform acts.
-
-    Args:
-        kind: The transform's class.
-        images: uint8 (N, h, w, 3).
-        masks: uint8 (N, h, w).
-        encoded: What :func:`encode` made, on the device of `images`.
-    """
+    """Change the images, uint8 (N, h, w, 3) with masks (N, h, w), on which a transform acts."""
     chosen, labels = (part.index_select(0, encoded.samples) for part in (images, masks))
-    changed = BATCH_TRANSFORMS[kind].apply(chosen, labels, encoded)
+    changed = BATCH_TRANSFORMS[kind][1](chosen, labels, encoded)
     # Not an assignment by index, which waits for the device.
     return images.index_copy(0, encoded.samples, changed)
 
@@ -211,10 +196,6 @@ def _reflected(length: int, margin: int, device: torch.device) -> Tensor:
     return torch.minimum(indices, period - indices) if length > 1 else torch.zeros_like(indices)
 
 
-def _encode_noise(drawn: Drawn) -> dict[str, Any]:
-    return {"noise": drawn["noise"]}
-
-
 def _apply_noise(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
     """The CPU's noise in distribution; the random bytes are drawn on the device."""
     generator = torch.Generator(images.device)
@@ -227,11 +208,11 @@ def _apply_noise(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
     return images
 
 
-BATCH_TRANSFORMS: dict[type, BatchTransform] = {
-    ColorJitter: BatchTransform(_encode_jitter, _apply_jitter),
-    PhotometricDistortion: BatchTransform(_encode_photometric, _apply_photometric),
-    GaussianBlur: BatchTransform(_encode_blur, _apply_blur),
-    GaussianNoise: BatchTransform(_encode_noise, _apply_noise),
+BATCH_TRANSFORMS: dict[type, tuple[Encode, Apply]] = {
+    ColorJitter: (_encode_jitter, _apply_jitter),
+    PhotometricDistortion: (_encode_photometric, _apply_photometric),
+    GaussianBlur: (_encode_blur, _apply_blur),
+    GaussianNoise: (lambda drawn: {"noise": drawn["noise"]}, _apply_noise),
 }
 """The transforms that have a version for batches."""
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.augment.geometry import Affine, Warp, Window
-from segops.augment.policy import Drawn
+from segops.augment.geometry import Affine, Pixels
 
 OUTSIDE = -9.0
 """A position that lies beyond any frame."""
@@ -36,84 +33,23 @@ class Sources(NamedTuple):
     maps: Tensor
 
 
-class WarpBatch(NamedTuple):
-    """What a batch of crops is made of.
-
-    Attributes:
-        images: The parts of images that the crops show.
-        masks: The parts of masks.
-        windows: int64 (N, 4): left, top, right and bottom of each crop beyond which is padding.
-    """
-
-    images: Sources
-    masks: Sources
-    windows: Tensor
-
-
-class WarpSample(NamedTuple):
-    """The parts of an image and its mask that a crop shows, and the maps from crop to part."""
-
-    image: NDArray[np.uint8]
-    to_image: Affine
-    mask: NDArray[np.uint8]
-    to_mask: Affine
-    window: Window
-
-
-def fetch_parts(
-    warp: Warp, drawn: Drawn, image: NDArray[np.uint8], mask: NDArray[np.uint8]
-) -> WarpSample:
-    """The parts of a stored image and mask that a crop shows.
-
-    An image that shrinks to less than half is reduced by area here, as the CPU does it, so that
-    fewer pixels are sent to the device; otherwise no pixel is copied.
-    """
-    to_source, window = drawn["to_source"], drawn["window"]
-    return WarpSample(
-        *warp.shown(image, to_source, window, drawn["scale"]),
-        *warp.shown_mask(mask, to_source, window),
-        window,
-    )
-
-
-def pack_parts(warp: Warp, samples: Sequence[WarpSample]) -> WarpBatch:
-    """Copy the parts of a batch into buffers."""
-    images, image_maps, masks, mask_maps, windows = zip(*samples, strict=True)
-    return WarpBatch(
-        _framed(images, image_maps, warp.fill),
-        _framed(masks, mask_maps, warp.fill_mask),
-        torch.tensor(windows),
-    )
-
-
-def warp_batch(batch: WarpBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Make the crops, on the device of the batch: images bilinearly, masks by nearest neighbour.
+def framed(parts: Sequence[Pixels], maps: Sequence[Affine], fill: tuple[int, ...] | int) -> Sources:
+    """Copy parts into one buffer.
 
     Args:
-        batch: Their sources.
-        size: Height and width of a crop, in pixels.
-
-    Returns:
-        Images, uint8 (N, h, w, 3), and masks, uint8 (N, h, w).
+        parts: uint8 (h, w, 3) of images, (h, w) of masks.
+        maps: From the corner of a crop to the corner of each part.
+        fill: Colour or id of the frames.
     """
-    images = _bilinear(batch.images, *_positions(batch.images.maps, batch.windows, size))
-    x, y = _positions(batch.masks.maps, batch.windows, size)
-    return images, _at(batch.masks, (x + 0.5).floor_(), (y + 0.5).floor_())
-
-
-def _framed(
-    parts: Sequence[NDArray[np.uint8]], maps: Sequence[Affine], fill: tuple[int, ...] | int
-) -> Sources:
     channels = parts[0].shape[2:]
     # The part of a crop that is all padding may have a width without a height.
     shapes = [part.shape[:2] if part.size else (0, 0) for part in parts]
     areas = [(height + 2) * (width + 2) for height, width in shapes]
     pixels = torch.empty((sum(areas), *channels), dtype=torch.uint8)
-    buffer = pixels.numpy()
     places = []
     first = 0
     for part, (height, width), area in zip(parts, shapes, areas, strict=True):
-        frame = buffer[first : first + area].reshape(height + 2, width + 2, *channels)
+        frame = pixels.numpy()[first : first + area].reshape(height + 2, width + 2, *channels)
         frame[0] = frame[-1] = fill
         frame[:, 0] = frame[:, -1] = fill
         if part.size:
@@ -124,26 +60,39 @@ def _framed(
     return Sources(pixels, torch.tensor(places), centred)
 
 
-def _from_centres(affine: Affine) -> Affine:
-    """A map between positions that count from corners as a map between pixels' numbers."""
-    a, b, c, d, e, f = affine
-    half = 0.5
-    return a, b, a * half + b * half + c - half, d, e, d * half + e * half + f - half
+def bilinear(sources: Sources, windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops of images, uint8 (N, h, w, 3), on the device of `sources`.
 
-
-def _bilinear(sources: Sources, x: Tensor, y: Tensor) -> Tensor:
+    Args:
+        sources: The parts of images.
+        windows: int64 (N, 4): left, top, right and bottom of each crop beyond which is padding.
+        size: Height and width of a crop, in pixels.
+    """
+    x, y = _positions(sources.maps, windows, size)
     left, top = x.floor(), y.floor()
     # Products and sums one after the other: a fused operation rounds differently at the end of a
     # row of vectors than within it, so a sample would depend on its place in the batch.
     right_share = (x - left).float().unsqueeze(-1)
     lower_share = (y - top).float().unsqueeze(-1)
-    left_share, upper_share = 1 - right_share, 1 - lower_share
     rows = []
     for row in (top, top + 1):
         first, second = (_at(sources, column, row).float() for column in (left, left + 1))
-        rows.append(first * left_share + second * right_share)
-    mixed = rows[0] * upper_share + rows[1] * lower_share
+        rows.append(first * (1 - right_share) + second * right_share)
+    mixed = rows[0] * (1 - lower_share) + rows[1] * lower_share
     return mixed.round_().to(torch.uint8)
+
+
+def nearest(sources: Sources, windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops of masks, uint8 (N, h, w); arguments as of :func:`bilinear`."""
+    x, y = _positions(sources.maps, windows, size)
+    return _at(sources, (x + 0.5).floor_(), (y + 0.5).floor_())
+
+
+def _from_centres(affine: Affine) -> Affine:
+    """A map between positions that count from corners as a map between pixels' numbers."""
+    a, b, c, d, e, f = affine
+    half = 0.5
+    return a, b, a * half + b * half + c - half, d, e, d * half + e * half + f - half
 
 
 def _positions(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,6 @@ All are made of operations that have deterministic kernels on CUDA: one-dimensio
 (`torch.cumsum` of floats has no deterministic kernel). Nothing waits for the device.
 """
 
-from .build import LOSSES, Loss, LossPart, build_loss
+from .build import LOSSES, Loss
 
-__all__ = ["LOSSES", "Loss", "LossPart", "build_loss"]
+__all__ = ["LOSSES", "Loss"]

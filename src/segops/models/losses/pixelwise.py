@@ -29,15 +29,17 @@ class PixelLoss(nn.Module):
         super().__init__()
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def cross_entropies(self, pixels: Pixels, label_smoothing: float = 0.0) -> Tensor:
-        """Class-weighted cross-entropy of every pixel, float32 (P,), 0 on void."""
+    def cross_entropies(
+        self, pixels: Pixels, label_smoothing: float = 0.0, reduction: str = "none"
+    ) -> Tensor:
+        """Class-weighted cross-entropy of every pixel, float32 (P,), 0 on void, or their sum."""
         return functional.cross_entropy(
             pixels.logits,
             pixels.target,
             weight=self._checked(pixels),
             ignore_index=VOID,
             label_smoothing=label_smoothing,
-            reduction="none",
+            reduction=reduction,
         )
 
     def pixel_weights(self, pixels: Pixels) -> Tensor:
@@ -45,9 +47,8 @@ class PixelLoss(nn.Module):
         weights = self._checked(pixels)
         if weights is None:
             return pixels.counted.float()
-        return torch.where(
-            pixels.counted, weights[torch.where(pixels.counted, pixels.target, 0)], 0
-        )
+        ids = torch.where(pixels.counted, pixels.target, 0)
+        return torch.where(pixels.counted, weights[ids], 0)
 
     def _checked(self, pixels: Pixels) -> Tensor | None:
         classes = pixels.logits.shape[1]
@@ -63,7 +64,7 @@ class CrossEntropy(PixelLoss):
     """Cross-entropy, averaged over the counted pixels of the batch.
 
     Args:
-        class_weights: Not negative, (C,), in id order; None: all 1.
+        class_weights: As of :class:`PixelLoss`.
         label_smoothing: Share of the target that is spread evenly over all classes, 0 to below 1,
             as in :func:`torch.nn.functional.cross_entropy`.
 
@@ -78,14 +79,7 @@ class CrossEntropy(PixelLoss):
 
     def forward(self, pixels: Pixels) -> Tensor:
         """The loss of a batch, float32 ()."""
-        total = functional.cross_entropy(
-            pixels.logits,
-            pixels.target,
-            weight=self._checked(pixels),
-            ignore_index=VOID,
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
-        )
+        total = self.cross_entropies(pixels, self.label_smoothing, "sum")
         if self.class_weights is None:
             return total / pixels.counted.sum().clamp(min=1)
         return ratio(total, self.pixel_weights(pixels).sum())
@@ -99,7 +93,7 @@ class OnlineHardExamples(PixelLoss):
     or all there are. The mean is over the pixels that are kept.
 
     Args:
-        class_weights: Not negative, (C,), in id order; None: all 1. They do not act on the choice.
+        class_weights: As for :class:`PixelLoss`; they do not act on the choice.
         label_smoothing: As for :class:`CrossEntropy`; it does not act on the choice.
         threshold: Probability, above 0 to 1.
         min_kept: Pixels that are kept at least, per image of the batch on average.

@@ -17,49 +17,48 @@ from torch import Tensor, nn
 
 from .heads import ASPPHead, FCNHead, PSPHead, SeparableASPPHead, resize
 
-FINE = 2
-"""Index of the features of stride 4 in an encoder's output."""
-
 
 class DilatedNetwork(nn.Module):
-    """A dilated encoder, a head on its coarsest features, logits upsampled to the image.
+    """A dilated encoder, a head on its features, logits upsampled to the image.
 
     Args:
         encoder_name: An encoder that can be dilated to the output stride.
         encoder_weights: As of :func:`segmentation_models_pytorch.encoders.get_encoder`.
+        classes: Number of classes C.
         output_stride: Stride of the encoder's coarsest features: 8, 16 or 32.
-        encoder_options: Further arguments of a timm encoder.
+        options: Arguments of the head, by `head_options`, and further ones of a timm encoder.
     """
 
-    levels: Sequence[int] = (-1,)
+    head_class: type[nn.Module]
+    head_options: tuple[str, ...] = ("channels", "dropout")
+    levels: tuple[int, ...] = (-1,)
+    """Indices of the encoder's features that the head takes."""
 
     def __init__(
         self,
         encoder_name: str,
         encoder_weights: Any,
-        output_stride: int,
-        encoder_options: dict[str, Any],
+        classes: int,
+        output_stride: int = 8,
+        **options: Any,
     ) -> None:
         super().__init__()
+        of_head = {name: options.pop(name) for name in self.head_options if name in options}
         self.encoder = get_encoder(
             encoder_name,
             in_channels=3,
             depth=5,
             weights=encoder_weights,
             output_stride=output_stride,
-            **encoder_options,
+            **options,
         )
-        self.head: nn.Module = nn.Identity()
+        channels = (self.encoder.out_channels[level] for level in self.levels)
+        self.head = self.head_class(*channels, classes=classes, **of_head)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits.
+        """Logits (N, C, H, W) of normalised images (N, 3, H, W).
 
-        Args:
-            images: float32 of shape (N, 3, H, W), normalised; H and W are multiples of the
-                output stride.
-
-        Returns:
-            float logits of shape (N, C, H, W).
+        H and W are multiples of the output stride.
         """
         return self.decode(self.encoder(images), images.shape[-2:])
 
@@ -71,75 +70,26 @@ class DilatedNetwork(nn.Module):
 class DilatedFCN(DilatedNetwork):
     """FCN head: two 3x3 convolutions, and a third on their output joined with the features."""
 
-    def __init__(
-        self,
-        encoder_name: str,
-        encoder_weights: Any,
-        classes: int,
-        output_stride: int = 8,
-        channels: int = 512,
-        dropout: float = 0.1,
-        **encoder_options: Any,
-    ) -> None:
-        super().__init__(encoder_name, encoder_weights, output_stride, encoder_options)
-        self.head = FCNHead(self.encoder.out_channels[-1], channels, classes, dropout=dropout)
+    head_class = FCNHead
 
 
 class DilatedPSPNet(DilatedNetwork):
     """Pyramid pooling head."""
 
-    def __init__(
-        self,
-        encoder_name: str,
-        encoder_weights: Any,
-        classes: int,
-        output_stride: int = 8,
-        channels: int = 512,
-        pool_scales: Sequence[int] = (1, 2, 3, 6),
-        dropout: float = 0.1,
-        **encoder_options: Any,
-    ) -> None:
-        super().__init__(encoder_name, encoder_weights, output_stride, encoder_options)
-        self.head = PSPHead(self.encoder.out_channels[-1], channels, classes, pool_scales, dropout)
+    head_class = PSPHead
+    head_options = (*DilatedNetwork.head_options, "pool_scales")
 
 
 class DilatedDeepLabV3(DilatedNetwork):
     """ASPP head."""
 
-    def __init__(
-        self,
-        encoder_name: str,
-        encoder_weights: Any,
-        classes: int,
-        output_stride: int = 8,
-        channels: int = 512,
-        dilations: Sequence[int] = (1, 12, 24, 36),
-        dropout: float = 0.1,
-        **encoder_options: Any,
-    ) -> None:
-        super().__init__(encoder_name, encoder_weights, output_stride, encoder_options)
-        self.head = ASPPHead(self.encoder.out_channels[-1], channels, classes, dilations, dropout)
+    head_class = ASPPHead
+    head_options = (*DilatedNetwork.head_options, "dilations")
 
 
 class DilatedDeepLabV3Plus(DilatedNetwork):
     """Separable ASPP head with a decoder on features of stride 4."""
 
-    levels = (-1, FINE)
-
-    def __init__(
-        self,
-        encoder_name: str,
-        encoder_weights: Any,
-        classes: int,
-        output_stride: int = 8,
-        channels: int = 512,
-        reduced_channels: int = 48,
-        dilations: Sequence[int] = (1, 12, 24, 36),
-        dropout: float = 0.1,
-        **encoder_options: Any,
-    ) -> None:
-        super().__init__(encoder_name, encoder_weights, output_stride, encoder_options)
-        fine, coarse = self.encoder.out_channels[FINE], self.encoder.out_channels[-1]
-        self.head = SeparableASPPHead(
-            coarse, fine, channels, classes, reduced_channels, dilations, dropout
-        )
+    head_class = SeparableASPPHead
+    head_options = (*DilatedNetwork.head_options, "dilations", "reduced_channels")
+    levels = (-1, 2)

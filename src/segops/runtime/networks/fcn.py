@@ -54,14 +54,7 @@ class FCN(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits.
-
-        Args:
-            images: float32 of shape (N, 3, H, W), normalised; H and W are multiples of 32.
-
-        Returns:
-            float logits of shape (N, C, H, W).
-        """
+        """Logits (N, C, H, W) of normalised images (N, 3, H, W), H and W multiples of 32."""
         return self.decode(self.encoder(images), images.shape[-2:])
 
     def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CLASSIFIER_STD = 0.01
-
 
 def resize(values: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resizing of (N, C, h, w) to (N, C, H, W), corners not aligned."""
@@ -54,31 +52,28 @@ def separable_block(in_channels: int, channels: int, dilation: int = 1) -> nn.Se
 def classifier(channels: int, classes: int) -> nn.Conv2d:
     """The 1x1 convolution to one score per class."""
     conv = nn.Conv2d(channels, classes, 1)
-    nn.init.normal_(conv.weight, std=CLASSIFIER_STD)
+    nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
 
 
 class FCNHead(nn.Module):
-    """3x3 convolutions, dropout, classifier; on one feature map.
+    """3x3 convolutions, dropout, classifier; on one feature map: ``FCNHead`` of MMSegmentation.
 
     Args:
         in_channels: Channels of the features.
-        channels: Channels of every convolution.
         classes: Number of classes C.
+        channels: Channels of every convolution.
         convs: Number of convolutions before the concatenation.
         concat_input: Join the features with the convolved features and convolve once more.
         dropout: Probability of dropping a channel before the classifier.
-
-    Source:
-        ``FCNHead`` of MMSegmentation.
     """
 
     def __init__(
         self,
         in_channels: int,
-        channels: int,
         classes: int,
+        channels: int = 512,
         convs: int = 2,
         concat_input: bool = True,
         dropout: float = 0.1,
@@ -103,18 +98,13 @@ class FCNHead(nn.Module):
 
 def auxiliary_head(in_channels: int, classes: int) -> FCNHead:
     """The auxiliary head of the published recipes: one convolution of 256 channels, dropout 0.1."""
-    return FCNHead(in_channels, 256, classes, convs=1, concat_input=False, dropout=0.1)
+    return FCNHead(in_channels, classes, 256, convs=1, concat_input=False)
 
 
 class PSPHead(nn.Module):
     """Pyramid pooling: averages over grids of several sizes, joined with the features.
 
-    Args:
-        in_channels: Channels of the features.
-        channels: Channels of every convolution.
-        classes: Number of classes C.
-        pool_scales: Cells along a side of each grid.
-        dropout: Probability of dropping a channel before the classifier.
+    `pool_scales` are the cells along a side of each grid; other arguments as of :class:`FCNHead`.
 
     Source:
         Zhao et al.: Pyramid Scene Parsing Network, CVPR 2017; ``PSPHead`` of MMSegmentation.
@@ -123,8 +113,8 @@ class PSPHead(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        channels: int,
         classes: int,
+        channels: int = 512,
         pool_scales: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
     ) -> None:
@@ -185,24 +175,16 @@ class ASPP(nn.Module):
 
 
 class ASPPHead(nn.Module):
-    """ASPP, dropout, classifier: the head of DeepLabV3.
+    """ASPP, dropout, classifier: the head of DeepLabV3, ``ASPPHead`` of MMSegmentation.
 
-    Args:
-        in_channels: Channels of the features.
-        channels: Channels of every convolution.
-        classes: Number of classes C.
-        dilations: As of :class:`ASPP`.
-        dropout: Probability of dropping a channel before the classifier.
-
-    Source:
-        ``ASPPHead`` of MMSegmentation.
+    Its arguments are those of :class:`ASPP` and :class:`FCNHead`.
     """
 
     def __init__(
         self,
         in_channels: int,
-        channels: int,
         classes: int,
+        channels: int = 512,
         dilations: Sequence[int] = (1, 12, 24, 36),
         dropout: float = 0.1,
     ) -> None:
@@ -223,11 +205,8 @@ class SeparableASPPHead(nn.Module):
     Args:
         in_channels: Channels of the coarsest features.
         fine_channels: Channels of the features of stride 4.
-        channels: Channels of the pyramid and of the decoder.
-        classes: Number of classes C.
-        reduced_channels: Channels to which the features of stride 4 are reduced.
-        dilations: As of :class:`ASPP`.
-        dropout: Probability of dropping a channel before the classifier.
+        reduced_channels: Channels to which the features of stride 4 are reduced; the other
+            arguments as of :class:`ASPP` and :class:`FCNHead`.
 
     Source:
         Chen et al.: Encoder-Decoder with Atrous Separable Convolution, ECCV 2018;
@@ -238,8 +217,8 @@ class SeparableASPPHead(nn.Module):
         self,
         in_channels: int,
         fine_channels: int,
-        channels: int,
         classes: int,
+        channels: int = 512,
         reduced_channels: int = 48,
         dilations: Sequence[int] = (1, 12, 24, 36),
         dropout: float = 0.1,
@@ -255,15 +234,7 @@ class SeparableASPPHead(nn.Module):
         self.classifier = classifier(channels, classes)
 
     def forward(self, features: Tensor, fine: Tensor) -> Tensor:
-        """Scores at the fine features' size.
-
-        Args:
-            features: The coarsest features (N, in_channels, h, w).
-            fine: The features of stride 4 (N, fine_channels, H / 4, W / 4).
-
-        Returns:
-            Scores of shape (N, C, H / 4, W / 4).
-        """
+        """Scores (N, C, H / 4, W / 4) of the coarsest and the `fine` features of that size."""
         reduced = self.reduce(fine)
         coarse = resize(self.pyramid(features), reduced.shape[-2:])
         decoded = self.decode(torch.cat([coarse, reduced], dim=1))

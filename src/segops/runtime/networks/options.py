@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -10,22 +11,25 @@ from torch.nn import functional
 
 from ..errors import SegopsError
 
-PLAIN_STRIDE = 8
-
 _DROPOUT_OPTION = {
     "deeplabv3": "decoder_aspp_dropout",
     "deeplabv3plus": "decoder_aspp_dropout",
     "fpn": "decoder_dropout",
     "pspnet": "psp_dropout",
 }
-_OWN_DROPOUT = ("fcn8s", "fcn16s", "fcn32s", "plain_cnn")
+"""The option of SMP's networks that have dropout before the classifier."""
+
+# The decoders of the last four double the resolution from stage to stage, so no two stages may
+# share a stride.
 _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
     "deeplabv3": ("encoder_output_stride", (8, 16)),
     "deeplabv3plus": ("encoder_output_stride", (8, 16)),
     "pan": ("encoder_output_stride", (16, 32)),
+    "plain_cnn": ("output_stride", (8,)),
+    "dpt": ("output_stride", ()),
+    **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn"), ("output_stride", (32,))),
 }
-# Their decoders double the resolution from stage to stage, so no two stages may share a stride.
-_PYRAMIDS = ("unetplusplus", "manet", "linknet", "fpn")
+"""The option for the stride and the strides that it takes, where not all do."""
 
 
 def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
@@ -38,23 +42,13 @@ def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
 
 
 def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments that give an architecture's encoder an output stride.
-
-    Args:
-        architecture: Name of the architecture.
-        stride: Stride of the encoder's coarsest features: 8, 16 or 32.
-        given: The user's options; an option for the stride is refused.
+    """Keyword arguments that give an architecture's encoder an output stride of 8, 16 or 32.
 
     Raises:
-        SegopsError: The architecture cannot have that stride.
+        SegopsError: The architecture cannot have that stride, or the user's options (`given`) set
+            it too.
     """
     name, strides = _STRIDE_OPTION.get(architecture, ("output_stride", (8, 16, 32)))
-    if architecture == "plain_cnn":
-        strides = (PLAIN_STRIDE,)
-    elif architecture in _PYRAMIDS:
-        strides = (32,)
-    elif architecture == "dpt":
-        strides = ()
     if stride not in strides:
         raise SegopsError(
             f"model.output_stride: {architecture} cannot have output stride {stride}"
@@ -82,7 +76,7 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
         SegopsError: The user's options also set the dropout.
     """
     name = _DROPOUT_OPTION.get(architecture)
-    if name is None and (architecture in _OWN_DROPOUT or architecture.startswith("dilated_")):
+    if architecture.startswith(("fcn", "dilated_", "plain_cnn")):
         name = "dropout"
     if name is None:
         return {}
@@ -97,32 +91,14 @@ def _refuse_twice(key: str, option: str, given: dict[str, Any]) -> None:
         )
 
 
-class DroppedConv2d(nn.Conv2d):
-    """A convolution that drops channels of its input in training.
-
-    It replaces a convolution of a head and keeps the convolution's weights and their names in the
-    state dict.
-    """
-
-    dropout: float
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d, dropout: float) -> DroppedConv2d:
-        """A convolution with the weights of `conv` and dropout before it."""
-        made = cls.__new__(cls)
-        made.__dict__ = conv.__dict__
-        made.dropout = dropout
-        return made
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Drop channels with probability `dropout` in training, then convolve."""
-        return super().forward(functional.dropout2d(values, self.dropout, self.training))
-
-
 def put_dropout(network: nn.Module, dropout: float) -> None:
     """Set the dropout before the classifier of a network of SMP that has no option for it."""
     head: Any = network.segmentation_head
     if isinstance(network, smp.DPT):
         next(layer for layer in head.head if isinstance(layer, nn.Dropout)).p = dropout
-    else:
-        head[0] = DroppedConv2d.of(head[0], dropout)
+    else:  # a hook, because a further layer would change the names in the state dict
+        head[0].register_forward_pre_hook(partial(_drop_channels, dropout))
+
+
+def _drop_channels(dropout: float, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return functional.dropout2d(inputs[0], dropout, layer.training)

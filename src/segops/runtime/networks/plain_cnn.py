@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
+
+from .heads import resize
 
 
 class PlainCNN(nn.Module):
@@ -35,17 +36,5 @@ class PlainCNN(nn.Module):
         self.score = nn.Conv2d(channels, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits.
-
-        Args:
-            images: float32 of shape (N, 3, H, W), normalised; H and W are multiples of 8.
-
-        Returns:
-            float logits of shape (N, C, H, W).
-        """
-        return functional.interpolate(
-            self.score(self.dropout(self.layers(images))),
-            size=images.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-        )
+        """Logits (N, C, H, W) of normalised images (N, 3, H, W), H and W multiples of 8."""
+        return resize(self.score(self.dropout(self.layers(images))), images.shape[-2:])

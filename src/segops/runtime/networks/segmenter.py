@@ -66,17 +66,12 @@ class Segmenter(nn.Module):
     @property
     def encoder(self) -> nn.Module | None:
         """The network's encoder; None where it has none (plain_cnn)."""
-        encoder = getattr(self.network, "encoder", None)
-        return encoder if isinstance(encoder, nn.Module) else None
+        return getattr(self.network, "encoder", None)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the encoder; none where there is no encoder."""
+        """The parameters of the encoder, if there is one."""
         if self.encoder is not None:
             yield from self.encoder.parameters()
-
-    def drop_auxiliary(self) -> None:
-        """Remove the auxiliary head, which only training needs."""
-        self.auxiliary = None
 
     def forward(
         self, images: Tensor, with_auxiliary: bool = False

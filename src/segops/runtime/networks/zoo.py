@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -32,6 +33,7 @@ PLAIN = "plain_cnn"
 # Set by segops, or not supported: `activation` and `aux_params` would change the output.
 _RESERVED = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+    | {"finest"}
 )
 
 
@@ -65,28 +67,15 @@ class ModelSpec:
         object.__setattr__(self, "std", tuple(self.std))
 
 
-Builder = Callable[..., nn.Module]
-
-
-def _ours(network: type[nn.Module], **fixed: Any) -> Builder:
-    """A builder of a network of ours that is called like SMP's, and shows its arguments."""
-
-    def build_ours(**arguments: Any) -> nn.Module:
-        return network(**fixed, **arguments)
-
-    build_ours.__signature__ = inspect.signature(network)  # type: ignore[attr-defined]
-    return build_ours
-
-
-ARCHITECTURES: dict[str, Builder] = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **smp.MODEL_ARCHITECTURES_MAPPING,
-    "fcn8s": _ours(FCN, finest=8),
-    "fcn16s": _ours(FCN, finest=16),
-    "fcn32s": _ours(FCN, finest=32),
-    "dilated_fcn": _ours(DilatedFCN),
-    "dilated_pspnet": _ours(DilatedPSPNet),
-    "dilated_deeplabv3": _ours(DilatedDeepLabV3),
-    "dilated_deeplabv3plus": _ours(DilatedDeepLabV3Plus),
+    "fcn8s": partial(FCN, finest=8),
+    "fcn16s": partial(FCN, finest=16),
+    "fcn32s": partial(FCN, finest=32),
+    "dilated_fcn": DilatedFCN,
+    "dilated_pspnet": DilatedPSPNet,
+    "dilated_deeplabv3": DilatedDeepLabV3,
+    "dilated_deeplabv3plus": DilatedDeepLabV3Plus,
     PLAIN: PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
@@ -109,8 +98,7 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
             :func:`segops.models.pretrained.build_pretrained` puts them there. None: random.
 
     Returns:
-        A network in training mode that takes images in 0..255 of shape (N, 3, H, W), any size,
-        and returns logits (N, C, H, W).
+        A network in training mode.
 
     Raises:
         SegopsError: The architecture, the encoder or an option is unknown, architecture and encoder
@@ -135,7 +123,7 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
             spec.mean,
             spec.std,
             *_least_sizes(spec.architecture, network),
-            auxiliary=_auxiliary(network, spec.classes) if auxiliary else None,
+            _auxiliary(network, spec.classes) if auxiliary else None,
         )
         _try_once(segmenter, spec)
     except SegopsError:
@@ -157,35 +145,29 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _not_together(spec: ModelSpec, error: Exception) -> str:
-    used = [f"options {spec.options}"] if spec.options else []
-    used += [f"output stride {spec.output_stride}"] if spec.output_stride else []
-    keys = ["model.options"] if spec.options else []
-    keys += ["model.output_stride"] if spec.output_stride else []
+    asked = {"options": spec.options, "output_stride": spec.output_stride}
+    keys = [name for name, value in asked.items() if value]
+    used = [f" and {name.replace('_', ' ')} {asked[name]}" for name in keys]
     reason = str(error) or "it gives no reason"
-    first = f"Check {' and '.join(keys)}, or choose" if keys else "Choose"
+    first = f"Check {' and '.join(f'model.{name}' for name in keys)}, or choose"
     return (
         f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
-        f"{''.join(f' and {one}' for one in used)}: {type(error).__name__}: {reason}. "
-        f"{first} another encoder "
+        f"{''.join(used)}: {type(error).__name__}: {reason}. "
+        f"{first if keys else 'Choose'} another encoder "
         "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
         "models) or another architecture."
     )
 
 
-def _auxiliary(network: nn.Module, classes: int) -> nn.Module:
-    encoder: Any = network.encoder
-    channels = list(encoder.out_channels)
+def _auxiliary(network: Any, classes: int) -> nn.Module:
+    channels = list(network.encoder.out_channels)
     if len(channels) < 3 or not channels[-2]:
         raise ValueError(f"no features for an auxiliary head: channels {channels} of the encoder")
     return auxiliary_head(channels[-2], classes)
 
 
 def check_names(spec: ModelSpec) -> None:
-    """Refuse a specification with an unknown name.
-
-    Raises:
-        SegopsError: The architecture, the encoder or an option is unknown.
-    """
+    """Raise a SegopsError if the architecture, the encoder or an option is unknown."""
     if spec.architecture not in ARCHITECTURES:
         raise SegopsError(
             f"model.architecture: no architecture {spec.architecture!r}."
@@ -198,8 +180,9 @@ def check_names(spec: ModelSpec) -> None:
             f"{_close(spec.encoder, [*encoder_names(), *timm_names])} Expected "
             f"{', '.join(encoder_names())}, or tu-NAME for a model NAME of timm."
         )
-    allowed = set(inspect.signature(ARCHITECTURES[spec.architecture]).parameters)
-    allowed -= _RESERVED | {"kwargs", "encoder_options", "finest"}
+    network = ARCHITECTURES[spec.architecture]
+    allowed = {*inspect.signature(network).parameters, *getattr(network, "head_options", ())}
+    allowed -= _RESERVED | {"kwargs", "options", "encoder_options"}
     # Further arguments reach timm's encoders; SMP would drop them silently for its own.
     free = not is_smp(spec.encoder) and spec.architecture != PLAIN
     unknown = [
@@ -231,15 +214,13 @@ def _close(name: str, names: Iterable[str]) -> str:
 
 def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
     """Stride and shortest side, in pixels, that a network needs."""
-    encoder = getattr(network, "encoder", None)
-    own = int(getattr(encoder, "output_stride", DEFAULT_STRIDE))
+    own = int(getattr(getattr(network, "encoder", None), "output_stride", DEFAULT_STRIDE))
     if architecture.startswith("dilated_"):
         return own, 1
     if architecture == "dpt":  # its coarsest features have twice the stride of the patches
         return math.lcm(DEFAULT_STRIDE, 2 * own), 1
-    if architecture == "pan":  # its pyramid halves the features three times
-        return math.lcm(DEFAULT_STRIDE, own), 8 * own
-    return math.lcm(DEFAULT_STRIDE, own), 1
+    # The pyramid of PAN halves the features three times.
+    return math.lcm(DEFAULT_STRIDE, own), 8 * own if architecture == "pan" else 1
 
 
 @torch.no_grad()
@@ -251,18 +232,13 @@ def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
     shape = tuple((logits[0] if isinstance(logits, tuple) else logits).shape)
     if shape != (1, spec.classes, 64, 64):
         raise ValueError(f"an image of (64, 64) gives logits {shape}: check `upsampling`")
-    if spec.output_stride is not None or spec.architecture.startswith("dilated_"):
-        _check_stride(segmenter.encoder)
+    encoder: Any = segmenter.encoder
+    asked = spec.output_stride is not None or spec.architecture.startswith("dilated_")
+    if encoder is not None and asked:  # some encoders accept the option and ignore it
+        stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
+        if stride != encoder.output_stride:
+            raise ValueError(
+                f"the encoder's coarsest features have stride {stride}, not "
+                f"{encoder.output_stride}: it cannot be dilated"
+            )
     segmenter.train()
-
-
-def _check_stride(encoder: Any) -> None:
-    """Check the output stride: some encoders accept the option and ignore it."""
-    if encoder is None:
-        return
-    stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
-    if stride != encoder.output_stride:
-        raise ValueError(
-            f"the encoder's coarsest features have stride {stride}, not {encoder.output_stride}: "
-            "it cannot be dilated"
-        )

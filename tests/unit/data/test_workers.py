@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segops.data.samplers import BatchStream, EpochSampler, SampleKey
-from segops.data.shared_memory import SharedMemoryLoader
+from segops.data.workers import shared_batches
 
 SHAPE = (4, 5, 6)
 
@@ -38,11 +38,10 @@ def stream(epochs: int) -> BatchStream:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_batch_is_the_stream_s_however_long_it_is_kept(workers: int) -> None:
     batches = stream(12)  # 60 of them: every slot is used many times
-    loader = SharedMemoryLoader(
-        Numbered(slow=True), batches, SHAPE, workers=workers, pin_memory=False
+    found = list(
+        shared_batches(Numbered(slow=True), batches, SHAPE, workers=workers, pin_memory=False)
     )
-    found = list(loader)
-    assert len(found) == len(loader) == len(batches) == 60
+    assert len(found) == len(batches) == 60
     for keys, (images, masks) in zip(batches, found, strict=True):
         assert images[:, 0, 0, 0].tolist() == [epoch for epoch, _ in keys]
         assert images[:, 1, 2, 3].tolist() == [index for _, index in keys]
@@ -52,18 +51,18 @@ def test_every_batch_is_the_stream_s_however_long_it_is_kept(workers: int) -> No
 
 
 def test_a_batch_that_is_written_to_changes_no_other() -> None:
-    loader = SharedMemoryLoader(Numbered(), stream(4), SHAPE, workers=1, pin_memory=False)
-    for keys, (images, masks) in zip(stream(4), loader, strict=True):
+    found = shared_batches(Numbered(), stream(4), SHAPE, workers=1, pin_memory=False)
+    for keys, (images, masks) in zip(stream(4), found, strict=True):
         assert masks[:, 0, 0].tolist() == [index for _, index in keys]
         images.zero_()
         masks.fill_(200)
 
 
 def test_two_iterations_at_once_and_one_given_up_halfway() -> None:
-    loader = SharedMemoryLoader(Numbered(), stream(3), SHAPE, workers=2, pin_memory=False)
-    given_up = iter(loader)
+    given_up, first, second = (
+        shared_batches(Numbered(), stream(3), SHAPE, workers=2, pin_memory=False) for _ in range(3)
+    )
     next(given_up)
-    first, second = iter(loader), iter(loader)
     for keys, (_, one), (_, other) in zip(stream(3), first, second, strict=True):
         assert one[:, 0, 0].tolist() == other[:, 0, 0].tolist() == [index for _, index in keys]
 
@@ -73,6 +72,6 @@ def test_no_shared_memory_is_left_behind() -> None:
     if not place.is_dir():
         pytest.skip("no /dev/shm here")
     before = set(place.iterdir())
-    list(SharedMemoryLoader(Numbered(), stream(2), SHAPE, workers=1, pin_memory=False))
+    list(shared_batches(Numbered(), stream(2), SHAPE, workers=1, pin_memory=False))
     left = [one for one in set(place.iterdir()) - before if f"_{os.getpid()}_" in one.name]
     assert left == []

@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,20 +21,19 @@ from torch import Tensor
 from segops.data.store import PackedStore, pack
 from segops.evaluate import scoring
 from segops.evaluate.pictures import image_scores
-from segops.evaluate.score import ERRORS, unpacked
+from segops.evaluate.score import ERRORS
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.counts import SplitCounts
-from segops.metrics.image import judge_image
 from segops.metrics.iou import class_pixels
-from segops.metrics.split_figures import SplitFigures
+from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.predict import parallel
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
-from segops.predict.package import write_bundle
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import build
 from segops.voc.layout import open_layout
+from tests.support.bundles import write_bundle
 from tests.support.emulated_card import CARD, Card, on_emulated_card
 from tests.unit.evaluate.test_score import SPEC, lively
 
@@ -80,8 +78,8 @@ def figures(out: Path) -> Any:
 
 
 def pictures(out: Path) -> dict[str, NDArray[np.uint8]]:
-    with ZipFile(out / "pictures.zip") as archive:
-        return {name: unpacked(archive.read(name)) for name in archive.namelist()}
+    with np.load(out / "pictures.npz") as archive:
+        return dict(archive)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +313,7 @@ def test_a_crash_names_its_image(
     def crash(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("segops.evaluate.judging.judge_image", crash)
+    monkeypatch.setattr("segops.evaluate.scoring.judge_image", crash)
     with pytest.raises(MemoryError):
         run(bundle, store, tmp_path / "out")
     assert f"{store.ids('val')[0]}: the prediction cannot be judged" in caplog.text

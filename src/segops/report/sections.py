@@ -1,0 +1,167 @@
+"""What sections of the evaluation page show: the head, kinds of error, confusions and slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
+from segops.report.figures import level
+from segops.report.html import NARROW
+from segops.report.overlay import ERROR_KINDS
+from segops.report.page_inputs import Opponent
+from segops.report.svg import limit, outcome, whisker, words
+from segops.words import counted
+
+OUTCOMES = {"better": "better", "worse": "worse", "even": "not told apart"}
+
+
+def interval(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> dict[str, Any] | None:
+    """Where the interval of mIoU and the other models' points lie on a scale from 0 to 100."""
+    low, high, point = (number_at(evaluation, key) for key in ("miou_low", "miou_high", "miou"))
+    if low is None or high is None or point is None:
+        return None
+    others = [(one.name, number_at(one.evaluation, "miou")) for one in opponents]
+    return {
+        "level": level(evaluation["confidence"], NARROW),
+        "left": round(100 * low, 2),
+        "width": round(100 * (high - low), 2),
+        "point": round(100 * point, 2),
+        "others": [
+            {"name": name, "place": round(100 * value, 2)}
+            for name, value in others
+            if value is not None
+        ],
+    }
+
+
+def verdicts(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[dict[str, Any]]:
+    """What the page says of each opponent: its mIoU, the difference in words and as a drawing."""
+    extent = limit([one.miou for one in opponents])
+    return [
+        {
+            "name": one.name,
+            "miou": number_at(one.evaluation, "miou"),
+            "outcome": outcome(one.miou),
+            "figures": words(one.miou, one.confidence),
+            "sentence": _sentence(one),
+            "remark": _remark(one, number_at(evaluation, "images")),
+            "drawing": whisker(one.miou, extent, words(one.miou, one.confidence)),
+        }
+        for one in opponents
+    ]
+
+
+def tiles(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[dict[str, Any]]:
+    """The metrics beside mIoU, each with the other models' values."""
+    return [
+        {
+            "label": metric.label,
+            "text": metric.explanation + ("; lower is better" if metric.lower_is_better else ""),
+            "value": metric.text(evaluation),
+            "others": [
+                (one.name, metric.text(one.evaluation))
+                for one in opponents
+                if metric.read(one.evaluation) is not None
+            ],
+        }
+        for metric in shown(SPLIT_METRICS, "page")
+    ]
+
+
+def _sentence(one: Opponent) -> str:
+    images = counted(one.images, "image")
+    if math.isnan(one.miou.low):
+        return f"too few to tell apart, {images}"
+    return f"{OUTCOMES[outcome(one.miou)]} on {images}"
+
+
+def _remark(one: Opponent, scored: float | None) -> str:
+    if not one.excluded:
+        return ""
+    images = counted(one.excluded, "image")
+    if scored is not None and scored > one.images:
+        return (
+            f"Left out of the difference: {images} that one of the two was trained on. Each "
+            f"model's own mIoU is over all {scored:g}."
+        )
+    return f"Left out throughout: {images} of the split that one of the models was trained on."
+
+
+def error_kinds(
+    evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
+) -> dict[str, Any] | None:
+    """Pixels of each kind of error and their shares; None where the evaluation counts no kinds."""
+    wrong = _wrong(evaluation)
+    if wrong is None:
+        return None
+    total = sum(wrong.values())
+    others = [(_wrong(one.evaluation), one.evaluation) for one in opponents]
+    return {
+        "pixels": total,
+        "share": _over_labelled(total, evaluation),
+        "rows": [
+            {
+                "name": kind.name,
+                "colour": kind.colour,
+                "meaning": kind.meaning,
+                "pixels": wrong[kind.name],
+                "of_errors": wrong[kind.name] / total if total else None,
+                "of_pixels": _over_labelled(wrong[kind.name], evaluation),
+                "others": [
+                    None if theirs is None else _over_labelled(theirs[kind.name], other)
+                    for theirs, other in others
+                ],
+            }
+            for kind in ERROR_KINDS
+        ],
+    }
+
+
+def confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Pairs of classes in words, most pixels first, with the length of each pair's bar."""
+    pairs = evaluation.get("confusions") or []
+    most = max((pair["pixels"] for pair in pairs), default=1)
+    return [
+        {**pair, "length": pair["pixels"] / max(most, 1)}
+        for pair in sorted(pairs, key=lambda pair: -int(pair["pixels"]))
+        if pair["pixels"]
+    ]
+
+
+def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[dict[str, Any]]:
+    """Rows of the table of slices; the first of a group names it."""
+    theirs = [_by_name(one.evaluation) for one in opponents]
+    rows, last = [], None
+    for (group, name), one in _by_name(evaluation).items():
+        figures = ("objects", "images", "pixels", "recall", "found", "miou")
+        rows.append(
+            {
+                "first": group != last,
+                "group": group,
+                "name": name,
+                "definition": one.get("definition", ""),
+                **{figure: number_at(one, figure) for figure in figures},
+                "others": [number_at(other.get((group, name), {}), "recall") for other in theirs],
+            }
+        )
+        last = group
+    return rows
+
+
+def _by_name(evaluation: Mapping[str, Any]) -> dict[tuple[Any, Any], Mapping[str, Any]]:
+    return {(one.get("group"), one.get("name")): one for one in evaluation.get("slices") or []}
+
+
+def _wrong(evaluation: Mapping[str, Any]) -> dict[str, int] | None:
+    errors = evaluation.get("errors")
+    if not isinstance(errors, Mapping):
+        return None
+    return {kind.name: int(errors.get(kind.name) or 0) for kind in ERROR_KINDS}
+
+
+def _over_labelled(pixels: int, evaluation: Mapping[str, Any]) -> float | None:
+    classes = evaluation.get("classes", {}).values()
+    labelled = sum(int(number_at(one, "truth_pixels") or 0) for one in classes)
+    return pixels / labelled if labelled else None

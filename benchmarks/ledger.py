@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from segops.params.registry import RegistryParams
 from segops.record.lineage import tag
@@ -38,7 +39,7 @@ def fill(store: Store, ledger: Ledger, start: int, stop: int) -> None:
         store.client.create_model_version(
             "segops", "segops-benchmark:/", tags={tag("miou"): "0.5"}, await_creation_for=0
         )
-        facts = {"reason": "why", "by": "benchmark", "version": str(number)}
+        facts: dict[str, Any] = {"reason": "why", "by": "benchmark", "version": str(number)}
         ledger.append("decision", verdict="promoted", details={"checks": TEXT}, **facts)
         intent = ledger.append(
             "intent", verdict="promote", details={"bundle_digest": str(number)}, **facts

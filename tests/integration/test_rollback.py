@@ -97,7 +97,7 @@ def test_a_version_of_choice_comes_back(root: Path) -> None:
         rollback(root, "halos", champion="2")
     assert (made.snapshot(root), made.lines(root)) == before
     assert rollback(root, "halos", to="1", champion="3") == planned
-    assert aliases(root) == {"champion": "1", "previous": "2"}
+    assert aliases(root) == {"champion": "1"}
     assert status(root).warnings == ()
     assert release(root, seed=4, quality=0.9).verdict == "promoted"
 
@@ -119,7 +119,11 @@ def remove_files(root: Path, version: str) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "message"),
-    [(spoil, "was changed"), (remove, "gone from the registry"), (remove_files, "version 1")],
+    [
+        (spoil, "was changed"),
+        (remove, "gone from the registry"),
+        (remove_files, "version 1 cannot be fetched"),
+    ],
 )
 def test_nothing_changes_where_the_version_to_restore_is_not_usable(
     root: Path, harm: Any, message: str

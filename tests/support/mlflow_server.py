@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -95,7 +96,9 @@ def postgresql() -> Iterator[str]:
         data, port = Path(scratch) / "data", free_port()
         data.mkdir()
         os.chown(data, user.pw_uid, user.pw_gid)
-        as_user = {"user": user.pw_uid, "group": user.pw_gid} if os.geteuid() == 0 else {}
+        as_user: dict[str, Any] = (
+            {"user": user.pw_uid, "group": user.pw_gid} if os.geteuid() == 0 else {}
+        )
         subprocess.run(
             [initdb, "-D", str(data), "-U", "segops", "--auth=trust", "--no-sync"],
             check=True, capture_output=True, cwd=scratch, **as_user,

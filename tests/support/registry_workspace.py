@@ -7,6 +7,7 @@ to fit. What the tests are about, MLflow, is real.
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import subprocess
 import tempfile
@@ -259,7 +260,9 @@ def set_params(root: Path, **sections: dict[str, Any]) -> None:
 
 
 def client(root: Path) -> MlflowClient:
-    uri = f"sqlite:///{root / 'mlflow.db'}"
+    """A client of the database that MLFLOW_TRACKING_URI names, else of the embedded one."""
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = named if named.startswith("sqlite:") else f"sqlite:///{root / 'mlflow.db'}"
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -156,9 +156,15 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
         SegopsError: It has another digest, cannot be fetched, or does not predict.
     """
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-        bundle = artifact.checked_bundle(
-            registry.store, registry.model, version.number, digest, Path(scratch)
-        )
+        try:
+            bundle = artifact.checked_bundle(
+                registry.store, registry.model, version.number, digest, Path(scratch)
+            )
+        except (MlflowException, OSError) as error:
+            raise SegopsError(
+                f"{registry.model} version {version.number} cannot be fetched: "
+                f"{str(error).splitlines()[0]} Restore its files, or choose another version."
+            ) from error
         done = subprocess.run(
             [sys.executable, "-c", PREDICT, str(bundle)],
             cwd=scratch,
@@ -170,7 +176,7 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SegopsError(
             f"{registry.model} version {version.number} does not predict: {last} "
-            "Choose another version with --to."
+            "Choose another version."
         )
 
 

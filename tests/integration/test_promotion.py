@@ -325,6 +325,23 @@ def test_a_champion_whose_artifact_was_changed_is_not_run(root: Path) -> None:
     assert aliases(root) == {"champion": "1", "challenger": "2"}
 
 
+def test_a_champion_whose_artifact_was_changed_is_not_called_unchanged(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    assert promotion.gate(root).verdict == "unchanged"
+    spoil_artifact(root)
+    decision = promotion.gate(root)
+    assert decision.verdict == "rejected"
+    assert "its artifact was changed" in decision.reason
+
+
+def test_a_digest_that_was_edited_by_hand_is_noticed(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    made.client(root).set_model_version_tag("segops", "1", tag("bundle_digest"), "0" * 64)
+    decision = release(root, seed=2, quality=0.9)
+    assert decision.verdict == "rejected"
+    assert "the ledger released" in decision.reason
+
+
 @pytest.mark.slow
 def test_counts_that_were_altered_in_mlflow_are_made_anew(root: Path) -> None:
     release(root, seed=1, quality=0.95)

@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -76,11 +75,14 @@ def has_record(root: Path) -> bool:
 
 
 def without_credentials(uri: str) -> str:
-    """Return `uri` without user name and password, for messages and for the ledger."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """Return `uri` without user name, password and query, for messages and for the ledger.
+
+    A password may hold characters that an address does not allow, as in ``user:pa/ss@host``.
+    """
+    scheme, separator, rest = uri.partition("://")
+    rest = rest.partition("?")[0]
+    # An address of SQLite names no user, and a path may hold an @.
+    return f"{scheme}{separator}{rest if scheme == 'sqlite' else rest.rpartition('@')[2]}"
 
 
 @contextmanager
@@ -138,8 +140,14 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
     waits = create or identity(root) == LOCAL
     with _errors(uri):
         with locked(root, "mlflow") if waits else nullcontext():
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            experiment_id = _experiment(client, root, uri, settings.experiment, create)
+            try:
+                client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+                experiment_id = _experiment(client, root, uri, settings.experiment, create)
+            except OSError as error:
+                raise SegopsError(
+                    f"MLflow's database {without_credentials(uri)} cannot be opened: "
+                    f"{error.strerror}. Check its place and your rights, or MLFLOW_TRACKING_URI."
+                ) from error
         yield Store(client, uri, identity(root), experiment_id)
 
 
@@ -179,17 +187,28 @@ def _errors(uri: str) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
+        _require_writable(error, where)
         raise TransientError(
             f"MLflow's database {where} is not usable: {_first_line(error)}. "
-            "Is another program creating or migrating it, or is the disk full?"
+            "Is another program creating or migrating it?"
         ) from error
     except MlflowException as error:
+        _require_writable(error, where)
         if _is_transient(error):
             raise TransientError(
                 f"MLflow at {where} does not answer: {_first_line(error)}. "
                 "Start the server, or check MLFLOW_TRACKING_URI."
             ) from error
         raise SegopsError(f"MLflow at {where} refuses: {_first_line(error)}") from error
+
+
+def _require_writable(error: Exception, where: str) -> None:
+    """Raise what to do about a database that cannot be written."""
+    if reason := re.search(r"disk is full|readonly database|disk I/O error", str(error)):
+        raise SegopsError(
+            f"MLflow's database {where} cannot be written: {reason[0]}. Free space on its disk, or "
+            "let it be writable for you; then repeat the command."
+        ) from error
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -203,4 +222,4 @@ def _is_transient(error: BaseException) -> bool:
 
 def _first_line(error: Exception) -> str:
     line = str(error).strip().splitlines()[0].rstrip(".")[:500]
-    return re.sub(r"://[^/@\s]+@", "://", line)
+    return re.sub(r"\w+://\S+", lambda address: without_credentials(address[0]), line)

@@ -79,6 +79,8 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
         paired = _known(lambda: _challenger_counts(case, registered))
         missing = lineage.gaps(registered.tags)
     champion, champion_version = _champion(case, aliases, version, paired)
+    if isinstance(champion, Identical):
+        champion = _intact(champion, challenger, version)
     return Evidence(
         challenger=challenger,
         score=paired if isinstance(paired, Unknown) else _known(lambda: _score(case, paired)),
@@ -212,6 +214,21 @@ def _champion(
         )
         return Unknown(reason), number
     return _known(lambda: _against(case, number, version, paired)), number
+
+
+def _intact(
+    champion: Identical, challenger: Challenger | Unknown, version: Version | Unknown
+) -> Reference:
+    """Return `champion` if its files have the digest that was registered, else why not."""
+    if isinstance(challenger, Unknown):
+        return challenger
+    if isinstance(version, Version) and challenger.bundle_digest != version.bundle_digest:
+        return Unknown(
+            f"version {champion.version} is champion, and its artifact was changed: its files have "
+            f"the digest {challenger.bundle_digest[:12]}, {version.bundle_digest[:12]} was "
+            "registered. Restore it from a backup, or roll back."
+        )
+    return champion
 
 
 def _against(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import shutil
@@ -16,10 +17,18 @@ from torch import Tensor
 
 from segops.files import atomic_path
 
-FORMAT = 3
+FORMAT = 4
 NAME = "state.pt"
 Weights = dict[str, Tensor]
-_UNUSABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError)
+_UNUSABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    pickle.UnpicklingError,
+    EOFError,
+    KeyError,
+    TypeError,
+)
 """Exceptions raised by reading a damaged file."""
 
 log = logging.getLogger("segops")
@@ -176,6 +185,9 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
             torch.save({"format": FORMAT, **vars(checkpoint)}, file)
         except RuntimeError as error:  # raised by torch's writer when a write fails
             raise _cause(error) from error
+        file.flush()
+        # torch checks no sums when it reads: a flipped bit would lead to other weights.
+        file.write(_digest(temporary, temporary.stat().st_size))
 
 
 def _cause(error: BaseException) -> OSError:
@@ -188,7 +200,24 @@ def _cause(error: BaseException) -> OSError:
     return OSError(str(error).splitlines()[0])
 
 
+def _digest(path: Path, length: int) -> bytes:
+    """SHA-256 of the first `length` bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while length > 0 and (block := file.read(min(length, 1 << 20))):
+            digest.update(block)
+            length -= len(block)
+    return digest.digest()
+
+
 def _read(path: Path, mmap: bool = False) -> Checkpoint:
+    """Read a checkpoint; its hash is checked unless only its parts are wanted (`mmap`)."""
+    if not mmap:
+        length = path.stat().st_size - hashlib.sha256().digest_size
+        with path.open("rb") as file:
+            file.seek(max(length, 0))
+            if file.read() != _digest(path, length):
+                raise ValueError("its content does not have the hash that was written with it")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if content.pop("format") != FORMAT:
         raise KeyError("format")

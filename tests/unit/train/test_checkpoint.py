@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 from pathlib import Path
@@ -146,6 +147,20 @@ def test_a_damaged_last_checkpoint_leaves_the_best(
     assert (found[0].epoch, found[0].batch, found[1].epoch) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.9, 1.0])
+def test_a_flipped_bit_starts_afresh(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: float
+) -> None:
+    save(tmp_path, example())
+    content = bytearray((tmp_path / NAME).read_bytes())
+    content[round(place * (len(content) - 1))] ^= 1
+    (tmp_path / NAME).write_bytes(content)
+    with caplog.at_level(logging.INFO):
+        assert load(tmp_path, PARTS) is None
+    assert "not a usable checkpoint" in caplog.text
+    assert "starting afresh" in caplog.text
+
+
 def test_a_lost_best_starts_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, *with_best(2, 3, 1))
     (tmp_path / "best-000001.pt").unlink()
@@ -215,6 +230,8 @@ def test_what_cannot_be_read_is_left_unread(
                 "pickle": pickle.dumps(Trap()),
             }[kind]
         )
+    if kind in ("trap", "format", "pickle"):  # with the hash of a whole file
+        path.write_bytes(path.read_bytes() + hashlib.sha256(path.read_bytes()).digest())
     with caplog.at_level(logging.WARNING, "segops"):
         assert load(tmp_path, PARTS) is None
     assert "not a usable checkpoint" in caplog.text

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from segops import paths
 from segops.cli import compare
 from segops.cli import evaluate as command
+from segops.cli.common import Terminal
 from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, Metric
 from segops.metrics.iou import ClassPixels, Difference, PerClass, ratio
 from segops.record.update import record
@@ -87,7 +87,7 @@ def test_a_new_row_is_computed_shown_and_recorded(
     assert re.search(rf"│ {true[0]} [^\n]* {first:.3f} │\n", said)  # in the table of classes
     against = Opponent("b", evaluation, 8, 0, 0.95, Difference(0, math.nan, math.nan), {})
     both = Compared(("a", "b"), (evaluation, evaluation), (against,), 8, 0, Path("page.html"))
-    monkeypatch.setattr(compare, "console", console := Console(width=160))
+    monkeypatch.setattr(compare, "console", console := Terminal(width=160))
     with console.capture() as captured:
         compare._show(both)
     assert f"{row} {mean:.4f} │" in " ".join(captured.get().split())
@@ -96,7 +96,7 @@ def test_a_new_row_is_computed_shown_and_recorded(
 def printed(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """What `segops evaluate` prints."""
     monkeypatch.chdir(root)
-    console = Console(width=160)
+    console = Terminal(width=160)
     monkeypatch.setattr(command, "console", console)
     app = typer.Typer()
     app.command()(command.evaluate)

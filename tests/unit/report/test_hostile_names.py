@@ -165,7 +165,7 @@ def page_of_evaluation(folder: Path, names: tuple[str, ...]) -> Path:
         replace(
             one,
             image_id=image_id,
-            errors=tuple(replace(error, class_name=names[1]) for error in one.errors),
+            errors=tuple(error._replace(class_name=names[1]) for error in one.errors),
             explained=one.explained and names[1],
         )
         for one, image_id in zip(pictures_of(len(IDS)), IDS, strict=True)

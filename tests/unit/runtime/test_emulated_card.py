@@ -18,6 +18,7 @@ from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
 from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.crf import refine
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import CrfSettings, PredictSettings
@@ -111,11 +112,11 @@ def test_counts_leave_the_card_when_they_are_fetched() -> None:
 
 def test_the_dense_crf() -> None:
     image, probabilities = colour_edges(), noisy(areas(), 3)
-    expected = USUAL.refine(probabilities, image)
+    expected = refine(probabilities, image, USUAL)
     assert not torch.allclose(expected, probabilities, atol=0.1)
 
     def act(_: Card) -> None:
-        found = USUAL.refine(probabilities.to(CARD), image.to(CARD))
+        found = refine(probabilities.to(CARD), image.to(CARD), USUAL)
         assert found.is_cuda
         assert torch.allclose(found.cpu(), expected, atol=1e-6)
 

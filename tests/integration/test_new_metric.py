@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -19,6 +20,7 @@ from segops.cli.common import Terminal
 from segops.metrics.catalogue import CLASS_METRICS, SPLIT_METRICS, Metric
 from segops.metrics.iou import ClassPixels, Difference, PerClass, ratio
 from segops.record.update import record
+from segops.release import compare_models
 from segops.release.compare_models import Compared
 from segops.report.page_inputs import Opponent
 from segops.stages import evaluate
@@ -82,24 +84,25 @@ def test_a_new_row_is_computed_shown_and_recorded(
     assert run.data.metrics[f"miss_rate/{true[0]}"] == first
 
     row = f"│ mean miss rate (lower is better) │ {mean:.4f} │"
-    said = printed(root, monkeypatch)
+    said = printed(root, monkeypatch, command, command.evaluate)
     assert row in " ".join(said.split())
     assert re.search(rf"│ {true[0]} [^\n]* {first:.3f} │\n", said)  # in the table of classes
     against = Opponent("b", evaluation, 8, 0, 0.95, Difference(0, math.nan, math.nan), {})
     both = Compared(("a", "b"), (evaluation, evaluation), (against,), 8, 0, Path("page.html"))
-    monkeypatch.setattr(compare, "console", console := Terminal(width=160))
-    with console.capture() as captured:
-        compare._show(both)
-    assert f"{row} {mean:.4f} │" in " ".join(captured.get().split())
+    monkeypatch.setattr(compare_models, "compare", lambda *_: both)
+    said = printed(root, monkeypatch, compare, compare.compare, "a", "b")
+    assert f"{row} {mean:.4f} │" in " ".join(said.split())
 
 
-def printed(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What `segops evaluate` prints."""
+def printed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: Any, *arguments: str
+) -> str:
+    """What a command prints."""
     monkeypatch.chdir(root)
     console = Terminal(width=160)
-    monkeypatch.setattr(command, "console", console)
+    monkeypatch.setattr(module, "console", console)
     app = typer.Typer()
-    app.command()(command.evaluate)
+    app.command()(function)
     with console.capture() as captured:
-        CliRunner().invoke(app, [], catch_exceptions=False)
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
     return captured.get()

@@ -404,7 +404,8 @@ def test_a_champion_set_by_hand_can_be_taken_back(root: Path) -> None:
     release(root, seed=1, quality=0.7)
     release(root, seed=2, quality=0.5)
     made.client(root).set_registered_model_alias("segops", "champion", "2")
-    result = rollback(root, "not ours", champion="2")
+    assert "segops rollback --reason WHY" in promotion.gate(root).reason
+    result = rollback(root, "not ours")
     assert (result.withdrawn, result.champion) == ("2", "1")
     with pytest.raises(SegopsError, match="was withdrawn: not ours"):
         made.client(root).set_registered_model_alias("segops", "champion", "2")

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from segops.release import promotion, versions
+from segops.release import rollback as module
 from segops.release.rollback import rollback
 from segops.release.status import status
 from segops.runtime.errors import SegopsError
@@ -97,7 +98,7 @@ def test_a_version_of_choice_comes_back(root: Path) -> None:
         rollback(root, "halos", champion="2")
     assert (made.snapshot(root), made.lines(root)) == before
     assert rollback(root, "halos", to="1", champion="3") == planned
-    assert aliases(root) == {"champion": "1"}
+    assert aliases(root) == {"champion": "1", "previous": "2"}
     assert status(root).warnings == ()
     assert release(root, seed=4, quality=0.9).verdict == "promoted"
 
@@ -136,6 +137,48 @@ def test_nothing_changes_where_the_version_to_restore_is_not_usable(
         rollback(root, "halos")
     assert (aliases(root), made.lines(root)) == before
     assert versions.WITHDRAWN not in made.client(root).get_model_version("segops", "2").tags
+
+
+def test_an_old_version_that_was_deleted_hinders_nothing(root: Path) -> None:
+    for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
+        release(root, seed, quality)
+    remove(root, "1")
+    assert rollback(root, "halos").champion == "2"
+    assert aliases(root) == {"champion": "2"}
+    assert status(root).warnings == ()
+
+
+def test_a_champion_that_was_deleted_can_be_rolled_back(root: Path) -> None:
+    release(root, seed=1, quality=0.6)
+    release(root, seed=2, quality=0.8)
+    remove(root, "2")
+    assert "No version has the alias champion" in status(root).warnings[0]
+    result = rollback(root, "it was deleted")
+    assert (result.withdrawn, result.champion) == ("2", "1")
+    assert aliases(root) == {"champion": "1"}
+    assert status(root).warnings == ()
+
+
+def test_an_alias_that_is_moved_while_the_version_is_checked_is_seen(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
+        release(root, seed, quality)
+    challenge(root, seed=4, quality=0.1)
+    check = module.require_usable
+
+    def slowly(*arguments: Any) -> None:
+        check(*arguments)
+        made.client(root).set_registered_model_alias("segops", "champion", "4")
+
+    monkeypatch.setattr(module, "require_usable", slowly)
+    with pytest.raises(SegopsError, match="version 4 is champion since"):
+        rollback(root, "halos")
+    assert ("observed", "observed", "4") in kinds(root)
+    assert aliases(root)["champion"] == "4"
+    monkeypatch.setattr(module, "require_usable", check)
+    result = rollback(root, "not ours")
+    assert (result.withdrawn, result.champion) == ("4", "3"), "the last release comes back"
 
 
 # Crashes.
@@ -192,6 +235,10 @@ def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
         with pytest.raises(Crash):
             rollback(root, "broke")
     assert "began the rollback of version 2" in status(root).warnings[0]
+    before = aliases(root), made.lines(root)
+    with pytest.raises(SegopsError, match="which comes first"):
+        rollback(root, "broke", dry_run=True)
+    assert (aliases(root), made.lines(root)) == before
     again = rollback(root, "broke")
     assert (again.withdrawn, again.champion, again.completed) == ("2", "1", True)
     assert aliases(root) == {"champion": "1"}

@@ -95,6 +95,11 @@ class Chain:
         try:
             entry = Entry.model_validate_json(line)
         except ValidationError:
+            if _may_be_newer(line):
+                raise SegopsError(
+                    f"{self.where}: line {number} was written by another version of segops, which "
+                    "this one cannot read. Update this checkout."
+                ) from None
             raise self.tampered(f"line {number} is not an entry") from None
         if entry.previous != self.head:
             # A writer that lost a race names an entry that was the last a moment before.
@@ -118,10 +123,21 @@ class Chain:
         )
 
 
+def _may_be_newer(line: str) -> bool:
+    """Whether a line has the place of an entry in its chain, and a kind or fields unknown here."""
+    try:
+        tree = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(tree, dict) and {"sequence", "previous", "nonce"} <= tree.keys()
+
+
 def to_line(entry: Entry) -> bytes:
     """Return an entry as a line of the ledger, without the line end."""
     tree = entry.model_dump(mode="json")
-    return json.dumps(tree, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(tree, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode(
+        errors="replace"
+    )
 
 
 def finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,11 +77,16 @@ def open_registry(root: Path, store: Store, model: str) -> Registry:
 @contextmanager
 def changing(root: Path) -> Iterator[Registry]:
     """Open a registry that exists for a change; see :func:`prepared`."""
+    with looking(root) as registry, prepared(registry):
+        yield registry
+
+
+@contextmanager
+def looking(root: Path) -> Iterator[Registry]:
+    """Open a registry that exists, and change nothing."""
     settings = load_params(root).registry
     with session(root, settings, create=False) as store:
-        registry = open_registry(root, store, settings.model)
-        with prepared(registry):
-            yield registry
+        yield open_registry(root, store, settings.model)
 
 
 @contextmanager
@@ -111,6 +116,7 @@ def change(
     version: str,
     run_id: str,
     reason: str,
+    before: Mapping[str, str],
     after: Mapping[str, str | None],
     **details: Any,
 ) -> None:
@@ -122,13 +128,13 @@ def change(
         version: The version that is promoted or withdrawn.
         run_id: Its run.
         reason: The reason in words.
+        before: The aliases that the change was decided on.
         after: The aliases `champion` and `previous` after the change; None deletes an alias.
         details: Further details of the ledger's entry.
 
     Raises:
         MovedError: Another process wrote to the ledger since it was read, or an alias was moved.
     """
-    now = registry.aliases()
     intent = registry.ledger.append(
         "intent",
         verdict=verdict,
@@ -137,7 +143,7 @@ def change(
         version=version,
         run_id=run_id,
         details={
-            "before": {alias: now.get(alias) for alias in after},
+            "before": {alias: before.get(alias) for alias in after},
             "after": dict(after),
             "writer": registry.writer,
             **details,
@@ -173,6 +179,8 @@ def _complete(registry: Registry) -> None:
     """Complete a change that its process did not end; wait first if that process may be alive."""
     intent = registry.history().pending
     end = time.monotonic() + LEASE_SECONDS
+    if intent is not None and intent.details.get("writer", registry.writer) != registry.writer:
+        log.info("Waiting for the %s that %s began.", intent.verdict, intent.by)
     # This process holds the lock of its main checkout: a writer from here is gone.
     while intent is not None and intent.details.get("writer", registry.writer) != registry.writer:
         if time.monotonic() > end:
@@ -201,7 +209,7 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
     before: Mapping[str, str | None] = intent.details["before"]
     after: Mapping[str, str | None] = intent.details["after"]
     _require_pending(registry, intent)
-    if _is_gone(registry, str(after[CHAMPION])):
+    if is_gone(registry, str(after[CHAMPION])):
         _abandon(registry, intent, f"version {after[CHAMPION]} is gone")
     # MLflow cannot compare and set an alias, so it is looked at right before and right after.
     now = registry.aliases().get(CHAMPION)
@@ -212,8 +220,11 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
     _require_pending(registry, intent)
     if now != after[CHAMPION]:
         _abandon(registry, intent, f"version {now or '(none)'} was made champion meanwhile")
-    versions.set_alias(registry.store, registry.model, PREVIOUS, after[PREVIOUS])
-    if intent.verdict == "rollback" and not _is_gone(registry, intent.version):
+    previous = after[PREVIOUS]
+    if previous is not None and is_gone(registry, previous):
+        previous = None
+    versions.set_alias(registry.store, registry.model, PREVIOUS, previous)
+    if intent.verdict == "rollback" and not is_gone(registry, intent.version):
         withdrawn = versions.get(registry.store, registry.model, intent.version)
         versions.set_tags(
             registry.store, registry.model, withdrawn, {versions.WITHDRAWN: intent.reason}
@@ -244,7 +255,8 @@ def _abandon(registry: Registry, intent: Entry, why: str) -> None:
     raise MovedError(f"The {intent.verdict} of entry {intent.sequence} is abandoned: {why}.")
 
 
-def _is_gone(registry: Registry, version: str) -> bool:
+def is_gone(registry: Registry, version: str) -> bool:
+    """Whether the registry answers that there is no such version."""
     try:
         versions.get(registry.store, registry.model, version)
     except MlflowException as error:
@@ -269,17 +281,21 @@ def _end(registry: Registry, intent: Entry, kind: Literal["done", "abandoned"], 
 
 def _observe(registry: Registry) -> None:
     """Write down a champion that segops did not set, once."""
-    champion, history = registry.aliases().get(CHAMPION), registry.history()
-    if champion in (None, history.champion, history.observed):
-        return
-    version = versions.get(registry.store, registry.model, str(champion))
-    registry.ledger.append(
-        "observed",
-        verdict="observed",
-        reason=f"Version {champion} has the alias champion; segops did not set it.",
-        by=started_by(),
-        version=str(champion),
-        run_id=version.run_id,
-        details={"bundle_digest": version.bundle_digest},
-        again=True,
-    )
+    while True:
+        # Read before the alias: if another process changes both meanwhile, the append fails.
+        history = registry.history()
+        champion = registry.aliases().get(CHAMPION)
+        if history.pending is not None or champion in (None, history.champion, history.observed):
+            return
+        version = versions.get(registry.store, registry.model, str(champion))
+        with suppress(MovedError):
+            registry.ledger.append(
+                "observed",
+                verdict="observed",
+                reason=f"Version {champion} has the alias champion; segops did not set it.",
+                by=started_by(),
+                version=str(champion),
+                run_id=version.run_id,
+                details={"bundle_digest": version.bundle_digest},
+            )
+            return

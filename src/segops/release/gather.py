@@ -202,7 +202,8 @@ def _champion(
             return NoRelease(), None
         reason = (
             f"the ledger names version {case.history.champion} as champion, the registry has none. "
-            f"Set the alias `champion` of {case.model} to it again."
+            f"Set the alias `champion` of {case.model} to it again; if that version was deleted, "
+            "`segops rollback --reason WHY` restores the release before it."
         )
         return Unknown(reason), None
     if number != case.history.champion:
@@ -237,14 +238,14 @@ def _against(
     if isinstance(version, Unknown):
         return version
     reference = versions.get(case.store, case.model, number)
-    if number == version.number or reference.bundle_digest == version.bundle_digest:
-        return Identical(number)
     released_as = case.history.digests.get(number)
     if released_as is not None and released_as != reference.bundle_digest:
         return Unknown(
             f"version {number}: its tag says that its artifact is {reference.bundle_digest[:12]}, "
             f"the ledger released {released_as[:12]}. The tag was changed; set it back."
         )
+    if number == version.number or reference.bundle_digest == version.bundle_digest:
+        return Identical(number)
     if isinstance(paired, Unknown):
         return paired
     val_hash = str(_evaluation(case.root)["val_hash"])

@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.record.lineage import tag
-from segops.record.tracking import BusyError, Store, is_missing, locked
-from segops.release.chain import Chain, Entry, EntryKind, finite, to_line
+from segops.record.tracking import BusyError, Store, is_missing, locked, without_credentials
+from segops.release.chain import Chain, Entry, EntryKind, TamperedError, finite, to_line
 from segops.runtime.errors import SegopsError
 
 ENTRY, HEAD = tag("entry"), tag("ledger_head")
@@ -129,9 +129,10 @@ class Ledger:
             line = to_line(entry).decode()
             failure = self._create(line)
             chain = self._read()
-            if chain.entries[entry.sequence - 1 : entry.sequence] == [entry]:
+            written = chain.entries[entry.sequence - 1 : entry.sequence]
+            if written and written[0].nonce == entry.nonce:
                 self._anchor(chain)
-                return entry
+                return written[0]
             if chain.head != entry.previous and not again:
                 newer = chain.entries[entry.sequence - 1]
                 raise MovedError(
@@ -161,11 +162,14 @@ class Ledger:
         hashes: list[str] = []
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
             old.add(number, line)
+            if len(old.entries) != number:
+                raise old.tampered(f"line {number} does not fit the line before it")
             hashes.append(old.head)
         ours = [
             (entry, sha256)
             for entry, sha256 in zip(old.entries, hashes, strict=True)
-            if (entry.registry, entry.model) == (self.store.identity, self.model)
+            if without_credentials(entry.registry) == self.store.identity
+            and entry.model == self.model
         ]
         held = {
             entry.details[TAKEN_OVER]: entry.sequence
@@ -175,9 +179,11 @@ class Ledger:
         missing = [pair for pair in ours if pair[1] not in held]
         if not missing:
             return 0
-        if len(held) != len(self.entries()):
+        begun = [sha256 for _, sha256 in ours][: len(held)]
+        if len(held) != len(self.entries()) or list(held) != begun:
             log.warning(
-                "%s: %d of its lines are not in the %s, which others began. They count no longer.",
+                "%s: %d of its lines are not in the %s, which others began. They count no longer; "
+                "move the file away.",
                 path, len(missing), self.where,
             )  # fmt: skip
             return 0
@@ -236,10 +242,12 @@ class Ledger:
         return chain
 
     def _from_copy(self) -> Chain:
-        chain = Chain(str(self.copy))
-        for number, line in _kept(self.copy):
-            chain.add(number, line)
-        chain.where = self.where
+        chain = Chain(self.where)
+        try:
+            for number, line in _kept(self.copy):
+                chain.add(number, line)
+        except TamperedError:
+            raise _damaged(self.copy) from None
         return chain
 
     def _lines(self, start: int) -> Iterator[tuple[int, str]]:
@@ -321,6 +329,8 @@ class Ledger:
             with locked(self.root, "ledger"):
                 self.copy.parent.mkdir(parents=True, exist_ok=True)
                 held = max((number for number, _ in _kept(self.copy)), default=0)
+                if new[0][0] > held + 1:
+                    return  # lines between were not kept; the next process reads them
                 _write(self.copy, [f"{number} {line}" for number, line in new if number > held])
         except OSError as error:
             log.warning("%s: the copy of the ledger was not written: %s", self.copy, error.strerror)
@@ -330,14 +340,19 @@ def _kept(path: Path) -> list[tuple[int, str]]:
     """Return number and line of the lines in a copy; a last line without its end is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    pairs = [line.partition(" ") for line in lines]
     try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        pairs = [line.partition(" ") for line in lines]
         return [(int(number), line) for number, _, line in pairs]
-    except ValueError:
-        raise SegopsError(
-            f"{path}: no copy of a ledger. Remove it; segops makes it anew."
-        ) from None
+    except (OSError, ValueError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> SegopsError:
+    return SegopsError(
+        f"{path}: this copy of the ledger is damaged or not readable. Remove it; segops makes it "
+        "anew from the registry."
+    )
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:

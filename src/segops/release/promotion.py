@@ -89,7 +89,10 @@ def _decide(registry: Registry, settings: Params) -> Decision:
         with prepared(registry):
             pass
         entries = registry.ledger.entries()
-        evidence = gather(registry.root, settings, registry.store, releases.read(entries))
+        history = releases.read(entries)
+        if history.pending is not None:
+            continue  # another process began a change since: wait for it
+        evidence = gather(registry.root, settings, registry.store, history)
         decision = decide(evidence, settings.gate)
         files.write_json(registry.root / paths.DECISION, decision.model_dump(mode="json"))
         if decision.verdict == "unchanged":
@@ -132,6 +135,7 @@ def _promote(registry: Registry, decision: Decision) -> None:
         decision.version,
         decision.run_id,
         decided.reason,
+        now,
         {PREVIOUS: now.get(CHAMPION), CHAMPION: decision.version},
         decision=decided.sequence,
         bundle_digest=decided.details["bundle_digest"],

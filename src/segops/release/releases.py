@@ -58,14 +58,19 @@ class Releases:
         return next((other for other in reversed(others) if other != version), None)
 
 
+def ends(entries: Iterable[Entry]) -> dict[int, Entry]:
+    """Return the number of each intent that ended -> the entry that ended it; the first counts."""
+    found: dict[int, Entry] = {}
+    for entry in entries:
+        if entry.kind in ("done", "abandoned"):
+            found.setdefault(entry.details["intent"], entry)
+    return found
+
+
 def read(entries: Iterable[Entry]) -> Releases:
     """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)
-    ended = {
-        entry.details["intent"]: entry.kind
-        for entry in entries
-        if entry.kind in ("done", "abandoned")
-    }
+    ended = {sequence: end.kind for sequence, end in ends(entries).items()}
     intents = [entry for entry in entries if entry.kind == "intent"]
     pending = [entry for entry in intents if entry.sequence not in ended]
     withdrawn = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from segops.record import artifact
 from segops.record.lineage import started_by
 from segops.record.tracking import is_missing
 from segops.release import releases, versions
-from segops.release.changes import Registry, change, changing
+from segops.release.changes import Registry, change, changing, is_gone, looking
+from segops.release.ledger import MovedError
 from segops.release.releases import Releases
 from segops.release.versions import CHAMPION, PREVIOUS, Version
 from segops.runtime.errors import SegopsError
@@ -76,29 +78,36 @@ def rollback(
     """
     if not reason.strip():
         raise SegopsError("A rollback needs a reason: segops rollback --reason 'WHY'.")
-    with changing(root) as registry:
+    with (looking if dry_run else changing)(root) as registry:
         seen = releases.read(registry.seen)
         past, now = registry.history(), registry.aliases()
-        if seen.pending is not None and seen.pending.verdict == "rollback":
-            after = seen.pending.details["after"]
-            if past.withdrawn.get(seen.pending.version) is not None:
-                return RolledBack(seen.pending.version, after[CHAMPION], after[PREVIOUS], True)
-        current = now.get(CHAMPION)
+        if past.pending is not None:
+            raise SegopsError(
+                f"{registry.model}: {past.pending.by} began the {past.pending.verdict} of version "
+                f"{past.pending.version}, which comes first. Without --dry-run it is completed."
+            )
+        if completed := _completed(seen, past, now):
+            return completed
+        # Without the alias, as after its version was deleted, the ledger knows the champion.
+        current = now.get(CHAMPION) or past.champion
         if current is None:
             raise SegopsError(
                 f"{registry.model} has no champion: there is nothing to roll back. "
                 "`segops promote` makes one."
             )
-        _require_seen(registry, current, champion, seen.champion)
-        back = _target(registry, past, current, now.get(PREVIOUS), to)
+        _require_seen(registry, current, champion, seen.observed or seen.champion)
+        back = _target(registry, past, current, to)
         version = versions.get(registry.store, registry.model, back)
         require_usable(registry, version, past.digests.get(back, version.bundle_digest))
-        older = past.before(back)
-        after = {PREVIOUS: older if older != current else None, CHAMPION: back}
+        others = (other for other in reversed(past.champions) if other not in (current, back))
+        older = next((other for other in others if not is_gone(registry, other)), None)
         if not dry_run:
-            withdrawn = versions.get(registry.store, registry.model, current)
-            change(registry, "rollback", current, withdrawn.run_id, reason.strip(), after)
-        return RolledBack(current, back, after[PREVIOUS])
+            run_id = ""
+            if not is_gone(registry, current):
+                run_id = versions.get(registry.store, registry.model, current).run_id
+            after = {PREVIOUS: older, CHAMPION: back}
+            change(registry, "rollback", current, run_id, reason.strip(), now, after)
+        return RolledBack(current, back, older)
 
 
 def adopt(root: Path, number: str, reason: str) -> None:
@@ -133,6 +142,8 @@ def adopt(root: Path, number: str, reason: str) -> None:
             )
         version = versions.get(registry.store, registry.model, number)
         require_usable(registry, version, version.bundle_digest)
+        if registry.aliases().get(CHAMPION) != number:
+            raise MovedError(f"{registry.model}: another version became champion meanwhile.")
         registry.ledger.append(
             "adopted",
             verdict="adopt",
@@ -166,7 +177,8 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
                 f"{str(error).splitlines()[0]} Restore its files, or choose another version."
             ) from error
         done = subprocess.run(
-            [sys.executable, "-c", PREDICT, str(bundle)],
+            # -P: the folder with the bundle is no place to import from.
+            [sys.executable, "-P", "-c", PREDICT, str(bundle)],
             cwd=scratch,
             capture_output=True,
             text=True,
@@ -195,9 +207,18 @@ def _require_seen(registry: Registry, current: str, wanted: str | None, seen: st
         )
 
 
-def _target(
-    registry: Registry, past: Releases, current: str, previous: str | None, to: str | None
-) -> str:
+def _completed(seen: Releases, past: Releases, now: Mapping[str, str]) -> RolledBack | None:
+    """Return the rollback that was pending when this checkout last looked, if it still stands."""
+    pending = seen.pending
+    if pending is None or pending.verdict != "rollback" or pending.version not in past.withdrawn:
+        return None
+    after = pending.details["after"]
+    if now.get(CHAMPION) != after[CHAMPION]:
+        return None
+    return RolledBack(pending.version, after[CHAMPION], after[PREVIOUS], completed=True)
+
+
+def _target(registry: Registry, past: Releases, current: str, to: str | None) -> str:
     """Return the version to restore."""
     if to is not None:
         if to == current:
@@ -214,9 +235,7 @@ def _target(
                 "rollback restores a release; the gate decides on other versions."
             )
         return _existing(registry, to)
-    back = previous
-    if back is None or back == current or back not in past.champions:
-        back = past.before(current)
+    back = past.champion if current != past.champion else past.before(current)
     if back is None:
         raise SegopsError(
             f"{registry.model}: version {current} is the only release; there is no previous "

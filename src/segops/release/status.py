@@ -84,9 +84,7 @@ def events(entries: Sequence[Entry]) -> list[Event]:
     Args:
         entries: The entries, oldest first.
     """
-    ends = {
-        entry.details["intent"]: entry for entry in entries if entry.kind in ("done", "abandoned")
-    }
+    ends = releases.ends(entries)
     intents = {entry.sequence: entry for entry in entries if entry.kind == "intent"}
     carried_out = {entry.details.get("decision") for entry in intents.values()}
     happened = []
@@ -103,6 +101,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             if entry.sequence in ends:
                 continue
             what = f"{WORDS[entry.verdict]} (begun, not ended)"
+        elif ends.get(entry.details["intent"]) is not entry:
+            continue
         else:
             ended = " (abandoned)" if entry.kind == "abandoned" else ""
             what = f"{WORDS[entry.verdict]}{ended}"
@@ -124,8 +124,8 @@ def status(root: Path) -> Status:
     settings = load_params(root).registry
     with session(root, settings, create=False) as store:
         ledger = Ledger(store, root, settings.model)
-        entries = ledger.entries()
         aliases = versions.aliases(store, settings.model)
+        entries = ledger.entries()
         by_number = {
             number: versions.get(store, settings.model, number) for number in aliases.values()
         }
@@ -150,10 +150,16 @@ def _warnings(history: Releases, champion: str | None) -> Iterator[str]:
     if pending is not None:
         yield (
             f"{pending.by} began the {pending.verdict} of version {pending.version} at "
-            f"{pending.time[:16].replace('T', ' ')} UTC and did not end it; the next `segops "
-            "promote` or `segops rollback` completes it."
+            f"{pending.time[:16].replace('T', ' ')} UTC and has not ended it; if that process is "
+            "gone, the next `segops promote` or `segops rollback` completes it."
         )
-    if champion != history.champion and pending is None:
+    elif champion is None and history.champion is not None:
+        yield (
+            f"No version has the alias champion, the ledger names {history.champion}. Set the "
+            "alias to it again; if that version was deleted, `segops rollback --reason WHY` "
+            "restores the release before it."
+        )
+    elif champion != history.champion:
         yield (
             f"Version {champion or '(none)'} has the alias champion, the ledger names "
             f"{history.champion or 'none'}. `segops adopt` takes a champion in that was set by "

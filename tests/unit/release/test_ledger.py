@@ -16,6 +16,7 @@ from segops import files
 from segops.release import releases
 from segops.release.chain import GENESIS, Entry, TamperedError, to_line
 from segops.release.ledger import ENTRY, HEAD, TAKEN_OVER, Ledger, MovedError
+from segops.runtime.errors import SegopsError
 
 NAME = "segops-ledger"
 
@@ -208,18 +209,18 @@ def test_a_copy_that_a_crash_cut_off_is_completed(
 # The ledger file of an earlier segops.
 
 
-def old_line(number: int, previous: str, model: str = "segops", **details: Any) -> str:
+def old_line(number: int, previous: str, model: str, version: str, **details: Any) -> str:
     kinds = {1: ("decision", "promoted"), 2: ("intent", "promote"), 3: ("done", "promote")}
     kind, verdict = kinds[(number - 1) % 3 + 1]
     tree = {
         "sequence": number, "previous": previous, "time": "2026-01-01T00:00:00+00:00", "kind": kind,
-        "registry": "local", "model": model, "version": "7", "run_id": "", "verdict": verdict,
+        "registry": "local", "model": model, "version": version, "run_id": "", "verdict": verdict,
         "reason": "better", "by": "me", "details": details,
     }  # fmt: skip
     return json.dumps(tree, separators=(",", ":"))
 
 
-def write_old(path: Path) -> None:
+def write_old(path: Path, version: str = "7") -> None:
     """Three lines about another model, three about ours."""
     lines: list[str] = []
     for number in range(1, 7):
@@ -227,7 +228,8 @@ def write_old(path: Path) -> None:
         if number == 5:
             details = {"decision": 4, "bundle_digest": "d7", "differences": {}}
         previous = files.sha256_bytes(lines[-1].encode()) if lines else GENESIS
-        lines.append(old_line(number, previous, "other" if number < 4 else "segops", **details))
+        model = "other" if number < 4 else "segops"
+        lines.append(old_line(number, previous, model, version, **details))
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
@@ -273,6 +275,56 @@ def test_an_old_file_that_was_changed_is_not_taken_over(ledger: Ledger, tmp_path
     with pytest.raises(TamperedError, match=r"ledger\.jsonl: line 2 does not fit"):
         ledger.take_over()
     assert ledger.entries() == []
+
+
+def test_a_second_old_file_is_not_mixed_with_the_first(
+    ledger: Ledger, opened: Any, tmp_path: Path, caplog: Any
+) -> None:
+    write_old(tmp_path / "ledger.jsonl")
+    ledger.take_over()
+    other = opened(tmp_path / "other")
+    write_old(tmp_path / "other" / "ledger.jsonl", version="8")
+    assert other.take_over() == 0
+    assert "which others began" in caplog.text
+    assert told(other).champion == "7"
+
+
+def test_a_copy_with_a_hole_is_never_written(ledger: Ledger, opened: Any, tmp_path: Path) -> None:
+    for number in range(3):
+        decide(ledger, str(number))
+    ledger.copy.unlink()  # while the process lives
+    decide(ledger)
+    assert not ledger.copy.exists()
+    assert len(opened(tmp_path).entries()) == 4
+    assert len(opened(tmp_path).last_seen()) == 4
+
+
+@pytest.mark.parametrize("content", [b"1 {}\n", b"x\n", b"\xff\n", b"2 {}\n"])
+def test_a_damaged_copy_is_named(ledger: Ledger, content: bytes) -> None:
+    ledger.copy.parent.mkdir()
+    ledger.copy.write_bytes(content)
+    with pytest.raises(SegopsError, match=r"\.log: this copy of the ledger is damaged"):
+        ledger.entries()
+
+
+def test_an_entry_of_a_newer_segops_is_no_tampering(ledger: Ledger, client: MlflowClient) -> None:
+    entry = decide(ledger)
+    tree = {**entry.model_dump(), "sequence": 2, "kind": "approved", "new": 1}
+    tree["previous"] = files.sha256_bytes(to_line(entry))
+    client.create_model_version(
+        NAME, "segops-ledger:/segops", tags={ENTRY: json.dumps(tree)}, await_creation_for=0
+    )
+    with pytest.raises(SegopsError, match="Update this checkout") as raised:
+        ledger.entries()
+    assert not isinstance(raised.value, TamperedError)
+
+
+def test_of_two_ends_of_a_change_the_first_counts(ledger: Ledger) -> None:
+    intent = promote(ledger, "1")
+    ledger.append(
+        "abandoned", verdict="promote", reason="", by="", details={"intent": intent.sequence}
+    )
+    assert told(ledger).champion == "1"
 
 
 def test_a_lost_copy_is_made_anew(ledger: Ledger, opened: Any, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def fill(store: Store, ledger: Ledger, start: int, stop: int) -> None:
     """Add versions, each promoted."""
     for number in range(start + 1, stop + 1):
         store.client.create_model_version(
-            "segops", "segops-benchmark:/", tags={tag("miou"): "0.5"}, await_creation_for=0
+            "segops", "segops-benchmark:/x", tags={tag("miou"): "0.5"}, await_creation_for=0
         )
         facts: dict[str, Any] = {"reason": "why", "by": "benchmark", "version": str(number)}
         ledger.append("decision", verdict="promoted", details={"checks": TEXT}, **facts)

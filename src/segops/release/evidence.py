@@ -86,10 +86,12 @@ class ValidationVerdict:
     Attributes:
         passed: Whether the data are fit for training.
         data_hash: Hash of the validated data set.
+        required_classes: Names of the classes that train and val must hold.
     """
 
     passed: bool
     data_hash: str
+    required_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,36 @@ def unseen_images(evidence: Evidence, policy: GateParams) -> Check:
     )
 
 
+def scored_classes(evidence: Evidence, policy: GateParams) -> Check:
+    """The score rests on every required class, and on more than one."""
+    name, verdict, score = "scored classes", evidence.validation, evidence.score
+    if isinstance(verdict, Unknown):
+        return _failed(name, "all", f"The data's validation is missing: {verdict.reason}")
+    if isinstance(score, Unknown):
+        return _failed(name, "all", f"There is no score: {score.reason}")
+    scored = [label for label, iou in score.class_iou.items() if iou is not None]
+    absent = [label for label in verdict.required_classes if label not in scored]
+    alone = len(scored) < min(2, len(score.class_iou))
+    if absent:
+        sentence = f"The scored images hold no pixel of {', '.join(absent)}: val cannot judge them."
+    elif alone:
+        sentence = (
+            f"The scored images hold {', '.join(scored) or 'no class'} alone: a model that "
+            "predicts nothing else would have the best score."
+        )
+    else:
+        sentence = f"The scored images hold {len(scored)} classes, all that are required."
+    if absent or alone:
+        sentence += " Add images of the other classes to val."
+    return Check(
+        name=name,
+        passed=not (absent or alone),
+        observed=float(len(scored)),
+        required=float(max(len(verdict.required_classes), min(2, len(score.class_iou)))),
+        sentence=sentence,
+    )
+
+
 def miou(evidence: Evidence, policy: GateParams) -> Check:
     """The challenger's mIoU is at least `gate.min_miou`."""
     name, score = "mIoU", evidence.score
@@ -330,6 +360,7 @@ CHECKS: tuple[GateCheck, ...] = (
     validation,
     lineage,
     unseen_images,
+    scored_classes,
     miou,
     class_iou,
     champion,

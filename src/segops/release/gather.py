@@ -84,7 +84,7 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
     return Evidence(
         challenger=challenger,
         score=paired if isinstance(paired, Unknown) else _known(lambda: _score(case, paired)),
-        validation=_known(lambda: _validation(root)),
+        validation=_known(lambda: _validation(root, settings)),
         lineage_missing=missing,
         champion=champion,
         best=_best(case, champion, version, paired),
@@ -92,18 +92,19 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
     )
 
 
-def unreachable(root: Path, reason: str) -> Evidence:
+def unreachable(root: Path, settings: Params, reason: str) -> Evidence:
     """Return the evidence when the registry does not answer: only the validation is known.
 
     Args:
         root: The workspace.
+        settings: Its parameters.
         reason: Why the registry does not answer.
     """
     unknown = Unknown(reason)
     return Evidence(
         challenger=unknown,
         score=unknown,
-        validation=_known(lambda: _validation(root)),
+        validation=_known(lambda: _validation(root, settings)),
         lineage_missing=unknown,
         champion=unknown,
         best=unknown,
@@ -182,9 +183,10 @@ def _score(case: _Inputs, paired: PairedCounts) -> Score:
     )
 
 
-def _validation(root: Path) -> ValidationVerdict:
+def _validation(root: Path, settings: Params) -> ValidationVerdict:
     verdict = files.read_json(root / paths.VERDICT)
-    return ValidationVerdict(verdict["passed"] is True, str(verdict["data_hash"]))
+    required = settings.validate_.required(settings.data.class_names)
+    return ValidationVerdict(verdict["passed"] is True, str(verdict["data_hash"]), required)
 
 
 def _champion(

@@ -49,7 +49,7 @@ def gate(root: Path) -> Decision:
     except (BusyError, TamperedError, MovedError):
         raise
     except SegopsError as error:
-        decision = decide(unreachable(root, str(error)), settings.gate)
+        decision = decide(unreachable(root, settings, str(error)), settings.gate)
         files.write_json(root / paths.DECISION, decision.model_dump(mode="json"))
         return decision
 

@@ -86,6 +86,7 @@ def test_better_challenger_is_promoted() -> None:
         "validation",
         "lineage",
         "unseen images",
+        "scored classes",
         "mIoU",
         "IoU of bird",
         "champion",
@@ -176,7 +177,7 @@ def test_mistake_8_promoting_the_latest_unconditionally() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, -0.1, 1.1])
 def test_mistake_9_missing_or_nan_passes_a_comparison(value: float | None) -> None:
     assert failed(decide(score(miou=value), POLICY)) == ["mIoU"]
-    assert failed(decide(score(class_iou={"bird": value}), POLICY)) == ["IoU of bird"]
+    assert failed(decide(score(class_iou={"background": 0.8, "boat": 0.5, "bird": value}), POLICY)) == ["IoU of bird"]
 
 
 @pytest.mark.parametrize(
@@ -321,6 +322,11 @@ def test_whatever_is_unknown_rejects_with_its_reason(field: str) -> None:
         ({"validation": ValidationVerdict(False, "d")}, "validation"),
         ({"validation": ValidationVerdict(True, "other")}, "validation"),
         ({"validation": ValidationVerdict(True, "")}, "validation"),
+        ({"validation": ValidationVerdict(True, "d", ("bird", "boat"))}, "scored classes"),
+        (
+            {"score": Score(0.99, {"background": None, "bird": 0.99}, 60, 0, "new", "d", "val")},
+            "scored classes",
+        ),
         ({"lineage_missing": ("seed",)}, "lineage"),
         ({"challenger": Challenger("segops", "2", "run", "tampered")}, "artifact"),
         (

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from segops import files
-from segops.predict.journal import FinishedImage
+from segops.predict.journal import FORMAT, FinishedImage
 from segops.predict.table import TABLE
 from segops.runtime.networks.zoo import ModelSpec, build
 from tests.support.bundles import write_bundle
@@ -82,6 +82,7 @@ def finished_image(
 ) -> FinishedImage:
     """An entry of the journal for ``a.png`` of that width and height."""
     return FinishedImage(
+        format=FORMAT,
         mask="a.png",
         image="image",
         model="model",

@@ -43,12 +43,6 @@ def evaluate(
 ) -> None:
     """Score a model on val and show the metrics; no output of the pipeline changes."""
     from segops import files, paths
-    from segops.data.store import PackedStore
-    from segops.evaluate import variants
-    from segops.evaluate.metrics_file import evaluation
-    from segops.evaluate.score import score
-    from segops.params.file import load_params
-    from segops.release.resolve import resolved
     from segops.runtime import opener
 
     root = checkout()
@@ -57,6 +51,13 @@ def evaluate(
         raise SegopsError(
             f"{own}: no bundle there (it lacks {opener.MODEL}). `segops run` makes it."
         )
+    from segops.data.store import PackedStore
+    from segops.evaluate import variants
+    from segops.evaluate.metrics_file import evaluation
+    from segops.evaluate.score import score
+    from segops.params.file import load_params
+    from segops.release.resolve import resolved
+
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with (
         resolved(model or str(own), root) as bundle,

@@ -12,10 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 import segops
@@ -26,6 +25,9 @@ from segops.metrics.iou import class_pixels
 from segops.progress import track
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("segops")
 
@@ -222,12 +224,13 @@ def _score(
             f"{', '.join(store.class_names)}. They must be the same, in the same order: "
             "`segops run` trains a model of these classes."
         )
+    expected = request["expected_digest"]
     unwanted, ids = frozenset(exclude_sha256), store.ids(split)[:limit]
     about = {
         "images": [one for one in ids if store.image_sha256(one) not in unwanted],
         "excluded": [one for one in ids if store.image_sha256(one) in unwanted],
         "class_names": names,
-        "bundle_digest": request["expected_digest"] or files.sha256_tree(bundle),
+        "bundle_digest": files.sha256_tree(bundle) if expected is None else expected,
         "weights_sha256": files.sha256_file(bundle / opener.WEIGHTS),
     }
     with files.atomic_directory(out) as temporary:
@@ -256,6 +259,8 @@ def read_scores(out: Path) -> Scores:
     Raises:
         SegopsError: The directory is not whole.
     """
+    import pandas as pd  # takes a while, for which the worker would wait to be started
+
     about, figures = files.read_json(out / ABOUT), files.read_json(out / FIGURES)
     confusion = np.load(out / CONFUSION, allow_pickle=False)
     return Scores(
@@ -318,7 +323,10 @@ def _done(process: subprocess.Popen[str]) -> Iterator[str]:
     """Ids of the images as the worker finishes them."""
     assert process.stdout is not None
     for line in process.stdout:
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except json.JSONDecodeError:  # torn: the worker was killed, as its status will tell
+            continue
         if "error" in message:
             raise SegopsError(message["error"])
         yield message["done"]

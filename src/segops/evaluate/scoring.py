@@ -11,19 +11,28 @@ of the images, so that the same request gives the same bytes.
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
+
+if __name__ == "__main__":
+    # Keep the pipe to the parent for the protocol; send everything else, also what a library
+    # prints when it is imported, to standard error.
+    CHANNEL = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    gc.disable()  # imports leave no garbage, and each collection would look at all that they made
+
 import json
 import logging
 import math
-import os
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import cv2
@@ -159,11 +168,8 @@ class Tally:
         )
 
 
-def main() -> int:
+def main(channel: TextIO) -> int:
     """Carry out the request; return the exit status."""
-    # Keep the pipe to the parent for the protocol; send everything else to standard error.
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
     try:
         request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
         for image_id in score_images(request):
@@ -306,7 +312,8 @@ def _keep(archive: ZipFile, what: str, image_id: str, picture: NDArray[np.uint8]
 
 
 if __name__ == "__main__":
-    status = main()
+    gc.enable()
+    status = main(CHANNEL)
     # The results are on disk; an ordinary exit would spend a second or two on torch's clean-up.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -161,18 +164,41 @@ def check_download(encoder: str, weights: str = IMAGENET) -> None:
     try:
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
-            return
+        _ask(constants.ENDPOINT)
     except urllib.error.HTTPError:
         return  # any status is an answer
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise _unavailable(
             encoder,
             weights,
             f"are not in the local cache ({constants.HF_HUB_CACHE}) and cannot be downloaded from "
-            f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}. Connect this machine",
+            f"{constants.ENDPOINT}: {getattr(error, 'reason', error) or repr(error)}. "
+            "Connect this machine, correct HF_ENDPOINT if it is set",
         ) from None
+
+
+def _ask(address: str) -> None:
+    """Send a request to a server, and raise what came in place of an answer.
+
+    It takes at most :data:`SECONDS_TO_ANSWER`. The look-up of a name knows no limit of time, so
+    the request is made in a thread that nothing waits for.
+    """
+    answer: Future[None] = Future()
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(address, method="HEAD")
+            with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
+                answer.set_result(None)
+        except Exception as error:
+            answer.set_exception(error)
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SECONDS_TO_ANSWER)
+    if not answer.done():
+        raise TimeoutError(f"no answer in {SECONDS_TO_ANSWER} s")
+    answer.result()
 
 
 def download(encoder: str, weights: str = IMAGENET) -> None:

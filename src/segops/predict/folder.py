@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from segops.threads import cores, pipelined
 from . import outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .explain import explanation, require_class
-from .journal import JOURNAL, LOCK, FinishedImage, Journal
+from .journal import FORMAT, JOURNAL, LOCK, FinishedImage, Journal
 from .outputs import Options, PredictedImage
 from .sources import Source, find_images
 from .table import TABLE, write_table
@@ -103,7 +103,9 @@ def predict_folder(
         try:
             with ThreadPoolExecutor(1, "predict") as predicting:
                 run = _Run(predictor, digest, journal, options, overwrite, predicting)
-                results = list(track(run.results(sources), "predict", len(sources)))
+                # On an error or Ctrl-C, images under way end before the pool and the journal do.
+                with closing(run.results(sources)) as made:
+                    results = list(track(made, "predict", len(sources)))
             rows = (
                 (image.name, result if isinstance(result, str) else run.entry(image))
                 for image, result in zip(sources, results, strict=True)
@@ -131,7 +133,7 @@ class _Run:
         self.device = str(torch.device(self.predictor.device).type)
         self.classes = len(self.predictor.class_names)
 
-    def results(self, sources: list[Source]) -> Iterator[bool | str]:
+    def results(self, sources: list[Source]) -> Generator[bool | str, None, None]:
         """For each image: True once predicted, False if an earlier run did, else what is wrong."""
         if self.options.probabilities:
             size = sum(self._probabilities_size(*self._extent(source)) for source in sources)
@@ -225,6 +227,7 @@ class _Run:
                 outputs.remove(source.mask_path, earlier.outputs, written)
             height, width = predicted.mask.shape
             entry = FinishedImage(
+                format=FORMAT,
                 mask=source.mask,
                 image=sha256,
                 model=self.model,

@@ -8,7 +8,7 @@ SHA-256 and not by time, because copies and checkouts change the time and no pix
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -27,6 +27,7 @@ class FinishedImage:
     """A finished image: one line of the journal.
 
     Attributes:
+        format: :data:`FORMAT`.
         mask: The mask's path below the directory of the outputs, with slashes.
         image: SHA-256 of the image file's content.
         model: Digest of the bundle that predicted it.
@@ -38,7 +39,7 @@ class FinishedImage:
         outputs: SHA-256 of every output by its kind; None where a kind had nothing to show.
     """
 
-    format: int = FORMAT
+    format: int
     mask: str
     image: str
     model: str
@@ -46,7 +47,7 @@ class FinishedImage:
     width: int
     height: int
     confidence: float
-    pixels: Sequence[int]
+    pixels: list[int]
     outputs: Mapping[str, str | None]
 
 
@@ -96,7 +97,8 @@ class Journal:
         """
         if compact:
             masks = (mask for mask in sorted(self._lines) if (self._output / mask).is_file())
-            files.write_bytes(self._path, b"".join(self._lines[mask] for mask in masks))
+            with files.atomic_path(self._path) as temporary, temporary.open("wb") as file:
+                file.writelines(self._lines[mask] for mask in masks)
         self._file.close()
 
 
@@ -119,9 +121,9 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def _parsed(line: bytes) -> FinishedImage | None:
-    """The entry of a line; None for a line of another version."""
+    """The entry of a line; None for a line of another version or of something else."""
     try:
         entry = FinishedImage(**json.loads(line))
     except (ValueError, TypeError):
         return None
-    return entry if entry.format == FORMAT else None
+    return entry if entry.format == FORMAT and isinstance(entry.pixels, list) else None

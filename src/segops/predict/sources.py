@@ -66,7 +66,8 @@ def find_images(source: Path, output: Path) -> list[Source]:
         return [single]
     if not source.is_dir():
         raise SegopsError(f"{source}: no such file or directory. Expected images.")
-    inside = source.resolve() in output.resolve().parents
+    images_in, masks_in = source.resolve(), output.resolve()
+    inside = images_in in masks_in.parents
     if inside and output.is_dir() and not (output / JOURNAL).is_file():
         among = next(_images(output), None)
         if among is not None:
@@ -76,7 +77,7 @@ def find_images(source: Path, output: Path) -> list[Source]:
             )
     sources = [
         Source(path, path.relative_to(source).as_posix(), output)
-        for path in _images(source, output.resolve() if inside else None)
+        for path in _images(source, masks_in if inside else None)
     ]
     if not sources:
         raise SegopsError(f"{source}: holds no image; expected {', '.join(SUFFIXES)}.")
@@ -89,10 +90,10 @@ def find_images(source: Path, output: Path) -> list[Source]:
                 f"{image.path} and {other.path}: both masks would be {image.mask_path}. Rename one."
             )
         # The next run would take masks among the images for images.
-        if not inside and (output.resolve() / image.mask).is_relative_to(source.resolve()):
+        if not inside and (masks_in / image.mask).is_relative_to(images_in):
             raise SegopsError(
                 f"{output}: the mask {image.mask_path} would lie among the images of "
-                f"{source.resolve()}. Give a directory of its own with --output."
+                f"{images_in}. Give a directory of its own with --output."
             )
     return sources
 

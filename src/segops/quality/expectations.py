@@ -64,7 +64,7 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
     rules = [
         *_count_rules(params.validate_),
         *_file_rules(),
-        *_label_rules(images, labels, params),
+        *_label_rules(labels, params),
         *_split_rules(images),
     ]
     outcomes = evaluate(
@@ -195,7 +195,7 @@ def _file_rules() -> list[Rule]:
     ]
 
 
-def _label_rules(images: pd.DataFrame, labels: pd.DataFrame, params: Bounds) -> list[Rule]:
+def _label_rules(labels: pd.DataFrame, params: Bounds) -> list[Rule]:
     names = params.data.class_names
     required = params.validate_.required(names)
     bound = params.validate_.max_void_fraction

@@ -75,17 +75,23 @@ def log_bundle(
     MLflow shows `params`, the bundle's parameters as MLflow stores them, on the model's page.
 
     Raises:
+        SegopsError: The bundle lacks its script.
         MlflowException: MLflow refuses.
     """
     from mlflow import pyfunc
 
+    script = next((path for path in SCRIPTS if (bundle / path).is_file()), None)
+    if script is None:
+        raise SegopsError(
+            f"{bundle}: the bundle is damaged: it lacks {SCRIPTS[0]}. `dvc repro package` makes it "
+            "again."
+        )
     for existing in _of_run(store, run_id):
         if existing.status != LoggedModelStatus.READY:
             store.client.delete_logged_model(existing.model_id)
     model = store.client.create_logged_model(
         store.experiment_id, NAME, run_id, tags={DIGEST: digest}, params=params
     )
-    script = next(path for path in SCRIPTS if (bundle / path).is_file())
     with tempfile.TemporaryDirectory() as scratch:
         local = str(Path(scratch) / "model")
         # MLflow warns that an input example is missing; the explicit signature replaces it.

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from segops.params.file import load_params
-from segops.record.artifact import checked_bundle
-from segops.record.tracking import Store, session
-from segops.release import versions
-from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+
+if TYPE_CHECKING:
+    from segops.record.tracking import Store
+    from segops.release.versions import Version
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -40,6 +41,10 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
             )
         yield Path(model)
         return
+    from segops.record.artifact import checked_bundle  # these import MLflow, which takes seconds
+    from segops.record.tracking import session
+    from segops.release import versions
+
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
     parsed(uri)  # before MLflow is asked
@@ -75,6 +80,8 @@ def find_version(store: Store, uri: str) -> tuple[str, Version]:
         SegopsError: It is neither of the two, or there is no such alias.
         MlflowException: There is no such version, or the registry does not answer.
     """
+    from segops.release import versions
+
     parts = parsed(uri)
     name, number = parts["name"], parts["version"]
     if number is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
+from threading import Thread
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.evaluate.results import write_results
 from segops.evaluate.score import EXPLAINED, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
@@ -44,6 +44,7 @@ def run(root: Path) -> None:
     bundle = root / paths.SEGMENTER
     trained_on = _require_unseen(store, bundle)
     shown = settings.report.pictures
+    Thread(target=_load).start()
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         scores = score(
             bundle,
@@ -54,6 +55,8 @@ def run(root: Path) -> None:
             masks=shown,
             explain=EXPLAINED if shown else 0,
         )
+        from segops.evaluate.results import write_results
+
         found = write_results(
             root,
             scores,
@@ -65,6 +68,11 @@ def run(root: Path) -> None:
             registered=settings.registry.model,
         )
     log.info("%s", sentence(found))
+
+
+def _load() -> None:
+    """Import, in a second, what is used later; the scoring process loads its libraries as well."""
+    import segops.evaluate.results  # noqa: F401
 
 
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:

@@ -24,6 +24,8 @@ AS_FAST = 0.97
 """The suggestion is the smallest batch that reaches this share of the best speed."""
 FINENESS = 16
 """The search ends when the largest batch is known to 1/16 of its size."""
+TOO_MUCH = 1.2
+"""A batch that is predicted to take this multiple of the limit is not tried."""
 log = logging.getLogger("segops")
 
 
@@ -86,7 +88,7 @@ def find_batch_size(
                 log.info("batch size %d: %.1f images/s, %.2f GiB", size, speed, gib)
             return measured
 
-        attempts = search(attempt, settings.train.accumulate, most)
+        attempts = search(attempt, settings.train.accumulate, most, limit)
     if not any(attempts.values()):
         raise SegopsError(
             f"Not even a batch of {min(attempts)} fits into memory. Try a smaller "
@@ -97,19 +99,27 @@ def find_batch_size(
 
 
 def search(
-    attempt: Callable[[int], ProbeResult | None], unit: int, most: int
+    attempt: Callable[[int], ProbeResult | None], unit: int, most: int, limit: int | None = None
 ) -> dict[int, ProbeResult | None]:
     """Double the batch until it does not fit, then bisect.
 
     Sizes are multiples of `unit`, at most `most`. `attempt` tries a size; None: it does not fit.
+    A size is not tried that takes far more than `limit` bytes if memory grows linearly.
 
     Returns:
         The results by size, rising, at least one.
     """
     done: dict[int, ProbeResult | None] = {}
 
+    def is_hopeless(size: int) -> bool:
+        fitting = [(one, result.memory) for one, result in done.items() if result is not None]
+        if limit is None or len(fitting) < 2:
+            return False
+        (small, less), (large, more) = fitting[-2:]  # they rise
+        return more + (more - less) / (large - small) * (size - large) > TOO_MUCH * limit
+
     def fits(size: int) -> bool:
-        done[size] = attempt(size)
+        done[size] = None if is_hopeless(size) else attempt(size)
         return done[size] is not None
 
     # Batch norm needs at least two images for its statistics.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,8 @@ STORAGE = paths.STATE / "tune.db"
 LOCK = paths.STATE / "tune.lock"
 SCRATCH = paths.STATE / "tune"
 PICTURE = Path("reports/search.png")
+SECONDS_UNASKED = 60
+"""How long MLflow is not asked again after it did not answer, which takes up to a minute."""
 log = logging.getLogger("segops")
 
 
@@ -82,10 +85,13 @@ def search(root: Path, settings: Params, trials: int | None = None) -> SearchRes
         if lost:
             log.info("%d trial(s) of a killed search are repeated.", lost)
         answers = _record(root, settings, study) is not None
+        asked = time.monotonic()
         wanted = trials or settings.tune.trials
         while len(study.ended()) < wanted:
             _run_trial(root, base, store, study, scratch, wanted)
-            answers = _record(root, settings, study, warn=answers) is not None
+            if answers or time.monotonic() - asked > SECONDS_UNASKED:
+                answers = _record(root, settings, study, warn=answers) is not None
+                asked = time.monotonic()
         shutil.rmtree(scratch, ignore_errors=True)
         return _close(root, settings, study, warn=answers)
 

@@ -114,8 +114,12 @@ def download(
 
 
 def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file, Progress("checksum", _size(path), in_bytes=True) as progress:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            progress.reach(file.tell())
+    return digest.hexdigest()
 
 
 class _Lost(Exception):

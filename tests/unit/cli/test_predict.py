@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,19 @@ def test_everything_can_be_asked_for(
         again = predict(photos, bundle, *options, *further)
         assert again.exit_code == 0
         assert said in again.output
+
+
+def test_a_bundle_is_used_without_mlflow(photos: Path, bundle: Path) -> None:
+    program = (
+        "import sys; from segops.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False); print('mlflow' in sys.modules)"
+    )
+    arguments = ["predict", str(photos), "--model", str(bundle)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "2 done now" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_what_failed_is_listed_after_the_rest(photos: Path, bundle: Path) -> None:

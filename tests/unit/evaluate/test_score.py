@@ -144,6 +144,29 @@ def test_a_changed_bundle_is_refused_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
+def test_an_empty_digest_is_not_that_of_a_bundle(
+    bundle: Path, store: PackedStore, tmp_path: Path
+) -> None:
+    with pytest.raises(SegopsError, match="its code was not run"):
+        score(bundle, store, "val", tmp_path / "out", "", "cpu")
+
+
+def test_what_is_printed_while_libraries_are_imported_does_no_harm(
+    bundle: Path, store: PackedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "os.write(1, b'a line\\n')\n"
+        "def listen(event, args):\n"
+        "    if event == 'import' and args[0] == 'cv2':\n"
+        "        os.write(1, b'no line')\n"
+        "sys.addaudithook(listen)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SegopsError, match="its code was not run"):  # the worker's own words
+        score(bundle, store, "val", tmp_path / "out", "another digest", "cpu")
+
+
 def test_a_crash_of_the_bundles_code_is_told(
     bundle: Path, store: PackedStore, tmp_path: Path
 ) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
@@ -137,6 +140,40 @@ def test_every_name_that_smp_publishes_is_looked_for() -> None:
         for weights in settings["pretrained_settings"]:
             with pytest.raises(SegopsError, match=r"not in the local cache .*HF_HUB_OFFLINE"):
                 downloads.check_download(name, weights)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("hub.example", "unknown url type"),
+        ("http://hub.example:port", "nonnumeric port"),  # an HTTPException
+    ],
+)
+def test_an_address_that_is_none_is_named(
+    endpoint: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"HF_HUB_OFFLINE": False, "ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path)}
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    with pytest.raises(SegopsError, match=rf"downloaded from {endpoint}: {reason}.*HF_ENDPOINT"):
+        downloads.check_download("resnet18")
+
+
+def test_a_look_up_of_a_name_that_takes_long_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path)}
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(downloads, "SECONDS_TO_ANSWER", 0.1)
+    ended = Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60) and [])
+    try:
+        with pytest.raises(SegopsError, match=r"no answer in 0\.1 s"):
+            downloads.check_download("resnet18")
+        assert not ended.is_set()
+    finally:
+        ended.set()
 
 
 def trained(classes: int, auxiliary: bool = False) -> Segmenter:

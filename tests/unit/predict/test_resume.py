@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
 import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +135,11 @@ def test_what_a_killed_run_leaves_is_cleared(photos: Path, bundle: Path, tmp_pat
     predict_folder(photos, bundle, output)
     before = contents(output)
     lines = (output / JOURNAL).read_bytes().splitlines(keepends=True)
-    strange = b'{"format": 99}\n', b"no JSON\n", b"[]\n"
+    entry = json.loads(lines[3])
+    text = json.dumps(entry | {"pixels": "12"}).encode() + b"\n"
+    del entry["format"]
+    bare = json.dumps(entry).encode() + b"\n"
+    strange = b'{"format": 99}\n', b"no JSON\n", b"[]\n", text, bare
     (output / JOURNAL).write_bytes(b"".join([lines[0], *strange, lines[1], lines[2][:40]]))
     for name in (
         "0/.0.png.abcd_123.png", "1/.1.overlay.jpg.00000000.jpg", ".predictions.csv.abcdefgh.csv",
@@ -206,6 +213,25 @@ def test_a_killed_run_and_its_sequel_end_as_one_that_was_not(
     assert (outcome.before, outcome.now, len(outcome.failed)) == (done, count - done, 1)
     predict_folder(tmp_path / "photos", bundle, tmp_path / "whole")
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_an_interrupted_run_ends_its_threads_before_the_journal(
+    photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+
+    def interrupted(results: Iterator[bool | str], *_: Any) -> Iterator[bool | str]:
+        yield next(results)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "track", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        predict_folder(photos, bundle, output)
+    assert raised.tb is not None  # it holds what was not closed
+    assert [one.name for one in threading.enumerate() if one.name.startswith("segops")] == []
+    masks = {path.relative_to(output).as_posix() for path in output.rglob("[!.]*.png")}
+    lines = (output / JOURNAL).read_text().splitlines()
+    assert masks == {json.loads(line)["mask"] for line in lines} != set()
 
 
 def test_a_line_that_the_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:

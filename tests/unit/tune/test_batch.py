@@ -47,6 +47,17 @@ def test_the_largest_batch_is_found(memory: int, unit: int) -> None:
     assert len(asked) == len(set(asked)) <= 14
 
 
+def test_a_size_that_cannot_fit_is_not_tried() -> None:
+    memory = BASE + 20 * EACH
+    attempt, asked = machine(memory)
+    done = search(attempt, 1, 1024, memory)
+    # 32 images would take 3240 of 2400 bytes; 24 would take 2680, which only an attempt can tell.
+    assert 32 in done
+    assert 32 not in asked
+    assert 24 in asked
+    assert done == search(machine(memory)[0], 1, 1024)
+
+
 def test_no_size_beyond_the_most_is_tried() -> None:
     attempt, asked = machine(10**9)
     assert list(search(attempt, 1, 50)) == [2, 4, 8, 16, 32] == asked

@@ -14,7 +14,7 @@ class ValidateParams(Section):
     """The conditions that the data must fulfil before training."""
 
     required_classes: Literal["all"] | tuple[str, ...] = Field(
-        "all", description="Classes that must occur in train: `all`, or a list of names."
+        "all", description="Classes that must occur in train and in val: `all`, or a list of names."
     )
     max_void_fraction: Probability = Field(
         0.9, description="Largest share of void pixels allowed in one mask."
@@ -23,5 +23,5 @@ class ValidateParams(Section):
     min_val_images: Count = Field(1, description="Fewest images that val may hold.")
 
     def required(self, class_names: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of the classes that must occur in train, out of all that there are."""
+        """Names of the classes that must occur in train and in val, out of all that there are."""
         return class_names if isinstance(self.required_classes, str) else self.required_classes

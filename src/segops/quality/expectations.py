@@ -68,7 +68,10 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
         *_split_rules(images),
     ]
     outcomes = evaluate(
-        {"images": images, "labels": labels[labels["split"] == "train"]},
+        {
+            "images": images,
+            **{split: labels[labels["split"] == split] for split in ("train", "val")},
+        },
         {rule.name: (rule.frame, rule.expectation) for rule in rules},
     )
     rows = {(row["image_id"], row["split"]): row for row in images.to_dict("records")}
@@ -197,11 +200,7 @@ def _file_rules() -> list[Rule]:
 
 def _label_rules(labels: pd.DataFrame, params: Bounds) -> list[Rule]:
     names = params.data.class_names
-    required = params.validate_.required(names)
     bound = params.validate_.max_void_fraction
-    present = labels.groupby("split")["class"].agg(set).to_dict()
-    in_val = labels[labels["split"] == "val"].groupby("class").size().to_dict()
-    absent = [name for name in required if name not in present.get("train", set())]
 
     def illegal(row: Row) -> str:
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
@@ -233,29 +232,36 @@ def _label_rules(labels: pd.DataFrame, params: Bounds) -> list[Rule]:
                 column="void_fraction", min_value=0, max_value=bound
             ),
         ),
-        Rule(
-            name="required classes in train",
-            expected=f"Every required class ({len(required)} of {len(names)}) occurs in a mask of "
-            "train.",
-            action="Add images of the absent classes to train, or remove the classes from "
-            "validate.required_classes.",
-            expectation=gxe.ExpectColumnDistinctValuesToContainSet(
-                column="class", value_set=list(required)
-            ),
-            explain=lambda _: [
-                Finding(
-                    _list("train"),
-                    f"no mask holds {name} (id {names.index(name)}); "
-                    f"val has {counted(in_val.get(name, 0), 'mask')} with it",
-                )
-                for name in absent
-            ],
-            observed=lambda _outcome, _rows: (
-                f"{len(required) - len(absent)} of {len(required)} occur."
-            ),
-            frame="labels",
-        ),
+        *(_required_rule(labels, params, split) for split in ("train", "val")),
     ]
+
+
+def _required_rule(labels: pd.DataFrame, params: Bounds, split: str) -> Rule:
+    names = params.data.class_names
+    required = params.validate_.required(names)
+    other = "val" if split == "train" else "train"
+    masks = {name: rows.groupby("class").size().to_dict() for name, rows in labels.groupby("split")}
+    absent = [name for name in required if name not in masks.get(split, {})]
+    return Rule(
+        name=f"required classes in {split}",
+        expected=f"Every required class ({len(required)} of {len(names)}) occurs in a mask of "
+        f"{split}.",
+        action=f"Add images of the absent classes to {split}, or remove the classes from "
+        "validate.required_classes.",
+        expectation=gxe.ExpectColumnDistinctValuesToContainSet(
+            column="class", value_set=list(required)
+        ),
+        explain=lambda _: [
+            Finding(
+                _list(split),
+                f"no mask holds {name} (id {names.index(name)}); "
+                f"{other} has {counted(masks.get(other, {}).get(name, 0), 'mask')} with it",
+            )
+            for name in absent
+        ],
+        observed=lambda _outcome, _rows: f"{len(required) - len(absent)} of {len(required)} occur.",
+        frame=split,
+    )
 
 
 def _split_rules(images: pd.DataFrame) -> list[Rule]:

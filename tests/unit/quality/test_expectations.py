@@ -17,6 +17,7 @@ from segops.quality.checks import DataCheck, Validation
 from segops.quality.expectations import check, unreadable
 from segops.quality.facts import empty_facts, scan
 from segops.quality.runner import evaluate, gxe
+from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.masks import read_mask, write_mask
 from segops.voc.layout import Layout, open_layout
 
@@ -166,7 +167,7 @@ def test_good_data_pass(layout: Layout) -> None:
     assert validation.passed, validation.findings
     assert validation.images == {"train": 12, "val": 6}
     assert validation.findings == {}
-    assert len(validation.checks) == 13
+    assert len(validation.checks) == 14
 
 
 @pytest.mark.parametrize(("damage", "rule", "words"), DAMAGES.values(), ids=DAMAGES)
@@ -221,6 +222,23 @@ def test_a_class_only_in_val_is_absent_from_train(layout: Layout) -> None:
     validation = check(scan(layout), params(required_classes=["sheep"]))
     (finding,) = by_name(validation, "required classes in train").findings
     assert finding.message.endswith("val has 1 mask with it")
+
+
+def test_val_must_hold_the_required_classes_too(layout: Layout) -> None:
+    for image_id in layout.ids("val"):  # exported empty
+        mask = read_mask(layout.mask_path(image_id))
+        write_mask(layout.mask_path(image_id), np.zeros_like(mask))
+    held = next(name for name in VOC_CLASSES[1:] if train_holds(layout, name))
+    validation = check(scan(layout), params(required_classes=["background", held]))
+    assert failed(validation) == {"required classes in val"}
+    (finding,) = by_name(validation, "required classes in val").findings
+    assert finding.file == "ImageSets/Segmentation/val.txt"
+    assert finding.message.startswith(f"no mask holds {held} ")
+
+
+def train_holds(layout: Layout, name: str) -> bool:
+    label = VOC_CLASSES.index(name)
+    return any((read_mask(layout.mask_path(one)) == label).any() for one in layout.ids("train"))
 
 
 def test_too_few_images(layout: Layout) -> None:
@@ -322,7 +340,7 @@ def test_the_json_holds_every_expectation_and_all_rows_that_do_not_meet_it(layou
         much_void(layout, image_id)
     validation = json.loads(json.dumps(check(scan(layout), params(min_val_images=7)).to_json()))
     checks = {one["name"]: one for one in validation["checks"]}
-    assert len(checks) == 13
+    assert len(checks) == 14
     assert checks["void within bounds"]["expectation"] == {
         "type": "expect_column_values_to_be_between",
         "kwargs": {"column": "void_fraction", "min_value": 0.0, "max_value": 0.9},

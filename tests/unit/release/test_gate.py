@@ -177,7 +177,9 @@ def test_mistake_8_promoting_the_latest_unconditionally() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, -0.1, 1.1])
 def test_mistake_9_missing_or_nan_passes_a_comparison(value: float | None) -> None:
     assert failed(decide(score(miou=value), POLICY)) == ["mIoU"]
-    assert failed(decide(score(class_iou={"background": 0.8, "boat": 0.5, "bird": value}), POLICY)) == ["IoU of bird"]
+    assert failed(
+        decide(score(class_iou={"background": 0.8, "boat": 0.5, "bird": value}), POLICY)
+    ) == ["IoU of bird"]
 
 
 @pytest.mark.parametrize(

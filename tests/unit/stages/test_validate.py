@@ -68,7 +68,7 @@ def test_broken_data_stop_the_pipeline_after_all_is_written(root: Path) -> None:
     with pytest.raises(SegopsError) as caught:
         run(root)
     message = str(caught.value)
-    assert message.startswith("voc: not fit for training. 2 of 13 checks failed")
+    assert message.startswith("voc: not fit for training. 2 of 14 checks failed")
     assert f"SegmentationClass/{one}.png: no such file" in message
     assert f"JPEGImages/{two}.jpg: not decodable" in message
     assert json.loads((root / VERDICT).read_text())["passed"] is False

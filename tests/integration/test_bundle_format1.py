@@ -15,6 +15,7 @@ from segops.release import promotion
 from segops.release.compare_models import compare
 from segops.release.register import register
 from segops.release.resolve import resolved
+from segops.release.rollback import rollback
 from tests.support import registry_workspace as made
 from tests.support.bundles import weights_sha256
 
@@ -55,7 +56,7 @@ def test_it_is_scored_compared_and_rolled_back_to(root: Path) -> None:
     digests = [one["bundle_digest"] for one in found.evaluations]
     assert digests[0] == files.sha256_tree(BUNDLES / "format1") != digests[1]
 
-    promotion.rollback(root, "worse in the field")
+    rollback(root, "worse in the field")
     assert made.aliases(root) == {"champion": "1"}
     with resolved("models:/segops@champion", root) as bundle:
         mask, _ = load_bundle(bundle).predict_bytes((BUNDLES / "picture.png").read_bytes())

@@ -22,11 +22,11 @@ from flows import retrain as retrain_module
 from segops import files, paths, pipeline
 from segops.cli.summary import show_summary
 from segops.evaluate import kept_champion
-from segops.release import ledger
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
 from tests.integration.conftest import segops, set_params
 from tests.support.prefect_server import Serving, serving
+from tests.support.registry_workspace import lines
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_first_run_ends_with_a_champion(first: tuple[Path, retrain_module.Summar
     assert summary.created
     assert summary.decision.verdict == "promoted", summary.decision
     assert {one.alias: str(one.version) for one in status(root).versions} == {"champion": "1"}
-    assert len(ledger.read(root / "ledger.jsonl")) >= 1
+    assert len(lines(root)) == 3  # decision, intent, done
     champion = kept_champion.read(root)
     assert champion is not None
     assert champion.version == "1"  # what the next evaluation page compares with
@@ -89,7 +89,7 @@ def test_second_run_changes_nothing_and_says_so(
     first: tuple[Path, retrain_module.Summary],
 ) -> None:
     root, _ = first
-    decisions = ledger.read(root / "ledger.jsonl")
+    decisions = lines(root)
     state = retrain(root)
     summary = state.result()
     assert state.name == "Unchanged"
@@ -97,7 +97,7 @@ def test_second_run_changes_nothing_and_says_so(
     assert set(summary.outcomes.values()) == {"unchanged"}
     assert not summary.created
     assert summary.version == "1"
-    assert ledger.read(root / "ledger.jsonl") == decisions
+    assert lines(root) == decisions
 
 
 def test_second_run_is_refused_while_one_is_under_way(

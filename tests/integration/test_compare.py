@@ -58,7 +58,8 @@ def root(released: Path, tmp_path: Path) -> Path:
 def run_ids(root: Path) -> dict[str, str]:
     """Version -> id of the run that it is of."""
     return {
-        str(one.version): str(one.run_id) for one in made.client(root).search_model_versions("")
+        str(one.version): str(one.run_id)
+        for one in made.client(root).search_model_versions("name = 'segops'")
     }
 
 

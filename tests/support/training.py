@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import resource
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,8 @@ def with_little_room(room: int, act: Callable[[], None]) -> str:
     def child() -> None:
         text = io.StringIO()
         logging.getLogger("segops").addHandler(logging.StreamHandler(text))
+        # What else is printed has no room either: flushed at the end, it would fail the process.
+        sys.stdout = sys.stderr = io.StringIO()
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
         try:

@@ -140,7 +140,7 @@ def status(root: Path) -> Status:
         decisions=tuple(events(entries)[-LAST:]),
         withdrawn=history.withdrawn,
         warnings=tuple(_warnings(history, aliases.get(versions.CHAMPION))),
-        ledger=f"{ledger.where}, {len(entries)} entries",
+        ledger=f"{ledger.name} at {store.identity}, {len(entries)} entries",
         tracking_uri=without_credentials(tracking_uri(root)),
     )
 

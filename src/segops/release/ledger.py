@@ -127,7 +127,7 @@ class Ledger:
             place = {"sequence": len(chain.entries) + 1, "previous": chain.head}
             entry = entry.model_copy(update=place)
             line = to_line(entry).decode()
-            failure = self._create(line)
+            failure = self._create(line, f"{kind}: {verdict}, version {version or '(none)'}")
             chain = self._read()
             written = chain.entries[entry.sequence - 1 : entry.sequence]
             if written and written[0].nonce == entry.nonce:
@@ -271,12 +271,19 @@ class Ledger:
             if not token:
                 return
 
-    def _create(self, line: str) -> str:
-        """Create a version with a line; returns why MLflow did not, where a retry may help."""
+    def _create(self, line: str, words: str) -> str:
+        """Create a version with a line; returns why MLflow did not, where a retry may help.
+
+        `words` stand in MLflow's list of versions, for people; nothing reads them.
+        """
         client = self.store.client
         try:
             client.create_model_version(
-                self.name, f"segops{SUFFIX}:/{self.model}", tags={ENTRY: line}, await_creation_for=0
+                self.name,
+                f"segops{SUFFIX}:/{self.model}",
+                tags={ENTRY: line},
+                description=words,
+                await_creation_for=0,
             )
         except MlflowException as error:
             if is_missing(error):

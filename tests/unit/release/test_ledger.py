@@ -59,7 +59,7 @@ def test_a_ledger_that_nobody_wrote_to_is_empty(ledger: Ledger, client: MlflowCl
 
 
 def test_entries_come_back_in_order_and_chained(
-    ledger: Ledger, opened: Callable[[Path], Ledger], tmp_path: Path
+    ledger: Ledger, client: MlflowClient, opened: Callable[[Path], Ledger], tmp_path: Path
 ) -> None:
     written = [decide(ledger, str(number)) for number in range(3)]
     assert ledger.entries() == written
@@ -68,6 +68,8 @@ def test_entries_come_back_in_order_and_chained(
     assert written[0].previous == GENESIS
     assert written[1].previous == files.sha256_bytes(to_line(written[0]))
     assert len(ledger.verify().entries) == 3
+    shown = client.get_model_version(NAME, "3").description
+    assert shown == "decision: rejected, version 2"
 
 
 def test_numbers_that_are_not_finite_become_null(ledger: Ledger) -> None:

@@ -161,6 +161,8 @@ def _database(root: Path) -> Path:
 
 
 def _experiment(client: MlflowClient, root: Path, uri: str, name: str, create: bool) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None and not create:
         return ""
@@ -169,7 +171,14 @@ def _experiment(client: MlflowClient, root: Path, uri: str, name: str, create: b
         # relative to the working directory.
         served = uri.startswith(("http://", "https://", "databricks"))
         location = (paths.state_home(root) / "mlartifacts").as_uri()
-        return str(client.create_experiment(name, artifact_location=None if served else location))
+        place = None if served else location
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException:
+            # Another machine may have created it since: databases name that in their own words.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     if found.lifecycle_stage != "active":
         raise SegopsError(
             f"MLflow at {without_credentials(uri)}: experiment {name!r} is deleted. Restore it, "

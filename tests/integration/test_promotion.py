@@ -19,18 +19,20 @@ import pytest
 
 from segops import files, paths
 from segops.record.lineage import tag
-from segops.record.update import record
-from segops.release import promotion
+from segops.record.update import COUNTS, record
+from segops.release import pairing, promotion, versions
 from segops.release.chain import TamperedError
+from segops.release.changes import looking
 from segops.release.gate import Decision
 from segops.release.ledger import ENTRY
+from segops.release.paired_counts import recorded_counts
 from segops.release.register import Registered, register
 from segops.release.rollback import adopt, rollback
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
 from tests.support import mlflow_server
 from tests.support import registry_workspace as made
-from tests.support.registry_workspace import aliases, challenge, failed, kinds, release
+from tests.support.registry_workspace import aliases, challenge, failed, kinds, lines, release
 
 
 @pytest.fixture(autouse=True)
@@ -342,13 +344,49 @@ def test_a_digest_that_was_edited_by_hand_is_noticed(root: Path) -> None:
     assert "the ledger released" in decision.reason
 
 
-@pytest.mark.slow
-def test_counts_that_were_altered_in_mlflow_are_made_anew(root: Path) -> None:
-    release(root, seed=1, quality=0.95)
+def alter_counts(root: Path) -> None:
+    """Alter the first version's counts in its run, and the tag with their hash."""
     (held,) = root.glob("mlartifacts/*/artifacts/metrics/counts.parquet")
     spoilt = pd.read_parquet(held)
     spoilt["intersection"] = 0
     spoilt.to_parquet(held, index=False)
+    client = made.client(root)
+    run_id = client.get_model_version("segops", "1").run_id
+    client.set_tag(run_id, COUNTS, files.sha256_file(held))
+
+
+def test_counts_that_the_ledger_does_not_name_are_not_used(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    release(root, seed=1, quality=0.95)
+    with looking(root) as registry:
+        version = versions.get(registry.store, "segops", "1")
+        val_hash = version.tags[tag("val_hash")]
+        known = registry.history().counts[version.bundle_digest, val_hash]
+        before = recorded_counts(registry.store, version, val_hash, known)
+        assert before is not None
+        assert {pairing.digest(before)} == known
+        alter_counts(root)
+        assert recorded_counts(registry.store, version, val_hash, known) is None
+        assert "not those that the ledger's decisions name" in caplog.text
+        # A version from before decisions held digests.
+        assert recorded_counts(registry.store, version, val_hash) is not None
+
+
+def test_each_decision_names_the_counts_of_all_models(root: Path) -> None:
+    release(root, seed=1, quality=0.7)
+    release(root, seed=2, quality=0.9)
+    decided = [entry["details"] for entry in lines(root) if entry["kind"] == "decision"]
+    first, second = (one["bundle_digest"] for one in decided)
+    assert set(decided[0]["counts"]) == {first}
+    assert set(decided[1]["counts"]) == {first, second}
+    assert decided[1]["counts"][first] == decided[0]["counts"][first]
+
+
+@pytest.mark.slow
+def test_counts_that_were_altered_in_mlflow_are_made_anew(root: Path) -> None:
+    release(root, seed=1, quality=0.95)
+    alter_counts(root)
     challenge(root, seed=2, quality=0.7)
     promotion.gate(root)
     assert list((root / ".segops/judged").iterdir())

@@ -27,7 +27,7 @@ from segops.predict.bundle import bundle_digest
 from segops.record import artifact
 from segops.record.tracking import Store, has_record, locked, session
 from segops.record.update import EVALUATED_AS
-from segops.release import paired_counts, versions
+from segops.release import paired_counts, pairing, versions
 from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -84,7 +84,7 @@ def warn_of_other_classes(root: Path, class_names: Sequence[str]) -> None:
             champion.name,
             ", ".join(champion.class_names),
             ", ".join(class_names),
-            paired_counts.OWN_NAME,
+            pairing.OWN_NAME,
         )
 
 

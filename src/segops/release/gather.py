@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +14,12 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from segops import files, paths
-from segops.evaluate.bootstrap import miou_from_counts, true_classes, without_images
+from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.params.file import Params
 from segops.predict.bundle import bundle_digest
 from segops.record import artifact, lineage, stage_outputs
 from segops.record.tracking import Store
-from segops.release import paired_counts, versions
+from segops.release import paired_counts, pairing, versions
 from segops.release.evidence import (
     Challenger,
     Comparison,
@@ -31,7 +31,7 @@ from segops.release.evidence import (
     Unknown,
     ValidationVerdict,
 )
-from segops.release.paired_counts import PairedCounts
+from segops.release.pairing import PairedCounts
 from segops.release.releases import Releases
 from segops.release.versions import Version
 from segops.runtime import opener
@@ -44,19 +44,34 @@ SAME_MIOU = 1e-6
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The inputs of all parts of the evidence."""
+    """The inputs of all parts of the evidence, and the counts that were compared so far."""
 
     root: Path
     settings: Params
     store: Store
     history: Releases
+    compared: list[PairedCounts] = field(default_factory=list)
 
     @property
     def model(self) -> str:
         return self.settings.registry.model
 
 
-def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evidence:
+@dataclass(frozen=True)
+class Gathered:
+    """Evidence, and the counts that it was computed from.
+
+    Attributes:
+        evidence: The evidence.
+        counts: The counts of the challenger, of the champion and of the best releases, each model
+            once; empty where the challenger's could not be established.
+    """
+
+    evidence: Evidence
+    counts: tuple[PairedCounts, ...]
+
+
+def gather(root: Path, settings: Params, store: Store, history: Releases) -> Gathered:
     """Gather the evidence on the workspace's model.
 
     Args:
@@ -81,7 +96,7 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
     champion, champion_version = _champion(case, aliases, version, paired)
     if isinstance(champion, Identical):
         champion = _intact(champion, challenger, version)
-    return Evidence(
+    evidence = Evidence(
         challenger=challenger,
         score=paired if isinstance(paired, Unknown) else _known(lambda: _score(case, paired)),
         validation=_known(lambda: _validation(root, settings)),
@@ -90,6 +105,8 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Evi
         best=_best(case, champion, version, paired),
         champion_version=champion_version,
     )
+    ours = () if isinstance(paired, Unknown) else (paired,)
+    return Gathered(evidence, (*ours, *case.compared))
 
 
 def unreachable(root: Path, settings: Params, reason: str) -> Evidence:
@@ -167,16 +184,8 @@ def _score(case: _Inputs, paired: PairedCounts) -> Score:
             f"{paths.EVALUATION} says mIoU {written}, {paths.COUNTS} gives {whole}. "
             "`dvc repro --force --single-item evaluate` makes both again."
         )
-    unseen = without_images(paired.counts, paired.trained_on)
-    classes = true_classes(unseen)
-    iou: dict[str, float | None] = dict.fromkeys(paired.class_names)
-    iou |= {paired.class_names[label]: miou_from_counts(unseen, (label,)) for label in classes}
-    images = int(unseen["image_id"].nunique())
     return Score(
-        miou=miou_from_counts(unseen, classes),
-        class_iou=iou,
-        images=images,
-        seen_images=int(paired.counts["image_id"].nunique()) - images,
+        **asdict(pairing.unseen(paired)),
         bundle_digest=paired.bundle_digest,
         data_hash=str(evaluation["data_hash"]),
         val_hash=str(evaluation["val_hash"]),
@@ -252,10 +261,13 @@ def _against(
         return paired
     val_hash = str(_evaluation(case.root)["val_hash"])
     threads = case.settings.hardware.threads
+    known = case.history.counts.get((reference.bundle_digest, val_hash), frozenset())
     released = paired_counts.of_version(
-        case.root, case.store, case.model, reference, val_hash, threads
+        case.root, case.store, case.model, reference, val_hash, threads, known
     )
-    return paired_counts.compare(paired, released, val_hash, case.settings.gate)
+    comparison = pairing.compare(paired, released, val_hash, case.settings.gate)
+    case.compared.append(released)
+    return comparison
 
 
 def _best(

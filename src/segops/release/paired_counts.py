@@ -1,28 +1,22 @@
-"""Compares two models on the same images by their counts, recorded or scored again."""
+"""The counts of registered versions: recorded, kept, or scored again."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from segops import files, paths
-from segops.evaluate.bootstrap import (
-    miou_from_counts,
-    paired_difference,
-    true_classes,
-    without_images,
-)
-from segops.params.gate import GateParams
 from segops.record import artifact
 from segops.record.lineage import tag
 from segops.record.tracking import Store
 from segops.record.update import COUNTS
-from segops.release.evidence import Comparison
+from segops.release import pairing
+from segops.release.pairing import PairedCounts
 from segops.release.versions import Version
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -32,31 +26,6 @@ if TYPE_CHECKING:
     from segops.data.store import PackedStore
 
 log = logging.getLogger("segops")
-
-OWN_NAME = (
-    "A model of other classes needs a registered model of its own: set registry.model in "
-    "params.yaml to another name. `segops promote` then decides on the model that is trained."
-)
-"""What to do when the champion has other classes."""
-
-
-@dataclass(frozen=True)
-class PairedCounts:
-    """A model's counts on val.
-
-    Attributes:
-        version: The version.
-        bundle_digest: SHA-256 of its artifact.
-        class_names: Its classes in id order.
-        trained_on: SHA-256 of the images of its training.
-        counts: One row per image and class; see :mod:`segops.evaluate.bootstrap`.
-    """
-
-    version: str
-    bundle_digest: str
-    class_names: tuple[str, ...]
-    trained_on: frozenset[str]
-    counts: pd.DataFrame
 
 
 def open_store(root: Path, val_hash: str) -> PackedStore:
@@ -83,11 +52,13 @@ def of_version(
     version: Version,
     val_hash: str,
     threads: int | None = None,
+    known: AbstractSet[str] = frozenset(),
 ) -> PairedCounts:
     """Return the counts of a registered version on this val.
 
-    Recorded counts are used if they are of this artifact on this val. If not, the artifact is
-    scored in a separate process outside the checkout; its digest is checked before its code runs.
+    Recorded counts are used if they are of this artifact on this val and the ledger names them. If
+    not, the artifact is scored in a separate process outside the checkout; its digest is checked
+    before its code runs.
 
     Args:
         root: The workspace, whose packed store holds val.
@@ -96,6 +67,7 @@ def of_version(
         version: The version.
         val_hash: Hash of val.
         threads: CPU threads of torch; None: its own choice.
+        known: Digests of these counts in the ledger's decisions; empty where it holds none.
 
     Raises:
         SegopsError: The artifact was changed after registration, or cannot be scored.
@@ -106,10 +78,10 @@ def of_version(
             store, model, version.number, version.bundle_digest, Path(scratch)
         )
         described = files.read_json(bundle / opener.MODEL)
-        counts = recorded_counts(store, version, val_hash)
+        counts = recorded_counts(store, version, val_hash, known)
         if counts is None:
             names = tuple(described["class_names"])
-            counts = _scored(root, bundle, version, names, val_hash, threads)
+            counts = _scored(root, bundle, version, names, val_hash, threads, known)
     return PairedCounts(
         version.number,
         version.bundle_digest,
@@ -119,52 +91,16 @@ def of_version(
     )
 
 
-def compare(
-    challenger: PairedCounts, reference: PairedCounts, val_hash: str, policy: GateParams
-) -> Comparison:
-    """Compare two models on the images that neither was trained on.
-
-    The mIoU of both is averaged over the classes in the ground truth of these images.
-
-    Args:
-        challenger: The challenger.
-        reference: The released version.
-        val_hash: Hash of the val that both were scored on.
-        policy: Level, resamples and seed of the paired bootstrap.
-
-    Raises:
-        SegopsError: Their classes differ, or they were not scored on the same images and masks.
-    """
-    _require_same_classes(reference.version, reference.class_names, challenger.class_names)
-    trained_on = challenger.trained_on | reference.trained_on
-    new, old = (without_images(model.counts, trained_on) for model in (challenger, reference))
-    classes = true_classes(new)
-    paired = paired_difference(
-        new, old, classes, policy.bootstrap_samples, policy.confidence, policy.seed
-    )
-    return Comparison(
-        version=reference.version,
-        bundle_digest=reference.bundle_digest,
-        val_hash=val_hash,
-        images=paired.images,
-        excluded=challenger.counts["image_id"].nunique() - new["image_id"].nunique(),
-        classes=tuple(challenger.class_names[label] for label in classes),
-        challenger_miou=miou_from_counts(new, classes),
-        reference_miou=miou_from_counts(old, classes),
-        difference=paired.difference,
-        low=paired.low,
-        high=paired.high,
-        minimum_detectable=paired.minimum_detectable,
-    )
-
-
-def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFrame | None:
+def recorded_counts(
+    store: Store, version: Version, val_hash: str, known: AbstractSet[str] = frozenset()
+) -> pd.DataFrame | None:
     """Return the counts in the version's run if they are of this artifact on this val, else None.
 
     Args:
         store: The record.
         version: The version.
         val_hash: Hash of val.
+        known: As of :func:`of_version`.
 
     Raises:
         MlflowException: MLflow does not answer.
@@ -188,7 +124,7 @@ def recorded_counts(store: Store, version: Version, val_hash: str) -> pd.DataFra
                 version.number,
             )
             return None
-        return pd.read_parquet(local)
+        return _named(pd.read_parquet(local), version, known, "the counts in its run")
 
 
 def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
@@ -196,12 +132,18 @@ def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:
     return root / paths.JUDGED / f"{bundle_digest}-{val_hash}.parquet"
 
 
-def _require_same_classes(version: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
-    if theirs != ours:
-        raise SegopsError(
-            f"version {version} has the classes {', '.join(theirs)}, the challenger "
-            f"{', '.join(ours)}. {OWN_NAME}"
+def _named(
+    counts: pd.DataFrame, version: Version, known: AbstractSet[str], what: str
+) -> pd.DataFrame | None:
+    """Return counts that the ledger names, or about which it says nothing, else None."""
+    if known and pairing.digest(counts) not in known:
+        log.warning(
+            "Version %s: %s are not those that the ledger's decisions name; it is scored again.",
+            version.number,
+            what,
         )
+        return None
+    return counts
 
 
 def _scored(
@@ -211,15 +153,18 @@ def _scored(
     class_names: tuple[str, ...],
     val_hash: str,
     threads: int | None,
+    known: AbstractSet[str] = frozenset(),
 ) -> pd.DataFrame:
     """Score an artifact on val, or read its kept counts."""
     from segops.evaluate.score import score
 
     kept = kept_counts(root, version.bundle_digest, val_hash)
     if kept.is_file():
-        return pd.read_parquet(kept)
+        counts = _named(pd.read_parquet(kept), version, known, f"the counts in {kept}")
+        if counts is not None:
+            return counts
     packed = open_store(root, val_hash)
-    _require_same_classes(version.number, class_names, packed.class_names)
+    pairing.require_same_classes(version.number, class_names, packed.class_names)
     log.info("Version %s: no record of its counts on this val; scoring it now.", version.number)
     with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
         out = Path(scratch) / "scores"

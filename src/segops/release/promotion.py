@@ -12,12 +12,12 @@ from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.record.lineage import started_by
 from segops.record.tracking import BusyError, session
-from segops.release import releases
+from segops.release import pairing, releases
 from segops.release.chain import Entry, TamperedError, finite
 from segops.release.changes import Registry, change, changing, open_registry, prepared, publish
 from segops.release.evidence import Comparison, Evidence
 from segops.release.gate import Decision, decide
-from segops.release.gather import gather, unreachable
+from segops.release.gather import Gathered, gather, unreachable
 from segops.release.ledger import MovedError
 from segops.release.versions import CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
@@ -92,13 +92,13 @@ def _decide(registry: Registry, settings: Params) -> Decision:
         history = releases.read(entries)
         if history.pending is not None:
             continue  # another process began a change since: wait for it
-        evidence = gather(registry.root, settings, registry.store, history)
-        decision = decide(evidence, settings.gate)
+        gathered = gather(registry.root, settings, registry.store, history)
+        decision = decide(gathered.evidence, settings.gate)
         files.write_json(registry.root / paths.DECISION, decision.model_dump(mode="json"))
         if decision.verdict == "unchanged":
             return decision
         try:
-            _write_down(registry, settings, entries, evidence, decision)
+            _write_down(registry, settings, entries, gathered, decision)
         except MovedError as error:
             log.warning("%s The gate decides anew.", error)
             continue
@@ -156,10 +156,11 @@ def _write_down(
     registry: Registry,
     settings: Params,
     entries: Sequence[Entry],
-    evidence: Evidence,
+    gathered: Gathered,
     decision: Decision,
 ) -> None:
     """Write the decision after `entries`, on which it rests, unless it is the last of them."""
+    evidence = gathered.evidence
     compared = (evidence.champion, evidence.best)
     details = finite(
         {
@@ -172,6 +173,9 @@ def _write_down(
                 reference.bundle_digest: reference.difference
                 for reference in compared
                 if isinstance(reference, Comparison)
+            },
+            "counts": {
+                model.bundle_digest: pairing.digest(model.counts) for model in gathered.counts
             },
         }
     )

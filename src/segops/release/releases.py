@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segops.release.chain import Entry
 from segops.release.ledger import TAKEN_OVER
@@ -34,6 +34,8 @@ class Releases:
         pending: The intent of an interrupted process, or None.
         observed: The version that was last seen as champion without being released, or None.
         digests: Version -> SHA-256 of its artifact when it became champion.
+        counts: Digest of an artifact and hash of val -> digests of its counts in the decisions; see
+            :func:`segops.release.pairing.digest`.
     """
 
     champions: tuple[str, ...]
@@ -42,6 +44,7 @@ class Releases:
     pending: Entry | None
     observed: str | None
     digests: Mapping[str, str]
+    counts: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -109,7 +112,18 @@ def read(entries: Iterable[Entry]) -> Releases:
         pending=pending[-1] if pending else None,
         observed=observed,
         digests=digests,
+        counts=_counts(entries),
     )
+
+
+def _counts(entries: Iterable[Entry]) -> dict[tuple[str, str], frozenset[str]]:
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for entry in entries:
+        if entry.kind == "decision" and entry.details.get("counts"):
+            val_hash = entry.details["evidence"]["score"].get("val_hash", "")
+            for bundle, counts in entry.details["counts"].items():
+                found[bundle, val_hash] = found.get((bundle, val_hash), frozenset()) | {counts}
+    return found
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

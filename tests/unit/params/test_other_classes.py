@@ -14,8 +14,8 @@ from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.params.gate import GateParams
-from segops.release import champion_evaluation, paired_counts
-from segops.release.paired_counts import PairedCounts
+from segops.release import champion_evaluation, paired_counts, pairing
+from segops.release.pairing import PairedCounts
 from segops.release.versions import Version
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
@@ -35,7 +35,7 @@ def test_the_gate_says_so_before_anything_is_scored(generated_voc: Path, tmp_pat
     assert "bundle" not in str(caught.value)
     ours = PairedCounts("4", "1" * 64, OWN, frozenset(), pd.DataFrame(columns=list(COLUMNS)))
     with pytest.raises(SegopsError, match=TOLD):
-        paired_counts.compare(ours, replace(ours, class_names=VOC_CLASSES), val, GateParams())
+        pairing.compare(ours, replace(ours, class_names=VOC_CLASSES), val, GateParams())
 
 
 def test_it_is_told_before_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

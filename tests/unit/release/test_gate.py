@@ -26,7 +26,7 @@ from segops.release.evidence import (
     ValidationVerdict,
 )
 from segops.release.gate import decide
-from segops.release.paired_counts import PairedCounts, compare
+from segops.release.pairing import PairedCounts, compare
 
 POLICY = GateParams(min_miou=0.5, min_class_iou={"bird": 0.3}, margin=0.02)
 RANK = {"rejected": 0, "inconclusive": 1, "promoted": 2}

@@ -15,7 +15,7 @@ from segops.predict.package import is_by_this_code
 from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs
 from segops.record.lineage import tag
 from segops.record.stage_outputs import Results
-from segops.record.tracking import Store, locked, session, without_credentials
+from segops.record.tracking import Store, address_for_people, locked, session
 
 MANIFEST = "files.json"
 """File in the run: path -> SHA-256 of every file that :func:`record` uploaded."""
@@ -168,7 +168,7 @@ def _packaged(
     tags = dict(packaging.tags)
     if script:
         tags[tag("reproduce")] = reproduce.reproduce_command(
-            run.info.run_id, results.bundle_digest, without_credentials(store.uri)
+            run.info.run_id, results.bundle_digest, address_for_people(store)
         )
     # An empty patch replaces that of an earlier packaging of the same bundle.
     return {"code.patch": b""} | packaging.artifacts | script, tags

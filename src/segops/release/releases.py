@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segops.release.chain import Entry
 from segops.release.ledger import TAKEN_OVER
@@ -34,6 +35,7 @@ class Releases:
         pending: The intent of an interrupted process, or None.
         observed: The version that was last seen as champion without being released, or None.
         digests: Version -> SHA-256 of its artifact when it became champion.
+        gated: Hash of val -> SHA-256 of the artifacts that the gate decided on with scores on it.
     """
 
     champions: tuple[str, ...]
@@ -42,6 +44,7 @@ class Releases:
     pending: Entry | None
     observed: str | None
     digests: Mapping[str, str]
+    gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -109,7 +112,20 @@ def read(entries: Iterable[Entry]) -> Releases:
         pending=pending[-1] if pending else None,
         observed=observed,
         digests=digests,
+        gated=_gated(entries),
     )
+
+
+def _gated(entries: Iterable[Entry]) -> dict[str, frozenset[str]]:
+    found = defaultdict(set)
+    for entry in entries:
+        if entry.kind != "decision":
+            continue
+        digest, evidence = entry.details.get("bundle_digest"), entry.details.get("evidence")
+        score = evidence.get("score") if isinstance(evidence, dict) else None
+        if digest and isinstance(score, dict) and score.get("val_hash"):
+            found[score["val_hash"]].add(digest)
+    return {val_hash: frozenset(digests) for val_hash, digests in found.items()}
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

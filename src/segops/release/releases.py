@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,7 @@ class Releases:
         digests: Version -> SHA-256 of its artifact when it became champion.
         counts: Digest of an artifact and hash of val -> digests of its counts in the decisions; see
             :func:`segops.release.pairing.digest`.
+        gated: Hash of val -> SHA-256 of the artifacts that the gate decided on with scores on it.
     """
 
     champions: tuple[str, ...]
@@ -45,6 +47,7 @@ class Releases:
     observed: str | None
     digests: Mapping[str, str]
     counts: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -113,6 +116,7 @@ def read(entries: Iterable[Entry]) -> Releases:
         observed=observed,
         digests=digests,
         counts=_counts(entries),
+        gated=_gated(entries),
     )
 
 
@@ -124,6 +128,18 @@ def _counts(entries: Iterable[Entry]) -> dict[tuple[str, str], frozenset[str]]:
             for bundle, counts in entry.details["counts"].items():
                 found[bundle, val_hash] = found.get((bundle, val_hash), frozenset()) | {counts}
     return found
+
+
+def _gated(entries: Iterable[Entry]) -> dict[str, frozenset[str]]:
+    found = defaultdict(set)
+    for entry in entries:
+        if entry.kind != "decision":
+            continue
+        digest, evidence = entry.details.get("bundle_digest"), entry.details.get("evidence")
+        score = evidence.get("score") if isinstance(evidence, dict) else None
+        if digest and isinstance(score, dict) and score.get("val_hash"):
+            found[score["val_hash"]].add(digest)
+    return {val_hash: frozenset(digests) for val_hash, digests in found.items()}
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

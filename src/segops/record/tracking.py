@@ -145,6 +145,8 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # The uv.lock of a working directory does not belong to a model.
+    os.environ["MLFLOW_LOG_UV_FILES"] = "false"
     from mlflow import MlflowClient
 
     for name, level in (

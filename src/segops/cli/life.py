@@ -112,8 +112,10 @@ def promote() -> None:
     """
     root = checkout()
     from segops.record.update import record as record_run
-    from segops.release import champion_evaluation, promotion
+    from segops.release import champion_evaluation, promotion, signing
     from segops.release.register import register
+
+    signing.signer()  # a key that cannot be used is named before anything changes
 
     registered = register(root, record_run(root))
     decision = promotion.promote(root, promotion.gate(root))

@@ -1,14 +1,21 @@
-"""The commands that prove a release: verify."""
+"""The commands that prove a release: verify and audit."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from segops.cli.common import console
+from segops.cli.common import checkout, console
 from segops.cli.summary import show_decision
+
+if TYPE_CHECKING:
+    from segops.release.audit import Outcome
+
+STYLES: dict[Outcome, str] = {"verified": "green", "broken": "red", "not to be had": "yellow"}
 
 
 def verify(
@@ -42,3 +49,35 @@ def verify(
             f"The signature fits the key in the archive, {verified.key}. Nobody vouches for that "
             "key: --key names the public key of somebody whom you trust."
         )
+
+
+def audit(
+    version: Annotated[str, typer.Argument(help="The version's number, or an alias.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with the public key that must have signed its statement."),
+    ] = None,
+) -> None:
+    """Compute every link of a version's lineage again, from the registry to the data.
+
+    The exit status is 1 where a link is broken. A link that is not to be had here is shown and
+    counted, and breaks nothing.
+    """
+    root = checkout()
+    from segops.release.audit import audit as audit_version
+
+    found = audit_version(root, version, key)
+    table = Table(title=f"{found.model} version {found.version}", title_justify="left")
+    table.add_column("link", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for link in found.links:
+        table.add_row(link.name, Text(link.outcome, STYLES[link.outcome]), link.sentence)
+    console.print(table)
+    broken, missing = found.names("broken"), found.names("not to be had")
+    console.say(
+        f"{len(found.names('verified'))} links verified, {len(broken)} broken, {len(missing)} not "
+        "to be had."
+    )
+    if broken:
+        raise typer.Exit(1)

@@ -117,8 +117,10 @@ def promote() -> None:
 def _decide(root: Path) -> None:
     """Record and register the workspace's model, decide on it, and exit as `promote` does."""
     from segops.record.update import record as record_run
-    from segops.release import champion_evaluation, promotion
+    from segops.release import champion_evaluation, promotion, signing
     from segops.release.register import register
+
+    signing.signer()  # a key that cannot be used is named before anything changes
 
     registered = register(root, record_run(root))
     decision = promotion.promote(root, promotion.gate(root))

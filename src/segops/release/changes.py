@@ -23,7 +23,7 @@ from segops.params.file import load_params
 from segops.record import runs
 from segops.record.lineage import started_by, tag
 from segops.record.tracking import Store, is_missing, locked, session
-from segops.release import releases, versions
+from segops.release import kept_statements, releases, versions
 from segops.release.chain import Entry, to_line
 from segops.release.ledger import Ledger, MovedError
 from segops.release.releases import Releases
@@ -93,8 +93,8 @@ def looking(root: Path) -> Iterator[Registry]:
 def prepared(registry: Registry) -> Iterator[None]:
     """Keep other processes of this main checkout from changing the registry.
 
-    First take over an old ledger, complete a change that a process began and did not end, and note
-    a champion that segops did not set.
+    First take over an old ledger, complete a change that a process began and did not end, note a
+    champion that segops did not set, and copy statements to MLflow that are kept here.
 
     Args:
         registry: The registry.
@@ -107,6 +107,8 @@ def prepared(registry: Registry) -> Iterator[None]:
         registry.ledger.take_over()
         _complete(registry)
         _observe(registry)
+        for entry in kept_statements.waiting(registry.ledger, registry.ledger.entries()):
+            publish(registry, entry.run_id)
         yield
 
 
@@ -164,6 +166,8 @@ def publish(registry: Registry, run_id: str) -> None:
             path = f"decisions/{entry.sequence:04d}.json"
             if path not in held:
                 runs.put(registry.store, run_id, path, to_line(entry) + b"\n")
+            if kept_statements.artifact_path(entry) not in held:
+                kept_statements.publish(registry.store, registry.ledger, entry)
         decisions = [entry for entry in entries if entry.kind == "decision"]
         if decisions:
             last = decisions[-1]
@@ -171,8 +175,12 @@ def publish(registry: Registry, run_id: str) -> None:
             runs.add_tags(registry.store, client.get_run(run_id), tags, overwrite=True)
             version = versions.get(registry.store, registry.model, last.version)
             versions.set_tags(registry.store, registry.model, version, tags)
-    except MlflowException as error:
-        log.warning("The ledger's entries could not be copied to MLflow: %s", error)
+    except (MlflowException, OSError) as error:
+        log.warning(
+            "The ledger's entries could not be copied to MLflow: %s. The next command that changes "
+            "the registry copies them.",
+            error,
+        )
 
 
 def _complete(registry: Registry) -> None:

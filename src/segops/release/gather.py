@@ -110,7 +110,8 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Gat
         looks=_looks(case, challenger, score),
     )
     ours = () if isinstance(paired, Unknown) else (paired,)
-    return Gathered(evidence, (*ours, *case.compared))
+    counts = {one.bundle_digest: one for one in (*ours, *case.compared)}
+    return Gathered(evidence, tuple(counts.values()))
 
 
 def unreachable(root: Path, settings: Params, reason: str) -> Evidence:

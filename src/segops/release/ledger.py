@@ -67,6 +67,11 @@ class Ledger:
         """Return the entries in the copy, without asking the registry."""
         return self._from_copy().entries
 
+    @property
+    def head(self) -> str:
+        """SHA-256 of the last entry that this object has read."""
+        return (self._chain or self._read()).head
+
     def entries(self) -> list[Entry]:
         """Return the entries, oldest first; read what is new since the last call.
 

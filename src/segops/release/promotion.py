@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.record.lineage import started_by
 from segops.record.tracking import BusyError, session
-from segops.release import pairing, releases
+from segops.release import pairing, releases, signing
 from segops.release.chain import Entry, TamperedError, finite
 from segops.release.changes import Registry, change, changing, open_registry, prepared, publish
-from segops.release.evidence import Comparison, Evidence
+from segops.release.evidence import Comparison
 from segops.release.gate import Decision, decide
 from segops.release.gather import Gathered, gather, unreachable
+from segops.release.kept_statements import KEY, keep
 from segops.release.ledger import MovedError
+from segops.release.statement import shown
 from segops.release.versions import CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
 
@@ -39,9 +39,10 @@ def gate(root: Path) -> Decision:
     Raises:
         BusyError: Another process changes the registry.
         TamperedError: The ledger was tampered with.
-        SegopsError: ``params.yaml`` is not usable.
+        SegopsError: ``params.yaml`` or the key that signs statements is not usable.
     """
     settings = load_params(root)
+    signing.signer()
     try:
         with session(root, settings.registry) as store:
             registry = open_registry(root, store, settings.registry.model)
@@ -165,7 +166,7 @@ def _write_down(
     details = finite(
         {
             "checks": [check.model_dump(mode="json") for check in decision.checks],
-            "evidence": _shown(evidence),
+            "evidence": shown(evidence),
             "policy": settings.gate.model_dump(mode="json"),
             "champion": decision.champion_version,
             "bundle_digest": getattr(evidence.challenger, "bundle_digest", None),
@@ -182,23 +183,22 @@ def _write_down(
     if entries:
         last = entries[-1]
         same = (last.version, last.verdict) == (decision.version, decision.verdict)
-        if last.kind == "decision" and same and last.details == details:
+        held = {name: value for name, value in last.details.items() if name != KEY}
+        if last.kind == "decision" and same and held == details:
             return
-    registry.ledger.append(
-        "decision",
-        verdict=decision.verdict,
-        reason=decision.reason,
-        by=started_by(),
-        version=decision.version,
-        run_id=decision.run_id,
-        details=details,
-    )
-
-
-def _shown(evidence: Evidence) -> dict[str, Any]:
-    """Return the evidence as JSON; each part names its kind."""
-    tree = asdict(evidence)
-    for name in tree:
-        if isinstance(tree[name], dict):
-            tree[name] = {"kind": type(getattr(evidence, name)).__name__, **tree[name]}
-    return tree
+    history = releases.read(entries)
+    kept = keep(registry.store, registry.ledger, settings, history, gathered, decision)
+    try:
+        registry.ledger.append(
+            "decision",
+            verdict=decision.verdict,
+            reason=decision.reason,
+            by=started_by(),
+            version=decision.version,
+            run_id=decision.run_id,
+            details=details if kept is None else details | {KEY: kept.stem},
+        )
+    except MovedError:
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+        raise

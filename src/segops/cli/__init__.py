@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 for command in (
     life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
-    life.adopt,
+    life.adopt, life.reinstate,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
 ):  # fmt: skip
     app.command()(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,7 +111,11 @@ def promote() -> None:
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
-    root = checkout()
+    _decide(checkout())
+
+
+def _decide(root: Path) -> None:
+    """Record and register the workspace's model, decide on it, and exit as `promote` does."""
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion
     from segops.release.register import register
@@ -174,3 +179,26 @@ def adopt(
     take_in(root, version, reason)
     champion_evaluation.refresh(root)
     console.say(f"Version {version} is taken in as champion.")
+
+
+def reinstate(
+    version: Annotated[str, typer.Argument(help="The version that a rollback withdrew.")],
+    reason: Annotated[str, typer.Option(help="Why it may come back; written into the ledger.")],
+) -> None:
+    """Undo the withdrawal of a version, and let the gate decide on it anew.
+
+    The exit status is 3 when the gate rejects it or cannot decide.
+    """
+    root = checkout()
+    from segops.release.reinstate import reinstate as undo_withdrawal
+
+    is_here = undo_withdrawal(root, version, reason)
+    console.say(f"Version {version} is no longer withdrawn.")
+    if not is_here:
+        console.say(
+            "The gate decides on the workspace's model, and this workspace holds another one. "
+            f"`git checkout` the commit of version {version}, then `dvc checkout` or `dvc repro`, "
+            "then `segops promote`."
+        )
+        return
+    _decide(root)

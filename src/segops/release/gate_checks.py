@@ -66,7 +66,7 @@ def artifact(evidence: Evidence, policy: GateParams) -> Check:
             name,
             required,
             f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn} "
-            "It never comes back: train another.",
+            f"`segops reinstate {challenger.version} --reason WHY` undoes that, or train another.",
         )
     if isinstance(score, Unknown):
         return _failed(name, required, f"There is no score: {score.reason}")

@@ -122,7 +122,7 @@ def _promote(registry: Registry, decision: Decision) -> None:
     if why is not None:
         raise SegopsError(
             f"{registry.model} version {decision.version} was withdrawn by a rollback: "
-            f"{why} It never comes back: train another."
+            f"{why} `segops reinstate {decision.version} --reason WHY` undoes that."
         )
     if now.get(CHAMPION) != decision.champion_version:
         raise MovedError(

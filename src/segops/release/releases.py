@@ -28,7 +28,8 @@ class Releases:
     """The release history of a registered model.
 
     Attributes:
-        champions: Versions that were champion, oldest first, without withdrawn versions.
+        champions: Versions that were champion, oldest first. What a version was before its last
+            withdrawal does not count, also after it was reinstated.
         withdrawn: Version -> why it was withdrawn.
         best: The best releases, mostly one; several where no comparison shows which is better.
         pending: The intent of an interrupted process, or None.
@@ -76,11 +77,14 @@ def read(entries: Iterable[Entry]) -> Releases:
     ended = {sequence: end.kind for sequence, end in ends(entries).items()}
     intents = [entry for entry in entries if entry.kind == "intent"]
     pending = [entry for entry in intents if entry.sequence not in ended]
-    withdrawn = {
-        entry.version: entry.reason
-        for entry in intents
-        if entry.verdict == "rollback" and ended.get(entry.sequence) == "done"
-    }
+    withdrawn: dict[str, str] = {}
+    withdrawn_at: dict[str, int] = {}
+    for entry in entries:
+        if entry.verdict == "rollback" and ended.get(entry.sequence) == "done":
+            withdrawn[entry.version] = entry.reason
+            withdrawn_at[entry.version] = entry.sequence
+        elif entry.kind == "reinstated":
+            withdrawn.pop(entry.version, None)
     champions: list[str] = []
     best: list[Release] = []
     digests: dict[str, str] = {}
@@ -98,9 +102,10 @@ def read(entries: Iterable[Entry]) -> Releases:
         observed = None
         if entry.verdict == "rollback":
             back = entry.details.get("after", {}).get(CHAMPION)
-            if back in digests and back not in withdrawn and champions[-1:] != [back]:
+            is_kept = back in digests and entry.sequence > withdrawn_at.get(back, 0)
+            if is_kept and champions[-1:] != [back]:
                 champions.append(back)
-        elif entry.version not in withdrawn:
+        elif entry.sequence > withdrawn_at.get(entry.version, 0):
             champions.append(entry.version)
             digests[entry.version] = str(entry.details["bundle_digest"])
             new = Release(entry.version, digests[entry.version])

@@ -225,8 +225,8 @@ def _target(registry: Registry, past: Releases, current: str, to: str | None) ->
             raise SegopsError(f"{registry.model}: version {to} is champion already.")
         if to in past.withdrawn:
             raise SegopsError(
-                f"{registry.model} version {to} was withdrawn: {past.withdrawn[to]} It never "
-                "comes back; choose another version."
+                f"{registry.model} version {to} was withdrawn: {past.withdrawn[to]} Choose "
+                f"another version, or `segops reinstate {to} --reason WHY`."
             )
         if to not in past.champions:
             known = ", ".join(dict.fromkeys(past.champions)) or "none"

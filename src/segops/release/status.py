@@ -93,6 +93,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             what = "champion set by other means"
         elif entry.kind == "adopted":
             what = "champion adopted"
+        elif entry.kind == "reinstated":
+            what = "reinstated"
         elif entry.kind == "decision":
             if entry.sequence in carried_out:
                 continue

@@ -120,6 +120,8 @@ def change(
     reason: str,
     before: Mapping[str, str],
     after: Mapping[str, str | None],
+    *,
+    by: str | None = None,
     **details: Any,
 ) -> None:
     """Write an intent after the last entry that was read, and carry it out.
@@ -132,6 +134,7 @@ def change(
         reason: The reason in words.
         before: The aliases that the change was decided on.
         after: The aliases `champion` and `previous` after the change; None deletes an alias.
+        by: Who does it; None: who started this process.
         details: Further details of the ledger's entry.
 
     Raises:
@@ -141,7 +144,7 @@ def change(
         "intent",
         verdict=verdict,
         reason=reason,
-        by=started_by(),
+        by=by or started_by(),
         version=version,
         run_id=run_id,
         details={
@@ -217,16 +220,17 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
     before: Mapping[str, str | None] = intent.details["before"]
     after: Mapping[str, str | None] = intent.details["after"]
     _require_pending(registry, intent)
-    if is_gone(registry, str(after[CHAMPION])):
-        _abandon(registry, intent, f"version {after[CHAMPION]} is gone")
+    champion = after[CHAMPION]
+    if champion is not None and is_gone(registry, champion):
+        _abandon(registry, intent, f"version {champion} is gone")
     # MLflow cannot compare and set an alias, so it is looked at right before and right after.
     now = registry.aliases().get(CHAMPION)
-    if now not in (before.get(CHAMPION), after[CHAMPION]):
+    if now not in (before.get(CHAMPION), champion):
         _abandon(registry, intent, f"version {now or '(none)'} is champion since")
-    versions.set_alias(registry.store, registry.model, CHAMPION, after[CHAMPION])
+    versions.set_alias(registry.store, registry.model, CHAMPION, champion)
     now = registry.aliases().get(CHAMPION)
     _require_pending(registry, intent)
-    if now != after[CHAMPION]:
+    if now != champion:
         _abandon(registry, intent, f"version {now or '(none)'} was made champion meanwhile")
     previous = after[PREVIOUS]
     if previous is not None and is_gone(registry, previous):
@@ -238,7 +242,7 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
             registry.store, registry.model, withdrawn, {versions.WITHDRAWN: intent.reason}
         )
     # Keep the challenger alias unless that version was just promoted.
-    if registry.aliases().get(CHALLENGER) == after[CHAMPION]:
+    if champion is not None and registry.aliases().get(CHALLENGER) == champion:
         versions.set_alias(registry.store, registry.model, CHALLENGER, None)
     _end(registry, intent, "done", intent.reason)
     publish(registry, intent.run_id)

@@ -141,6 +141,7 @@ def _promote(registry: Registry, decision: Decision) -> None:
         decision=decided.sequence,
         bundle_digest=decided.details["bundle_digest"],
         differences=decided.details["differences"],
+        smoke_due=True,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segops.release.chain import Entry
@@ -72,6 +72,24 @@ def ends(entries: Iterable[Entry]) -> dict[int, Entry]:
         if entry.kind in ("done", "abandoned"):
             found.setdefault(entry.details["intent"], entry)
     return found
+
+
+def untested(entries: Sequence[Entry], champion: str | None) -> Entry | None:
+    """Return the promotion of the champion that no passed smoke test followed yet, or None.
+
+    Args:
+        entries: The entries about one model, oldest first.
+        champion: The version with the alias `champion`.
+    """
+    ended = ends(entries)
+    for entry in reversed(entries):
+        if (entry.kind, entry.verdict, entry.version) == ("smoke", "passed", champion):
+            return None
+        done = entry.sequence in ended and ended[entry.sequence].kind == "done"
+        if entry.kind == "intent" and done:
+            is_due = entry.version == champion and entry.details.get("smoke_due") is True
+            return entry if is_due else None
+    return None
 
 
 def read(entries: Iterable[Entry]) -> Releases:

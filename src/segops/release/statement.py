@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from segops.release import archive, pairing, signing
 from segops.release.chain import finite
+from segops.release.check import Check
 from segops.release.evidence import Evidence
-from segops.release.gate_checks import Check
 from segops.release.pairing import PairedCounts
 
 TYPE = "https://in-toto.io/Statement/v1"

@@ -95,6 +95,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             what = "champion adopted"
         elif entry.kind == "reinstated":
             what = "reinstated"
+        elif entry.kind == "smoke":
+            what = f"{entry.verdict} the smoke test"
         elif entry.kind == "decision":
             if entry.sequence in carried_out:
                 continue
@@ -141,13 +143,13 @@ def status(root: Path) -> Status:
         versions=aliased,
         decisions=tuple(events(entries)[-LAST:]),
         withdrawn=history.withdrawn,
-        warnings=tuple(_warnings(history, aliases.get(versions.CHAMPION))),
+        warnings=tuple(_warnings(entries, history, aliases.get(versions.CHAMPION))),
         ledger=f"{ledger.name} at {store.identity}, {len(entries)} entries",
         tracking_uri=without_credentials(tracking_uri(root)),
     )
 
 
-def _warnings(history: Releases, champion: str | None) -> Iterator[str]:
+def _warnings(entries: Sequence[Entry], history: Releases, champion: str | None) -> Iterator[str]:
     pending = history.pending
     if pending is not None:
         yield (
@@ -166,4 +168,9 @@ def _warnings(history: Releases, champion: str | None) -> Iterator[str]:
             f"Version {champion or '(none)'} has the alias champion, the ledger names "
             f"{history.champion or 'none'}. `segops adopt` takes a champion in that was set by "
             "other means; `segops rollback` takes it back."
+        )
+    elif releases.untested(entries, champion) is not None:
+        yield (
+            f"Version {champion} is champion and has not passed its smoke test yet; `segops "
+            "promote` makes the test."
         )

@@ -13,8 +13,8 @@ from segops.cli.common import console
 from segops.report.figures import sentence
 
 if TYPE_CHECKING:
+    from segops.release.check import Outcome
     from segops.release.gate import Decision, Verdict
-    from segops.release.gate_checks import Outcome
 
 VERDICTS: Mapping[Verdict, str] = {
     "promoted": "green",

@@ -296,7 +296,7 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
         with subprocess.Popen(
             command,
             cwd=scratch,
-            env=_environment(),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=words,
@@ -310,7 +310,7 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
                 status = process.wait()
             finally:
                 process.kill()
-        said = _last_words(words)
+        said = last_words(words)
         if status != 0:
             raise SegopsError(
                 f"{request['bundle']}: scoring ended with status {status}. Its last words:\n{said}"
@@ -332,14 +332,15 @@ def _done(process: subprocess.Popen[str]) -> Iterator[str]:
         yield message["done"]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment of the child: it imports the very segops that this process runs."""
     here = str(Path(segops.__file__).resolve().parents[1])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _last_words(stream: IO[bytes]) -> str:
+def last_words(stream: IO[bytes]) -> str:
+    """The last lines that a child wrote to its standard error."""
     stream.seek(0)
     lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
     return "\n".join(f"  {line}" for line in lines[-LAST_WORDS:])

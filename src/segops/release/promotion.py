@@ -198,7 +198,7 @@ def _write_down(
 def _shown(evidence: Evidence) -> dict[str, Any]:
     """Return the evidence as JSON; each part names its kind."""
     tree = asdict(evidence)
-    for name in ("challenger", "score", "validation", "lineage_missing", "champion", "best"):
+    for name in tree:
         if isinstance(tree[name], dict):
             tree[name] = {"kind": type(getattr(evidence, name)).__name__, **tree[name]}
     return tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,8 @@ class Releases:
         digests: Version -> SHA-256 of its artifact when it became champion.
         counts: Digest of an artifact and hash of val -> digests of its counts in the decisions; see
             :func:`segops.release.pairing.digest`.
+        gated: Hash of val -> SHA-256 of the artifacts that the gate decided on with scores on it.
+        licences: Version -> licence of its pretrained weights at its last decision.
     """
 
     champions: tuple[str, ...]
@@ -45,6 +48,8 @@ class Releases:
     observed: str | None
     digests: Mapping[str, str]
     counts: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -73,6 +78,7 @@ def ends(entries: Iterable[Entry]) -> dict[int, Entry]:
 def read(entries: Iterable[Entry]) -> Releases:
     """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)
+    gated, licences = _decided(entries)
     ended = {sequence: end.kind for sequence, end in ends(entries).items()}
     intents = [entry for entry in entries if entry.kind == "intent"]
     pending = [entry for entry in intents if entry.sequence not in ended]
@@ -113,6 +119,8 @@ def read(entries: Iterable[Entry]) -> Releases:
         observed=observed,
         digests=digests,
         counts=_counts(entries),
+        gated=gated,
+        licences=licences,
     )
 
 
@@ -124,6 +132,22 @@ def _counts(entries: Iterable[Entry]) -> dict[tuple[str, str], frozenset[str]]:
             for bundle, counts in entry.details["counts"].items():
                 found[bundle, val_hash] = found.get((bundle, val_hash), frozenset()) | {counts}
     return found
+
+
+def _decided(entries: Iterable[Entry]) -> tuple[dict[str, frozenset[str]], dict[str, str]]:
+    """Return :attr:`Releases.gated` and :attr:`Releases.licences`."""
+    gated, licences = defaultdict(set), {}
+    for entry in entries:
+        evidence = entry.details.get("evidence")
+        if entry.kind != "decision" or not isinstance(evidence, dict):
+            continue
+        score, licence = evidence.get("score"), evidence.get("licence")
+        digest = entry.details.get("bundle_digest")
+        if digest and isinstance(score, dict) and score.get("val_hash"):
+            gated[score["val_hash"]].add(digest)
+        if isinstance(licence, dict) and licence.get("name"):
+            licences[entry.version] = licence["name"]
+    return {val_hash: frozenset(digests) for val_hash, digests in gated.items()}, licences
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

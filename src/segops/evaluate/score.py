@@ -315,7 +315,7 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
                 status = process.wait()
             finally:
                 process.kill()
-        said = _last_words(words)
+        said = last_words(words)
         if status != 0:
             raise SegopsError(
                 f"{request['bundle']}: scoring ended with status {status}. Its last words:\n{said}"
@@ -344,7 +344,8 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _last_words(stream: IO[bytes]) -> str:
+def last_words(stream: IO[bytes]) -> str:
+    """The last lines that a child wrote to its standard error."""
     stream.seek(0)
     lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
     return "\n".join(f"  {line}" for line in lines[-LAST_WORDS:])

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.predict.package import is_by_this_code
-from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs
+from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs, weights
 from segops.record.lineage import tag
 from segops.record.stage_outputs import Results
 from segops.record.tracking import Store, address_for_people, locked, session
@@ -104,6 +104,7 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
         "lineage": [
             *runs.begin(store, run, results.root),
             *runs.add_tags(store, run, outcome.tags, overwrite=False),
+            *_licence(store, run, results, settings),
             *_evaluated(store, store.client.get_run(run_id), results, settings),
             *columns.fill(store, run_id),
         ],
@@ -116,6 +117,13 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
         artifact.log_bundle(store, run_id, results.bundle, results.bundle_digest, params)
         changed.append("model")
     return changed
+
+
+def _licence(store: Store, run: Run, results: Results, settings: Params) -> list[str]:
+    if weights.LICENCE in run.data.tags:
+        return []
+    _, name = weights.licence(store, results.root, results.training, settings)
+    return runs.add_tags(store, run, {weights.LICENCE: name}, overwrite=False)
 
 
 def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from segops.models.licences import NONE_NEEDED, UNKNOWN
 from segops.params.gate import GateParams
 from segops.release.check import ROUNDING, Check, at_least, failed, is_share
 from segops.release.evidence import Evidence, Identical, Licence, NoRelease, Unknown
@@ -18,8 +19,6 @@ from segops.words import counted
 
 MIB = 2**20
 EVALUATE = "`dvc repro --force --single-item evaluate` makes the evaluation again."
-UNKNOWN, NONE_NEEDED = "unknown", "none needed"
-"""Names in place of a licence: not known; a random start has none."""
 
 
 def boundary_iou(evidence: Evidence, policy: GateParams) -> Check | list[Check]:

@@ -16,19 +16,22 @@ from mlflow.exceptions import MlflowException
 from segops import files, paths
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.metrics.catalogue import SPLIT_METRICS
+from segops.models.licences import UNKNOWN
 from segops.params.file import Params
 from segops.predict.bundle import bundle_digest
-from segops.record import artifact, lineage, stage_outputs
+from segops.record import artifact, lineage, stage_outputs, weights
 from segops.record.tracking import Store
-from segops.release import paired_counts, pairing, versions
+from segops.release import paired_counts, pairing, slowdown, versions
 from segops.release.evidence import (
     Challenger,
     Comparison,
     Evidence,
     Identical,
+    Licence,
     NoRelease,
     Reference,
     Score,
+    Speed,
     Unknown,
     ValidationVerdict,
 )
@@ -108,6 +111,8 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Gat
         best=_best(case, champion, version, paired),
         champion_version=champion_version,
         looks=_looks(case, challenger, score),
+        licence=_known(lambda: _licence(case)),
+        speed=_known(lambda: _speed(case, version, champion)),
     )
     ours = () if isinstance(paired, Unknown) else (paired,)
     counts = {one.bundle_digest: one for one in (*ours, *case.compared)}
@@ -211,6 +216,37 @@ def _looks(
     if isinstance(challenger, Unknown):
         return challenger
     return len(case.history.gated.get(score.val_hash, frozenset()) | {challenger.bundle_digest})
+
+
+def _licence(case: _Inputs) -> Licence:
+    training = files.read_json(case.root / paths.TRAINING)
+    source, name = weights.licence(
+        case.store, case.root, training, case.settings, case.history.licences
+    )
+    stated = case.settings.gate.stated_weight_licences.get(source)
+    if name == UNKNOWN and stated is not None:
+        return Licence(source, stated.strip().lower(), stated=True)
+    return Licence(source, name)
+
+
+def _speed(
+    case: _Inputs, version: Version | Unknown, champion: Reference
+) -> Speed | NoRelease | Identical | Unknown:
+    if case.settings.gate.max_slowdown is None:
+        return Unknown("gate.max_slowdown is not set, so it was not measured")
+    if isinstance(version, Unknown):
+        return version
+    if not isinstance(champion, Comparison):
+        return champion
+    return slowdown.against(
+        case.root,
+        case.store,
+        case.model,
+        version,
+        versions.get(case.store, case.model, champion.version),
+        champion.val_hash,
+        case.settings.hardware.threads,
+    )
 
 
 def _validation(root: Path, settings: Params) -> ValidationVerdict:

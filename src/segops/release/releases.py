@@ -39,6 +39,7 @@ class Releases:
         counts: Digest of an artifact and hash of val -> digests of its counts in the decisions; see
             :func:`segops.release.pairing.digest`.
         gated: Hash of val -> SHA-256 of the artifacts that the gate decided on with scores on it.
+        licences: Version -> licence of its pretrained weights at its last decision.
     """
 
     champions: tuple[str, ...]
@@ -49,6 +50,7 @@ class Releases:
     digests: Mapping[str, str]
     counts: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -95,6 +97,7 @@ def untested(entries: Sequence[Entry], champion: str | None) -> Entry | None:
 def read(entries: Iterable[Entry]) -> Releases:
     """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)
+    gated, licences = _decided(entries)
     ended = {sequence: end.kind for sequence, end in ends(entries).items()}
     intents = [entry for entry in entries if entry.kind == "intent"]
     pending = [entry for entry in intents if entry.sequence not in ended]
@@ -139,7 +142,8 @@ def read(entries: Iterable[Entry]) -> Releases:
         observed=observed,
         digests=digests,
         counts=_counts(entries),
-        gated=_gated(entries),
+        gated=gated,
+        licences=licences,
     )
 
 
@@ -153,16 +157,20 @@ def _counts(entries: Iterable[Entry]) -> dict[tuple[str, str], frozenset[str]]:
     return found
 
 
-def _gated(entries: Iterable[Entry]) -> dict[str, frozenset[str]]:
-    found = defaultdict(set)
+def _decided(entries: Iterable[Entry]) -> tuple[dict[str, frozenset[str]], dict[str, str]]:
+    """Return :attr:`Releases.gated` and :attr:`Releases.licences`."""
+    gated, licences = defaultdict(set), {}
     for entry in entries:
-        if entry.kind != "decision":
+        evidence = entry.details.get("evidence")
+        if entry.kind != "decision" or not isinstance(evidence, dict):
             continue
-        digest, evidence = entry.details.get("bundle_digest"), entry.details.get("evidence")
-        score = evidence.get("score") if isinstance(evidence, dict) else None
+        score, licence = evidence.get("score"), evidence.get("licence")
+        digest = entry.details.get("bundle_digest")
         if digest and isinstance(score, dict) and score.get("val_hash"):
-            found[score["val_hash"]].add(digest)
-    return {val_hash: frozenset(digests) for val_hash, digests in found.items()}
+            gated[score["val_hash"]].add(digest)
+        if isinstance(licence, dict) and licence.get("name"):
+            licences[entry.version] = licence["name"]
+    return {val_hash: frozenset(digests) for val_hash, digests in gated.items()}, licences
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

@@ -381,6 +381,7 @@ def test_the_gate_reads_nothing_and_asks_nobody() -> None:
         "math",
         "typing",
         "pydantic",
+        "segops.models.licences",
         "segops.params.gate",
         "segops.release",
         "segops.release.check",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segops.release.chain import Entry
@@ -68,6 +68,16 @@ def ends(entries: Iterable[Entry]) -> dict[int, Entry]:
         if entry.kind in ("done", "abandoned"):
             found.setdefault(entry.details["intent"], entry)
     return found
+
+
+def last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
+    """Return the gate's last decision on a version, or None."""
+    decisions = (
+        entry
+        for entry in reversed(entries)
+        if entry.kind == "decision" and entry.version == version
+    )
+    return next(decisions, None)
 
 
 def read(entries: Iterable[Entry]) -> Releases:

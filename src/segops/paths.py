@@ -43,6 +43,7 @@ RESUME = STATE / "resume"
 KEPT_CHAMPION = STATE / "reference"
 COMPARED = STATE / "compared"
 JUDGED = STATE / "judged"
+REPRODUCE_LOCK = STATE / "reproduce.lock"
 DECISION = STATE / "decision.json"
 
 

@@ -113,7 +113,7 @@ def _promote(registry: Registry, decision: Decision) -> None:
     now, entries = registry.aliases(), registry.ledger.entries()
     if now.get(CHAMPION) == decision.version:
         return
-    decided = _last_decision(entries, decision.version)
+    decided = releases.last_decision(entries, decision.version)
     if decided is None or decided.verdict != "promoted":
         raise SegopsError(
             f"{registry.model} version {decision.version}: the ledger's last decision on it is "
@@ -143,15 +143,6 @@ def _promote(registry: Registry, decision: Decision) -> None:
         differences=decided.details["differences"],
         smoke_due=True,
     )
-
-
-def _last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
-    decisions = (
-        entry
-        for entry in reversed(entries)
-        if entry.kind == "decision" and entry.version == version
-    )
-    return next(decisions, None)
 
 
 def _write_down(

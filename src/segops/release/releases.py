@@ -94,6 +94,16 @@ def untested(entries: Sequence[Entry], champion: str | None) -> Entry | None:
     return None
 
 
+def last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
+    """Return the gate's last decision on a version, or None."""
+    decisions = (
+        entry
+        for entry in reversed(entries)
+        if entry.kind == "decision" and entry.version == version
+    )
+    return next(decisions, None)
+
+
 def read(entries: Iterable[Entry]) -> Releases:
     """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)

@@ -12,6 +12,7 @@ from segops.release import releases, versions
 from segops.release.chain import Entry
 from segops.release.ledger import Ledger
 from segops.release.releases import Releases
+from segops.release.reproductions import machines
 
 LAST = 10
 WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}
@@ -27,12 +28,14 @@ class AliasedVersion:
         version: Its number.
         miou: On the val of its last evaluation, within 0 to 1; None where not recorded.
         weights: The first digits of its weights' SHA-256, as on the evaluation page.
+        reproduced: Names of the machines that reproduced it.
     """
 
     alias: str
     version: str
     miou: float | None
     weights: str
+    reproduced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             what = "reinstated"
         elif entry.kind == "smoke":
             what = f"{entry.verdict} the smoke test"
+        elif entry.kind == "reproduced":
+            what = f"made again: {entry.verdict}"
         elif entry.kind == "decision":
             if entry.sequence in carried_out:
                 continue
@@ -133,8 +138,15 @@ def status(root: Path) -> Status:
         by_number = {
             number: versions.get(store, settings.model, number) for number in aliases.values()
         }
+        by_machine = machines(entries)
         aliased = tuple(
-            AliasedVersion(alias, number, by_number[number].miou, by_number[number].weights[:12])
+            AliasedVersion(
+                alias,
+                number,
+                by_number[number].miou,
+                by_number[number].weights[:12],
+                tuple(by_machine.get(number, ())),
+            )
             for alias, number in aliases.items()
         )
     history = releases.read(entries)

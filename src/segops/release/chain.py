@@ -44,8 +44,7 @@ class Entry(BaseModel):
         version: The version concerned; empty where it could not be established.
         run_id: That version's run.
         verdict: The gate's verdict, or the action: `promote`, `rollback`, `observed`, `adopt`,
-            `reinstate`, `passed`, `failed`, `approve`; of a
-            reproduction its outcome.
+            `reinstate`, `passed`, `failed`, `approve`; of a reproduction its outcome.
         reason: The reason in words.
         by: Who or what did it.
         details: Checks, evidence, aliases before and after, depending on the kind.

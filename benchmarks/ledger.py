@@ -2,7 +2,8 @@
 
 A server on SQLite gets 100 versions of a model and 300 entries of its ledger, then 1,000 and 3,000.
 At both sizes this prints the median time of an append, of reading the history with this checkout's
-copy and without it, of the whole check, and of `status` after the imports; and how each grew.
+copy and without it, of the whole check, and of `status` and `audit` after the imports; and how each
+grew.
 Run: ``python -m benchmarks.ledger``; filling takes minutes.
 """
 
@@ -21,6 +22,7 @@ from segops.params.registry import RegistryParams
 from segops.record.lineage import tag
 from segops.record.tracking import Store, session
 from segops.release import releases, versions
+from segops.release.audit import audit
 from segops.release.ledger import Ledger
 from segops.release.status import status
 from tests.support import mlflow_server
@@ -79,6 +81,7 @@ def figures(root: Path, store: Store) -> dict[str, float]:
         "history without a copy": measured(read_without_copy),
         "verify": measured(Ledger(store, root, "segops").verify),
         "status": measured(lambda: status(root)),
+        "audit": measured(lambda: audit(root, versions.CHAMPION)),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Case:
     version: Version
     scratch: Path
     key: SSlibKey | None
+    _listed: dict[str, set[str]] = field(init=False, default_factory=dict)
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -109,8 +110,10 @@ class Case:
     def held(self, path: str) -> bytes | None:
         """Return the content of a file of the run, or None."""
         client, directory = self.store.client, path.rpartition("/")[0]
-        listed = client.list_artifacts(self.run.info.run_id, directory or None)
-        if path not in {file.path for file in listed}:
+        if directory not in self._listed:
+            listed = client.list_artifacts(self.run.info.run_id, directory)
+            self._listed[directory] = {file.path for file in listed}
+        if path not in self._listed[directory]:
             return None
         target = self.scratch / "run"
         target.mkdir(exist_ok=True)

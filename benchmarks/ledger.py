@@ -2,7 +2,8 @@
 
 A server on SQLite gets 100 versions of a model and 300 entries of its ledger, then 1,000 and 3,000.
 At both sizes this prints the median time of an append, of reading the history with this checkout's
-copy and without it, of the whole check, and of `status` after the imports; and how each grew.
+copy and without it, of the whole check, and of `status` and `audit` after the imports; and how each
+grew.
 Run: ``python -m benchmarks.ledger``; filling takes minutes.
 """
 
@@ -21,9 +22,10 @@ from segops.params.registry import RegistryParams
 from segops.record.lineage import tag
 from segops.record.tracking import Store, session
 from segops.release import releases, versions
+from segops.release.audit import audit
 from segops.release.ledger import Ledger
 from segops.release.status import status
-from tests.support import mlflow_server
+from tests.support import mlflow_server, registry_workspace
 
 SIZES = (100, 1000)
 ENTRIES = 3
@@ -58,8 +60,8 @@ def measured(work: Callable[[], object]) -> float:
     return statistics.median(seconds)
 
 
-def figures(root: Path, store: Store) -> dict[str, float]:
-    """Return the seconds of each kind of access."""
+def figures(root: Path, store: Store, audited: str) -> dict[str, float]:
+    """Return the seconds of each kind of access; `audited` is a version with a real run."""
     writer = Ledger(store, root, "segops")
 
     def read() -> None:
@@ -79,25 +81,23 @@ def figures(root: Path, store: Store) -> dict[str, float]:
         "history without a copy": measured(read_without_copy),
         "verify": measured(Ledger(store, root, "segops").verify),
         "status": measured(lambda: status(root)),
+        "audit": measured(lambda: audit(root, audited)),
     }
 
 
 def main() -> None:
     """Print the figures at both sizes, and their growth."""
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) / "checkout"
-        root.mkdir()
-        (root / "dvc.yaml").touch()
-        (root / "params.yaml").write_text("{}\n")
+        root = registry_workspace.make(Path(scratch) / "checkout", database=False)
         with mlflow_server.serving(Path(scratch) / "server") as (address, _):
             os.environ["MLFLOW_TRACKING_URI"] = address
+            real = registry_workspace.release(root, seed=1, quality=0.8).version
             with session(root, RegistryParams()) as store:
-                store.client.create_registered_model("segops")
-                rows, filled = [], 0
+                rows, filled = [], 1
                 for size in SIZES:
                     fill(store, Ledger(store, root, "segops"), filled, size)
                     filled = size
-                    rows.append(figures(root, store))
+                    rows.append(figures(root, store, real))
     print(f"{'seconds':<24}" + "".join(f"{f'{size} versions':>16}" for size in SIZES) + "  growth")
     for name in rows[0]:
         small, large = (row[name] for row in rows)

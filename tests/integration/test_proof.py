@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mlflow.exceptions import MlflowException
 
 from segops import paths
 from segops.record import runs
 from segops.record.lineage import tag
+from segops.record.update import record
 from segops.release import promotion, signing
 from segops.release.audit import Audit, audit
 from segops.release.ledger import ENTRY
@@ -160,28 +162,19 @@ def outcomes(found: Audit) -> dict[str, str]:
     return {link.name: link.outcome for link in found.links}
 
 
-def test_every_link_of_a_release_is_verified(
-    released: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_link_of_a_release_is_verified(released: Path, tmp_path: Path) -> None:
     before = made.snapshot(released)
-    signer = ed25519.Ed25519PrivateKey.generate()
     found = audit(released, "champion")
     assert set(outcomes(found).values()) == {"verified"}, found
     assert audit(released, "1") == found
     sentences = {link.name: link.sentence for link in found.links}
     assert "agrees on data/voc" in sentences["dvc.lock"]
     assert "a key that nobody vouches for" in sentences["statement"]
+    public = ed25519.Ed25519PrivateKey.generate().public_key()
     other = tmp_path / "other.pem"
-    other.write_bytes(_public(signer))
+    other.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     assert audit(released, "1", other).names("broken") == ["statement"]
     assert made.snapshot(released) == before
-
-
-def _public(private: Any) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    pem: bytes = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return pem
 
 
 @contextmanager
@@ -234,7 +227,6 @@ Change = Callable[[Path], Any]
     [
         (lambda root: flipped(f"{MODEL}weights.safetensors", root), {"artifact", "weights"}),
         (lambda root: flipped(f"{MODEL}runtime/predictor.py", root), {"artifact"}),
-        (lambda root: flipped(f"{MODEL}requirements.txt", root), {"artifact"}),
         (lambda root: flipped(f"{RUN}lineage/code.patch", root), {"patch"}),
         (lambda root: flipped(f"{RUN}lineage/environment.txt", root), {"environment"}),
         (lambda root: flipped(f"{RUN}lineage/*/params.yaml", root), {"parameters"}),
@@ -257,10 +249,8 @@ def test_a_change_is_found_at_its_link(released: Path, change: Change, expected:
     missing = set(found.names("not to be had"))
     if expected == {"ledger"}:
         assert missing == LOST.keys()
-    elif change.__name__ == "<lambda>" and "code" in missing:
-        assert missing == {"code"}, "a commit that is not here breaks nothing"
     else:
-        assert not missing
+        assert missing <= {"code"}, "only the commit that is named instead is not here"
 
 
 def test_data_that_are_elsewhere_are_looked_up_in_the_cache(released: Path) -> None:
@@ -292,8 +282,6 @@ def test_a_version_of_before_and_a_withdrawn_one_are_audited(root: Path) -> None
     # New data, a new evaluation of the same bundle: the run holds that of now.
     made.use_data(root, seed=5)
     made.evaluate(root, 0.8)
-    from segops.record.update import record
-
     record(root)
     again = {link.name: link for link in audit(root, "2").links}
     assert again["counts"].outcome == "not to be had"

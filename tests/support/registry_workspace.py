@@ -156,7 +156,7 @@ def train(root: Path, seed: int, quality: float | None = 0.8) -> str:
     torch.manual_seed(seed)
     images = {one: store.image_sha256(one) for one in store.ids("train")}
     network = build(SPEC)
-    torch.nn.init.normal_(network.network.score.weight)
+    torch.nn.init.normal_(network.network.get_parameter("score.weight"))
     write_trained(root / paths.TRAINED, network, SPEC, VOC_CLASSES, images, {})
     package.run(root)
     fingerprint = files.sha256_bytes(str(seed).encode())
@@ -319,7 +319,9 @@ def snapshot(root: Path) -> dict[str, Any]:
                     )
                     for name in run.data.metrics
                 },
-                "outputs": [one.model_id for one in run.outputs.model_outputs],
+                "outputs": [
+                    one.model_id for one in (run.outputs.model_outputs if run.outputs else [])
+                ],
             }
             for run in runs
         },

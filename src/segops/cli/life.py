@@ -42,6 +42,9 @@ def run(
         raise SegopsError("--check belongs to --recipe; `segops status` shows what would run.")
     if check:
         return
+    from segops.release import signing
+
+    signing.signer()  # a key that cannot be used is named before anything runs
     summary = flow_module(root, "once").run(root, force=force)
     show_summary(root, summary)
     _exit_unless_promoted(summary.decision, summary.smoke)
@@ -123,7 +126,7 @@ def _decide(root: Path) -> None:
     from segops.release.register import register
     from segops.release.smoke import smoke
 
-    signing.signer()  # a key that cannot be used is named before anything changes
+    signing.signer()  # as in `run`
 
     registered = register(root, record_run(root))
     decision = promotion.promote(root, promotion.gate(root))

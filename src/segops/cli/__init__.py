@@ -8,7 +8,9 @@ import sys
 
 import typer
 
-from segops.cli import compare, data, evaluate, ledger, life, look, predict, proof, reproduce, tune
+from segops.cli import (
+    card, compare, data, evaluate, ledger, life, look, predict, proof, reproduce, tune,
+)  # fmt: skip
 from segops.cli.common import make_printable, print_error
 from segops.runtime.errors import SegopsError
 
@@ -20,7 +22,7 @@ app = typer.Typer(
 )
 for command in (
     life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
-    life.adopt, life.reinstate, proof.verify, proof.audit, reproduce.reproduce,
+    life.adopt, life.reinstate, proof.verify, proof.audit, reproduce.reproduce, card.card,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
 ):  # fmt: skip
     app.command()(command)

@@ -20,7 +20,7 @@ from segops.record.lineage import MACHINE_FIELDS, started_by, tag
 from segops.record.reproduce import NO_DATA, WORKTREE, bundle_directory, making_script
 from segops.record.runs import LINEAGE_DIRECTORY
 from segops.release import releases, reproductions
-from segops.release.changes import Registry, changing, looking
+from segops.release.changes import Registry, changing, looking, publish
 from segops.release.reproductions import MOST, REPRODUCED, Model, Outcome
 from segops.release.resolve import numbered
 from segops.release.versions import Version
@@ -201,6 +201,7 @@ def _write_down(
             details=details,
             again=True,
         )
+        publish(registry, version.run_id)
 
 
 def _require_digest(registry: Registry, version: Version, name: str) -> None:

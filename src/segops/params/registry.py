@@ -21,6 +21,20 @@ def _is_no_ledger(name: str) -> str:
     return name
 
 
+class CardParams(Section):
+    """What a model card says that no stage knows."""
+
+    intended_use: str | None = Field(None, description="What the model is for.")
+    data_licence: str | None = Field(None, description="The data's licence.")
+    model_licence: str | None = Field(
+        None, description="The model's licence, as the Hub names it: `apache-2.0`."
+    )
+    limits: str | None = Field(None, description="Where the model is known to fail.")
+    pictures: bool = Field(
+        False, description="Show photographs of val with the worst classes in the card's file."
+    )
+
+
 class RegistryParams(Section):
     """Names in MLflow."""
 
@@ -30,3 +44,4 @@ class RegistryParams(Section):
     experiment: Annotated[str, Field(min_length=1)] = Field(
         "segops", description="Experiment's name."
     )
+    card: CardParams = CardParams()

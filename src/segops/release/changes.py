@@ -23,7 +23,7 @@ from segops.params.file import load_params
 from segops.record import runs
 from segops.record.lineage import started_by, tag
 from segops.record.tracking import Store, is_missing, locked, session
-from segops.release import kept_statements, releases, versions
+from segops.release import kept_statements, publish_card, releases, versions
 from segops.release.chain import Entry, to_line
 from segops.release.ledger import Ledger, MovedError
 from segops.release.releases import Releases
@@ -178,6 +178,7 @@ def publish(registry: Registry, run_id: str) -> None:
             runs.add_tags(registry.store, client.get_run(run_id), tags, overwrite=True)
             version = versions.get(registry.store, registry.model, last.version)
             versions.set_tags(registry.store, registry.model, version, tags)
+            publish_card.publish(registry.ledger, version, load_params(registry.root).registry.card)
     except (MlflowException, OSError) as error:
         log.warning(
             "The ledger's entries could not be copied to MLflow: %s. The next command that changes "

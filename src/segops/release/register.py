@@ -13,7 +13,8 @@ from segops.record import artifact, lineage, runs, stage_outputs, weights
 from segops.record.lineage import tag
 from segops.record.tracking import Store, locked, session
 from segops.record.update import EVALUATED_AS, Recorded
-from segops.release import versions
+from segops.release import publish_card, versions
+from segops.release.ledger import Ledger
 from segops.runtime.errors import SegopsError
 
 DESCRIPTION = "Segmentation models in PASCAL VOC format. Aliases are moved by segops' gate alone."
@@ -58,6 +59,8 @@ def register(root: Path, recorded: Recorded) -> Registered:
         versions.set_tags(store, settings.model, version, tags)
         if versions.aliases(store, settings.model).get(versions.CHAMPION) != version.number:
             versions.set_alias(store, settings.model, versions.CHALLENGER, version.number)
+        version = versions.get(store, settings.model, version.number)
+        publish_card.publish(Ledger(store, root, settings.model), version, settings.card)
         return Registered(version.number, created)
 
 
@@ -73,15 +76,11 @@ def _create(store: Store, name: str, run_id: str, digest: str, tags: dict[str, s
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    run = store.client.get_run(run_id)
-    is_evaluated = run.data.tags.get(tag("bundle_digest")) == digest
-    scores = run.data.metrics if is_evaluated else {}
     made = store.client.create_model_version(
         name,
         source=logged.artifact_location,
         run_id=run_id,
         model_id=logged.model_id,
-        description=f"mIoU {scores['miou']:.3f} on val when registered" if "miou" in scores else "",
         # Versions are found by the tag of their digest, so tags are set in the same call.
         tags=tags,
     )

@@ -1,0 +1,15 @@
+"""Text of users in Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from markupsafe import Markup, escape
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#$!])")
+
+
+def escaped(text: object) -> Markup:
+    """Return a text as one line that Markdown shows literally, in a sentence or a table's cell."""
+    line = " ".join(str(text).split())
+    return Markup(_SPECIAL.sub(r"\\\1", str(escape(line)).replace("&#39;", "'")))

@@ -9,7 +9,17 @@ import sys
 import typer
 
 from segops.cli import (
-    card, compare, data, evaluate, ledger, life, look, predict, proof, reproduce, tune,
+    card,
+    compare,
+    data,
+    evaluate,
+    ledger,
+    life,
+    look,
+    predict,
+    proof,
+    reproduce,
+    tune,
 )  # fmt: skip
 from segops.cli.common import make_printable, print_error
 from segops.runtime.errors import SegopsError

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +67,8 @@ def predict(
     """
     # The process runs in an empty directory: nothing in it is importable.
     with (
-        tempfile.TemporaryDirectory(prefix="segops-") as scratch,
-        tempfile.TemporaryDirectory(prefix="segops-") as empty,
+        files.scratch() as scratch,
+        files.scratch() as empty,
     ):
         place = Path(scratch)
         for number, image in enumerate(images):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +176,6 @@ def _read(store: Store, run_id: str, path: Path) -> bytes | None:
     listed = store.client.list_artifacts(run_id, path.parent.as_posix())
     if path.as_posix() not in {file.path for file in listed}:
         return None
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+    with files.scratch() as scratch:
         local = store.client.download_artifacts(run_id, path.as_posix(), scratch)
         return Path(local).read_bytes()

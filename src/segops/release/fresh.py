@@ -66,11 +66,7 @@ def predict(
         TransientError: The process was killed, or lacked memory, disk space or the registry.
     """
     # The process runs in an empty directory: nothing in it is importable.
-    with (
-        files.scratch() as scratch,
-        files.scratch() as empty,
-    ):
-        place = Path(scratch)
+    with files.scratch() as place, files.scratch() as empty:
         for number, image in enumerate(images):
             np.save(place / f"image{number}.npy", image, allow_pickle=False)
         request = {

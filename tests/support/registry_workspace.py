@@ -265,7 +265,7 @@ def keep_masks(root: Path, wrong: int = 0, **machine: Any) -> None:
     store = PackedStore(root / paths.PACKED)
     torch.set_num_threads(1)
     predictor = load_bundle(root / paths.SEGMENTER)
-    masks = []
+    masks: list[kept_masks.KeptMask] = []
     for image_id in kept_masks.chosen(store, store.ids("val")):
         mask = predictor.predict_mask(store.image(image_id))
         if not masks:

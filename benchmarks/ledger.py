@@ -2,8 +2,8 @@
 
 A server on SQLite gets 100 versions of a model and 300 entries of its ledger, then 1,000 and 3,000.
 At both sizes this prints the median time of an append, of reading the history with this checkout's
-copy and without it, of the whole check, and of `status` and `audit` after the imports; and how each
-grew.
+copy and without it (champions, best release and looks at val, as the gate does), of the whole
+check, and of `status` and `audit` after the imports; and how each grew.
 Run: ``python -m benchmarks.ledger``; filling takes minutes.
 """
 
@@ -31,6 +31,7 @@ SIZES = (100, 1000)
 ENTRIES = 3
 """Entries of the ledger for each version: decision, intent, done."""
 ROUNDS = 5
+VAL = "v" * 64
 TEXT = "x" * 5000
 """About as long as the checks and the evidence of a decision."""
 
@@ -42,7 +43,13 @@ def fill(store: Store, ledger: Ledger, start: int, stop: int) -> None:
             "segops", "segops-benchmark:/x", tags={tag("miou"): "0.5"}, await_creation_for=0
         )
         facts: dict[str, Any] = {"reason": "why", "by": "benchmark", "version": str(number)}
-        ledger.append("decision", verdict="promoted", details={"checks": TEXT}, **facts)
+        decided = {
+            "checks": TEXT,
+            "bundle_digest": str(number),
+            "counts": {str(number): str(number)},
+            "evidence": {"score": {"val_hash": VAL}, "licence": {"name": "none needed"}},
+        }
+        ledger.append("decision", verdict="promoted", details=decided, **facts)
         intent = ledger.append(
             "intent", verdict="promote", details={"bundle_digest": str(number)}, **facts
         )
@@ -65,7 +72,8 @@ def figures(root: Path, store: Store, audited: str) -> dict[str, float]:
     writer = Ledger(store, root, "segops")
 
     def read() -> None:
-        releases.read(Ledger(store, root, "segops").entries())
+        history = releases.read(Ledger(store, root, "segops").entries())
+        assert len(history.gated[VAL]) == len(history.champions)
 
     def read_without_copy() -> None:
         shutil.rmtree(writer.copy.parent)

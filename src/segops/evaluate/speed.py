@@ -27,7 +27,9 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 
 IMAGES = 4
-PASSES = 7
+FEWEST, MOST = 7, 101
+SECONDS = 1.5
+"""Passes of each model: as many as take so long, within these bounds; an odd number."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Timing:
     Attributes:
         milliseconds: Median over the passes of the mean time an image.
         images: Number of images of a pass.
-        passes: Number of passes; one before them warms up.
+        passes: Number of passes; two before them warm up.
         device: Torch device.
         threads: CPU threads of torch.
     """
@@ -57,7 +59,6 @@ def measure(
     device: str = "auto",
     threads: int | None = None,
     images: int = IMAGES,
-    passes: int = PASSES,
 ) -> list[Timing]:
     """Measure the time that each bundle takes for the first images of a split.
 
@@ -68,7 +69,6 @@ def measure(
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         threads: CPU threads of torch; None: its own choice.
         images: Number of images.
-        passes: Number of passes of each bundle.
 
     Returns:
         The timings, in the order of the bundles.
@@ -90,9 +90,11 @@ def measure(
             for bundle, digest in bundles
         ]
         started = [worker.read() for worker in workers]
-        seconds: list[list[float]] = [[] for _ in workers]
-        for _ in track(range(passes), "Measuring the time of an image", passes):
-            for worker, own in zip(workers, seconds, strict=True):
+        turns: list[tuple[_Worker, list[float]]] = [(worker, []) for worker in workers]
+        passes = _passes(max(facts["seconds"] for facts in started))
+        for number in track(range(passes), "Measuring the time of an image", passes):
+            # Each model is as often the first of a round as the last.
+            for worker, own in turns if number % 2 else turns[::-1]:
                 own.append(worker.ask()["seconds"])
     return [
         Timing(
@@ -102,8 +104,13 @@ def measure(
             device=facts["device"],
             threads=facts["threads"],
         )
-        for facts, own in zip(started, seconds, strict=True)
+        for facts, (_, own) in zip(started, turns, strict=True)
     ]
+
+
+def _passes(seconds: float) -> int:
+    """Return the number of passes for models that take at most so long for one."""
+    return min(MOST, max(FEWEST, 2 * int(SECONDS / seconds / 2) + 1))
 
 
 class _Worker:
@@ -182,8 +189,12 @@ def _serve(request: dict[str, Any], channel: TextIO) -> None:
             predictor.predict_mask(image)
         return time.perf_counter() - start
 
-    seconds()  # warms up
-    facts = {"device": str(predictor.device), "threads": torch.get_num_threads()}
+    seconds()  # the first pass takes longer
+    facts = {
+        "device": str(predictor.device),
+        "threads": torch.get_num_threads(),
+        "seconds": seconds(),
+    }
     print(json.dumps(facts), file=channel, flush=True)
     for _ in sys.stdin:
         print(json.dumps({"seconds": seconds()}), file=channel, flush=True)

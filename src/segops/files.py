@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from segops.runtime.errors import SegopsError
+
+SCRATCH = "segops-scratch-"
 
 
 @contextmanager
@@ -174,6 +179,54 @@ def exclusive(lock: Path, doing: str) -> Iterator[None]:
         ) from None
     with held:
         yield
+
+
+@contextmanager
+def scratch(parent: Path | None = None) -> Iterator[Path]:
+    """Yield an empty temporary directory, in `parent` where given; it is removed at the end.
+
+    A killed process leaves its directories. The next process of the same user removes them: the
+    lock of each is free then.
+    """
+    place = str(parent or tempfile.gettempdir())
+    _remove_abandoned(place)
+    while True:
+        with (
+            tempfile.TemporaryDirectory(prefix=SCRATCH, dir=place) as name,
+            _held(Path(name)) as is_held,
+        ):
+            if is_held:
+                yield Path(name)
+                return
+
+
+@cache
+def _remove_abandoned(place: str) -> None:
+    for path in Path(place).glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            if path.lstat().st_uid == os.getuid():
+                with _held(path) as is_held:
+                    if is_held:
+                        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[bool]:
+    """Hold the lock of a directory; yield false where others hold it or have removed it."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield directory.exists()
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from segops import files, paths, pipeline
 from segops.params.file import load_params
@@ -152,6 +153,30 @@ def test_lost_artifacts_come_back(root: Path) -> None:
     assert record(root).changed == ["files"]
     assert made.snapshot(root)["artifacts"] == before
     assert record(root) == Recorded(done.run_id, False, [])
+
+
+def test_what_an_interrupted_upload_left_is_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(client: MlflowClient, model_id: str, local: str) -> None:
+        place = root / f"mlartifacts/models/{model_id}/artifacts"
+        shutil.copytree(Path(local) / "artifacts", place)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MlflowClient, "log_model_artifacts", interrupted)
+        record(root)
+    (left,) = (root / "mlartifacts/models").iterdir()
+    made.train(root, seed=2)
+    run_id = record(root).run_id
+    (kept,) = (root / "mlartifacts/models").iterdir()
+    assert kept != left
+    (model,) = made.snapshot(root)["models"].values()
+    assert model[0] == "READY"
+    half = root / f"mlartifacts/{run_id}/artifacts/reports/.artifact.uploading.x1"
+    half.write_bytes(b"half")
+    assert record(root).changed == []
+    assert not half.exists()
 
 
 def test_another_evaluation_of_the_same_weights_moves_the_scores_on(root: Path) -> None:

@@ -113,3 +113,44 @@ def test_state_home_of_a_worktree_and_of_an_experiment_is_the_main_checkout(tmp_
     assert paths.state_home(tmp_path / "other") == main
     assert paths.state_home(experiment) == main
     assert paths.state_home(tmp_path) == tmp_path
+
+
+LEAVES_SCRATCH = """
+import os, sys
+from segops import files
+with files.scratch() as first, files.scratch() as second:
+    (first / "file").write_text("x")
+    print(first, second, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_process_leaves_scratch_that_the_next_one_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = [sys.executable, "-c", LEAVES_SCRATCH]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(code, stdin=pipe, stdout=pipe, text=True) as killed,
+        subprocess.Popen(code, stdin=pipe, stdout=pipe, text=True) as alive,
+    ):
+        assert killed.stdout is not None
+        assert alive.stdout is not None
+        left = [Path(name) for name in killed.stdout.readline().split()]
+        held = [Path(name) for name in alive.stdout.readline().split()]
+        killed.kill()
+        killed.wait()
+        (foreign := tmp_path / "segops-other").mkdir()
+        (link := tmp_path / f"{files.SCRATCH}link").symlink_to(foreign)
+        assert {path.is_dir() for path in left + held} == {True}
+        next_one = subprocess.run(
+            code, stdin=subprocess.DEVNULL, stdout=pipe, text=True, check=True
+        )
+        assert not any(path.exists() for path in left)
+        assert all(path.is_dir() for path in held)
+        assert (held[0] / "file").read_text() == "x"
+        assert not any(Path(name).exists() for name in next_one.stdout.split())
+        assert link.is_dir()
+        alive.communicate()
+    assert set(tmp_path.iterdir()) == {foreign, link}

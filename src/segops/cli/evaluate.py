@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,7 +59,7 @@ def evaluate(
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with (
         resolved(model or str(own), root) as bundle,
-        TemporaryDirectory(prefix="segops-") as scratch,
+        files.scratch() as scratch,
     ):
         trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
         hashes = {store.image_sha256(image_id) for image_id in store.ids(VAL)}
@@ -74,7 +72,7 @@ def evaluate(
             results = variants.compare(bundle, store, VAL, settings.evaluate, **how)
             _show_variants(results, level(settings.evaluate.confidence))
             return
-        scores = score(bundle, store, VAL, Path(scratch) / "scores", **how)
+        scores = score(bundle, store, VAL, scratch / "scores", **how)
     found = evaluation(scores, store, VAL, settings.evaluate)
     console.print(class_table(found))
     console.print(metrics_table([""], [found]))

@@ -292,10 +292,10 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
     total = ways * len(request["images"])
     # The directory is empty and outside any checkout: nothing in it is importable.
     with (
-        tempfile.TemporaryDirectory(prefix="segops-") as scratch,
+        files.scratch() as scratch,
         tempfile.TemporaryFile() as words,
     ):
-        path = Path(scratch) / "request.json"
+        path = scratch / "request.json"
         path.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", "segops.evaluate.scoring", str(path)]
         with subprocess.Popen(

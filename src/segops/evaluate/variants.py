@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,12 +124,12 @@ def compare(
     own = files.read_json(bundle / opener.MODEL).get("predict", {})
     every = variants(own, [store.size(one) for one in store.ids(split)[:limit]])
     distinct = {one.description: one.settings for one in reversed(every)}
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+    with files.scratch() as scratch:
         scores = score_variants(
             bundle,
             store,
             split,
-            Path(scratch) / "scores",
+            scratch / "scores",
             list(distinct.values()),
             device,
             threads=threads,

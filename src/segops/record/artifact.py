@@ -5,7 +5,6 @@ MLflow's `log_model` needs an active run; this module takes the same steps with 
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
+from segops import files
 from segops.predict.bundle import bundle_digest
 from segops.predict.package import REQUIREMENTS
 from segops.record import wrapping
@@ -50,16 +50,12 @@ def of_run(store: Store, run: Run) -> LoggedModel | None:
     )
 
 
-def _of_run(store: Store, run_id: str) -> list[LoggedModel]:
-    condition = f"source_run_id = '{run_id}'"
-    return list(store.client.search_logged_models([store.experiment_id], condition))
-
-
 def _ready(store: Store, run_id: str) -> list[LoggedModel]:
     """Return the run's models that are bundles and were logged completely."""
+    condition = f"source_run_id = '{run_id}'"
     return [
         model
-        for model in _of_run(store, run_id)
+        for model in store.client.search_logged_models([store.experiment_id], condition)
         if model.status == LoggedModelStatus.READY and DIGEST in model.tags
     ]
 
@@ -67,7 +63,7 @@ def _ready(store: Store, run_id: str) -> list[LoggedModel]:
 def log_bundle(
     store: Store, run_id: str, bundle: Path, digest: str, params: dict[str, str]
 ) -> LoggedModel:
-    """Log a bundle as the model of a run, after deleting what an interrupted attempt left.
+    """Log a bundle as the model of a run.
 
     MLflow shows `params`, the bundle's parameters as MLflow stores them, on the model's page.
 
@@ -83,14 +79,11 @@ def log_bundle(
             f"{bundle}: the bundle is damaged: it lacks {wrapping.SCRIPTS[0]}. `dvc repro "
             "package` makes it again."
         )
-    for existing in _of_run(store, run_id):
-        if existing.status != LoggedModelStatus.READY:
-            store.client.delete_logged_model(existing.model_id)
     model = store.client.create_logged_model(
         store.experiment_id, NAME, run_id, tags={DIGEST: digest}, params=params
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        local = str(Path(scratch) / "model")
+    with files.scratch() as scratch:
+        local = str(scratch / "model")
         # MLflow warns that an input example is missing; the explicit signature replaces it.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,7 +8,6 @@ import platform
 import re
 import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -254,13 +253,13 @@ def _patch(root: Path) -> bytes | None:
     objects = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "objects")
     if objects is None:
         return None
-    with tempfile.TemporaryDirectory() as scratch:
+    with files.scratch() as scratch:
         extra = {
-            "GIT_INDEX_FILE": str(Path(scratch) / "index"),
-            "GIT_OBJECT_DIRECTORY": str(Path(scratch) / "objects"),
+            "GIT_INDEX_FILE": str(scratch / "index"),
+            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects.decode().strip(),
         }
-        (Path(scratch) / "objects").mkdir()
+        (scratch / "objects").mkdir()
         commands = [["read-tree", "HEAD"]]
         for name in CODE:
             if (root / name).exists():

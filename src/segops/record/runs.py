@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import socket
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -94,8 +93,8 @@ def is_alive(pid: int) -> bool:
 def put(store: Store, run_id: str, path: str, content: bytes) -> None:
     """Write `content` as the artifact `path` of a run."""
     directory, _, name = path.rpartition("/")
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / name
+    with files.scratch() as scratch:
+        local = scratch / name
         local.write_bytes(content)
         store.client.log_artifact(run_id, str(local), directory or None)
 

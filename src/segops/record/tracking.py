@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from segops import paths
+from segops import files, paths
 from segops.params.registry import RegistryParams
 from segops.record import moved
 from segops.runtime.errors import SegopsError, TransientError
@@ -190,8 +189,8 @@ def _mended(stack: ExitStack, database: Path, create: bool) -> str:
     except (sqlite3.Error, OSError):
         if create:
             raise
-        scratch = stack.enter_context(TemporaryDirectory(prefix="segops-"))
-        database = moved.mended_copy(database, Path(scratch))
+        scratch = stack.enter_context(files.scratch())
+        database = moved.mended_copy(database, scratch)
     return f"{SQLITE}{database}"
 
 

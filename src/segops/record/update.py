@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,16 @@ from mlflow.entities import Run
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.predict.package import is_by_this_code
-from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs, weights
+from segops.record import (
+    artifact,
+    columns,
+    leftovers,
+    lineage,
+    reproduce,
+    runs,
+    stage_outputs,
+    weights,
+)
 from segops.record.lineage import tag
 from segops.record.stage_outputs import Results
 from segops.record.tracking import Store, address_for_people, locked, session
@@ -56,6 +64,7 @@ def record(root: Path) -> Recorded:
     results = stage_outputs.read(root)
     with session(root, settings.registry) as store, locked(root, "record"):
         run, created = _run(store, results)
+        leftovers.remove(store, root, run.info.run_id)
         changed = _fill(store, run, results, settings)
         finished = store.client.get_run(run.info.run_id)
         if finished.info.status != "FINISHED" or finished.info.end_time is None:
@@ -227,7 +236,7 @@ def _files(store: Store, run_id: str, results: Results) -> list[str]:
 def _manifest(store: Store, run_id: str) -> dict[str, str]:
     if not any(file.path == MANIFEST for file in store.client.list_artifacts(run_id)):
         return {}
-    with tempfile.TemporaryDirectory() as scratch:
-        local = store.client.download_artifacts(run_id, MANIFEST, scratch)
+    with files.scratch() as scratch:
+        local = store.client.download_artifacts(run_id, MANIFEST, str(scratch))
         held: dict[str, str] = files.read_json(Path(local))
         return held

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +154,8 @@ def _from_run(case: _Champion, kept: ChampionEvaluation | None) -> ChampionEvalu
     held = case.store.client.list_artifacts(run.info.run_id, paths.EVALUATION.parent.as_posix())
     if path not in {file.path for file in held}:
         return None
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(case.store.client.download_artifacts(run.info.run_id, path, scratch))
+    with files.scratch() as scratch:
+        local = Path(case.store.client.download_artifacts(run.info.run_id, path, str(scratch)))
         content = local.read_bytes()
         if files.sha256_bytes(content) != run.data.tags.get(EVALUATED_AS):
             log.warning("Version %s: the evaluation in its run was altered.", case.champion.number)
@@ -166,7 +165,7 @@ def _from_run(case: _Champion, kept: ChampionEvaluation | None) -> ChampionEvalu
             return None  # another evaluation was recorded in between
         if kept is not None and kept.evaluation == tree:
             return kept
-        bundle = _champion_bundle(case, Path(scratch) / "bundle")
+        bundle = _champion_bundle(case, scratch / "bundle")
         return _reference(case, bundle, tree, counts)
 
 
@@ -176,8 +175,8 @@ def _from_gate_counts(case: _Champion) -> ChampionEvaluation | None:
     if not path.is_file():
         return None
     counts = pd.read_parquet(path)
-    with tempfile.TemporaryDirectory() as scratch:
-        bundle = _champion_bundle(case, Path(scratch))
+    with files.scratch() as scratch:
+        bundle = _champion_bundle(case, scratch)
         names = files.read_json(bundle / opener.MODEL)["class_names"]
         tree = evaluation_from_counts(counts, names, case.settings.evaluate)
         tree |= {"val_hash": case.val_hash, "bundle_digest": case.champion.bundle_digest}

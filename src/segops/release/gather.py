@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -164,8 +163,8 @@ def _version(case: _Inputs) -> Version:
 
 def _challenger(case: _Inputs, version: Version) -> Challenger:
     # Computed from the registered files; a tag may be wrong.
-    with tempfile.TemporaryDirectory() as scratch:
-        bundle = artifact.fetch_bundle(case.store, case.model, version.number, Path(scratch))
+    with files.scratch() as scratch:
+        bundle = artifact.fetch_bundle(case.store, case.model, version.number, scratch)
         digest = bundle_digest(bundle)
         size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     withdrawn = version.withdrawn or case.history.withdrawn.get(version.number)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -79,12 +78,12 @@ def open_models(references: Sequence[str], root: Path) -> Iterator[list[NamedMod
         for reference, bundle in local.items()
         if bundle is not None
     }
-    with TemporaryDirectory(prefix="segops-") as scratch:
+    with files.scratch() as scratch:
         if remote:
             settings = load_params(root).registry
             with session(root, settings, create=False) as store:
                 for number, reference in enumerate(remote):
-                    target = Path(scratch) / str(number)
+                    target = scratch / str(number)
                     name, bundle = _fetched(store, reference, settings.model, target)
                     models[reference] = _named_model(name, bundle)
         yield _with_unique_names([models[reference] for reference in references], references)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,9 +72,9 @@ def of_version(
         SegopsError: The artifact was changed after registration, or cannot be scored.
         MlflowException: MLflow does not answer.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with files.scratch() as scratch:
         bundle = artifact.checked_bundle(
-            store, model, version.number, version.bundle_digest, Path(scratch)
+            store, model, version.number, version.bundle_digest, scratch
         )
         described = files.read_json(bundle / opener.MODEL)
         counts = recorded_counts(store, version, val_hash, known)
@@ -116,8 +115,8 @@ def recorded_counts(
     held = store.client.list_artifacts(version.run_id, paths.COUNTS.parent.as_posix())
     if path not in {file.path for file in held}:
         return None
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(store.client.download_artifacts(version.run_id, path, scratch))
+    with files.scratch() as scratch:
+        local = Path(store.client.download_artifacts(version.run_id, path, str(scratch)))
         if files.sha256_file(local) != tags[COUNTS]:
             log.warning(
                 "Version %s: the counts in its run were altered; it is scored again.",
@@ -166,8 +165,8 @@ def _scored(
     packed = open_store(root, val_hash)
     pairing.require_same_classes(version.number, class_names, packed.class_names)
     log.info("Version %s: no record of its counts on this val; scoring it now.", version.number)
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-        out = Path(scratch) / "scores"
+    with files.scratch() as scratch:
+        out = scratch / "scores"
         scores = score(
             bundle, packed, VAL, out, version.bundle_digest, threads=threads, details=False
         )

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from segops import files
 from segops.params.file import load_params
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -48,12 +48,10 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
     parsed(uri)  # before MLflow is asked
-    with TemporaryDirectory() as scratch:
+    with files.scratch() as scratch:
         with session(root, settings, create=False) as store:
             name, version = find_version(store, uri)
-            bundle = checked_bundle(
-                store, name, version.number, version.bundle_digest, Path(scratch)
-            )
+            bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
         yield bundle
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from segops import files
 from segops.record import artifact
 from segops.record.lineage import started_by
 from segops.record.tracking import is_missing
@@ -155,10 +155,10 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
     Raises:
         SegopsError: It has another digest, cannot be fetched, or does not predict.
     """
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+    with files.scratch() as scratch:
         try:
             bundle = artifact.checked_bundle(
-                registry.store, registry.model, version.number, digest, Path(scratch)
+                registry.store, registry.model, version.number, digest, scratch
             )
         except (MlflowException, OSError) as error:
             raise SegopsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 from threading import Thread
 
@@ -46,12 +45,12 @@ def run(root: Path) -> None:
     trained_on = _require_unseen(store, bundle)
     shown = settings.report.pictures
     Thread(target=_load).start()
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+    with files.scratch() as scratch:
         scores = score(
             bundle,
             store,
             VAL,
-            Path(scratch) / "scores",
+            scratch / "scores",
             threads=settings.hardware.threads,
             masks=shown or kept_masks.chosen(store, store.ids(VAL)),
             explain=EXPLAINED if shown else 0,

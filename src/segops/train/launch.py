@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from segops import files
 from segops.params.base import Sections
 from segops.params.train import TrainParams
 from segops.runtime.errors import SegopsError
@@ -183,7 +183,7 @@ def _launch(root: Path, devices: int, nodes: int, device: str, rendezvous: dict[
     is_single = "local_addr" in rendezvous
     if is_single and device == "cpu" and sys.platform == "linux":  # no other interface is needed
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with TemporaryDirectory() as scratch, contextlib.chdir(root):
+    with files.scratch() as scratch, contextlib.chdir(root):
         config = LaunchConfig(
             min_nodes=nodes,
             max_nodes=nodes,
@@ -191,7 +191,7 @@ def _launch(root: Path, devices: int, nodes: int, device: str, rendezvous: dict[
             run_id=f"{OURS}-{os.getpid()}" if is_single else OURS,
             max_restarts=0,
             shutdown_timeout=SECONDS_TO_END,
-            logs_specs=DefaultLogsSpecs(log_dir=scratch),
+            logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
             **rendezvous,
         )
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from segops import paths
+from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.data.store import PackedStore
 from segops.edit import put
@@ -65,8 +64,8 @@ def scratch_directory(root: Path) -> Iterator[Path]:
     """A temporary directory in the workspace's state."""
     state = root / paths.STATE
     state.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=state) as scratch:
-        yield Path(scratch)
+    with files.scratch(state) as scratch:
+        yield scratch
 
 
 def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path) -> Job:

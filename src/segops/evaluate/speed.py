@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from segops import files
 from segops.data.store import PackedStore
 from segops.evaluate.score import child_environment, last_words
 from segops.progress import track
@@ -140,10 +141,10 @@ class _Worker:
 def _worker(request: dict[str, Any]) -> Iterator[_Worker]:
     # The directory is empty and outside any checkout: nothing in it is importable.
     with (
-        tempfile.TemporaryDirectory(prefix="segops-") as scratch,
+        files.scratch() as scratch,
         tempfile.TemporaryFile() as words,
     ):
-        path = Path(scratch) / "request.json"
+        path = scratch / "request.json"
         path.write_text(json.dumps(request), encoding="utf-8")
         with subprocess.Popen(
             [sys.executable, "-m", "segops.evaluate.speed", str(path)],

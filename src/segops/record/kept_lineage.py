@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -147,8 +146,10 @@ class _Source:
                 f"{self.name}: its run {self.run_id} lacks {root}/{path}. Restore the run's files "
                 "from a backup, or choose another version."
             )
-        with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-            local = self.store.client.download_artifacts(self.run_id, f"{root}/{path}", scratch)
+        with files.scratch() as scratch:
+            local = self.store.client.download_artifacts(
+                self.run_id, f"{root}/{path}", str(scratch)
+            )
             return Path(local).read_bytes()
 
     def checked(self, path: str, expected: str | None) -> bytes:
@@ -192,8 +193,8 @@ def _digest(content: bytes | None) -> str | None:
 
 
 def _parameters(name: str, content: bytes) -> _Recorded:
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
-        path = Path(scratch) / "params.yaml"
+    with files.scratch() as scratch:
+        path = scratch / "params.yaml"
         path.write_bytes(content)
         try:
             return _Recorded.read(path)

@@ -6,7 +6,6 @@ says what is missing.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 
 from mlflow.exceptions import MlflowException
 
+from segops import files
 from segops.params.file import load_params
 from segops.record.tracking import Store, is_missing, session
 from segops.release import audit_decision, audit_files, audit_record, signing, versions
@@ -93,9 +93,9 @@ def audit(root: Path, version: str, key: Path | None = None) -> Audit:
     model = settings.registry.model
     with session(root, settings.registry, create=False) as store:
         found = _version(store, model, version)
-        with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+        with files.scratch() as scratch:
             ledger = Ledger(store, root, model)
-            case = Case(root, settings, store, ledger, found, Path(scratch), given)
+            case = Case(root, settings, store, ledger, found, scratch, given)
             return Audit(model, found.number, tuple(_links(case)))
 
 

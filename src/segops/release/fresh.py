@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +66,7 @@ def predict(
         TransientError: The process was killed, or lacked memory, disk space or the registry.
     """
     # The process runs in an empty directory: nothing in it is importable.
-    with (
-        tempfile.TemporaryDirectory(prefix="segops-") as scratch,
-        tempfile.TemporaryDirectory(prefix="segops-") as empty,
-    ):
-        place = Path(scratch)
+    with files.scratch() as place, files.scratch() as empty:
         for number, image in enumerate(images):
             np.save(place / f"image{number}.npy", image, allow_pickle=False)
         request = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,11 +56,11 @@ def against(
         if tree["key"] == key:
             return Speed(**tree["speed"] | {"version": champion.number})
     packed = paired_counts.open_store(root, val_hash)
-    with tempfile.TemporaryDirectory(prefix="segops-") as scratch:
+    with files.scratch() as scratch:
         bundles = [
             (
                 artifact.checked_bundle(
-                    store, model, one.number, one.bundle_digest, Path(scratch) / str(place)
+                    store, model, one.number, one.bundle_digest, scratch / str(place)
                 ),
                 one.bundle_digest,
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segops import paths
+from segops import files, paths
 from segops.evaluate import kept_masks
 from segops.evaluate.kept_masks import KeptMask, KeptMasks
 from segops.record.lineage import started_by
@@ -156,8 +155,8 @@ def _kept(registry: Registry, version: Version, digest: str) -> KeptMasks | str:
     held = client.list_artifacts(version.run_id, path.parent.as_posix())
     if path.as_posix() not in {file.path for file in held}:
         return "its evaluation kept no masks"
-    with tempfile.TemporaryDirectory() as scratch:
-        local = client.download_artifacts(version.run_id, path.as_posix(), scratch)
+    with files.scratch() as scratch:
+        local = client.download_artifacts(version.run_id, path.as_posix(), str(scratch))
         try:
             kept = kept_masks.read(Path(local))
         except SegopsError as error:

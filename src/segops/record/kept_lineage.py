@@ -147,7 +147,9 @@ class _Source:
                 "from a backup, or choose another version."
             )
         with files.scratch() as scratch:
-            local = self.store.client.download_artifacts(self.run_id, f"{root}/{path}", scratch)
+            local = self.store.client.download_artifacts(
+                self.run_id, f"{root}/{path}", str(scratch)
+            )
             return Path(local).read_bytes()
 
     def checked(self, path: str, expected: str | None) -> bytes:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,8 @@ def environment(case: Case) -> str:
 def parameters(case: Case) -> str:
     """The parameters' file is the recorded one, and says what the run's parameters say."""
     content = case.lineage_file("params.yaml", "params")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "params.yaml"
+    with files.scratch() as scratch:
+        path = scratch / "params.yaml"
         path.write_bytes(content)
         try:
             flat = spelled(load_params(path).flat())
@@ -199,8 +198,8 @@ def _cached_hash(case: Case, md5: str, class_names: list[str]) -> str:
     if not all(place.is_file() for place in places.values()):
         raise missing
     layout = Layout(Path())
-    with tempfile.TemporaryDirectory() as scratch:
-        lists = Layout(Path(scratch))
+    with files.scratch() as scratch:
+        lists = Layout(scratch)
         for split in SPLITS:
             target, source = lists.list_path(split), places.get(str(layout.list_path(split)))
             if source is None:

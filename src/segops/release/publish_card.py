@@ -177,5 +177,5 @@ def _read(store: Store, run_id: str, path: Path) -> bytes | None:
     if path.as_posix() not in {file.path for file in listed}:
         return None
     with files.scratch() as scratch:
-        local = store.client.download_artifacts(run_id, path.as_posix(), scratch)
+        local = store.client.download_artifacts(run_id, path.as_posix(), str(scratch))
         return Path(local).read_bytes()

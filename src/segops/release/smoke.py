@@ -156,7 +156,7 @@ def _kept(registry: Registry, version: Version, digest: str) -> KeptMasks | str:
     if path.as_posix() not in {file.path for file in held}:
         return "its evaluation kept no masks"
     with files.scratch() as scratch:
-        local = client.download_artifacts(version.run_id, path.as_posix(), scratch)
+        local = client.download_artifacts(version.run_id, path.as_posix(), str(scratch))
         try:
             kept = kept_masks.read(Path(local))
         except SegopsError as error:

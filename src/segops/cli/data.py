@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from segops.cli.common import checkout, console
+from segops.importers.formats import FORMATS
 
 app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
 log = logging.getLogger("segops")
@@ -48,7 +49,7 @@ def data_use(
 
 @app.command("import")
 def data_import(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="The format; see below.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(FORMATS)}.")],
     source: Annotated[Path, typer.Argument(help="Its directory or file.")],
     images: Annotated[
         str | None, typer.Option(help="Photographs: a directory, or for `folder` also a pattern.")
@@ -61,7 +62,7 @@ def data_import(
     ] = None,
     colors: Annotated[
         Path | None,
-        typer.Option(help="folder: a table of class names and colours, such as labelmap.txt."),
+        typer.Option(help="folder: a table of class names and colours; or voc: VOC's."),
     ] = None,
     threshold: Annotated[
         int | None,

@@ -8,12 +8,15 @@ from typing import Any
 
 from segops.edit import Edit, plan
 from segops.importers import folder
+from segops.importers.formats import FORMATS
 from segops.importers.labelling import Rules, labelling, parsed_merges, parsed_pairs, read_colors
 from segops.importers.splits import Division, parsed_shares
-from segops.importers.write import FORMATS, Imported, read_source, write
+from segops.importers.write import Imported, read_source, write
 from segops.params.file import Params, load_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
+
+VOC = "voc"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Options:
         images: As in the `read` of the formats, like `masks` and `threshold`.
         masks: As there.
         values: Classes of values, `0=background,255=crack`.
-        colors: A table for :func:`segops.importers.labelling.read_colors`.
+        colors: A table for :func:`segops.importers.labelling.read_colors`; `voc`: VOC's colours.
         threshold: As there.
         classes: All class names in id order.
         merge: `NAME=A,B` each.
@@ -74,17 +77,18 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     names: dict[str, str] = {}
     if options.values is not None:
         names |= parsed_pairs(options.values, "--values")
+    classes = options.classes or settings.data.class_names
     if options.colors is not None:
-        names |= read_colors(options.colors)
+        is_voc = str(options.colors) == VOC
+        names |= folder.voc_colors(classes) if is_voc else read_colors(options.colors)
     reading: dict[str, Any] = {"images": options.images}
     if form == "folder":
         reading |= {"masks": options.masks, "threshold": options.threshold}
         reading["colors"] = options.colors is not None
         if not names:
-            given = options.classes or settings.data.class_names
             if options.threshold is not None:
-                given = options.classes or ("background", "foreground")
-            names = folder.usual_names(given, options.threshold)
+                classes = options.classes or ("background", "foreground")
+            names = folder.usual_names(classes, options.threshold)
     else:
         _refuse_others(form, options)
     source = read_source(form, path, **reading)

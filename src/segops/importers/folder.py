@@ -163,12 +163,17 @@ def _by_value(values: NDArray[np.uint8]) -> Drawn:
 
 
 def usual_names(classes: Sequence[str], threshold: int | None) -> dict[str, str]:
-    """Return label -> class name where the user names neither values nor colours.
+    """Return value -> class name where the user names neither values nor colours.
 
-    Values are the ids of `classes`, colours are those of VOC's palette, 255 is void.
+    Values are the ids of `classes`, 255 is void.
     """
     if threshold is not None:
         return dict(zip("01", classes, strict=False))
-    colors = {as_color(*color): str(number) for number, color in enumerate(palette().tolist())}
-    names = {str(number): name for number, name in enumerate(classes)} | {str(VOID): VOID_NAME}
-    return names | {color: names[value] for color, value in colors.items() if value in names}
+    return {str(number): name for number, name in enumerate(classes)} | {str(VOID): VOID_NAME}
+
+
+def voc_colors(classes: Sequence[str]) -> dict[str, str]:
+    """Return colour -> class name by VOC's palette; its last colour is void."""
+    names = usual_names(classes, None)
+    colors = {str(number): as_color(*color) for number, color in enumerate(palette().tolist())}
+    return {colors[value]: name for value, name in names.items()}

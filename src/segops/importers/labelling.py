@@ -17,8 +17,8 @@ from segops.runtime.errors import SegopsError
 from segops.words import counted
 
 REMEDY = (
-    "Name the classes of values with --values 0=background,1=crack or of colours with --colors "
-    "FILE; --ignore sends a label to void."
+    "Name the classes of values with --values 0=background,1=crack, or of colours with --colors "
+    "FILE (`--colors voc` for VOC's); --ignore sends a label to void."
 )
 _PIXEL = re.compile(r"\d{1,3}|#[0-9a-f]{6}")
 """A label that is a value or a colour; masks may hold some that nothing names."""

@@ -207,10 +207,12 @@ def _by_rank(groups: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -
             if low <= rank < low + share:
                 splits[key] = split
             low += share
-    for split in shares:
-        if split not in splits.values() and len(groups) > len(shares):
-            first = min((key for key in splits if splits[key] == TRAIN), key=_rank)
-            splits[first] = split
+    by_rank = sorted(groups, key=_rank)
+    if len(groups) > len(shares):
+        # Of a few groups chance may put none into a split.
+        for split, key in ((TRAIN, by_rank[-1]), *zip(shares, by_rank, strict=False)):
+            if split not in splits.values():
+                splits[key] = split
     return splits
 
 

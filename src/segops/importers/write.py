@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segops import files
+from segops.importers.formats import FORMATS
 from segops.importers.labelling import Labelling, Rules, labelling
 from segops.importers.source import Source, SourceImage
 from segops.importers.splits import ALL_SPLITS, Division, divide, listed_split, stem
@@ -23,17 +24,6 @@ from segops.threads import cores, pipelined
 from segops.voc.layout import IMAGES, MASKS, PHOTOGRAPH_SUFFIXES, Layout, open_layout
 from segops.voc.use import copy_file
 
-FORMATS = {
-    "folder": "two directories (or patterns of files) of photographs and masks",
-    "coco": "COCO's instances_*.json: polygons and run lengths",
-    "coco-panoptic": "COCO's panoptic_*.json with the directory of its PNGs",
-    "cityscapes": "gtFine/SPLIT/CITY/*_labelIds.png and leftImg8bit",
-    "labelme": "labelme's JSON files beside the photographs",
-    "cvat": "CVAT for images 1.1 (annotations.xml), or its export of segmentation masks",
-    "label-studio": "an export of Label Studio as JSON: brushes, polygons, rectangles, ellipses",
-    "supervisely": "a project of Supervisely: meta.json, DATASET/img and DATASET/ann",
-}
-"""Format -> what it is. The module of that name in this room has a function `read`."""
 RECORD = "import.json"
 """In the data set: where each of its files came from."""
 log = logging.getLogger("segops")

@@ -115,18 +115,28 @@ def test_a_colour_that_the_table_lacks_is_named(source: Path, run_import: Run) -
 
 
 def test_class_ids_need_no_names(source: Path, root: Path, run_import: Run) -> None:
-    """Masks of VOC's ids, and of VOC's colours as RGB."""
     ids = np.array([[0, 7, 20, 255]] * 3, np.uint8)
     for index in range(4):
         photograph(source / f"images/{index}.webp", 4, 3, shade=50 * index)
-        image = Image.fromarray(ids if index else palette()[ids])
-        (source / "labels").mkdir(exist_ok=True)
-        image.save(source / f"labels/{index}.png")
+        greyscale(source / f"labels/{index}.png", ids)
     run_import("folder", source)
     assert classes_in_params(root) == "voc"
     layout = open_layout(root / "data/voc")
     for index in range(4):
         np.testing.assert_array_equal(read_mask(layout.mask_path(str(index))), ids)
+
+
+def test_colours_of_voc_are_asked_for(source: Path, root: Path, run_import: Run) -> None:
+    """Other data sets use the same colours for other classes."""
+    ids = np.array([[0, 7, 20, 255]] * 3, np.uint8)
+    for index in range(4):
+        photograph(source / f"images/{index}.png", 4, 3, shade=50 * index)
+        (source / "labels").mkdir(exist_ok=True)
+        Image.fromarray(palette()[ids]).save(source / f"labels/{index}.png")
+    with pytest.raises(SegopsError, match=r"label #808080 is not mapped[\s\S]*--colors voc"):
+        run_import("folder", source)
+    run_import("folder", source, colors=Path("voc"))
+    np.testing.assert_array_equal(read_mask(open_layout(root / "data/voc").mask_path("0")), ids)
 
 
 def test_splits_of_directories_and_a_pattern(source: Path, root: Path, run_import: Run) -> None:

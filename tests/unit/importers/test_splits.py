@@ -67,6 +67,17 @@ def test_a_few_images_have_a_val() -> None:
         divide(Division(), {"a": None}, {"a": [0]}, {})
 
 
+def test_chance_leaves_no_split_empty() -> None:
+    """The hashes of these groups are all below 0.25, those of the others all above."""
+    for keys in (["00", "01", "02", "03"], ["04", "05", "06", "07"]):
+        ids: dict[str, str | None] = dict.fromkeys(
+            f"seq{key}_{one}" for key in keys for one in "ab"
+        )
+        division = Division(shares={"val": 0.25}, group=r"seq(\d+)")
+        splits = divide(division, ids, {image_id: [0] for image_id in ids}, {})
+        assert set(splits.values()) == {"train", "val"}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

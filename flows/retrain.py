@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from segops.record.update import Recorded
     from segops.release.gate import Decision
     from segops.release.register import Registered
+    from segops.release.smoke import Smoke
 
 Result = TypeVar("Result")
 MARKS = {"passed": "passed", "failed": "**failed**", "undecided": "**undecided**"}
@@ -48,6 +49,7 @@ class Summary:
         decision: The gate's decision.
         evaluation: The content of ``metrics/evaluation.json``.
         tracking_uri: The address of MLflow's record.
+        smoke: The result of the smoke test; None where none was due.
     """
 
     outcomes: dict[str, str]
@@ -57,6 +59,7 @@ class Summary:
     decision: Decision
     evaluation: dict[str, Any]
     tracking_uri: str
+    smoke: Smoke | None = None
 
     @property
     def unchanged(self) -> bool:
@@ -144,6 +147,14 @@ def promote(root: Path, decision: Decision) -> Decision | State[Any]:
     return guarded(lambda: promotion.promote(root, decision))
 
 
+@step(task_run_name="smoke test")
+def smoke(root: Path, decision: Decision) -> Smoke | State[Any] | None:
+    """Test a champion that was just promoted, and take it back if it fails."""
+    from segops.release.smoke import smoke as test_champion
+
+    return guarded(lambda: test_champion(root, decision))
+
+
 @flow(name="retrain", persist_result=False)
 def retrain(force: bool = False) -> State[Any]:
     """Run all stages of a workspace, record the model, and let the gate decide on it.
@@ -162,6 +173,8 @@ def retrain(force: bool = False) -> State[Any]:
         return Failed(message=str(error), data=error)
     _show(summary)
     name = "Unchanged" if summary.unchanged else summary.decision.verdict.capitalize()
+    if summary.smoke is not None and not summary.smoke.passed:
+        name = "Withdrawn"
     return Completed(name=name, message=_verdict(summary), data=summary)
 
 
@@ -187,6 +200,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     recorded = _call(record, root)
     registered = _call(register, root, recorded)
     decision = _call(promote, root, _call(gate, root))
+    tested = _call(smoke, root, decision)
     champion_evaluation.refresh(root)
     return Summary(
         outcomes={name: state.result() for name, state in states.items()},
@@ -196,6 +210,7 @@ def _retrain(root: Path, force: bool) -> Summary:
         decision=decision,
         evaluation=files.read_json(root / paths.EVALUATION),
         tracking_uri=tracking_uri(root),
+        smoke=tested,
     )
 
 
@@ -211,14 +226,15 @@ def _call(function: Any, *arguments: Any) -> Any:
 def _verdict(summary: Summary) -> str:
     if summary.unchanged:
         return f"Nothing changed; version {summary.version} stays as it was."
-    return f"Version {summary.version}: {summary.decision.verdict}."
+    verdict = f"Version {summary.version}: {summary.decision.verdict}."
+    return verdict if summary.smoke is None else f"{verdict} {summary.smoke.sentence}"
 
 
 def verdict_page(summary: Summary) -> str:
     """Return the verdict, the score and every check, in Markdown."""
     lines = [
         f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
-        f"**{sentence(summary.evaluation)}**. {_verdict(summary)}",
+        f"**{sentence(summary.evaluation)}**. {_cell(_verdict(summary))}",
         "| check | outcome | what was found |",
         "| --- | --- | --- |",
         *(

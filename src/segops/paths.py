@@ -23,6 +23,7 @@ LAST_WEIGHTS = Path("models/last.safetensors")
 TRAINING = Path("metrics/training.json")
 EVALUATION = Path("metrics/evaluation.json")
 COUNTS = Path("metrics/counts.parquet")
+KEPT_MASKS = Path("metrics/kept_masks.json")
 LEARNING_CURVES = Path("plots/learning.csv")
 CONFUSION_PLOT = Path("plots/confusion.csv")
 CLASS_PLOT = Path("plots/class_iou.csv")
@@ -42,6 +43,7 @@ RESUME = STATE / "resume"
 KEPT_CHAMPION = STATE / "reference"
 COMPARED = STATE / "compared"
 JUDGED = STATE / "judged"
+REPRODUCE_LOCK = STATE / "reproduce.lock"
 DECISION = STATE / "decision.json"
 
 

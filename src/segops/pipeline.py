@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -316,9 +316,30 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
 
 def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run DVC in a separate process group that ends with this process."""
+
+    def forward(text: str) -> None:
+        if not text.startswith(HINTS):
+            on_line(text)
+
+    return run_tied(root, ["dvc", *arguments], forward)
+
+
+def run_tied(
+    root: Path, command: Sequence[str], on_line: Callable[[str], None]
+) -> tuple[int, list[str]]:
+    """Run a module in a separate process group that ends with this process.
+
+    Args:
+        root: The working directory.
+        command: The module and its arguments.
+        on_line: Called with every line that it prints and that is not empty.
+
+    Returns:
+        The exit status and the lines; at least one line.
+    """
     tied, holding = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "segops.tied", str(tied), "dvc", *arguments],
+        [sys.executable, "-m", "segops.tied", str(tied), *command],
         cwd=root,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -336,9 +357,8 @@ def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tu
         for line in process.stdout:
             if text := line.rstrip():
                 lines.append(text)
-                if not text.startswith(HINTS):
-                    on_line(text)
-        return process.wait(), lines or [f"dvc {' '.join(arguments)} said nothing"]
+                on_line(text)
+        return process.wait(), lines or [f"{' '.join(command)} said nothing"]
     finally:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):

@@ -51,7 +51,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(released: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be changed; the artifacts of its runs are those of the original."""
+    """A copy of it, to be changed."""
     return shutil.copytree(released, tmp_path / "checkout")
 
 

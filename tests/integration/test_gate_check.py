@@ -14,8 +14,8 @@ from segops.params.gate import GateParams
 from segops.record.lineage import tag
 from segops.record.update import record
 from segops.release import gate, promotion
+from segops.release.check import Check
 from segops.release.evidence import Evidence
-from segops.release.gate_checks import Check
 from segops.release.register import register
 from tests.support import registry_workspace as made
 

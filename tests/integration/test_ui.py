@@ -1,4 +1,7 @@
-"""`segops ui mlflow`: the page that it names shows the runs, and nobody else is answered."""
+"""`segops ui mlflow`: the page that it names shows the runs, and nobody else is answered.
+
+The checkout was moved since it was recorded.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     root = made.make(tmp_path_factory.mktemp("ui") / "checkout")
     made.train(root, seed=1)
     record(root)
+    root = root.rename(root.with_name("moved"))  # the page works there too
     port = free_port()
     serving = subprocess.Popen(
         ["segops", "ui", "mlflow", "--port", str(port)],
@@ -39,7 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     )
     assert serving.stdout is not None
     try:
-        first = serving.stdout.readline()
+        first = next(line for line in serving.stdout if line.startswith("Runs:"))
         for line in serving.stdout:
             if "Application startup complete" in line:
                 break
@@ -69,6 +73,26 @@ def test_the_address_that_is_printed_is_that_of_the_runs(served: tuple[str, str]
     ]
     hashes = {split: tags[f"segops.{split}_hash"][:12] for split in ("train", "val")}
     assert sorted(shown) == sorted(("voc", digest, split) for split, digest in hashes.items())
+
+
+def test_the_page_has_the_artifacts_of_the_runs(served: tuple[str, str]) -> None:
+    first, base = served
+    asked = {"experiment_ids": [first.partition("experiments/")[2].partition("?")[0]]}
+    (run,) = requests.post(f"{base}/api/2.0/mlflow/runs/search", json=asked, timeout=30).json()[
+        "runs"
+    ]
+    wanted = {"run_id": run["info"]["run_id"], "path": "metrics"}
+    listed = requests.get(f"{base}/api/2.0/mlflow/artifacts/list", wanted, timeout=30).json()
+    assert "metrics/training.json" in [file["path"] for file in listed["files"]]
+    wanted["path"] = "metrics/training.json"
+    page = requests.get(f"{base}/get-artifact", wanted, timeout=30)
+    assert (
+        page.json()["fingerprint"]
+        == {tag["key"]: tag["value"] for tag in run["data"]["tags"]}["segops.fingerprint"]
+    )
+    (model,) = run["outputs"]["model_outputs"]
+    address = f"{base}/ajax-api/2.0/mlflow/logged-models/{model['model_id']}/artifacts/directories"
+    assert "MLmodel" in requests.get(address, timeout=30).text
 
 
 @pytest.mark.parametrize("host", ["evil.example", "192.168.1.5", "10.0.0.1:5000"])

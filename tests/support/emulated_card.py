@@ -144,6 +144,7 @@ def _emulated_card() -> Iterator[Card]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(torch.cuda, "get_device_name", lambda _: "an emulated card")
         # Tensors of that mode cannot be subclassed.
         patch.setattr(torch, "inference_mode", _without_gradients)
         torch._C._ensureCUDADeviceGuardSet()

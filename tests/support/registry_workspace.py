@@ -25,13 +25,15 @@ from mlflow import MlflowClient
 
 from segops import files, paths
 from segops.data.store import PackedStore, pack
+from segops.evaluate import kept_masks
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
 from segops.params.file import load_params
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import bundle_digest, load_bundle
+from segops.predict.machine import describe
 from segops.predict.trained import write_trained
 from segops.record.tracking import session
 from segops.record.update import record
@@ -250,6 +252,29 @@ def evaluate(root: Path, quality: float, wobble: float = 0.01) -> None:
     files.write_text(root / paths.EVALUATION_PAGE, f"<p>mIoU {miou}</p>")
     files.write_text(root / paths.CONFUSION_PLOT, "actual,predicted,pixels\n")
     files.write_text(root / paths.CLASS_PLOT, "class,iou\n")
+
+
+def keep_masks(root: Path, wrong: int = 0, **machine: Any) -> None:
+    """Leave the masks that the evaluate stage keeps, as the workspace's model predicts them.
+
+    Args:
+        root: The workspace.
+        wrong: So many pixels of the first mask get another class.
+        machine: What differs from this machine.
+    """
+    store = PackedStore(root / paths.PACKED)
+    torch.set_num_threads(1)
+    predictor = load_bundle(root / paths.SEGMENTER)
+    masks = []
+    for image_id in kept_masks.chosen(store, store.ids("val")):
+        mask = predictor.predict_mask(store.image(image_id))
+        if not masks:
+            mask.flat[:wrong] = (mask.flat[:wrong] + 1) % 21
+        masks.append(kept_masks.KeptMask(image_id, store.image_sha256(image_id), mask))
+    kept = kept_masks.KeptMasks(
+        bundle_digest(root / paths.SEGMENTER), describe("cpu", 1) | machine, tuple(masks)
+    )
+    kept_masks.write(root / paths.KEPT_MASKS, kept)
 
 
 def set_params(root: Path, **sections: dict[str, Any]) -> None:

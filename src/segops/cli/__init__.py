@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from segops.cli import compare, data, evaluate, ledger, life, look, predict, tune
+from segops.cli import compare, data, evaluate, ledger, life, look, predict, proof, reproduce, tune
 from segops.cli.common import make_printable, print_error
 from segops.runtime.errors import SegopsError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 for command in (
     life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
-    life.adopt,
+    life.adopt, life.reinstate, proof.verify, proof.audit, reproduce.reproduce,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
 ):  # fmt: skip
     app.command()(command)

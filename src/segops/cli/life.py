@@ -5,20 +5,23 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segops.cli.common import checkout, console, flow_module
-from segops.cli.summary import show_decision, show_summary
+from segops.cli.summary import show_decision, show_smoke, show_summary
 from segops.cli.tune import put_recipe
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from segops.release.gate import Decision
+    from segops.release.smoke import Smoke
 
 REJECTED = 3
-"""Exit status of `run` and `promote` when the gate does not promote; 1 is an error."""
+"""Exit status of `run` and `promote` when the gate does not promote, or the smoke test takes the
+champion back; 1 is an error."""
 
 
 def run(
@@ -41,7 +44,7 @@ def run(
         return
     summary = flow_module(root, "once").run(root, force=force)
     show_summary(root, summary)
-    _exit_unless_promoted(summary.decision)
+    _exit_unless_promoted(summary.decision, summary.smoke)
 
 
 def schedule(
@@ -110,20 +113,30 @@ def promote() -> None:
 
     The exit status is 3 when the gate rejects it or cannot decide.
     """
-    root = checkout()
+    _decide(checkout())
+
+
+def _decide(root: Path) -> None:
+    """Record and register the workspace's model, decide on it, and exit as `promote` does."""
     from segops.record.update import record as record_run
-    from segops.release import champion_evaluation, promotion
+    from segops.release import champion_evaluation, promotion, signing
     from segops.release.register import register
+    from segops.release.smoke import smoke
+
+    signing.signer()  # a key that cannot be used is named before anything changes
 
     registered = register(root, record_run(root))
     decision = promotion.promote(root, promotion.gate(root))
-    champion_evaluation.refresh(root)
     show_decision(decision, registered.version)
-    _exit_unless_promoted(decision)
+    tested = smoke(root, decision)
+    champion_evaluation.refresh(root)
+    show_smoke(tested)
+    _exit_unless_promoted(decision, tested)
 
 
-def _exit_unless_promoted(decision: Decision) -> None:
-    if decision.verdict in ("rejected", "inconclusive"):
+def _exit_unless_promoted(decision: Decision, tested: Smoke | None) -> None:
+    is_refused = decision.verdict in ("rejected", "inconclusive")
+    if is_refused or (tested is not None and not tested.passed):
         raise typer.Exit(REJECTED)
 
 
@@ -157,9 +170,12 @@ def rollback(
         return
     champion_evaluation.refresh(root)
     before = "An interrupted rollback was completed: version" if result.completed else "Version"
-    console.say(
-        f"{before} {result.withdrawn} is withdrawn; version {result.champion} is champion again."
+    after = (
+        f"version {result.champion} is champion again"
+        if result.champion
+        else "there is no champion"
     )
+    console.say(f"{before} {result.withdrawn} is withdrawn; {after}.")
 
 
 def adopt(
@@ -174,3 +190,26 @@ def adopt(
     take_in(root, version, reason)
     champion_evaluation.refresh(root)
     console.say(f"Version {version} is taken in as champion.")
+
+
+def reinstate(
+    version: Annotated[str, typer.Argument(help="The version that a rollback withdrew.")],
+    reason: Annotated[str, typer.Option(help="Why it may come back; written into the ledger.")],
+) -> None:
+    """Undo the withdrawal of a version, and let the gate decide on it anew.
+
+    The exit status is 3 when the gate rejects it or cannot decide.
+    """
+    root = checkout()
+    from segops.release.reinstate import reinstate as undo_withdrawal
+
+    is_here = undo_withdrawal(root, version, reason)
+    console.say(f"Version {version} is no longer withdrawn.")
+    if not is_here:
+        console.say(
+            "The gate decides on the workspace's model, and this workspace holds another one. "
+            f"`git checkout` the commit of version {version}, then `dvc checkout` or `dvc repro`, "
+            "then `segops promote`."
+        )
+        return
+    _decide(root)

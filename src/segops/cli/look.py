@@ -13,6 +13,7 @@ from rich.table import Table
 
 from segops.cli.common import checkout, console, flow_module
 from segops.runtime.errors import SegopsError
+from segops.words import counted
 
 
 def status() -> None:
@@ -37,11 +38,12 @@ def status() -> None:
     except NoRecordError as error:
         console.say(str(error))
         return
-    headings = ("alias", "version", "mIoU", "weights")
+    headings = ("alias", "version", "mIoU", "weights", "reproduced by")
     table = Table(*headings, title=f"Model {current.model}", title_justify="left")
     for version in current.versions:
         miou = "" if version.miou is None else f"{version.miou:.3f}"
-        table.add_row(version.alias, str(version.version), miou, version.weights)
+        by = counted(len(version.reproduced), "machine") if version.reproduced else ""
+        table.add_row(version.alias, str(version.version), miou, version.weights, by)
     console.print(table)
     table = Table(
         "when, UTC", "what", "version", "why", title="Last decisions", title_justify="left"

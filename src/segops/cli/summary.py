@@ -13,8 +13,9 @@ from segops.cli.common import console
 from segops.report.figures import sentence
 
 if TYPE_CHECKING:
+    from segops.release.check import Outcome
     from segops.release.gate import Decision, Verdict
-    from segops.release.gate_checks import Outcome
+    from segops.release.smoke import Smoke
 
 VERDICTS: Mapping[Verdict, str] = {
     "promoted": "green",
@@ -33,6 +34,14 @@ def show_decision(decision: Decision, version: int | str) -> None:
         # Padded to the width of "undecided", so that the sentences are aligned.
         mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
         console.say(f"  {mark}  {escape(check.sentence)}", markup=True)
+
+
+def show_smoke(tested: Smoke | None) -> None:
+    """Print the result of the smoke test, if one was made."""
+    if tested is not None:
+        colour, mark = ("green", "passed") if tested.passed else ("red", "failed")
+        console.say(f"Smoke test: [bold {colour}]{mark}[/]", markup=True)
+        console.say(f"  {tested.sentence}")
 
 
 def show_summary(root: Path, summary: Any) -> None:
@@ -60,6 +69,7 @@ def show_summary(root: Path, summary: Any) -> None:
             f"No new version: {summary.model} version {summary.version} holds these weights."
         )
     show_decision(summary.decision, summary.version)
+    show_smoke(summary.smoke)
     versions = registry_status(root).versions
     names = [one.alias for one in versions if str(one.version) == summary.version]
     aliases = ", ".join(names) or "none"

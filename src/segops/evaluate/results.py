@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from segops import files, paths
-from segops.evaluate import kept_champion
+from segops.evaluate import kept_champion, kept_masks
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
@@ -35,13 +35,16 @@ def write_results(
     pictures: bool,
     registered: str,
 ) -> dict[str, Any]:
-    """Write the evaluation, the table of counts, the plots and the page, and return the evaluation.
+    """Write the evaluation, the table of counts, some masks, the plots and the page.
 
-    The page alone shows the champion beside the model, where one is known here.
+    The evaluation is returned. The page alone shows the champion beside the model, where one is
+    known here.
 
     Args:
         root: The workspace.
-        scores: The model's scores, masks kept where pictures are wanted.
+        scores: The model's scores. The masks of the images that
+            :func:`segops.evaluate.kept_masks.chosen` names were kept, and where pictures are
+            wanted all of them.
         store: The packed data that it was scored on.
         split: The split of it.
         trained_on: SHA-256 of the images that the model was trained on.
@@ -76,6 +79,7 @@ def write_results(
     files.write_json(root / paths.EVALUATION, found)
     with files.atomic_path(root / paths.COUNTS) as temporary:
         scores.counts.to_parquet(temporary, index=False)
+    kept_masks.write(root / paths.KEPT_MASKS, kept_masks.of(scores, store))
     _write_csv(root / paths.CONFUSION_PLOT, _confusion_table(scores))
     _write_csv(root / paths.CLASS_PLOT, _class_table(found))
     return found

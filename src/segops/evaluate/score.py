@@ -72,6 +72,8 @@ class Scores:
         milliseconds: Median time of predicting one image, the first left out; None for one image.
             Only under :func:`score_variants` does nothing else run meanwhile.
         predict: Settings of prediction, as `predict` in ``params.yaml``; empty: the defaults.
+        machine: What predicted; see :func:`segops.predict.machine.describe`. Scores that an earlier
+            segops kept do not say.
         bundle_digest: Digest of the bundle that was run.
         weights_sha256: SHA-256 of its weights.
         directory: Where the files lie.
@@ -89,6 +91,7 @@ class Scores:
     explained: dict[str, int]
     milliseconds: float | None
     predict: dict[str, Any]
+    machine: dict[str, Any]
     bundle_digest: str
     weights_sha256: str
     directory: Path
@@ -131,7 +134,7 @@ def score(
     *,
     threads: int | None = None,
     exclude_sha256: Collection[str] = (),
-    masks: bool = False,
+    masks: bool | Sequence[str] = False,
     predict: Mapping[str, Any] | None = None,
     details: bool = True,
     explain: int = 0,
@@ -150,7 +153,8 @@ def score(
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         threads: CPU threads of torch; None: its own choice.
         exclude_sha256: SHA-256 of images that do not count, as those the model was trained on.
-        masks: Whether to keep the predicted masks and, with `details`, the kinds of errors.
+        masks: Whether to keep the predicted masks and, with `details`, the kinds of errors; or the
+            ids of the images to keep them of.
         predict: How to predict instead of the bundle's own way, as `predict` in ``params.yaml``.
         details: Whether to judge contours, objects, calibration and kinds of errors too, or only
             count pixels.
@@ -276,6 +280,7 @@ def read_scores(out: Path) -> Scores:
         explained=figures["explained"],
         milliseconds=files.read_json(out / TIMING)["milliseconds"],
         predict=about["predict"],
+        machine=figures.get("machine", {}),
         bundle_digest=about["bundle_digest"],
         weights_sha256=about["weights_sha256"],
         directory=out,
@@ -296,7 +301,7 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
         with subprocess.Popen(
             command,
             cwd=scratch,
-            env=_environment(),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=words,
@@ -310,7 +315,7 @@ def _run_worker(request: dict[str, Any], split: str) -> None:
                 status = process.wait()
             finally:
                 process.kill()
-        said = _last_words(words)
+        said = last_words(words)
         if status != 0:
             raise SegopsError(
                 f"{request['bundle']}: scoring ended with status {status}. Its last words:\n{said}"
@@ -332,14 +337,15 @@ def _done(process: subprocess.Popen[str]) -> Iterator[str]:
         yield message["done"]
 
 
-def _environment() -> dict[str, str]:
-    """The environment of the child: it imports the very segops that this process runs."""
+def child_environment() -> dict[str, str]:
+    """The environment of a child process that imports the very segops that this process runs."""
     here = str(Path(segops.__file__).resolve().parents[1])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _last_words(stream: IO[bytes]) -> str:
+def last_words(stream: IO[bytes]) -> str:
+    """The last lines that a child wrote to its standard error."""
     stream.seek(0)
     lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
     return "\n".join(f"  {line}" for line in lines[-LAST_WORDS:])

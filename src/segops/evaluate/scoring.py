@@ -61,6 +61,7 @@ from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import class_pixels
 from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
 from segops.predict.bundle import BundledPredictor, load_bundle
+from segops.predict.machine import describe
 from segops.predict.parallel import images_at_once, predict_parallel
 from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
@@ -210,12 +211,14 @@ def _score(
     scale: float,
 ) -> Iterator[str]:
     tally = Tally(store.class_names, request["details"])
+    kept = request["masks"] or ()
+    at_once = _at_once(request, predictor, store, scale)
     seconds: list[float] = []
     with ZipFile(out / PICTURES, "w") as archive:
-        for judged in _judged(request, predictor, store, scale, seconds):
+        for judged in _judged(request, predictor, store, at_once, seconds):
             image_id = judged.predicted.image_id
             tally.add(judged)
-            if request["masks"]:
+            if kept is True or image_id in kept:
                 _keep(archive, MASKS, image_id, judged.predicted.mask)
                 if judged.figures is not None:
                     _keep(archive, KINDS, image_id, judged.figures.kinds)
@@ -235,6 +238,7 @@ def _score(
         "summary": tally.split.summary(),
         "confidences": tally.confidences,
         "explained": explained,
+        "machine": describe(predictor.device, torch.get_num_threads() // at_once),
     }
     files.write_json(out / FIGURES, figures)
     # The first prediction warms up.
@@ -255,22 +259,31 @@ def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPre
     return predictor
 
 
+def _at_once(
+    request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, scale: float
+) -> int:
+    """How many images to predict at a time."""
+    if request["timed"]:  # to be timed, the network must have the machine for itself
+        return 1
+    images: list[str] = request["images"]
+    largest = max((math.prod(store.size(one)) for one in images), default=1)
+    return images_at_once(predictor.device, largest * scale**2, len(images))
+
+
 def _judged(
     request: dict[str, Any],
     predictor: BundledPredictor,
     store: PackedStore,
-    scale: float,
+    at_once: int,
     seconds: list[float],
 ) -> Iterator[JudgedImage]:
     """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
     images: list[str] = request["images"]
     predict = partial(_predict, predictor, store, request["details"], seconds)
     work = partial(judge, classes=len(store.class_names), details=request["details"])
-    if request["timed"]:  # to be timed, the network must have the machine for itself
+    if request["timed"]:
         yield from map(work, map(predict, images))
         return
-    largest = max((math.prod(store.size(one)) for one in images), default=1)
-    at_once = images_at_once(predictor.device, largest * scale**2, len(images))
     predictions = predict_parallel(predict, images, at_once)
     judges = min(MOST_JUDGES, cores())
     yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from segops.params.base import Probability
-from segops.runtime.section import Section
+from segops.runtime.section import Count, Positive, Section
 
 
 class GateParams(Section):
@@ -16,6 +16,36 @@ class GateParams(Section):
     min_miou: Probability = Field(0.5, description="Least mIoU on val.")
     min_class_iou: dict[str, Probability] = Field(
         default_factory=dict, description="Least IoU by class name."
+    )
+    min_boundary_iou: Probability | None = Field(
+        None, description="Least boundary IoU on val; null: not checked."
+    )
+    max_ece: Probability | None = Field(
+        None, description="Largest expected calibration error on val; null: not checked."
+    )
+    max_bundle_mib: Positive | None = Field(
+        None, description="Largest size of the bundle, MiB; null: not checked."
+    )
+    max_slowdown: Positive | None = Field(
+        None,
+        description="Largest time of predicting an image as a multiple of the champion's, both "
+        "measured on this machine; null: neither measured nor checked.",
+    )
+    allowed_weight_licences: list[str] | None = Field(
+        None,
+        description="Licences that the pretrained weights may have, such as `apache-2.0`; null: "
+        "not checked.",
+    )
+    stated_weight_licences: dict[str, str] = Field(
+        default_factory=dict,
+        description="Licences that you state for weights whose licence is not known, by the value "
+        "of `model.encoder_weights` or `model.start_from`.",
+    )
+    max_looks: Count | None = Field(
+        None, description="Most versions to gate on one val; null: counted, without a limit."
+    )
+    too_many_looks: Literal["warn", "refuse"] = Field(
+        "warn", description="What the gate does beyond `gate.max_looks`."
     )
     margin: Probability = Field(
         0.01, description="Largest loss of mIoU against the champion that counts as no loss."

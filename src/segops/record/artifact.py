@@ -16,15 +16,12 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from segops.predict.bundle import bundle_digest
 from segops.predict.package import REQUIREMENTS
+from segops.record import wrapping
 from segops.record.lineage import tag
 from segops.record.tracking import Store
 from segops.runtime.errors import SegopsError
 
 NAME = "segmenter"
-SCRIPTS = ("runtime/pyfunc_model.py", "pyfunc_model.py")
-"""Path of a bundle's MLflow script: in format 2, in format 1."""
-KEY = "bundle"
-"""Key of the bundle in the artifacts of MLflow's context."""
 DIGEST = tag("bundle_digest")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
@@ -80,11 +77,11 @@ def log_bundle(
     """
     from mlflow import pyfunc
 
-    script = next((path for path in SCRIPTS if (bundle / path).is_file()), None)
+    script = wrapping.script(bundle)
     if script is None:
         raise SegopsError(
-            f"{bundle}: the bundle is damaged: it lacks {SCRIPTS[0]}. `dvc repro package` makes it "
-            "again."
+            f"{bundle}: the bundle is damaged: it lacks {wrapping.SCRIPTS[0]}. `dvc repro "
+            "package` makes it again."
         )
     for existing in _of_run(store, run_id):
         if existing.status != LoggedModelStatus.READY:
@@ -99,8 +96,8 @@ def log_bundle(
             warnings.simplefilter("ignore")
             pyfunc.save_model(
                 path=local,
-                python_model=str(bundle / script),
-                artifacts={KEY: str(bundle)},
+                python_model=str(script),
+                artifacts={wrapping.KEY: str(bundle)},
                 signature=SIGNATURE,
                 # The script checks this digest before it runs any code of the bundle.
                 model_config={"device": "auto", "bundle_digest": digest},
@@ -171,11 +168,19 @@ def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
     wrong = f"{name}: its artifact at {uri} holds no segops bundle"
     try:
         local = Path(download_artifacts(uri, dst_path=str(target), tracking_uri=store.uri))
+        local = local.resolve()
         tree = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))
-        place = tree["flavors"]["python_function"]["artifacts"][KEY]["path"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        place = tree["flavors"]["python_function"]["artifacts"][wrapping.KEY]["path"]
+        bundle = (local / str(place)).resolve()
+        if not bundle.is_relative_to(local) or not bundle.is_dir():
+            raise SegopsError(f"{wrong} at {place!r}. Choose a version that segops registered.")
+        fault = next(wrapping.faults(local, bundle, tree), None)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise SegopsError(f"{wrong} ({error}). Choose a version that segops registered.") from None
-    bundle: Path = (local / str(place)).resolve()
-    if not bundle.is_relative_to(local.resolve()) or not bundle.is_dir():
-        raise SegopsError(f"{wrong} at {place!r}. Choose a version that segops registered.")
+    if fault is not None:
+        raise SegopsError(
+            f"{name}: {fault}. The digest of the bundle does not cover that, and MLflow would use "
+            "it, so no code of this model is run. Restore its artifact from a backup, or choose "
+            "another model."
+        )
     return bundle

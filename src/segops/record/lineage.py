@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from segops import files
+from segops.record import machine
 
 PREFIX = "segops."
 CODE = ("src", "flows", "dvc.yaml", "pyproject.toml", "constraints.txt")
@@ -73,9 +74,12 @@ PACKAGE_FIELDS: dict[str, str] = {
     "package_commit": "code_commit",
     "package_code_differs": "code_differs",
     "package_environment": "environment",
+    "package_code_patch": "code_patch",
 }
 """Origin of the evaluated bundle -> origin field of the training. They differ when the weights were
 packaged again after the code changed."""
+MACHINE_FIELDS = ("cpu", "gpu", "driver")
+"""The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *DATA_FIELDS)
 """The fields of a complete lineage; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"
@@ -138,6 +142,7 @@ def origin(root: Path) -> Lineage:
         "environment": files.sha256_lines(list(environment)),
         "python": platform.python_version(),
         "started_by": started_by(),
+        **machine.parts(),
     }
     versions = dict(line.split("==", 1) for line in environment)
     for name, distribution in LIBRARIES.items():

@@ -1,4 +1,4 @@
-"""The command and the script that reproduce a registered model."""
+"""The steps that make a registered model again, as a script, and the command that runs it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from segops.params.train import TrainParams
 TRAINED_WITH = "trained_with.yaml"
 """In a run's lineage: params.yaml as first recorded with the training. The code that trained may
 not know parameters that were added before its weights were packaged again."""
+WORKTREE = "worktree"
+"""Name of the worktree, beside the directory of the lineage."""
+NO_DATA = 66
+"""Exit status of the script if the data are not to be had (EX_NOINPUT)."""
 _SET = (
     "import pathlib, sys; from segops import edit; "
     'edit.plan(pathlib.Path("params.yaml"), {sys.argv[1]: sys.argv[2]}).write()'
@@ -39,26 +43,24 @@ def reproduce_command(run_id: str, digest: str, uri: str) -> str:
     )
 
 
-def reproduce_script(
-    commit: str,
-    packaged_at: str | None,
-    data_path: str,
-    weights_sha256: str,
-    digest: str,
-    replaced: Mapping[str, str],
-) -> bytes:
-    """Return the script that :func:`reproduce_command` runs, stored with the bundle's lineage.
+def making_script(
+    commit: str, packaged_at: str | None, data_path: str, replaced: Mapping[str, str]
+) -> str:
+    """Return a script that makes a model again in a worktree beside its lineage.
+
+    It lies in the bundle's directory of the lineage, and is run in the main checkout. It exits with
+    :data:`NO_DATA` if the data are neither in DVC's cache nor in a remote.
 
     Args:
         commit: The commit of the code that trained.
         packaged_at: The commit of the code that packaged, where it differs from the first.
         data_path: The data directory, relative to the workspace.
-        weights_sha256: Expected hash of the weights; the script fails on any other.
-        digest: Expected digest of the bundle, likewise.
         replaced: Parameters to replace, as :func:`worktree_params` returns them.
     """
     pointer = shlex.quote(f"{data_path}.dvc")
-    settings = first = f'cp "$bundle/params.yaml" params.yaml\ncp "$bundle/data.dvc" {pointer}'
+    settings = first = f"""cp "$bundle/params.yaml" params.yaml
+mkdir -p "$(dirname {pointer})"
+cp "$bundle/data.dvc" {pointer}"""
     if packaged_at is not None:
         first += f"""
 if [ -s "$training/{TRAINED_WITH}" ]; then cp "$training/{TRAINED_WITH}" params.yaml; fi"""
@@ -79,21 +81,38 @@ if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
 {repro} --single-item package
 {repro} --single-item evaluate"""
     return f"""#!/bin/sh
-# Reproduces this model in a git worktree beside its lineage, and compares weights and bundle.
+# Reproduces this model in a git worktree beside its lineage.
 # Run it in the main checkout, with segops' environment on the PATH.
 set -eu
 bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 training=$(dirname "$bundle")
 main=$(git rev-parse --path-format=absolute --show-toplevel)
-tree=$(dirname "$training")/worktree
+tree=$(dirname "$training")/{WORKTREE}
 git worktree add --detach "$tree" {shlex.quote(commit)}
 cd "$tree"
 if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
 {first}
 dvc cache dir --local "$main/.dvc/cache"
-dvc checkout {pointer} || dvc pull {pointer}
+dvc checkout {pointer} || dvc pull {pointer} || exit {NO_DATA}
 {steps}
-if ! grep -q '"weights_sha256": "{weights_sha256}"' {paths.TRAINING}; then
+"""
+
+
+def reproduce_script(
+    commit: str,
+    packaged_at: str | None,
+    data_path: str,
+    weights_sha256: str,
+    digest: str,
+    replaced: Mapping[str, str],
+) -> bytes:
+    """Return the script that :func:`reproduce_command` runs, stored with the bundle's lineage.
+
+    It makes the model again, and fails on other weights than those of `weights_sha256` and on
+    another bundle than that of `digest`. The other arguments are those of :func:`making_script`.
+    """
+    making = making_script(commit, packaged_at, data_path, replaced)
+    return f"""{making}if ! grep -q '"weights_sha256": "{weights_sha256}"' {paths.TRAINING}; then
   echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
   exit 1
 fi

@@ -17,6 +17,7 @@ from segops.runtime.errors import SegopsError
 EVALUATED = (
     paths.EVALUATION,
     paths.COUNTS,
+    paths.KEPT_MASKS,
     paths.CONFUSION_PLOT,
     paths.CLASS_PLOT,
     paths.EVALUATION_PAGE,

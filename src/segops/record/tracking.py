@@ -6,27 +6,34 @@ interface creates runs that nobody asked for.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from segops import paths
 from segops.params.registry import RegistryParams
+from segops.record import moved
 from segops.runtime.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 LOCK_SECONDS = 120.0
 """How long a process waits for a lock of the record."""
 SQLITE = "sqlite:///"
+EMBEDDED = f"{SQLITE}{moved.DATABASE}"
+"""Address of the embedded database within its main checkout."""
 LOCAL = "local"
 """Identity of the embedded database, whose path changes when the checkout is moved."""
 log = logging.getLogger("segops")
@@ -66,6 +73,14 @@ def identity(root: Path) -> str:
     """Return the registry's name in the ledger: its address without user name and password."""
     uri = tracking_uri(root)
     return LOCAL if uri == f"{SQLITE}{_database(root)}" else without_credentials(uri)
+
+
+def address_for_people(store: Store) -> str:
+    """Return the address for commands that people run in the main checkout, without credentials.
+
+    The embedded database moves with its checkout.
+    """
+    return EMBEDDED if store.identity == LOCAL else without_credentials(store.uri)
 
 
 def has_record(root: Path) -> bool:
@@ -109,7 +124,9 @@ def locked(root: Path, name: str) -> Iterator[None]:
 def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Iterator[Store]:
     """Open the record; create database and experiment where missing, unless `create` is false.
 
-    MLflow's errors inside the block become errors that name the address.
+    The embedded database of a checkout that was moved is mended first. Where it cannot be written
+    and `create` is false, a temporary copy of it is mended and read. MLflow's errors inside the
+    block become errors that name the address.
 
     Raises:
         NoRecordError: There is no record, and `create` is false.
@@ -128,6 +145,8 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # The uv.lock of a working directory does not belong to a model.
+    os.environ["MLFLOW_LOG_UV_FILES"] = "false"
     from mlflow import MlflowClient
 
     for name, level in (
@@ -136,10 +155,18 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
         ("urllib3.connectionpool", logging.ERROR),  # our own error reports the outage
     ):
         logging.getLogger(name).setLevel(level)  # importing mlflow sets other levels
-    # Processes that create the same database at the same time collide.
-    waits = create or identity(root) == LOCAL
-    with _errors(uri):
-        with locked(root, "mlflow") if waits else nullcontext():
+    with _errors(uri), ExitStack() as stack:
+        with ExitStack() as opening:
+            # Processes that create the same database at the same time collide.
+            is_embedded = identity(root) == LOCAL
+            if create or is_embedded:
+                try:
+                    opening.enter_context(locked(root, "mlflow"))
+                except OSError as error:
+                    if create or error.errno not in READ_ONLY:
+                        raise
+            if is_embedded:
+                uri = _mended(stack, _database(root), create)
             try:
                 client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 experiment_id = _experiment(client, root, uri, settings.experiment, create)
@@ -156,8 +183,20 @@ def is_missing(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
+def _mended(stack: ExitStack, database: Path, create: bool) -> str:
+    """Return the address of the embedded database once its addresses name this place."""
+    try:
+        moved.mend(database)
+    except (sqlite3.Error, OSError):
+        if create:
+            raise
+        scratch = stack.enter_context(TemporaryDirectory(prefix="segops-"))
+        database = moved.mended_copy(database, Path(scratch))
+    return f"{SQLITE}{database}"
+
+
 def _database(root: Path) -> Path:
-    return paths.state_home(root) / "mlflow.db"
+    return paths.state_home(root) / moved.DATABASE
 
 
 def _experiment(client: MlflowClient, root: Path, uri: str, name: str, create: bool) -> str:
@@ -170,7 +209,7 @@ def _experiment(client: MlflowClient, root: Path, uri: str, name: str, create: b
         # A server chooses the place of artifacts itself. Without a server MLflow's default is
         # relative to the working directory.
         served = uri.startswith(("http://", "https://", "databricks"))
-        location = (paths.state_home(root) / "mlartifacts").as_uri()
+        location = (paths.state_home(root) / moved.ARTIFACTS).as_uri()
         place = None if served else location
         try:
             return str(client.create_experiment(name, artifact_location=place))
@@ -195,7 +234,7 @@ def _errors(uri: str) -> Iterator[None]:
     where = without_credentials(uri)
     try:
         yield
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         _require_writable(error, where)
         raise TransientError(
             f"MLflow's database {where} is not usable: {_first_line(error)}. "

@@ -12,10 +12,10 @@ from mlflow.entities import Run
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.predict.package import is_by_this_code
-from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs
+from segops.record import artifact, columns, lineage, reproduce, runs, stage_outputs, weights
 from segops.record.lineage import tag
 from segops.record.stage_outputs import Results
-from segops.record.tracking import Store, locked, session, without_credentials
+from segops.record.tracking import Store, address_for_people, locked, session
 
 MANIFEST = "files.json"
 """File in the run: path -> SHA-256 of every file that :func:`record` uploaded."""
@@ -104,6 +104,7 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
         "lineage": [
             *runs.begin(store, run, results.root),
             *runs.add_tags(store, run, outcome.tags, overwrite=False),
+            *_licence(store, run, results, settings),
             *_evaluated(store, store.client.get_run(run_id), results, settings),
             *columns.fill(store, run_id),
         ],
@@ -116,6 +117,13 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
         artifact.log_bundle(store, run_id, results.bundle, results.bundle_digest, params)
         changed.append("model")
     return changed
+
+
+def _licence(store: Store, run: Run, results: Results, settings: Params) -> list[str]:
+    if weights.LICENCE in run.data.tags:
+        return []
+    _, name = weights.licence(store, results.root, results.training, settings)
+    return runs.add_tags(store, run, {weights.LICENCE: name}, overwrite=False)
 
 
 def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> list[str]:
@@ -168,7 +176,7 @@ def _packaged(
     tags = dict(packaging.tags)
     if script:
         tags[tag("reproduce")] = reproduce.reproduce_command(
-            run.info.run_id, results.bundle_digest, without_credentials(store.uri)
+            run.info.run_id, results.bundle_digest, address_for_people(store)
         )
     # An empty patch replaces that of an earlier packaging of the same bundle.
     return {"code.patch": b""} | packaging.artifacts | script, tags

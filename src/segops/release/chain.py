@@ -13,7 +13,18 @@ from segops import files, paths
 from segops.runtime.errors import SegopsError
 
 GENESIS = "0" * 64
-EntryKind = Literal["decision", "observed", "adopted", "intent", "done", "abandoned"]
+EntryKind = Literal[
+    "decision",
+    "observed",
+    "adopted",
+    "intent",
+    "done",
+    "abandoned",
+    "reinstated",
+    "smoke",
+    "approved",
+    "reproduced",
+]
 
 
 class Entry(BaseModel):
@@ -25,12 +36,15 @@ class Entry(BaseModel):
         time: When it was written, UTC, ISO 8601.
         kind: `decision` of the gate; `observed`, a champion that was not set by segops; `adopted`,
             such a champion that a person vouched for; `intent` to change aliases, followed by
-            `done` or `abandoned`.
+            `done` or `abandoned`; `reinstated`, a withdrawal that a person undid;
+            `smoke`, the test of a champion after its promotion; `approved`, a candidate that a
+            person approved; `reproduced`, a machine's attempt to make a version again.
         registry: The registry's address without credentials, or `local`.
         model: Name of the registered model.
         version: The version concerned; empty where it could not be established.
         run_id: That version's run.
-        verdict: The gate's verdict, or the action: `promote`, `rollback`, `observed`, `adopt`.
+        verdict: The gate's verdict, or the action: `promote`, `rollback`, `observed`, `adopt`,
+            `reinstate`, `passed`, `failed`, `approve`; of a reproduction its outcome.
         reason: The reason in words.
         by: Who or what did it.
         details: Checks, evidence, aliases before and after, depending on the kind.

@@ -23,7 +23,7 @@ from segops.params.file import load_params
 from segops.record import runs
 from segops.record.lineage import started_by, tag
 from segops.record.tracking import Store, is_missing, locked, session
-from segops.release import releases, versions
+from segops.release import kept_statements, releases, versions
 from segops.release.chain import Entry, to_line
 from segops.release.ledger import Ledger, MovedError
 from segops.release.releases import Releases
@@ -93,8 +93,8 @@ def looking(root: Path) -> Iterator[Registry]:
 def prepared(registry: Registry) -> Iterator[None]:
     """Keep other processes of this main checkout from changing the registry.
 
-    First take over an old ledger, complete a change that a process began and did not end, and note
-    a champion that segops did not set.
+    First take over an old ledger, complete a change that a process began and did not end, note a
+    champion that segops did not set, and copy statements to MLflow that are kept here.
 
     Args:
         registry: The registry.
@@ -107,6 +107,8 @@ def prepared(registry: Registry) -> Iterator[None]:
         registry.ledger.take_over()
         _complete(registry)
         _observe(registry)
+        for entry in kept_statements.waiting(registry.ledger, registry.ledger.entries()):
+            publish(registry, entry.run_id)
         yield
 
 
@@ -118,6 +120,8 @@ def change(
     reason: str,
     before: Mapping[str, str],
     after: Mapping[str, str | None],
+    *,
+    by: str | None = None,
     **details: Any,
 ) -> None:
     """Write an intent after the last entry that was read, and carry it out.
@@ -130,6 +134,7 @@ def change(
         reason: The reason in words.
         before: The aliases that the change was decided on.
         after: The aliases `champion` and `previous` after the change; None deletes an alias.
+        by: Who does it; None: who started this process.
         details: Further details of the ledger's entry.
 
     Raises:
@@ -139,7 +144,7 @@ def change(
         "intent",
         verdict=verdict,
         reason=reason,
-        by=started_by(),
+        by=by or started_by(),
         version=version,
         run_id=run_id,
         details={
@@ -164,6 +169,8 @@ def publish(registry: Registry, run_id: str) -> None:
             path = f"decisions/{entry.sequence:04d}.json"
             if path not in held:
                 runs.put(registry.store, run_id, path, to_line(entry) + b"\n")
+            if kept_statements.artifact_path(entry) not in held:
+                kept_statements.publish(registry.store, registry.ledger, entry)
         decisions = [entry for entry in entries if entry.kind == "decision"]
         if decisions:
             last = decisions[-1]
@@ -171,8 +178,12 @@ def publish(registry: Registry, run_id: str) -> None:
             runs.add_tags(registry.store, client.get_run(run_id), tags, overwrite=True)
             version = versions.get(registry.store, registry.model, last.version)
             versions.set_tags(registry.store, registry.model, version, tags)
-    except MlflowException as error:
-        log.warning("The ledger's entries could not be copied to MLflow: %s", error)
+    except (MlflowException, OSError) as error:
+        log.warning(
+            "The ledger's entries could not be copied to MLflow: %s. The next command that changes "
+            "the registry copies them.",
+            error,
+        )
 
 
 def _complete(registry: Registry) -> None:
@@ -209,16 +220,17 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
     before: Mapping[str, str | None] = intent.details["before"]
     after: Mapping[str, str | None] = intent.details["after"]
     _require_pending(registry, intent)
-    if is_gone(registry, str(after[CHAMPION])):
-        _abandon(registry, intent, f"version {after[CHAMPION]} is gone")
+    champion = after[CHAMPION]
+    if champion is not None and is_gone(registry, champion):
+        _abandon(registry, intent, f"version {champion} is gone")
     # MLflow cannot compare and set an alias, so it is looked at right before and right after.
     now = registry.aliases().get(CHAMPION)
-    if now not in (before.get(CHAMPION), after[CHAMPION]):
+    if now not in (before.get(CHAMPION), champion):
         _abandon(registry, intent, f"version {now or '(none)'} is champion since")
-    versions.set_alias(registry.store, registry.model, CHAMPION, after[CHAMPION])
+    versions.set_alias(registry.store, registry.model, CHAMPION, champion)
     now = registry.aliases().get(CHAMPION)
     _require_pending(registry, intent)
-    if now != after[CHAMPION]:
+    if now != champion:
         _abandon(registry, intent, f"version {now or '(none)'} was made champion meanwhile")
     previous = after[PREVIOUS]
     if previous is not None and is_gone(registry, previous):
@@ -230,7 +242,7 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
             registry.store, registry.model, withdrawn, {versions.WITHDRAWN: intent.reason}
         )
     # Keep the challenger alias unless that version was just promoted.
-    if registry.aliases().get(CHALLENGER) == after[CHAMPION]:
+    if champion is not None and registry.aliases().get(CHALLENGER) == champion:
         versions.set_alias(registry.store, registry.model, CHALLENGER, None)
     _end(registry, intent, "done", intent.reason)
     publish(registry, intent.run_id)

@@ -46,6 +46,7 @@ class Challenger:
         version: Its version.
         run_id: The MLflow run that it came from.
         bundle_digest: SHA-256 of the registered artifact, computed from its files.
+        bundle_bytes: Size of these files; None where it was not established.
         withdrawn: Reason of the rollback that withdrew it, or None.
     """
 
@@ -54,6 +55,7 @@ class Challenger:
     run_id: str
     bundle_digest: str
     withdrawn: str | None = None
+    bundle_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Score:
         bundle_digest: SHA-256 of the artifact that was scored.
         data_hash: Hash of the data set.
         val_hash: Hash of val.
+        boundary_iou: Within 0 to 1, over the whole of val; None where the evaluation lacks it.
+        calibration_error: Expected calibration error, within 0 to 1, likewise.
     """
 
     miou: float | None
@@ -77,6 +81,8 @@ class Score:
     bundle_digest: str
     data_hash: str
     val_hash: str
+    boundary_iou: float | None = None
+    calibration_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,47 @@ class Comparison:
     minimum_detectable: float
 
 
+@dataclass(frozen=True)
+class Licence:
+    """The licence of the weights that the training started from.
+
+    Attributes:
+        weights: Which weights: `ENCODER/NAME` of published weights, a file, the address of a model;
+            empty for a random start.
+        name: Name of the licence in lower case, `unknown`, or `none needed` for a random start.
+        stated: Whether `gate.stated_weight_licences` says so.
+    """
+
+    weights: str
+    name: str
+    stated: bool = False
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of challenger and champion on the same machine, with the same images and threads.
+
+    Attributes:
+        version: The champion.
+        milliseconds: Median time an image of the challenger.
+        reference_milliseconds: Median time an image of the champion.
+        images: Number of images of a pass.
+        passes: Passes of each model; the models took turns.
+        device: Torch device.
+        threads: CPU threads of torch.
+        machine: Name of the machine.
+    """
+
+    version: str
+    milliseconds: float
+    reference_milliseconds: float
+    images: int
+    passes: int
+    device: str
+    threads: int
+    machine: str
+
+
 Reference = NoRelease | Identical | Comparison | Unknown
 
 
@@ -142,6 +189,9 @@ class Evidence:
         champion: The comparison of the challenger with the champion.
         best: The comparison of the challenger with the best release that was not withdrawn.
         champion_version: The version with the alias `champion`; promotion checks it again.
+        looks: Number of different bundles that were gated on this val, this one included.
+        licence: The licence of the weights that the training started from.
+        speed: The times of challenger and champion, where `gate.max_slowdown` asks for them.
     """
 
     challenger: Challenger | Unknown
@@ -151,3 +201,6 @@ class Evidence:
     champion: Reference
     best: Reference
     champion_version: str | None = None
+    looks: int | Unknown = Unknown("the decisions on this val were not counted")
+    licence: Licence | Unknown = Unknown("it was not looked up")
+    speed: Speed | NoRelease | Identical | Unknown = Unknown("it was not measured")

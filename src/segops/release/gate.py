@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from segops.params.gate import GateParams
+from segops.release.check import Check
 from segops.release.evidence import Challenger, Evidence, Identical
-from segops.release.gate_checks import CHECKS, Check
+from segops.release.gate_checks import CHECKS
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
 REASONS_TO_PROMOTE = ("mIoU", "champion")

@@ -1,7 +1,8 @@
 """The checks of the gate, each a pure function, and their list.
 
 Missing, non-finite or mismatched evidence fails, with the reason. To add a check, write a function
-here, list it in :data:`CHECKS` and add its parameter in :mod:`segops.params.gate`.
+here or in :mod:`segops.release.gate_limits`, list it in :data:`CHECKS` and add its parameter in
+:mod:`segops.params.gate`.
 
 Source:
     Non-inferiority: a challenger is no worse than the reference when the lower bound of the
@@ -14,45 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from segops.params.gate import GateParams
+from segops.release import gate_limits
+from segops.release.check import ROUNDING, Check, at_least, failed, is_share
 from segops.release.evidence import Comparison, Evidence, Identical, NoRelease, Reference, Unknown
 from segops.report.figures import level
 from segops.words import counted
-
-Outcome = Literal["passed", "failed", "undecided"]
-ROUNDING = 1e-9
-"""Smaller differences are rounding errors of floating-point sums."""
-
-
-class Check(BaseModel):
-    """The result of a check.
-
-    Attributes:
-        name: The check's name.
-        passed: Whether the challenger passed.
-        observed: The observed value; None where it is missing.
-        required: The required value.
-        sentence: The result in words.
-        undecided: There are too few images to decide; such a check has not passed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str
-    passed: bool
-    observed: float | str | None
-    required: float | str
-    sentence: str
-    undecided: bool = False
-
-    @property
-    def outcome(self) -> Outcome:
-        """The result in one word."""
-        return "passed" if self.passed else "undecided" if self.undecided else "failed"
 
 
 def artifact(evidence: Evidence, policy: GateParams) -> Check:
@@ -60,16 +29,16 @@ def artifact(evidence: Evidence, policy: GateParams) -> Check:
     name, required = "artifact", "scored from the registered artifact"
     challenger, score = evidence.challenger, evidence.score
     if isinstance(challenger, Unknown):
-        return _failed(name, required, f"The challenger is not established: {challenger.reason}")
+        return failed(name, required, f"The challenger is not established: {challenger.reason}")
     if challenger.withdrawn is not None:
-        return _failed(
+        return failed(
             name,
             required,
             f"Version {challenger.version} was withdrawn by a rollback: {challenger.withdrawn} "
-            "It never comes back: train another.",
+            f"`segops reinstate {challenger.version} --reason WHY` undoes that, or train another.",
         )
     if isinstance(score, Unknown):
-        return _failed(name, required, f"There is no score: {score.reason}")
+        return failed(name, required, f"There is no score: {score.reason}")
     same = bool(score.bundle_digest) and score.bundle_digest == challenger.bundle_digest
     digest = challenger.bundle_digest[:12]
     return Check(
@@ -89,11 +58,11 @@ def validation(evidence: Evidence, policy: GateParams) -> Check:
     name, required = "validation", "passed on the scored data"
     verdict, score = evidence.validation, evidence.score
     if isinstance(verdict, Unknown):
-        return _failed(name, required, f"The data's validation is missing: {verdict.reason}")
+        return failed(name, required, f"The data's validation is missing: {verdict.reason}")
     if isinstance(score, Unknown):
-        return _failed(name, required, f"There is no score: {score.reason}")
+        return failed(name, required, f"There is no score: {score.reason}")
     if not verdict.passed:
-        return _failed(
+        return failed(
             name,
             required,
             "The data did not pass validation: correct what reports/validation.html lists.",
@@ -115,10 +84,10 @@ def lineage(evidence: Evidence, policy: GateParams) -> Check:
     """The lineage has every field."""
     name, required, missing = "lineage", "complete", evidence.lineage_missing
     if isinstance(missing, Unknown):
-        return _failed(name, required, f"The lineage is not established: {missing.reason}")
+        return failed(name, required, f"The lineage is not established: {missing.reason}")
     if missing:
         gaps = "; ".join(missing)
-        return _failed(name, required, f"The lineage lacks {gaps}. Then `segops promote`.")
+        return failed(name, required, f"The lineage lacks {gaps}. Then `segops promote`.")
     return Check(
         name=name,
         passed=True,
@@ -132,9 +101,9 @@ def unseen_images(evidence: Evidence, policy: GateParams) -> Check:
     """The challenger was trained on no image of val."""
     name, score = "unseen images", evidence.score
     if isinstance(score, Unknown):
-        return _failed(name, 0, f"There is no score: {score.reason}")
+        return failed(name, 0, f"There is no score: {score.reason}")
     if score.images < 1:
-        return _failed(
+        return failed(
             name,
             0,
             "The challenger was trained on every image of val, so its score shows nothing. Put "
@@ -156,9 +125,9 @@ def scored_classes(evidence: Evidence, policy: GateParams) -> Check:
     """The score rests on every required class, and on more than one."""
     name, verdict, score = "scored classes", evidence.validation, evidence.score
     if isinstance(verdict, Unknown):
-        return _failed(name, "all", f"The data's validation is missing: {verdict.reason}")
+        return failed(name, "all", f"The data's validation is missing: {verdict.reason}")
     if isinstance(score, Unknown):
-        return _failed(name, "all", f"There is no score: {score.reason}")
+        return failed(name, "all", f"There is no score: {score.reason}")
     scored = [label for label, iou in score.class_iou.items() if iou is not None]
     absent = [label for label in verdict.required_classes if label not in scored]
     alone = len(scored) < min(2, len(score.class_iou))
@@ -186,10 +155,10 @@ def miou(evidence: Evidence, policy: GateParams) -> Check:
     """The challenger's mIoU is at least `gate.min_miou`."""
     name, score = "mIoU", evidence.score
     if isinstance(score, Unknown):
-        return _failed(name, policy.min_miou, f"There is no mIoU: {score.reason}")
-    if not _is_share(score.miou):
-        return _failed(name, policy.min_miou, f"mIoU is {score.miou}: not a number within 0 to 1.")
-    return _at_least(name, "mIoU on val", score.miou, policy.min_miou)
+        return failed(name, policy.min_miou, f"There is no mIoU: {score.reason}")
+    if not is_share(score.miou):
+        return failed(name, policy.min_miou, f"mIoU is {score.miou}: not a number within 0 to 1.")
+    return at_least(name, "mIoU on val", score.miou, policy.min_miou)
 
 
 def class_iou(evidence: Evidence, policy: GateParams) -> list[Check]:
@@ -200,30 +169,18 @@ def class_iou(evidence: Evidence, policy: GateParams) -> list[Check]:
 def _class_floor(evidence: Evidence, class_name: str, least: float) -> Check:
     name, score = f"IoU of {class_name}", evidence.score
     if isinstance(score, Unknown):
-        return _failed(name, least, f"There is no {name}: {score.reason}")
+        return failed(name, least, f"There is no {name}: {score.reason}")
     value = score.class_iou.get(class_name)
     if value is None:
-        return _failed(
+        return failed(
             name,
             least,
             f"{name} is missing: val holds no {class_name}, so nothing is shown. Put images of it "
             f"into val, or take {class_name} out of gate.min_class_iou.",
         )
-    if not _is_share(value):
-        return _failed(name, least, f"{name} is {value}: not a number within 0 to 1.")
-    return _at_least(name, f"{name} on val", value, least)
-
-
-def _at_least(name: str, what: str, value: float | None, least: float) -> Check:
-    assert value is not None
-    passed = value >= least - ROUNDING
-    return Check(
-        name=name,
-        passed=passed,
-        observed=value,
-        required=least,
-        sentence=f"{what} is {value:.3f}, {'at least' if passed else 'below'} {least:.3f}.",
-    )
+    if not is_share(value):
+        return failed(name, least, f"{name} is {value}: not a number within 0 to 1.")
+    return at_least(name, f"{name} on val", value, least)
 
 
 def champion(evidence: Evidence, policy: GateParams) -> Check:
@@ -285,7 +242,7 @@ def _comparable(
 ) -> Check | Comparison:
     """Return the comparison if it is usable, else the check that says why it passed or failed."""
     if isinstance(reference, Unknown):
-        return _failed(name, required, f"No comparison with the {role}: {reference.reason}")
+        return failed(name, required, f"No comparison with the {role}: {reference.reason}")
     if isinstance(reference, NoRelease):
         sentence = f"There is no {role} yet: the registry says so."
         return Check(name=name, passed=True, observed="none", required=required, sentence=sentence)
@@ -299,9 +256,9 @@ def _comparable(
             sentence=sentence,
         )
     if isinstance(evidence.score, Unknown):
-        return _failed(name, required, f"There is no score: {evidence.score.reason}")
+        return failed(name, required, f"There is no score: {evidence.score.reason}")
     if not reference.val_hash or reference.val_hash != evidence.score.val_hash:
-        return _failed(
+        return failed(
             name,
             required,
             f"Version {reference.version} was scored on val {reference.val_hash[:12] or '(none)'}, "
@@ -309,7 +266,7 @@ def _comparable(
             "data cannot be compared. `segops promote` scores both anew on the same.",
         )
     if reference.images < 2 or not reference.classes:
-        return _failed(
+        return failed(
             name,
             required,
             f"Val holds {counted(reference.images, 'image')} that neither the challenger nor "
@@ -319,11 +276,11 @@ def _comparable(
     numbers = (reference.difference, reference.low, reference.high, reference.minimum_detectable)
     if not (
         all(math.isfinite(number) for number in numbers)
-        and _is_share(reference.challenger_miou)
-        and _is_share(reference.reference_miou)
+        and is_share(reference.challenger_miou)
+        and is_share(reference.reference_miou)
         and reference.low <= reference.high
     ):
-        return _failed(
+        return failed(
             name, required, f"The comparison with version {reference.version} is not finite."
         )
     return reference
@@ -344,14 +301,6 @@ def _images(comparison: Comparison) -> str:
     return f"{counted(comparison.images, 'image')}{left_out}"
 
 
-def _is_share(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and 0 <= value <= 1
-
-
-def _failed(name: str, required: float | str, sentence: str) -> Check:
-    return Check(name=name, passed=False, observed=None, required=required, sentence=sentence)
-
-
 GateCheck = Callable[[Evidence, GateParams], Check | Sequence[Check]]
 """A gate check: a pure function from evidence and policy to one result or several."""
 
@@ -363,6 +312,12 @@ CHECKS: tuple[GateCheck, ...] = (
     scored_classes,
     miou,
     class_iou,
+    gate_limits.boundary_iou,
+    gate_limits.calibration,
+    gate_limits.bundle_size,
+    gate_limits.slowdown,
+    gate_limits.weights_licence,
+    gate_limits.looks,
     champion,
     best_release,
 )

@@ -15,19 +15,23 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
+from segops.metrics.catalogue import SPLIT_METRICS
+from segops.models.licences import UNKNOWN
 from segops.params.file import Params
 from segops.predict.bundle import bundle_digest
-from segops.record import artifact, lineage, stage_outputs
+from segops.record import artifact, lineage, stage_outputs, weights
 from segops.record.tracking import Store
-from segops.release import paired_counts, pairing, versions
+from segops.release import paired_counts, pairing, slowdown, versions
 from segops.release.evidence import (
     Challenger,
     Comparison,
     Evidence,
     Identical,
+    Licence,
     NoRelease,
     Reference,
     Score,
+    Speed,
     Unknown,
     ValidationVerdict,
 )
@@ -38,6 +42,7 @@ from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
 Value = TypeVar("Value")
+METRICS = {metric.name: metric for metric in SPLIT_METRICS}
 SAME_MIOU = 1e-6
 """Largest difference by rounding between the evaluation's mIoU and that of its counts."""
 
@@ -96,17 +101,22 @@ def gather(root: Path, settings: Params, store: Store, history: Releases) -> Gat
     champion, champion_version = _champion(case, aliases, version, paired)
     if isinstance(champion, Identical):
         champion = _intact(champion, challenger, version)
+    score = paired if isinstance(paired, Unknown) else _known(lambda: _score(case, paired))
     evidence = Evidence(
         challenger=challenger,
-        score=paired if isinstance(paired, Unknown) else _known(lambda: _score(case, paired)),
+        score=score,
         validation=_known(lambda: _validation(root, settings)),
         lineage_missing=missing,
         champion=champion,
         best=_best(case, champion, version, paired),
         champion_version=champion_version,
+        looks=_looks(case, challenger, score),
+        licence=_known(lambda: _licence(case)),
+        speed=_known(lambda: _speed(case, version, champion)),
     )
     ours = () if isinstance(paired, Unknown) else (paired,)
-    return Gathered(evidence, (*ours, *case.compared))
+    counts = {one.bundle_digest: one for one in (*ours, *case.compared)}
+    return Gathered(evidence, tuple(counts.values()))
 
 
 def unreachable(root: Path, settings: Params, reason: str) -> Evidence:
@@ -125,6 +135,9 @@ def unreachable(root: Path, settings: Params, reason: str) -> Evidence:
         lineage_missing=unknown,
         champion=unknown,
         best=unknown,
+        looks=unknown,
+        licence=unknown,
+        speed=unknown,
     )
 
 
@@ -154,8 +167,9 @@ def _challenger(case: _Inputs, version: Version) -> Challenger:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = artifact.fetch_bundle(case.store, case.model, version.number, Path(scratch))
         digest = bundle_digest(bundle)
+        size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     withdrawn = version.withdrawn or case.history.withdrawn.get(version.number)
-    return Challenger(case.model, version.number, version.run_id, digest, withdrawn)
+    return Challenger(case.model, version.number, version.run_id, digest, withdrawn, size)
 
 
 def _evaluation(root: Path) -> dict[str, Any]:
@@ -189,6 +203,49 @@ def _score(case: _Inputs, paired: PairedCounts) -> Score:
         bundle_digest=paired.bundle_digest,
         data_hash=str(evaluation["data_hash"]),
         val_hash=str(evaluation["val_hash"]),
+        boundary_iou=METRICS["boundary_iou"].read(evaluation),
+        calibration_error=METRICS["expected_calibration_error"].read(evaluation),
+    )
+
+
+def _looks(
+    case: _Inputs, challenger: Challenger | Unknown, score: Score | Unknown
+) -> int | Unknown:
+    if isinstance(score, Unknown):
+        return score
+    if isinstance(challenger, Unknown):
+        return challenger
+    return len(case.history.gated.get(score.val_hash, frozenset()) | {challenger.bundle_digest})
+
+
+def _licence(case: _Inputs) -> Licence:
+    training = files.read_json(case.root / paths.TRAINING)
+    source, name = weights.licence(
+        case.store, case.root, training, case.settings, case.history.licences
+    )
+    stated = case.settings.gate.stated_weight_licences.get(source)
+    if name == UNKNOWN and stated is not None:
+        return Licence(source, stated.strip().lower(), stated=True)
+    return Licence(source, name)
+
+
+def _speed(
+    case: _Inputs, version: Version | Unknown, champion: Reference
+) -> Speed | NoRelease | Identical | Unknown:
+    if case.settings.gate.max_slowdown is None:
+        return Unknown("gate.max_slowdown is not set, so it was not measured")
+    if isinstance(version, Unknown):
+        return version
+    if not isinstance(champion, Comparison):
+        return champion
+    return slowdown.against(
+        case.root,
+        case.store,
+        case.model,
+        version,
+        versions.get(case.store, case.model, champion.version),
+        champion.val_hash,
+        case.settings.hardware.threads,
     )
 
 

@@ -20,13 +20,13 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from segops import files, paths
+from segops.params.registry import LEDGER_SUFFIX
 from segops.record.lineage import tag
 from segops.record.tracking import BusyError, Store, is_missing, locked, without_credentials
 from segops.release.chain import Chain, Entry, EntryKind, TamperedError, finite, to_line
 from segops.runtime.errors import SegopsError
 
 ENTRY, HEAD = tag("entry"), tag("ledger_head")
-SUFFIX = "-ledger"
 LIMIT_SECONDS = 120.0
 """How long a writer tries to append an entry that MLflow did not take, or that others overtook."""
 PAGE = 500
@@ -57,7 +57,7 @@ class Ledger:
 
     def __init__(self, store: Store, root: Path, model: str) -> None:
         self.store, self.root, self.model = store, root, model
-        self.name = f"{model}{SUFFIX}"
+        self.name = f"{model}{LEDGER_SUFFIX}"
         self.where = f"ledger {self.name} at {store.identity}"
         place = files.sha256_bytes(store.identity.encode())[:12]
         self.copy = paths.state_home(root) / paths.LEDGER / f"{model}-{place}.log"
@@ -66,6 +66,11 @@ class Ledger:
     def last_seen(self) -> list[Entry]:
         """Return the entries in the copy, without asking the registry."""
         return self._from_copy().entries
+
+    @property
+    def head(self) -> str:
+        """SHA-256 of the last entry that this object has read."""
+        return (self._chain or self._read()).head
 
     def entries(self) -> list[Entry]:
         """Return the entries, oldest first; read what is new since the last call.
@@ -280,7 +285,7 @@ class Ledger:
         try:
             client.create_model_version(
                 self.name,
-                f"segops{SUFFIX}:/{self.model}",
+                f"segops{LEDGER_SUFFIX}:/{self.model}",
                 tags={ENTRY: line},
                 description=words,
                 await_creation_for=0,

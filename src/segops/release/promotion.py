@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.record.lineage import started_by
 from segops.record.tracking import BusyError, session
-from segops.release import pairing, releases
+from segops.release import pairing, releases, signing
 from segops.release.chain import Entry, TamperedError, finite
 from segops.release.changes import Registry, change, changing, open_registry, prepared, publish
-from segops.release.evidence import Comparison, Evidence
+from segops.release.evidence import Comparison
 from segops.release.gate import Decision, decide
 from segops.release.gather import Gathered, gather, unreachable
+from segops.release.kept_statements import KEY, keep
 from segops.release.ledger import MovedError
+from segops.release.statement import shown
 from segops.release.versions import CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
 
@@ -39,9 +39,10 @@ def gate(root: Path) -> Decision:
     Raises:
         BusyError: Another process changes the registry.
         TamperedError: The ledger was tampered with.
-        SegopsError: ``params.yaml`` is not usable.
+        SegopsError: ``params.yaml`` or the key that signs statements is not usable.
     """
     settings = load_params(root)
+    signing.signer()
     try:
         with session(root, settings.registry) as store:
             registry = open_registry(root, store, settings.registry.model)
@@ -112,7 +113,7 @@ def _promote(registry: Registry, decision: Decision) -> None:
     now, entries = registry.aliases(), registry.ledger.entries()
     if now.get(CHAMPION) == decision.version:
         return
-    decided = _last_decision(entries, decision.version)
+    decided = releases.last_decision(entries, decision.version)
     if decided is None or decided.verdict != "promoted":
         raise SegopsError(
             f"{registry.model} version {decision.version}: the ledger's last decision on it is "
@@ -122,7 +123,7 @@ def _promote(registry: Registry, decision: Decision) -> None:
     if why is not None:
         raise SegopsError(
             f"{registry.model} version {decision.version} was withdrawn by a rollback: "
-            f"{why} It never comes back: train another."
+            f"{why} `segops reinstate {decision.version} --reason WHY` undoes that."
         )
     if now.get(CHAMPION) != decision.champion_version:
         raise MovedError(
@@ -140,16 +141,8 @@ def _promote(registry: Registry, decision: Decision) -> None:
         decision=decided.sequence,
         bundle_digest=decided.details["bundle_digest"],
         differences=decided.details["differences"],
+        smoke_due=True,
     )
-
-
-def _last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
-    decisions = (
-        entry
-        for entry in reversed(entries)
-        if entry.kind == "decision" and entry.version == version
-    )
-    return next(decisions, None)
 
 
 def _write_down(
@@ -165,7 +158,7 @@ def _write_down(
     details = finite(
         {
             "checks": [check.model_dump(mode="json") for check in decision.checks],
-            "evidence": _shown(evidence),
+            "evidence": shown(evidence),
             "policy": settings.gate.model_dump(mode="json"),
             "champion": decision.champion_version,
             "bundle_digest": getattr(evidence.challenger, "bundle_digest", None),
@@ -182,23 +175,22 @@ def _write_down(
     if entries:
         last = entries[-1]
         same = (last.version, last.verdict) == (decision.version, decision.verdict)
-        if last.kind == "decision" and same and last.details == details:
+        held = {name: value for name, value in last.details.items() if name != KEY}
+        if last.kind == "decision" and same and held == details:
             return
-    registry.ledger.append(
-        "decision",
-        verdict=decision.verdict,
-        reason=decision.reason,
-        by=started_by(),
-        version=decision.version,
-        run_id=decision.run_id,
-        details=details,
-    )
-
-
-def _shown(evidence: Evidence) -> dict[str, Any]:
-    """Return the evidence as JSON; each part names its kind."""
-    tree = asdict(evidence)
-    for name in ("challenger", "score", "validation", "lineage_missing", "champion", "best"):
-        if isinstance(tree[name], dict):
-            tree[name] = {"kind": type(getattr(evidence, name)).__name__, **tree[name]}
-    return tree
+    history = releases.read(entries)
+    kept = keep(registry.store, registry.ledger, settings, history, gathered, decision)
+    try:
+        registry.ledger.append(
+            "decision",
+            verdict=decision.verdict,
+            reason=decision.reason,
+            by=started_by(),
+            version=decision.version,
+            run_id=decision.run_id,
+            details=details if kept is None else details | {KEY: kept.stem},
+        )
+    except MovedError:
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+        raise

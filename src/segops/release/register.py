@@ -9,7 +9,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from segops.params.file import load_params
-from segops.record import artifact, lineage, runs, stage_outputs
+from segops.record import artifact, lineage, runs, stage_outputs, weights
 from segops.record.lineage import tag
 from segops.record.tracking import Store, locked, session
 from segops.record.update import EVALUATED_AS, Recorded
@@ -92,7 +92,8 @@ def _tags(store: Store, run_id: str, digest: str) -> dict[str, str]:
     """Return the lineage and the scores of a run, as tags of its version."""
     run = store.client.get_run(run_id)
     names = {tag(name) for name in (*lineage.LINEAGE_FIELDS, lineage.PATCH_FIELD)}
-    names |= {tag(name) for name in lineage.PACKAGE_FIELDS} | {EVALUATED_AS, runs.FINGERPRINT}
+    names |= {tag(name) for name in (*lineage.PACKAGE_FIELDS, *lineage.MACHINE_FIELDS)}
+    names |= {EVALUATED_AS, runs.FINGERPRINT, weights.LICENCE}
     is_evaluated = run.data.tags.get(tag("bundle_digest")) == digest
     if not is_evaluated:  # the run's evaluation tags describe a different bundle
         names -= {tag(name) for name in (*lineage.DATA_FIELDS, *lineage.PACKAGE_FIELDS)}

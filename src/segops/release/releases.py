@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segops.release.chain import Entry
@@ -28,7 +29,8 @@ class Releases:
     """The release history of a registered model.
 
     Attributes:
-        champions: Versions that were champion, oldest first, without withdrawn versions.
+        champions: Versions that were champion, oldest first. What a version was before its last
+            withdrawal does not count, also after it was reinstated.
         withdrawn: Version -> why it was withdrawn.
         best: The best releases, mostly one; several where no comparison shows which is better.
         pending: The intent of an interrupted process, or None.
@@ -36,6 +38,8 @@ class Releases:
         digests: Version -> SHA-256 of its artifact when it became champion.
         counts: Digest of an artifact and hash of val -> digests of its counts in the decisions; see
             :func:`segops.release.pairing.digest`.
+        gated: Hash of val -> SHA-256 of the artifacts that the gate decided on with scores on it.
+        licences: Version -> licence of its pretrained weights at its last decision.
     """
 
     champions: tuple[str, ...]
@@ -45,6 +49,8 @@ class Releases:
     observed: str | None
     digests: Mapping[str, str]
     counts: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def champion(self) -> str | None:
@@ -70,17 +76,49 @@ def ends(entries: Iterable[Entry]) -> dict[int, Entry]:
     return found
 
 
+def untested(entries: Sequence[Entry], champion: str | None) -> Entry | None:
+    """Return the promotion of the champion that no passed smoke test followed yet, or None.
+
+    Args:
+        entries: The entries about one model, oldest first.
+        champion: The version with the alias `champion`.
+    """
+    ended = ends(entries)
+    for entry in reversed(entries):
+        if (entry.kind, entry.verdict, entry.version) == ("smoke", "passed", champion):
+            return None
+        done = entry.sequence in ended and ended[entry.sequence].kind == "done"
+        if entry.kind == "intent" and done:
+            is_due = entry.version == champion and entry.details.get("smoke_due") is True
+            return entry if is_due else None
+    return None
+
+
+def last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
+    """Return the gate's last decision on a version, or None."""
+    decisions = (
+        entry
+        for entry in reversed(entries)
+        if entry.kind == "decision" and entry.version == version
+    )
+    return next(decisions, None)
+
+
 def read(entries: Iterable[Entry]) -> Releases:
     """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)
+    gated, licences = _decided(entries)
     ended = {sequence: end.kind for sequence, end in ends(entries).items()}
     intents = [entry for entry in entries if entry.kind == "intent"]
     pending = [entry for entry in intents if entry.sequence not in ended]
-    withdrawn = {
-        entry.version: entry.reason
-        for entry in intents
-        if entry.verdict == "rollback" and ended.get(entry.sequence) == "done"
-    }
+    withdrawn: dict[str, str] = {}
+    withdrawn_at: dict[str, int] = {}
+    for entry in entries:
+        if entry.verdict == "rollback" and ended.get(entry.sequence) == "done":
+            withdrawn[entry.version] = entry.reason
+            withdrawn_at[entry.version] = entry.sequence
+        elif entry.kind == "reinstated":
+            withdrawn.pop(entry.version, None)
     champions: list[str] = []
     best: list[Release] = []
     digests: dict[str, str] = {}
@@ -98,9 +136,10 @@ def read(entries: Iterable[Entry]) -> Releases:
         observed = None
         if entry.verdict == "rollback":
             back = entry.details.get("after", {}).get(CHAMPION)
-            if back in digests and back not in withdrawn and champions[-1:] != [back]:
+            is_kept = back in digests and entry.sequence > withdrawn_at.get(back, 0)
+            if is_kept and champions[-1:] != [back]:
                 champions.append(back)
-        elif entry.version not in withdrawn:
+        elif entry.sequence > withdrawn_at.get(entry.version, 0):
             champions.append(entry.version)
             digests[entry.version] = str(entry.details["bundle_digest"])
             new = Release(entry.version, digests[entry.version])
@@ -113,6 +152,8 @@ def read(entries: Iterable[Entry]) -> Releases:
         observed=observed,
         digests=digests,
         counts=_counts(entries),
+        gated=gated,
+        licences=licences,
     )
 
 
@@ -124,6 +165,22 @@ def _counts(entries: Iterable[Entry]) -> dict[tuple[str, str], frozenset[str]]:
             for bundle, counts in entry.details["counts"].items():
                 found[bundle, val_hash] = found.get((bundle, val_hash), frozenset()) | {counts}
     return found
+
+
+def _decided(entries: Iterable[Entry]) -> tuple[dict[str, frozenset[str]], dict[str, str]]:
+    """Return :attr:`Releases.gated` and :attr:`Releases.licences`."""
+    gated, licences = defaultdict(set), {}
+    for entry in entries:
+        evidence = entry.details.get("evidence")
+        if entry.kind != "decision" or not isinstance(evidence, dict):
+            continue
+        score, licence = evidence.get("score"), evidence.get("licence")
+        digest = entry.details.get("bundle_digest")
+        if digest and isinstance(score, dict) and score.get("val_hash"):
+            gated[score["val_hash"]].add(digest)
+        if isinstance(licence, dict) and licence.get("name"):
+            licences[entry.version] = licence["name"]
+    return {val_hash: frozenset(digests) for val_hash, digests in gated.items()}, licences
 
 
 def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:

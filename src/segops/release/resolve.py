@@ -94,3 +94,25 @@ def find_version(store: Store, uri: str) -> tuple[str, Version]:
             )
         number = aliases[parts["alias"]]
     return name, versions.get(store, name, number)
+
+
+def numbered(store: Store, model: str, wanted: str) -> Version:
+    """Return the version of a model that a number or an alias names.
+
+    Raises:
+        SegopsError: There is no such version.
+        MlflowException: The registry does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from segops.record.tracking import is_missing
+
+    try:
+        separator = "/" if wanted.isdigit() else "@"
+        return find_version(store, f"models:/{model}{separator}{wanted}")[1]
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        raise SegopsError(
+            f"{model} has no version {wanted}. `segops status` lists the versions with an alias."
+        ) from None

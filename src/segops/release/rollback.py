@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +12,12 @@ from mlflow.exceptions import MlflowException
 from segops.record import artifact
 from segops.record.lineage import started_by
 from segops.record.tracking import is_missing
-from segops.release import releases, versions
+from segops.release import fresh, releases, versions
 from segops.release.changes import Registry, change, changing, is_gone, looking
 from segops.release.ledger import MovedError
 from segops.release.releases import Releases
 from segops.release.versions import CHAMPION, PREVIOUS, Version
 from segops.runtime.errors import SegopsError
-
-PREDICT = """
-import sys
-from pathlib import Path
-import numpy as np
-from segops.predict.bundle import load_bundle
-load_bundle(Path(sys.argv[1]), device="cpu").predict_mask(np.zeros((64, 64, 3), np.uint8))
-"""
 
 
 @dataclass(frozen=True)
@@ -36,13 +26,13 @@ class RolledBack:
 
     Attributes:
         withdrawn: The version that was champion.
-        champion: The version that is champion again.
+        champion: The version that is champion again; None where there is no other release.
         previous: The version that a further rollback would restore, or None.
         completed: Whether an earlier rollback, which was interrupted, was completed instead.
     """
 
     withdrawn: str
-    champion: str
+    champion: str | None
     previous: str | None
     completed: bool = False
 
@@ -99,8 +89,7 @@ def rollback(
         back = _target(registry, past, current, to)
         version = versions.get(registry.store, registry.model, back)
         require_usable(registry, version, past.digests.get(back, version.bundle_digest))
-        others = (other for other in reversed(past.champions) if other not in (current, back))
-        older = next((other for other in others if not is_gone(registry, other)), None)
+        older = next(earlier(registry, past, current, back), None)
         if not dry_run:
             run_id = ""
             if not is_gone(registry, current):
@@ -176,20 +165,20 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
                 f"{registry.model} version {version.number} cannot be fetched: "
                 f"{str(error).splitlines()[0]} Restore its files, or choose another version."
             ) from error
-        done = subprocess.run(
-            # -P: the folder with the bundle is no place to import from.
-            [sys.executable, "-P", "-c", PREDICT, str(bundle)],
-            cwd=scratch,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SegopsError(
-            f"{registry.model} version {version.number} does not predict: {last} "
-            "Choose another version."
-        )
+        try:
+            fresh.predict(registry.root, str(bundle), digest, device="cpu")
+        except fresh.NotUsableError as error:
+            raise SegopsError(
+                f"{registry.model} version {version.number} does not predict: {error} "
+                "Choose another version."
+            ) from error
+
+
+def earlier(registry: Registry, past: Releases, *without: str) -> Iterator[str]:
+    """Yield the releases that exist, the newest first, without those named."""
+    for other in dict.fromkeys(reversed(past.champions)):
+        if other not in without and not is_gone(registry, other):
+            yield other
 
 
 def _require_seen(registry: Registry, current: str, wanted: str | None, seen: str | None) -> None:
@@ -225,8 +214,8 @@ def _target(registry: Registry, past: Releases, current: str, to: str | None) ->
             raise SegopsError(f"{registry.model}: version {to} is champion already.")
         if to in past.withdrawn:
             raise SegopsError(
-                f"{registry.model} version {to} was withdrawn: {past.withdrawn[to]} It never "
-                "comes back; choose another version."
+                f"{registry.model} version {to} was withdrawn: {past.withdrawn[to]} Choose "
+                f"another version, or `segops reinstate {to} --reason WHY`."
             )
         if to not in past.champions:
             known = ", ".join(dict.fromkeys(past.champions)) or "none"

@@ -12,6 +12,7 @@ from segops.release import releases, versions
 from segops.release.chain import Entry
 from segops.release.ledger import Ledger
 from segops.release.releases import Releases
+from segops.release.reproductions import machines
 
 LAST = 10
 WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}
@@ -27,12 +28,14 @@ class AliasedVersion:
         version: Its number.
         miou: On the val of its last evaluation, within 0 to 1; None where not recorded.
         weights: The first digits of its weights' SHA-256, as on the evaluation page.
+        reproduced: Names of the machines that reproduced it.
     """
 
     alias: str
     version: str
     miou: float | None
     weights: str
+    reproduced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             what = "champion set by other means"
         elif entry.kind == "adopted":
             what = "champion adopted"
+        elif entry.kind == "reinstated":
+            what = "reinstated"
+        elif entry.kind == "smoke":
+            what = f"{entry.verdict} the smoke test"
+        elif entry.kind == "reproduced":
+            what = f"made again: {entry.verdict}"
         elif entry.kind == "decision":
             if entry.sequence in carried_out:
                 continue
@@ -129,8 +138,15 @@ def status(root: Path) -> Status:
         by_number = {
             number: versions.get(store, settings.model, number) for number in aliases.values()
         }
+        by_machine = machines(entries)
         aliased = tuple(
-            AliasedVersion(alias, number, by_number[number].miou, by_number[number].weights[:12])
+            AliasedVersion(
+                alias,
+                number,
+                by_number[number].miou,
+                by_number[number].weights[:12],
+                tuple(by_machine.get(number, ())),
+            )
             for alias, number in aliases.items()
         )
     history = releases.read(entries)
@@ -139,13 +155,13 @@ def status(root: Path) -> Status:
         versions=aliased,
         decisions=tuple(events(entries)[-LAST:]),
         withdrawn=history.withdrawn,
-        warnings=tuple(_warnings(history, aliases.get(versions.CHAMPION))),
+        warnings=tuple(_warnings(entries, history, aliases.get(versions.CHAMPION))),
         ledger=f"{ledger.name} at {store.identity}, {len(entries)} entries",
         tracking_uri=without_credentials(tracking_uri(root)),
     )
 
 
-def _warnings(history: Releases, champion: str | None) -> Iterator[str]:
+def _warnings(entries: Sequence[Entry], history: Releases, champion: str | None) -> Iterator[str]:
     pending = history.pending
     if pending is not None:
         yield (
@@ -164,4 +180,9 @@ def _warnings(history: Releases, champion: str | None) -> Iterator[str]:
             f"Version {champion or '(none)'} has the alias champion, the ledger names "
             f"{history.champion or 'none'}. `segops adopt` takes a champion in that was set by "
             "other means; `segops rollback` takes it back."
+        )
+    elif releases.untested(entries, champion) is not None:
+        yield (
+            f"Version {champion} is champion and has not passed its smoke test yet; `segops "
+            "promote` makes the test."
         )

@@ -117,6 +117,12 @@ def set_tags(store: Store, model: str, version: Version, tags: Mapping[str, str]
     return changed
 
 
+def delete_tag(store: Store, model: str, version: Version, name: str) -> None:
+    """Delete a version's tag where it has it."""
+    if name in version.tags:
+        store.client.delete_model_version_tag(model, version.number, name)
+
+
 def set_alias(store: Store, model: str, alias: str, number: str | None) -> None:
     """Point an alias at a version, or delete it with None; change nothing where it is set so."""
     now = aliases(store, model).get(alias)

@@ -9,6 +9,7 @@ from threading import Thread
 
 from segops import files, paths
 from segops.data.store import PackedStore
+from segops.evaluate import kept_masks
 from segops.evaluate.score import EXPLAINED, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
@@ -33,7 +34,7 @@ class Settings(Sections):
 
 
 def run(root: Path) -> None:
-    """Write the evaluation, the table of counts, the plots and the page.
+    """Write the evaluation, the table of counts, some masks, the plots and the page.
 
     Raises:
         SegopsError: The model or the data is not usable, val holds an image that the model was
@@ -52,7 +53,7 @@ def run(root: Path) -> None:
             VAL,
             Path(scratch) / "scores",
             threads=settings.hardware.threads,
-            masks=shown,
+            masks=shown or kept_masks.chosen(store, store.ids(VAL)),
             explain=EXPLAINED if shown else 0,
         )
         from segops.evaluate.results import write_results

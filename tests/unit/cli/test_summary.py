@@ -10,8 +10,8 @@ import pytest
 from flows.retrain import Summary, verdict_page
 from segops.cli import summary
 from segops.cli.common import Terminal
+from segops.release.check import Check, Outcome
 from segops.release.gate import Decision, Verdict
-from segops.release.gate_checks import Check, Outcome
 from tests.support.evaluations import evaluation_of
 
 CHECKS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 
 from segops.data.store import PackedStore, pack
+from segops.evaluate import kept_masks
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.evaluate.score import Scores, score
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import bundle_digest, load_bundle
+from segops.predict.machine import describe
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
@@ -215,3 +218,34 @@ def test_the_parent_does_without_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_the_masks_of_a_few_images_are_kept(
+    scored: tuple[Scores, Path, str], store: PackedStore, tmp_path: Path
+) -> None:
+    scores, bundle, hidden = scored
+    path = tmp_path / "kept.json"
+    kept_masks.write(path, kept_masks.of(scores, store))
+    kept = kept_masks.read(path)
+    assert kept.bundle_digest == bundle_digest(bundle)
+    assert kept.machine == describe("cpu", 1)
+    assert len(kept.masks) == kept_masks.MOST
+    assert [one.image_id for one in kept.masks] == kept_masks.chosen(store, scores.images)
+    for one in kept.masks:
+        np.testing.assert_array_equal(one.mask, scores.prediction(one.image_id))
+        assert one.sha256 == store.image_sha256(one.image_id) != hidden
+    path.write_text(path.read_text().replace('"images"', '"pictures"'))
+    with pytest.raises(SegopsError, match="no kept masks"):
+        kept_masks.read(path)
+
+
+def test_the_kept_images_are_spread_evenly_and_not_huge(
+    store: PackedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = store.ids("val")
+    assert kept_masks.chosen(store, ids) == [ids[0], ids[1], ids[2], ids[4]]
+    assert kept_masks.chosen(store, ids[:2]) == list(ids[:2])
+    assert kept_masks.chosen(store, ()) == []
+    smallest = min(math.prod(store.size(one)) for one in ids)
+    monkeypatch.setattr(kept_masks, "LARGEST", smallest - 1)
+    assert kept_masks.chosen(store, ids) == []

@@ -29,6 +29,7 @@ from segops.metrics.split_figures import SplitFigures, judge_image
 from segops.predict import parallel
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.explain import explain
+from segops.predict.machine import describe
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import build
@@ -229,6 +230,15 @@ def test_as_many_images_at_a_time_as_there_are_threads_and_room(
     assert len(watched) == len(store.ids("val"))
     assert max(under_way for under_way, _ in watched) == at_once
     assert {found for _, found in watched} == {each}
+
+
+def test_masks_are_kept_of_the_images_that_are_named(
+    bundle: Path, store: PackedStore, tmp_path: Path
+) -> None:
+    one = store.ids("val")[1]
+    run(bundle, store, tmp_path / "out", masks=[one], details=False, explain=0, threads=4)
+    assert list(pictures(tmp_path / "out")) == [f"masks/{one}"]
+    assert figures(tmp_path / "out")["machine"] == describe("cpu", 1), "four images at a time"
 
 
 def test_two_images_share_all_threads(

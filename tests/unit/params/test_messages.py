@@ -107,8 +107,14 @@ def test_every_wrong_value_is_told_in_words_and_once(key: str) -> None:
         ("augment.crop", [64], "entry 2: missing; expected a whole number of at least 1"),
         ("augment.scale.range", [2, 1], "expected the smaller number first (found [2, 1])"),
         ("gate.min_class_iou.cat", 2, "expected a number from 0 to 1 (found 2)"),
-        ("gate", 3, "expected a mapping with min_miou, min_class_iou, margin, confidence"),
+        ("gate", 3, "expected a mapping with min_miou, min_class_iou, min_boundary_iou"),
         ("registry.model", "a b", "expected text of the form ^[A-Za-z0-9._-]+$ (found 'a b')"),
+        (
+            "registry.model",
+            "a-ledger",
+            "expected a name that does not end with -ledger: a-ledger is the ledger of the model a "
+            "(found 'a-ledger')",
+        ),
         ("registry.experiment", "", "expected text of 1 or more characters (found '')"),
         ("model.output_stride", 4, "expected 8, 16, 32 or null (found 4)"),
         ("model.dropout", "x", "expected a number of at least 0 and below 1 or null (found 'x')"),

@@ -1,0 +1,203 @@
+"""How long models take for an image, each in a process of its own outside the checkout.
+
+The processes take turns, pass by pass, so that other work on the machine slows all models alike.
+This module is the parent, and with the path of a request (JSON) as its argument the worker: for
+each line that it reads, the worker predicts the images once and writes the time as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from segops.data.store import PackedStore
+from segops.evaluate.score import child_environment, last_words
+from segops.progress import track
+from segops.runtime.errors import SegopsError
+
+IMAGES = 4
+PASSES = 7
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time of a model.
+
+    Attributes:
+        milliseconds: Median over the passes of the mean time an image.
+        images: Number of images of a pass.
+        passes: Number of passes; one before them warms up.
+        device: Torch device.
+        threads: CPU threads of torch.
+    """
+
+    milliseconds: float
+    images: int
+    passes: int
+    device: str
+    threads: int
+
+
+def measure(
+    bundles: Sequence[tuple[Path, str]],
+    store: PackedStore,
+    split: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    images: int = IMAGES,
+    passes: int = PASSES,
+) -> list[Timing]:
+    """Measure the time that each bundle takes for the first images of a split.
+
+    Args:
+        bundles: Bundles, each with its digest, which is checked before its code is run.
+        store: The packed data.
+        split: `train` or `val`.
+        device: A torch device, or `auto`: the GPU if there is one, else the CPU.
+        threads: CPU threads of torch; None: its own choice.
+        images: Number of images.
+        passes: Number of passes of each bundle.
+
+    Returns:
+        The timings, in the order of the bundles.
+
+    Raises:
+        SegopsError: A bundle is not usable or has another digest, or its process died.
+    """
+    request: dict[str, Any] = {
+        "store": str(store.path.resolve()),
+        "images": list(store.ids(split)[:images]),
+        "device": device,
+        "threads": threads,
+    }
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                _worker(request | {"bundle": str(bundle.resolve()), "digest": digest})
+            )
+            for bundle, digest in bundles
+        ]
+        started = [worker.read() for worker in workers]
+        seconds: list[list[float]] = [[] for _ in workers]
+        for _ in track(range(passes), "Measuring the time of an image", passes):
+            for worker, own in zip(workers, seconds, strict=True):
+                own.append(worker.ask()["seconds"])
+    return [
+        Timing(
+            milliseconds=1000 * statistics.median(own) / len(request["images"]),
+            images=len(request["images"]),
+            passes=passes,
+            device=facts["device"],
+            threads=facts["threads"],
+        )
+        for facts, own in zip(started, seconds, strict=True)
+    ]
+
+
+class _Worker:
+    """A worker process, for its parent."""
+
+    def __init__(self, bundle: str, process: subprocess.Popen[str], words: Any) -> None:
+        self.bundle, self.process, self.words = bundle, process, words
+
+    def ask(self) -> dict[str, Any]:
+        """Let the worker predict the images once, and return what it says."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:  # reading tells why
+            pass
+        return self.read()
+
+    def read(self) -> dict[str, Any]:
+        """Return the next line of the worker."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.endswith("\n"):
+            raise SegopsError(
+                f"{self.bundle}: measuring ended with status {self.process.wait()}. Its last "
+                f"words:\n{last_words(self.words)}"
+            )
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise SegopsError(message["error"])
+        return message
+
+
+@contextmanager
+def _worker(request: dict[str, Any]) -> Iterator[_Worker]:
+    # The directory is empty and outside any checkout: nothing in it is importable.
+    with (
+        tempfile.TemporaryDirectory(prefix="segops-") as scratch,
+        tempfile.TemporaryFile() as words,
+    ):
+        path = Path(scratch) / "request.json"
+        path.write_text(json.dumps(request), encoding="utf-8")
+        with subprocess.Popen(
+            [sys.executable, "-m", "segops.evaluate.speed", str(path)],
+            cwd=scratch,
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            text=True,
+            encoding="utf-8",
+        ) as process:
+            try:
+                yield _Worker(request["bundle"], process, words)
+            finally:
+                process.kill()
+
+
+def _serve(request: dict[str, Any], channel: TextIO) -> None:
+    """Carry out a request in the worker until its parent closes the pipe."""
+    import cv2
+    import torch
+
+    from segops.predict.bundle import load_bundle
+
+    if request["threads"] is not None:
+        torch.set_num_threads(request["threads"])
+    cv2.setNumThreads(1)
+    store = PackedStore(Path(request["store"]))
+    images = [store.image(image_id) for image_id in request["images"]]
+    predictor = load_bundle(Path(request["bundle"]), request["device"], request["digest"])
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        for image in images:
+            predictor.predict_mask(image)
+        return time.perf_counter() - start
+
+    seconds()  # warms up
+    facts = {"device": str(predictor.device), "threads": torch.get_num_threads()}
+    print(json.dumps(facts), file=channel, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"seconds": seconds()}), file=channel, flush=True)
+
+
+def main() -> None:
+    """Run the worker."""
+    # Keep the pipe to the parent for the protocol; what the bundle's code prints is no part of it.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
+        os.dup2(2, 1)
+        try:
+            _serve(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), channel)
+        except SegopsError as error:
+            print(json.dumps({"error": str(error)}), file=channel, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Work in worktrees beside the main checkout."""

@@ -1,0 +1,169 @@
+"""Mends the addresses of artifacts in the embedded database after its checkout was moved.
+
+MLflow stores absolute addresses, and makes again the directory of an address that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from segops import files
+from segops.record.lineage import tag
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+DIRECTORIES = (ARTIFACTS, "mlruns")
+"""Directories of artifacts in a main checkout: that of segops, that of MLflow's own experiment."""
+COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Columns of MLflow's tables that hold the address of an artifact. The entries of a ledger hold the
+hash of the one before, so tags are changed by their key alone."""
+TAGS = ("tags", "model_version_tags")
+KEYS = (tag("reproduce"), "mlflow.log-model.history")
+"""Keys of the tags whose values hold addresses."""
+log = logging.getLogger("segops")
+
+
+def mend(database: Path) -> None:
+    """Let the addresses of artifacts name the directory of the database; keep a copy as it was.
+
+    All addresses are changed in one transaction. A home of before is known by the experiments that
+    have their artifacts there. It stays as it is: artifacts that lie there alone are copied.
+
+    Raises:
+        sqlite3.Error: The database is damaged or cannot be written.
+        OSError: The copy cannot be written.
+    """
+    for old in _homes(database):
+        kept = _kept(database, old)
+        with closing(_open(database)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with files.atomic_path(kept) as temporary:
+                _copy(database, temporary)
+            _fetch(connection, old, database.parent)
+            number = _rewrite(connection, old, database.parent)
+            connection.execute("COMMIT")
+        log.warning(
+            "%s was in %s before: %d addresses in it name its new place now. %s is the database as "
+            "it was.", database, old, number, kept,
+        )  # fmt: skip
+
+
+def mended_copy(database: Path, directory: Path) -> Path:
+    """Return a copy, in a directory, of a database that cannot be written; it is mended.
+
+    Raises:
+        sqlite3.Error: The database is damaged.
+    """
+    homes = _homes(database)
+    target = directory / database.name
+    _copy(database, target)
+    with closing(sqlite3.connect(target)) as connection, connection:
+        for old in homes:
+            _rewrite(connection, old, database.parent)
+    return target
+
+
+def _kept(database: Path, old: Path) -> Path:
+    """Where the copy lies; a further move from the same place replaces it."""
+    return database.with_name(f"{database.name}-in-{files.sha256_bytes(bytes(old))[:8]}")
+
+
+def _copy(database: Path, target: Path) -> None:
+    with closing(_open(database)) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+
+
+def _open(database: Path) -> sqlite3.Connection:
+    """Open a database that exists, for reading alone where it cannot be written."""
+    address = f"{database.as_uri()}?mode=rw"
+    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=60)
+
+
+def _homes(database: Path) -> list[Path]:
+    """Return the other main checkouts that the database was moved or copied from.
+
+    An experiment of a checkout elsewhere that names this database as its MLFLOW_TRACKING_URI has
+    all its artifacts there and none here: it stays as it is.
+    """
+    if not database.is_file():
+        return []
+    here = database.parent
+    with closing(_open(database)) as connection:
+        if COLUMNS[0] not in _columns(connection):
+            return []  # MLflow has not created its tables yet
+        rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        places = (urlsplit(str(row[0])) for row in rows)
+        found = {Path(unquote(place.path)) for place in places if place.scheme == "file"}
+        others = {path.parent for path in found if path.name == ARTIFACTS} - {here}
+        return sorted(old for old in others if _is_moved(connection, old, here))
+
+
+def _is_moved(connection: sqlite3.Connection, old: Path, here: Path) -> bool:
+    held = [(here / name).exists() for name in _artifacts(connection, old)]
+    return not held or any(held) or not (old / ARTIFACTS).exists()
+
+
+def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return those of :data:`COLUMNS` that the database has: MLflow may have to migrate it yet."""
+    held = connection.execute(
+        "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c"
+    ).fetchall()
+    return [column for column in COLUMNS if column in held]
+
+
+def _artifacts(connection: sqlite3.Connection, old: Path) -> Iterator[str]:
+    """Yield the artifacts of runs and models below another home, relative to it."""
+    start = f"{old.as_uri()}/"
+    for table, column in _columns(connection)[1:]:
+        query = f"SELECT {column} FROM {table} WHERE substr({column}, 1, ?) = ?"
+        for (address,) in connection.execute(query, [len(start), start]):
+            yield unquote(address.removeprefix(start))
+
+
+def _fetch(connection: sqlite3.Connection, old: Path, here: Path) -> None:
+    """Copy the artifacts that lie at another home alone: an earlier segops still wrote there."""
+    for name in set(_artifacts(connection, old)):
+        if (old / name).is_dir() and not (here / name).exists():
+            with files.atomic_directory(here / name) as temporary:
+                shutil.copytree(old / name, temporary, dirs_exist_ok=True)
+
+
+def _rewrite(connection: sqlite3.Connection, old: Path, here: Path) -> int:
+    """Rewrite the addresses below another home; return their number."""
+    number = 0
+    pairs = [(old / name, here / name) for name in DIRECTORIES]
+    # MLflow's own experiment has a path for an address.
+    addresses = [(one.as_uri(), other.as_uri()) for one, other in pairs]
+    for before, after in [*addresses, *((str(one), str(other)) for one, other in pairs)]:
+        for table, column in _columns(connection):
+            number += connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                [after, len(before) + 1, before, len(before) + 1, f"{before}/"],
+            ).rowcount
+        _replace(connection, f"{before}/", f"{after}/")
+    # The command that reproduces a model is run in the main checkout.
+    _replace(connection, f"sqlite:///{old}/{DATABASE}", f"sqlite:///{DATABASE}")
+    return number
+
+
+def _replace(connection: sqlite3.Connection, before: str, after: str) -> None:
+    """Replace a text in the tags that hold addresses."""
+    for table, key in product(TAGS, KEYS):
+        connection.execute(
+            f"UPDATE {table} SET value = replace(value, ?, ?) WHERE key = ? AND instr(value, ?)",
+            [before, after, key, before],
+        )

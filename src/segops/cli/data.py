@@ -69,7 +69,8 @@ def data_import(
         typer.Option(min=1, max=255, help="folder: grey values from this one on are class 1."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="All class names in id order, separated by commas.")
+        str | None,
+        typer.Option(help="All class names in id order: a,b,c; or voc: VOC's."),
     ] = None,
     merge: Annotated[
         list[str] | None, typer.Option(help="NAME=A,B: classes A and B become class NAME.")

@@ -10,7 +10,7 @@ from segops.edit import Edit, plan
 from segops.importers import folder
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Rules, labelling, parsed_merges, parsed_pairs, read_colors
-from segops.importers.splits import Division, parsed_shares
+from segops.importers.splits import Division, listed_split, parsed_shares
 from segops.importers.write import Imported, read_source, write
 from segops.params.file import Params, load_params
 from segops.runtime.classes import VOC_CLASSES
@@ -29,7 +29,7 @@ class Options:
         values: Classes of values, `0=background,255=crack`.
         colors: A table for :func:`segops.importers.labelling.read_colors`; `voc`: VOC's colours.
         threshold: As there.
-        classes: All class names in id order.
+        classes: All class names in id order; `voc`: VOC's.
         merge: `NAME=A,B` each.
         ignore: Labels or names that become void.
         lists: As in :class:`Division`, like `group` and `stratify`.
@@ -60,7 +60,7 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     Args:
         form: One of :data:`FORMATS`.
         path: Its directory or file.
-        root: The workspace; class ids in masks of a folder are those of its `data.classes`.
+        root: The workspace.
         target: Directory of the result.
         options: What the user asks for.
 
@@ -77,28 +77,31 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     names: dict[str, str] = {}
     if options.values is not None:
         names |= parsed_pairs(options.values, "--values")
-    classes = options.classes or settings.data.class_names
+    classes = VOC_CLASSES if options.classes == (VOC,) else options.classes
     if options.colors is not None:
         is_voc = str(options.colors) == VOC
-        names |= folder.voc_colors(classes) if is_voc else read_colors(options.colors)
+        names |= folder.voc_colors() if is_voc else read_colors(options.colors)
+    shares = parsed_shares(parsed_pairs(options.share or "", "--share"))
+    division = Division(options.lists, shares, options.group, options.stratify)
     reading: dict[str, Any] = {"images": options.images}
     if form == "folder":
+        reading["only"] = listed_split(division)
         reading |= {"masks": options.masks, "threshold": options.threshold}
         reading["colors"] = options.colors is not None
-        if not names:
-            if options.threshold is not None:
-                classes = options.classes or ("background", "foreground")
-            names = folder.usual_names(classes, options.threshold)
+        if not names and options.threshold is not None:
+            classes = classes or ("background", "foreground")
+            names = dict(zip("01", classes, strict=False))
+        elif not names and classes:
+            names = folder.names_of_ids(classes)
     else:
         _refuse_others(form, options)
     source = read_source(form, path, **reading)
-    rules = Rules(names, parsed_merges(options.merge), frozenset(options.ignore), options.classes)
-    shares = parsed_shares(parsed_pairs(options.share or "", "--share"))
-    division = Division(options.lists, shares, options.group, options.stratify)
+    rules = Rules(names, parsed_merges(options.merge), frozenset(options.ignore), classes)
     said = {key: str(value) for key, value in asdict(options).items() if value}
     origin = {"format": form, "source": str(path.resolve()), "options": said}
     # Planned before anything is written: parameters that do not fit the classes are refused.
-    edit = plan(root, _changed_params(settings, labelling(rules, source.labels).classes))
+    named = labelling(rules, source.labels).classes
+    edit = plan(root, _changed_params(settings, named) if named else {})
     imported = write(source, target, rules, division, origin)
     edit.write()
     return imported, edit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segops.importers.labelling import as_color
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
 from segops.importers.splits import SPELLINGS, split_of_path
-from segops.runtime.classes import VOID, palette
+from segops.runtime.classes import VOC_CLASSES, VOID, palette
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PHOTOGRAPH_FORMATS, load_image, read_content
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
@@ -37,6 +37,7 @@ def read(
     masks: str | None = None,
     colors: bool = False,
     threshold: int | None = None,
+    only: Collection[str] | None = None,
 ) -> Source:
     """Read photographs and masks that belong together by their names.
 
@@ -50,6 +51,7 @@ def read(
         masks: Masks, likewise.
         colors: Whether the colours of a palette are the labels, not the values.
         threshold: The smallest grey value that counts as foreground, 1 to 255.
+        only: Names of photographs, without suffix; others are left out. None: all are read.
 
     Raises:
         SegopsError: There are no such files, or photographs have no mask.
@@ -63,6 +65,8 @@ def read(
     problems, found = [], []
     draw = partial(_draw, colors=colors, threshold=threshold)
     for key, photograph in photographs.items():
+        if only is not None and not {photograph.stem, _image_id(key)} & set(only):
+            continue
         own = by_key.get(key) or by_key.get(Path(key).name) or []
         if len(own) != 1:
             several = f"several: {', '.join(map(str, own))}" if own else "none"
@@ -78,9 +82,10 @@ def read(
             )
         )
     used = {image.origin[0] for image in found}
-    problems += [
-        f"{mask}: no photograph of its name" for mask in labels.values() if mask not in used
-    ]
+    if only is None:
+        problems += [
+            f"{mask}: no photograph of its name" for mask in labels.values() if mask not in used
+        ]
     return Source(tuple(found), problems=tuple(problems))
 
 
@@ -162,18 +167,13 @@ def _by_value(values: NDArray[np.uint8]) -> Drawn:
     return Drawn(labels, indices.reshape(values.shape).astype(np.int32))
 
 
-def usual_names(classes: Sequence[str], threshold: int | None) -> dict[str, str]:
-    """Return value -> class name where the user names neither values nor colours.
-
-    Values are the ids of `classes`, 255 is void.
-    """
-    if threshold is not None:
-        return dict(zip("01", classes, strict=False))
+def names_of_ids(classes: Sequence[str]) -> dict[str, str]:
+    """Return value -> class name for masks whose values are the ids of `classes`; 255 is void."""
     return {str(number): name for number, name in enumerate(classes)} | {str(VOID): VOID_NAME}
 
 
-def voc_colors(classes: Sequence[str]) -> dict[str, str]:
+def voc_colors() -> dict[str, str]:
     """Return colour -> class name by VOC's palette; its last colour is void."""
-    names = usual_names(classes, None)
+    names = names_of_ids(VOC_CLASSES)
     colors = {str(number): as_color(*color) for number, color in enumerate(palette().tolist())}
     return {colors[value]: name for value, name in names.items()}

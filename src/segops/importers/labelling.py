@@ -17,8 +17,9 @@ from segops.runtime.errors import SegopsError
 from segops.words import counted
 
 REMEDY = (
-    "Name the classes of values with --values 0=background,1=crack, or of colours with --colors "
-    "FILE (`--colors voc` for VOC's); --ignore sends a label to void."
+    "Name the classes of values with --values 0=background,255=crack, of values that are ids with "
+    "--classes (`--classes voc`: VOC's), of colours with --colors FILE (`--colors voc`: VOC's). "
+    "--ignore sends a label to void."
 )
 _PIXEL = re.compile(r"\d{1,3}|#[0-9a-f]{6}")
 """A label that is a value or a colour; masks may hold some that nothing names."""
@@ -114,7 +115,7 @@ def labelling(rules: Rules, labels: Sequence[str]) -> Labelling:
             f"--classes lacks {', '.join(absent)}. Name all classes in id order, or take a class "
             "out with --ignore or --merge."
         )
-    if not 2 <= len(classes) <= VOID:
+    if names and not 2 <= len(classes) <= VOID:
         raise SegopsError(
             f"{counted(len(classes), 'class')} ({', '.join(classes[:5])}): expected 2 to {VOID}."
         )

@@ -12,9 +12,8 @@ from pathlib import Path
 import yaml
 
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import TRAIN, VAL
+from segops.voc.layout import TEST, TRAIN, VAL
 
-TEST = "test"
 ALL_SPLITS = (TRAIN, VAL, TEST)
 SPELLINGS = {
     **dict.fromkeys(("train", "training"), TRAIN),

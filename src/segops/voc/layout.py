@@ -16,6 +16,8 @@ IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
 LISTS = "ImageSets/Segmentation"
 TRAIN, VAL = SPLITS = ("train", "val")
+TEST = "test"
+"""A split that is scored when a person asks for it, and chooses nothing."""
 PHOTOGRAPH_SUFFIXES = {
     ".jpg": ".jpg",
     ".jpeg": ".jpg",

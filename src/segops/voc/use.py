@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from segops.voc.layout import (
     MASKS,
     PHOTOGRAPH_SUFFIXES,
     SPLITS,
+    TEST,
     Layout,
     open_layout,
 )
@@ -70,7 +72,7 @@ def use(source: Path, target: Path) -> Layout:
                     f"{original}: not copied: {error}. {target} is as it was. "
                     "Mend that, then run the same command again."
                 ) from None
-        for split, ids in layout.splits().items():
+        for split, ids in {**layout.splits(), **_test(layout)}.items():
             Layout(temporary).write_list(split, ids)
     return open_layout(target)
 
@@ -97,7 +99,8 @@ def find_layout(source: Path) -> Path:
             f"{source}: not in VOC layout: {', '.join(missing)} missing, and no directory below "
             f"holds all of {', '.join(f'{part}/' for part in PARTS)}. Expected JPEGImages/ID.jpg, "
             "SegmentationClass/ID.png and ImageSets/Segmentation/{train,val}.txt with one ID a "
-            "line."
+            f"line. `segops data import folder {shlex.quote(str(source))}` takes other directories "
+            "of photographs and masks; `segops data import --help` names further formats."
         )
     return layouts[0]
 
@@ -134,12 +137,27 @@ def _check_lists(root: Path) -> None:
     if train.is_file() and not val.is_file():
         raise SegopsError(
             f"{val}: no such file, and the pipeline needs images that it does not train on. To set "
-            f"every tenth image of train.txt aside, run this in {train.parent}:\n"
-            "  cp train.txt all.txt\n"
-            "  awk 'NR % 10 == 0' all.txt > val.txt\n"
-            "  awk 'NR % 10 != 0' all.txt > train.txt\n"
-            "If neighbouring lines show the same scene, choose whole scenes instead."
+            "a tenth of train.txt aside:\n"
+            f"  segops data import folder {shlex.quote(str(root))} --lists "
+            f"{shlex.quote(str(train.parent))} --share val=0.1 --classes voc\n"
+            "Name other classes in id order. --group keeps images of a scene together."
         )
+
+
+def _test(layout: Layout) -> dict[str, tuple[str, ...]]:
+    """The list of test where there is one whose images have masks; else a warning says so."""
+    path = layout.list_path(TEST)
+    if not path.is_file():
+        return {}
+    ids = layout.ids(TEST)
+    without = [image_id for image_id in ids if not layout.mask_path(image_id).is_file()]
+    if without:
+        log.warning(
+            "%s: left out, since %d of its %d images have no mask: a test split is scored.",
+            path, len(without), len(ids),
+        )  # fmt: skip
+        return {}
+    return {TEST: ids}
 
 
 def _copies(layout: Layout) -> dict[str, Path]:
@@ -148,7 +166,8 @@ def _copies(layout: Layout) -> dict[str, Path]:
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
-    ids = sorted({one for ids in layout.splits().values() for one in ids})
+    splits = {**layout.splits(), **_test(layout)}
+    ids = sorted({image_id for ids in splits.values() for image_id in ids})
     copies: dict[str, Path] = {}
     bad: list[str] = []
     for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES)):

@@ -114,12 +114,14 @@ def test_a_colour_that_the_table_lacks_is_named(source: Path, run_import: Run) -
         run_import("folder", source, colors=source / "colors.txt")
 
 
-def test_class_ids_need_no_names(source: Path, root: Path, run_import: Run) -> None:
+def test_class_ids_are_named_in_order(source: Path, root: Path, run_import: Run) -> None:
     ids = np.array([[0, 7, 20, 255]] * 3, np.uint8)
     for index in range(4):
         photograph(source / f"images/{index}.webp", 4, 3, shade=50 * index)
         greyscale(source / f"labels/{index}.png", ids)
-    run_import("folder", source)
+    with pytest.raises(SegopsError, match=r"255 is not mapped: 12 pixels[\s\S]*--classes voc"):
+        run_import("folder", source)
+    run_import("folder", source, classes=("voc",))
     assert classes_in_params(root) == "voc"
     layout = open_layout(root / "data/voc")
     for index in range(4):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segops import importers
+from segops.importers.formats import FORMATS
 from segops.runtime.classes import palette
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask
@@ -200,3 +202,37 @@ def test_merging_ignoring_and_ordering(source: Path, root: Path, run_import: Run
         run_import("folder", source, values=values, merge=("vehicle=car,lorry",))
     with pytest.raises(SegopsError, match="--classes lacks sky"):
         run_import("folder", source, values=values, classes=("bus", "car", "road"))
+
+
+MINE = '''
+"""Reads photographs whose name is their class."""
+
+import numpy as np
+
+from segops.importers.files import index_photographs
+from segops.importers.source import Drawn, Source, SourceImage
+
+
+def read(path, images=None):
+    def draw(name):
+        return lambda size: Drawn((name,), np.zeros(size[::-1], np.int32))
+
+    photographs = index_photographs(path).values()
+    found = [SourceImage(p.stem, p, (p,), draw(p.stem[:-1])) for p in photographs]
+    return Source(tuple(found), tuple(sorted({p.stem[:-1] for p in photographs})))
+'''
+
+
+def test_an_importer_is_a_file_and_a_line(
+    source: Path, root: Path, run_import: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "by_name.py").write_text(MINE)
+    monkeypatch.setattr(importers, "__path__", [*importers.__path__, str(source)])
+    monkeypatch.setitem(FORMATS, "by-name", "photographs whose name is their class")
+    for index in range(2):
+        photograph(source / f"photos/cat{index}.png", shade=20 * index)
+        photograph(source / f"photos/dog{index}.png", shade=90 + index)
+    assert run_import("by-name", source).classes == ("cat", "dog")
+    mask = read_mask(open_layout(root / "data/voc").mask_path("dog1"))
+    assert mask.shape == (30, 40)
+    assert (mask == 1).all()

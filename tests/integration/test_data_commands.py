@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from segops.voc.layout import open_layout
 from tests.integration.conftest import dvc, segops
@@ -35,6 +37,34 @@ def test_own_data_are_put_in_place_and_tracked(workspace: Path, own: Path) -> No
     pointer.write_text(pointer.read_text().replace(output["md5"], before))
     assert dvc(workspace, "checkout", "--force", "data/voc.dvc").returncode == 0
     assert len(open_layout(workspace / "data/voc").ids("train")) == 12
+
+
+def test_data_of_another_format_are_imported(workspace: Path, tmp_path: Path) -> None:
+    source = tmp_path / "my cracks"
+    for number in range(10):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[4 * number : 4 * number + 5, 10:50] = 255
+        for folder, array in (
+            ("images", np.full((48, 64, 3), 20 * number, np.uint8)),
+            ("masks", mask),
+        ):
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(source / folder / f"{number}.png")
+    kept = (workspace / "data/voc.dvc", workspace / "params.yaml")
+    before = [path.read_text() for path in kept]
+    command = ["data", "import", "folder", str(source)]
+    done = segops(workspace, *command)
+    assert done.returncode == 1
+    assert "label 255 is not mapped: 2000 pixels" in done.stderr
+    assert [path.read_text() for path in kept] == before
+    done = segops(workspace, *command, "--values", "0=background,255=crack", "--share", "val=0.3")
+    assert done.returncode == 0, done.stderr
+    assert "params.yaml: data.classes is ['background', 'crack']; it was voc." in done.stdout
+    layout = open_layout(workspace / "data/voc")
+    assert sum(len(ids) for ids in layout.splits().values()) == 10
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    assert params["data"]["classes"] == ["background", "crack"]
+    assert params["validate"]["required_classes"] == ["background"], "it was there before"
 
 
 def test_untracked_content_is_not_replaced(workspace: Path, own: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from segops.cli.common import checkout, console
+from segops.importers.formats import FORMATS
 
 app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
 log = logging.getLogger("segops")
@@ -44,6 +45,79 @@ def data_use(
         pipeline.require_tracked(root, target)
     use(path, root / target)
     _track(root, target)
+
+
+@app.command("import")
+def data_import(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(FORMATS)}.")],
+    source: Annotated[Path, typer.Argument(help="Its directory or file.")],
+    images: Annotated[
+        str | None, typer.Option(help="Photographs: a directory, or for `folder` also a pattern.")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="folder: masks, a directory or a pattern such as '*/gt/*'.")
+    ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="folder: classes of values: 0=background,255=crack.")
+    ] = None,
+    colors: Annotated[
+        Path | None,
+        typer.Option(help="folder: a table of class names and colours; or voc: VOC's."),
+    ] = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option(min=1, max=255, help="folder: grey values from this one on are class 1."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="All class names in id order: a,b,c; or voc: VOC's."),
+    ] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="NAME=A,B: classes A and B become class NAME.")
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option(help="Labels that become void, separated by commas.")
+    ] = None,
+    lists: Annotated[
+        Path | None,
+        typer.Option(help="A directory of train.txt, val.txt, test.txt, or a YAML file of lists."),
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option(help="Shares of other splits than train: val=0.2,test=0.1.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Pattern; images whose ids match alike stay together: 'scene_(\\d+)'."),
+    ] = None,
+    stratify: Annotated[
+        bool, typer.Option("--stratify", help="Spread each class evenly over the splits.")
+    ] = False,
+) -> None:
+    """Bring a data set of another format into VOC layout, put it into place and track it.
+
+    Photographs keep their bytes. data.classes in params.yaml is set to the imported classes.
+    """
+    from segops import pipeline
+    from segops.importers.command import Options, run
+    from segops.words import counted
+
+    root, target = _data_target()
+    pipeline.require_tracked(root, target)
+    options = Options(
+        images=images, masks=masks, values=values, colors=colors, threshold=threshold,
+        classes=_listed(classes), merge=tuple(merge or ()), ignore=_listed(ignore), lists=lists,
+        share=share, group=group, stratify=stratify,
+    )  # fmt: skip
+    imported, edit = run(form, source, root, root / target, options)
+    if imported.left_out:
+        console.say(f"{counted(imported.left_out, 'image')} of no split left out.")
+    for change in edit.changes:
+        console.say(f"params.yaml: {change.key} is {change.new}; it was {change.old}.")
+    _track(root, target)
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in (text or "").split(","))))
 
 
 def _data_target() -> tuple[Path, Path]:

@@ -149,7 +149,7 @@ def _file_rules() -> list[Rule]:
     return [
         Rule(
             name="pairs complete",
-            expected="Every listed image has its JPEG and its mask.",
+            expected="Every listed image has its photograph and its mask.",
             action="Add the files, or remove the ids from the lists.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="missing"),
             explain=_each(missing),
@@ -160,9 +160,8 @@ def _file_rules() -> list[Rule]:
             "have an unreadable image",
             lambda row: row["unreadable_image"],
             name="images readable",
-            expected="Every image is a JPEG that decodes to its last pixel.",
-            action="Replace damaged files with intact copies; save images of other formats as "
-            "JPEG.",
+            expected="Every image is a JPEG, PNG, TIFF or WebP that decodes to its last pixel.",
+            action="Replace damaged files with intact copies; save images of other formats as PNG.",
             expectation=gxe.ExpectColumnValuesToBeNull(column="unreadable_image"),
         ),
         _file_rule(

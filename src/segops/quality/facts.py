@@ -18,9 +18,8 @@ from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     MASK_FORMATS,
-    PHOTOGRAPH_FORMATS,
     image_mode,
-    load_image,
+    load_photograph,
     orientation,
 )
 from segops.runtime.masks import decode_mask
@@ -121,7 +120,7 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 
 def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
-        image = load_image(content, name, PHOTOGRAPH_FORMATS)
+        image = load_photograph(content, name)
         return {
             "width": image.width,
             "height": image.height,

@@ -46,7 +46,7 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
 """The only readers that get a file: they read the number of pixels from the header and start no
 other program. ``Image.open`` would try all readers of Pillow."""
 
-PHOTOGRAPH_FORMATS = ("JPEG",)
+PHOTOGRAPH_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 """Formats of a data set's photographs."""
 
 MASK_FORMATS = ("PNG",)
@@ -89,17 +89,39 @@ _STRIP = 1 << 22
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode a photograph of a data set: the bytes of a JPEG, called `name` in messages.
+    """Decode a photograph of a data set, of `PHOTOGRAPH_FORMATS`, called `name` in messages.
 
     The EXIF orientation is not applied, because the mask fits the stored pixels.
 
     Returns:
-        uint8 array of shape (H, W, 3), RGB, contiguous and writable.
+        As :func:`upright_rgb`.
 
     Raises:
-        SegopsError: As :func:`load_image`.
+        SegopsError: As :func:`load_photograph`.
     """
-    return _to_rgb(load_image(content, name, PHOTOGRAPH_FORMATS))
+    return _to_rgb(load_photograph(content, name))
+
+
+def load_photograph(content: bytes, name: str) -> Image.Image:
+    """Open and fully decode a photograph of a data set; see :func:`load_image`.
+
+    Raises:
+        SegopsError: As :func:`load_image`; the file holds several pictures, and is no JPEG; or it
+            has more bits a channel than 8.
+    """
+    image = load_image(content, name, PHOTOGRAPH_FORMATS)
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1 and image.format not in ("JPEG", "MPO"):  # others there are views of the first
+        raise SegopsError(
+            f"{name}: holds {pictures} pictures; expected one. Save each as a file of its own."
+        )
+    if image.mode in _SIXTEEN_BITS:
+        raise SegopsError(
+            f"{name}: 16 bits of greyscale, and nothing says how many of them are used. Convert "
+            "it to 8 bits a channel."
+        )
+    _require_depth(image, name)
+    return image
 
 
 def decode_consumer_image(
@@ -126,14 +148,19 @@ def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     Raises:
         SegopsError: The image has more bits a channel than 8, or 16 of greyscale.
     """
-    if image.mode not in (*_READABLE_MODES, *_SIXTEEN_BITS):
-        bits = {"I": ", 32-bit integers", "F": ", floating point"}.get(image.mode, "")
-        raise SegopsError(
-            f"{name}: image of mode {image.mode}{bits}; expected 8 bits a channel "
-            f"({', '.join(_READABLE_MODES)}, or 16 of greyscale). Convert it to RGB."
-        )
+    _require_depth(image, name)
     method = _UPRIGHT.get(orientation(image))
     return _to_rgb(image if method is None else image.transpose(method))
+
+
+def _require_depth(image: Image.Image, name: str) -> None:
+    if image.mode in (*_READABLE_MODES, *_SIXTEEN_BITS):
+        return
+    bits = {"I": ", 32-bit integers", "F": ", floating point"}.get(image.mode, "")
+    raise SegopsError(
+        f"{name}: image of mode {image.mode}{bits}; expected 8 bits a channel "
+        f"({', '.join(_READABLE_MODES)}, or 16 of greyscale). Convert it to RGB."
+    )
 
 
 def orientation(image: Image.Image) -> int:

@@ -1,9 +1,12 @@
-"""Paths and lists in a directory of VOC layout."""
+"""Paths and lists in a directory of VOC layout.
+
+VOC's photographs are JPEG. segops takes PNG, TIFF and WebP too, under the same names.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,17 @@ IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
 LISTS = "ImageSets/Segmentation"
 TRAIN, VAL = SPLITS = ("train", "val")
+TEST = "test"
+"""A split that is scored when a person asks for it, and chooses nothing."""
+PHOTOGRAPH_SUFFIXES = {
+    ".jpg": ".jpg",
+    ".jpeg": ".jpg",
+    ".png": ".png",
+    ".tif": ".tif",
+    ".tiff": ".tif",
+    ".webp": ".webp",
+}
+"""Suffix of a photograph, in lower case -> its spelling in a layout."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +40,12 @@ class Layout:
     root: Path
 
     def image_path(self, image_id: str) -> Path:
-        """Path of an image's photograph."""
-        return self.root / IMAGES / f"{image_id}.jpg"
+        """Path of an image's photograph; ``ID.jpg`` where there is none."""
+        paths = [
+            self.root / IMAGES / f"{image_id}{suffix}"
+            for suffix in dict.fromkeys(PHOTOGRAPH_SUFFIXES.values())
+        ]
+        return next((path for path in paths if path.exists()), paths[0])
 
     def mask_path(self, image_id: str) -> Path:
         """Path of an image's mask."""
@@ -67,7 +85,7 @@ def open_layout(root: Path) -> Layout:
 
     Raises:
         SegopsError: Directories or lists are missing, lists are empty or name an id twice, or ids
-            are no file names; the message has a line for each.
+            are no file names, or an image has several photographs; the message has a line for each.
     """
     if not root.is_dir():
         raise SegopsError(
@@ -80,12 +98,31 @@ def open_layout(root: Path) -> Layout:
         for name in (IMAGES, MASKS)
         if not (root / name).is_dir()
     ]
+    listed: dict[str, None] = {}
     for split in SPLITS:
-        findings += _read_list(layout.list_path(split))[1]
+        ids, errors = _read_list(layout.list_path(split))
+        findings += errors
+        listed |= dict.fromkeys(ids)
+    if (root / IMAGES).is_dir():
+        findings += _rivals(root / IMAGES, listed)
     if findings:
-        listed = "\n".join(f"  {one}" for one in findings)
-        raise SegopsError(f"{root}: not a data set in VOC layout:\n{listed}{_meant(root)}")
+        lines = "\n".join(f"  {finding}" for finding in findings)
+        raise SegopsError(f"{root}: not a data set in VOC layout:\n{lines}{_meant(root)}")
     return layout
+
+
+def _rivals(images: Path, listed: Collection[str]) -> list[SegopsError]:
+    """An error for each listed image with several photographs."""
+    suffixes = set(PHOTOGRAPH_SUFFIXES.values())
+    photographs: dict[str, list[str]] = {}
+    for path in sorted(images.iterdir()):
+        if path.suffix in suffixes and path.stem in listed:
+            photographs.setdefault(path.stem, []).append(path.name)
+    return [
+        SegopsError(f"{images / names[0]}: also {', '.join(names[1:])}; keep one of them")
+        for names in photographs.values()
+        if len(names) > 1
+    ]
 
 
 def _meant(root: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,19 @@ from pathlib import Path
 from segops.files import atomic_directory
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import IMAGES, LISTS, MASKS, SPLITS, Layout, open_layout
+from segops.voc.layout import (
+    IMAGES,
+    LISTS,
+    MASKS,
+    PHOTOGRAPH_SUFFIXES,
+    SPLITS,
+    TEST,
+    Layout,
+    open_layout,
+)
 
 PARTS = (IMAGES, MASKS, LISTS)
-JPEG_SUFFIXES = (".jpg", ".jpeg")  # VOC's spelling first
-MASK_SUFFIXES = (".png",)
+MASK_SUFFIXES = {".png": ".png"}
 DEPTH = 4
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the file system can.
 log = logging.getLogger("segops")
@@ -25,8 +34,9 @@ log = logging.getLogger("segops")
 def use(source: Path, target: Path) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
-    Images may be spelt ``.jpg``, ``.jpeg``, ``.JPG`` or ``.JPEG``; the copy is ``ID.jpg``. Stage
-    validate checks the contents of images and masks.
+    Photographs are JPEG, PNG, TIFF or WebP, their suffixes in any spelling; the copy has that of
+    :data:`segops.voc.layout.PHOTOGRAPH_SUFFIXES`. Stage validate checks the contents of images and
+    masks.
 
     Args:
         source: The directory, or one that holds exactly one such directory up to four levels below
@@ -36,7 +46,7 @@ def use(source: Path, target: Path) -> Layout:
 
     Raises:
         SegopsError: The layout is incomplete, several directories are in VOC layout, listed images
-            or masks are missing (all are listed), images are PNG, or `source` lies in `target`.
+            or masks are missing (all are listed), or `source` lies in `target`.
     """
     root = find_layout(source)
     _check_lists(root)
@@ -62,7 +72,7 @@ def use(source: Path, target: Path) -> Layout:
                     f"{original}: not copied: {error}. {target} is as it was. "
                     "Mend that, then run the same command again."
                 ) from None
-        for split, ids in layout.splits().items():
+        for split, ids in {**layout.splits(), **_test(layout)}.items():
             Layout(temporary).write_list(split, ids)
     return open_layout(target)
 
@@ -89,7 +99,8 @@ def find_layout(source: Path) -> Path:
             f"{source}: not in VOC layout: {', '.join(missing)} missing, and no directory below "
             f"holds all of {', '.join(f'{part}/' for part in PARTS)}. Expected JPEGImages/ID.jpg, "
             "SegmentationClass/ID.png and ImageSets/Segmentation/{train,val}.txt with one ID a "
-            "line."
+            f"line. `segops data import folder {shlex.quote(str(source))}` takes other directories "
+            "of photographs and masks; `segops data import --help` names further formats."
         )
     return layouts[0]
 
@@ -126,12 +137,27 @@ def _check_lists(root: Path) -> None:
     if train.is_file() and not val.is_file():
         raise SegopsError(
             f"{val}: no such file, and the pipeline needs images that it does not train on. To set "
-            f"every tenth image of train.txt aside, run this in {train.parent}:\n"
-            "  cp train.txt all.txt\n"
-            "  awk 'NR % 10 == 0' all.txt > val.txt\n"
-            "  awk 'NR % 10 != 0' all.txt > train.txt\n"
-            "If neighbouring lines show the same scene, choose whole scenes instead."
+            "a tenth of train.txt aside:\n"
+            f"  segops data import folder {shlex.quote(str(root))} --lists "
+            f"{shlex.quote(str(train.parent))} --share val=0.1 --classes voc\n"
+            "Name other classes in id order. --group keeps images of a scene together."
         )
+
+
+def _test(layout: Layout) -> dict[str, tuple[str, ...]]:
+    """The list of test where there is one whose images have masks; else a warning says so."""
+    path = layout.list_path(TEST)
+    if not path.is_file():
+        return {}
+    ids = layout.ids(TEST)
+    without = [image_id for image_id in ids if not layout.mask_path(image_id).is_file()]
+    if without:
+        log.warning(
+            "%s: left out, since %d of its %d images have no mask: a test split is scored.",
+            path, len(without), len(ids),
+        )  # fmt: skip
+        return {}
+    return {TEST: ids}
 
 
 def _copies(layout: Layout) -> dict[str, Path]:
@@ -140,41 +166,33 @@ def _copies(layout: Layout) -> dict[str, Path]:
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
-    ids = sorted({one for ids in layout.splits().values() for one in ids})
+    splits = {**layout.splits(), **_test(layout)}
+    ids = sorted({image_id for ids in splits.values() for image_id in ids})
     copies: dict[str, Path] = {}
     bad: list[str] = []
-    for part, suffixes in ((IMAGES, JPEG_SUFFIXES), (MASKS, MASK_SUFFIXES)):
+    for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES)):
         by_id: dict[str, list[Path]] = {}
         for path in sorted((layout.root / part).iterdir()):
             if path.is_file():
                 by_id.setdefault(path.stem, []).append(path)
         for image_id in ids:
-            name = f"{part}/{image_id}{suffixes[0]}"
+            usual = next(iter(suffixes.values()))
+            name = f"{part}/{image_id}{usual}"
             here = by_id.get(image_id, [])
             fitting = [path for path in here if path.suffix.lower() in suffixes]
-            best = [path for path in fitting if path.suffix == suffixes[0]] or fitting
+            best = [path for path in fitting if path.suffix == usual] or fitting
             names = ", ".join(path.name for path in best or here)
             if len(best) == 1:
-                copies[name] = best[0]
+                copies[f"{part}/{image_id}{suffixes[best[0].suffix.lower()]}"] = best[0]
             elif best:
                 bad.append(f"{name}: several candidates: {names}; keep one")
             else:
                 bad.append(f"{name}: missing" + (f"; there is {names}" if here else ""))
     if bad:
-        png = any(line.startswith(IMAGES) and line.lower().endswith(".png") for line in bad)
         raise SegopsError(
             "\n  ".join([f"{layout.root}: {len(bad)} file(s) that the lists name:", *bad])
-            + (f"\n{_HOW_TO_CONVERT.format(images=str(layout.root / IMAGES))}" if png else "")
         )
     return copies
-
-
-_HOW_TO_CONVERT = """\
-Images must be JPEG. To convert the PNG images beside the originals, at a quality where no \
-difference is seen, run this with Python:
-  from pathlib import Path; from PIL import Image
-  for p in Path({images!r}).glob('*.png'):
-      Image.open(p).convert('RGB').save(p.with_suffix('.jpg'), quality=95, subsampling=0)"""
 
 
 def _check_spelling(copies: Mapping[str, Path], root: Path) -> None:

@@ -143,7 +143,7 @@ def id_in_both_lists(layout: Layout, image_id: str) -> str:
 DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "truncated": (truncate, "images readable", "truncated"),
     "no image": (no_image, "images readable", "not an image file"),
-    "16 bits": (sixteen_bits, "images readable", "a PNG file; expected JPEG"),
+    "16 bits": (sixteen_bits, "images readable", "16 bits of greyscale"),
     "missing mask": (no_mask, "pairs complete", "no such file"),
     "missing image": (no_jpeg, "pairs complete", "no such file"),
     "other size": (other_size, "sizes equal", " × "),

@@ -20,6 +20,7 @@ from segops.report.validation_page import _panels
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     CONSUMER_FORMATS,
+    PHOTOGRAPH_FORMATS,
     decode_consumer_image,
     decode_image,
     image_size,
@@ -129,7 +130,9 @@ def test_another_format_is_refused_by_name_and_no_other_reader_is_asked(
 ) -> None:
     content, words = OTHERS[kind]
     ending = r"Put an image of such a format in its place\.$"
-    with pytest.raises(SegopsError, match=rf"^a\.jpg: not decodable: {words}.*; expected JPEG\. "):
+    with pytest.raises(
+        SegopsError, match=rf"^a\.jpg: not decodable: {words}.*; expected JPEG, PNG, TIFF, WEBP\. "
+    ):
         decode_image(content, "a.jpg")
     with pytest.raises(SegopsError, match=rf"^a\.png: not decodable: {words}.*; expected PNG\. "):
         decode_mask(content, "a.png")
@@ -143,11 +146,11 @@ def test_another_format_is_refused_by_name_and_no_other_reader_is_asked(
 
 
 @pytest.mark.parametrize("fmt", CONSUMER_FORMATS)
-def test_a_data_set_holds_jpeg_and_png_and_a_consumer_more(fmt: str, others: list[str]) -> None:
+def test_a_data_set_takes_fewer_formats_than_a_consumer(fmt: str, others: list[str]) -> None:
     content = encoded(fmt)
     assert decode_consumer_image(content, "a").shape == (24, 40, 3)
-    if fmt != "JPEG":
-        with pytest.raises(SegopsError, match=rf"a.jpg: .*an? {fmt} file; expected JPEG\."):
+    if fmt not in PHOTOGRAPH_FORMATS:
+        with pytest.raises(SegopsError, match=rf"a.jpg: .*an? {fmt} file; expected JPEG, PNG, "):
             decode_image(content, "a.jpg")
     if fmt != "PNG":
         with pytest.raises(SegopsError, match=rf"a.png: .*an? {fmt} file; expected PNG\."):
@@ -210,7 +213,7 @@ def test_validating_asks_no_other_reader(tiny_voc: Path, others: list[str]) -> N
     layout = spoilt(tiny_voc)
     facts = scan(layout)
     bad = facts[facts["split"] == "train"]
-    for column, fmt in (("image_error", "JPEG"), ("mask_error", "PNG")):
+    for column, fmt in (("image_error", "JPEG, PNG, TIFF, WEBP"), ("mask_error", "PNG")):
         assert len(bad) == len(OTHERS)
         for message, (_, words) in zip(bad[column], OTHERS.values(), strict=True):
             assert words.replace("\\", "") in message

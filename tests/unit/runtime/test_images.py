@@ -29,6 +29,15 @@ def encoded(image: Image.Image, fmt: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("fmt", ["TIFF", "WEBP"])
+def test_photographs_with_several_pictures_are_refused(fmt: str) -> None:
+    frames = [Image.new("RGB", (8, 6), shade) for shade in ("red", "blue")]
+    stream = BytesIO()
+    frames[0].save(stream, fmt, save_all=True, append_images=frames[1:])
+    with pytest.raises(SegopsError, match=r"^a\.tif: holds 2 pictures; expected one"):
+        decode_image(stream.getvalue(), "a.tif")
+
+
 def test_png_is_decoded_exactly() -> None:
     content = encoded(Image.fromarray(photograph()), "PNG")
     image = decode_consumer_image(content, "a.png")

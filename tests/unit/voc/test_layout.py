@@ -63,6 +63,14 @@ def test_all_that_is_missing_is_listed(tmp_path: Path) -> None:
     ]
 
 
+def test_two_photographs_of_one_image(root: Path) -> None:
+    write(root, "train", "a\nb\n")
+    for name in ("a.jpg", "a.png", "b.tif", "c.jpg", "c.png"):
+        (root / "JPEGImages" / name).write_bytes(b"")
+    assert findings(root) == ["JPEGImages/a.jpg: also a.png; keep one of them"]
+    assert Layout(root).image_path("b") == root / "JPEGImages/b.tif"
+
+
 def test_empty_list(root: Path) -> None:
     write(root, "val", "\n \n")
     assert findings(root) == [

@@ -1,0 +1,1 @@
+"""Data sets of other formats, read and written in VOC layout."""

@@ -1,0 +1,86 @@
+"""Reads Cityscapes: ``leftImg8bit/SPLIT/CITY`` and ``gtFine/SPLIT/CITY/*_gtFine_labelIds.png``.
+
+Source: the table of labels in cityscapesScripts (Cordts et al., "The Cityscapes Dataset", CVPR
+2016). The 19 classes of its benchmark are classes; other labels are void, as the benchmark counts
+them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
+from segops.importers.splits import SPELLINGS
+from segops.runtime.errors import SegopsError
+from segops.runtime.masks import read_mask
+
+CLASSES = {
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+"""Label id -> name of the classes that the benchmark scores."""
+LAST = 33
+IDS = "_labelIds.png"
+IMAGE = "_leftImg8bit.png"
+
+
+def read(path: Path, images: str | None = None) -> Source:
+    """Read all images that have label ids, fine before coarse.
+
+    Args:
+        path: The directory that holds ``gtFine`` or ``gtCoarse``, and ``leftImg8bit``.
+        images: Directory of the photographs; None: ``leftImg8bit`` in `path`.
+
+    Raises:
+        SegopsError: There are no label ids.
+    """
+    photographs = Path(images) if images else path / "leftImg8bit"
+    found: dict[str, SourceImage] = {}
+    problems = []
+    for kind in ("gtFine", "gtCoarse"):
+        for mask in sorted((path / kind).glob(f"*/*/*_{kind}{IDS}")):
+            image_id = mask.name.removesuffix(f"_{kind}{IDS}")
+            split, city = mask.parent.parent.name, mask.parent.name
+            photograph = photographs / split / city / f"{image_id}{IMAGE}"
+            if image_id in found:
+                continue
+            if not photograph.is_file():
+                problems.append(f"{mask}: its photograph {photograph} is missing")
+                continue
+            # The labels of the benchmark's test split are not public: their masks hold no class.
+            found[image_id] = SourceImage(
+                image_id, photograph, (mask,), partial(_draw, mask), SPELLINGS.get(split.lower())
+            )
+    if not found and not problems:
+        raise SegopsError(f"{path}: holds no gtFine/SPLIT/CITY/*_gtFine{IDS}.")
+    return Source(tuple(found.values()), (*CLASSES.values(), VOID_NAME), tuple(problems))
+
+
+def _draw(mask: Path, size: tuple[int, int]) -> Drawn:
+    ids = read_mask(mask)
+    if (ids > LAST).any():
+        raise SegopsError(f"{mask}: id {int(ids.max())}; expected label ids of 0 to {LAST}.")
+    table = np.zeros(256, np.int32)
+    for index, label in enumerate(CLASSES, 1):
+        table[label] = index
+    return Drawn((VOID_NAME, *CLASSES.values()), table[ids])

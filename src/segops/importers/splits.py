@@ -1,0 +1,256 @@
+"""Divides the images of a source into train, val and test."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from segops.runtime.errors import SegopsError
+from segops.voc.layout import TEST, TRAIN, VAL
+
+ALL_SPLITS = (TRAIN, VAL, TEST)
+SPELLINGS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
+"""Names of splits in other data sets, in lower case."""
+VAL_SHARE = 0.2
+"""Share of val where neither the source nor the user says how to divide the images."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a user wants the images to be divided.
+
+    Attributes:
+        lists: A directory of lists (``train.txt``, ``val.txt``, ``test.txt``), or a YAML or JSON
+            file with a list of images for each split; None: as the source says, else by `shares`.
+        shares: Split -> share of the images, within 0 to 1; train gets the rest.
+        group: A pattern that is searched in each id. Images with the same first group (or the same
+            match, in a pattern without groups) stay together.
+        stratify: Whether the classes are spread evenly over the splits.
+    """
+
+    lists: Path | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    group: str | None = None
+    stratify: bool = False
+
+
+def parsed_shares(pairs: Mapping[str, str]) -> dict[str, float]:
+    """Read shares such as `{"val": "0.2", "test": "0.1"}`.
+
+    Raises:
+        SegopsError: A split or a share is not usable.
+    """
+    shares: dict[str, float] = {}
+    for name, text in pairs.items():
+        try:
+            share = float(text)
+        except ValueError:
+            share = -1.0
+        if name not in (VAL, TEST) or not 0 < share < 1:
+            raise SegopsError(
+                f"--share: {name}={text}: expected shares of val and test within 0 and 1, as in "
+                "val=0.2,test=0.1; train gets the rest."
+            )
+        shares[name] = share
+    if sum(shares.values()) >= 1:
+        raise SegopsError("--share: the shares leave nothing for train; their sum must be below 1.")
+    return shares
+
+
+def read_lists(path: Path) -> dict[str, list[str]]:
+    """Read which images a split holds: split -> names without directories and suffixes.
+
+    Args:
+        path: A directory of text files, or a YAML or JSON file; see :class:`Division`.
+
+    Raises:
+        SegopsError: It cannot be read, or names no split.
+    """
+    lists: dict[str, list[str]] = {}
+    try:
+        if path.is_dir():
+            for file in sorted(path.glob("*.txt")):
+                if split := SPELLINGS.get(file.stem.lower()):
+                    lines = file.read_text(encoding="utf-8-sig").splitlines()
+                    # Some lists name image and mask, separated by a space or a tab.
+                    lists[split] = [stem(line.split()[0]) for line in lines if line.strip()]
+        else:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            for name, listed in tree.items() if isinstance(tree, dict) else ():
+                if (split := SPELLINGS.get(str(name).lower())) and isinstance(listed, list):
+                    lists[split] = [stem(str(one)) for one in listed]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SegopsError(f"{path}: the lists of splits cannot be read: {error}.") from None
+    if not lists:
+        raise SegopsError(
+            f"{path}: names no split; expected train.txt, val.txt or test.txt in a directory, or "
+            "a YAML or JSON file with the keys train, val or test and a list of images each."
+        )
+    return lists
+
+
+def split_of_path(relative: Path) -> str | None:
+    """Return the split that a directory of a path names; None without one."""
+    splits = [SPELLINGS[part.lower()] for part in relative.parts[:-1] if part.lower() in SPELLINGS]
+    return splits[0] if splits else None
+
+
+def stem(name: str) -> str:
+    """Return a file's name without directories and suffix."""
+    return Path(name.replace("\\", "/")).stem
+
+
+def listed_split(division: Division) -> dict[str, str] | None:
+    """Return name of an image -> its split by the user's lists; None without lists.
+
+    Raises:
+        SegopsError: The lists cannot be read, or name an image in two splits.
+    """
+    if division.lists is None:
+        return None
+    splits: dict[str, str] = {}
+    twice = []
+    for split, names in read_lists(division.lists).items():
+        twice += [name for name in names if splits.get(name, split) != split]
+        splits |= dict.fromkeys(names, split)
+    if twice:
+        raise SegopsError(f"{division.lists}: in two splits: {', '.join(sorted(set(twice)))}.")
+    return splits
+
+
+def divide(
+    division: Division,
+    given: Mapping[str, str | None],
+    classes: Mapping[str, Iterable[int]],
+    before: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the split of each image.
+
+    An image keeps the split that is given. Where no split is given, or val has no image, images are
+    taken by a stable hash of the id or group, or by their classes: images that are added later move
+    no other image.
+
+    Args:
+        division: What the user wants; its lists are in `given` already.
+        given: Image id -> its split, or None.
+        classes: Image id -> ids of the classes that it holds, for `stratify`.
+        before: Image id -> its split in the data that are in place, if they were divided in the
+            same way; `stratify` keeps these.
+
+    Returns:
+        Image id -> split. Images without a split are left out.
+
+    Raises:
+        SegopsError: The pattern of `group` is none or does not fit an id, or a split has no image.
+    """
+    splits = {image_id: split for image_id, split in given.items() if split is not None}
+    shares = dict(division.shares)
+    if VAL not in splits.values():
+        shares = shares or {VAL: VAL_SHARE}
+        free = [image_id for image_id in given if splits.get(image_id, TRAIN) == TRAIN]
+        groups = _groups(free, division.group)
+        if division.stratify:
+            kept = {key: before[ids[0]] for key, ids in groups.items() if ids[0] in before}
+            chosen = _stratified(groups, shares, classes, kept)
+        else:
+            chosen = _by_rank(groups, shares)
+        for key, split in chosen.items():
+            splits |= dict.fromkeys(groups[key], split)
+    for split in (TRAIN, VAL):
+        if split not in splits.values():
+            raise SegopsError(
+                f"no image is in {split} ({len(given)} images in all). Change --share, --group or "
+                "the lists."
+            )
+    return {image_id: splits[image_id] for image_id in given if image_id in splits}
+
+
+def _groups(ids: Sequence[str], pattern: str | None) -> dict[str, list[str]]:
+    """Return key of a group -> its images; without a pattern each image is a group."""
+    groups: dict[str, list[str]] = {}
+    try:
+        compiled = re.compile(pattern or "(.*)", re.DOTALL)
+    except re.error as error:
+        raise SegopsError(f"--group {pattern!r}: no regular expression: {error}.") from None
+    for image_id in ids:
+        match = compiled.search(image_id)
+        if match is None:
+            raise SegopsError(f"--group {pattern!r} does not fit {image_id}; it must fit each id.")
+        groups.setdefault(match[1] if compiled.groups else match[0], []).append(image_id)
+    return groups
+
+
+def _rank(key: str) -> float:
+    """A hash in [0, 1), spread evenly over keys."""
+    digest = hashlib.sha256(f"split\t{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _by_rank(groups: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -> dict[str, str]:
+    """Return the split of each group by its rank; of enough groups, each split gets one."""
+    splits = {}
+    for key in groups:
+        rank, low = _rank(key), 0.0
+        splits[key] = TRAIN
+        for split, share in shares.items():
+            if low <= rank < low + share:
+                splits[key] = split
+            low += share
+    by_rank = sorted(groups, key=_rank)
+    if len(groups) > len(shares):
+        # Of a few groups chance may put none into a split.
+        for split, key in ((TRAIN, by_rank[-1]), *zip(shares, by_rank, strict=False)):
+            if split not in splits.values():
+                splits[key] = split
+    return splits
+
+
+def _stratified(
+    groups: Mapping[str, Sequence[str]],
+    shares: Mapping[str, float],
+    classes: Mapping[str, Iterable[int]],
+    kept: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the split of each group so that each class is divided by the shares.
+
+    Groups that are `kept` stay in their split and count in its share.
+
+    Source: iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML 2011), on the images
+    that hold a class: the rarest class is divided first.
+    """
+    held = {
+        key: Counter(label for image_id in ids for label in classes[image_id])
+        for key, ids in groups.items()
+    }
+    total: Counter[int] = sum(held.values(), Counter())
+    targets = {**shares, TRAIN: 1 - sum(shares.values())}
+    need = {split: {one: share * n for one, n in total.items()} for split, share in targets.items()}
+    room = {split: share * len(groups) for split, share in targets.items()}
+    splits: dict[str, str] = {}
+
+    def put(key: str, split: str) -> None:
+        splits[key] = split
+        room[split] -= 1
+        for label, number in held[key].items():
+            need[split][label] -= number
+
+    for key, split in kept.items():
+        put(key, split if split in targets else TRAIN)
+    for label, _ in sorted(total.items(), key=lambda item: (item[1], item[0])):
+        for key in sorted(groups, key=_rank):
+            if key in splits or label not in held[key]:
+                continue
+            put(key, max(targets, key=lambda split: (need[split][label], room[split], split)))
+    for key in sorted(set(groups) - set(splits), key=_rank):  # images of void alone
+        put(key, max(targets, key=lambda split: (room[split], split)))
+    return splits

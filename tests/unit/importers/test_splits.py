@@ -1,0 +1,121 @@
+"""How images are divided: by lists, shares, groups and classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from segops.importers.splits import Division, divide, listed_split, parsed_shares
+from segops.runtime.errors import SegopsError
+
+IDS = [f"scene_{number // 5:02d}_{number % 5}" for number in range(100)]
+NONE: dict[str, str | None] = dict.fromkeys(IDS)
+CLASSES: dict[str, list[int]] = {image_id: [0] for image_id in IDS}
+
+
+def test_added_images_move_no_other_image() -> None:
+    shares = Division(shares={"val": 0.2, "test": 0.1})
+    before = divide(shares, NONE, CLASSES, {})
+    counts = Counter(before.values())
+    assert 10 <= counts["val"] <= 30
+    assert 3 <= counts["test"] <= 18
+    more = {**NONE, **{f"new{number}": None for number in range(50)}}
+    after = divide(shares, more, {image_id: [0] for image_id in more}, {})
+    assert {image_id: after[image_id] for image_id in IDS} == before
+
+
+def test_groups_stay_together() -> None:
+    division = Division(shares={"val": 0.3}, group=r"scene_(\d+)_.*")
+    splits = divide(division, NONE, CLASSES, {})
+    by_scene: dict[str, set[str]] = {}
+    for image_id, split in splits.items():
+        by_scene.setdefault(image_id[:8], set()).add(split)
+    assert all(len(found) == 1 for found in by_scene.values())
+    assert set(splits.values()) == {"train", "val"}
+
+
+def test_rare_classes_are_divided_evenly() -> None:
+    classes = {image_id: [0, 1] if number % 10 == 0 else [0] for number, image_id in enumerate(IDS)}
+    division = Division(shares={"val": 0.2}, stratify=True)
+    splits = divide(division, NONE, classes, {})
+    rare = Counter(splits[image_id] for image_id in IDS if 1 in classes[image_id])
+    assert rare == {"train": 8, "val": 2}
+    assert Counter(splits.values()) == {"train": 80, "val": 20}
+    more = {**NONE, **{f"new{number}": None for number in range(20)}}
+    again = divide(
+        division, more, classes | {one: [0, 1] for one in more if one not in NONE}, splits
+    )
+    assert {image_id: again[image_id] for image_id in IDS} == splits
+
+
+def test_what_is_given_stays_and_val_is_taken_from_train() -> None:
+    given = {image_id: "test" if number < 10 else "train" for number, image_id in enumerate(IDS)}
+    splits = divide(Division(), given, CLASSES, {})
+    assert all(splits[image_id] == "test" for image_id in IDS[:10])
+    assert set(splits.values()) == {"train", "val", "test"}
+    given = {image_id: "val" if number < 10 else "train" for number, image_id in enumerate(IDS)}
+    assert divide(Division(shares={"val": 0.5}), given, CLASSES, {}) == given
+
+
+def test_a_few_images_have_a_val() -> None:
+    few: dict[str, str | None] = dict.fromkeys(["a", "b"])
+    splits = divide(Division(), few, {"a": [0], "b": [0]}, {})
+    assert set(splits.values()) == {"train", "val"}
+    with pytest.raises(SegopsError, match="no image is in val"):
+        divide(Division(), {"a": None}, {"a": [0]}, {})
+
+
+def test_chance_leaves_no_split_empty() -> None:
+    """The hashes of these groups are all below 0.25, those of the others all above."""
+    for keys in (["00", "01", "02", "03"], ["04", "05", "06", "07"]):
+        ids: dict[str, str | None] = dict.fromkeys(
+            f"seq{key}_{one}" for key in keys for one in "ab"
+        )
+        division = Division(shares={"val": 0.25}, group=r"seq(\d+)")
+        splits = divide(division, ids, {image_id: [0] for image_id in ids}, {})
+        assert set(splits.values()) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("split.yaml", "train: [images/a.png, b]\nval:\n- c.png\n"),
+        ("split.json", '{"training": ["a", "b.png"], "valid": ["c"]}'),
+    ],
+)
+def test_lists_in_a_file(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    found = listed_split(Division(lists=tmp_path / name))
+    assert found == {"a": "train", "b": "train", "c": "val"}
+
+
+def test_lists_in_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("\ufeffimages/a.png masks/a.png\nb\n\n")
+    (tmp_path / "val.txt").write_text("c.jpg\r\n")
+    (tmp_path / "notes.txt").write_text("z\n")
+    assert listed_split(Division(lists=tmp_path)) == {"a": "train", "b": "train", "c": "val"}
+    (tmp_path / "val.txt").write_text("a\n")
+    with pytest.raises(SegopsError, match="in two splits: a"):
+        listed_split(Division(lists=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ({"val": "2"}, "val=2"),
+        ({"train": "0.5"}, "train=0.5"),
+        ({"val": "x"}, "val=x"),
+        ({"val": "0.6", "test": "0.5"}, "leave nothing for train"),
+    ],
+)
+def test_shares_that_are_none(pairs: dict[str, str], words: str) -> None:
+    with pytest.raises(SegopsError, match=words):
+        parsed_shares(pairs)
+
+
+@pytest.mark.parametrize(("pattern", "words"), [("(", "no regular"), ("x(.)", "not fit scene")])
+def test_patterns_that_do_not_fit(pattern: str, words: str) -> None:
+    with pytest.raises(SegopsError, match=words):
+        divide(Division(group=pattern), NONE, CLASSES, {})

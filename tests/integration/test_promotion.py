@@ -92,7 +92,8 @@ def test_the_decision_lies_in_workspace_ledger_and_mlflow(root: Path) -> None:
     assert first["details"]["evidence"]["champion"]["kind"] == "NoRelease"
     client = made.client(root)
     held = sorted(one.path for one in client.list_artifacts(decision.run_id, "decisions"))
-    assert held == [f"decisions/{number:04d}.json" for number in (1, 2, 3)]
+    names = ("0001.json", "0001.statement.zip", "0002.json", "0003.json")
+    assert held == [f"decisions/{name}" for name in names]
     copied = json.loads(Path(client.download_artifacts(decision.run_id, held[0])).read_text())
     assert copied == first
     version = client.get_model_version("segops", "1")

@@ -21,7 +21,7 @@ from segops.cli import (
     proof,
     reproduce,
     tune,
-)  # fmt: skip
+)
 from segops.cli.common import make_printable, print_error
 from segops.runtime.errors import SegopsError
 

@@ -189,7 +189,8 @@ def _data(facts: Facts, short: bool) -> Iterator[tuple[str, str]]:
         yield "images", ", ".join(f"{count} in {split}" for split, count in images.items())
     digits = 12 if short else 64
     for label, name in (("hash", "data_hash"), ("hash of val", "val_hash")):
-        yield label, facts.lineage(name)[:digits]
+        if facts.lineage(name):
+            yield label, facts.lineage(name)[:digits]
     yield "licence", facts.stated.data_licence or ""
 
 

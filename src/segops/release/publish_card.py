@@ -67,7 +67,7 @@ def make(ledger: Ledger, version: Version, stated: CardParams) -> Card:
     Raises:
         MlflowException: The run is gone, or MLflow does not answer.
         TamperedError: The ledger was tampered with.
-        ValueError: A file of the run is damaged.
+        SegopsError: The pictures of the run's page are damaged.
     """
     store, entries = ledger.store, ledger.entries()
     run = store.client.get_run(version.run_id)
@@ -111,7 +111,7 @@ def publish(ledger: Ledger, version: Version, stated: CardParams) -> None:
                 path = f"{DIRECTORY}/{model}-{version.number}/{name}"
                 runs.put(store, version.run_id, path, content)
             store.client.set_model_version_tag(model, version.number, WRITTEN, digest)
-    except (MlflowException, SegopsError, OSError, ValueError, LookupError, TypeError) as error:
+    except (MlflowException, SegopsError, OSError) as error:
         log.warning(
             "The model card of %s version %s was not written: %s", model, version.number, error
         )
@@ -167,7 +167,11 @@ def _contents(ledger: Ledger, version: Version, path: Path) -> Iterator[bytes]:
 
 
 def _tree(content: bytes) -> dict[str, Any]:
-    tree = json.loads(content)
+    """Return a JSON object; empty where it is none: what a card lacks is not stated in it."""
+    try:
+        tree = json.loads(content)
+    except ValueError:
+        return {}
     return tree if isinstance(tree, dict) else {}
 
 

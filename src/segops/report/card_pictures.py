@@ -12,6 +12,9 @@ from typing import Any
 
 from PIL import Image
 
+from segops import paths
+from segops.runtime.errors import SegopsError
+
 MOST = 3
 GAP = 8
 _DATA = re.compile(r'<script type="application/json" id="gallery-data">(.*?)</script>', re.DOTALL)
@@ -42,12 +45,19 @@ def pictures(page: str, classes: Sequence[str]) -> list[Picture]:
             shown once, that with the lowest image score first.
 
     Raises:
-        ValueError: The gallery is damaged.
+        SegopsError: The gallery is damaged.
     """
     found = _DATA.search(page)
-    entries: list[dict[str, Any]] = json.loads(found[1]) if found else []
-    entries.sort(key=lambda entry: (entry["score"] is None, entry["score"]))
-    return list(_chosen(entries, classes))
+    try:
+        entries: list[dict[str, Any]] = json.loads(found[1]) if found else []
+        entries.sort(key=lambda entry: (entry["score"] is None, entry["score"]))
+        return list(_chosen(entries, classes))
+    except (ValueError, LookupError, TypeError, OSError, Image.DecompressionBombError) as error:
+        raise SegopsError(
+            f"the pictures of {paths.EVALUATION_PAGE} are damaged ({error}). `dvc repro --force "
+            "--single-item evaluate` and `segops record` make the page again; or set "
+            "registry.card.pictures to false."
+        ) from None
 
 
 def _chosen(entries: list[dict[str, Any]], classes: Sequence[str]) -> Iterator[Picture]:

@@ -17,7 +17,7 @@ class ValidateParams(Section):
         "all", description="Classes that must occur in train and in val: `all`, or a list of names."
     )
     max_void_fraction: Probability = Field(
-        0.9, description="Largest share of void pixels allowed in one mask."
+        0.95, description="Largest share of void pixels allowed in one mask; VOC 2012's is 0.916."
     )
     min_train_images: Count = Field(1, description="Fewest images that train may hold.")
     min_val_images: Count = Field(1, description="Fewest images that val may hold.")

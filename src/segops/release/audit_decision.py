@@ -96,9 +96,9 @@ def statement(case: Case) -> str:
         (stated.ledger.entry, stated.ledger.previous, stated.verdict),
         (entry.sequence, entry.previous, entry.verdict),
     )
-    now = {one["name"]: one for one in statements.materials(case.tags, PREFIX)}
+    now = {one.name: one for one in statements.materials(case.tags, PREFIX)}
     for one in stated.materials:
-        require_same(f"{path}: {one['name']}", one, now.get(one["name"]))
+        require_same(f"{path}: {one.name}", one, now.get(one.name))
     if verified.key is None:
         return "The counts in it give the verdict. It is not signed."
     whose = "the key given" if verified.is_vouched else "a key that nobody vouches for"

@@ -108,11 +108,10 @@ def statement(case: Case) -> str:
 def approval(case: Case) -> str:
     """Who approved it, where the policy asked for an approval."""
     decided = _decision(case)
-    # The kind is not in every ledger: policies without approval write none.
     approved = [
         entry
-        for entry in case.entries[decided.sequence :]
-        if str(entry.kind) == "approved" and entry.version == case.version.number
+        for entry in case.entries
+        if entry.kind == "approved" and entry.details.get("decision") == decided.sequence
     ]
     if approved:
         entry = approved[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_each_decision_has_a_statement_that_the_ledger_names(root: Path) -> None
         assert {one.bundle_digest: one.counts for one in stated.models} == entry["details"][
             "counts"
         ]
-        materials = {one["name"]: one["digest"] for one in stated.materials}
+        materials = {one.name: one.digest for one in stated.materials}
         assert materials["data"]["md5"] == "0123.dir"
         assert materials["code"] == {"gitCommit": made.git(root, "rev-parse", "HEAD").strip()}
     assert not waiting(root)
@@ -101,8 +102,13 @@ def test_a_registry_that_refuses_the_upload_loses_no_decision(
     assert refused
     (kept,) = waiting(root)
     assert kept.stem == lines(root)[0]["details"]["statement"]
+    # Two of no decision: of a process that was killed, and of one that may be about to decide.
+    old, young = kept.with_name("old.zip"), kept.with_name("young.zip")
+    old.touch()
+    os.utime(old, (0, 0))
+    young.touch()
     promotion.promote(root, decision)
-    assert not waiting(root)
+    assert waiting(root) == [young]
     assert verify(statements(root)[0]).decision.verdict == "promoted"
 
 

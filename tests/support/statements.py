@@ -71,7 +71,7 @@ def predicate(
         "run_id": "run",
         "by": "test",
         "ledger": {"name": "segops-ledger", "entry": 7, "previous": "0" * 64},
-        "materials": [{"name": "data", "digest": {"sha256": "data"}}],
+        "materials": statement.materials({"data_hash": "data"}, ""),
         "policy": POLICY.model_dump(mode="json"),
         "class_names": CLASSES,
         "models": statement.described(models),

@@ -96,9 +96,9 @@ def statement(case: Case) -> str:
         (stated.ledger.entry, stated.ledger.previous, stated.verdict),
         (entry.sequence, entry.previous, entry.verdict),
     )
-    now = {one["name"]: one for one in statements.materials(case.tags, PREFIX)}
+    now = {one.name: one for one in statements.materials(case.tags, PREFIX)}
     for one in stated.materials:
-        require_same(f"{path}: {one['name']}", one, now.get(one["name"]))
+        require_same(f"{path}: {one.name}", one, now.get(one.name))
     if verified.key is None:
         return "The counts in it give the verdict. It is not signed."
     whose = "the key given" if verified.is_vouched else "a key that nobody vouches for"
@@ -108,11 +108,10 @@ def statement(case: Case) -> str:
 def approval(case: Case) -> str:
     """Who approved it, where the policy asked for an approval."""
     decided = _decision(case)
-    # The kind is not in every ledger: policies without approval write none.
     approved = [
         entry
-        for entry in case.entries[decided.sequence :]
-        if str(entry.kind) == "approved" and entry.version == case.version.number
+        for entry in case.entries
+        if entry.kind == "approved" and entry.details.get("decision") == decided.sequence
     ]
     if approved:
         entry = approved[-1]

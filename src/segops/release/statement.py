@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from segops.release import archive, pairing, signing
 from segops.release.chain import finite
@@ -65,6 +65,22 @@ class Model(BaseModel):
     def member(self) -> str:
         """The counts' name in the archive."""
         return f"counts/{self.bundle_digest}.csv"
+
+
+class Material(BaseModel):
+    """Something that a version was made from: an in-toto resource descriptor.
+
+    Attributes:
+        name: Its name.
+        digest: Kind of digest -> digest.
+        annotations: What else is known of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    digest: dict[str, str]
+    annotations: dict[str, str]
 
 
 class LedgerPlace(BaseModel):
@@ -116,7 +132,7 @@ class Predicate(BaseModel):
         run_id: Its run.
         by: Who or what started the decision.
         ledger: Its place in the ledger.
-        materials: What the version was made from: in-toto resource descriptors.
+        materials: What the version was made from.
         policy: Section `gate` of the parameters; it holds seed, resamples and level of the
             bootstrap.
         class_names: The classes in id order.
@@ -137,7 +153,7 @@ class Predicate(BaseModel):
     run_id: str
     by: str
     ledger: LedgerPlace
-    materials: list[dict[str, Any]]
+    materials: tuple[Material, ...]
     policy: dict[str, Any]
     class_names: tuple[str, ...]
     models: tuple[Model, ...]
@@ -160,21 +176,20 @@ def described(counts: Sequence[PairedCounts]) -> tuple[Model, ...]:
     )
 
 
-def materials(tags: Mapping[str, str], prefix: str) -> list[dict[str, Any]]:
-    """Return what a version was made from, as in-toto resource descriptors.
+def materials(tags: Mapping[str, str], prefix: str) -> tuple[Material, ...]:
+    """Return what a version was made from.
 
     Args:
         tags: The version's tags.
         prefix: What stands before the fields of the lineage in the tags.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for name, (material, algorithm) in MATERIALS.items():
-        if value := tags.get(prefix + name):
-            found.setdefault(material, {}).setdefault("digest", {})[algorithm] = value
-    for name, (material, note) in NOTES.items():
-        if value := tags.get(prefix + name):
-            found.setdefault(material, {}).setdefault("annotations", {})[note] = value
-    return [{"name": name, **rest} for name, rest in found.items()]
+    found: dict[str, Material] = {}
+    for table, part in ((MATERIALS, "digest"), (NOTES, "annotations")):
+        for field, (name, kind) in table.items():
+            if value := tags.get(prefix + field):
+                material = found.setdefault(name, Material(name=name, digest={}, annotations={}))
+                getattr(material, part)[kind] = value
+    return tuple(found.values())
 
 
 def tree(predicate: Predicate) -> dict[str, Any]:
@@ -235,6 +250,8 @@ def read_evidence(parts: Mapping[str, Any]) -> Evidence:
     Raises:
         ValueError: A part is of another form.
     """
+    if not isinstance(parts, dict):
+        raise ValueError("evidence is no mapping")
     hints = get_type_hints(Evidence)
     values: dict[str, Any] = {}
     for name, value in parts.items():
@@ -242,17 +259,36 @@ def read_evidence(parts: Mapping[str, Any]) -> Evidence:
             raise ValueError(f"evidence.{name} is not known")
         options = get_args(hints[name]) or (hints[name],)
         kinds: dict[str, Any] = {kind.__name__: kind for kind in options if isinstance(kind, type)}
-        if isinstance(value, dict) and "kind" in value:
-            kind = kinds.get(value["kind"])
-            if kind is None:
-                raise ValueError(f"evidence.{name} is of the kind {value['kind']}")
-            content = {key: part for key, part in value.items() if key != "kind"}
-            if unknown := content.keys() - {field.name for field in fields(kind)}:
-                raise ValueError(f"evidence.{name}.{min(unknown)} is not known")
-            values[name] = TypeAdapter(kind).validate_python(content)
-        else:
-            values[name] = TypeAdapter(hints[name]).validate_python(value)
+        if not isinstance(value, dict):
+            values[name] = valid(hints[name], value, f"evidence.{name}")
+            continue
+        kind = kinds.get(str(value.get("kind")))
+        if kind is None:
+            raise ValueError(f"evidence.{name} is of the kind {value.get('kind')}")
+        content = {key: part for key, part in value.items() if key != "kind"}
+        if unknown := content.keys() - {field.name for field in fields(kind)}:
+            raise ValueError(f"evidence.{name}.{min(unknown)} is not known")
+        values[name] = valid(kind, content, f"evidence.{name}")
     try:
         return Evidence(**values)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def valid(kind: Any, content: Any, name: str) -> Any:
+    """Return JSON as a value of a type; nothing is converted.
+
+    Args:
+        kind: The type.
+        content: The JSON.
+        name: Its name, for the message.
+
+    Raises:
+        ValueError: It is of another form; one line names the place.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(to_bytes(content), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (name, *first["loc"])))
+        raise ValueError(f"{place} is not known to this segops: {first['msg']}") from None

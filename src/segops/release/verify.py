@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
 from segops import __version__, files
@@ -31,7 +30,6 @@ MOST_SHOWN = 3
 DECIDED = ("verdict", "model", "version", "run_id")
 MOST_SAMPLES = 1_000_000
 """Most resamples of the bootstrap that a statement may ask for."""
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class StatementError(SegopsError):
@@ -153,19 +151,10 @@ def _predicate(payload: Mapping[str, Any]) -> Predicate:
         raise ValueError(
             f"a statement of another format, {kind[1]}; this segops reads {statements.PREDICATE}"
         )
-    stated = _valid(Predicate, payload.get("predicate"), "predicate")
+    stated: Predicate = statements.valid(Predicate, payload.get("predicate"), "predicate")
     if dict(payload) != statements.tree(stated):
         raise ValueError("the subject is not the version that the predicate is about")
     return stated
-
-
-def _valid(kind: type[Model], tree: Any, name: str) -> Model:
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, (name, *first["loc"])))
-        raise ValueError(f"{place} is not known to this segops: {first['msg']}") from None
 
 
 def _models(members: Mapping[str, bytes], stated: Predicate) -> list[PairedCounts]:
@@ -201,7 +190,7 @@ def _models(members: Mapping[str, bytes], stated: Predicate) -> list[PairedCount
 
 def _again(stated: Predicate, models: Sequence[PairedCounts]) -> Decision:
     """Decide again from the counts, and compare with what is stated."""
-    policy = _valid(GateParams, stated.policy, "policy")
+    policy: GateParams = statements.valid(GateParams, stated.policy, "policy")
     if policy.bootstrap_samples > MOST_SAMPLES:
         raise ValueError(
             f"policy.bootstrap_samples is {policy.bootstrap_samples}; at most {MOST_SAMPLES} are "
@@ -246,17 +235,18 @@ def _evidence(
         if compared:
             raise ValueError("evidence holds a comparison and no score")
         return before, parsed
-    if not models or models[0].bundle_digest != score.bundle_digest:
+    ours = models[0] if models else None
+    if ours is None or (ours.version, ours.bundle_digest) != (stated.version, score.bundle_digest):
         raise ValueError("the archive lacks the counts of the challenger")
-    ours = models[0]
     made: dict[str, Any] = {"score": replace(score, **asdict(pairing.unseen(ours)))}
     for name in compared:
         part = stated.evidence[name]
         reference = by_digest.get(str(part.get("bundle_digest")))
         if reference is None:
             raise ValueError(f"the archive lacks the counts of the {name}")
-        reference = replace(reference, version=str(part.get("version")))
         made[name] = pairing.compare(ours, reference, score.val_hash, policy)
+    if "champion" in compared and made["champion"].version != parsed.champion_version:
+        raise ValueError("evidence.champion_version is not the version compared with")
     if "best" in compared:
         others = [model for model in models[1:] if model.version in stated.best]
         for model in others:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import zipfile
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,28 @@ def test_what_the_counts_do_not_give_is_named(
         return
     with pytest.raises(StatementError, match=named):
         verify_bytes(changed, "it")
+
+
+def places(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    yield path
+    if isinstance(tree, dict | list):
+        for step, part in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from places(part, (*path, step))
+
+
+def test_a_value_of_another_type_anywhere_gets_one_sentence(plain: bytes) -> None:
+    members = archive.read(plain)
+    payload = json.loads(b64decode(json.loads(members[statement.STATEMENT])["payload"]))
+    others: list[Any] = [None, [], [[1]], {}, {"kind": "Unknown"}, "x", 1e308, True]
+    sentences = []
+    for number, path in enumerate(list(places(payload["predicate"]))[1::3]):
+        change = partial(swap, to=others[number % len(others)])
+        try:
+            verify_bytes(with_payload(plain, lambda tree: change(tree, *path)), "it")  # noqa: B023
+        except StatementError as error:  # any other error fails
+            sentences.append(str(error))
+    assert len(sentences) > 40
+    assert not [one for one in sentences if "\n" in one]
 
 
 def test_the_best_release_is_the_one_that_is_best() -> None:

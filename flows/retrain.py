@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from segops import files, paths, pipeline
+from segops import faults, files, paths, pipeline
 from segops.params.file import load_params
 from segops.report.figures import sentence
 from segops.runtime.errors import SegopsError, TransientError
@@ -73,9 +73,13 @@ def is_transient(_task: object, _run: TaskRun, state: State[Any]) -> bool:
 
 
 def guarded(function: Callable[[], Result]) -> Result | State[Any]:
-    """Call `function`; a user's mistake becomes a failed state with a message, no traceback."""
+    """Call `function`; a user's mistake becomes a failed state with a message, no traceback.
+
+    So does what the machine refuses, such as space or rights.
+    """
     try:
-        return function()
+        with faults.named():
+            return function()
     except TransientError:
         raise
     except SegopsError as error:

@@ -32,7 +32,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     temporary = _beside(target)
     try:
-        yield temporary
+        with _naming(target):
+            yield temporary
         _sync(temporary)
         temporary.replace(target)
         _sync(target.parent)
@@ -49,7 +50,8 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     temporary = _beside(target)
     temporary.mkdir()
     try:
-        yield temporary
+        with _naming(target):
+            yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
                 _sync(path)
@@ -65,6 +67,17 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Name `target` in an OSError that names no path, as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
+        raise
 
 
 def _beside(target: Path) -> Path:

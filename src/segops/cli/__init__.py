@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from segops import faults
 from segops.cli import (
     card,
     compare,
@@ -44,13 +45,17 @@ log = logging.getLogger("segops")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives a message and exit status 1."""
+    """Run the command line.
+
+    A user's mistake, or what the machine refuses, gives a message and exit status 1.
+    """
     _quiet()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     log.setLevel(logging.INFO)
     log.addFilter(make_printable)
     try:
-        app()
+        with faults.named():
+            app()
     except SegopsError as error:
         print_error(str(error))
         sys.exit(1)

@@ -57,7 +57,8 @@ TEXTS = {
     errno.ENOSPC: re.compile("No space left on device|disk is full"),
     errno.EACCES: re.compile("readonly database"),
     errno.ENOMEM: re.compile(
-        "can't allocate memory|Insufficient memory|out of memory|can't start new thread",
+        "can(?:'t|not) allocate memory|Insufficient memory|out of memory|can't start new thread"
+        "|failed to map segment",
         re.IGNORECASE,
     ),
 }

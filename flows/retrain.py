@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import flow, get_run_logger, task
+from prefect import serve as serve_deployments
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -188,7 +189,7 @@ def _retrain(root: Path, force: bool) -> Summary:
 
     parameters = load_params(root)
     os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
-    _call(data, root, Path(parameters.data.path))
+    call(data, root, Path(parameters.data.path))
     stages = pipeline.states(root)
     due = {state.name for state in stages if force or state.state != "up to date"}
     if due:  # the evaluation page compares the new model with the present champion
@@ -201,10 +202,10 @@ def _retrain(root: Path, force: bool) -> Summary:
         run_stage: Any = stage
         states[planned.name] = run_stage(*arguments, wait_for=upstream, return_state=True)
         states[planned.name].result()
-    recorded = _call(record, root)
-    registered = _call(register, root, recorded)
-    decision = _call(promote, root, _call(gate, root))
-    tested = _call(smoke, root, decision)
+    recorded = call(record, root)
+    registered = call(register, root, recorded)
+    decision = call(promote, root, call(gate, root))
+    tested = call(smoke, root, decision)
     champion_evaluation.refresh(root)
     return Summary(
         outcomes={name: state.result() for name, state in states.items()},
@@ -218,7 +219,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     )
 
 
-def _call(function: Any, *arguments: Any) -> Any:
+def call(function: Any, *arguments: Any) -> Any:
     """Run a task and return its result.
 
     Raises:
@@ -287,7 +288,7 @@ def run(root: Path, force: bool = False) -> Summary:
 
 
 def serve(cron: str, timezone: str) -> None:
-    """Serve the flow on a schedule until stopped.
+    """Serve the flow on a schedule, and the flow :mod:`flows.approve`, until stopped.
 
     Args:
         cron: A cron expression of five fields.
@@ -310,5 +311,12 @@ def serve(cron: str, timezone: str) -> None:
             f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
             'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'
         ) from None
+    from flows.approve import approve
+
     with server.for_schedules():
-        retrain.serve(name="scheduled", schedule=Cron(cron, timezone=timezone), limit=1)
+        # One retraining at a time; an approval does not wait for it.
+        scheduled: Any = retrain.to_deployment(
+            name="scheduled", schedule=Cron(cron, timezone=timezone), concurrency_limit=1
+        )
+        approval: Any = approve.to_deployment(name="approval", concurrency_limit=1)
+        serve_deployments(scheduled, approval, limit=2)

@@ -187,7 +187,7 @@ def scheduled(
         )
         try:
             deadline = time.monotonic() + 120
-            while "is being served" not in said.read_text() and time.monotonic() < deadline:
+            while "being served" not in said.read_text() and time.monotonic() < deadline:
                 time.sleep(0.2)
             yield asyncio.run(read_deployment("retrain/scheduled")), said
         finally:

@@ -8,6 +8,7 @@ import pytest
 
 from segops.cli import life
 from segops.release import promotion, versions
+from segops.release.approval import approve
 from segops.release.reinstate import reinstate
 from segops.release.rollback import rollback
 from segops.release.status import status
@@ -37,6 +38,8 @@ def test_a_withdrawn_version_comes_back_through_the_gate(
     with pytest.raises(SegopsError, match=r"segops reinstate 2 --reason WHY"):
         rollback(root, "worse", to="2")
     assert "segops reinstate 2" in release(root, seed=2, quality=0.8).reason
+    with pytest.raises(SegopsError, match=r"withdrawn: halos .segops reinstate 2"):
+        approve(root, "2", "good all the same")
     assert reinstate(root, "2", "sensor mended") is True
     assert kinds(root)[-1] == ("reinstated", "reinstate", "2")
     assert aliases(root) == {"champion": "1", "challenger": "2"}

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,11 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    folder: Path, database: str = "sqlite:///server.db", workers: int = 1
+    folder: Path,
+    database: str = "sqlite:///server.db",
+    workers: int = 1,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A tracking server that keeps the artifacts itself: its address and its process.
 
@@ -39,19 +43,22 @@ def serving(
         folder: Where it keeps log and artifacts; it is made.
         database: Its database; not seen in the process list.
         workers: Number of its processes.
+        options: Further options.
+        environment: Further variables.
     """
     folder.mkdir()
     port = free_port()
     process = subprocess.Popen(
         [
             sys.executable, "-m", "mlflow", "server", "--workers", str(workers), "--port",
-            str(port), "--artifacts-destination", "store",
+            str(port), "--artifacts-destination", "store", *options,
         ],
         cwd=folder,
         env={
             **os.environ,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_BACKEND_STORE_URI": database,
+            **(environment or {}),
         },
         stdout=(folder / "log").open("wb"),
         stderr=subprocess.STDOUT,

@@ -33,7 +33,8 @@ app = typer.Typer(
 )
 for command in (
     life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
-    life.adopt, life.reinstate, proof.verify, proof.audit, reproduce.reproduce, card.card,
+    life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
+    card.card,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
 ):  # fmt: skip
     app.command()(command)

@@ -216,3 +216,24 @@ def reinstate(
         )
         return
     _decide(root)
+
+
+def approve(
+    version: Annotated[str, typer.Argument(help="The candidate's version.")],
+    reason: Annotated[str, typer.Option(help="Why; written into the ledger.")],
+) -> None:
+    """Check the evidence on a candidate again, and promote it.
+
+    The exit status is 3 when the smoke test takes the champion back.
+    """
+    root = checkout()
+    from segops.release import champion_evaluation
+    from segops.release.approval import approve as approve_candidate
+    from segops.release.smoke import smoke
+
+    approved = approve_candidate(root, version, reason)
+    console.say(f"Version {version} is approved by {approved.by} and is champion.")
+    tested = smoke(root, approved.decision)
+    champion_evaluation.refresh(root)
+    show_smoke(tested)
+    _exit_unless_promoted(approved.decision, tested)

@@ -53,6 +53,8 @@ def status() -> None:
             entry.time[:16].replace("T", " "), entry.what, str(entry.version), entry.reason
         )
     console.print(table)
+    for number in current.candidates:
+        console.say(f"Version {number} waits for approval: segops approve {number} --reason WHY")
     for number, reason in current.withdrawn.items():
         console.say(f"Version {number} is withdrawn: {reason}")
     for warning in current.warnings:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERDICTS: Mapping[Verdict, str] = {
     "promoted": "green",
+    "candidate": "yellow",
     "rejected": "red",
     "inconclusive": "yellow",
     "unchanged": "cyan",
@@ -34,6 +35,8 @@ def show_decision(decision: Decision, version: int | str) -> None:
         # Padded to the width of "undecided", so that the sentences are aligned.
         mark = f"[{OUTCOMES[check.outcome]}]{check.outcome:<9}[/]"
         console.say(f"  {mark}  {escape(check.sentence)}", markup=True)
+    if decision.verdict == "candidate":
+        console.say(f"It waits for approval: segops approve {version} --reason WHY")
 
 
 def show_smoke(tested: Smoke | None) -> None:

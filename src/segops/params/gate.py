@@ -57,3 +57,11 @@ class GateParams(Section):
         2000, description="Resamples of the paired bootstrap."
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the paired bootstrap.")
+    approval: Literal["none", "required"] = Field(
+        "none",
+        description="required: a version that passes becomes a candidate, and `segops approve` "
+        "promotes it.",
+    )
+    approve_own: bool = Field(
+        False, description="Whether the person who started a run may approve its version."
+    )

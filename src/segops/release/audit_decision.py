@@ -14,6 +14,7 @@ from segops.record.lineage import PREFIX
 from segops.record.update import COUNTS
 from segops.release import kept_statements, pairing, releases, verify, versions
 from segops.release import statement as statements
+from segops.release.approval import is_trusted, told
 from segops.release.audit_case import Absent, Case, require_same
 from segops.release.chain import Entry
 from segops.runtime.errors import SegopsError
@@ -115,7 +116,10 @@ def approval(case: Case) -> str:
     ]
     if approved:
         entry = approved[-1]
-        return f"Entry {entry.sequence}: approved by {entry.by}: {entry.reason}"
+        words = f"Entry {entry.sequence}: {told(entry, decided)}: {entry.reason}"
+        if not is_trusted(entry, decided):
+            raise SegopsError(words)
+        return words
     asked = decided.details.get("policy", {}).get("approval", "none")
     if asked != "none":
         raise Absent("The policy asks for an approval, and the ledger holds none.")

@@ -27,7 +27,7 @@ from segops.release import kept_statements, publish_card, releases, versions
 from segops.release.chain import Entry, to_line
 from segops.release.ledger import Ledger, MovedError
 from segops.release.releases import Releases
-from segops.release.versions import CHALLENGER, CHAMPION, PREVIOUS
+from segops.release.versions import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS
 
 LEASE_SECONDS = 60.0
 """How long a process waits for another one's change before it completes the change itself."""
@@ -242,9 +242,10 @@ def _carry_out(registry: Registry, intent: Entry) -> None:
         versions.set_tags(
             registry.store, registry.model, withdrawn, {versions.WITHDRAWN: intent.reason}
         )
-    # Keep the challenger alias unless that version was just promoted.
-    if champion is not None and registry.aliases().get(CHALLENGER) == champion:
-        versions.set_alias(registry.store, registry.model, CHALLENGER, None)
+    # Keep these aliases unless their version was just promoted.
+    for alias in (CHALLENGER, CANDIDATE) if champion is not None else ():
+        if registry.aliases().get(alias) == champion:
+            versions.set_alias(registry.store, registry.model, alias, None)
     _end(registry, intent, "done", intent.reason)
     publish(registry, intent.run_id)
 

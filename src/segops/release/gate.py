@@ -15,7 +15,7 @@ from segops.release.check import Check
 from segops.release.evidence import Challenger, Evidence, Identical
 from segops.release.gate_checks import CHECKS
 
-Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
+Verdict = Literal["promoted", "candidate", "rejected", "inconclusive", "unchanged"]
 REASONS_TO_PROMOTE = ("mIoU", "champion")
 """Names of the checks whose sentences give the reason of a promotion."""
 
@@ -24,7 +24,8 @@ class Decision(BaseModel):
     """The gate's decision.
 
     Attributes:
-        verdict: `promoted` (may become champion), `rejected`, `inconclusive`, or `unchanged` (the
+        verdict: `promoted` (may become champion), `candidate` (may once a person approves),
+            `rejected`, `inconclusive`, or `unchanged` (the
             challenger is the champion).
         checks: Every check with its result.
         model: Name of the registered model.
@@ -58,7 +59,8 @@ def decide(evidence: Evidence, policy: GateParams) -> Decision:
     """Decide whether the challenger may become champion.
 
     The verdict is `rejected` when a check failed, `inconclusive` when no check failed and a
-    comparison has too few images to decide, else `promoted`. A challenger that is the champion
+    comparison has too few images to decide, else `candidate` where the policy requires an approval,
+    else `promoted`. A challenger that is the champion
     itself is `unchanged`.
 
     Args:
@@ -86,6 +88,8 @@ def decide(evidence: Evidence, policy: GateParams) -> Decision:
         if "failed" in outcomes
         else "inconclusive"
         if "undecided" in outcomes
+        else "candidate"
+        if policy.approval == "required"
         else "promoted"
     )
     return Decision(verdict=verdict, checks=checks, **known)

@@ -291,14 +291,18 @@ class Ledger:
                 await_creation_for=0,
             )
         except MlflowException as error:
-            if is_missing(error):
-                self._create_model()
+            # A server that asks for a login says so of a model that does not exist.
+            refused = error.error_code == "PERMISSION_DENIED"
+            if is_missing(error) or refused:
+                if not self._create_model() and refused:
+                    raise
             elif error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
                 raise
             return str(error).strip().splitlines()[0]
         return ""
 
-    def _create_model(self) -> None:
+    def _create_model(self) -> bool:
+        """Create the registered model; returns whether it was missing."""
         try:
             self.store.client.create_registered_model(
                 self.name,
@@ -308,6 +312,8 @@ class Ledger:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            return False
+        return True
 
     def _anchored(self) -> str | None:
         """Return the hash of the last entry as the registered model's tag names it, or None."""

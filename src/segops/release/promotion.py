@@ -10,7 +10,7 @@ from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.record.lineage import started_by
 from segops.record.tracking import BusyError, session
-from segops.release import pairing, releases, signing
+from segops.release import pairing, releases, signing, versions
 from segops.release.chain import Entry, TamperedError, finite
 from segops.release.changes import Registry, change, changing, open_registry, prepared, publish
 from segops.release.evidence import Comparison
@@ -19,7 +19,7 @@ from segops.release.gather import Gathered, gather, unreachable
 from segops.release.kept_statements import KEY, keep
 from segops.release.ledger import MovedError
 from segops.release.statement import shown
-from segops.release.versions import CHAMPION, PREVIOUS
+from segops.release.versions import CANDIDATE, CHAMPION, PREVIOUS
 from segops.runtime.errors import SegopsError
 
 ROUNDS = 5
@@ -56,10 +56,11 @@ def gate(root: Path) -> Decision:
 
 
 def promote(root: Path, decision: Decision) -> Decision:
-    """Carry out a decision, once: `promoted` changes aliases, other verdicts change nothing.
+    """Carry out a decision, once: `promoted` and `candidate` change aliases.
 
-    The challenger becomes `champion`, the old champion `previous`. The gate decides anew if the
-    champion or the ledger changes before the aliases are set.
+    After `promoted` the challenger becomes `champion`, the old champion `previous`. After
+    `candidate` it gets the alias `candidate`; :mod:`segops.release.approval` promotes it. The gate
+    decides anew if the champion or the ledger changes before the aliases are set.
 
     Args:
         root: The workspace.
@@ -73,11 +74,11 @@ def promote(root: Path, decision: Decision) -> Decision:
         SegopsError: The version was withdrawn, or the ledger holds no decision on it.
     """
     for _ in range(ROUNDS):
-        if decision.verdict != "promoted":
+        if decision.verdict not in ("promoted", "candidate"):
             return decision
         try:
             with changing(root) as registry:
-                _promote(registry, decision)
+                _carry_out(registry, decision)
             return decision
         except MovedError as error:
             log.warning("%s The gate decides anew.", error)
@@ -105,16 +106,18 @@ def _decide(registry: Registry, settings: Params) -> Decision:
             continue
         if decision.version:
             publish(registry, decision.run_id)
+        if decision.verdict != "candidate":
+            _withdraw_candidate(registry, decision.version)
         return decision
     raise BusyError(f"The ledger changed during each of {ROUNDS} decisions. Try again.")
 
 
-def _promote(registry: Registry, decision: Decision) -> None:
+def _carry_out(registry: Registry, decision: Decision) -> None:
     now, entries = registry.aliases(), registry.ledger.entries()
     if now.get(CHAMPION) == decision.version:
         return
     decided = releases.last_decision(entries, decision.version)
-    if decided is None or decided.verdict != "promoted":
+    if decided is None or decided.verdict != decision.verdict:
         raise SegopsError(
             f"{registry.model} version {decision.version}: the ledger's last decision on it is "
             f"{decided.verdict if decided else 'none'}. `segops promote` decides again."
@@ -130,6 +133,9 @@ def _promote(registry: Registry, decision: Decision) -> None:
             f"{registry.model}: version {now.get(CHAMPION) or '(none)'} is champion; version "
             f"{decision.version} was compared with {decision.champion_version or '(none)'}."
         )
+    if decision.verdict == "candidate":
+        versions.set_alias(registry.store, registry.model, CANDIDATE, decision.version)
+        return
     change(
         registry,
         "promote",
@@ -143,6 +149,12 @@ def _promote(registry: Registry, decision: Decision) -> None:
         differences=decided.details["differences"],
         smoke_due=True,
     )
+
+
+def _withdraw_candidate(registry: Registry, version: str) -> None:
+    """Delete the alias `candidate` of a version that is a candidate no longer."""
+    if version and registry.aliases().get(CANDIDATE) == version:
+        versions.set_alias(registry.store, registry.model, CANDIDATE, None)
 
 
 def _write_down(

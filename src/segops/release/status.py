@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segops.params.file import load_params
 from segops.record.tracking import session, tracking_uri, without_credentials
-from segops.release import releases, versions
+from segops.release import approval, releases, versions
 from segops.release.chain import Entry
 from segops.release.ledger import Ledger
 from segops.release.releases import Releases
@@ -64,6 +64,7 @@ class Status:
         versions: The versions with an alias: champion, previous, challenger.
         decisions: The last decisions in the ledger, oldest first.
         withdrawn: Version -> why a rollback withdrew it.
+        candidates: Versions that wait for an approval.
         warnings: What is wrong with the registry, each a sentence.
         ledger: Where the ledger lies.
         tracking_uri: MLflow's address, without credentials.
@@ -73,6 +74,7 @@ class Status:
     versions: tuple[AliasedVersion, ...]
     decisions: tuple[Event, ...]
     withdrawn: Mapping[str, str]
+    candidates: tuple[str, ...]
     warnings: tuple[str, ...]
     ledger: str
     tracking_uri: str
@@ -98,6 +100,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             what = "champion adopted"
         elif entry.kind == "reinstated":
             what = "reinstated"
+        elif entry.kind == "approved":
+            what = approval.told(entry, entries[entry.details["decision"] - 1])
         elif entry.kind == "smoke":
             what = f"{entry.verdict} the smoke test"
         elif entry.kind == "reproduced":
@@ -155,6 +159,9 @@ def status(root: Path) -> Status:
         versions=aliased,
         decisions=tuple(events(entries)[-LAST:]),
         withdrawn=history.withdrawn,
+        candidates=tuple(
+            one.version for one in approval.waiting(entries, aliases.get(versions.CHAMPION))
+        ),
         warnings=tuple(_warnings(entries, history, aliases.get(versions.CHAMPION))),
         ledger=f"{ledger.name} at {store.identity}, {len(entries)} entries",
         tracking_uri=without_credentials(tracking_uri(root)),

@@ -14,7 +14,8 @@ from segops.record.tracking import Store, is_missing
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
-ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
+CANDIDATE = "candidate"
+ALIASES = (CHAMPION, PREVIOUS, CANDIDATE, CHALLENGER)
 WITHDRAWN = tag("withdrawn")
 NO_VALUE = "none"
 """Value of a score's tag when the present images give no score."""

@@ -37,7 +37,10 @@ SHORTAGES = {
         "End other programs, raise the limit of this process (`ulimit -v`, a container's memory), "
         f"or lower the size of a batch, of images or the number of workers, {AGAIN}",
     ),
-    errno.EIO: ("the device failed to read or write", f"Check disk and connection, {AGAIN}"),
+    errno.EIO: (
+        "the device failed to read or write",
+        f"Check disk, free space and connection, {AGAIN}",
+    ),
 }
 """What is short, and what to do, by the error's number."""
 CONFLICTS = {
@@ -55,7 +58,8 @@ OTHER_PLACE = f"Free space there, or set TMPDIR to a directory that you may writ
 NUMBERED = re.compile(r"(?:os error |errno )(\d+)", re.IGNORECASE)
 TEXTS = {
     errno.ENOSPC: re.compile("No space left on device|disk is full"),
-    errno.EACCES: re.compile("readonly database"),
+    errno.EACCES: re.compile("readonly database|unable to open database file"),
+    errno.EIO: re.compile("disk I/O error"),
     errno.ENOMEM: re.compile(
         "can(?:'t|not) allocate memory|Insufficient memory|out of memory|can't start new thread"
         "|failed to map segment",

@@ -41,6 +41,10 @@ def full_database(tmp_path: Path) -> None:
         database.execute("CREATE TABLE x (y)")
 
 
+def database_in_no_directory(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "gone/x.db")
+
+
 def file_for_directory(tmp_path: Path) -> None:
     (tmp_path / "reports").touch()
     files.write_text(tmp_path / "reports/page.html", "x")
@@ -61,6 +65,7 @@ def cause_of_another(tmp_path: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "full disk": (full_disk, r"A disk \(free: \d+ MiB at .*\): the disk is full\. Free space"),
     "full database": (full_database, r"the disk is full\. Free space"),
+    "no database": (database_in_no_directory, "^you lack the right to use it"),
     "numpy": (lambda _: np.empty(TOO_LARGE, np.uint8), "^not enough memory. End other programs"),
     "torch": (lambda _: torch.empty(TOO_LARGE), "^not enough memory. End other programs"),
     "python": (lambda _: bytearray(TOO_LARGE), "^not enough memory. End other programs"),

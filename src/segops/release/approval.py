@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -219,11 +218,9 @@ def _candidate(registry: Registry, number: str, champion: str | None) -> Entry:
 
 
 def _require_intact(registry: Registry, version: Version, digest: str) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with files.scratch() as scratch:
         try:
-            artifact.checked_bundle(
-                registry.store, registry.model, version.number, digest, Path(scratch)
-            )
+            artifact.checked_bundle(registry.store, registry.model, version.number, digest, scratch)
         except (MlflowException, OSError) as error:
             raise SegopsError(
                 f"{registry.model} version {version.number} cannot be fetched: "

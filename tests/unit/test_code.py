@@ -223,8 +223,7 @@ def test_the_registry_decides_no_training() -> None:
 
 
 def test_imports_are_written_as_imports() -> None:
-    """The contracts see no other; a command names its stage or a format, bundles and flows lie
-    elsewhere."""
+    """The contracts see no other; commands name stages and formats; bundles, flows lie apart."""
     named = {
         path.relative_to(code.ROOT).as_posix()
         for path in code.ROOT.rglob("*.py")

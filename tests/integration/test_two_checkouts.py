@@ -114,7 +114,9 @@ def test_a_process_that_rested_finds_its_change_completed(
     promotion.promote(first, decision)
     assert aliases(first)["champion"] == "3"
     assert kinds(first).count(("done", "promote", "2")) == 1
-    assert not status(first).warnings
+    (warning,) = status(first).warnings
+    assert "version 3" in warning.lower()
+    assert "smoke test" in warning
 
 
 def test_a_change_that_another_process_is_carrying_out_is_waited_for(

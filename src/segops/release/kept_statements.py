@@ -72,8 +72,9 @@ def keep(
         bundle_digest=challenger.bundle_digest,
         run_id=decision.run_id,
         by=started_by(),
+        # The ledger is not read again: the decision rests on what was read before it was made.
         ledger=statement.LedgerPlace(
-            name=ledger.name, entry=len(ledger.entries()) + 1, previous=ledger.head
+            name=ledger.name, entry=ledger.length + 1, previous=ledger.head
         ),
         materials=statement.materials(tags, PREFIX),
         policy=settings.gate.model_dump(mode="json"),

@@ -72,6 +72,11 @@ class Ledger:
         """SHA-256 of the last entry that this object has read."""
         return (self._chain or self._read()).head
 
+    @property
+    def length(self) -> int:
+        """Number of entries that this object has read."""
+        return len((self._chain or self._read()).entries)
+
     def entries(self) -> list[Entry]:
         """Return the entries, oldest first; read what is new since the last call.
 

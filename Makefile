@@ -10,7 +10,7 @@ BENCHMARKS := confusion scan input_pipeline training_step data_bound_training lo
   openmp_spin crf
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench bench-evaluation bench-gpu clean
+.PHONY: help install demo test test-slow test-long lint format bench bench-evaluation bench-gpu clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,10 +30,13 @@ demo: install ## Run validation, augmentation, training, evaluation and the gate
 	@segops run
 
 test: install ## Run the tests, but for the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not long" $(PYTEST_ARGS)
 
 test-slow: install ## Run the tests that take longest
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-long: install ## Run the tests that CI leaves out; PYTEST_ARGS names a family's file
+	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 lint: install ## Check style, types and the import contracts
 	@ruff check . && ruff format --check . && mypy && lint-imports

@@ -101,7 +101,7 @@ def test_a_killed_rank_ends_the_run_and_a_new_run_goes_on(
     assert not (root / paths.RESUME).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_train_as_one_with_two_devices(root: Path, tmp_path: Path) -> None:
     """Two folders with an agent each, as two machines have; the second one is left as it was."""
     settings = yaml.safe_load((root / "params.yaml").read_text())

@@ -112,7 +112,7 @@ def test_second_run_is_refused_while_one_is_under_way(
     assert "another run is under way in this workspace" in state.message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_one_image_of_val_ends_well(
     server: None, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,13 @@ with session(root, RegistryParams()) as store:
 WRITERS = 4
 
 
-@pytest.fixture(params=["embedded", "sqlite", "postgresql"])
+@pytest.fixture(
+    params=[
+        pytest.param("embedded", marks=pytest.mark.long),
+        pytest.param("sqlite", marks=pytest.mark.long),
+        pytest.param("postgresql", marks=pytest.mark.slow),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
@@ -60,7 +66,6 @@ def roots(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield roots
 
 
-@pytest.mark.slow
 def test_two_hundred_entries_of_four_writers(roots: list[Path]) -> None:
     each = 50
     processes = [

@@ -55,7 +55,7 @@ def test_a_cosmetic_change_retrains_nothing(reproduced_copy: Path) -> None:
     assert "Running stage 'train'" not in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_force_trains_again_and_gives_the_same_bytes(reproduced_copy: Path) -> None:
     before = files.read_json(reproduced_copy / paths.TRAINING)
     history = reproduced_copy / ".segops" / "history.jsonl"

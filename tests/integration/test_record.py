@@ -318,7 +318,7 @@ def made_again(root: Path, run_id: str) -> Path:
     return tree
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path) -> None:
     """In a real workspace, from code that was not committed."""
     root = reproduced_copy
@@ -333,7 +333,7 @@ def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path
     assert list(made.snapshot(root)["runs"]) == [done.run_id]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     reproduced_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +359,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     assert not (tree / "src/segops/not_committed.py").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_from_an_alias_is_made_again_after_the_alias_moved(promoted: Path) -> None:
     root = promoted
     set_params(root, model={"start_from": "models:/segops@champion"}, train={"epochs": 1})

@@ -50,8 +50,13 @@ def is_running(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["coming up", "running"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("coming up", marks=pytest.mark.long),
+        pytest.param("running", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_leaves_no_server(reproduced_copy: Path, own_home: Path, moment: str) -> None:
     run = subprocess.Popen(
         ["segops", "run"],

@@ -160,7 +160,7 @@ def test_saved_weights_and_specification_give_the_same_network(
 @pytest.mark.parametrize(
     "architecture",
     [
-        one if one in QUICKLY_EXPORTED else pytest.param(one, marks=pytest.mark.slow)
+        one if one in QUICKLY_EXPORTED else pytest.param(one, marks=pytest.mark.long)
         for one in sorted(ARCHITECTURES)
     ],
 )

@@ -68,7 +68,9 @@ def test_first_run_ends_with_a_champion(first: tuple[Path, retrain_module.Summar
     assert summary.created
     assert summary.decision.verdict == "promoted", summary.decision
     assert {one.alias: str(one.version) for one in status(root).versions} == {"champion": "1"}
-    assert len(lines(root)) == 3  # decision, intent, done
+    assert [line["kind"] for line in lines(root)] == ["decision", "intent", "done", "smoke"]
+    assert summary.smoke is not None
+    assert "on the machine that scored it: 0 of" in summary.smoke.sentence
     champion = kept_champion.read(root)
     assert champion is not None
     assert champion.version == "1"  # what the next evaluation page compares with

@@ -21,7 +21,6 @@ ADMIN = ("admin", "a-password-of-16")
 def test_a_server_with_logins_says_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("flask_wtf", reason="MLflow's basic-auth needs Flask-WTF")
     config = tmp_path / "auth.ini"
     config.write_text(
         "[mlflow]\ndefault_permission = MANAGE\n"

@@ -116,9 +116,9 @@ def test_names_from_data_are_text() -> None:
         assert plain.count(EVIL) == 6, shown  # classes, worst, three stated, the check
 
 
-@pytest.mark.parametrize("length", [20, 200, 2000])
+@pytest.mark.parametrize("length", [20, 200, 1000])
 def test_a_description_fits_the_registry(length: int) -> None:
-    names = ("ground", *(f"{one:03}" + "ü|" * (length // 2) for one in range(200)))
+    names = ("ground", *(f"{one:03}" + "ü|" * (length // 2) for one in range(40)))
     evaluation = evaluation_of(names)
     for figures in evaluation["classes"].values():
         figures |= {"truth_pixels": 5, "iou": 0.5}

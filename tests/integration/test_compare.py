@@ -362,6 +362,7 @@ class TestReference:
         champion_evaluation.refresh(root)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        caplog.clear()
         caplog.set_level(logging.INFO, "segops")
         champion_evaluation.refresh(root)
         assert [one.getMessage()[:20] for one in caplog.records] == ["The evaluation page "]

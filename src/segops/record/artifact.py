@@ -203,10 +203,8 @@ def _downloaded(store: Store, uri: str, name: str, target: Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         found = download_artifacts(uri, dst_path=str(target), tracking_uri=store.uri)
     except (MlflowException, OSError) as error:
-        # The store of a server answers with a status, that of a directory with a text.
         status = getattr(getattr(error, "response", None), "status_code", None)
-        is_gone = is_missing(error) or status == 404 or "No such artifact" in str(error)
-        if not is_gone and not isinstance(error, FileNotFoundError):
+        if not is_missing(error) and status != 404:
             raise _not_now(name, error) from error
         raise ArtifactError(
             f"{name}: its artifact at {without_credentials(uri)} is gone. Restore it from a "

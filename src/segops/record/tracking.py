@@ -165,7 +165,7 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
                     if create or error.errno not in READ_ONLY:
                         raise
             if is_embedded:
-                uri = _mended(stack, _database(root), create)
+                uri = _mended(stack, _database(root), settings.experiment, create)
             try:
                 client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 experiment_id = _experiment(client, root, uri, settings.experiment, create)
@@ -188,15 +188,15 @@ def first_line(error: Exception) -> str:
     return re.sub(r"\w+://\S+", lambda address: without_credentials(address[0]), line)
 
 
-def _mended(stack: ExitStack, database: Path, create: bool) -> str:
+def _mended(stack: ExitStack, database: Path, experiment: str, create: bool) -> str:
     """Return the address of the embedded database once its addresses name this place."""
     try:
-        moved.mend(database)
+        moved.mend(database, experiment)
     except (sqlite3.Error, OSError):
         if create:
             raise
         scratch = stack.enter_context(files.scratch())
-        database = moved.mended_copy(database, scratch)
+        database = moved.mended_copy(database, experiment, scratch)
     return f"{SQLITE}{database}"
 
 

@@ -43,7 +43,7 @@ def approve(version: str, reason: str) -> State[Any]:
     try:
         root = paths.workspace()
         approved = call(promote_candidate, root, version, reason)
-        tested = call(smoke, root, approved.decision)
+        tested = call(smoke, root)
         champion_evaluation.refresh(root)
     except SegopsError as error:
         return Failed(message=str(error), data=error)

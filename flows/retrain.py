@@ -153,11 +153,11 @@ def promote(root: Path, decision: Decision) -> Decision | State[Any]:
 
 
 @step(task_run_name="smoke test")
-def smoke(root: Path, decision: Decision) -> Smoke | State[Any] | None:
+def smoke(root: Path) -> Smoke | State[Any] | None:
     """Test a champion that was just promoted, and take it back if it fails."""
     from segops.release.smoke import smoke as test_champion
 
-    return guarded(lambda: test_champion(root, decision))
+    return guarded(lambda: test_champion(root))
 
 
 @flow(name="retrain", persist_result=False)
@@ -205,7 +205,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     recorded = call(record, root)
     registered = call(register, root, recorded)
     decision = call(promote, root, call(gate, root))
-    tested = call(smoke, root, decision)
+    tested = call(smoke, root)
     champion_evaluation.refresh(root)
     return Summary(
         outcomes={name: state.result() for name, state in states.items()},

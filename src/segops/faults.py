@@ -89,6 +89,16 @@ def named() -> Iterator[None]:
         raise SegopsError(sentence) from error
 
 
+def is_shortage(error: BaseException) -> bool:
+    """Whether the operating system, or memory, refused; the error's causes count."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if _number(cause) in SHORTAGES or NO_PLACE in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 def _sentence(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:

@@ -111,6 +111,12 @@ def test_a_version_of_before_has_an_unknown_licence(root: Path) -> None:
     made.client(root).delete_model_version_tag("segops", registered.version, LICENCE)
     from_version(root, registered.version, seed=2)
     assert licence_of(root)["name"] == "unknown"
+    # A model of another name with the same weights states no licence for it.
+    client, version = made.client(root), registered.version
+    client.create_registered_model("other")
+    tags = client.get_model_version("segops", version).tags | {LICENCE: "apache-2.0"}
+    client.create_model_version("other", "file:///nowhere", tags=tags)
+    assert licence_of(root)["name"] == "unknown"
 
 
 def test_a_file_has_the_licence_that_the_user_states(root: Path) -> None:
@@ -143,4 +149,6 @@ def test_params_that_were_edited_after_the_training_do_not_count(root: Path) -> 
     assert licence_of(root)["name"] == "nvidia-source-code-license"
     made.train(root, seed=2)  # outside DVC: the lock is of another training
     register(root, record(root))
-    assert licence_of(root)["name"] == "none needed"
+    found = licence_of(root)
+    assert found["name"] == "unknown"
+    assert found["weights"] == "metrics/training.json (dvc.lock names another)"

@@ -130,6 +130,8 @@ def test_mlflow_itself_loads_the_champion_after_a_move(old: Path) -> None:
     try:
         model = mlflow.pyfunc.load_model(CHAMPION)
         assert "image" in model.metadata.get_input_schema().input_names()
+        with resolved(CHAMPION, root):  # beside the byte code that Python may have written
+            pass
     finally:
         mlflow.set_tracking_uri(None)
     assert not old.exists()
@@ -178,7 +180,7 @@ def killed(*arguments):
     rewrite(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 moved._rewrite = killed
-moved.mend(Path(sys.argv[1]))
+moved.mend(Path(sys.argv[1]), "segops")
 """
 
 
@@ -215,6 +217,44 @@ def test_the_artifacts_of_a_checkout_that_shares_the_database_stay_there(
     open_once(old)
     assert "runs.artifact_uri" in mentions(old, other)
     assert not list(old.glob("mlflow.db-in-*"))
+    # Nor where their disk is not mounted.
+    other.rename(other.with_name("away"))
+    open_once(old)
+    assert "runs.artifact_uri" in mentions(old, other)
+    assert not list(old.glob("mlflow.db-in-*"))
+
+
+@pytest.mark.parametrize("place", ["/mlartifacts", "/elsewhere/mlartifacts"])
+def test_an_experiment_without_a_run_moves_with_its_own_checkout_alone(
+    tmp_path: Path, place: str
+) -> None:
+    made.put_database(tmp_path)
+    client = made.client(tmp_path)
+    client.create_experiment("theirs", artifact_location=f"file://{place}")
+    moved.mend(tmp_path / "mlflow.db", "segops")
+    assert str(tmp_path) not in location(tmp_path, "theirs")
+    moved.mend(tmp_path / "mlflow.db", "theirs")
+    assert location(tmp_path, "theirs") == (tmp_path / "mlartifacts").as_uri()
+
+
+def test_an_experiment_at_the_root_directory_keeps_its_runs(tmp_path: Path) -> None:
+    made.put_database(tmp_path)
+    client = made.client(tmp_path)
+    number = client.create_experiment("segops", artifact_location="file:///mlartifacts")
+    before = client.create_run(number).info.artifact_uri
+    moved.mend(tmp_path / "mlflow.db", "segops")
+    assert location(tmp_path, "segops") == "file:///mlartifacts"
+    # A container's checkout at the root directory, with its artifacts, was copied here.
+    (tmp_path / before.removeprefix("file:///")).mkdir(parents=True)
+    moved.mend(tmp_path / "mlflow.db", "segops")
+    assert location(tmp_path, "segops") == (tmp_path / "mlartifacts").as_uri()
+
+
+def location(root: Path, experiment: str) -> str:
+    """The artifacts' address of an experiment."""
+    with closing(sqlite3.connect(root / "mlflow.db")) as database:
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        return str(database.execute(query, [experiment]).fetchone()[0])
 
 
 def without_write_access(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -257,6 +297,6 @@ def test_the_command_that_an_earlier_segops_stored_is_mended(old: Path) -> None:
     command = f"(export MLFLOW_TRACKING_URI=sqlite:///{old}/mlflow.db; mlflow ...)"
     client.set_model_version_tag("segops", "2", tag("reproduce"), command)
     root = old.rename(old.with_name("new home"))
-    moved.mend(root / "mlflow.db")
+    moved.mend(root / "mlflow.db", "segops")
     found = made.client(root).get_model_version("segops", "2").tags[tag("reproduce")]
     assert found == "(export MLFLOW_TRACKING_URI=sqlite:///mlflow.db; mlflow ...)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,9 +120,22 @@ def test_what_mlflow_adds_when_it_loads_a_model_is_no_fault(
 ) -> None:
     directory = shutil.copytree(saved["2"], tmp_path / "model")
     (directory / "registered_model_meta").touch()
-    (directory / "__pycache__").mkdir()
-    (directory / "__pycache__/pyfunc_model.cpython-311.pyc").touch()
+    compiled = Path(py_compile.compile(str(directory / "pyfunc_model.py"), doraise=True))
     assert faults(directory) == []
+    content = compiled.read_bytes()
+    evil = directory / "evil.py"
+    evil.write_text((directory / "pyfunc_model.py").read_text().replace("Photographs", "Evil"))
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(evil), str(compiled), invalidation_mode=unchecked)
+    evil.unlink()
+    for wrong in (compiled.read_bytes(), content[:-9], content + b"N", content[:16], b""):
+        compiled.write_bytes(wrong)
+        (fault,) = faults(directory)
+        assert "pyc is not what this Python compiles from pyfunc_model.py" in fault
+    compiled.write_bytes(content)
+    assert faults(directory) == []
+    compiled.rename(compiled.with_name("pyfunc_model.cpython-399.pyc"))
+    assert len(faults(directory)) == 1
 
 
 def test_every_command_refuses_a_version_with_another_script(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _decide(root: Path) -> None:
     registered = register(root, record_run(root))
     decision = promotion.promote(root, promotion.gate(root))
     show_decision(decision, registered.version)
-    tested = smoke(root, decision)
+    tested = smoke(root)
     champion_evaluation.refresh(root)
     show_smoke(tested)
     _exit_unless_promoted(decision, tested)
@@ -166,19 +166,20 @@ def rollback(
 
     result = roll_back(root, reason, to=to, champion=champion, dry_run=dry_run)
     if dry_run:
-        console.say(
-            f"A rollback would withdraw version {result.withdrawn} and make version "
-            f"{result.champion} champion again. Nothing was changed."
-        )
+        withdraw = f"withdraw version {result.withdrawn} and " if result.withdrawn else ""
+        then = f"make version {result.champion} champion again" if result.champion else "set none"
+        console.say(f"A rollback would {withdraw}{then}. Nothing was changed.")
         return
     champion_evaluation.refresh(root)
-    before = "An interrupted rollback was completed: version" if result.completed else "Version"
+    before = "An interrupted rollback was completed: " if result.completed else ""
+    withdrawn = f"version {result.withdrawn} is withdrawn; " if result.withdrawn else ""
     after = (
         f"version {result.champion} is champion again"
         if result.champion
         else "there is no champion"
     )
-    console.say(f"{before} {result.withdrawn} is withdrawn; {after}.")
+    sentence = f"{before}{withdrawn}{after}."
+    console.say(sentence[0].upper() + sentence[1:])
 
 
 def adopt(
@@ -233,7 +234,7 @@ def approve(
 
     approved = approve_candidate(root, version, reason)
     console.say(f"Version {version} is approved by {approved.by} and is champion.")
-    tested = smoke(root, approved.decision)
+    tested = smoke(root)
     champion_evaluation.refresh(root)
     show_smoke(tested)
     _exit_unless_promoted(approved.decision, tested)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
@@ -18,8 +19,8 @@ from segops.predict.bundle import bundle_digest
 from segops.predict.package import REQUIREMENTS
 from segops.record import wrapping
 from segops.record.lineage import tag
-from segops.record.tracking import Store
-from segops.runtime.errors import SegopsError
+from segops.record.tracking import Store, first_line, is_missing, without_credentials
+from segops.runtime.errors import SegopsError, TransientError
 
 NAME = "segmenter"
 DIGEST = tag("bundle_digest")
@@ -29,6 +30,10 @@ SIGNATURE = ModelSignature(
 )
 """Input: JPEG or PNG bytes. Output: palette PNG bytes of class ids, and the mean top
 probability."""
+
+
+class ArtifactError(SegopsError):
+    """A model's artifact is gone, is no bundle, or is not the bundle that was logged."""
 
 
 def find(store: Store, run_id: str, digest: str) -> LoggedModel | None:
@@ -113,7 +118,8 @@ def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
     `target` is the directory of the download; artifacts on this machine are used in place.
 
     Raises:
-        SegopsError: The artifact holds no bundle.
+        ArtifactError: The artifact is gone, or holds no bundle.
+        TransientError: It cannot be downloaded or read now.
         MlflowException: The registry does not answer.
     """
     uri = store.client.get_model_version_download_uri(model, version)
@@ -136,7 +142,9 @@ def checked_bundle(
     """Call :func:`fetch_bundle` and check the bundle against the registered digest.
 
     Raises:
-        SegopsError: The artifact was changed after registration, or has no registered digest.
+        ArtifactError: The artifact is gone, holds no bundle, was changed after registration, or has
+            no registered digest.
+        TransientError: It cannot be downloaded or read now.
         MlflowException: The registry does not answer.
     """
     bundle = fetch_bundle(store, model, version, target)
@@ -144,9 +152,14 @@ def checked_bundle(
 
 
 def _checked(bundle: Path, name: str, expected: str, how: str) -> Path:
-    actual = bundle_digest(bundle)
+    try:
+        actual = bundle_digest(bundle)
+    except OSError as error:
+        raise _not_now(name, error) from error
+    except SegopsError as error:
+        raise ArtifactError(f"{name}: {error}") from error
     if actual != expected:
-        raise SegopsError(
+        raise ArtifactError(
             f"{name}: its artifact has the digest {actual[:12]}; {expected[:12] or '(none)'} was "
             f"{how}. The artifact was changed, so its code is not run. Restore it from a backup, "
             "or choose another model."
@@ -155,25 +168,53 @@ def _checked(bundle: Path, name: str, expected: str, how: str) -> Path:
 
 
 def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    target.mkdir(parents=True, exist_ok=True)
+    local = _downloaded(store, uri, name, target)
     wrong = f"{name}: its artifact at {uri} holds no segops bundle"
     try:
-        local = Path(download_artifacts(uri, dst_path=str(target), tracking_uri=store.uri))
-        local = local.resolve()
         tree = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))
         place = tree["flavors"]["python_function"]["artifacts"][wrapping.KEY]["path"]
         bundle = (local / str(place)).resolve()
         if not bundle.is_relative_to(local) or not bundle.is_dir():
-            raise SegopsError(f"{wrong} at {place!r}. Choose a version that segops registered.")
+            raise ArtifactError(f"{wrong} at {place!r}. Choose a version that segops registered.")
         fault = next(wrapping.faults(local, bundle, tree), None)
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise SegopsError(f"{wrong} ({error}). Choose a version that segops registered.") from None
+    except (FileNotFoundError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ArtifactError(
+            f"{wrong} ({error}). Choose a version that segops registered."
+        ) from None
+    except OSError as error:
+        raise _not_now(name, error) from error
     if fault is not None:
-        raise SegopsError(
+        raise ArtifactError(
             f"{name}: {fault}. The digest of the bundle does not cover that, and MLflow would use "
             "it, so no code of this model is run. Restore its artifact from a backup, or choose "
             "another model."
         )
     return bundle
+
+
+def _downloaded(store: Store, uri: str, name: str, target: Path) -> Path:
+    """Download what MLflow saved; what is on this machine is used in place.
+
+    Whether an artifact is gone, only its store can say: all else may pass.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        found = download_artifacts(uri, dst_path=str(target), tracking_uri=store.uri)
+    except (MlflowException, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if not is_missing(error) and status != 404:
+            raise _not_now(name, error) from error
+        raise ArtifactError(
+            f"{name}: its artifact at {without_credentials(uri)} is gone. Restore it from a "
+            "backup, or choose another model."
+        ) from error
+    return Path(found).resolve()
+
+
+def _not_now(name: str, error: Exception) -> TransientError:
+    return TransientError(
+        f"{name} cannot be fetched now: {first_line(error)}. Check the store of its artifacts, "
+        "your login and the disk of this machine, then try again."
+    )

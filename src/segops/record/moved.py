@@ -36,17 +36,21 @@ KEYS = (tag("reproduce"), "mlflow.log-model.history")
 log = logging.getLogger("segops")
 
 
-def mend(database: Path) -> None:
+def mend(database: Path, experiment: str) -> None:
     """Let the addresses of artifacts name the directory of the database; keep a copy as it was.
 
     All addresses are changed in one transaction. A home of before is known by the experiments that
     have their artifacts there. It stays as it is: artifacts that lie there alone are copied.
 
+    Args:
+        database: The embedded database.
+        experiment: Name of this checkout's experiment.
+
     Raises:
         sqlite3.Error: The database is damaged or cannot be written.
         OSError: The copy cannot be written.
     """
-    for old in _homes(database):
+    for old in _homes(database, experiment):
         kept = _kept(database, old)
         with closing(_open(database)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -61,13 +65,13 @@ def mend(database: Path) -> None:
         )  # fmt: skip
 
 
-def mended_copy(database: Path, directory: Path) -> Path:
+def mended_copy(database: Path, experiment: str, directory: Path) -> Path:
     """Return a copy, in a directory, of a database that cannot be written; it is mended.
 
     Raises:
         sqlite3.Error: The database is damaged.
     """
-    homes = _homes(database)
+    homes = _homes(database, experiment)
     target = directory / database.name
     _copy(database, target)
     with closing(sqlite3.connect(target)) as connection, connection:
@@ -92,11 +96,12 @@ def _open(database: Path) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, isolation_level=None, timeout=60)
 
 
-def _homes(database: Path) -> list[Path]:
+def _homes(database: Path, experiment: str) -> list[Path]:
     """Return the other main checkouts that the database was moved or copied from.
 
-    An experiment of a checkout elsewhere that names this database as its MLFLOW_TRACKING_URI has
-    all its artifacts there and none here: it stays as it is.
+    Artifacts from there lie here; where there are none at all, the experiment is this checkout's
+    own. A checkout elsewhere that names this database as its MLFLOW_TRACKING_URI has none here,
+    whether its place can be seen or not: its addresses stay.
     """
     if not database.is_file():
         return []
@@ -104,16 +109,19 @@ def _homes(database: Path) -> list[Path]:
     with closing(_open(database)) as connection:
         if COLUMNS[0] not in _columns(connection):
             return []  # MLflow has not created its tables yet
-        rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
-        places = (urlsplit(str(row[0])) for row in rows)
-        found = {Path(unquote(place.path)) for place in places if place.scheme == "file"}
-        others = {path.parent for path in found if path.name == ARTIFACTS} - {here}
-        return sorted(old for old in others if _is_moved(connection, old, here))
-
-
-def _is_moved(connection: sqlite3.Connection, old: Path, here: Path) -> bool:
-    held = [(here / name).exists() for name in _artifacts(connection, old)]
-    return not held or any(held) or not (old / ARTIFACTS).exists()
+        rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        names: dict[Path, set[str]] = {}
+        for name, location in rows:
+            place = urlsplit(str(location))
+            path = Path(unquote(place.path))
+            if place.scheme == "file" and path.name == ARTIFACTS and path.parent != here:
+                names.setdefault(path.parent, set()).add(name)
+        moved = []
+        for old in sorted(names):
+            held = [(here / name).exists() for name in _artifacts(connection, old)]
+            if any(held) or (not held and experiment in names[old]):
+                moved.append(old)
+        return moved
 
 
 def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
@@ -126,11 +134,11 @@ def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 def _artifacts(connection: sqlite3.Connection, old: Path) -> Iterator[str]:
     """Yield the artifacts of runs and models below another home, relative to it."""
-    start = f"{old.as_uri()}/"
-    for table, column in _columns(connection)[1:]:
+    for directory, (table, column) in product(DIRECTORIES, _columns(connection)[1:]):
+        start = f"{(old / directory).as_uri()}/"
         query = f"SELECT {column} FROM {table} WHERE substr({column}, 1, ?) = ?"
         for (address,) in connection.execute(query, [len(start), start]):
-            yield unquote(address.removeprefix(start))
+            yield f"{directory}/{unquote(address.removeprefix(start))}"
 
 
 def _fetch(connection: sqlite3.Connection, old: Path, here: Path) -> None:
@@ -156,7 +164,7 @@ def _rewrite(connection: sqlite3.Connection, old: Path, here: Path) -> int:
             ).rowcount
         _replace(connection, f"{before}/", f"{after}/")
     # The command that reproduces a model is run in the main checkout.
-    _replace(connection, f"sqlite:///{old}/{DATABASE}", f"sqlite:///{DATABASE}")
+    _replace(connection, f"sqlite:///{old / DATABASE}", f"sqlite:///{DATABASE}")
     return number
 
 

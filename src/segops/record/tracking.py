@@ -165,7 +165,7 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
                     if create or error.errno not in READ_ONLY:
                         raise
             if is_embedded:
-                uri = _mended(stack, _database(root), create)
+                uri = _mended(stack, _database(root), settings.experiment, create)
             try:
                 client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 experiment_id = _experiment(client, root, uri, settings.experiment, create)
@@ -182,15 +182,21 @@ def is_missing(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
-def _mended(stack: ExitStack, database: Path, create: bool) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, without credentials in its addresses."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:500]
+    return re.sub(r"\w+://\S+", lambda address: without_credentials(address[0]), line)
+
+
+def _mended(stack: ExitStack, database: Path, experiment: str, create: bool) -> str:
     """Return the address of the embedded database once its addresses name this place."""
     try:
-        moved.mend(database)
+        moved.mend(database, experiment)
     except (sqlite3.Error, OSError):
         if create:
             raise
         scratch = stack.enter_context(files.scratch())
-        database = moved.mended_copy(database, scratch)
+        database = moved.mended_copy(database, experiment, scratch)
     return f"{SQLITE}{database}"
 
 
@@ -236,17 +242,17 @@ def _errors(uri: str) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error) as error:
         _require_writable(error, where)
         raise TransientError(
-            f"MLflow's database {where} is not usable: {_first_line(error)}. "
+            f"MLflow's database {where} is not usable: {first_line(error)}. "
             "Is another program creating or migrating it?"
         ) from error
     except MlflowException as error:
         _require_writable(error, where)
         if _is_transient(error):
             raise TransientError(
-                f"MLflow at {where} does not answer: {_first_line(error)}. "
+                f"MLflow at {where} does not answer: {first_line(error)}. "
                 "Start the server, or check MLFLOW_TRACKING_URI."
             ) from error
-        raise SegopsError(f"MLflow at {where} refuses: {_first_line(error)}") from error
+        raise SegopsError(f"MLflow at {where} refuses: {first_line(error)}") from error
 
 
 def _require_writable(error: Exception, where: str) -> None:
@@ -265,8 +271,3 @@ def _is_transient(error: BaseException) -> bool:
         return True
     cause = error.__cause__ or error.__context__
     return isinstance(cause, lost.ConnectionError | lost.Timeout | lost.RetryError)
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().splitlines()[0].rstrip(".")[:500]
-    return re.sub(r"\w+://\S+", lambda address: without_credentials(address[0]), line)

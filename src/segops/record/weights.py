@@ -31,7 +31,8 @@ def licence(
     """Return the weights that the workspace's training started from, and their licence.
 
     A model that started from a registered version inherits that version's licence. The parameters
-    are those of ``dvc.lock`` where DVC ran this training, else those of ``params.yaml``.
+    are those of ``dvc.lock`` where DVC ran this training, and those of ``params.yaml`` where DVC
+    never ran one. Where it ran another, none are known, and nor is the licence.
 
     Args:
         store: The record.
@@ -42,16 +43,19 @@ def licence(
             the version's tag.
 
     Returns:
-        `ENCODER/NAME` of published weights, the path of a file, the address of a model, or an empty
-        text for a random start; and the licence's name in lower case, `unknown` or `none needed`.
+        `ENCODER/NAME` of published weights, the path of a file, the address of a model, an empty
+        text for a random start, or ``metrics/training.json`` with words where it is not known; and
+        the licence's name in lower case, `unknown` or `none needed`.
 
     Raises:
         MlflowException: MLflow does not answer.
     """
     model = _trained_with(root, settings)
-    start = training.get("start_model") or model["start_from"]
+    start = training.get("start_model") or (model and model["start_from"])
     if start is not None:
         return str(start), _inherited(store, settings, training, decided or {})
+    if model is None:
+        return f"{paths.TRAINING} (dvc.lock names another)", UNKNOWN
     encoder, weights = str(model["encoder"]), model["encoder_weights"]
     if weights is None:
         return "", NONE_NEEDED
@@ -61,18 +65,20 @@ def licence(
     return str(name), published(encoder, weights)
 
 
-def _trained_with(root: Path, settings: Params) -> dict[str, Any]:
-    """Return the section `model` that the workspace's weights were trained with."""
+def _trained_with(root: Path, settings: Params) -> dict[str, Any] | None:
+    """Return the section `model` that the workspace's weights were trained with, if it is known."""
     now = settings.model.model_dump(mode="json")
     lock, training = root / "dvc.lock", root / paths.TRAINING
     if not lock.is_file():
         return now
     stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}
-    stage = stages.get("train") or {}
+    stage = stages.get("train")
+    if stage is None:
+        return now
     digest = hashlib.md5(training.read_bytes(), usedforsecurity=False).hexdigest()
     outputs = {out["path"]: out.get("md5") for out in stage.get("outs") or ()}
     if outputs.get(paths.TRAINING.as_posix()) != digest:
-        return now
+        return None
     locked = stage.get("params", {}).get("params.yaml", {}).get("model") or {}
     return {**ModelParams().model_dump(mode="json"), **locked}
 
@@ -92,7 +98,7 @@ def _inherited(
         raise
     names = {
         (decided.get(str(one.version)) if one.name == settings.registry.model else None)
-        or one.tags.get(LICENCE)
+        or one.tags.get(LICENCE, UNKNOWN)
         for one in found
-    } - {None}
+    }
     return str(names.pop()) if len(names) == 1 else UNKNOWN

@@ -1,7 +1,8 @@
 """What MLflow puts around a bundle, and that a bundle's digest does not cover: checked against it.
 
 MLflow runs its copy of the bundle's script and installs its copy of the bundle's requirements.
-Python's own byte code of the script is left out; segops never runs it.
+Python's byte code of the script, which it writes where MLflow loads a model in place, may lie
+there; it has to be what this Python compiles.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from segops.predict.package import REQUIREMENTS
+from segops.record.byte_code import is_of
 
 SCRIPTS = ("runtime/pyfunc_model.py", "pyfunc_model.py")
 """Path of a bundle's MLflow script: in format 2, in format 1."""
@@ -51,8 +53,15 @@ def faults(directory: Path, bundle: Path, description: Mapping[str, Any]) -> Ite
     known = {directory / name for name in (DESCRIPTION, CONDA, PYTHON, REQUIREMENTS, META)}
     known |= {directory / own.name, directory / "__pycache__", *bundle.parents}
     for path in sorted(directory.rglob("*")):
-        inside = {bundle, directory / "__pycache__"} & {path, *path.parents}
-        if path not in known and not inside:
+        if path in known or bundle in (path, *path.parents):
+            continue
+        if path.parent == directory / "__pycache__":
+            if not is_of(path, own):
+                yield (
+                    f"{path.relative_to(directory).as_posix()} is not what this Python compiles "
+                    f"from {own.name}; delete it if another Python wrote it"
+                )
+        else:
             yield f"{path.relative_to(directory).as_posix()} does not belong beside its bundle"
     if (directory / own.name).read_bytes() != own.read_bytes():
         yield f"{own.name} is not the bundle's {own.relative_to(bundle).as_posix()}"

@@ -114,7 +114,7 @@ def prepared(registry: Registry) -> Iterator[None]:
 
 def change(
     registry: Registry,
-    verdict: Literal["promote", "rollback"],
+    verdict: Literal["promote", "restore", "rollback"],
     version: str,
     run_id: str,
     reason: str,
@@ -129,7 +129,7 @@ def change(
     Args:
         registry: The registry, within :func:`prepared`.
         verdict: The action.
-        version: The version that is promoted or withdrawn.
+        version: The version that is promoted, restored or withdrawn.
         run_id: Its run.
         reason: The reason in words.
         before: The aliases that the change was decided on.

@@ -6,6 +6,7 @@ The process is this module, started with the path of a request (JSON).
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,13 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segops import files
+from segops import faults, files
 from segops.evaluate.score import child_environment
 from segops.runtime.errors import SegopsError, TransientError
 
 ANSWER = "answer.json"
 SYNTHETIC = np.zeros((64, 64, 3), np.uint8)
 """An image for where there is no other."""
+GPU = re.compile(r"CUDA|cuDNN|cuBLAS|HIP error", re.IGNORECASE)
+"""What torch writes about a GPU that is busy, full or lost."""
 
 
 class NotUsableError(SegopsError):
@@ -63,7 +66,8 @@ def predict(
 
     Raises:
         NotUsableError: The model does not load, has another digest, or does not predict.
-        TransientError: The process was killed, or lacked memory, disk space or the registry.
+        TransientError: The process was killed, lacked memory, disk space or a GPU, or could not
+            fetch the model, whatever the reason: that is not the model's fault.
     """
     # The process runs in an empty directory: nothing in it is importable.
     with files.scratch() as place, files.scratch() as empty:
@@ -96,7 +100,7 @@ def predict(
             )
         answer = files.read_json(place / ANSWER)
         if answer["lacking"]:
-            raise TransientError(f"{model} could not be tried: {answer['lacking']} Try again.")
+            raise TransientError(f"{model} could not be tried: {answer['lacking']}")
         if answer["error"]:
             raise NotUsableError(answer["error"])
         masks = (
@@ -110,34 +114,50 @@ def main(path: Path) -> None:
     """Carry out a request, and write the answer beside it."""
     request = json.loads(path.read_text(encoding="utf-8"))
     answer: dict[str, Any] = {"error": "", "lacking": "", "machine": {}}
+    kind = "lacking"
     try:
-        answer["machine"] = _predict(request, path.parent)
-    except (TransientError, OSError, MemoryError) as error:
-        answer["lacking"] = str(error) or type(error).__name__
-    except SegopsError as error:
-        answer["error"] = str(error)
+        from segops.release.resolve import resolved
+
+        with resolved(request["model"], Path(request["root"])) as bundle:
+            kind = "error"
+            answer["machine"] = _predict(bundle, request, path.parent)
     except Exception as error:
-        kind, text = type(error).__name__, str(error).strip()
-        name = "lacking" if kind == "OutOfMemoryError" else "error"  # torch's, of a GPU
-        answer[name] = f"{kind}: {text.splitlines()[0] if text else ''}"
+        answer["lacking" if is_lack(error) else kind] = _words(error)
     files.write_json(path.parent / ANSWER, answer)
 
 
-def _predict(request: dict[str, Any], place: Path) -> dict[str, Any]:
+def is_lack(error: BaseException) -> bool:
+    """Whether this machine lacked something, so that the model is not to blame."""
+    if isinstance(error, TransientError | OSError) or faults.is_shortage(error):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and GPU.search(str(cause)):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, SegopsError):
+        return str(error)
+    kind, text = type(error).__name__, str(error).strip()
+    return f"{kind}: {text.splitlines()[0]}" if text else kind
+
+
+def _predict(bundle: Path, request: dict[str, Any], place: Path) -> dict[str, Any]:
     import torch
 
     from segops.predict.bundle import load_bundle
     from segops.predict.machine import describe
-    from segops.release.resolve import resolved
 
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
-    with resolved(request["model"], Path(request["root"])) as bundle:
-        predictor = load_bundle(bundle, request["device"], request["digest"])
-        for number in range(request["images"]):
-            image = np.load(place / f"image{number}.npy", allow_pickle=False)
-            np.save(place / f"mask{number}.npy", predictor.predict_mask(image), allow_pickle=False)
-        return describe(predictor.device, torch.get_num_threads())
+    predictor = load_bundle(bundle, request["device"], request["digest"])
+    for number in range(request["images"]):
+        image = np.load(place / f"image{number}.npy", allow_pickle=False)
+        np.save(place / f"mask{number}.npy", predictor.predict_mask(image), allow_pickle=False)
+    return describe(predictor.device, torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -268,9 +268,9 @@ def _champion(
         if case.history.champion is None:
             return NoRelease(), None
         reason = (
-            f"the ledger names version {case.history.champion} as champion, the registry has none. "
-            f"Set the alias `champion` of {case.model} to it again; if that version was deleted, "
-            "`segops rollback --reason WHY` restores the release before it."
+            f"the ledger names version {case.history.champion} as champion, the registry has "
+            "none. `segops rollback --reason WHY` restores it; if it is not usable, the command "
+            "withdraws it and restores the release before it, if there is one."
         )
         return Unknown(reason), None
     if number != case.history.champion:

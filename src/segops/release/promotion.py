@@ -24,6 +24,8 @@ from segops.runtime.errors import SegopsError
 
 ROUNDS = 5
 """How often the gate decides anew because another process changed the registry meanwhile."""
+MASKS = "kept_masks"
+"""Detail of a decision: SHA-256 of the masks that the smoke test compares with."""
 log = logging.getLogger("segops")
 
 
@@ -166,7 +168,7 @@ def _write_down(
 ) -> None:
     """Write the decision after `entries`, on which it rests, unless it is the last of them."""
     evidence = gathered.evidence
-    compared = (evidence.champion, evidence.best)
+    compared, masks = (evidence.champion, evidence.best), registry.root / paths.KEPT_MASKS
     details = finite(
         {
             "checks": [check.model_dump(mode="json") for check in decision.checks],
@@ -182,6 +184,7 @@ def _write_down(
             "counts": {
                 model.bundle_digest: pairing.digest(model.counts) for model in gathered.counts
             },
+            **({MASKS: files.sha256_file(masks)} if masks.is_file() else {}),
         }
     )
     if entries:

@@ -120,7 +120,7 @@ def read(entries: Iterable[Entry]) -> Releases:
         elif entry.kind == "reinstated":
             withdrawn.pop(entry.version, None)
     champions: list[str] = []
-    best: list[Release] = []
+    best: dict[str, Release] = {}
     digests: dict[str, str] = {}
     observed: str | None = None
     for entry in entries:
@@ -134,6 +134,8 @@ def read(entries: Iterable[Entry]) -> Releases:
         if not (done or taken_in):
             continue
         observed = None
+        if entry.verdict == "restore":
+            continue  # the champion's alias was lost, and set again
         if entry.verdict == "rollback":
             back = entry.details.get("after", {}).get(CHAMPION)
             is_kept = back in digests and entry.sequence > withdrawn_at.get(back, 0)
@@ -143,11 +145,11 @@ def read(entries: Iterable[Entry]) -> Releases:
             champions.append(entry.version)
             digests[entry.version] = str(entry.details["bundle_digest"])
             new = Release(entry.version, digests[entry.version])
-            best = _best(best, new, entry.details.get("differences", {}))
+            _add(best, new, entry.details.get("differences", {}))
     return Releases(
         champions=tuple(champions),
         withdrawn=withdrawn,
-        best=tuple(best),
+        best=tuple(best.values()),
         pending=pending[-1] if pending else None,
         observed=observed,
         digests=digests,
@@ -183,23 +185,21 @@ def _decided(entries: Iterable[Entry]) -> tuple[dict[str, frozenset[str]], dict[
     return {val_hash: frozenset(digests) for val_hash, digests in gated.items()}, licences
 
 
-def _best(best: list[Release], new: Release, differences: dict[str, float]) -> list[Release]:
-    """Return the best releases after a new release.
+def _add(best: dict[str, Release], new: Release, differences: Mapping[str, float]) -> None:
+    """Let the best releases be those after a new release.
 
     A release stays if the new one is worse than it or was not compared with it. The new release is
     added unless it is worse than one that stays.
 
     Args:
-        best: The best releases so far.
+        best: Digest -> the best releases so far.
         new: The new release.
         differences: Digest of an earlier release -> mIoU of the new release minus that of the
             earlier, on the same images.
     """
-    kept = [
-        release
-        for release in best
-        if release.bundle_digest != new.bundle_digest
-        and not differences.get(release.bundle_digest, -1) >= 0
-    ]
-    is_worse = any(differences.get(release.bundle_digest, 0) < 0 for release in kept)
-    return kept if is_worse else [*kept, new]
+    best.pop(new.bundle_digest, None)
+    for digest, difference in differences.items():
+        if difference >= 0:
+            best.pop(digest, None)
+    if not any(difference < 0 for digest, difference in differences.items() if digest in best):
+        best[new.bundle_digest] = new

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mlflow.exceptions import MlflowException
 
 from segops import files
 from segops.record import artifact
 from segops.record.lineage import started_by
-from segops.record.tracking import is_missing
+from segops.record.tracking import first_line, is_missing
 from segops.release import fresh, releases, versions
 from segops.release.changes import Registry, change, changing, is_gone, looking
 from segops.release.ledger import MovedError
 from segops.release.releases import Releases
 from segops.release.versions import CHAMPION, PREVIOUS, Version
-from segops.runtime.errors import SegopsError
+from segops.runtime.errors import SegopsError, TransientError
+
+log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,13 @@ class RolledBack:
     """What :func:`rollback` did, or would do.
 
     Attributes:
-        withdrawn: The version that was champion.
+        withdrawn: The version that was champion; None where only a lost alias was restored.
         champion: The version that is champion again; None where there is no other release.
         previous: The version that a further rollback would restore, or None.
         completed: Whether an earlier rollback, which was interrupted, was completed instead.
     """
 
-    withdrawn: str
+    withdrawn: str | None
     champion: str | None
     previous: str | None
     completed: bool = False
@@ -51,6 +55,10 @@ def rollback(
     restores a withdrawn version. Before anything changes, the version to restore is fetched, its
     digest is checked, and it predicts an image. An interrupted rollback is completed, and none
     is added.
+
+    Where no version has the alias, the ledger's champion gets it again and nothing is withdrawn. If
+    that version is not usable, it is withdrawn and the newest usable release becomes champion, if
+    there is one.
 
     Args:
         root: The workspace.
@@ -86,17 +94,21 @@ def rollback(
                 "`segops promote` makes one."
             )
         _require_seen(registry, current, champion, seen.observed or seen.champion)
-        back = _target(registry, past, current, to)
-        version = versions.get(registry.store, registry.model, back)
-        require_usable(registry, version, past.digests.get(back, version.bundle_digest))
-        older = next(earlier(registry, past, current, back), None)
+        if CHAMPION in now or champion is not None or to not in (None, current):
+            back: str | None = _target(registry, past, current, to)
+            _require_release(registry, past, str(back))
+        else:
+            back = usable(registry, past)
+        older = None if back is None else next(earlier(registry, past, current, back), None)
+        is_restored = back == current
         if not dry_run:
             run_id = ""
             if not is_gone(registry, current):
                 run_id = versions.get(registry.store, registry.model, current).run_id
             after = {PREVIOUS: older, CHAMPION: back}
-            change(registry, "rollback", current, run_id, reason.strip(), now, after)
-        return RolledBack(current, back, older)
+            verdict: Literal["restore", "rollback"] = "restore" if is_restored else "rollback"
+            change(registry, verdict, current, run_id, reason.strip(), now, after)
+        return RolledBack(None if is_restored else current, back, older)
 
 
 def adopt(root: Path, number: str, reason: str) -> None:
@@ -153,25 +165,48 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
         digest: The SHA-256 that its bundle must have.
 
     Raises:
-        SegopsError: It has another digest, cannot be fetched, or does not predict.
+        ArtifactError: Its artifact is gone, or was changed.
+        NotUsableError: It does not predict.
+        TransientError: It could not be fetched or tried.
     """
     with files.scratch() as scratch:
         try:
             bundle = artifact.checked_bundle(
                 registry.store, registry.model, version.number, digest, scratch
             )
-        except (MlflowException, OSError) as error:
-            raise SegopsError(
-                f"{registry.model} version {version.number} cannot be fetched: "
-                f"{str(error).splitlines()[0]} Restore its files, or choose another version."
+        except MlflowException as error:
+            raise TransientError(
+                f"{registry.model} version {version.number} cannot be fetched now: "
+                f"{first_line(error)}. Try again."
             ) from error
         try:
             fresh.predict(registry.root, str(bundle), digest, device="cpu")
         except fresh.NotUsableError as error:
-            raise SegopsError(
+            raise fresh.NotUsableError(
                 f"{registry.model} version {version.number} does not predict: {error} "
                 "Choose another version."
             ) from error
+
+
+def usable(registry: Registry, past: Releases, *without: str) -> str | None:
+    """Return the newest release that exists and is usable, without those named, or None.
+
+    Raises:
+        TransientError: One could not be fetched or tried.
+    """
+    for number in earlier(registry, past, *without):
+        try:
+            _require_release(registry, past, number)
+        except (artifact.ArtifactError, fresh.NotUsableError) as error:
+            log.warning("%s", error)
+        else:
+            return number
+    return None
+
+
+def _require_release(registry: Registry, past: Releases, number: str) -> None:
+    version = versions.get(registry.store, registry.model, number)
+    require_usable(registry, version, past.digests.get(number, version.bundle_digest))
 
 
 def earlier(registry: Registry, past: Releases, *without: str) -> Iterator[str]:
@@ -199,12 +234,14 @@ def _require_seen(registry: Registry, current: str, wanted: str | None, seen: st
 def _completed(seen: Releases, past: Releases, now: Mapping[str, str]) -> RolledBack | None:
     """Return the rollback that was pending when this checkout last looked, if it still stands."""
     pending = seen.pending
-    if pending is None or pending.verdict != "rollback" or pending.version not in past.withdrawn:
+    if pending is None or pending.verdict not in ("rollback", "restore"):
         return None
-    after = pending.details["after"]
-    if now.get(CHAMPION) != after[CHAMPION]:
+    is_rollback, after = pending.verdict == "rollback", pending.details["after"]
+    is_undone = is_rollback and pending.version not in past.withdrawn
+    if is_undone or now.get(CHAMPION) != after[CHAMPION]:
         return None
-    return RolledBack(pending.version, after[CHAMPION], after[PREVIOUS], completed=True)
+    withdrawn = pending.version if is_rollback else None
+    return RolledBack(withdrawn, after[CHAMPION], after[PREVIOUS], completed=True)
 
 
 def _target(registry: Registry, past: Releases, current: str, to: str | None) -> str:

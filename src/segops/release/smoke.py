@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,14 @@ from segops.evaluate.kept_masks import KeptMask, KeptMasks
 from segops.record.lineage import started_by
 from segops.release import fresh, versions
 from segops.release.changes import Registry, change, changing, looking
+from segops.release.promotion import MASKS
 from segops.release.releases import untested
-from segops.release.rollback import earlier, require_usable
+from segops.release.rollback import earlier, usable
 from segops.release.versions import CHAMPION, PREVIOUS, Version
-from segops.runtime.errors import SegopsError, TransientError
+from segops.runtime.errors import SegopsError
 from segops.threads import cores
 from segops.voc.layout import VAL
 from segops.words import counted
-
-if TYPE_CHECKING:
-    from segops.release.gate import Decision
 
 TOLERANCE = 0.001
 """Largest share of the pixels that may differ on another machine than the one that scored."""
@@ -57,13 +55,13 @@ class Smoke:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def smoke(root: Path, decision: Decision) -> Smoke | None:
+def smoke(root: Path) -> Smoke | None:
     """Test the champion, once after each promotion, and take it back if it fails.
+
+    A test whose process was interrupted is made by the next call, whatever model that is about.
 
     Args:
         root: The workspace.
-        decision: The decision that was carried out; `promoted`, or `unchanged` where an earlier
-            process was interrupted before its test.
 
     Returns:
         The result; None where no test is due.
@@ -71,16 +69,18 @@ def smoke(root: Path, decision: Decision) -> Smoke | None:
     Raises:
         TransientError: The test could not be made; it stays due.
         MovedError: Another process changed the registry meanwhile.
+        SegopsError: The kept masks are not those that the gate decided with; the test stays due.
     """
-    if decision.verdict not in ("promoted", "unchanged"):
-        return None
     with looking(root) as registry:
-        promotion = untested(registry.ledger.entries(), registry.aliases().get(CHAMPION))
+        entries = registry.ledger.entries()
+        promotion = untested(entries, registry.aliases().get(CHAMPION))
         if promotion is None:
             return None
         version = versions.get(registry.store, registry.model, promotion.version)
         digest = str(promotion.details["bundle_digest"])
-        kept, model = _kept(registry, version, digest), registry.model
+        decided = entries[promotion.details["decision"] - 1].details
+        kept = _kept(registry, version, digest, decided.get(MASKS))
+        model = registry.model
     result = _tried(root, model, version.number, digest, kept)
     with changing(root) as registry:
         still = untested(registry.ledger.entries(), registry.aliases().get(CHAMPION))
@@ -149,21 +149,41 @@ def _tried(root: Path, model: str, number: str, digest: str, kept: KeptMasks | s
     return Smoke(number, differing <= allowed, sentence, details)
 
 
-def _kept(registry: Registry, version: Version, digest: str) -> KeptMasks | str:
-    """Return the masks in the version's run, or why there are none of this artifact."""
-    path, client = paths.KEPT_MASKS, registry.store.client
-    held = client.list_artifacts(version.run_id, path.parent.as_posix())
-    if path.as_posix() not in {file.path for file in held}:
+def _kept(
+    registry: Registry, version: Version, digest: str, expected: str | None
+) -> KeptMasks | str:
+    """Return the masks of this artifact, or why there are none.
+
+    They are those of the workspace, else those in the version's run, by the SHA-256 that the
+    decision holds.
+
+    Raises:
+        SegopsError: The run's are others; then a good champion would be withdrawn, or a bad one
+            would pass.
+    """
+    if expected is None:
         return "its evaluation kept no masks"
+    name, client = paths.KEPT_MASKS.as_posix(), registry.store.client
+    path = registry.root / name
     with files.scratch() as scratch:
-        local = client.download_artifacts(version.run_id, path.as_posix(), str(scratch))
-        try:
-            kept = kept_masks.read(Path(local))
-        except SegopsError as error:
-            return f"the masks in its run are damaged ({str(error).splitlines()[0]})"
+        if not _is_file(path, expected):
+            held = client.list_artifacts(version.run_id, paths.KEPT_MASKS.parent.as_posix())
+            if name in {file.path for file in held}:
+                path = Path(client.download_artifacts(version.run_id, name, str(scratch)))
+        if not _is_file(path, expected):
+            raise SegopsError(
+                f"{registry.model} version {version.number}: {name} in its run is not the file "
+                "that the gate decided with, so its smoke test was not made. Restore the file, or "
+                "`segops promote` in the workspace that evaluated this version."
+            )
+        kept = kept_masks.read(path)
     if kept.bundle_digest != digest:
         return "the masks in its run are those of another bundle of the same weights"
     return kept if kept.masks else "its evaluation kept no masks"
+
+
+def _is_file(path: Path, sha256: str) -> bool:
+    return path.is_file() and files.sha256_file(path) == sha256
 
 
 def _images(root: Path, kept: KeptMasks) -> tuple[list[KeptMask], list[NDArray[np.uint8]]]:
@@ -185,18 +205,7 @@ def _images(root: Path, kept: KeptMasks) -> tuple[list[KeptMask], list[NDArray[n
 def _take_back(registry: Registry, version: Version, why: str) -> str | None:
     """Withdraw the champion; return the version that is champion again, if one is usable."""
     past = registry.history()
-    back: str | None = None
-    for other in earlier(registry, past, version.number):
-        try:
-            candidate = versions.get(registry.store, registry.model, other)
-            require_usable(registry, candidate, past.digests.get(other, candidate.bundle_digest))
-        except TransientError:
-            raise
-        except SegopsError as error:
-            log.warning("%s", error)
-            continue
-        back = other
-        break
+    back = usable(registry, past, version.number)
     without = (version.number,) if back is None else (version.number, back)
     older = None if back is None else next(earlier(registry, past, *without), None)
     after = {PREVIOUS: older, CHAMPION: back}

@@ -15,7 +15,7 @@ from segops.release.releases import Releases
 from segops.release.reproductions import machines
 
 LAST = 10
-WORDS = {"promote": "promoted to champion", "rollback": "rolled back"}
+WORDS = {"promote": "promoted to champion", "rollback": "rolled back", "restore": "restored"}
 """Change of aliases -> its description."""
 
 
@@ -178,9 +178,8 @@ def _warnings(entries: Sequence[Entry], history: Releases, champion: str | None)
         )
     elif champion is None and history.champion is not None:
         yield (
-            f"No version has the alias champion, the ledger names {history.champion}. Set the "
-            "alias to it again; if that version was deleted, `segops rollback --reason WHY` "
-            "restores the release before it."
+            f"No version has the alias champion, the ledger names {history.champion}. `segops "
+            "rollback --reason WHY` restores it; if it is not usable, the release before it."
         )
     elif champion != history.champion:
         yield (

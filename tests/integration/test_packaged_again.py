@@ -109,7 +109,7 @@ def test_code_that_changed_after_the_training_is_told_apart(root: Path) -> None:
         first = kept.artifacts[TRAINED_WITH]
         assert files.sha256_bytes(first) == tags[tag("trained_with")] != tags[tag("params")]
         runs.put(store, again.run_id, f"lineage/{TRAINED_WITH}", first + b"# other\n")
-        with pytest.raises(SegopsError, match="trained_with.yaml of its run has the digest"):
+        with pytest.raises(SegopsError, match=r"trained_with\.yaml of its run has the digest"):
             kept_lineage.fetch(store, "it", again.run_id, again.tags, root)
     assert tags[tag("package_commit")] == made.git(root, "rev-parse", "HEAD").strip() != trained_at
 

@@ -11,7 +11,7 @@ import yaml
 from segops import files, paths
 from segops.params.file import load_params
 from segops.predict import package as bundles
-from segops.record import artifact, lineage
+from segops.record import artifact, kept_lineage, lineage, runs
 from segops.record.lineage import PACKAGE_FIELDS, tag
 from segops.record.reproduce import TRAINED_WITH
 from segops.record.tracking import session
@@ -19,6 +19,7 @@ from segops.record.update import record
 from segops.release.paired_counts import recorded_counts
 from segops.release.register import Registered, register
 from segops.release.versions import Version, get
+from segops.runtime.errors import SegopsError
 from segops.stages import package
 from tests.support import registry_workspace as made
 
@@ -102,6 +103,14 @@ def test_code_that_changed_after_the_training_is_told_apart(root: Path) -> None:
     assert registered(root).version == "2"
     tags = version(root, "2").tags
     assert tags[tag("code_commit")] == trained_at
+    again = version(root, "2")
+    with session(root, load_params(root).registry) as store:
+        kept = kept_lineage.fetch(store, "it", again.run_id, again.tags, root)
+        first = kept.artifacts[TRAINED_WITH]
+        assert files.sha256_bytes(first) == tags[tag("trained_with")] != tags[tag("params")]
+        runs.put(store, again.run_id, f"lineage/{TRAINED_WITH}", first + b"# other\n")
+        with pytest.raises(SegopsError, match=r"trained_with\.yaml of its run has the digest"):
+            kept_lineage.fetch(store, "it", again.run_id, again.tags, root)
     assert tags[tag("package_commit")] == made.git(root, "rev-parse", "HEAD").strip() != trained_at
 
 

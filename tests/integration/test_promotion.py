@@ -25,7 +25,7 @@ from segops.release.chain import TamperedError
 from segops.release.changes import looking
 from segops.release.gate import Decision
 from segops.release.ledger import ENTRY
-from segops.release.paired_counts import recorded_counts
+from segops.release.paired_counts import kept_counts, of_version, recorded_counts
 from segops.release.register import Registered, register
 from segops.release.rollback import adopt, rollback
 from segops.release.status import status
@@ -370,8 +370,14 @@ def test_counts_that_the_ledger_does_not_name_are_not_used(
         alter_counts(root)
         assert recorded_counts(registry.store, version, val_hash, known) is None
         assert "not those that the ledger's decisions name" in caplog.text
-        # A version from before decisions held digests.
+        # A version from before decisions held digests: the page shows them, the gate scores it,
+        # or takes the counts that it made here before.
         assert recorded_counts(registry.store, version, val_hash) is not None
+        kept = kept_counts(root, version.bundle_digest, val_hash)
+        kept.parent.mkdir(parents=True)
+        before.to_parquet(kept, index=False)
+        ours = of_version(root, registry.store, "segops", version, val_hash)
+        assert {pairing.digest(ours.counts)} == known
 
 
 def test_each_decision_names_the_counts_of_all_models(root: Path) -> None:

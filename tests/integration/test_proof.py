@@ -17,13 +17,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mlflow.exceptions import MlflowException
 
 from segops import paths
+from segops.operate.reproduce import reproduce
+from segops.predict.bundle import bundle_digest
 from segops.record import runs
 from segops.record.lineage import tag
 from segops.record.update import record
-from segops.release import promotion, signing
+from segops.release import promotion, signing, versions, vouched
 from segops.release.audit import Audit, audit
 from segops.release.ledger import ENTRY
-from segops.release.rollback import rollback
+from segops.release.rollback import adopt, rollback
 from segops.release.verify import verify
 from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
@@ -100,6 +102,9 @@ def test_a_registry_that_refuses_the_upload_loses_no_decision(
     assert decision.verdict == "promoted"
     assert "disk of the server is full" in caplog.text
     assert refused
+    # Somebody puts another file in its place.
+    with made.ledger_of(root) as ledger:
+        put(ledger.store, decision.run_id, "decisions/0001.statement.zip", b"other")
     (kept,) = waiting(root)
     assert kept.stem == lines(root)[0]["details"]["statement"]
     # Two of no decision: of a process that was killed, and of one that may be about to decide.
@@ -214,6 +219,34 @@ def other_tag(root: Path, name: str, version: bool = True, run: bool = False) ->
 
 
 @contextmanager
+def set_tag(root: Path, name: str, value: str, version: bool = True) -> Iterator[None]:
+    """Set a tag of the run, and of the version; put them back at the end."""
+    client = made.client(root)
+    registered = client.get_model_version("segops", "1")
+    now = client.get_run(registered.run_id).data.tags.get(tag(name))
+    for one in (value, now):
+        if one is None:
+            client.delete_tag(registered.run_id, tag(name))
+        else:
+            client.set_tag(registered.run_id, tag(name), one)
+        if version:
+            given = registered.tags[tag(name)] if one is now else value
+            client.set_model_version_tag("segops", "1", tag(name), given)
+        if one is value:
+            yield
+
+
+@contextmanager
+def replaced(pattern: str, content: bytes, root: Path) -> Iterator[None]:
+    """Put other content into the file that fits a pattern; put it back at the end."""
+    (path,) = root.glob(pattern)
+    before = path.read_bytes()
+    path.write_bytes(content)
+    yield
+    path.write_bytes(before)
+
+
+@contextmanager
 def other_line(root: Path) -> Iterator[None]:
     client = made.client(root)
     line = client.get_model_version("segops-ledger", "1").tags[ENTRY]
@@ -224,7 +257,7 @@ def other_line(root: Path) -> Iterator[None]:
 
 MODEL = "mlartifacts/models/*/artifacts/artifacts/segmenter/"
 RUN = "mlartifacts/*/artifacts/"
-LOST = dict.fromkeys(("decision", "statement", "approval"), "not to be had")
+LOST = dict.fromkeys(("counts", "decision", "statement", "approval"), "not to be had")
 Change = Callable[[Path], Any]
 
 
@@ -246,6 +279,19 @@ Change = Callable[[Path], Any]
         (lambda root: other_tag(root, "params", run=True), {"parameters", "statement"}),
         (lambda root: other_tag(root, "code_commit", run=True), {"statement"}),
         (lambda root: other_tag(root, "data_hash", run=True), {"data", "statement"}),
+        (lambda root: set_tag(root, "code_differs", "false"), {"patch", "statement"}),
+        (lambda root: set_tag(root, "package_code_differs", "false"), {"patch", "statement"}),
+        (lambda root: flipped(f"{RUN}lineage/*/code.patch", root), {"patch"}),
+        (lambda root: flipped(f"{RUN}lineage/*/environment.txt", root), {"environment"}),
+        (lambda root: set_tag(root, "code_commit", "HEAD"), {"code", "statement"}),
+        (lambda root: set_tag(root, "miou", "high", version=True), {"counts"}),
+        (lambda root: set_tag(root, "params_changed", "{", version=False), {"parameters"}),
+        (
+            lambda root: set_tag(root, "evaluation_sha256", "0" * 64, version=False),
+            {"run", "parameters", "counts"},
+        ),
+        (lambda root: replaced(f"{RUN}lineage/*/data.dvc", b"{", root), {"data"}),
+        (lambda root: replaced(f"{RUN}lineage/*/data.dvc", b"[1]", root), {"data"}),
     ],
 )
 def test_a_change_is_found_at_its_link(released: Path, change: Change, expected: set[str]) -> None:
@@ -257,6 +303,44 @@ def test_a_change_is_found_at_its_link(released: Path, change: Change, expected:
         assert missing == LOST.keys()
     else:
         assert missing <= {"code"}, "only the commit that is named instead is not here"
+
+
+def test_with_a_key_an_absent_statement_is_broken(
+    released: Path, key: Path, tmp_path: Path
+) -> None:
+    (statement,) = statements(released)
+    statement.rename(tmp_path / "kept.zip")
+    with made.ledger_of(released) as ledger:
+        version = versions.get(ledger.store, "segops", "1")
+        why = vouched.why_not(ledger, version)
+    public = tmp_path / "public.pem"
+    public.write_bytes(signing.public_pem(signing_key(key)))
+    alone, given = audit(released, "1"), audit(released, "1", public)
+    (tmp_path / "kept.zip").rename(statement)
+    assert why == "its run lacks the statement decisions/0001.statement.zip"
+    assert alone.names("not to be had") == given.names("broken") == ["statement"]
+    assert not audit(released, "1", public).names("broken")
+
+
+def signing_key(path: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(signing.KEY, str(path))
+        return signing.signer()
+
+
+def test_swapped_files_of_an_adopted_version_are_found(root: Path) -> None:
+    challenge(root, seed=1, quality=0.7)
+    client = made.client(root)
+    client.set_registered_model_alias("segops", "champion", "1")
+    adopt(root, "1", "it was tested in the field")
+    assert "artifact" in audit(root, "1").names("verified")
+    (bundle,) = root.glob(MODEL)
+    with (bundle / "runtime/predictor.py").open("a") as file:
+        file.write("# other\n")
+    client.set_model_version_tag("segops", "1", tag("bundle_digest"), bundle_digest(bundle))
+    assert "artifact" in audit(root, "1").names("broken")
+    with pytest.raises(SegopsError, match="the ledger released"):
+        reproduce(root, "1", 0.01, print)
 
 
 def test_data_that_are_elsewhere_are_looked_up_in_the_cache(released: Path) -> None:

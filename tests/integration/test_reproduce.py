@@ -131,6 +131,25 @@ def other_patch(root: Path) -> None:
         file.write(b"\n")
 
 
+def forged_patch(root: Path) -> None:
+    other_patch(root)
+    digest = files.sha256_file(artifact(root, "code.patch"))
+    made.client(root).set_model_version_tag("segops", "1", tag("code_patch"), digest)
+
+
+def no_patch(root: Path) -> None:
+    made.client(root).set_model_version_tag("segops", "1", tag("code_differs"), "false")
+
+
+def no_statement(root: Path) -> None:
+    (statement,) = (root / "mlartifacts").rglob("*.statement.zip")
+    statement.unlink()
+
+
+def no_score(root: Path) -> None:
+    made.client(root).set_model_version_tag("segops", "1", tag("miou"), "nan")
+
+
 def other_params(root: Path) -> None:
     with artifact(root, "*/params.yaml").open("a") as file:
         file.write("# changed\n")
@@ -165,6 +184,10 @@ def no_data(root: Path) -> None:
         ("1", other_commit, "commit eeeeeeeeeeee is not in the repository"),
         ("1", other_digest, "the ledger decided on"),
         ("1", other_patch, "lineage/code.patch .* has the digest"),
+        ("1", forged_patch, "tags name other code.patch than the statement .* --trust-tags"),
+        ("1", no_patch, "tags name other code than the statement"),
+        ("1", no_statement, "its run lacks the statement decisions/0001.statement.zip"),
+        ("1", no_score, "its tag segops.miou is 'nan'"),
         ("1", other_params, r"lineage/\w+/params.yaml .* has the digest"),
         ("1", other_data, "does not name the data"),
         ("1", pointer_that_runs, "does not name the data"),
@@ -186,6 +209,17 @@ def test_refusals_change_nothing(
         reproduce(root, wanted, 0.01, print)
     assert untouched(root) == before
     assert not (root.parent / "ran").exists()
+
+
+def test_without_a_statement_a_flag_lets_the_tags_decide(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step(root, monkeypatch, "exit 7")
+    no_statement(root)
+    no_data(root)
+    with pytest.raises(SegopsError, match="are neither in DVC's cache nor in a remote"):
+        reproduce(root, "1", 0.01, print, trust_tags=True)
+    assert "lacks the statement" in caplog.text
 
 
 def test_one_at_a_time(root: Path) -> None:

@@ -46,10 +46,12 @@ def predicate(
     """What is stated about version 3, compared with champion 2 and with the best release, 1."""
     if models is None:
         models = (counts(80, "3", OURS), counts(70, "2", THEIRS), counts(75, "1", BEST))
+    score = changes.pop("score", None)
     comparisons = [pairing.compare(models[0], one, "val", POLICY) for one in models[1:]]
     found = Evidence(
         challenger=Challenger("segops", "3", "run", OURS),
-        score=Score(
+        score=score
+        or Score(
             **asdict(pairing.unseen(models[0])),
             bundle_digest=OURS,
             data_hash="data",

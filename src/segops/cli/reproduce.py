@@ -17,6 +17,12 @@ def reproduce(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the worktree in which it was made.")
     ] = False,
+    trust_tags: Annotated[
+        bool,
+        typer.Option(
+            "--trust-tags", help="Run what the version's tags name where no statement does."
+        ),
+    ] = False,
 ) -> None:
     """Make a registered version again from its lineage, and compare weights, bundle and mIoU.
 
@@ -26,7 +32,7 @@ def reproduce(
     root = checkout()
     from segops.operate.reproduce import reproduce as make_again
 
-    result = make_again(root, version, tolerance, console.say, keep)
+    result = make_again(root, version, tolerance, console.say, keep, trust_tags)
     for one in result.differs:
         console.say(f"Differs: {one}")
     if result.kept is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import socket
@@ -17,15 +18,22 @@ from segops.pipeline import environment, run_tied
 from segops.record import kept_lineage, lineage, machine
 from segops.record.kept_lineage import KeptLineage
 from segops.record.lineage import MACHINE_FIELDS, started_by, tag
-from segops.record.reproduce import NO_DATA, WORKTREE, bundle_directory, making_script
+from segops.record.reproduce import (
+    NO_DATA,
+    TRAINED_WITH,
+    WORKTREE,
+    bundle_directory,
+    making_script,
+)
 from segops.record.runs import LINEAGE_DIRECTORY
-from segops.release import releases, reproductions
+from segops.release import releases, reproductions, vouched
 from segops.release.changes import Registry, changing, looking, publish
 from segops.release.reproductions import MOST, REPRODUCED, Model, Outcome
 from segops.release.resolve import numbered
 from segops.release.versions import Version
 from segops.runtime.errors import SegopsError
 
+log = logging.getLogger("segops")
 REMOVE_SECONDS = 10.0
 """How long files are removed again that an ended process still wrote."""
 
@@ -60,6 +68,7 @@ def reproduce(
     tolerance: float,
     on_line: Callable[[str], None],
     keep: bool = False,
+    trust_tags: bool = False,
 ) -> Reproduced:
     """Train, package and evaluate a version again from its lineage, and compare.
 
@@ -74,10 +83,13 @@ def reproduce(
         on_line: Called with every line that the stages print, and with the outcome before it is
             written into the ledger.
         keep: Whether to keep the worktree.
+        trust_tags: Whether to run what the version's tags name without a statement that names the
+            same.
 
     Raises:
         SegopsError: There is no such version, its lineage is incomplete or was changed, its commit
-            is not in this repository, or its data are not to be had; nothing was changed.
+            is not in this repository, no statement vouches for its tags, or its data are not to be
+            had; nothing was changed.
         TransientError: MLflow does not answer.
     """
     home = paths.state_home(root)
@@ -85,10 +97,12 @@ def reproduce(
         with looking(root) as registry:
             version = numbered(registry.store, registry.model, wanted)
             name = f"{registry.model} version {version.number}"
+            expected = Model.of_version(version)
             _require_digest(registry, version, name)
             kept = kept_lineage.fetch(registry.store, name, version.run_id, version.tags, home)
-        for commit in filter(None, (kept.commit, kept.packaged_at)):
-            _require_commit(home, name, commit)
+            for commit in filter(None, (kept.commit, kept.packaged_at)):
+                _require_commit(home, name, commit)
+            _require_vouched(registry, version, kept, name, trust_tags)
         folder = home / paths.STATE / f"reproduce-{version.bundle_digest[:8]}"
         tree = folder / WORKTREE
         _remove(home, folder)
@@ -106,7 +120,6 @@ def reproduce(
                 outcome: Outcome = "failed"
                 reason = f"its stages ended with status {status}"
             else:
-                expected = Model.of_version(version)
                 outcome, reason = reproductions.compare(expected, made.model, tolerance)
                 differs = tuple(
                     reproductions.differences(
@@ -205,14 +218,39 @@ def _write_down(
 
 
 def _require_digest(registry: Registry, version: Version, name: str) -> None:
-    """Require that the ledger's last decision on a version names the bundle that its tag names."""
-    decided = releases.last_decision(registry.ledger.entries(), version.number)
+    """Require that the ledger decided on, and released, the bundle that a version's tag names."""
+    entries = registry.ledger.entries()
+    decided = releases.last_decision(entries, version.number)
     digest = None if decided is None else decided.details.get("bundle_digest")
-    if digest is not None and digest != version.bundle_digest:
+    for known, what in (
+        (digest, "decided on"),
+        (releases.read(entries).digests.get(version.number), "released"),
+    ):
+        if known is not None and known != version.bundle_digest:
+            raise SegopsError(
+                f"{name}: its tag says that its artifact is "
+                f"{version.bundle_digest[:12] or '(none)'}, the ledger {what} {str(known)[:12]}. "
+                "The tag was changed; set it back."
+            )
+
+
+def _require_vouched(
+    registry: Registry, version: Version, kept: KeptLineage, name: str, trust_tags: bool
+) -> None:
+    """Require that the statement of the decision names what the version's tags name."""
+    why = vouched.why_not(registry.ledger, version)
+    is_named = tag(lineage.FIRST_PARAMS_FIELD) in version.tags
+    if why is None and TRAINED_WITH in kept.artifacts and not is_named:
+        why = f"no tag holds the digest of its {TRAINED_WITH}"
+    if why is None:
+        return
+    told = f"{name}: {why}. Whoever can edit its tags chooses the code that a reproduction runs."
+    if not trust_tags:
         raise SegopsError(
-            f"{name}: its tag says that its artifact is {version.bundle_digest[:12] or '(none)'}, "
-            f"the ledger decided on {str(digest)[:12]}. The tag was changed; set it back."
+            f"{told} Look at them in MLflow; `segops reproduce {version.number} --trust-tags` runs "
+            "what they name."
         )
+    log.warning("%s It runs: --trust-tags.", told)
 
 
 def _require_commit(home: Path, name: str, commit: str) -> None:

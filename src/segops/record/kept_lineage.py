@@ -39,7 +39,10 @@ class _Recorded(Sections):
 
 @dataclass(frozen=True)
 class KeptLineage:
-    """All that it takes to make a version again; each file has the digest that a tag names.
+    """All that it takes to make a version again.
+
+    Each file has the digest that a tag names. Without one are `data.dvc`, which is compared with
+    the tag of the data, and :data:`TRAINED_WITH` of an earlier segops.
 
     Attributes:
         commit: The commit of the code that trained.
@@ -103,8 +106,11 @@ def fetch(store: Store, name: str, run_id: str, tags: Mapping[str, str], home: P
     for one in (commit, packaged_at):
         if not COMMIT.fullmatch(one):
             raise SegopsError(f"{name}: its tag code_commit or package_commit is no commit: {one}.")
-    if other_code and source.has(TRAINED_WITH):
-        kept[TRAINED_WITH] = source.read(TRAINED_WITH)  # parameters alone; the weights are compared
+    first = tags.get(tag(lineage.FIRST_PARAMS_FIELD))
+    if other_code and first is not None:
+        kept[TRAINED_WITH] = source.checked(TRAINED_WITH, first)
+    elif other_code and source.has(TRAINED_WITH):
+        kept[TRAINED_WITH] = source.read(TRAINED_WITH)
 
     training = source.training(tags[tag("weights_sha256")])
     known = {"precision": tags.get(tag("precision")), "start_model": training.get("start_model")}

@@ -77,6 +77,8 @@ PACKAGE_FIELDS: dict[str, str] = {
 }
 """Origin of the evaluated bundle -> origin field of the training. They differ when the weights were
 packaged again after the code changed."""
+FIRST_PARAMS_FIELD = "trained_with"
+"""SHA-256 of the ``params.yaml`` that was first recorded with the training."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *DATA_FIELDS)

@@ -152,7 +152,10 @@ def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> li
         runs.put(store, run.info.run_id, f"{runs.LINEAGE_DIRECTORY}/{name}", content)
     first = f"{runs.LINEAGE_DIRECTORY}/{reproduce.TRAINED_WITH}"
     held = store.client.list_artifacts(run.info.run_id, runs.LINEAGE_DIRECTORY)
+    changed = []
     if "params.yaml" in data.artifacts and first not in {file.path for file in held}:
+        digest_of_first = {tag(lineage.FIRST_PARAMS_FIELD): data.tags[tag("params")]}
+        changed = runs.add_tags(store, run, digest_of_first, overwrite=True)
         runs.put(store, run.info.run_id, first, data.artifacts["params.yaml"])
     packaged, tags = _packaged(store, run, results, settings)
     for name, content in (data.artifacts | packaged).items():
@@ -164,7 +167,7 @@ def _evaluated(store: Store, run: Run, results: Results, settings: Params) -> li
     if differing or CHANGED_PARAMS in run.data.tags:
         # MLflow keeps the first value of a parameter; the run's params.yaml has the current values.
         tags[CHANGED_PARAMS] = json.dumps(differing)
-    changed = runs.add_tags(store, run, tags, overwrite=True)
+    changed += runs.add_tags(store, run, tags, overwrite=True)
     return changed + runs.add_tags(store, run, {EVALUATED_AS: digest}, overwrite=True)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from mlflow.exceptions import MlflowException
 
 from segops import files
@@ -23,6 +24,11 @@ from segops.release.versions import Version
 from segops.runtime.errors import SegopsError
 
 Outcome = Literal["verified", "broken", "not to be had"]
+MALFORMED = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+    yaml.YAMLError,
+)  # fmt: skip
+"""What parsers raise on a file or tag of another form than segops wrote."""
 LINKS: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("run", audit_record.run),
     ("artifact", audit_record.artifact),
@@ -132,3 +138,6 @@ def _links(case: Case) -> Iterator[Link]:
             if not is_missing(error):
                 raise
             yield Link(name, "not to be had", f"MLflow lacks it: {error.message}")
+        except MALFORMED as error:
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            yield Link(name, "broken", f"What it reads is not of the form that was written: {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
-from segops import files
+from segops import files, paths
 from segops.params.file import Params
 from segops.record import artifact
 from segops.record.lineage import tag
@@ -83,11 +84,25 @@ class Case:
                 raise SegopsError(f"There is no run {self.version.run_id or '(none)'}.") from None
             raise
 
-    @property
+    @cached_property
     def is_latest(self) -> bool:
-        """Whether the run's evaluation is the one that the version was registered with."""
-        names = (tag("bundle_digest"), EVALUATED_AS)
-        return all(self.run.data.tags.get(name) == self.tags.get(name) for name in names)
+        """Whether the run's evaluation is the one that the version was registered with.
+
+        Raises:
+            Absent: The run lacks the evaluation that its tags name.
+            SegopsError: It has another one.
+        """
+        tags, names = self.run.data.tags, (tag("bundle_digest"), EVALUATED_AS)
+        if all(tags.get(name) == self.tags.get(name) for name in names):
+            return True
+        content = self.held(paths.EVALUATION.as_posix())
+        if content is None:
+            raise Absent(f"The run holds no {paths.EVALUATION}.")
+        what = f"SHA-256 of {paths.EVALUATION}"
+        require_same(what, tags.get(EVALUATED_AS), files.sha256_bytes(content))
+        bundle = json.loads(content).get("bundle_digest")
+        require_same(f"Bundle in {paths.EVALUATION}", tags.get(tag("bundle_digest")), bundle)
+        return False
 
     @cached_property
     def bundle(self) -> Path:
@@ -108,6 +123,14 @@ class Case:
         """
         return self.ledger.verify().entries
 
+    @property
+    def trusted(self) -> list[Entry]:
+        """The entries; none where the ledger was tampered with, which is a link of its own."""
+        try:
+            return self.entries
+        except SegopsError:
+            return []
+
     def held(self, path: str) -> bytes | None:
         """Return the content of a file of the run, or None."""
         client, directory = self.store.client, path.rpartition("/")[0]
@@ -123,6 +146,11 @@ class Case:
         local = download_artifacts(uri, dst_path=str(target), tracking_uri=self.store.uri)
         return Path(local).read_bytes()
 
+    def packaging_file(self, name: str) -> bytes | None:
+        """Return a file of the lineage that is kept for this bundle alone, or None."""
+        directory = bundle_directory(self.version.bundle_digest)
+        return self.held(f"{LINEAGE_DIRECTORY}/{directory}/{name}")
+
     def lineage_file(self, name: str, field: str | None = None) -> bytes:
         """Return a file of the bundle's lineage.
 
@@ -134,8 +162,7 @@ class Case:
             Absent: The run holds no such file.
             SegopsError: It has another SHA-256.
         """
-        own = f"{LINEAGE_DIRECTORY}/{bundle_directory(self.version.bundle_digest)}/{name}"
-        content = self.held(own)
+        content = self.packaging_file(name)
         if content is None:
             content = self.held(f"{LINEAGE_DIRECTORY}/{name}")
         if content is None:

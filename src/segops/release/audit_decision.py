@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 
 import pandas as pd
 
@@ -47,9 +46,9 @@ def counts(case: Case) -> str:
         if stated is not None and not math.isclose(stated, found, abs_tol=SAME_MIOU):
             raise SegopsError(f"mIoU in the {what} is {stated:.6f}, the counts give {score}.")
     key = (case.version.bundle_digest, case.stated("val_hash"))
-    known = releases.read(_entries(case)).counts.get(key)
+    known = releases.read(case.trusted).counts.get(key)
     if known is None:
-        return f"The counts give mIoU {score}; no decision in the ledger names their digest."
+        raise Absent(f"The counts give mIoU {score}, and no decision names their digest.")
     if digest not in known:
         raise SegopsError(f"The counts have the digest {digest}, which no decision names.")
     return f"The counts are those of the decision, and give mIoU {score}."
@@ -77,29 +76,32 @@ def decision(case: Case) -> str:
 
 def statement(case: Case) -> str:
     """The decision's statement is the one in the ledger, holds, and names what the tags name."""
-    entry = _decision(case)
-    digest = entry.details.get(kept_statements.KEY)
-    if digest is None:
-        raise Absent(f"Entry {entry.sequence} is from before decisions had statements.")
-    path = kept_statements.artifact_path(entry)
-    content = case.held(path)
-    if content is None:
-        raise Absent(
-            f"The run holds no {path}. The checkout that decided may still keep it; its next "
-            "`segops promote` uploads it."
-        )
+    try:
+        entry = _decision(case)
+        path, content = _statement(case, entry)
+    except Absent as error:
+        if case.key is None:
+            raise
+        raise SegopsError(f"{error} --key demands a statement that the key signed.") from None
+    digest = entry.details[kept_statements.KEY]
     # First, because it names the part that was changed.
     verified = verify.verify_bytes(content, path, case.key)
     require_same(f"SHA-256 of {path}", digest, files.sha256_bytes(content))
     stated = verified.stated
     require_same(
         f"{path}: place in the ledger",
-        (stated.ledger.entry, stated.ledger.previous, stated.verdict),
-        (entry.sequence, entry.previous, entry.verdict),
+        (stated.ledger.name, stated.ledger.entry, stated.ledger.previous, stated.verdict),
+        (case.ledger.name, entry.sequence, entry.previous, entry.verdict),
     )
-    now = {one.name: one for one in statements.materials(case.tags, PREFIX)}
-    for one in stated.materials:
-        require_same(f"{path}: {one.name}", one, now.get(one.name))
+    for what, said, found in (
+        ("model", stated.model, case.ledger.model),
+        ("version", stated.version, case.version.number),
+        ("run", stated.run_id, case.version.run_id),
+        ("bundle", stated.bundle_digest, case.version.bundle_digest),
+    ):
+        require_same(f"{path}: {what}", said, found)
+    if others := statements.other_materials(stated, case.tags, PREFIX):
+        raise SegopsError(f"{path}: the version's tags name other {', '.join(others)}.")
     if verified.key is None:
         return "The counts in it give the verdict. It is not signed."
     whose = "the key given" if verified.is_vouched else "a key that nobody vouches for"
@@ -126,29 +128,27 @@ def approval(case: Case) -> str:
     return "The policy asked for none."
 
 
-def _entries(case: Case) -> Sequence[Entry]:
-    """Return the entries; none where the ledger was tampered with, a link of its own."""
-    try:
-        return case.entries
-    except SegopsError:
-        return ()
+def _statement(case: Case, entry: Entry) -> tuple[str, bytes]:
+    """Return path and content of the statement of a decision, which may be another one."""
+    if kept_statements.KEY not in entry.details:
+        raise Absent(f"Entry {entry.sequence} is from before decisions had statements.")
+    path, content = kept_statements.artifact_path(entry), None
+    if entry.run_id:
+        content = kept_statements.content(case.ledger, entry)
+    if content is None:
+        raise Absent(
+            f"The run holds no {path}. The checkout that decided may still keep it; its next "
+            "`segops promote` uploads it."
+        )
+    return path, content
 
 
 def _decision(case: Case) -> Entry:
-    """Return the decision that made the version champion, else the last one on it."""
     try:
         entries = case.entries
     except SegopsError:
         raise Absent("The ledger cannot be trusted, see there.") from None
-    ours = [entry for entry in entries if entry.version == case.version.number]
-    decisions = {entry.sequence: entry for entry in ours if entry.kind == "decision"}
-    if not decisions:
+    found = releases.deciding(entries, case.version.number)
+    if found is None:
         raise Absent(f"The ledger holds no decision on version {case.version.number}.")
-    ended = {number: end.kind for number, end in releases.ends(entries).items()}
-    carried_out = [
-        entry.details.get("decision")
-        for entry in ours
-        if entry.kind == "intent" and ended.get(entry.sequence) == "done"
-    ]
-    known = [decisions[number] for number in carried_out if number in decisions]
-    return known[-1] if known else decisions[max(decisions)]
+    return found

@@ -15,6 +15,7 @@ import yaml
 from segops import files, paths
 from segops.params.file import load_params
 from segops.predict.bundle import read_model
+from segops.record.kept_lineage import COMMIT
 from segops.record.lineage import PATCH_FIELD, tag
 from segops.record.runs import LINEAGE_DIRECTORY, spelled
 from segops.record.update import CHANGED_PARAMS
@@ -33,6 +34,8 @@ def code(case: Case) -> str:
     packaged = case.tags.get(tag("package_commit"))
     commits += [packaged] if packaged and packaged not in commits else []
     for commit in commits:
+        if not COMMIT.fullmatch(commit):
+            raise SegopsError(f"The recorded commit {commit[:40]!r} is none: expected its hash.")
         environment = {key: value for key, value in os.environ.items() if key[:4] != "GIT_"}
         found = subprocess.run(
             ["git", "cat-file", "-e", f"{commit}^{{commit}}"],
@@ -47,14 +50,41 @@ def code(case: Case) -> str:
 
 
 def patch(case: Case) -> str:
-    """The patch is there where the code differed from its commit."""
-    if case.stated("code_differs") != "true":
-        return "The code was that of the commit."
+    """The patches are there where the code differed from its commit, and nowhere else."""
+    differed = case.stated("code_differs") == "true"
     content = case.held(f"{LINEAGE_DIRECTORY}/code.patch")
-    if content is None:
-        raise Absent(f"The run holds no {LINEAGE_DIRECTORY}/code.patch.")
-    require_same("SHA-256 of code.patch", case.stated(PATCH_FIELD), files.sha256_bytes(content))
-    return f"The code differed from the commit by the patch {case.stated(PATCH_FIELD)}."
+    digest = case.tags.get(tag(PATCH_FIELD))
+    told = _patch("code", differed, digest, content)
+    packaged = case.tags.get(tag("package_code_differs"))
+    if packaged is None:
+        return told
+    content = case.packaging_file("code.patch")
+    # An earlier segops recorded no digest of this patch; mostly it is that of the training.
+    digest = case.tags.get(tag("package_code_patch")) or (digest if packaged == "true" else None)
+    try:
+        return f"{told} {_patch('packaging code', packaged == 'true', digest, content)}"
+    except SegopsError:
+        _require_latest(case)
+        raise
+
+
+def _patch(what: str, differed: bool, digest: str | None, content: bytes | None) -> str:
+    """Compare a patch with the tags that say whether there is one, and its digest."""
+    if not differed:
+        if digest or content:
+            raise SegopsError(
+                f"The {what} is said to be that of its commit, and there is a patch of it."
+            )
+        return f"The {what} was that of its commit."
+    if not content:
+        raise Absent(f"The run holds no code.patch of the {what}.")
+    require_same(f"SHA-256 of code.patch of the {what}", digest, files.sha256_bytes(content))
+    return f"The {what} differed from its commit by the patch {digest}."
+
+
+def _require_latest(case: Case) -> None:
+    if not case.is_latest:
+        raise Absent("The run was evaluated again since, and holds the packaging of that bundle.")
 
 
 def environment(case: Case) -> str:
@@ -64,7 +94,18 @@ def environment(case: Case) -> str:
         raise Absent(f"The run holds no {LINEAGE_DIRECTORY}/environment.txt.")
     found = files.sha256_bytes(content)
     require_same("SHA-256 of environment.txt", case.stated("environment"), found)
-    return f"environment.txt lists {len(content.splitlines())} libraries."
+    told = f"environment.txt lists {len(content.splitlines())} libraries."
+    packaged = case.tags.get(tag("package_environment"))
+    if packaged is None:
+        return told
+    content = case.packaging_file("environment.txt")
+    if content is None:
+        raise Absent("The run holds no environment.txt of the packaging.")
+    found = files.sha256_bytes(content)
+    if found != packaged:
+        _require_latest(case)
+    require_same("SHA-256 of environment.txt of the packaging", packaged, found)
+    return f"{told} That of the packaging lists {len(content.splitlines())}."
 
 
 def parameters(case: Case) -> str:

@@ -6,6 +6,7 @@ from segops import files
 from segops.predict.bundle import bundle_digest
 from segops.record import lineage
 from segops.record.lineage import tag
+from segops.release import releases
 from segops.release.audit_case import Absent, Case, require_same
 from segops.runtime import opener
 
@@ -13,7 +14,8 @@ from segops.runtime import opener
 def run(case: Case) -> str:
     """The run is there, and its tags are those of the version."""
     tags = case.run.data.tags
-    names = [*lineage.ORIGIN_FIELDS, *lineage.TRAINING_FIELDS, lineage.PATCH_FIELD]
+    names = [*lineage.ORIGIN_FIELDS, *lineage.TRAINING_FIELDS]
+    names += [lineage.PATCH_FIELD, lineage.FIRST_PARAMS_FIELD]
     if case.is_latest:
         names += [*lineage.DATA_FIELDS, *lineage.PACKAGE_FIELDS]
     stated = [tag(name) for name in names if tag(name) in case.tags]
@@ -30,6 +32,9 @@ def artifact(case: Case) -> str:
     """The registered files have the digest that was registered and decided on."""
     digest = bundle_digest(case.bundle)
     require_same("Digest of the bundle", case.version.bundle_digest, digest)
+    released = releases.read(case.trusted).digests.get(case.version.number)
+    if released is not None:
+        require_same("Digest of the bundle that the ledger released", released, digest)
     return f"Its files have the digest {digest}."
 
 

@@ -169,8 +169,7 @@ def publish(registry: Registry, run_id: str) -> None:
             path = f"decisions/{entry.sequence:04d}.json"
             if path not in held:
                 runs.put(registry.store, run_id, path, to_line(entry) + b"\n")
-            if kept_statements.artifact_path(entry) not in held:
-                kept_statements.publish(registry.store, registry.ledger, entry)
+            kept_statements.publish(registry.store, registry.ledger, entry)
         decisions = [entry for entry in entries if entry.kind == "decision"]
         if decisions:
             last = decisions[-1]

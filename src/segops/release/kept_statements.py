@@ -110,11 +110,36 @@ def waiting(ledger: Ledger, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def publish(store: Store, ledger: Ledger, entry: Entry) -> None:
-    """Upload the statement of a decision into its run where it is kept here, and remove it here."""
-    kept = _directory(ledger) / f"{entry.details.get(KEY)}.zip"
+    """Upload the statement of a decision into its run where it is kept here, and remove it here.
+
+    A file of its name in the run is replaced: it may be another one.
+    """
+    kept = _kept(ledger, entry)
     if kept.is_file():
         runs.put(store, entry.run_id, artifact_path(entry), kept.read_bytes())
         kept.unlink(missing_ok=True)
+
+
+def content(ledger: Ledger, entry: Entry) -> bytes | None:
+    """Return the statement of a decision as it is kept here or in its run; None without one.
+
+    It may be another than the one whose SHA-256 the entry holds.
+
+    Raises:
+        MlflowException: MLflow does not answer.
+    """
+    kept, path = _kept(ledger, entry), artifact_path(entry)
+    if kept.is_file():
+        return kept.read_bytes()
+    client = ledger.store.client
+    if path not in {file.path for file in client.list_artifacts(entry.run_id, "decisions")}:
+        return None
+    with files.scratch() as scratch:
+        return Path(client.download_artifacts(entry.run_id, path, str(scratch))).read_bytes()
+
+
+def _kept(ledger: Ledger, entry: Entry) -> Path:
+    return _directory(ledger) / f"{entry.details.get(KEY)}.zip"
 
 
 def _directory(ledger: Ledger) -> Path:

@@ -56,8 +56,8 @@ def of_version(
     """Return the counts of a registered version on this val.
 
     Recorded counts are used if they are of this artifact on this val and the ledger names them. If
-    not, the artifact is scored in a separate process outside the checkout; its digest is checked
-    before its code runs.
+    not, the artifact is scored in a separate process outside the checkout, once in this workspace;
+    its digest is checked before its code runs.
 
     Args:
         root: The workspace, whose packed store holds val.
@@ -77,7 +77,8 @@ def of_version(
             store, model, version.number, version.bundle_digest, scratch
         )
         described = files.read_json(bundle / opener.MODEL)
-        counts = recorded_counts(store, version, val_hash, known)
+        # Whoever may write to the record may write counts and their digest.
+        counts = recorded_counts(store, version, val_hash, known) if known else None
         if counts is None:
             names = tuple(described["class_names"])
             counts = _scored(root, bundle, version, names, val_hash, threads, known)
@@ -164,7 +165,7 @@ def _scored(
             return counts
     packed = open_store(root, val_hash)
     pairing.require_same_classes(version.number, class_names, packed.class_names)
-    log.info("Version %s: no record of its counts on this val; scoring it now.", version.number)
+    log.info("Version %s: the ledger names no counts on this val; scoring it now.", version.number)
     with files.scratch() as scratch:
         out = scratch / "scores"
         scores = score(

@@ -104,6 +104,25 @@ def last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
     return next(decisions, None)
 
 
+def deciding(entries: Sequence[Entry], version: str) -> Entry | None:
+    """Return the decision that made a version champion, else the last one on it, or None."""
+    ended = {number: end.kind for number, end in ends(entries).items()}
+    decisions = {
+        entry.sequence: entry
+        for entry in entries
+        if entry.kind == "decision" and entry.version == version
+    }
+    carried_out = [
+        decisions[entry.details["decision"]]
+        for entry in entries
+        if entry.kind == "intent"
+        and ended.get(entry.sequence) == "done"
+        and entry.version == version
+        and entry.details.get("decision") in decisions
+    ]
+    return carried_out[-1] if carried_out else last_decision(entries, version)
+
+
 def read(entries: Iterable[Entry]) -> Releases:
     """Read the release history from the entries about one model, oldest first."""
     entries = list(entries)

@@ -64,7 +64,7 @@ def compare(registered: Model, made: Model, tolerance: float) -> tuple[Outcome, 
         return "differs", f"mIoU {_shown(made.miou)}, registered {_shown(registered.miou)}; {bits}"
     told = f"mIoU {made.miou:.4f}, registered {registered.miou:.4f}; {bits}"
     # Tags hold six decimals.
-    if abs(made.miou - registered.miou) > tolerance + 1e-6:
+    if not abs(made.miou - registered.miou) <= tolerance + 1e-6:  # NaN differs too
         return "differs", told
     return ("same bits" if same_bits else "within tolerance"), told
 

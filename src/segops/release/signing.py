@@ -61,9 +61,11 @@ def public_key_of(content: bytes) -> SSlibKey:
 
     Raises:
         ValueError: It is none, or of an unknown kind.
-        UnsupportedAlgorithm: It is of an unknown kind.
     """
-    return SSlibKey.from_crypto(load_pem_public_key(content))
+    try:
+        return SSlibKey.from_crypto(load_pem_public_key(content))
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from None
 
 
 def public_pem(private: CryptoSigner) -> bytes:

@@ -34,13 +34,20 @@ MATERIALS: dict[str, tuple[str, str]] = {
     "code_commit": ("code", "gitCommit"),
     "code_patch": ("code.patch", "sha256"),
     "package_commit": ("packaging code", "gitCommit"),
+    "package_code_patch": ("packaging code.patch", "sha256"),
+    "package_environment": ("packaging environment.txt", "sha256"),
     "dvc_lock": ("dvc.lock", "sha256"),
     "params": ("params.yaml", "sha256"),
+    "trained_with": ("trained_with.yaml", "sha256"),
     "environment": ("environment.txt", "sha256"),
     "weights_sha256": ("weights.safetensors", "sha256"),
 }
 """Field of the lineage -> name of the material, and the kind of its digest."""
-NOTES = {"weights_licence": ("encoder weights", "licence")}
+NOTES = {
+    "code_differs": ("code", "differs from its commit"),
+    "package_code_differs": ("packaging code", "differs from its commit"),
+    "weights_licence": ("encoder weights", "licence"),
+}
 """Field of the lineage that is no digest -> name of the material, and name of the annotation."""
 
 
@@ -190,6 +197,19 @@ def materials(tags: Mapping[str, str], prefix: str) -> tuple[Material, ...]:
                 material = found.setdefault(name, Material(name=name, digest={}, annotations={}))
                 getattr(material, part)[kind] = value
     return tuple(found.values())
+
+
+def other_materials(stated: Predicate, tags: Mapping[str, str], prefix: str) -> list[str]:
+    """Return the names of the materials that tags name otherwise than a statement.
+
+    Args:
+        stated: What was stated.
+        tags: The version's tags.
+        prefix: As of :func:`materials`.
+    """
+    then = {one.name: one for one in stated.materials}
+    now = {one.name: one for one in materials(tags, prefix)}
+    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
 
 
 def tree(predicate: Predicate) -> dict[str, Any]:

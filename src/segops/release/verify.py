@@ -18,7 +18,7 @@ from segops import __version__, files
 from segops.params.gate import GateParams
 from segops.release import archive, pairing, signing
 from segops.release import statement as statements
-from segops.release.evidence import Comparison, Evidence, Score
+from segops.release.evidence import Comparison, Evidence, Identical, NoRelease, Score
 from segops.release.gate import Decision, decide
 from segops.release.pairing import PairedCounts
 from segops.release.statement import Predicate, StatedCheck
@@ -28,6 +28,7 @@ SAME = 1e-9
 """Largest difference by rounding between a stated figure and the one computed again."""
 MOST_SHOWN = 3
 DECIDED = ("verdict", "model", "version", "run_id")
+_WRONG = (ValueError, ArithmeticError, RecursionError, SegopsError)
 MOST_SAMPLES = 1_000_000
 """Most resamples of the bootstrap that a statement may ask for."""
 
@@ -85,18 +86,45 @@ def verify_bytes(content: bytes, name: str, key: SSlibKey | None = None) -> Veri
         StatementError: A part of the statement was changed, or does not hold.
     """
     try:
-        if len(content) > archive.LARGEST:
-            raise ValueError(f"it is larger than {archive.LARGEST // 2**20} MiB")
-        members = archive.read(content)
-        payload, used = _payload(members, key)
-        stated = _predicate(payload)
+        members, stated, used = _opened(content, key)
         models = _models(members, stated)
         decision = _again(stated, models)
-    except RecursionError:
-        raise StatementError(f"{name}: no statement of segops: nested too deeply.") from None
-    except (ValueError, SegopsError) as error:
-        raise StatementError(f"{name}: {str(error).rstrip('.')}.") from None
+    except _WRONG as error:
+        raise StatementError(f"{name}: {_told(error)}.") from None
     return Verified(stated, decision, used, key is not None)
+
+
+def read(content: bytes, name: str) -> Predicate:
+    """Return what a statement says, without deciding again.
+
+    Args:
+        content: The archive; the caller knows its digest.
+        name: Its name, for messages.
+
+    Raises:
+        StatementError: It is no statement of segops.
+    """
+    try:
+        return _opened(content, None)[1]
+    except _WRONG as error:
+        raise StatementError(f"{name}: {_told(error)}.") from None
+
+
+def _opened(content: bytes, key: SSlibKey | None) -> tuple[dict[str, bytes], Predicate, str | None]:
+    """Return the archive's members, what is stated, and the id of the key that signed it."""
+    if len(content) > archive.LARGEST:
+        raise ValueError(f"it is larger than {archive.LARGEST // 2**20} MiB")
+    members = archive.read(content)
+    payload, used = _payload(members, key)
+    return members, _predicate(payload), used
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "no statement of segops: nested too deeply"
+    if isinstance(error, ArithmeticError):
+        return "a number in it is too large"
+    return str(error).rstrip(".")
 
 
 def _payload(
@@ -231,26 +259,31 @@ def _evidence(
     parsed = statements.read_evidence(kept | {name: {"kind": "NoRelease"} for name in compared})
     before = statements.shown(parsed) | {name: stated.evidence[name] for name in compared}
     score, by_digest = parsed.score, {model.bundle_digest: model for model in models}
-    if not isinstance(score, Score):
-        if compared:
-            raise ValueError("evidence holds a comparison and no score")
+    if isinstance(parsed.champion, NoRelease | Identical) and "champion" not in compared:
+        _require_champion(parsed, getattr(parsed.champion, "version", None))
+    # The score may be unknown although the counts are known, which the comparisons need.
+    if not isinstance(score, Score) and not compared:
         return before, parsed
     ours = models[0] if models else None
-    if ours is None or (ours.version, ours.bundle_digest) != (stated.version, score.bundle_digest):
+    digests = {score.bundle_digest} if isinstance(score, Score) else by_digest
+    if ours is None or ours.version != stated.version or ours.bundle_digest not in digests:
         raise ValueError("the archive lacks the counts of the challenger")
-    made: dict[str, Any] = {"score": replace(score, **asdict(pairing.unseen(ours)))}
+    made: dict[str, Any] = {}
+    if isinstance(score, Score):
+        made["score"] = replace(score, **asdict(pairing.unseen(ours)))
     for name in compared:
         part = stated.evidence[name]
         reference = by_digest.get(str(part.get("bundle_digest")))
         if reference is None:
             raise ValueError(f"the archive lacks the counts of the {name}")
-        made[name] = pairing.compare(ours, reference, score.val_hash, policy)
-    if "champion" in compared and made["champion"].version != parsed.champion_version:
-        raise ValueError("evidence.champion_version is not the version compared with")
+        val_hash = score.val_hash if isinstance(score, Score) else str(part.get("val_hash"))
+        made[name] = pairing.compare(ours, reference, val_hash, policy)
+    if "champion" in compared:
+        _require_champion(parsed, made["champion"].version)
     if "best" in compared:
         others = [model for model in models[1:] if model.version in stated.best]
         for model in others:
-            again = pairing.compare(ours, model, score.val_hash, policy)
+            again = pairing.compare(ours, model, made["best"].val_hash, policy)
             if again.difference < made["best"].difference - SAME:
                 raise ValueError(
                     f"version {model.version} is the best release, not {made['best'].version}"
@@ -258,10 +291,17 @@ def _evidence(
     return before, replace(parsed, **made)
 
 
+def _require_champion(parsed: Evidence, version: str | None) -> None:
+    if parsed.champion_version != version:
+        raise ValueError("evidence.champion_version is not the version compared with")
+
+
 def _differing_checks(stated: Predicate, decision: Decision) -> Iterator[str]:
     """Yield how the checks differ; a later segops may make further ones, which then pass."""
     again = {check.name: StatedCheck.of(check).model_dump() for check in decision.checks}
     named = {check.name: check.model_dump() for check in stated.checks}
+    if len(named) != len(stated.checks):
+        yield "checks has two of one name"
     passed = {check.name for check in decision.checks if check.passed}
     again = {name: one for name, one in again.items() if name in named or name not in passed}
     yield from _differences(named, again, "checks")
@@ -276,7 +316,7 @@ def _differences(stated: Any, found: Any, name: str) -> Iterator[str]:
             else:
                 yield f"{name}.{key} is {'not ' if key in found else ''}stated"
     elif _is_number(stated) and _is_number(found):
-        if not math.isclose(stated, found, rel_tol=0, abs_tol=SAME):
+        if stated != found and not math.isclose(stated, found, rel_tol=0, abs_tol=SAME):
             yield f"{name} is {stated}, the counts give {found}"
     elif stated != found:
         yield f"{name} is {stated!r}, made again {found!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from segops.record.lineage import tag
 from segops.record.tracking import Store, is_missing
+from segops.runtime.errors import SegopsError
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -52,9 +54,24 @@ class Version:
 
     @property
     def miou(self) -> float | None:
-        """The mIoU in its tags, within 0 to 1; None where not recorded."""
+        """The mIoU in its tags, within 0 to 1; None where not recorded.
+
+        Raises:
+            SegopsError: The tag holds something else.
+        """
         value = self.tags.get(tag("miou"))
-        return None if value in (None, NO_VALUE) else float(value)
+        if value is None or value == NO_VALUE:
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 1:
+            raise SegopsError(
+                f"Version {self.number}: its tag {tag('miou')} is {value!r}. Expected a number "
+                f"within 0 to 1, or {NO_VALUE!r}. The tag was changed; set it back."
+            )
+        return number
 
 
 def aliases(store: Store, model: str) -> dict[str, str]:

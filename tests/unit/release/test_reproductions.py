@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from segops.record.lineage import tag
 from segops.release.chain import GENESIS, Entry
 from segops.release.reproductions import Model, compare, differences, machines
+from segops.release.versions import Version
+from segops.runtime.errors import SegopsError
 
 REGISTERED = Model("a" * 64, "b" * 64, "v" * 64, 0.75)
 
@@ -25,12 +28,19 @@ REGISTERED = Model("a" * 64, "b" * 64, "v" * 64, 0.75)
         (replace(REGISTERED, weights_sha256="c", miou=0.761), "differs"),
         (replace(REGISTERED, miou=0.7), "differs"),  # the same bits: the registered score is wrong
         (replace(REGISTERED, miou=None), "differs"),
+        (replace(REGISTERED, miou=math.nan), "differs"),
         (replace(REGISTERED, val_hash="w"), "differs"),
     ],
 )
 def test_compare(made: Model, outcome: str) -> None:
     found, reason = compare(REGISTERED, made, 0.01)
     assert found == outcome, reason
+
+
+@pytest.mark.parametrize("value", ["nan", "high", "-1", ""])
+def test_a_score_that_is_none_gets_one_sentence(value: str) -> None:
+    with pytest.raises(SegopsError, match=r"its tag segops\.miou is"):
+        Model.of_version(Version("1", "r", {tag("miou"): value}))
 
 
 def test_without_a_score_the_bits_decide() -> None:

@@ -22,11 +22,18 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from segops.release import archive, pairing, signing, statement
+from segops.release.evidence import Unknown
 from segops.release.verify import StatementError, verify, verify_bytes
 from segops.runtime.errors import SegopsError
 from tests.support import statements as made
 from tests.support.statements import BEST, OURS, THEIRS
 
+UNKNOWN_CURVE = b"""-----BEGIN PUBLIC KEY-----
+MDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAEV0l19mTMRdU8zTqJ3cNrDXKAJyArwysd
+NZHiSA==
+-----END PUBLIC KEY-----
+"""
+"""A key on a curve that has no implementation."""
 COUNTS = f"counts/{OURS}.csv"
 
 
@@ -114,6 +121,30 @@ def test_images_that_a_model_was_trained_on_are_left_out() -> None:
 def test_a_first_release_and_one_without_counts_hold() -> None:
     first = statement.write(*made.predicate((made.counts(80, "3", OURS),)))
     assert verify_bytes(first, "it").decision.verdict == "promoted"
+    named = with_payload(first, lambda tree: swap(tree, "evidence", "champion_version", to="2"))
+    with pytest.raises(StatementError, match="champion_version is not"):
+        verify_bytes(named, "it")
+
+
+def test_a_rejection_with_an_unknown_score_and_known_counts_holds() -> None:
+    content = statement.write(*made.predicate(score=Unknown("the evaluation says another mIoU")))
+    found = verify_bytes(content, "it")
+    assert found.decision.verdict == "rejected"
+    low = with_payload(content, lambda tree: swap(tree, "evidence", "champion", "low", to=0.2))
+    with pytest.raises(StatementError, match=r"evidence\.champion\.low"):
+        verify_bytes(low, "it")
+
+
+def test_materials_are_compared_both_ways() -> None:
+    stated, _ = made.predicate()
+    for tags, others in (
+        ({"data_hash": "data"}, []),
+        ({}, ["data"]),
+        ({"data_hash": "other"}, ["data"]),
+        ({"data_hash": "data", "package_code_patch": "p"}, ["packaging code.patch"]),
+        ({"data_hash": "data", "code_differs": "true"}, ["code"]),
+    ):
+        assert statement.other_materials(stated, tags, "") == others
 
 
 def test_a_comparison_of_a_single_image_has_no_interval_and_holds() -> None:
@@ -203,6 +234,8 @@ def swap(tree: dict[str, Any], *path: str | int, to: Any) -> None:
         (("version",), "4", "subject"),
         (("run_id",), "4", r"predicate\.run_id"),
         (("best",), ["1", "2"], None),
+        pytest.param(("evidence", "score", "images"), 10**400, "too large", id="huge"),
+        pytest.param(("evidence", "challenger", "bundle_bytes"), 10**400, None, id="huge, stated"),
         (("models", 0, "counts"), "0" * 64, "counts of version 3"),
         (("models", 0, "seen"), [f"{1:064d}"], r"evidence\.best\.difference|excluded"),
         (("class_names",), ["background"], "other classes"),
@@ -248,6 +281,15 @@ def test_the_best_release_is_the_one_that_is_best() -> None:
     worse = stated.model_copy(update={"evidence": evidence, "best": ("1", "2")})
     with pytest.raises(StatementError, match="version 1 is the best release, not 2"):
         verify_bytes(statement.write(worse, models), "it")
+
+
+def test_a_check_that_is_stated_twice_is_named(plain: bytes) -> None:
+    def twice(tree: dict[str, Any]) -> None:
+        checks = tree["predicate"]["checks"]
+        swap(tree, "checks", to=[checks[0] | {"outcome": "failed"}, *checks])
+
+    with pytest.raises(StatementError, match="two of one name"):
+        verify_bytes(with_payload(plain, twice), "it")
 
 
 def test_a_failed_check_that_is_left_out_is_named(plain: bytes) -> None:
@@ -307,7 +349,11 @@ def test_a_signed_statement_that_is_written_anew_does_not_fit_its_signature(
     with pytest.raises(StatementError, match="signed with the key"):
         verify_bytes(theirs, "it", given)
     fewer = {name: one for name, one in members.items() if name != statement.PUBLIC_KEY}
-    for pem, words in ((b"", "is no public key"), (archive.read(theirs)["key.pem"], "fits not")):
+    for pem, words in (
+        (b"", "is no public key"),
+        (UNKNOWN_CURVE, "is no public key"),
+        (archive.read(theirs)["key.pem"], "fits not"),
+    ):
         with pytest.raises(StatementError, match=words):
             verify_bytes(archive.write(members | {statement.PUBLIC_KEY: pem}), "it")
     with pytest.raises(StatementError, match=r"lacks key\.pem"):

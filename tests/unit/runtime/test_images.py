@@ -34,7 +34,7 @@ def test_photographs_with_several_pictures_are_refused(fmt: str) -> None:
     frames = [Image.new("RGB", (8, 6), shade) for shade in ("red", "blue")]
     stream = BytesIO()
     frames[0].save(stream, fmt, save_all=True, append_images=frames[1:])
-    with pytest.raises(SegopsError, match=r"^a\.tif: holds 2 pictures; expected one"):
+    with pytest.raises(SegopsError, match=r"^a\.tif: holds several pictures; expected one"):
         decode_image(stream.getvalue(), "a.tif")
 
 

@@ -176,7 +176,9 @@ def _draw(
             raise SegopsError(f"{said}.") from error
         regions.append((int(rle.area(region)), places[category], region))
     for _, place, region in sorted(regions, key=lambda item: -item[0]):
-        indices[rle.decode(region).astype(bool)] = place
+        left, top, across, down = (int(value) for value in rle.toBbox(region))
+        part = slice(top, top + down), slice(left, left + across)
+        indices[part][rle.decode(region)[part].astype(bool)] = place
     return Drawn((BACKGROUND, *categories.values()), indices)
 
 

@@ -11,7 +11,7 @@ from segops.importers import folder
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Rules, labelling, parsed_merges, parsed_pairs, read_colors
 from segops.importers.splits import Division, parsed_shares, read_lists
-from segops.importers.write import Imported, read_source, write
+from segops.importers.write import Imported, identified, read_source, write
 from segops.params.file import Params, load_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
@@ -96,6 +96,7 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     else:
         _refuse_others(form, options)
     source = read_source(form, path, **reading)
+    identified(source)
     rules = Rules(names, parsed_merges(options.merge), frozenset(options.ignore), classes)
     said = {key: str(value) for key, value in asdict(options).items() if value}
     origin = {"format": form, "source": str(path.resolve()), "options": said}

@@ -130,7 +130,7 @@ def _label(shape: ElementTree.Element) -> str:
 def _number(element: ElementTree.Element, key: str, usual: float | None = None) -> float:
     text = element.get(key)
     if text is None and usual is not None:
-        return usual
+        return float(usual)
     try:
         return float(text or "")
     except ValueError:

@@ -55,11 +55,11 @@ def by_pillow(outline: Outline, size: tuple[int, int], box: Box) -> NDArray[np.b
     Arguments and result are those of :data:`Fill`.
     """
     left, top, right, bottom = box
-    canvas = Image.new("1", (right - left, bottom - top))
-    # Pillow itself drops the fractions of corners.
-    corners = (np.trunc(outline) - (left, top)).tolist()
+    # Of full width: Pillow rounds x as a 32-bit float. It drops the fractions of corners itself.
+    canvas = Image.new("1", (size[0], bottom - top))
+    corners = (np.trunc(outline) - (0, top)).tolist()
     ImageDraw.Draw(canvas).polygon([(x, y) for x, y in corners], outline=1, fill=1)
-    return np.array(canvas, bool)
+    return np.array(canvas, bool)[:, left:right]
 
 
 def by_coco(outline: Outline, size: tuple[int, int], box: Box) -> NDArray[np.bool_]:

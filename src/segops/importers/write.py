@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -93,8 +93,7 @@ def write(
     Raises:
         SegopsError: Something is wrong with the source; all of it is listed.
     """
-    images, problems = _identified(source.images)
-    _refuse([*source.problems, *problems])
+    images, problems = identified(source), list[str]()
     given = _given(images, division)
     if not images:
         raise SegopsError("the source holds no image with labels.")
@@ -136,11 +135,13 @@ def write(
     )
 
 
-def _identified(found: Sequence[SourceImage]) -> tuple[list[SourceImage], list[str]]:
-    """Return the images, and a line for each whose id or format cannot be used.
+def identified(source: Source) -> list[SourceImage]:
+    """Return the images; those of the same id in different splits get the split's name before it.
 
-    Images of the same id in different splits get the split's name before it.
+    Raises:
+        SegopsError: The source has problems, or an image's id or format cannot be used.
     """
+    found = source.images
     same: dict[str, list[SourceImage]] = {}
     for image in found:
         same.setdefault(image.image_id, []).append(image)
@@ -151,11 +152,16 @@ def _identified(found: Sequence[SourceImage]) -> tuple[list[SourceImage], list[s
             image = replace(image, image_id=f"{image.split}_{image.image_id}")
         images.append(image)
     kept: dict[str, SourceImage] = {}
-    problems = []
+    problems = list(source.problems)
     for image in images:
         image_id, suffix = image.image_id, image.photograph.suffix.lower()
         other = kept.setdefault(image_id, image)
-        if other is not image:
+        if other is not image and other.photograph == image.photograph:
+            problems.append(
+                f"{image.photograph}: named by {other.origin[-1]} and by {image.origin[-1]}. "
+                "Import one of them."
+            )
+        elif other is not image:
             problems.append(
                 f"{image.photograph}: would have the id {image_id}, as {other.photograph}. "
                 "Rename one of them."
@@ -175,7 +181,8 @@ def _identified(found: Sequence[SourceImage]) -> tuple[list[SourceImage], list[s
                 f"characters without slashes and spaces at the ends, {LONGEST} bytes with the "
                 "suffix at most. Rename it or its directory."
             )
-    return list(kept.values()), problems
+    _refuse(problems)
+    return list(kept.values())
 
 
 def _refuse(problems: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,7 +141,8 @@ def described(
     name = require(entry, "file_name", file, str)
     photograph = photographs.find(name, file.parent, file)
     below = file.relative_to(source) if file != source else Path(file.name)
-    split = split_of(file) or split_of_path(below) or split_of_path(PurePosixPath(name))
+    split = split_of(file) or split_of_path(below)
+    split = split or split_of_path(photograph.relative_to(photographs.root))
     return photograph, stated_size(entry, "width", "height", f"{file}: image {name}"), split
 
 

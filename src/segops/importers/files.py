@@ -70,6 +70,7 @@ class Photographs:
         if not found and not images and directory != source and above != above.parent:
             self.root = above
             found = _below(above, but)
+        self._named = images is not None
         self._by_path = {os.path.normpath(path.absolute()): path for path in found}
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
@@ -88,7 +89,8 @@ class Photographs:
         """Return the photograph that an annotation names.
 
         Args:
-            name: Its path, from the directory of the photographs or from `near`, or its name.
+            name: Its path, from `near` or the directory of the photographs (this one first where
+                the user names it), or its name.
             near: The directory of the annotation.
             where: The annotation in messages.
 
@@ -96,7 +98,7 @@ class Photographs:
             SegopsError: There is none of its name, or there are several.
         """
         given = PurePosixPath(name.replace("\\", "/"))
-        for start in (self.root, near):
+        for start in (self.root, near) if self._named else (near, self.root):
             if path := self._by_path.get(os.path.normpath((start / given).absolute())):
                 return path
         named = closest(self._by_name.get(given.name, []), given.parts[:-1])

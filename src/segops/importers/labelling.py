@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segops.importers.source import BACKGROUND, VOID_NAME, Drawn
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_content
 from segops.words import counted
 
 REMEDY = (
@@ -180,8 +181,8 @@ def read_colors(path: Path) -> dict[str, str]:
         SegopsError: The file cannot be read, or a line has another form; the message names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_content(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise SegopsError(f"{path}: this table of colours cannot be read: {error}.") from None
     colors: dict[str, str] = {}
     for number, line in enumerate(lines, 1):

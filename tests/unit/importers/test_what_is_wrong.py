@@ -149,7 +149,9 @@ def test_a_photograph_is_found_by_its_path(tmp_path: Path) -> None:
         photographs.find("1.png", near, "x")
     with pytest.raises(SegopsError, match=r"x: its image 3\.png is not below"):
         photographs.find("3.png", near, "x")
-    assert Photographs(tmp_path, "val").find("1.png", near, "x") == tmp_path / "val/1.png"
+    assert photographs.find("1.png", tmp_path / "train", "x") == tmp_path / "train/1.png"
+    in_val = Photographs(tmp_path, "val")
+    assert in_val.find("1.png", tmp_path / "train", "x") == tmp_path / "val/1.png"
 
 
 def test_a_name_in_label_studio(tmp_path: Path) -> None:

@@ -52,7 +52,10 @@ def data_import(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(FORMATS)}.")],
     source: Annotated[Path, typer.Argument(help="Its directory or file.")],
     images: Annotated[
-        str | None, typer.Option(help="Photographs: a directory, or for `folder` also a pattern.")
+        str | None,
+        typer.Option(
+            help="Photographs: a directory, here or below the source; for `folder` also a pattern."
+        ),
     ] = None,
     masks: Annotated[
         str | None, typer.Option(help="folder: masks, a directory or a pattern such as '*/gt/*'.")
@@ -99,7 +102,6 @@ def data_import(
     """
     from segops import pipeline
     from segops.importers.command import Options, run
-    from segops.words import counted
 
     root, target = _data_target()
     pipeline.require_tracked(root, target)
@@ -109,8 +111,8 @@ def data_import(
         share=share, group=group, stratify=stratify,
     )  # fmt: skip
     imported, edit = run(form, source, root, root / target, options)
-    if imported.left_out:
-        console.say(f"{counted(imported.left_out, 'image')} of no split left out.")
+    for note in imported.notes:
+        console.say(note)
     for change in edit.changes:
         console.say(f"params.yaml: {change.key} is {change.new}; it was {change.old}.")
     _track(root, target)

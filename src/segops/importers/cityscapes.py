@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from segops.importers.files import files_below, place, unnamed
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
 from segops.importers.splits import SPELLINGS
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask
+from segops.voc.layout import TEST
+from segops.words import counted
 
 CLASSES = {
     7: "road",
@@ -45,7 +48,7 @@ IMAGE = "_leftImg8bit.png"
 
 
 def read(path: Path, images: str | None = None) -> Source:
-    """Read all images that have label ids, fine before coarse.
+    """Read all images of train and val that have label ids, fine before coarse.
 
     Args:
         path: The directory that holds ``gtFine`` or ``gtCoarse``, and ``leftImg8bit``.
@@ -54,9 +57,10 @@ def read(path: Path, images: str | None = None) -> Source:
     Raises:
         SegopsError: There are no label ids.
     """
-    photographs = Path(images) if images else path / "leftImg8bit"
+    photographs = place(images, path) if images else path / "leftImg8bit"
     found: dict[str, SourceImage] = {}
-    problems = []
+    problems: list[str] = []
+    tests: set[str] = set()
     for kind in ("gtFine", "gtCoarse"):
         for mask in sorted((path / kind).glob(f"*/*/*_{kind}{IDS}")):
             image_id = mask.name.removesuffix(f"_{kind}{IDS}")
@@ -64,16 +68,30 @@ def read(path: Path, images: str | None = None) -> Source:
             photograph = photographs / split / city / f"{image_id}{IMAGE}"
             if image_id in found:
                 continue
+            if split == TEST:  # its labels are not public: the masks hold no class
+                tests.add(image_id)
+                continue
             if not photograph.is_file():
                 problems.append(f"{mask}: its photograph {photograph} is missing")
                 continue
-            # The labels of the benchmark's test split are not public: their masks hold no class.
             found[image_id] = SourceImage(
                 image_id, photograph, (mask,), partial(_draw, mask), SPELLINGS.get(split.lower())
             )
     if not found and not problems:
         raise SegopsError(f"{path}: holds no gtFine/SPLIT/CITY/*_gtFine{IDS}.")
-    return Source(tuple(found.values()), (*CLASSES.values(), VOID_NAME), tuple(problems))
+    notes = [f"{counted(len(tests), 'image')} of the test split without labels left out."]
+    named = {image.photograph for image in found.values()}
+    others = {
+        file
+        for file in files_below(photographs, (".png",))
+        if file.name.endswith(IMAGE) and file.name.removesuffix(IMAGE) not in tests
+    }
+    return Source(
+        tuple(found.values()),
+        (*CLASSES.values(), VOID_NAME),
+        tuple(problems),
+        (*(notes if tests else ()), *unnamed(others - named)),
+    )
 
 
 def _draw(mask: Path, size: tuple[int, int]) -> Drawn:

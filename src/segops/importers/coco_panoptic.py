@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from segops.importers.coco import annotation_files, read_categories, split_of
-from segops.importers.files import index_photographs
-from segops.importers.json_files import require
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
+from segops.importers.coco import annotation_files, described, orphans, read_categories, read_images
+from segops.importers.files import Photographs
+from segops.importers.json_files import identifier, require
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, noted
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import MASK_FORMATS, load_image, read_content
 
@@ -29,45 +29,48 @@ def read(path: Path, images: str | None = None) -> Source:
     Raises:
         SegopsError: There is no such file, it cannot be read, or its directory is missing.
     """
-    root = path.parent if path.is_file() else path
     found: list[SourceImage] = []
     names: dict[str, None] = {}
     problems: list[str] = []
-    trees = annotation_files(path, "a panoptic file", _is_panoptic)
+    trees = annotation_files(path, "panoptic file", _is_panoptic)
     masks = {file: file.with_suffix("") for file in trees}
     for file, directory in masks.items():
         if not directory.is_dir():
             raise SegopsError(
                 f"{directory}: no such directory; {file.name} has its segments there."
             )
-    photographs = index_photographs(Path(images) if images else root, set(masks.values()))
+    photographs = Photographs(path, images, set(masks.values()))
     for file, tree in trees.items():
         categories = read_categories(tree, file)
         names |= dict.fromkeys(categories.values())
-        entries = {require(entry, "id", file): entry for entry in require(tree, "images", file)}
+        entries = read_images(tree, file, problems)
+        lost: dict[int | str, list[Any]] = {}
         for annotation in tree["annotations"]:
-            entry = entries.get(require(annotation, "image_id", file))
-            name = str(require(entry, "file_name", file))
-            photograph = photographs.get(Path(name).name)
-            mask = masks[file] / Path(str(require(annotation, "file_name", file))).name
-            if photograph is None:
-                problems.append(f"{file}: its image {name} is not below {images or root}")
-                continue
-            draw = partial(_draw, file, mask, annotation["segments_info"], categories)
-            split = split_of(file)
-            found.append(SourceImage(photograph.stem, photograph, (mask, file), draw, split))
-    return Source(tuple(found), tuple(names), tuple(problems))
+            with noted(problems, file):
+                number = identifier(annotation, "image_id", file)
+                if number not in entries:
+                    lost.setdefault(number, []).append(annotation)
+                    continue
+                photograph, size, split = described(entries[number], file, path, photographs)
+                mask = masks[file] / Path(require(annotation, "file_name", file, str)).name
+                segments = require(annotation, "segments_info", file, list)
+                draw = partial(_draw, file, mask, segments, categories)
+                origin = (mask, file)
+                found.append(SourceImage(photograph.stem, photograph, origin, draw, split, size))
+        problems += orphans(lost, file)
+    notes = photographs.unnamed(image.photograph for image in found)
+    return Source(tuple(found), tuple(names), tuple(problems), notes)
 
 
 def _is_panoptic(tree: Mapping[str, Any]) -> bool:
-    annotations = tree.get("annotations")
-    return isinstance(annotations, list) and any("segments_info" in one for one in annotations)
+    held = [one for one in tree["annotations"] if isinstance(one, Mapping)]
+    return any("segments_info" in one for one in held)
 
 
 def _draw(
     file: Path,
     mask: Path,
-    segments: Sequence[Mapping[str, Any]],
+    segments: Sequence[Any],
     categories: Mapping[int, str],
     size: tuple[int, int],
 ) -> Drawn:
@@ -82,10 +85,10 @@ def _draw(
     places = {category: index for index, category in enumerate(categories, 1)}
     table = {0: 0}
     for segment in segments:
-        category = require(segment, "category_id", file)
+        category = require(segment, "category_id", file, int)
         if category not in places:
             raise SegopsError(f"{file}: category {category} is not in `categories`.")
-        table[int(require(segment, "id", file))] = places[category]
+        table[require(segment, "id", file, int)] = places[category]
     if unknown := [str(key) for key in keys.tolist() if key not in table]:
         raise SegopsError(f"{mask}: segments {', '.join(unknown[:5])} are not in {file.name}.")
     indices = np.array([table[key] for key in keys.tolist()], np.int32)[inverse]

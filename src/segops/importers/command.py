@@ -10,8 +10,8 @@ from segops.edit import Edit, plan
 from segops.importers import folder
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Rules, labelling, parsed_merges, parsed_pairs, read_colors
-from segops.importers.splits import Division, listed_split, parsed_shares
-from segops.importers.write import Imported, read_source, write
+from segops.importers.splits import Division, parsed_shares, read_lists
+from segops.importers.write import Imported, identified, read_source, write
 from segops.params.file import Params, load_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
@@ -85,7 +85,7 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     division = Division(options.lists, shares, options.group, options.stratify)
     reading: dict[str, Any] = {"images": options.images}
     if form == "folder":
-        reading["only"] = listed_split(division)
+        reading["lists"] = read_lists(division.lists) if division.lists else None
         reading |= {"masks": options.masks, "threshold": options.threshold}
         reading["colors"] = options.colors is not None
         if not names and options.threshold is not None:
@@ -96,6 +96,7 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     else:
         _refuse_others(form, options)
     source = read_source(form, path, **reading)
+    identified(source)
     rules = Rules(names, parsed_merges(options.merge), frozenset(options.ignore), classes)
     said = {key: str(value) for key, value in asdict(options).items() if value}
     origin = {"format": form, "source": str(path.resolve()), "options": said}

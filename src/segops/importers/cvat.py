@@ -6,24 +6,38 @@ order of the file, with pycocotools' rule, as CVAT's own export of masks draws t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segops.importers import folder
-from segops.importers.files import index_photographs
+from segops.importers.files import Photographs
+from segops.importers.json_files import stated_size
 from segops.importers.labelling import read_colors
-from segops.importers.polygons import Shape, by_coco, draw, ellipse, rectangle
-from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage
-from segops.importers.splits import SPELLINGS
+from segops.importers.polygons import (
+    Shape,
+    by_coco,
+    checked,
+    draw,
+    ellipse,
+    points,
+    rectangle,
+    turned,
+)
+from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, noted
+from segops.importers.splits import SPELLINGS, find_lists
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_content
+from segops.voc.layout import LISTS
 
 REGIONS = ("polygon", "box", "ellipse", "mask")
 """Elements that have an area; `points`, `polyline`, `skeleton` and `cuboid` are not read."""
-OTHERS = ("polyline", "points", "cuboid", "skeleton")
+NO_SHAPES = ("tag", "attribute")
 COLORS = "labelmap.txt"
 """In an export of masks: the table of classes and colours."""
 
@@ -42,30 +56,44 @@ def read(path: Path, images: str | None = None) -> Source:
         return _read_masks(path, images)
     file = path / "annotations.xml" if path.is_dir() else path
     root = parsed(file)
-    photographs = index_photographs(Path(images) if images else file.parent)
+    if root.find("track") is not None:
+        raise SegopsError(f'{file}: tracks of a video. Export the task as "CVAT for images 1.1".')
+    photographs = Photographs(path, images)
     names = dict.fromkeys(
         [BACKGROUND, *(label.text or "" for label in root.iterfind("meta//labels/label/name"))]
     )
-    found, problems = [], []
+    if "" in names:
+        raise SegopsError(f"{file}: a label without a name.")
+    found: list[SourceImage] = []
+    problems: list[str] = []
     for element in root.iterfind("image"):
         name = element.get("name", "")
-        photograph = photographs.get(Path(name).name)
-        if photograph is None:
-            problems.append(f"{file}: its image {name} is not below {images or file.parent}")
-            continue
-        others = {child.tag for child in element} & set(OTHERS)
-        if others:
-            problems.append(
-                f"{file}: image {name} has shapes of type {', '.join(sorted(others))}, which have "
-                f"no area; expected {', '.join(REGIONS)}"
+        with noted(problems, f"{file}: image {name}"):
+            shapes = _shapes(element, f"{file}: image {name}")
+            names |= dict.fromkeys(_label(shape) for shape in shapes)
+            photograph = photographs.find(name, file.parent, file)
+            size = {key: _whole(element, key) for key in ("width", "height") if element.get(key)}
+            found.append(
+                SourceImage(
+                    image_id=photograph.stem,
+                    photograph=photograph,
+                    origin=(file,),
+                    draw=partial(_draw, shapes),
+                    split=SPELLINGS.get(element.get("subset", "").lower()),
+                    size=stated_size(size, "width", "height", f"{file}: image {name}"),
+                )
             )
-            continue
-        shapes = [child for child in element if child.tag in REGIONS]
-        names |= dict.fromkeys(str(shape.get("label")) for shape in shapes)
-        draw_it = partial(_draw, file, name, shapes)
-        split = SPELLINGS.get(str(element.get("subset", "")).lower())
-        found.append(SourceImage(photograph.stem, photograph, (file,), draw_it, split))
-    return Source(tuple(found), tuple(names), tuple(problems))
+    if not found and not problems:
+        raise SegopsError(f"{file}: holds no element `image` of CVAT for images 1.1.")
+    notes = photographs.unnamed(image.photograph for image in found)
+    return Source(tuple(found), tuple(names), tuple(problems), notes)
+
+
+class _Tree(ElementTree.TreeBuilder):
+    """Builds a tree of a file that declares no document type, and so no entities."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("declares a document type; annotations of CVAT have none")
 
 
 def parsed(file: Path) -> ElementTree.Element:
@@ -75,28 +103,67 @@ def parsed(file: Path) -> ElementTree.Element:
         SegopsError: It cannot be read, or declares a document type.
     """
     try:
-        content = file.read_bytes()
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise SegopsError(f"{file}: declares a document type; annotations of CVAT have none.")
-        return ElementTree.fromstring(content)
-    except (OSError, ElementTree.ParseError) as error:
+        parser = ElementTree.XMLParser(target=_Tree())
+        return ElementTree.fromstring(read_content(file), parser)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise SegopsError(f"{file}: not readable as CVAT's XML: {error}.") from None
+
+
+def _shapes(image: ElementTree.Element, where: str) -> list[ElementTree.Element]:
+    others = {child.tag for child in image} - {*REGIONS, *NO_SHAPES}
+    if others:
+        raise SegopsError(
+            f"{where} has shapes of type {', '.join(sorted(others))}, which have no area; "
+            f"expected {', '.join(REGIONS)}"
+        )
+    shapes = [child for child in image if child.tag in REGIONS]
+    return sorted(shapes, key=lambda shape: _whole(shape, "z_order", 0))
+
+
+def _label(shape: ElementTree.Element) -> str:
+    label = shape.get("label")
+    if not label:
+        raise ValueError(f"a {shape.tag} without a label")
+    return label
+
+
+def _number(element: ElementTree.Element, key: str, usual: float | None = None) -> float:
+    text = element.get(key)
+    if text is None and usual is not None:
+        return float(usual)
+    try:
+        return float(text or "")
+    except ValueError:
+        raise ValueError(f"`{key}` of {element.tag} is {text}; expected a number") from None
+
+
+def _whole(element: ElementTree.Element, key: str, usual: int | None = None) -> int:
+    number = _number(element, key, usual)
+    if not number.is_integer():
+        raise ValueError(f"`{key}` of {element.tag} is {number}; expected a whole number")
+    return int(number)
 
 
 def _read_masks(path: Path, images: str | None) -> Source:
     colors = read_colors(path / COLORS)
     source = folder.read(path, images=images, masks="SegmentationClass", colors=True)
+    lists = find_lists(path / LISTS)
+    splits, problems = (
+        ({}, [])
+        if lists is None
+        else lists.match({image.photograph: image.image_id for image in source.images})
+    )
     named = tuple(
-        SourceImage(
-            image.image_id,
-            image.photograph,
-            (*image.origin, path / COLORS),
-            partial(_draw_named, image, colors),
-            image.split,
+        replace(
+            image,
+            origin=(*image.origin, path / COLORS),
+            draw=partial(_draw_named, image, colors),
+            split=splits.get(image.photograph, image.split),
         )
         for image in source.images
     )
-    return Source(named, tuple(dict.fromkeys(colors.values())), source.problems)
+    labels = tuple(dict.fromkeys(colors.values()))
+    return Source(named, labels, (*source.problems, *problems), source.notes)
 
 
 def _draw_named(image: SourceImage, colors: dict[str, str], size: tuple[int, int]) -> Drawn:
@@ -104,42 +171,47 @@ def _draw_named(image: SourceImage, colors: dict[str, str], size: tuple[int, int
     return Drawn(tuple(colors.get(label, label) for label in drawn.labels), drawn.indices)
 
 
-def _draw(
-    file: Path, name: str, elements: list[ElementTree.Element], size: tuple[int, int]
-) -> Drawn:
-    ordered = sorted(elements, key=lambda element: int(element.get("z_order", "0")))
-    try:
-        return draw([_shape(element, size) for element in ordered], size, by_coco)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SegopsError(f"{file}: image {name}: a shape cannot be read: {error}.") from error
+def _draw(shapes: list[ElementTree.Element], size: tuple[int, int]) -> Drawn:
+    return draw((_shape(shape, size) for shape in shapes), size, by_coco)
 
 
 def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape:
-    label, values = str(element.get("label")), element.attrib
+    label = _label(element)
     if element.tag == "box":
-        corners = (float(values[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
-        return Shape(label, [rectangle(*corners)])
+        x0, y0, x1, y1 = (_number(element, name) for name in ("xtl", "ytl", "xbr", "ybr"))
+        center = ((x0 + x1) / 2, (y0 + y1) / 2)
+        turn = _number(element, "rotation", 0)
+        outline = rectangle(x0, y0, x1, y1)
+        return Shape(label, [turned(outline, center, turn) if turn else outline])
     if element.tag == "ellipse":
-        cx, cy, rx, ry = (float(values[name]) for name in ("cx", "cy", "rx", "ry"))
-        return Shape(label, [ellipse((cx, cy), (rx, ry), float(values.get("rotation", 0)))])
+        return Shape(label, pixels=_ellipse(element, size))
     if element.tag == "mask":
-        left, top, width, height = (int(values[n]) for n in ("left", "top", "width", "height"))
-        part = _run_lengths(values["rle"], width, height)
-        pixels = np.zeros((size[1], size[0]), bool)
-        pixels[top : top + height, left : left + width] = part
-        return Shape(label, pixels=pixels)
-    points = [[float(value) for value in pair.split(",")] for pair in values["points"].split(";")]
-    outline = np.asarray(points, np.float64)
-    if outline.ndim != 2 or outline.shape[1] != 2 or len(outline) < 3:
-        raise ValueError(f"points {values['points'][:40]!r}")
-    return Shape(label, [outline])
+        left, top, width, height = (_whole(element, n) for n in ("left", "top", "width", "height"))
+        if width > size[0] or height > size[1]:
+            raise ValueError(f"a mask of {width} x {height} pixels is larger than its photograph")
+        part = _run_lengths(element.get("rle", ""), width, height)
+        return Shape(label, pixels=part, at=(left, top))
+    pairs = [pair.split(",") for pair in element.get("points", "").split(";")]
+    return Shape(label, [points([[float(value) for value in pair] for pair in pairs])])
+
+
+def _ellipse(element: ElementTree.Element, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Fill an ellipse as CVAT's export does: ``cv2.ellipse`` with rounded values, bool (H, W)."""
+    cx, cy, rx, ry = (_number(element, name) for name in ("cx", "cy", "rx", "ry"))
+    turn = _number(element, "rotation", 0)
+    checked(ellipse((cx, cy), (rx, ry), turn), size)
+    if min(rx, ry) < 0:
+        raise ValueError(f"an ellipse of radii {rx} and {ry}")
+    canvas = np.zeros((size[1], size[0]), np.uint8)
+    cv2.ellipse(canvas, (round(cx), round(cy)), (round(rx), round(ry)), turn, 0, 360, 1, -1)
+    return canvas.astype(bool)
 
 
 def _run_lengths(text: str, width: int, height: int) -> NDArray[np.bool_]:
     """Return the pixels of a mask, bool (H, W): runs by rows, the first of them outside."""
     runs = [int(value) for value in text.replace(" ", "").split(",")]
-    if min(runs) < 0 or sum(runs) != width * height:
-        raise ValueError(f"runs of {sum(runs)} pixels for {width} x {height}")
+    if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height:
+        raise ValueError(f"a mask whose runs are of {sum(runs)} pixels, not {width} x {height}")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     pixels: NDArray[np.bool_] = flat.reshape(height, width)
     return pixels

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.importers.files import files_below, place, unnamed
 from segops.importers.labelling import as_color
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
-from segops.importers.splits import SPELLINGS, split_of_path
+from segops.importers.splits import SPELLINGS, Lists, split_of_path
 from segops.runtime.classes import VOC_CLASSES, VOID, palette
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PHOTOGRAPH_FORMATS, load_image, read_content
+from segops.runtime.masks import stored_values
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
 IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "photos", "rgb")
@@ -23,6 +26,7 @@ MASK_NAMES = (
     *("gt", "groundtruth", "ground_truth", "ann", "seg", "lbl"),
 )
 """Names of directories of photographs and of masks, in lower case, by which they are known."""
+WILDCARDS = "*?["
 AFFIXES = tuple(
     f"{separator}{name}"
     for separator in "_-."
@@ -37,92 +41,111 @@ def read(
     masks: str | None = None,
     colors: bool = False,
     threshold: int | None = None,
-    only: Collection[str] | None = None,
+    lists: Lists | None = None,
 ) -> Source:
     """Read photographs and masks that belong together by their names.
 
-    Labels are the stored values (`0`, `255`) of greyscale and palette masks; colours (`#ff0000`)
-    where `colors` is set or the mask is RGB; with a threshold `0` below it and `1` from it on.
+    Labels are the stored values (`0`, `255`; of 1 bit `0`, `1`) of greyscale and palette masks;
+    colours (`#ff0000`) where `colors` is set or the mask is RGB; with a threshold `0` below it and
+    `1` from it on.
 
     Args:
         path: The directory.
-        images: Photographs: a directory below `path`, or a pattern such as `*/left/*.png`; None: a
-            directory of a usual name.
+        images: Photographs: a directory, or a pattern such as `*/left/*.png`; None: directories of
+            a usual name below `path`. A directory, also that before the first wildcard of a
+            pattern, is found by :func:`segops.importers.files.place`.
         masks: Masks, likewise.
         colors: Whether the colours of a palette are the labels, not the values.
         threshold: The smallest grey value that counts as foreground, 1 to 255.
-        only: Names of photographs, without suffix; others are left out. None: all are read.
+        lists: The photographs that count; others need no mask. None: all do.
 
     Raises:
-        SegopsError: There are no such files, or photographs have no mask.
+        SegopsError: There are no such files.
     """
     photographs = _files(path, images, IMAGE_NAMES, "--images")
     labels = _files(path, masks, MASK_NAMES, "--masks")
+    problems = [*_rivals(photographs, "--images"), *_rivals(labels, "--masks")]
     by_key: dict[str, list[Path]] = {}
-    for key, mask in labels.items():
+    for key, same in labels.items():
         for name in _names_of(key):
-            by_key.setdefault(name, []).append(mask)
-    problems, found = [], []
+            by_key.setdefault(name, []).extend(same)
+    ids = {own[0]: _image_id(key) for key, own in photographs.items()}
+    listed = set(ids) if lists is None else set(lists.match(ids)[0])
     draw = partial(_draw, colors=colors, threshold=threshold)
-    for key, photograph in photographs.items():
-        if only is not None and not {photograph.stem, _image_id(key)} & set(only):
+    users: dict[Path, Path] = {}
+    found = []
+    for key, (photograph, *_) in photographs.items():
+        if photograph not in listed:
             continue
-        own = by_key.get(key) or by_key.get(Path(key).name) or []
+        own = by_key.get(key) or by_key.get(PurePosixPath(key).name) or []
         if len(own) != 1:
             several = f"several: {', '.join(map(str, own))}" if own else "none"
             problems.append(f"{photograph}: expected one mask of its name, there are {several}")
             continue
+        if (other := users.setdefault(own[0], photograph)) != photograph:
+            problems.append(
+                f"{own[0]}: the mask of {other} and of {photograph}. --images and --masks tell "
+                "which files belong together"
+            )
+        below = photograph.relative_to(path) if photograph.is_relative_to(path) else Path(key)
         found.append(
             SourceImage(
-                image_id=_image_id(key),
+                image_id=ids[photograph],
                 photograph=photograph,
                 origin=(own[0],),
                 draw=partial(draw, own[0]),
-                split=split_of_path(photograph.relative_to(path)),
+                split=split_of_path(below),
             )
         )
-    used = {image.origin[0] for image in found}
-    if only is None:
-        problems += [
-            f"{mask}: no photograph of its name" for mask in labels.values() if mask not in used
-        ]
-    return Source(tuple(found), problems=tuple(problems))
+    if lists is None:
+        every = [mask for same in labels.values() for mask in same]
+        problems += [f"{mask}: no photograph of its name" for mask in every if mask not in users]
+    return Source(tuple(found), (), tuple(problems), unnamed(set(ids) - listed))
 
 
-def _files(path: Path, given: str | None, usual: tuple[str, ...], option: str) -> dict[str, Path]:
-    """Return key -> file; the key is the path without the part that tells images from masks."""
+def _files(
+    path: Path, given: str | None, usual: tuple[str, ...], option: str
+) -> dict[str, list[Path]]:
+    """Return key -> files; the key is the path without the part that tells images from masks."""
+    base, drop = path, set(usual)
     if given is None:
-        roots = [
-            directory
-            for directory in sorted(path.rglob("*"))
-            if directory.is_dir() and directory.name.lower() in usual
+        paths = [
+            file
+            for file in files_below(path, PHOTOGRAPH_SUFFIXES)
+            if {part.lower() for part in file.relative_to(path).parts[:-1]} & drop
         ]
-        if not roots:
-            raise SegopsError(
-                f"{path}: no directory is called {', '.join(usual[:4])}. {option} names it, or a "
-                "pattern of files."
-            )
-        paths = [file for root in roots for file in root.rglob("*")]
-        drop = set(usual)
-    elif (path / given).is_dir():
-        paths, drop = list((path / given).rglob("*")), {part.lower() for part in Path(given).parts}
     else:
-        paths, drop = (
-            list(path.glob(given)),
-            {part.lower() for part in Path(given).parts[:-1] if not set(part) & set("*?[")},
-        )
-    files: dict[str, Path] = {}
-    for file in sorted(paths):
-        if file.suffix.lower() in PHOTOGRAPH_SUFFIXES and file.is_file():
-            relative = file.relative_to(path)
-            parts = [part for part in relative.parts[:-1] if part.lower() not in drop]
-            files["/".join([*parts, relative.stem])] = file
+        parts = Path(given).parts
+        fixed = list(takewhile(lambda part: not set(part) & set(WILDCARDS), parts))
+        pattern = parts[len(fixed) :]
+        base = place(str(Path(*fixed)), path) if fixed else path
+        drop = {part.lower() for part in pattern[:-1] if not set(part) & set(WILDCARDS)}
+        if pattern:
+            paths = [file for file in sorted(base.glob(str(Path(*pattern)))) if not file.is_dir()]
+        else:
+            paths = list(files_below(base, PHOTOGRAPH_SUFFIXES)) if base.is_dir() else []
+    files: dict[str, list[Path]] = {}
+    for file in paths:
+        if file.suffix.lower() in PHOTOGRAPH_SUFFIXES:
+            relative = file.relative_to(base)
+            kept = [part for part in relative.parts[:-1] if part.lower() not in drop]
+            files.setdefault("/".join([*kept, relative.stem]), []).append(file)
     if not files:
+        where = f"{option} {given}" if given else f"directories called {', '.join(usual[:4])}"
         raise SegopsError(
-            f"{path}: {option} {given or ''} finds no file of suffix "
-            f"{', '.join(PHOTOGRAPH_SUFFIXES)}."
+            f"{path}: no file of suffix {', '.join(PHOTOGRAPH_SUFFIXES)} in {where}. {option} "
+            "names another directory, or a pattern of files."
         )
     return files
+
+
+def _rivals(files: Mapping[str, Sequence[Path]], option: str) -> list[str]:
+    """Return a line for each key of several files."""
+    return [
+        f"{', '.join(map(str, same))}: the same name; {option} tells which of them counts"
+        for same in files.values()
+        if len(same) > 1
+    ]
 
 
 def _names_of(key: str) -> list[str]:
@@ -132,24 +155,28 @@ def _names_of(key: str) -> list[str]:
 
 
 def _image_id(key: str) -> str:
-    parts = [part for part in key.split("/") if part.lower() not in SPELLINGS]
-    return "_".join(parts)
+    *directories, name = key.split("/")
+    return "_".join([*(part for part in directories if part.lower() not in SPELLINGS), name])
 
 
 def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | None) -> Drawn:
-    image = load_image(read_content(mask), str(mask), PHOTOGRAPH_FORMATS)
-    if image.mode == "1":
-        image = image.convert("L")
+    content = read_content(mask)
+    image = load_image(content, str(mask), PHOTOGRAPH_FORMATS)
     if threshold is not None:
-        if image.mode not in ("L", "LA"):
+        if image.mode not in ("1", "L", "LA"):
             raise SegopsError(
                 f"{mask}: mode {image.mode}; --threshold expects greyscale of 8 bits."
             )
-        above = np.asarray(image.getchannel("L")) >= threshold
+        above = np.asarray(image.convert("L")) >= threshold
         return Drawn(("0", "1"), above.astype(np.int32))
-    if image.mode in ("L", "P") and not colors:
-        return _by_value(np.asarray(image))
-    if image.mode not in ("L", "P", "RGB", "RGBA"):
+    if image.format == "JPEG":
+        raise SegopsError(
+            f"{mask}: a JPEG, which does not keep values and colours. Save masks as PNG, or cut "
+            "greyscale with --threshold."
+        )
+    if image.mode in ("1", "L", "P") and not colors:
+        return _by_value(stored_values(image, content))
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         raise SegopsError(
             f"{mask}: mode {image.mode}; expected values or colours of 8 bits a channel."
         )

@@ -7,7 +7,7 @@ lie over earlier ones. Of several annotations of a task the latest that was not 
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.importers.files import index_photographs
-from segops.importers.polygons import Shape, by_pillow, draw, ellipse, rectangle
-from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage
+from segops.importers.files import Photographs
+from segops.importers.json_files import read_tree, require, stated_size
+from segops.importers.polygons import Shape, by_pillow, draw, ellipse, points, rectangle, turned
+from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, explained, noted
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import PHOTOGRAPH_SUFFIXES
+
+Tree = Mapping[str, Any]
 
 REGIONS = {
     "brushlabels": "brush",
@@ -28,8 +32,12 @@ REGIONS = {
     "rectanglelabels": "rectangle",
     "ellipselabels": "ellipse",
 }
-"""Type of a result -> its kind; results of other types are not read."""
-MOST_PIXELS = 1 << 28
+"""Type of a result with an area -> its kind."""
+NO_REGIONS = (
+    *("choices", "relation", "rating", "textarea", "taxonomy", "number", "datetime", "pairwise"),
+    *("ranker",),
+)
+"""Types of results that have no area by their nature; others are refused."""
 
 
 def read(path: Path, images: str | None = None) -> Source:
@@ -46,114 +54,139 @@ def read(path: Path, images: str | None = None) -> Source:
     if len(files) != 1:
         raise SegopsError(f"{path}: expected one JSON export, there are {len(files)}.")
     file = files[0]
-    photographs = index_photographs(Path(images) if images else file.parent)
+    photographs = Photographs(path, images)
     names: set[str] = set()
-    found, problems = [], []
+    found: list[SourceImage] = []
+    problems: list[str] = []
     for task in _tasks(file):
         where = f"{file}: task {task.get('id')}"
-        name = _file_name(task)
-        photograph = photographs.get(name) or photographs.get(name.partition("-")[2])
-        results = _results(task)
-        if photograph is None:
-            problems.append(
-                f"{where}: its image {name or '(none)'} is not below {images or file.parent}"
+        with noted(problems, where):
+            regions = _regions(task, where)
+            names |= {label for one in regions for label in _labels(one, where)}
+            photograph = _photograph(task, where, file.parent, photographs)
+            found.append(
+                SourceImage(
+                    image_id=photograph.stem,
+                    photograph=photograph,
+                    origin=(file,),
+                    draw=partial(_draw, where, regions),
+                    size=_size(regions, where),
+                )
             )
-            continue
-        if results is None:
-            problems.append(f"{where}: {name} has no annotation")
-            continue
-        others = sorted({str(one.get("type")) for one in results} - set(REGIONS) - {"choices"})
-        if others:
-            problems.append(
-                f"{where}: results of type {', '.join(others)}; expected {', '.join(REGIONS)}"
-            )
-            continue
-        regions = [one for one in results if one.get("type") in REGIONS]
-        names |= {label for one in regions for label in _labels(one)}
-        found.append(
-            SourceImage(photograph.stem, photograph, (file,), partial(_draw, where, regions))
-        )
     labels = (BACKGROUND, *sorted(names - {BACKGROUND}))
-    return Source(tuple(found), labels, tuple(problems))
+    notes = photographs.unnamed(image.photograph for image in found)
+    return Source(tuple(found), labels, tuple(problems), notes)
 
 
-def _tasks(file: Path) -> list[Mapping[str, Any]]:
-    try:
-        tree = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SegopsError(f"{file}: not readable as JSON: {error}.") from None
-    if not isinstance(tree, list) or not all(isinstance(task, dict) for task in tree):
-        raise SegopsError(f"{file}: expected a list of tasks, as the export JSON gives it.")
+def _tasks(file: Path) -> list[dict[str, Any]]:
+    tree = read_tree(file)
+    if (
+        not isinstance(tree, list)
+        or not all(isinstance(task, dict) for task in tree)
+        or any("data" not in task or "annotations" not in task for task in tree)
+    ):
+        raise SegopsError(
+            f"{file}: expected a list of tasks with `data` and `annotations`. Export as JSON, not "
+            "as JSON-MIN or another form."
+        )
     return tree
 
 
-def _file_name(task: Mapping[str, Any]) -> str:
-    """Return the name of a task's image: the last part of its address."""
-    data = task.get("data")
-    values = [str(value) for value in data.values()] if isinstance(data, dict) else []
-    for value in values:
-        query = parse_qs(urlsplit(value).query)
-        place = query["d"][0] if "d" in query else urlsplit(value).path
-        name = Path(unquote(place)).name
-        if Path(name).suffix:
-            return name
-    return ""
+def _photograph(task: Tree, where: str, near: Path, photographs: Photographs) -> Path:
+    """Return the photograph that an address in a task's data names."""
+    values = require(task, "data", where, dict).values()
+    names = dict.fromkeys(
+        place
+        for place in (_place(value) for value in values if isinstance(value, str))
+        if Path(place).suffix.lower() in PHOTOGRAPH_SUFFIXES
+    )
+    if len(names) != 1:
+        shown = ", ".join(names) or "none"
+        raise SegopsError(f"{where}: expected the address of one photograph in `data`: {shown}")
+    (name,) = names
+    # Label Studio writes eight digits before the name of a file that was uploaded to it.
+    own = name if photographs.holds(name) else re.sub(r"(^|/)[0-9a-f]{8}-([^/]+)$", r"\1\2", name)
+    return photographs.find(own, near, where)
 
 
-def _results(task: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+def _place(address: str) -> str:
+    """Return the path that an address holds."""
+    parts = urlsplit(address)
+    query = parse_qs(parts.query)
+    return unquote(query["d"][0] if "d" in query else parts.path).lstrip("/")
+
+
+def _regions(task: Tree, where: str) -> list[Tree]:
+    """Return the results of a task that have an area."""
     kept = [
         annotation
-        for annotation in task.get("annotations", ())
+        for annotation in require(task, "annotations", where, list)
         if isinstance(annotation, dict) and not annotation.get("was_cancelled")
     ]
     if not kept:
-        return None
+        raise SegopsError(f"{where} has no annotation")
     last = max(kept, key=lambda annotation: str(annotation.get("updated_at", "")))
-    results = last.get("result", [])
-    return [result for result in results if isinstance(result, dict)]
+    results = require(last, "result", where, list)
+    kinds = {require(one, "type", where, str) for one in results}
+    if others := sorted(kinds - set(REGIONS) - set(NO_REGIONS)):
+        raise SegopsError(
+            f"{where}: results of type {', '.join(others)}; expected {', '.join(REGIONS)}"
+        )
+    return [one for one in results if one["type"] in REGIONS]
 
 
-def _labels(result: Mapping[str, Any]) -> list[str]:
-    value = result.get("value")
-    labels = value.get(str(result["type"]), []) if isinstance(value, dict) else []
-    return [str(label) for label in labels]
+def _size(regions: Sequence[Tree], where: str) -> tuple[int, int] | None:
+    sizes = {stated_size(one, "original_width", "original_height", where) for one in regions}
+    if len(sizes - {None}) > 1:
+        raise SegopsError(f"{where}: its results state several sizes of the photograph")
+    return next(iter(sizes - {None}), None)
 
 
-def _draw(where: str, regions: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Drawn:
+def _labels(result: Tree, where: str) -> list[str]:
+    labels = require(require(result, "value", where, dict), str(result["type"]), where, list)
+    if not labels or not all(isinstance(label, str) and label for label in labels):
+        raise SegopsError(f"{where}: a result whose labels are {labels}; expected texts")
+    return labels
+
+
+def _draw(where: str, regions: Sequence[Tree], size: tuple[int, int]) -> Drawn:
     try:
-        return draw([shape for one in regions for shape in _shapes(one, size)], size, by_pillow)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SegopsError(f"{where}: a result cannot be read: {error}.") from error
+        return draw(
+            (shape for one in regions for shape in _shapes(one, where, size)), size, by_pillow
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise SegopsError(explained(error, f"{where}, a result")) from error
 
 
-def _shapes(result: Mapping[str, Any], size: tuple[int, int]) -> Iterator[Shape]:
+def _shapes(result: Tree, where: str, size: tuple[int, int]) -> Iterator[Shape]:
     value, kind = result["value"], REGIONS[result["type"]]
     width, height = size
-    for label in _labels(result):
+    for label in _labels(result, where):
         if kind == "brush":
-            if (result["original_width"], result["original_height"]) != size:
-                raise ValueError("a brush of another size than its photograph")
-            alpha = decode_brush(value["rle"])
-            if alpha.size != width * height:
-                raise ValueError(f"a brush of {alpha.size} pixels, not {width} x {height}")
+            alpha = decode_brush(require(value, "rle", where, list), width * height)
             yield Shape(label, pixels=alpha.reshape(height, width) > 0)
             continue
         scale = np.array([width, height]) / 100
         if kind == "polygon":
-            yield Shape(label, [np.asarray(value["points"], np.float64).reshape(-1, 2) * scale])
+            yield Shape(label, [points(require(value, "points", where, list)) * scale])
             continue
-        x, y = value["x"] * scale[0], value["y"] * scale[1]
+        x, y = (np.array([_number(value, key, where) for key in "xy"]) * scale).tolist()
+        turn = _number(value, "rotation", where) if "rotation" in value else 0.0
+        keys = ("radiusX", "radiusY") if kind == "ellipse" else ("width", "height")
+        across, down = (np.array([_number(value, key, where) for key in keys]) * scale).tolist()
         if kind == "ellipse":
-            radii = (value["radiusX"] * scale[0], value["radiusY"] * scale[1])
-            yield Shape(label, [ellipse((x, y), radii, value.get("rotation", 0))])
-            continue
-        corners = rectangle(0, 0, value["width"] * scale[0], value["height"] * scale[1])
-        angle = np.radians(value.get("rotation", 0))
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        yield Shape(label, [corners @ turn + (x, y)])
+            yield Shape(label, [ellipse((x, y), (across, down), turn)])
+        else:
+            yield Shape(label, [turned(rectangle(x, y, x + across, y + down), (x, y), turn)])
 
 
-def decode_brush(code: Sequence[int]) -> NDArray[np.uint8]:
+def _number(value: Tree, key: str, where: str) -> float:
+    return require(value, key, where, float)
+
+
+def decode_brush(code: Sequence[int], pixels: int) -> NDArray[np.uint8]:
     """Decode Label Studio's run-length code of a brush.
 
     The code is a stream of bits: 32 for the number of values, 5 for the bits of a value less one,
@@ -162,12 +195,13 @@ def decode_brush(code: Sequence[int]) -> NDArray[np.uint8]:
 
     Args:
         code: Bytes, each 0 to 255.
+        pixels: The number of the image's pixels.
 
     Returns:
         uint8 array of the alpha values, one for each pixel, by rows.
 
     Raises:
-        ValueError: It is cut off, or too long.
+        ValueError: It is cut off, too long, or that of another number of pixels.
     """
     bits = np.unpackbits(np.asarray(code, np.uint8))
     place = 0
@@ -184,8 +218,10 @@ def decode_brush(code: Sequence[int]) -> NDArray[np.uint8]:
 
     total, depth = take(32), take(5) + 1
     lengths = [take(4) + 1 for _ in range(4)]
-    if total > 4 * MOST_PIXELS or depth != 8:
-        raise ValueError(f"a brush of {total} values of {depth} bits")
+    if total != 4 * pixels or depth != 8:
+        raise ValueError(
+            f"a brush of {total} values of {depth} bits; expected {4 * pixels} of 8 bits"
+        )
     values = np.empty(total, np.uint8)
     done = 0
     while done < total:

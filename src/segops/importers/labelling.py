@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segops.importers.source import BACKGROUND, VOID_NAME, Drawn
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_content
 from segops.words import counted
 
 REMEDY = (
@@ -21,6 +22,8 @@ REMEDY = (
     "--classes (`--classes voc`: VOC's), of colours with --colors FILE (`--colors voc`: VOC's). "
     "--ignore sends a label to void."
 )
+SHOWN = 20
+"""Most labels in the message on labels that are not mapped."""
 _PIXEL = re.compile(r"\d{1,3}|#[0-9a-f]{6}")
 """A label that is a value or a colour; masks may hold some that nothing names."""
 
@@ -51,12 +54,14 @@ class Labelling:
         ids: Label -> class id; 255 is void.
         unmapped: Label without an id -> pixels that were met.
         example: Such a label -> an image that holds it.
+        remedy: What a user can do about it.
     """
 
     classes: tuple[str, ...]
     ids: dict[str, int]
     unmapped: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
+    remedy: str = REMEDY
 
     def mask(self, drawn: Drawn, image_id: str) -> NDArray[np.uint8]:
         """Return the mask of an image, uint8 (H, W); labels without an id become void."""
@@ -73,12 +78,14 @@ class Labelling:
         return mask
 
     def problems(self) -> list[str]:
-        """Return a line for each label that was met and is not mapped."""
+        """Return a line for each label that was met and is not mapped, for the largest of many."""
         lines = [
             f"label {label} is not mapped: {counted(pixels, 'pixel')}, as in {self.example[label]}"
-            for label, pixels in sorted(self.unmapped.items(), key=lambda item: -item[1])
+            for label, pixels in self.unmapped.most_common(SHOWN)
         ]
-        return [*lines, REMEDY] if lines else []
+        if len(self.unmapped) > SHOWN:
+            lines.append(f"{len(self.unmapped) - SHOWN} more labels are not mapped")
+        return [*lines, self.remedy] if lines else []
 
 
 def labelling(rules: Rules, labels: Sequence[str]) -> Labelling:
@@ -122,7 +129,10 @@ def labelling(rules: Rules, labels: Sequence[str]) -> Labelling:
     ids: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
     ids[None] = VOID
     return Labelling(
-        classes, {VOID_NAME: VOID, **{label: ids[name] for label, name in of_label.items()}}
+        classes,
+        {VOID_NAME: VOID, **{label: ids[name] for label, name in of_label.items()}},
+        # Sources that declare their labels take no mapping.
+        remedy="--ignore sends a label to void." if labels else REMEDY,
     )
 
 
@@ -171,8 +181,8 @@ def read_colors(path: Path) -> dict[str, str]:
         SegopsError: The file cannot be read, or a line has another form; the message names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_content(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise SegopsError(f"{path}: this table of colours cannot be read: {error}.") from None
     colors: dict[str, str] = {}
     for number, line in enumerate(lines, 1):

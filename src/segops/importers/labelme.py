@@ -7,18 +7,18 @@ in base 64). Later shapes lie over earlier ones.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from segops.importers.files import index_photographs
-from segops.importers.json_files import read_object, require
-from segops.importers.polygons import Shape, by_pillow, draw, ellipse, rectangle
-from segops.importers.source import BACKGROUND, VOID_NAME, Drawn, Source, SourceImage
+from segops.importers.files import Photographs, files_below
+from segops.importers.json_files import read_object, require, stated_size
+from segops.importers.polygons import Shape, by_pillow, checked, draw, ellipse, points, rectangle
+from segops.importers.source import BACKGROUND, VOID_NAME, Drawn, Source, SourceImage, noted
 from segops.importers.splits import split_of_path
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import MASK_FORMATS, load_image
@@ -37,74 +37,84 @@ def read(path: Path, images: str | None = None) -> Source:
     Raises:
         SegopsError: There is no such file, or one cannot be read.
     """
-    photographs = index_photographs(Path(images) if images else path)
+    photographs = Photographs(path, images)
     names: set[str] = set()
-    found, problems = [], []
-    for file in sorted(path.rglob("*.json")):
-        tree = read_object(file)
-        if "shapes" not in tree:
-            continue
-        photograph = _photograph(file, tree, photographs)
-        if photograph is None:
-            problems.append(f"{file}: its photograph {tree.get('imagePath')} is not there")
-            continue
-        shapes = require(tree, "shapes", file)
-        kinds = {str(shape.get("shape_type", "polygon")) for shape in shapes}
-        if others := sorted(kinds - set(REGIONS)):
-            problems.append(
-                f"{file}: shapes of type {', '.join(others)}, which have no area; expected "
-                f"{', '.join(REGIONS)}"
+    found: list[SourceImage] = []
+    problems: list[str] = []
+    for file in files_below(path, (".json",)):
+        with noted(problems, file):
+            tree = read_object(file)
+            if "shapes" not in tree:
+                continue
+            names |= _labels(tree, file)
+            found.append(
+                SourceImage(
+                    image_id=(photograph := _photograph(file, tree, photographs)).stem,
+                    photograph=photograph,
+                    origin=(file,),
+                    draw=partial(_draw, file),
+                    split=split_of_path(file.relative_to(path)),
+                    size=stated_size(tree, "imageWidth", "imageHeight", file),
+                )
             )
-            continue
-        names |= {_label(require(shape, "label", file)) for shape in shapes}
-        draw_it = partial(_draw, file, shapes)
-        split = split_of_path(file.relative_to(path))
-        found.append(SourceImage(photograph.stem, photograph, (file,), draw_it, split))
     if not found and not problems:
         raise SegopsError(f"{path}: holds no file of labelme (JSON with `shapes`).")
     labels = (BACKGROUND, *sorted(names - {BACKGROUND}))
-    return Source(tuple(found), labels, tuple(problems))
+    notes = photographs.unnamed(image.photograph for image in found)
+    return Source(tuple(found), labels, tuple(problems), notes)
 
 
-def _photograph(
-    file: Path, tree: Mapping[str, Any], photographs: Mapping[str, Path]
-) -> Path | None:
-    name = Path(str(tree.get("imagePath", "")).replace("\\", "/")).name
-    beside = file.parent / name
-    if name and beside.is_file():
-        return beside
-    same = [p for p in photographs.values() if p.stem == file.stem]
-    return photographs.get(name) or (same[0] if len(same) == 1 else None)
+def _photograph(file: Path, tree: Mapping[str, Any], photographs: Photographs) -> Path:
+    name = str(tree.get("imagePath") or "")
+    if name and photographs.holds(name):
+        return photographs.find(name, file.parent, file)
+    # The file was renamed together with its photograph.
+    return photographs.of_stem(file.stem, f"{file} ({name or 'no `imagePath`'})")
 
 
-def _draw(file: Path, shapes: list[Mapping[str, Any]], size: tuple[int, int]) -> Drawn:
-    try:
-        return draw([_shape(shape, size) for shape in shapes], size, by_pillow)
-    except SegopsError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, binascii.Error) as error:
-        raise SegopsError(f"{file}: a shape cannot be read: {error}.") from error
+def _labels(tree: Mapping[str, Any], file: Path) -> set[str]:
+    shapes = require(tree, "shapes", file, list)
+    kinds = {_kind(shape) for shape in shapes}
+    if others := sorted(kinds - set(REGIONS)):
+        raise SegopsError(
+            f"{file}: shapes of type {', '.join(others)}, which have no area; expected "
+            f"{', '.join(REGIONS)}"
+        )
+    return {_label(shape, file) for shape in shapes}
 
 
-def _label(name: Any) -> str:
-    return {"_background_": BACKGROUND, "__ignore__": VOID_NAME}.get(str(name), str(name))
+def _kind(shape: Any) -> str:
+    return str(shape.get("shape_type", "polygon")) if isinstance(shape, Mapping) else "polygon"
 
 
-def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> Shape:
-    label, kind = _label(shape["label"]), shape.get("shape_type", "polygon")
-    points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
-    if kind == "rectangle":
-        return Shape(label, [rectangle(*points[0], *points[1])])
-    if kind == "circle":
-        radius = float(np.hypot(*(points[1] - points[0])))
-        return Shape(label, [ellipse((points[0, 0], points[0, 1]), (radius, radius))])
+def _label(shape: Any, file: Path) -> str:
+    name = require(shape, "label", file, str)
+    return {"_background_": BACKGROUND, "__ignore__": VOID_NAME}.get(name, name)
+
+
+def _draw(file: Path, size: tuple[int, int]) -> Drawn:
+    shapes = require(read_object(file), "shapes", file, list)
+    return draw((_shape(shape, file, size) for shape in shapes), size, by_pillow)
+
+
+def _shape(shape: Mapping[str, Any], file: Path, size: tuple[int, int]) -> Shape:
+    label, kind = _label(shape, file), _kind(shape)
+    outline = points(require(shape, "points", file, list))
+    if kind == "polygon":
+        return Shape(label, [outline])
+    first = checked(outline, size, corners=1)[0]
     if kind == "mask":
-        content = base64.b64decode(shape["mask"], validate=True)
-        part = np.asarray(load_image(content, "mask", MASK_FORMATS).convert("L")) > 0
-        pixels = np.zeros((size[1], size[0]), bool)
-        x, y = (int(value) for value in points[0])
-        pixels[y : y + part.shape[0], x : x + part.shape[1]] = part
-        return Shape(label, pixels=pixels)
-    if len(points) < 3:
-        raise ValueError(f"a polygon of {len(points)} points")
-    return Shape(label, [points])
+        content = base64.b64decode(require(shape, "mask", file, str), validate=True)
+        part = np.asarray(load_image(content, f"{file}: mask", MASK_FORMATS).convert("L")) > 0
+        return Shape(label, pixels=part, at=(int(first[0]), int(first[1])))
+    if len(outline) != 2:
+        raise ValueError(f"a {kind} of {len(outline)} points; expected 2")
+    if kind == "rectangle":
+        return Shape(label, [rectangle(*outline[0], *outline[1])])
+    x, y = first.tolist()
+    radius = float(np.hypot(*(outline[1] - outline[0])))
+    checked(ellipse((x, y), (radius, radius)), size)
+    canvas = Image.new("1", size)
+    box = (x - radius, y - radius, x + radius, y + radius)
+    ImageDraw.Draw(canvas).ellipse(box, outline=1, fill=1)
+    return Shape(label, pixels=np.array(canvas, bool))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segops.runtime.errors import SegopsError
 
 BACKGROUND = "background"
 VOID_NAME = "void"
@@ -36,9 +39,10 @@ class SourceImage:
         image_id: Its id in VOC layout.
         photograph: Its file.
         origin: The files that its labels come from.
-        draw: Given width and height in pixels, returns the labels. It raises a SegopsError that
-            names the file when the labels cannot be read.
+        draw: Given width and height in pixels, returns the labels. It raises any exception when
+            they cannot be read; see :func:`explained`.
         split: `train`, `val` or `test` where the source says so, else None.
+        size: Width and height in pixels where the annotation states them, else None.
     """
 
     image_id: str
@@ -46,6 +50,7 @@ class SourceImage:
     origin: tuple[Path, ...]
     draw: Callable[[tuple[int, int]], Drawn]
     split: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,32 @@ class Source:
         images: Its images.
         labels: All labels that it declares, in the order of their ids; the first is class 0.
         problems: What is wrong with it, a line each.
+        notes: What is left out of it, a sentence each.
     """
 
     images: tuple[SourceImage, ...]
     labels: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+
+
+def explained(error: Exception, where: Path | str) -> str:
+    """Return a line on an exception; `where` says where it was met, if it does not say so itself.
+
+    Annotations of other tools hold anything, and libraries raise anything on it.
+    """
+    if isinstance(error, SegopsError):
+        return str(error)
+    said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return f"{where}: cannot be read: {said}"
+
+
+@contextmanager
+def noted(problems: list[str], where: Path | str) -> Iterator[None]:
+    """Append a line to `problems` for an exception within; see :func:`explained`."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        problems.append(explained(error, where))

@@ -7,12 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import yaml
 
+from segops.importers.files import closest
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import TEST, TRAIN, VAL
+from segops.runtime.images import read_content
+from segops.voc.layout import PHOTOGRAPH_SUFFIXES, TEST, TRAIN, VAL
 
 ALL_SPLITS = (TRAIN, VAL, TEST)
 SPELLINGS = {
@@ -67,8 +69,76 @@ def parsed_shares(pairs: Mapping[str, str]) -> dict[str, float]:
     return shares
 
 
-def read_lists(path: Path) -> dict[str, list[str]]:
-    """Read which images a split holds: split -> names without directories and suffixes.
+@dataclass(frozen=True)
+class Lists:
+    """Which images a split holds, as lists say.
+
+    Attributes:
+        path: Where the lists stand.
+        entries: Split and line, for each line.
+    """
+
+    path: Path
+    entries: tuple[tuple[str, str], ...]
+
+    def match(self, photographs: Mapping[Path, str]) -> tuple[dict[Path, str], list[str]]:
+        """Return photograph -> split, and a line for each problem.
+
+        A line is a photograph's path, with or without suffix, or the id of its image. Of several
+        photographs of a name the one counts whose directories are most like those of the line. Some
+        lists name image and mask, separated by a space or a tab.
+
+        Args:
+            photographs: Photograph -> id of its image.
+        """
+        by_name: dict[str, dict[Path, None]] = {}
+        for photograph, image_id in photographs.items():
+            for name in (photograph.stem, image_id):
+                by_name.setdefault(name, {})[photograph] = None
+        splits: dict[Path, str] = {}
+        absent, twice, problems = [], [], []
+        for split, line in self.entries:
+            names = dict.fromkeys([line, *line.split("\t")[:1], *line.split()[:1]])
+            found = next(filter(None, (_ends(name, by_name) for name in names)), [])
+            if not found:
+                absent.append(line)
+            elif len(found) > 1:
+                problems.append(
+                    f"{self.path}: {line} may be {', '.join(map(str, found[:5]))}. Name its "
+                    "directory in the list"
+                )
+            elif splits.setdefault(found[0], split) != split:
+                twice.append(line)
+        for names_, words in ((absent, "listed images are not there"), (twice, "in two splits")):
+            if names_:
+                shown = ", ".join(names_[:20]) + (", …" if len(names_) > 20 else "")
+                problems.append(f"{self.path}: {len(names_)} {words}: {shown}")
+        return splits, problems
+
+
+def _ends(name: str, by_name: Mapping[str, Iterable[Path]]) -> list[Path]:
+    """Return the photographs that a name in a list may mean."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    stem = path.stem if path.suffix.lower() in PHOTOGRAPH_SUFFIXES else path.name
+    return closest(by_name.get(stem, ()), path.parts[:-1])
+
+
+def find_lists(directory: Path) -> Lists | None:
+    """Read ``train.txt``, ``val.txt`` and ``test.txt`` in any spelling; None: there are none.
+
+    Raises:
+        SegopsError: A list cannot be read.
+    """
+    entries = []
+    for file in sorted(directory.glob("*.txt")):
+        if split := SPELLINGS.get(file.stem.lower()):
+            lines = _text(file).splitlines()
+            entries += [(split, line.strip()) for line in lines if line.strip()]
+    return Lists(directory, tuple(entries)) if entries else None
+
+
+def read_lists(path: Path) -> Lists:
+    """Read which images a split holds.
 
     Args:
         path: A directory of text files, or a YAML or JSON file; see :class:`Division`.
@@ -76,22 +146,8 @@ def read_lists(path: Path) -> dict[str, list[str]]:
     Raises:
         SegopsError: It cannot be read, or names no split.
     """
-    lists: dict[str, list[str]] = {}
-    try:
-        if path.is_dir():
-            for file in sorted(path.glob("*.txt")):
-                if split := SPELLINGS.get(file.stem.lower()):
-                    lines = file.read_text(encoding="utf-8-sig").splitlines()
-                    # Some lists name image and mask, separated by a space or a tab.
-                    lists[split] = [stem(line.split()[0]) for line in lines if line.strip()]
-        else:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-            for name, listed in tree.items() if isinstance(tree, dict) else ():
-                if (split := SPELLINGS.get(str(name).lower())) and isinstance(listed, list):
-                    lists[split] = [stem(str(one)) for one in listed]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SegopsError(f"{path}: the lists of splits cannot be read: {error}.") from None
-    if not lists:
+    lists = find_lists(path) if path.is_dir() else _tabled(path)
+    if lists is None:
         raise SegopsError(
             f"{path}: names no split; expected train.txt, val.txt or test.txt in a directory, or "
             "a YAML or JSON file with the keys train, val or test and a list of images each."
@@ -99,33 +155,32 @@ def read_lists(path: Path) -> dict[str, list[str]]:
     return lists
 
 
-def split_of_path(relative: Path) -> str | None:
+def _text(path: Path) -> str:
+    try:
+        return read_content(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SegopsError(f"{path}: the lists of splits cannot be read: {error}.") from None
+
+
+def _tabled(path: Path) -> Lists | None:
+    try:
+        # All values are texts: 2011_000003 is a number otherwise.
+        tree = yaml.load(_text(path), yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SegopsError(f"{path}: the lists of splits cannot be read: {error}.") from None
+    entries: list[tuple[str, str]] = []
+    for name, listed in tree.items() if isinstance(tree, dict) else ():
+        if (split := SPELLINGS.get(str(name).lower())) and isinstance(listed, list):
+            if not all(isinstance(one, str) and one.strip() for one in listed):
+                raise SegopsError(f"{path}: {name}: expected a list of names of images.")
+            entries += [(split, one.strip()) for one in listed]
+    return Lists(path, tuple(entries)) if entries else None
+
+
+def split_of_path(relative: PurePath) -> str | None:
     """Return the split that a directory of a path names; None without one."""
     splits = [SPELLINGS[part.lower()] for part in relative.parts[:-1] if part.lower() in SPELLINGS]
     return splits[0] if splits else None
-
-
-def stem(name: str) -> str:
-    """Return a file's name without directories and suffix."""
-    return Path(name.replace("\\", "/")).stem
-
-
-def listed_split(division: Division) -> dict[str, str] | None:
-    """Return name of an image -> its split by the user's lists; None without lists.
-
-    Raises:
-        SegopsError: The lists cannot be read, or name an image in two splits.
-    """
-    if division.lists is None:
-        return None
-    splits: dict[str, str] = {}
-    twice = []
-    for split, names in read_lists(division.lists).items():
-        twice += [name for name in names if splits.get(name, split) != split]
-        splits |= dict.fromkeys(names, split)
-    if twice:
-        raise SegopsError(f"{division.lists}: in two splits: {', '.join(sorted(set(twice)))}.")
-    return splits
 
 
 def divide(
@@ -151,11 +206,19 @@ def divide(
         Image id -> split. Images without a split are left out.
 
     Raises:
-        SegopsError: The pattern of `group` is none or does not fit an id, or a split has no image.
+        SegopsError: The pattern of `group` is none or does not fit an id, a split has no image, or
+            val is given and `division` would do nothing.
     """
     splits = {image_id: split for image_id, split in given.items() if split is not None}
     shares = dict(division.shares)
-    if VAL not in splits.values():
+    if VAL in splits.values():
+        idle = {"--share": shares, "--group": division.group, "--stratify": division.stratify}
+        if useless := [option for option, value in idle.items() if value]:
+            raise SegopsError(
+                f"{', '.join(useless)}: does nothing, because the source or --lists says which "
+                "images are val. Leave it out, or name all splits with --lists."
+            )
+    else:
         shares = shares or {VAL: VAL_SHARE}
         free = [image_id for image_id in given if splits.get(image_id, TRAIN) == TRAIN]
         groups = _groups(free, division.group)

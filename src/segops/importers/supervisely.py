@@ -7,7 +7,6 @@ compressed with zlib, in base 64. Later objects lie over earlier ones.
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -17,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.importers.json_files import read_object, require
-from segops.importers.polygons import Shape, by_opencv, draw, rectangle
-from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage
+from segops.importers.files import files_below, unnamed
+from segops.importers.json_files import read_object, require, stated_size
+from segops.importers.polygons import Shape, by_opencv, draw, points, rectangle
+from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, noted
 from segops.importers.splits import SPELLINGS
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import MASK_FORMATS, load_image
+from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
 REGIONS = ("polygon", "rectangle", "bitmap")
 MOST_BYTES = 1 << 28
@@ -30,7 +31,7 @@ MOST_BYTES = 1 << 28
 
 
 def read(path: Path, images: str | None = None) -> Source:
-    """Read all data sets of a project.
+    """Read all data sets of a project, nested ones (``DATASET/datasets/NAME``) included.
 
     Args:
         path: The directory that holds ``meta.json``.
@@ -43,71 +44,77 @@ def read(path: Path, images: str | None = None) -> Source:
         raise SegopsError("--images: photographs of supervisely lie in DATASET/img.")
     meta = path / "meta.json"
     classes = [
-        str(require(one, "title", meta)) for one in require(read_object(meta), "classes", meta)
+        require(one, "title", meta, str)
+        for one in require(read_object(meta), "classes", meta, list)
     ]
-    found, problems = [], []
-    for file in sorted(path.glob("*/ann/*.json")):
-        photograph = file.parent.parent / "img" / file.stem
-        tree = read_object(file)
-        objects = require(tree, "objects", file)
-        kinds = {str(require(one, "geometryType", file)) for one in objects}
-        if not photograph.is_file():
-            problems.append(f"{file}: its photograph {photograph} is missing")
-            continue
-        if others := sorted(kinds - set(REGIONS)):
-            problems.append(
-                f"{file}: objects of type {', '.join(others)}; expected {', '.join(REGIONS)}"
-            )
-            continue
-        folder = file.parent.parent.name
-        tags = [str(tag.get("name", "")).lower() for tag in tree.get("tags", [])]
-        splits = [SPELLINGS[name] for name in (folder.lower(), *tags) if name in SPELLINGS]
-        prefix = "" if folder.lower() in SPELLINGS else f"{folder}_"
-        found.append(
-            SourceImage(
-                image_id=f"{prefix}{photograph.stem}",
-                photograph=photograph,
-                origin=(file,),
-                draw=partial(_draw, file, objects),
-                split=splits[0] if splits else None,
-            )
-        )
+    found: list[SourceImage] = []
+    problems: list[str] = []
+    for file in files_below(path, (".json",)):
+        if file.parent.name == "ann":
+            with noted(problems, file):
+                found.append(_image(file, path))
     if not found and not problems:
         raise SegopsError(f"{path}: holds no DATASET/ann/*.json.")
     labels = dict.fromkeys([BACKGROUND, *classes])
-    return Source(tuple(found), tuple(labels), tuple(problems))
+    photographs = {f for f in files_below(path, PHOTOGRAPH_SUFFIXES) if f.parent.name == "img"}
+    notes = unnamed(photographs - {image.photograph for image in found})
+    return Source(tuple(found), tuple(labels), tuple(problems), notes)
 
 
-def _draw(file: Path, objects: list[Mapping[str, Any]], size: tuple[int, int]) -> Drawn:
-    try:
-        return draw([_shape(one, size) for one in objects], size, by_opencv)
-    except SegopsError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, binascii.Error, zlib.error) as error:
-        raise SegopsError(f"{file}: an object cannot be read: {error}.") from error
+def _image(file: Path, root: Path) -> SourceImage:
+    photograph = file.parent.parent / "img" / file.stem
+    tree = read_object(file)
+    kinds = {
+        require(one, "geometryType", file, str) for one in require(tree, "objects", file, list)
+    }
+    if not photograph.is_file():
+        raise SegopsError(f"{file}: its photograph {photograph} is missing")
+    if others := sorted(kinds - set(REGIONS)):
+        raise SegopsError(
+            f"{file}: objects of type {', '.join(others)}; expected {', '.join(REGIONS)}"
+        )
+    folders = [part for part in file.parent.parent.relative_to(root).parts if part != "datasets"]
+    tags = [require(tag, "name", file, str) for tag in tree.get("tags") or ()]
+    splits = [SPELLINGS[name.lower()] for name in (*folders, *tags) if name.lower() in SPELLINGS]
+    prefix = [folder for folder in folders if folder.lower() not in SPELLINGS]
+    return SourceImage(
+        image_id="_".join([*prefix, photograph.stem]),
+        photograph=photograph,
+        origin=(file,),
+        draw=partial(_draw, file),
+        split=splits[0] if splits else None,
+        size=stated_size(tree.get("size"), "width", "height", file),
+    )
 
 
-def _shape(item: Mapping[str, Any], size: tuple[int, int]) -> Shape:
-    label = str(item["classTitle"])
+def _draw(file: Path, size: tuple[int, int]) -> Drawn:
+    objects = require(read_object(file), "objects", file, list)
+    return draw((_shape(one, file) for one in objects), size, by_opencv)
+
+
+def _shape(item: Mapping[str, Any], file: Path) -> Shape:
+    label = require(item, "classTitle", file, str)
     if item["geometryType"] == "bitmap":
-        x, y = (int(value) for value in item["bitmap"]["origin"])
-        part = _bitmap(str(item["bitmap"]["data"]))
-        pixels = np.zeros((size[1], size[0]), bool)
-        pixels[y : y + part.shape[0], x : x + part.shape[1]] = part
-        return Shape(label, pixels=pixels)
-    outer = np.asarray(item["points"]["exterior"], np.float64).reshape(-1, 2)
+        bitmap = require(item, "bitmap", file, dict)
+        x, y = (int(value) for value in require(bitmap, "origin", file, list))
+        part = _bitmap(require(bitmap, "data", file, str), file)
+        return Shape(label, pixels=part, at=(x, y))
+    given = require(item, "points", file, dict)
+    outer = points(require(given, "exterior", file, list))
     if item["geometryType"] == "rectangle":
+        if len(outer) != 2:
+            raise ValueError(f"a rectangle of {len(outer)} points; expected 2")
         return Shape(label, [rectangle(*outer[0], *outer[1])])
-    holes = [np.asarray(hole, np.float64).reshape(-1, 2) for hole in item["points"]["interior"]]
+    holes = [points(hole) for hole in require(given, "interior", file, list)]
     return Shape(label, [outer], holes)
 
 
-def _bitmap(text: str) -> NDArray[np.bool_]:
+def _bitmap(text: str, file: Path) -> NDArray[np.bool_]:
     inflater = zlib.decompressobj()
     content = inflater.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
     if not inflater.eof:
         raise ValueError("a bitmap that is cut off or too large")
-    image = load_image(content, "bitmap", MASK_FORMATS)
+    image = load_image(content, f"{file}: bitmap", MASK_FORMATS)
     # The alpha channel is the mask; older files have one channel.
     channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
     return np.asarray(channel) > 0

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segops import files
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Labelling, Rules, labelling
-from segops.importers.source import Source, SourceImage
-from segops.importers.splits import ALL_SPLITS, Division, divide, listed_split, stem
+from segops.importers.source import Source, SourceImage, explained
+from segops.importers.splits import ALL_SPLITS, Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import load_photograph, orientation, read_content
 from segops.runtime.masks import encode_mask
 from segops.threads import cores, pipelined
-from segops.voc.layout import IMAGES, MASKS, PHOTOGRAPH_SUFFIXES, Layout, open_layout
+from segops.voc.layout import IMAGES, MASKS, PHOTOGRAPH_SUFFIXES, Layout, is_id, open_layout
 from segops.voc.use import copy_file
+from segops.words import counted
 
 RECORD = "import.json"
 """In the data set: where each of its files came from."""
+LONGEST = 255
+"""Most bytes of a file's name."""
 log = logging.getLogger("segops")
 
 
@@ -37,13 +43,13 @@ class Imported:
         layout: The data set.
         classes: Class names in id order.
         images: Split -> number of images.
-        left_out: Images of the source that are in no split.
+        notes: What of the source is left out, a sentence each.
     """
 
     layout: Layout
     classes: tuple[str, ...]
     images: Mapping[str, int]
-    left_out: int
+    notes: tuple[str, ...]
 
 
 def read_source(form: str, path: Path, **options: Any) -> Source:
@@ -59,9 +65,13 @@ def read_source(form: str, path: Path, **options: Any) -> Source:
     """
     if not path.exists():
         raise SegopsError(f"{path}: no such file or directory; expected {FORMATS[form]}.")
-    source: Source = import_module(f"segops.importers.{form.replace('-', '_')}").read(
-        path, **options
-    )
+    module = import_module(f"segops.importers.{form.replace('-', '_')}")
+    try:
+        source: Source = module.read(path, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise SegopsError(explained(error, f"{path}: as {form}")) from error
     return source
 
 
@@ -83,12 +93,11 @@ def write(
     Raises:
         SegopsError: Something is wrong with the source; all of it is listed.
     """
-    images, problems = _identified(source.images)
-    _refuse([*source.problems, *problems])
+    images, problems = identified(source), list[str]()
+    given = _given(images, division)
     if not images:
         raise SegopsError("the source holds no image with labels.")
     table = labelling(rules, source.labels)
-    given = _given(images, division)
     origin = {**origin, "division": _described(division)}
     before = _before(target, origin)
     with files.atomic_directory(target) as temporary:
@@ -99,8 +108,11 @@ def write(
         def put(image: SourceImage) -> tuple[str, list[int], str]:
             try:
                 return image.image_id, _put(image, layout, table), ""
-            except SegopsError as error:
-                return image.image_id, [], str(error)
+            except MemoryError:
+                raise
+            except Exception as error:
+                where = f"{image.origin[0]}: the labels of {image.photograph.name}"
+                return image.image_id, [], explained(error, where)
 
         done = pipelined(images, put, cores(), 2 * cores())
         for image_id, held, problem in track(done, f"importing to {target}", len(images)):
@@ -109,57 +121,85 @@ def write(
         _refuse([*problems, *table.problems()])
         splits = divide(division, given, classes, before)
         for split in ALL_SPLITS:
-            ids = [image_id for image_id in sorted(splits) if splits[image_id] == split]
-            if ids:
+            if ids := sorted(image_id for image_id, own in splits.items() if own == split):
                 layout.write_list(split, ids)
         for image_id in set(given) - set(splits):
             layout.image_path(image_id).unlink()
             layout.mask_path(image_id).unlink()
         files.write_json(temporary / RECORD, _record(images, splits, table.classes, origin))
+        open_layout(temporary)
+    rest = len(given) - len(splits)
+    notes = (f"{counted(rest, 'image')} of no split left out.",) if rest else ()
     return Imported(
-        open_layout(target), table.classes, Counter(splits.values()), len(given) - len(splits)
+        Layout(target), table.classes, Counter(splits.values()), (*source.notes, *notes)
     )
 
 
-def _identified(images: tuple[SourceImage, ...]) -> tuple[list[SourceImage], list[str]]:
-    """Return the images, and a line for each whose id is taken or whose format is not read."""
+def identified(source: Source) -> list[SourceImage]:
+    """Return the images; those of the same id in different splits get the split's name before it.
+
+    Raises:
+        SegopsError: The source has problems, or an image's id or format cannot be used.
+    """
+    found = source.images
+    same: dict[str, list[SourceImage]] = {}
+    for image in found:
+        same.setdefault(image.image_id, []).append(image)
+    images = []
+    for image in found:
+        splits = {other.split for other in same[image.image_id]}
+        if len(splits) == len(same[image.image_id]) > 1 and None not in splits:
+            image = replace(image, image_id=f"{image.split}_{image.image_id}")
+        images.append(image)
     kept: dict[str, SourceImage] = {}
-    problems = []
+    problems = list(source.problems)
     for image in images:
-        other = kept.setdefault(image.image_id, image)
-        if other is not image:
+        image_id, suffix = image.image_id, image.photograph.suffix.lower()
+        other = kept.setdefault(image_id, image)
+        if other is not image and other.photograph == image.photograph:
             problems.append(
-                f"{image.photograph}: would have the id {image.image_id}, as {other.photograph}. "
+                f"{image.photograph}: named by {other.origin[-1]} and by {image.origin[-1]}. "
+                "Import one of them."
+            )
+        elif other is not image:
+            problems.append(
+                f"{image.photograph}: would have the id {image_id}, as {other.photograph}. "
                 "Rename one of them."
             )
-        if image.photograph.suffix.lower() not in PHOTOGRAPH_SUFFIXES:
+        if suffix not in PHOTOGRAPH_SUFFIXES:
             problems.append(
                 f"{image.photograph}: expected a photograph of suffix "
                 f"{', '.join(PHOTOGRAPH_SUFFIXES)}. Save it as PNG."
             )
-    return list(kept.values()), problems
+        elif (
+            not is_id(image_id)
+            or image_id != image_id.strip()
+            or len(os.fsencode(f"{image_id}{PHOTOGRAPH_SUFFIXES[suffix]}")) > LONGEST
+        ):
+            problems.append(
+                f"{str(image.photograph)!r}: would have the id {image_id!r}; expected printable "
+                f"characters without slashes and spaces at the ends, {LONGEST} bytes with the "
+                "suffix at most. Rename it or its directory."
+            )
+    _refuse(problems)
+    return list(kept.values())
 
 
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        lines = "\n  ".join(dict.fromkeys(problems))
-        raise SegopsError(f"nothing was imported; {len(problems)} problem(s):\n  {lines}")
+def _refuse(problems: Iterable[str]) -> None:
+    lines = list(dict.fromkeys(problems))
+    if lines:
+        shown = "\n  ".join(lines)
+        raise SegopsError(f"nothing was imported; {len(lines)} problem(s):\n  {shown}")
 
 
 def _given(images: list[SourceImage], division: Division) -> dict[str, str | None]:
     """Return image id -> split by the user's lists, else by the source; None where not said."""
-    listed = listed_split(division)
-    if listed is None:
+    if division.lists is None:
         return {image.image_id: image.split for image in images}
-    given = {
-        image.image_id: listed.get(image.image_id, listed.get(stem(image.photograph.name)))
-        for image in images
-    }
-    known = set(given) | {stem(image.photograph.name) for image in images}
-    if absent := sorted(set(listed) - known):
-        shown = ", ".join(absent[:20]) + (", …" if len(absent) > 20 else "")
-        raise SegopsError(f"{division.lists}: {len(absent)} listed images are not there: {shown}.")
-    return given
+    lists = read_lists(division.lists)
+    splits, problems = lists.match({image.photograph: image.image_id for image in images})
+    _refuse(problems)
+    return {image.image_id: splits.get(image.photograph) for image in images}
 
 
 def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
@@ -171,18 +211,23 @@ def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
             f"{image.photograph}: rotated by EXIF (orientation {turned}), which would not rotate "
             "its mask. Save it with rotated pixels and without that tag."
         )
+    _require_size(image, image.size or photograph.size, photograph.size)
     drawn = image.draw(photograph.size)
-    height, width = drawn.indices.shape
-    if (width, height) != photograph.size:
-        raise SegopsError(
-            f"{image.origin[0]}: {width} x {height} pixels, its photograph "
-            f"{photograph.width} x {photograph.height}."
-        )
+    _require_size(image, drawn.indices.shape[::-1], photograph.size)
     mask = table.mask(drawn, image.image_id)
     suffix = PHOTOGRAPH_SUFFIXES[image.photograph.suffix.lower()]
     copy_file(image.photograph, layout.root / IMAGES / f"{image.image_id}{suffix}")
     layout.mask_path(image.image_id).write_bytes(encode_mask(mask))
-    return [int(label) for label in set(mask.ravel().tolist()) - {VOID}]
+    counts = np.bincount(mask.ravel(), minlength=VOID + 1)
+    return [int(label) for label in np.flatnonzero(counts[:VOID])]
+
+
+def _require_size(image: SourceImage, size: tuple[int, ...], own: tuple[int, int]) -> None:
+    if size != own:
+        raise SegopsError(
+            f"{image.origin[0]}: {size[0]} x {size[1]} pixels, its photograph {image.photograph} "
+            f"{own[0]} x {own[1]}."
+        )
 
 
 def _described(division: Division) -> dict[str, Any]:
@@ -196,13 +241,13 @@ def _described(division: Division) -> dict[str, Any]:
 
 def _before(target: Path, origin: Mapping[str, Any]) -> dict[str, str]:
     """Return image id -> split of the data in place, if they were divided in the same way."""
-    path = target / RECORD
-    if not path.is_file():
-        return {}
-    record = files.read_json(path)
-    if record.get("division") != origin["division"]:
-        return {}
-    return {image_id: str(image["split"]) for image_id, image in record["images"].items()}
+    try:
+        record = files.read_json(target / RECORD)
+        if record["division"] != origin["division"]:
+            return {}
+        return {image_id: str(image["split"]) for image_id, image in record["images"].items()}
+    except (SegopsError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # another tool's file of this name, or none
 
 
 def _record(

@@ -110,10 +110,11 @@ def load_photograph(content: bytes, name: str) -> Image.Image:
             has more bits a channel than 8.
     """
     image = load_image(content, name, PHOTOGRAPH_FORMATS)
-    pictures = getattr(image, "n_frames", 1)
-    if pictures > 1 and image.format not in ("JPEG", "MPO"):  # others there are views of the first
+    # Not `n_frames`: it reads all heads of a TIFF, and raises anything on damaged ones.
+    several = getattr(image, "is_animated", False)
+    if several and image.format not in ("JPEG", "MPO"):  # others there are views of the first
         raise SegopsError(
-            f"{name}: holds {pictures} pictures; expected one. Save each as a file of its own."
+            f"{name}: holds several pictures; expected one. Save each as a file of its own."
         )
     if image.mode in _SIXTEEN_BITS:
         raise SegopsError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from .classes import palette
 from .errors import SegopsError
@@ -40,12 +40,29 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
             "class ids as pixel values, or RGB in the VOC palette, of 8 bits at most. "
             "Save the ids as a palette PNG."
         )
-    if image.mode == "P":
-        return np.array(image)
-    if image.mode == "L":
-        # Pillow scales values of 2 and 4 bits to 0..255; the stored value is the id.
-        return np.array(image) // np.uint8(255 // ((1 << depth) - 1))
+    if image.mode in ("P", "L"):
+        return stored_values(image, content)
     return _decode_colours(np.asarray(image), name)
+
+
+def stored_values(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
+    """The stored values of an image of one channel: Pillow scales 2 and 4 bits of grey to 0..255.
+
+    Args:
+        image: The decoded image, of mode 1, L or P.
+        content: The bytes that it was decoded from.
+
+    Returns:
+        uint8 array of shape (H, W), contiguous and writable; 0 and 1 for mode 1.
+    """
+    if image.mode != "L":
+        return np.array(image, np.uint8)
+    depth = 8
+    if image.format == "PNG":
+        depth = content[_BIT_DEPTH]
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        depth = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
+    return np.array(image) // np.uint8(255 // ((1 << depth) - 1))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

@@ -148,7 +148,7 @@ def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:
             f"{path}: {image_id!r} is no image id; expected a file name without directory or suffix"
         )
         for image_id in dict.fromkeys(ids)
-        if not _is_id(image_id)
+        if not is_id(image_id)
     ]
     findings += [
         SegopsError(f"{path}: {image_id} is given {count} times")
@@ -158,5 +158,6 @@ def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:
     return ids, findings
 
 
-def _is_id(name: str) -> bool:
-    return name.isprintable() and name not in (".", "..") and not set(name) & set("/\\\0")
+def is_id(name: str) -> bool:
+    """Say whether a name can be an image's id: a file name without directory or suffix."""
+    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\\0")

@@ -209,7 +209,7 @@ MINE = '''
 
 import numpy as np
 
-from segops.importers.files import index_photographs
+from segops.importers.files import Photographs
 from segops.importers.source import Drawn, Source, SourceImage
 
 
@@ -217,7 +217,7 @@ def read(path, images=None):
     def draw(name):
         return lambda size: Drawn((name,), np.zeros(size[::-1], np.int32))
 
-    photographs = index_photographs(path).values()
+    photographs = list(Photographs(path, images))
     found = [SourceImage(p.stem, p, (p,), draw(p.stem[:-1])) for p in photographs]
     return Source(tuple(found), tuple(sorted({p.stem[:-1] for p in photographs})))
 '''

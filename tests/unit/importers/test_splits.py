@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segops.importers.splits import Division, divide, listed_split, parsed_shares
+from segops.importers.splits import Division, divide, parsed_shares, read_lists
 from segops.runtime.errors import SegopsError
 
 IDS = [f"scene_{number // 5:02d}_{number % 5}" for number in range(100)]
@@ -56,7 +56,21 @@ def test_what_is_given_stays_and_val_is_taken_from_train() -> None:
     assert all(splits[image_id] == "test" for image_id in IDS[:10])
     assert set(splits.values()) == {"train", "val", "test"}
     given = {image_id: "val" if number < 10 else "train" for number, image_id in enumerate(IDS)}
-    assert divide(Division(shares={"val": 0.5}), given, CLASSES, {}) == given
+    assert divide(Division(), given, CLASSES, {}) == given
+
+
+@pytest.mark.parametrize(
+    ("option", "division"),
+    [
+        ("--share", Division(shares={"test": 0.5})),
+        ("--group", Division(group="scene_(.*)_")),
+        ("--stratify", Division(stratify=True)),
+    ],
+)
+def test_what_would_do_nothing_is_refused(option: str, division: Division) -> None:
+    given = {image_id: "val" if number < 10 else "train" for number, image_id in enumerate(IDS)}
+    with pytest.raises(SegopsError, match=f"{option}: does nothing"):
+        divide(division, given, CLASSES, {})
 
 
 def test_a_few_images_have_a_val() -> None:
@@ -78,27 +92,74 @@ def test_chance_leaves_no_split_empty() -> None:
         assert set(splits.values()) == {"train", "val"}
 
 
+PHOTOGRAPHS = {Path(f"/d/images/{name}.png"): name for name in ("a", "b", "c")}
+SPLITS = dict(zip(PHOTOGRAPHS, ("train", "train", "val"), strict=True))
+
+
+def named(*names: str) -> dict[Path, str]:
+    return {Path(f"/d/images/{name}"): Path(name).stem for name in names}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("split.yaml", "train: [images/a.png, b]\nval:\n- c.png\n"),
         ("split.json", '{"training": ["a", "b.png"], "valid": ["c"]}'),
+        ("split.yaml", "train: [a]\ntraining: [b]\nval: [c]\nepochs: [3]\n"),
     ],
 )
 def test_lists_in_a_file(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    found = listed_split(Division(lists=tmp_path / name))
-    assert found == {"a": "train", "b": "train", "c": "val"}
+    assert read_lists(tmp_path / name).match(PHOTOGRAPHS) == (SPLITS, [])
 
 
 def test_lists_in_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("\ufeffimages/a.png masks/a.png\nb\n\n")
-    (tmp_path / "val.txt").write_text("c.jpg\r\n")
+    (tmp_path / "train.txt").write_text("\ufeffimages/a.png masks/a.png\n\n")
+    (tmp_path / "Training.txt").write_text("b\n")
+    (tmp_path / "val.txt").write_text("c.png\r\n")
     (tmp_path / "notes.txt").write_text("z\n")
-    assert listed_split(Division(lists=tmp_path)) == {"a": "train", "b": "train", "c": "val"}
-    (tmp_path / "val.txt").write_text("a\n")
-    with pytest.raises(SegopsError, match="in two splits: a"):
-        listed_split(Division(lists=tmp_path))
+    assert read_lists(tmp_path).match(PHOTOGRAPHS) == (SPLITS, [])
+    (tmp_path / "val.txt").write_text("a\nz\n")
+    _, problems = read_lists(tmp_path).match(PHOTOGRAPHS)
+    assert problems[0].endswith("1 listed images are not there: z")
+    assert problems[1].endswith("1 in two splits: a")
+
+
+@pytest.mark.parametrize(
+    ("photographs", "lines", "expected"),
+    [
+        (("A/1.png", "B/1.png"), "A/1.png", ["A/1.png"]),
+        (("A/1.png", "B/1.png"), "/home/me/images/B/1", ["B/1.png"]),
+        (("road.v2.png",), "road.v2", ["road.v2.png"]),
+        (("Screenshot 9.png",), "Screenshot 9.png", ["Screenshot 9.png"]),
+        (("Screenshot 9.png",), "x/Screenshot 9.png\tmasks/9.png", ["Screenshot 9.png"]),
+        (("a.png",), "old\\a.png", ["a.png"]),
+    ],
+)
+def test_a_line_names_a_path(
+    tmp_path: Path, photographs: tuple[str, ...], lines: str, expected: list[str]
+) -> None:
+    (tmp_path / "train.txt").write_text(lines)
+    splits, problems = read_lists(tmp_path).match(named(*photographs))
+    assert problems == []
+    assert list(splits) == [Path("/d/images") / name for name in expected]
+
+
+def test_a_line_that_may_be_two_photographs(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("1.png")
+    _, problems = read_lists(tmp_path).match(named("A/1.png", "B/1.png"))
+    assert "1.png may be /d/images/A/1.png, /d/images/B/1.png" in problems[0]
+
+
+def test_names_of_digits_and_items_that_are_none(tmp_path: Path) -> None:
+    """YAML itself reads 2011_000003 as a number."""
+    path = tmp_path / "lists.yaml"
+    path.write_text("train: [2011_000003, 0010, true]\n")
+    assert [line for _, line in read_lists(path).entries] == ["2011_000003", "0010", "true"]
+    for text in ("train: [[a]]", "a: &a [x, x]\ntrain: [*a, *a]", "train: [" * 3000, "train: [a"):
+        path.write_text(text)
+        with pytest.raises(SegopsError, match=r"lists\.yaml"):
+            read_lists(path)
 
 
 @pytest.mark.parametrize(

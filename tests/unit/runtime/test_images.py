@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -34,8 +35,19 @@ def test_photographs_with_several_pictures_are_refused(fmt: str) -> None:
     frames = [Image.new("RGB", (8, 6), shade) for shade in ("red", "blue")]
     stream = BytesIO()
     frames[0].save(stream, fmt, save_all=True, append_images=frames[1:])
-    with pytest.raises(SegopsError, match=r"^a\.tif: holds 2 pictures; expected one"):
+    with pytest.raises(SegopsError, match=r"^a\.tif: holds several pictures; expected one"):
         decode_image(stream.getvalue(), "a.tif")
+
+
+@pytest.mark.parametrize("following", [3, 1 << 20])
+def test_a_damaged_second_picture_is_not_read(following: int) -> None:
+    """Pillow raises TypeError and others when it counts the pictures of such a file."""
+    content = bytearray(encoded(Image.new("RGB", (8, 6)), "TIFF"))
+    (head,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, head)
+    struct.pack_into("<I", content, head + 2 + 12 * tags, following)
+    with pytest.raises(SegopsError, match=r"^a\.tif: holds several pictures; expected one"):
+        decode_image(bytes(content), "a.tif")
 
 
 def test_png_is_decoded_exactly() -> None:

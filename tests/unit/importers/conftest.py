@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +62,28 @@ def greyscale(path: Path, values: NDArray[np.uint8]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values).save(path)
     return path
+
+
+def pictures(folder: Path, *names: str, width: int = 40, height: int = 30) -> None:
+    """Write photographs, each another one."""
+    for number, name in enumerate(names):
+        photograph(folder / name, width, height, shade=30 * number)
+
+
+def write_json(path: Path, tree: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def small_coco(*names: str, segmentation: Any = None) -> dict[str, Any]:
+    """COCO's tree of photographs with a triangle each."""
+    outline = [[1.0, 1.0, 10.0, 1.0, 10.0, 8.0]]
+    return {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": segmentation or outline}
+            for n in range(len(names))
+        ],
+    }

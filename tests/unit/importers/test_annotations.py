@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,7 +20,7 @@ from segops.importers.label_studio import decode_brush
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask
 from segops.voc.layout import Layout, open_layout
-from tests.unit.importers.conftest import Run, photograph
+from tests.unit.importers.conftest import Run, pictures, write_json
 
 WIDTH, HEIGHT = 40, 30
 STAR = [3.2, 2.1, 20.7, 4.4, 36.0, 1.5, 30.3, 14.8, 35.5, 27.2, 18.0, 20.1, 4.9, 26.6, 9.1, 13.3]
@@ -49,21 +48,10 @@ def png(region: NDArray[np.bool_], mode: str = "L") -> bytes:
     return stream.getvalue()
 
 
-def pictures(folder: Path, *names: str) -> None:
-    for number, name in enumerate(names):
-        photograph(folder / name, WIDTH, HEIGHT, shade=30 * number)
-
-
 def masks(root: Path) -> dict[str, NDArray[np.uint8]]:
     layout: Layout = open_layout(root / "data/voc")
     ids = [image_id for split in ("train", "val") for image_id in layout.ids(split)]
     return {image_id: read_mask(layout.mask_path(image_id)) for image_id in ids}
-
-
-def write_json(path: Path, tree: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree))
-    return path
 
 
 def coco_tree() -> dict[str, Any]:

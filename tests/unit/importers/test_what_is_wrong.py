@@ -1,13 +1,11 @@
-"""Sources that do not mean what they seem to mean: each is read rightly or refused by name."""
+"""Annotations that do not mean what they seem to mean: read rightly, or refused by name."""
 
 from __future__ import annotations
 
 import base64
-import json
-import os
-import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +17,14 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as rle
 
 from segops.importers import cvat, label_studio
-from segops.importers.coco import decompressed, split_of
-from segops.importers.files import Photographs, files_below
-from segops.importers.json_files import read_object
-from segops.importers.labelling import Rules, labelling
+from segops.importers.coco import decompressed
 from segops.importers.polygons import Fill, Shape, by_coco, by_opencv, by_pillow, draw
-from segops.importers.source import Drawn, Source, SourceImage
-from segops.importers.splits import Division
-from segops.importers.write import write
 from segops.runtime.errors import SegopsError
-from segops.runtime.masks import read_mask
-from segops.voc.layout import open_layout
-from tests.unit.importers.conftest import Run, greyscale, photograph
+from tests.unit.importers import conftest
+from tests.unit.importers.conftest import Run, small_coco, write_json
 
 WIDTH, HEIGHT = 20, 10
-TRIANGLE = [1.0, 1.0, 10.0, 1.0, 10.0, 8.0]
-ONES = np.ones((HEIGHT, WIDTH), np.uint8)
-
-
-def pictures(folder: Path, *names: str) -> None:
-    for number, name in enumerate(names):
-        photograph(folder / name, WIDTH, HEIGHT, shade=20 * number)
-
-
-def write_json(path: Path, tree: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree))
-    return path
-
-
-def coco(*names: str, segmentation: Any = None) -> dict[str, Any]:
-    return {
-        "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [
-            {"id": n, "image_id": n, "category_id": 1, "segmentation": segmentation or [TRIANGLE]}
-            for n in range(len(names))
-        ],
-    }
-
-
-def png_of_bits(values: NDArray[np.uint8], depth: int) -> bytes:
-    """A greyscale PNG of 2 or 4 bits, which Pillow cannot write."""
-    bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :]
-    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits.reshape(len(values), -1))
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", *values.shape[::-1], depth, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-
-
-@pytest.mark.parametrize("depth", [1, 2, 4])
-def test_masks_of_few_bits(source: Path, root: Path, run_import: Run, depth: int) -> None:
-    values = (np.arange(WIDTH * HEIGHT, dtype=np.uint8) % (1 << depth)).reshape(HEIGHT, WIDTH)
-    pictures(source / "images", "a.png", "b.png")
-    (source / "masks").mkdir()
-    for name in "ab":
-        (source / f"masks/{name}.png").write_bytes(png_of_bits(values, depth))
-    run_import("folder", source, classes=("voc",))
-    np.testing.assert_array_equal(read_mask(root / "data/voc/SegmentationClass/a.png"), values)
+pictures = partial(conftest.pictures, width=WIDTH, height=HEIGHT)
 
 
 @pytest.mark.parametrize("far", [float("nan"), float("inf"), 1e8, -1e9, 10**30, 201])
@@ -95,7 +37,7 @@ def test_far_corners_are_refused_before_a_library_crashes(far: float, fill: Fill
 
 def test_far_corners_of_coco(source: Path, run_import: Run) -> None:
     pictures(source, "a.png")
-    write_json(source / "x.json", coco("a.png", segmentation=[[1, 1, 1e9, 1, 5, 5]]))
+    write_json(source / "x.json", small_coco("a.png", segmentation=[[1, 1, 1e9, 1, 5, 5]]))
     with pytest.raises(SegopsError, match=r"annotation 0, `segmentation`: .*over 10 times"):
         run_import("coco", source)
 
@@ -133,27 +75,6 @@ def test_an_outline_is_drawn_as_in_the_whole_image(
         np.testing.assert_array_equal(drawn > 0, whole(outline), err_msg=str(outline.tolist()))
 
 
-def test_a_photograph_is_found_by_its_path(tmp_path: Path) -> None:
-    pictures(tmp_path, "train/1.png", "val/1.png", "val/2.png")
-    photographs = Photographs(tmp_path, None)
-    near = tmp_path / "json"
-    for name, expected in (
-        ("val/1.png", "val/1.png"),
-        ("../train/1.png", "train/1.png"),
-        ("..\\train\\1.png", "train/1.png"),
-        ("/home/me/val/1.png", "val/1.png"),
-        ("elsewhere/2.png", "val/2.png"),
-    ):
-        assert photographs.find(name, near, "x") == tmp_path / expected
-    with pytest.raises(SegopsError, match=r"x: its image 1\.png may be .*train/1\.png, .*val/1"):
-        photographs.find("1.png", near, "x")
-    with pytest.raises(SegopsError, match=r"x: its image 3\.png is not below"):
-        photographs.find("3.png", near, "x")
-    assert photographs.find("1.png", tmp_path / "train", "x") == tmp_path / "train/1.png"
-    in_val = Photographs(tmp_path, "val")
-    assert in_val.find("1.png", tmp_path / "train", "x") == tmp_path / "val/1.png"
-
-
 def test_a_name_in_label_studio(tmp_path: Path) -> None:
     """Of its own prefix of eight digits alone is the name read without."""
     pictures(tmp_path, "0001.png", "2.png")
@@ -172,12 +93,14 @@ def test_a_name_in_label_studio(tmp_path: Path) -> None:
 
 
 CVAT = '<annotations><image name="a.png" width="{}" height="{}">{}</image></annotations>'
+
+
 POLYGON = '<polygon label="cat" points="1,1;10,1;10,8"/>'
 
 
 def sources(folder: Path, width: Any, height: Any) -> None:
     """Write a source of each format, whose annotations state this size for a.png."""
-    tree = coco("a.png")
+    tree = small_coco("a.png")
     tree["images"][0] |= {"width": width, "height": height}
     write_json(folder / "coco/x.json", tree)
     write_json(folder / "labelme/a.json", {
@@ -266,115 +189,6 @@ def test_tracks_of_a_video(tmp_path: Path) -> None:
         cvat.read(tmp_path)
 
 
-def test_files_of_one_name(source: Path, run_import: Run) -> None:
-    for name in ("images/0.png", "photos/0.png"):
-        pictures(source, name)
-    greyscale(source / "masks/0.png", ONES)
-    with pytest.raises(SegopsError, match=r"images/0\.png, .*photos/0\.png: the same name; --im"):
-        run_import("folder", source, values="0=a,1=b")
-
-
-def test_a_mask_of_two_photographs(source: Path, run_import: Run) -> None:
-    pictures(source / "images", "A/1.png", "B/1.png")
-    greyscale(source / "masks/1.png", ONES)
-    with pytest.raises(SegopsError, match=r"masks/1\.png: the mask of .*A/1\.png and of .*B/1"):
-        run_import("folder", source, values="0=a,1=b")
-
-
-@pytest.mark.parametrize("name", ["9.41\u202fAM", "a ", "z\\q", "\udcff", "n" * 252, "x\ny"])
-def test_names_that_can_be_no_id(source: Path, root: Path, run_import: Run, name: str) -> None:
-    (root / "data/voc").mkdir(parents=True)
-    (root / "data/voc/mine").write_text("kept")
-    if len(name) > 200:  # a file's name is short enough, an id of several directories is not
-        name = f"{'d' * 200}/{'e' * 52}"
-    pictures(source / "images", "0.png", f"{name}.png")
-    for one in ("0", name):
-        greyscale(source / f"masks/{one}.png", ONES)
-    with pytest.raises(SegopsError, match="would have the id"):
-        run_import("folder", source, values="0=a,1=b")
-    assert (root / "data/voc/mine").read_text() == "kept"
-
-
-def test_names_of_splits_are_those_of_directories(
-    source: Path, root: Path, run_import: Run
-) -> None:
-    pictures(source / "images", "train/0.png", "val/0.png", "val/train.png")
-    for one in ("train/0", "val/0", "val/train"):
-        greyscale(source / f"masks/{one}.png", ONES)
-    run_import("folder", source, values="0=a,1=b")
-    layout = open_layout(root / "data/voc")
-    assert layout.ids("train") == ("train_0",)
-    assert layout.ids("val") == ("train", "val_0")
-
-
-def test_lists_of_names_that_nothing_has(source: Path, run_import: Run) -> None:
-    pictures(source / "images", "0.png")
-    greyscale(source / "masks/0.png", ONES)
-    (source / "train.txt").write_text("x\ny\n")
-    with pytest.raises(SegopsError, match="2 listed images are not there: x, y"):
-        run_import("folder", source, values="0=a,1=b", lists=source)
-
-
-def test_lists_of_an_export_of_cvat(source: Path, root: Path, run_import: Run) -> None:
-    pictures(source / "JPEGImages", "a.png", "b.png", "c.png")
-    (source / "labelmap.txt").write_text("background:0,0,0::\ncat:255,0,0::\n")
-    for one in "abc":
-        greyscale(source / f"SegmentationClass/{one}.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    lists = source / "ImageSets/Segmentation"
-    lists.mkdir(parents=True)
-    (lists / "Train.txt").write_text("a\n")
-    (lists / "Validation.txt").write_text("b\nc\n")
-    (lists / "default.txt").write_text("a\nb\nc\n")
-    assert dict(run_import("cvat", source).images) == {"train": 1, "val": 2}
-    greyscale(source / "SegmentationClass/a.png", np.full((HEIGHT, WIDTH, 3), 9, np.uint8))
-    with pytest.raises(SegopsError) as error:
-        run_import("cvat", source)
-    assert "label #090909 is not mapped" in str(error.value)
-    assert "--values" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("instances_val2017", "val"), ("train", "train"), ("my-test.v2", "test"),
-        ("trainval", None), ("device_annotations", None), ("values", None),
-        ("latest_train", "train"),
-    ],
-)  # fmt: skip
-def test_splits_are_whole_words(name: str, split: str | None) -> None:
-    assert split_of(Path(f"{name}.json")) == split
-
-
-def test_splits_of_directories_of_coco(source: Path, run_import: Run) -> None:
-    for split in ("train", "valid"):
-        pictures(source / split, "1.png", "unused.png")
-        write_json(source / split / "_annotations.coco.json", coco("1.png"))
-    imported = run_import("coco", source)
-    assert dict(imported.images) == {"train": 1, "val": 1}
-    assert imported.notes == (
-        "2 photographs that no annotation or list names left out, such as "
-        f"{source}/train/unused.png.",
-    )
-
-
-def test_official_annotations_of_coco(source: Path, run_import: Run) -> None:
-    """Captions have no outlines, keypoints repeat the persons of the instances."""
-    for split in ("train", "val"):
-        pictures(source / f"{split}2017", f"{split}.png")
-        folder, tree = source / "annotations", coco(f"{split}.png")
-        write_json(folder / f"instances_{split}2017.json", tree)
-        captions = {**tree, "annotations": [{"image_id": 0, "caption": "x"}]}
-        write_json(folder / f"captions_{split}2017.json", captions)
-        persons = {**tree, "categories": [{"id": 1, "name": "person", "keypoints": []}]}
-        write_json(folder / f"person_keypoints_{split}2017.json", persons)
-    assert run_import("coco", source).classes == ("background", "cat")
-    (source / "other.json").write_text("[1]")
-    assert dict(run_import("coco", source).images) == {"train": 1, "val": 1}
-    # Of a file, photographs are searched in the directory above its own too.
-    with pytest.raises(SegopsError, match="no image is in train"):
-        run_import("coco", source / "annotations/instances_val2017.json")
-
-
 @pytest.mark.parametrize(
     ("part", "change", "words"),
     [
@@ -394,7 +208,7 @@ def test_values_of_coco(
     source: Path, run_import: Run, part: str, change: dict[str, Any], words: str
 ) -> None:
     pictures(source, "a.png", "b.png")
-    tree = coco("a.png", "b.png")
+    tree = small_coco("a.png", "b.png")
     tree[part][0] |= change
     write_json(source / "x.json", tree)
     with pytest.raises(SegopsError, match=words):
@@ -403,7 +217,7 @@ def test_values_of_coco(
 
 def test_a_category_given_twice(source: Path, run_import: Run) -> None:
     pictures(source, "a.png")
-    tree = coco("a.png")
+    tree = small_coco("a.png")
     tree["categories"] *= 2
     write_json(source / "x.json", tree)
     with pytest.raises(SegopsError, match="category id 1 is given twice"):
@@ -420,7 +234,7 @@ def test_run_lengths_of_coco(source: Path, run_import: Run) -> None:
     pictures(source, "a.png")
     for counts in ([50, 20], [-1, 201], [], "", "x", "o" * 50, [4294967295, 201], [10**30]):
         wrong = {"size": [HEIGHT, WIDTH], "counts": counts}
-        write_json(source / "x.json", coco("a.png", segmentation=wrong))
+        write_json(source / "x.json", small_coco("a.png", segmentation=wrong))
         with pytest.raises(
             SegopsError, match=r"annotation 0, `segmentation`: cannot be read: .*run"
         ):
@@ -448,70 +262,12 @@ def test_masks_outside_the_image(source: Path, run_import: Run, at: tuple[int, i
             run_import(form, source / folder)
 
 
-@pytest.mark.parametrize(
-    ("form", "name"),
-    [("coco", "x.json"), ("labelme", "x.json"), ("cvat", "annotations.xml"),
-     ("label-studio", "x.json"), ("supervisely", "meta.json")],
-)  # fmt: skip
-def test_pipes_are_no_annotations(source: Path, run_import: Run, form: str, name: str) -> None:
-    pictures(source, "a.png")
-    os.mkfifo(source / name)
-    with pytest.raises(SegopsError, match=f"{name}: not a file"):
-        run_import(form, source)
-
-
-def test_what_a_library_raises_names_the_file(tmp_path: Path) -> None:
-    def raising(size: tuple[int, int]) -> Drawn:
-        raise ZeroDivisionError("of a library")
-
-    pictures(tmp_path, "a.png")
-    image = SourceImage("a", tmp_path / "a.png", (tmp_path / "a.json",), raising)
-    words = r"a\.json: the labels of a\.png: cannot be read: ZeroDivisionError: of a library"
-    with pytest.raises(SegopsError, match=words):
-        write(Source((image,), ("a", "b")), tmp_path / "out", Rules(), Division(), {})
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("shapes", [5, [5], [{"label": 5, "points": []}], [{"points": []}]])
 def test_values_of_labelme(source: Path, run_import: Run, shapes: Any) -> None:
     pictures(source, "a.png")
     write_json(source / "a.json", {"imagePath": "a.png", "shapes": shapes})
     with pytest.raises(SegopsError, match=r"1 problem\(s\):\n.*a\.json: "):
         run_import("labelme", source)
-
-
-def test_linked_directories_are_read(tmp_path: Path) -> None:
-    pictures(tmp_path / "store", "a.png")
-    (tmp_path / "d/x").mkdir(parents=True)
-    for name in ("d/x/one", "d/x/two"):
-        (tmp_path / name).symlink_to(tmp_path / "store")
-    (tmp_path / "store/back").symlink_to(tmp_path / "d")
-    found = [str(path.relative_to(tmp_path)) for path in files_below(tmp_path / "d", (".png",))]
-    assert found == ["d/x/one/a.png", "d/x/two/a.png"]
-
-
-def test_a_directory_here_or_below_the_source(
-    tmp_path: Path, source: Path, run_import: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pictures(tmp_path / "here", "a.png", "b.png")
-    for one in "ab":
-        greyscale(source / f"gt/{one}.png", ONES)
-    monkeypatch.chdir(tmp_path)
-    for images in ("here", "here/*.png", str(tmp_path / "here"), f"{tmp_path}/he*/[ab].png"):
-        imported = run_import("folder", source, images=images, masks="gt", values="0=a,1=b")
-        assert sum(imported.images.values()) == 2
-    for images in ("**.png", "n" * 300, "nowhere"):
-        with pytest.raises(SegopsError, match=str(source)):
-            run_import("folder", source, images=images, masks="gt", values="0=a,1=b")
-
-
-def test_a_record_of_another_tool(source: Path, root: Path, run_import: Run) -> None:
-    (root / "data/voc").mkdir(parents=True)
-    (root / "data/voc/import.json").write_text("[1]")
-    pictures(source / "images", "a.png", "b.png")
-    for one in "ab":
-        greyscale(source / f"masks/{one}.png", ONES)
-    assert sum(run_import("folder", source, values="0=a,1=b").images.values()) == 2
 
 
 def test_a_brush_that_claims_many_values() -> None:
@@ -537,24 +293,3 @@ def test_results_without_an_area(source: Path, root: Path, run_import: Run) -> N
     write_json(source / "e.json", [{"id": 1, "image": "a.png", "tag": []}])
     with pytest.raises(SegopsError, match="not as JSON-MIN"):
         run_import("label-studio", source)
-
-
-def test_many_labels_are_counted() -> None:
-    table = labelling(Rules(), ())
-    labels = tuple(f"#{number:06x}" for number in range(100))
-    table.mask(Drawn(labels, np.arange(100, dtype=np.int32).reshape(10, 10)), "a")
-    assert len(table.problems()) == 22
-    assert table.problems()[20] == "80 more labels are not mapped"
-
-
-def test_masks_as_jpeg(source: Path, run_import: Run) -> None:
-    pictures(source, "images/a.png", "images/b.png", "masks/a.jpg", "masks/b.jpg")
-    with pytest.raises(SegopsError, match=r"a\.jpg: a JPEG, .* Save masks as PNG"):
-        run_import("folder", source)
-
-
-def test_json_that_is_none(tmp_path: Path) -> None:
-    for text in ("[" * 100_000, "{", "[]"):
-        (tmp_path / "x.json").write_text(text)
-        with pytest.raises(SegopsError, match=r"x\.json: "):
-            read_object(tmp_path / "x.json")

@@ -343,7 +343,7 @@ def test_the_json_holds_every_expectation_and_all_rows_that_do_not_meet_it(layou
     assert len(checks) == 14
     assert checks["void within bounds"]["expectation"] == {
         "type": "expect_column_values_to_be_between",
-        "kwargs": {"column": "void_fraction", "min_value": 0.0, "max_value": 0.9},
+        "kwargs": {"column": "void_fraction", "min_value": 0.0, "max_value": 0.95},
     }
     assert checks["void within bounds"]["rows"] == [[image_id, "train"] for image_id in ids]
     few = checks["enough images in val"]

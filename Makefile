@@ -33,7 +33,7 @@ test: install ## Run the tests, but for the slow ones
 	@$(BIN)/python -m pytest -m "not slow and not long" $(PYTEST_ARGS)
 
 test-slow: install ## Run the tests that take longest
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "slow and not long" $(PYTEST_ARGS)
 
 test-long: install ## Run the tests that CI leaves out; PYTEST_ARGS names a family's file
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

@@ -17,6 +17,8 @@ from tests.integration.test_rollback import spoil
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, kinds, release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def started_by(monkeypatch: pytest.MonkeyPatch) -> None:

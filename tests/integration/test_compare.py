@@ -305,6 +305,7 @@ class TestReference:
         champion_evaluation.refresh(root)
         assert (root / paths.KEPT_CHAMPION).stat().st_ino == before
 
+    @pytest.mark.slow
     def test_the_commands_keep_it_up_to_date(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

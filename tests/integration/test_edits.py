@@ -14,6 +14,8 @@ from segops import code, pipeline
 from segops.stages import code as stage
 from tests.integration.conftest import set_params
 
+pytestmark = pytest.mark.slow
+
 Edit = Callable[[str], str]
 
 

@@ -12,6 +12,8 @@ import pytest
 from segops import files
 from tests.integration.conftest import ROOT, dvc, segops, set_params
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs/how-to/extend.md").read_text(encoding="utf-8")
 
 

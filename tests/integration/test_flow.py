@@ -28,6 +28,8 @@ from tests.integration.conftest import segops, set_params
 from tests.support.prefect_server import Serving, serving
 from tests.support.registry_workspace import lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:

@@ -31,6 +31,7 @@ def decided(root: Path) -> tuple[dict[str, Any], list[str]]:
     return last["evidence"], failed
 
 
+@pytest.mark.slow
 def test_looks_count_the_versions_that_were_gated_on_this_val(root: Path) -> None:
     made.set_params(root, gate={"max_looks": 2})
     made.release(root, seed=1, quality=0.8)

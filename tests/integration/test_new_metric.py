@@ -26,6 +26,8 @@ from segops.report.page_inputs import Opponent
 from segops.stages import evaluate
 from tests.support import registry_workspace as made
 
+pytestmark = pytest.mark.slow
+
 
 def miss_rate(pixels: ClassPixels) -> PerClass:
     """Share of each class's true pixels that are predicted as another class."""

@@ -74,6 +74,7 @@ def test_mistakes_are_named_and_the_rest_is_done(promoted: Path, tmp_path: Path)
     assert "Rename one" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_artifact_that_was_changed_is_not_run(promoted: Path) -> None:
     changed = list((promoted / "mlartifacts").rglob("model.json"))
     assert changed

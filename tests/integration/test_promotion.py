@@ -221,6 +221,7 @@ def test_mistake_6_evaluating_after_promoting(root: Path) -> None:
     assert aliases(root) == {"challenger": "1"}
 
 
+@pytest.mark.slow
 def test_mistake_7_comparing_stored_scores_made_on_different_data(root: Path) -> None:
     """On new data the champion is scored again from its artifact, whatever score it came with."""
     release(root, seed=1, quality=0.95)
@@ -421,6 +422,7 @@ def test_a_decision_on_a_champion_of_before_is_made_anew(root: Path) -> None:
     assert aliases(root)["champion"] == "3"
 
 
+@pytest.mark.slow
 def test_a_champion_set_by_hand_is_not_trusted_until_it_is_adopted(root: Path) -> None:
     release(root, seed=1, quality=0.7)
     release(root, seed=2, quality=0.5)
@@ -445,6 +447,7 @@ def test_a_champion_set_by_hand_is_not_trusted_until_it_is_adopted(root: Path) -
     assert decision.champion_version == "2"
 
 
+@pytest.mark.slow
 def test_a_champion_set_by_hand_can_be_taken_back(root: Path) -> None:
     release(root, seed=1, quality=0.7)
     release(root, seed=2, quality=0.5)

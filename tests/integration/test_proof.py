@@ -32,6 +32,8 @@ from tests.support import registry_workspace as made
 from tests.support.registry_workspace import challenge, lines, release
 from tests.support.statements import private_pem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:

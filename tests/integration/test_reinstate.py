@@ -16,6 +16,8 @@ from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, challenge, failed, kinds, release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ def test_rollback_through_a_chain_of_three(root: Path) -> None:
     assert kinds(root)[-1] == ("done", "rollback", "2")
 
 
+@pytest.mark.slow
 def test_a_withdrawn_version_comes_back_by_no_way(root: Path) -> None:
     release(root, seed=1, quality=0.6)
     decision = release(root, seed=2, quality=0.8)
@@ -68,6 +69,7 @@ def test_a_withdrawn_version_comes_back_by_no_way(root: Path) -> None:
     assert aliases(root)["champion"] == "1"
 
 
+@pytest.mark.slow
 def test_a_decision_from_before_the_rollback_is_used_up(root: Path) -> None:
     release(root, seed=1, quality=0.6)
     decision = release(root, seed=2, quality=0.8)
@@ -84,6 +86,7 @@ def test_rollback_without_a_champion_or_a_reason(root: Path) -> None:
         rollback(root, " ")
 
 
+@pytest.mark.slow
 def test_a_version_of_choice_comes_back(root: Path) -> None:
     for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
         release(root, seed, quality)
@@ -139,6 +142,7 @@ def test_nothing_changes_where_the_version_to_restore_is_not_usable(
     assert versions.WITHDRAWN not in made.client(root).get_model_version("segops", "2").tags
 
 
+@pytest.mark.slow
 def test_an_old_version_that_was_deleted_hinders_nothing(root: Path) -> None:
     for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
         release(root, seed, quality)
@@ -148,6 +152,7 @@ def test_an_old_version_that_was_deleted_hinders_nothing(root: Path) -> None:
     assert status(root).warnings == ()
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_deleted_can_be_rolled_back(root: Path) -> None:
     release(root, seed=1, quality=0.6)
     release(root, seed=2, quality=0.8)
@@ -159,6 +164,7 @@ def test_a_champion_that_was_deleted_can_be_rolled_back(root: Path) -> None:
     assert status(root).warnings == ()
 
 
+@pytest.mark.slow
 def test_an_alias_that_is_moved_while_the_version_is_checked_is_seen(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, keep_masks, kinds, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _embedded_database(monkeypatch: pytest.MonkeyPatch) -> None:

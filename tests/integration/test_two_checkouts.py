@@ -16,6 +16,8 @@ from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, challenge, kinds, release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:

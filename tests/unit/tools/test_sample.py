@@ -148,6 +148,7 @@ def test_void_border_has_its_width(width: int) -> None:
     assert border[10].argmax() == {1: 10, 2: 9, 3: 8}[width]
 
 
+@pytest.mark.slow
 def test_sizes_vary_and_objects_overlap_and_touch_the_border(shipped: Layout) -> None:
     scenes = [scene(SHIPPED["seed"], 0, index) for index in range(48)]
     assert len({drawn.image.shape for drawn in scenes}) == 3
@@ -167,6 +168,7 @@ def test_sizes_vary_and_objects_overlap_and_touch_the_border(shipped: Layout) ->
     assert overlapping > len(scenes) // 4
 
 
+@pytest.mark.slow
 def test_classes_are_balanced(shipped: Layout) -> None:
     for split in ("train", "val"):
         images: Counter[int] = Counter()
@@ -207,6 +209,7 @@ def look_up(shipped: Layout, bits: int) -> tuple[float, float]:
     return miou(*class_pixels(coloured)), miou(*class_pixels(background))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4, 5])
 def test_colour_alone_tells_next_to_nothing(
     shipped: Layout, bits: int, record_property: Callable[[str, object], None]
@@ -224,6 +227,7 @@ def test_colour_alone_tells_next_to_nothing(
     assert coloured < 0.25
 
 
+@pytest.mark.slow
 def test_shipped_sample_is_what_the_generator_makes(shipped: Layout) -> None:
     """Decoded pixels, because compressors may write other bytes on another machine."""
     entries = json.loads((REMOTE / SHIPPED_MD5[:2] / SHIPPED_MD5[2:]).read_text())
@@ -247,6 +251,7 @@ def test_shipped_sample_is_what_the_generator_makes(shipped: Layout) -> None:
     (platform.system(), platform.machine()) != ("Linux", "x86_64"),
     reason="compressors may write other bytes elsewhere",
 )
+@pytest.mark.slow
 def test_shipped_sample_has_the_recorded_hash(shipped: Layout) -> None:
     assert directory_md5(shipped.root) == SHIPPED_MD5
 

@@ -276,7 +276,13 @@ def test_an_interrupted_call_leaves_nothing(root: Path, monkeypatch: pytest.Monk
     step(root, monkeypatch, f"echo $$ > {started}.new\nmv {started}.new {started}\nsleep 600")
     before = untouched(root)
     command = [sys.executable, "-m", "segops", "reproduce", "1"]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        # A shell that runs the tests in the background lets its children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         while not started.exists():
             assert process.poll() is None
             time.sleep(0.05)

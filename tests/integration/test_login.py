@@ -59,7 +59,7 @@ def test_a_server_with_logins_says_who_asks(
             assert len(ledger.entries()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_asks_for_no_login_knows_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ def is_running(process: psutil.Process) -> bool:
     "moment",
     [
         pytest.param("coming up", marks=pytest.mark.long),
-        pytest.param("running", marks=pytest.mark.slow),
+        pytest.param("running", marks=pytest.mark.long),
     ],
 )
 def test_a_killed_run_leaves_no_server(reproduced_copy: Path, own_home: Path, moment: str) -> None:

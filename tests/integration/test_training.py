@@ -179,7 +179,7 @@ def test_a_killed_training_ends_as_the_unbroken_one(
     assert not (root / paths.RESUME).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_changed_parameters_start_afresh(root: Path) -> None:
     assert stage(root, kill_after=7).returncode == -signal.SIGKILL
     set_params(root, train={"lr": 0.02})
@@ -191,7 +191,7 @@ def test_changed_parameters_start_afresh(root: Path) -> None:
     assert [row.get("epoch") for row in history(root)] == [None, 1, 2, 3, 4, None]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fresh_forgets_the_interrupted_training(unbroken: Path, root: Path) -> None:
     assert stage(root, kill_after=7).returncode == -signal.SIGKILL
     done = stage(root, SEGOPS_FRESH="1")
@@ -211,7 +211,7 @@ def test_a_live_logging_that_fails_stops_no_training(unbroken: Path, root: Path)
     assert "dvc.yaml" in (root / FOLLOW_LOG).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dvc_repro_continues_and_force_starts_afresh(workspace: Path) -> None:
     set_params(workspace, train={"epochs": 60, "batch_size": 2, "device": "cpu"})
     assert dvc(workspace, "repro", "augment").returncode == 0

@@ -43,7 +43,7 @@ class Imported:
         layout: The data set.
         classes: Class names in id order.
         images: Split -> number of images.
-        notes: What of the source is left out, a sentence each.
+        notes: What of the source is left out, or is not as asked for, a sentence each.
     """
 
     layout: Layout
@@ -129,10 +129,21 @@ def write(
         files.write_json(temporary / RECORD, _record(images, splits, table.classes, origin))
         open_layout(temporary)
     rest = len(given) - len(splits)
-    notes = (f"{counted(rest, 'image')} of no split left out.",) if rest else ()
-    return Imported(
-        Layout(target), table.classes, Counter(splits.values()), (*source.notes, *notes)
-    )
+    notes = [f"{counted(rest, 'image')} of no split left out."] if rest else []
+    counts = Counter(splits.values())
+    notes += _far_from_asked(division, counts)
+    return Imported(Layout(target), table.classes, counts, (*source.notes, *notes))
+
+
+def _far_from_asked(division: Division, counts: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each split whose share is far from the one asked for."""
+    total = sum(counts.values())
+    return [
+        f"{split} has {counts[split]} of {total} images, {share:.0%} were asked for: a hash "
+        "divides a few images or groups unevenly. --stratify divides them evenly."
+        for split, share in division.shares.items()
+        if abs(counts[split] / total - share) > share / 2
+    ]
 
 
 def identified(source: Source) -> list[SourceImage]:

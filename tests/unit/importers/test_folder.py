@@ -236,3 +236,13 @@ def test_an_importer_is_a_file_and_a_line(
     mask = read_mask(open_layout(root / "data/voc").mask_path("dog1"))
     assert mask.shape == (30, 40)
     assert (mask == 1).all()
+
+
+def test_a_split_far_from_its_share_is_said(source: Path, run_import: Run) -> None:
+    for index in range(8):
+        photograph(source / f"images/seq{index // 2:02d}_{index % 2}.png", shade=20 * index)
+        greyscale(source / f"masks/seq{index // 2:02d}_{index % 2}.png", CRACK)
+    asked = {"values": "0=a,255=b", "group": r"seq(\d+)", "share": "val=0.25"}
+    (note,) = run_import("folder", source, **asked).notes
+    assert note.startswith("val has 6 of 8 images, 25% were asked for")
+    assert run_import("folder", source, **asked, stratify=True).notes == ()

@@ -207,7 +207,7 @@ def _write_down(
         registry.ledger.append(
             "reproduced",
             verdict=outcome,
-            reason=f"{reason[0].upper()}{reason[1:]}, on {details['machine']}.",
+            reason=f"On {details['machine']}: {reason}.",
             by=started_by(),
             version=version.number,
             run_id=version.run_id,

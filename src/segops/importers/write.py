@@ -108,7 +108,7 @@ def write(
         def put(image: SourceImage) -> tuple[str, list[int], str]:
             try:
                 return image.image_id, _put(image, layout, table), ""
-            except MemoryError:
+            except (MemoryError, OSError):  # of this machine, not of the source
                 raise
             except Exception as error:
                 where = f"{image.origin[0]}: the labels of {image.photograph.name}"

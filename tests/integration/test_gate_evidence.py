@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from segops import files, paths
-from segops.record.lineage import tag
+from segops.record.lineage import PREFIX, tag
 from segops.record.update import record
 from segops.record.weights import LICENCE
-from segops.release import promotion
+from segops.release import promotion, statement
 from segops.release.register import register
 from tests.support import registry_workspace as made
 
@@ -137,6 +137,19 @@ def test_a_file_has_the_licence_that_the_user_states(root: Path) -> None:
     assert made.aliases(root)["champion"] == registered.version
     tags = made.client(root).get_model_version("segops", registered.version).tags
     assert tags[LICENCE] == "unknown"
+
+
+def test_the_digest_of_the_encoder_weights_is_a_material(root: Path) -> None:
+    made.train(root, seed=1)
+    tree = files.read_json(root / paths.TRAINING)
+    files.write_json(root / paths.TRAINING, tree | {"start_sha256": "5" * 64})
+    made.set_params(root, model={"architecture": "unet", "encoder_weights": "swsl"})
+    registered = register(root, record(root))
+    promotion.promote(root, promotion.gate(root))
+    tags = made.client(root).get_model_version("segops", registered.version).tags
+    materials = {one.name: one for one in statement.materials(tags, PREFIX)}
+    assert materials["encoder weights"].digest == {"sha256": "5" * 64}
+    assert materials["encoder weights"].annotations == {"licence": "cc-by-nc-4.0"}
 
 
 def test_params_that_were_edited_after_the_training_do_not_count(root: Path) -> None:

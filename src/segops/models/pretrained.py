@@ -144,6 +144,21 @@ def _timm_stem(name: str) -> str:
     return name
 
 
+def weights_file(encoder: str, encoder_weights: str | None) -> Path | None:
+    """The file that :func:`build_pretrained` reads an encoder's weights from.
+
+    None for a random start, and for weights that timm publishes under another file name than the
+    hub's usual one. Arguments and errors are those of :func:`check_download`.
+    """
+    if encoder_weights is None:
+        return None
+    if is_file(encoder_weights):
+        return Path(encoder_weights)
+    repository, revision = _published(encoder, encoder_weights)
+    cached = try_to_load_from_cache(repository, _PUBLISHED, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def check_download(encoder: str, weights: str = IMAGENET) -> None:
     """Make sure, within a second or two, that published weights of an encoder can be had.
 

@@ -79,6 +79,8 @@ PACKAGE_FIELDS: dict[str, str] = {
 packaged again after the code changed."""
 FIRST_PARAMS_FIELD = "trained_with"
 """SHA-256 of the ``params.yaml`` that was first recorded with the training."""
+START_FIELD = "start_sha256"
+"""SHA-256 of the weights that the training started from; a random start has none."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *DATA_FIELDS)
@@ -173,8 +175,8 @@ def packaging(root: Path) -> Lineage:
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
-    """Return weights, device, precision and seed from the content of ``metrics/training.json``."""
-    known = {name: training.get(name) for name in TRAINING_FIELDS}
+    """Return what ``metrics/training.json`` says: weights before and after, device, seed."""
+    known = {name: training.get(name) for name in (*TRAINING_FIELDS, START_FIELD)}
     return Lineage(
         _prefixed({name: str(value) for name, value in known.items() if value is not None})
     )

@@ -41,6 +41,7 @@ MATERIALS: dict[str, tuple[str, str]] = {
     "trained_with": ("trained_with.yaml", "sha256"),
     "environment": ("environment.txt", "sha256"),
     "weights_sha256": ("weights.safetensors", "sha256"),
+    "start_sha256": ("encoder weights", "sha256"),
 }
 """Field of the lineage -> name of the material, and the kind of its digest."""
 NOTES = {

@@ -17,7 +17,7 @@ from segops.data.device.augmentation import choose_executor
 from segops.data.imbalance import class_weights
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
-from segops.models.pretrained import normalisation
+from segops.models.pretrained import normalisation, weights_file
 from segops.predict.trained import write_trained
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -224,10 +224,18 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         "nodes": nodes,
         "augment_device": job.augment_device,
         "start_model": None if job.start is None else job.start.model,
-        "start_sha256": None if job.start is None else job.start.sha256,
+        "start_sha256": _start_sha256(job),
         "nondeterministic": list(outcome.nondeterministic),
     }
     files.write_json(root / paths.TRAINING, training)
+
+
+def _start_sha256(job: Job) -> str | None:
+    """Return the SHA-256 of the weights that the training started from, if it is known."""
+    if job.start is not None:
+        return job.start.sha256
+    path = weights_file(job.spec.encoder, job.encoder_weights)
+    return None if path is None else files.sha256_file(path)
 
 
 def _start_live_logging(root: Path) -> None:

@@ -176,6 +176,20 @@ def test_a_look_up_of_a_name_that_takes_long_is_not_waited_for(
         ended.set()
 
 
+def test_the_file_of_published_weights_is_that_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert downloads.weights_file("resnet18", "imagenet") is None
+    assert downloads.weights_file("resnet18", None) is None
+    published = encoders["resnet18"]["pretrained_settings"]["imagenet"]
+    repository = "models--" + published["repo_id"].replace("/", "--")
+    path = tmp_path / repository / "snapshots" / published["revision"] / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    assert downloads.weights_file("resnet18", "imagenet") == path
+
+
 def trained(classes: int, auxiliary: bool = False) -> Segmenter:
     spec = small("unet")
     return build(ModelSpec("unet", spec.encoder, classes, spec.options), auxiliary=auxiliary)

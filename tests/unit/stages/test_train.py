@@ -60,8 +60,17 @@ def test_a_local_encoder_file_is_found_from_the_workspace(
     (root / "weights").mkdir()
     tensors = get_encoder("resnet18", weights=None).state_dict()
     save_file(tensors, root / "weights" / "r18.safetensors")
-    made = job(root, {"model": {"encoder_weights": "weights/r18.safetensors"}})
-    assert made.encoder_weights == str(root / "weights" / "r18.safetensors")
+    path = root / "weights" / "r18.safetensors"
+    tree = {
+        "model": {"encoder_weights": "weights/r18.safetensors"},
+        "augment": {"crop": [32, 32]},
+        "train": {"iterations": 1, "batch_size": 2, "warmup_epochs": 0, "device": "cpu"},
+    }
+    made = job(root, tree)
+    assert made.encoder_weights == str(path)
+    stage.run(root)
+    training = files.read_json(root / paths.TRAINING)
+    assert (training["start_model"], training["start_sha256"]) == (None, files.sha256_file(path))
 
 
 def test_a_missing_encoder_file_is_named(root: Path) -> None:

@@ -49,7 +49,7 @@ class Notice:
     Attributes:
         name: Short name, for a table.
         found: What was found, one sentence or more.
-        parameter: The parameters that help.
+        parameter: The parameters that help; perhaps none.
         action: What to do, a sentence.
     """
 

@@ -48,22 +48,18 @@ def differences(facts: pd.DataFrame, splits: Sequence[str]) -> list[Notice]:
             if split == TRAIN or TRAIN not in values:
                 continue
             share = superiority(values[split], values[TRAIN])
-            if share is not None and share > LARGE:
-                said[kind].append(
-                    f"images of {split} are {words} than those of train ({share:.0%})"
-                )
-            elif share is not None and share < 1 - LARGE:
-                said[kind].append(
-                    f"images of train are {words} than those of {split} ({1 - share:.0%})"
-                )
+            if share is None or 1 - LARGE <= share <= LARGE:
+                continue
+            one, other = (split, TRAIN) if share > 0.5 else (TRAIN, split)
+            pairs = f"{max(share, 1 - share):.0%} of the pairs"
+            said[kind].append(f"In {pairs} the image of {one} is {words} than that of {other}.")
     return [
         Notice(
             name=f"{kind} differ between splits",
-            found=f"In so many pairs of images, {'; '.join(sentences)}.",
+            found=" ".join(sentences),
             parameter="augment.scale" if kind == "sizes" else "augment.color_jitter",
-            action="Draw the splits at random, by groups that belong together "
-            "(`segops data import --share --group`); if they differ on purpose, augment.scale and "
-            "augment.color_jitter widen what train shows.",
+            action="Draw the splits at random (`segops data import --share`); if they differ on "
+            "purpose, more augmentation widens what train shows.",
         )
         for kind, sentences in said.items()
     ]

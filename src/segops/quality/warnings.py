@@ -176,7 +176,7 @@ def _rare(data: _Data) -> Notice | None:
     if not rare:
         return None
     listed = _listed(
-        f"{name} ({100 * pixels[name] / total:.2g} % of the pixels, {counted(held[name], 'image')})"
+        f"{name} ({100 * pixels[name] / total:.2g}% of the pixels, {counted(held[name], 'image')})"
         for name in rare
     )
     return Notice(
@@ -243,7 +243,7 @@ def _soft(data: _Data) -> Notice | None:
         name="soft masks",
         found=f"{counted(len(soft), 'mask')} with {THIN_IDS} or more values that are nothing but "
         f"thin outlines, as smoothed edges have: {_listed(soft)}.{ramp}",
-        parameter="data import --threshold",
+        parameter="",
         action="Export the masks without smoothing, as PNG, and resample them with nearest "
         "neighbour; `segops data import folder --threshold` cuts masks of two classes.",
     )
@@ -288,8 +288,8 @@ def _noisy(data: _Data) -> Notice | None:
     return Notice(
         name="label noise at borders",
         found=f"Border pixels with no more than one neighbour of their class: {listed}. Drawn "
-        "outlines have under 5 %.",
-        parameter="validate.required_classes",
+        "outlines have under 5%.",
+        parameter="",
         action="Look at these masks: they may be resampled, compressed with loss or predicted. "
         "Make them again, or set the specks to void (255).",
     )

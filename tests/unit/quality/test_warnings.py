@@ -97,11 +97,11 @@ def test_a_rare_class_of_train_names_the_parameters() -> None:
     train[0] = row(0, "train", {0: 5000, 3: 3000})
     told = found([*train, *rows("val", 24, *EVEN)])
     assert set(told) == {"imbalance"}
-    assert "bird (0.21 % of the pixels, 1 image)" in told["imbalance"].found
+    assert "bird (0.21% of the pixels, 1 image)" in told["imbalance"].found
     assert told["imbalance"].parameter == "train.sampling, train.class_weights, gate.min_class_iou"
     train[::2] = [row(index, "train", {0: 9000, 3: 2}) for index in range(0, 200, 2)]
     specks = found([*train, *rows("val", 24, *EVEN)])["imbalance"].found
-    assert "bird (0.013 % of the pixels, 100 images)" in specks
+    assert "bird (0.013% of the pixels, 100 images)" in specks
 
 
 def test_empty_masks() -> None:
@@ -131,11 +131,23 @@ def test_classes_that_never_come_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
-        ({"width": 400, "height": 320}, "sizes differ", "images of val are larger than those of"),
-        ({"width": 50, "height": 160}, "sizes differ", "images of train are wider than those of"),
-        ({"band_means": [220.0]}, "colours differ", "images of val are brighter"),
-        ({"band_means": [200.0, 60.0, 60.0]}, "colours differ", "images of val are redder"),
-        ({"band_deviations": [9.0] * 3}, "colours differ", "train are richer in contrast"),
+        (
+            {"width": 400, "height": 320},
+            "sizes differ",
+            "the image of val is larger than that of train",
+        ),
+        (
+            {"width": 50, "height": 160},
+            "sizes differ",
+            "the image of train is wider than that of val",
+        ),
+        ({"band_means": [220.0]}, "colours differ", "the image of val is brighter"),
+        ({"band_means": [200.0, 60.0, 60.0]}, "colours differ", "the image of val is redder"),
+        (
+            {"band_deviations": [9.0] * 3},
+            "colours differ",
+            "the image of train is richer in contrast",
+        ),
     ],
 )
 def test_splits_that_differ(change: dict[str, Any], name: str, words: str) -> None:

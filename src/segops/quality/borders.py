@@ -27,19 +27,19 @@ def border_pixels(mask: NDArray[np.uint8]) -> tuple[Counts, Counts]:
     for start in range(0, mask.shape[0], ROWS):
         first, last = max(start - 1, 0), min(start + ROWS + 1, mask.shape[0])
         part = mask[first:last]
-        equal = np.zeros(part.shape, np.uint8)
-        other = np.zeros(part.shape, np.bool_)
-        for one, two in (
-            ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
-            ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
-        ):
-            same = part[one] == part[two]
-            equal[one] += same
-            equal[two] += same
-            other[one] |= ~same
-            other[two] |= ~same
-        rows = slice(start - first, start - first + min(ROWS, mask.shape[0] - start))
-        shown, at_border = part[rows], other[rows]
-        border += np.bincount(shown[at_border], minlength=IDS)
-        loose += np.bincount(shown[at_border & (equal[rows] <= 1)], minlength=IDS)
+        others = np.zeros(part.shape, np.uint8)
+        for one, two in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+            other = (part[one] != part[two]).view(np.uint8)
+            others[one] += other
+            others[two] += other
+        at_border = others > 0
+        at_border[: start - first] = at_border[start - first + ROWS :] = False
+        # Beyond the image there is no pixel of any id.
+        others[:, 0] += 1
+        others[:, -1] += 1
+        others[: int(first == 0)] += 1
+        others[len(part) - int(last == mask.shape[0]) :] += 1
+        ids = part[at_border]
+        border += np.bincount(ids, minlength=IDS)
+        loose += np.bincount(ids[others[at_border] >= 3], minlength=IDS)
     return border, loose

@@ -178,10 +178,10 @@ def test_border_pixels_of_a_mask() -> None:
     assert border[0] == 2 * (100 + 20) + 4
     assert loose.sum() == 1
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 3, (1100, 7), dtype=np.uint8)
-    assert all(
-        np.array_equal(*pair) for pair in zip(border_pixels(noise), _slowly(noise), strict=True)
-    )
+    for shape in ((1, 1), (1, 4), (512, 1), (513, 2), (1025, 3)):
+        noise = rng.integers(0, 3, shape, dtype=np.uint8)
+        both = zip(border_pixels(noise), _slowly(noise), strict=True)
+        assert all(np.array_equal(*pair) for pair in both)
 
 
 def _slowly(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

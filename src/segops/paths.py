@@ -45,6 +45,7 @@ COMPARED = STATE / "compared"
 JUDGED = STATE / "judged"
 REPRODUCE_LOCK = STATE / "reproduce.lock"
 DECISION = STATE / "decision.json"
+TEST_SCORES = LEDGER / "test_scores.jsonl"
 
 
 def code_of(stage: str) -> Path:

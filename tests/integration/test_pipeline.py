@@ -7,9 +7,12 @@ import logging
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from segops import files, paths, pipeline
+from segops.data.store import PackedStore
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import TEST, Layout
 from tests.integration.conftest import dvc, segops, set_params
 
 log = logging.getLogger("segops")
@@ -133,3 +136,19 @@ def test_a_new_val_image_retrains_nothing(reproduced_copy: Path) -> None:
     assert "Running stage 'evaluate'" in done.stdout
     assert "Running stage 'train'" not in done.stdout
     assert files.read_json(reproduced_copy / paths.EVALUATION)["images"] == len(names) - 1
+
+
+@pytest.mark.slow
+def test_a_test_split_is_checked_and_packed_and_nothing_else_runs(reproduced_copy: Path) -> None:
+    layout = Layout(reproduced_copy / "data/voc")
+    first = layout.ids("val")[0]
+    for source in (layout.image_path(first), layout.mask_path(first)):
+        with Image.open(source) as image:
+            turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            turned.save(source.with_stem("turned"))
+    layout.write_list(TEST, ["turned"])
+    done = dvc(reproduced_copy, "repro")
+    assert done.returncode == 0, done.stderr
+    assert PackedStore(reproduced_copy / paths.PACKED).ids(TEST) == ("turned",)
+    ran = {line.split("'")[1] for line in done.stdout.splitlines() if "Running stage" in line}
+    assert ran == {"code", "validate", "prepare"}

@@ -24,6 +24,8 @@ HARMLESS = frozenset(
 SHOWN = (
     "segops.report.",
     "segops.quality.expectations",
+    "segops.quality.split_differences",
+    "segops.quality.warnings",
     "segops.metrics.catalogue",
     "segops.metrics.slices",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -13,11 +13,14 @@ from segops.cli.common import checkout, console
 from segops.cli.metrics import class_table, metrics_table
 from segops.report.figures import level, sentence
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import VAL
+from segops.voc.layout import LISTS, TEST
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segops.data.store import PackedStore
     from segops.evaluate.variants import VariantResult
+    from segops.release.looks import Look
 
 
 def evaluate(
@@ -38,8 +41,17 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score only this many images, the first of val.")
     ] = None,
+    split: Annotated[
+        Literal["val", "test"],
+        typer.Option(help="The split; each score on test is written down with who and when."),
+    ] = "val",
 ) -> None:
-    """Score a model on val and show the metrics; no output of the pipeline changes."""
+    """Score a model on val or test and show the metrics; no output of the pipeline changes."""
+    if split == TEST and (compare or limit is not None):
+        raise typer.BadParameter(
+            "test is scored whole and chooses nothing: leave --compare and --limit out.",
+            param_hint="--split",
+        )
     from segops import files, paths
     from segops.runtime import opener
 
@@ -57,33 +69,58 @@ def evaluate(
     from segops.release.resolve import resolved
 
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
+    looks: list[Look] = []
+    if split == TEST:
+        looks = _earlier_looks(root, model, store)
     with (
         resolved(model or str(own), root) as bundle,
         files.scratch() as scratch,
     ):
         trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
-        hashes = {store.image_sha256(image_id) for image_id in store.ids(VAL)}
+        hashes = {store.image_sha256(image_id) for image_id in store.ids(split)}
         excluded = frozenset(trained_on) & hashes
-        _print_omissions(store, limit, excluded)
+        _print_omissions(store, split, limit, excluded)
         how: dict[str, Any] = {
             "threads": settings.hardware.threads, "exclude_sha256": excluded, "limit": limit,
         }  # fmt: skip
         if compare:
-            results = variants.compare(bundle, store, VAL, settings.evaluate, **how)
+            results = variants.compare(bundle, store, split, settings.evaluate, **how)
             _show_variants(results, level(settings.evaluate.confidence))
             return
-        scores = score(bundle, store, VAL, scratch / "scores", **how)
-    found = evaluation(scores, store, VAL, settings.evaluate)
+        scores = score(bundle, store, split, scratch / "scores", **how)
+    found = evaluation(scores, store, split, settings.evaluate)
+    if split == TEST:
+        from segops.release.looks import write_down
+
+        test_hash, left_out = store.split_hash(TEST), len(scores.excluded)
+        where = write_down(root, model, found, test_hash, left_out, len(looks))
+        console.say(f"Written down: {where}.")
     console.print(class_table(found))
     console.print(metrics_table([""], [found]))
     console.say(f"[bold]{escape(sentence(found))}[/]", markup=True)
 
 
-def _print_omissions(store: PackedStore, limit: int | None, excluded: frozenset[str]) -> None:
-    ids = store.ids(VAL)
+def _earlier_looks(root: Path, model: str | None, store: PackedStore) -> list[Look]:
+    """Print and return the earlier scores on the test split."""
+    from segops.release.looks import earlier, listed
+
+    if not store.holds(TEST):
+        raise SegopsError(
+            f"{store.path / TEST}: there is no packed test split. List its images in "
+            f"{LISTS}/{TEST}.txt, give each a mask, then `segops run`."
+        )
+    looks = earlier(root, model, store.split_hash(TEST))
+    console.say(listed(looks))
+    return looks
+
+
+def _print_omissions(
+    store: PackedStore, split: str, limit: int | None, excluded: frozenset[str]
+) -> None:
+    ids = store.ids(split)
     if limit is not None and limit < len(ids):
         console.say(
-            f"Only the first {limit} of the {len(ids)} images of {VAL}: the metrics are rough."
+            f"Only the first {limit} of the {len(ids)} images of {split}: the metrics are rough."
         )
     left_out = sum(store.image_sha256(image_id) in excluded for image_id in ids[:limit])
     if left_out:

@@ -20,7 +20,7 @@ from segops.runtime.images import decode_image, read_content
 from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.layout import SPLITS, Layout
+from segops.voc.layout import SPLITS, TEST, Layout
 
 FORMAT = 1
 IMAGES = "images.bin"
@@ -67,14 +67,18 @@ class PackedStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: dict[str, _Split] = {}
-        present = [split for split in SPLITS if (path / split / INDEX).is_file()]
+        present = [split for split in SPLITS if self.holds(split)]
         self.class_names = self._split(present[0] if present else SPLITS[0]).class_names
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedStore, (self.path,)
 
+    def holds(self, split: str) -> bool:
+        """Whether the split is packed; ``test`` may be missing."""
+        return (self.path / split / INDEX).is_file()
+
     def ids(self, split: str) -> tuple[str, ...]:
-        """Image ids of `split` (``train`` or ``val``), sorted."""
+        """Image ids of `split`, sorted."""
         return tuple(self._split(split).entries)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
@@ -105,7 +109,7 @@ class PackedStore:
 
     @property
     def data_hash(self) -> str:
-        """Hash of all images, masks, splits and class names; this opens every split."""
+        """Hash of the images and masks of train and val and of the class names; opens both."""
         rows = (row for split in SPLITS for row in _rows(split, self._split(split).entries))
         return dataset_hash(rows, self.class_names)
 
@@ -115,7 +119,7 @@ class PackedStore:
         return self._opened[split]
 
     def _find(self, image_id: str) -> tuple[_Split, StoredImage]:
-        for name in (*self._opened, *SPLITS):
+        for name in (*self._opened, *SPLITS, *((TEST,) if self.holds(TEST) else ())):
             split = self._split(name)
             if image_id in split.entries:
                 return split, split.entries[image_id]
@@ -145,6 +149,7 @@ def pack(
     class_names: Sequence[str],
     *,
     expected_hash: str | None = None,
+    expected_test: str | None = None,
     workers: int = 1,
 ) -> None:
     """Decode every listed image and mask into a packed store at `target`.
@@ -157,12 +162,13 @@ def pack(
         target: Directory of the store.
         class_names: Names of the classes in id order.
         expected_hash: The data hash that was validated.
+        expected_test: The hash of ``test`` that was validated; None: there was none.
         workers: Threads that decode (decoding releases the interpreter's lock).
 
     Raises:
         SegopsError: A file is missing or not decodable, an image and its mask differ in size or an
-            image is in both splits (all of these are listed); or the data hash is not
-            `expected_hash`; or the disk is full.
+            image is in two splits (all of these are listed); or the hashes are not the expected
+            ones; or the disk is full.
     """
     for leftover in target.parent.glob(f".{target.name}.*"):
         if leftover.is_dir():
@@ -170,12 +176,18 @@ def pack(
     with atomic_directory(target) as directory:
         try:
             splits = _write_pixels(layout, directory, workers)
-            rows = (row for split, entries in splits.items() for row in _rows(split, entries))
+            rows = (row for split in SPLITS for row in _rows(split, splits[split]))
             data_hash = dataset_hash(rows, class_names)
-            if expected_hash is not None and data_hash != expected_hash:
+            test = splits.get(TEST)
+            test_hash = None if test is None else dataset_hash(_rows(TEST, test), class_names)
+            if expected_hash is not None and (data_hash, test_hash) != (
+                expected_hash,
+                expected_test,
+            ):
                 raise SegopsError(
                     f"{layout.root}: not the data that was validated: its hash is {data_hash}, "
-                    f"the verdict's is {expected_hash}. `dvc repro validate` validates it anew."
+                    f"that of its test {test_hash or 'none'}; the verdict's are {expected_hash} "
+                    f"and {expected_test or 'none'}. `dvc repro validate` validates it anew."
                 )
             for split, entries in splits.items():
                 content = {

@@ -16,7 +16,6 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_content
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES, TEST, TRAIN, VAL
 
-ALL_SPLITS = (TRAIN, VAL, TEST)
 SPELLINGS = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),

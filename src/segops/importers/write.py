@@ -17,14 +17,22 @@ from segops import files
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Labelling, Rules, labelling
 from segops.importers.source import Source, SourceImage, explained
-from segops.importers.splits import ALL_SPLITS, Division, divide, read_lists
+from segops.importers.splits import Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import load_photograph, orientation, read_content
 from segops.runtime.masks import encode_mask
 from segops.threads import cores, pipelined
-from segops.voc.layout import IMAGES, MASKS, PHOTOGRAPH_SUFFIXES, Layout, is_id, open_layout
+from segops.voc.layout import (
+    ALL_SPLITS,
+    IMAGES,
+    MASKS,
+    PHOTOGRAPH_SUFFIXES,
+    Layout,
+    is_id,
+    open_layout,
+)
 from segops.voc.use import copy_file
 from segops.words import counted
 

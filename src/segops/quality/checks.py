@@ -43,16 +43,35 @@ class DataCheck:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What should be looked at in data that may be trained on.
+
+    Attributes:
+        name: Short name, for a table.
+        found: What was found, one sentence or more.
+        parameter: The parameters that help; perhaps none.
+        action: What to do, a sentence.
+    """
+
+    name: str
+    found: str
+    parameter: str
+    action: str
+
+
+@dataclass(frozen=True)
 class Validation:
     """All checks of a data set.
 
     Attributes:
         checks: The checks, in reading order.
         images: Listed images by split.
+        warnings: What should be looked at; it fails nothing.
     """
 
     checks: tuple[DataCheck, ...]
     images: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[Notice, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -74,5 +93,6 @@ class Validation:
             "passed": self.passed,
             "images": self.images,
             "checks": [asdict(check) for check in self.checks],
+            "warnings": [asdict(warning) for warning in self.warnings],
             "files": self.findings,
         }

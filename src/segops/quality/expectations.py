@@ -18,7 +18,7 @@ from segops.quality.checks import DataCheck, Finding, Validation
 from segops.quality.facts import MISSING
 from segops.quality.runner import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.runtime.classes import VOID
-from segops.voc.layout import LISTS, SPLITS
+from segops.voc.layout import ALL_SPLITS, LISTS, SPLITS
 from segops.words import counted
 
 Row = Mapping[Any, Any]
@@ -77,7 +77,11 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
     rows = {(row["image_id"], row["split"]): row for row in images.to_dict("records")}
     return Validation(
         checks=tuple(_check(rule, outcomes.get(rule.name), rows, len(images)) for rule in rules),
-        images={split: int((images["split"] == split).sum()) for split in SPLITS},
+        images={
+            split: int(count)
+            for split in ALL_SPLITS
+            if (count := (images["split"] == split).sum()) or split in SPLITS
+        },
     )
 
 
@@ -269,10 +273,11 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
 
     def repeated(row: Row) -> list[Finding]:
         where = listed[row["image_id"]]
-        message = f"{row['image_id']} is also in {_list('val')}"
-        if len(set(where)) == 1:
+        others = ", ".join(_list(split) for split in dict.fromkeys(where) if split != where[0])
+        message = f"{row['image_id']} is also in {others}"
+        if not others:
             message = f"{row['image_id']} is listed {len(where)} times"
-        return [Finding(_list("train" if "train" in where else "val"), message)]
+        return [Finding(_list(where[0]), message)]
 
     def leaked(row: Row) -> str:
         twin = twins[row["image_sha256"]]
@@ -288,7 +293,7 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
     return [
         Rule(
             name="ids listed once",
-            expected="No image id is listed twice, in one list or in both.",
+            expected="No image id is listed twice, in one list or in several.",
             action="Remove the repeated ids from a list.",
             expectation=gxe.ExpectColumnValuesToBeUnique(column="image_id"),
             explain=_each(repeated),
@@ -296,12 +301,12 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
         ),
         _file_rule(
             "image",
-            "are in both",
+            "are in two splits",
             leaked,
-            name="train and val apart",
-            expected="No image is in train and in val under two ids (compared by SHA-256).",
-            action="Remove the image from one of the lists: it would raise the score on val.",
-            expectation=gxe.ExpectColumnValuesToBeInSet(column="in_both_splits", value_set=[False]),
+            name="splits apart",
+            expected="No image is in two splits under two ids (compared by SHA-256).",
+            action="Remove the image from one of the lists: it would raise the score.",
+            expectation=gxe.ExpectColumnValuesToBeInSet(column="in_two_splits", value_set=[False]),
         ),
     ]
 
@@ -321,9 +326,9 @@ def _describe_images(facts: pd.DataFrame) -> pd.DataFrame:
     images["highest_label"] = pd.Series(
         [max(_labels_in(ids), default=None) for ids in images["label_ids"]], dtype="float64"
     )
-    # The same file under another id; another rule covers the same id in both lists.
+    # The same file under another id; another rule covers the same id in two lists.
     holders = images.groupby("image_sha256")[["split", "image_id"]].transform("nunique")
-    images["in_both_splits"] = (holders > 1).all(axis=1)
+    images["in_two_splits"] = (holders > 1).all(axis=1)
     return images
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from PIL import Image
 
 from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
+from segops.quality.borders import border_pixels
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
@@ -25,9 +27,10 @@ from segops.runtime.images import (
 from segops.runtime.masks import decode_mask
 from segops.threads import cores
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.layout import Layout
+from segops.voc.layout import SPLITS, Layout
 
 MAX_WORKERS = 8
+SPARSE = 4
 MISSING = "no such file"
 """The error of a listed file that does not exist."""
 
@@ -47,7 +50,11 @@ SCHEMA = pa.schema(
         ("mask_mode", pa.string()),
         ("label_ids", pa.list_(pa.int16())),
         ("label_pixels", pa.list_(pa.int64())),
+        ("label_border", pa.list_(pa.int64())),
+        ("label_loose", pa.list_(pa.int64())),
         ("void_fraction", pa.float64()),
+        ("band_means", pa.list_(pa.float32())),
+        ("band_deviations", pa.list_(pa.float32())),
         ("image_bytes", pa.int64()),
         ("mask_bytes", pa.int64()),
         ("image_sha256", pa.string()),
@@ -57,8 +64,10 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the table. Lengths are pixels; `label_pixels[i]` counts the pixels of `label_ids[i]`
-(void included); `void_fraction` is in [0, 1]; an unknown fact is null, and the error column says
-why."""
+(void included), `label_border[i]` and `label_loose[i]` those of
+:func:`segops.quality.borders.border_pixels`; `void_fraction` is in [0, 1]; `band_means` and
+`band_deviations` are mean and standard deviation of each 8-bit band, 0..255, by every `SPARSE`-th
+pixel of every `SPARSE`-th row; an unknown fact is null, and the error column says why."""
 
 _DTYPES = {
     pa.int8(): pd.Int8Dtype(),
@@ -102,15 +111,19 @@ def write_facts(path: Path, facts: pd.DataFrame) -> None:
 
 
 def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """Return the :func:`segops.voc.hashes.dataset_hash` over all images and masks."""
-    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
-    rows = facts[columns].fillna("missing").itertuples(index=False, name=None)
-    return dataset_hash(cast("Iterable[HashRow]", rows), class_names)
+    """Return the :func:`segops.voc.hashes.dataset_hash` over train and val."""
+    return _hash(facts[facts["split"].isin(SPLITS)], class_names)
 
 
 def split_hash(facts: pd.DataFrame, split: str, class_names: Sequence[str]) -> str:
-    """Return the :func:`data_hash` of a single split."""
-    return data_hash(facts[facts["split"] == split], class_names)
+    """Return the hash of a single split; see :func:`segops.voc.hashes.dataset_hash`."""
+    return _hash(facts[facts["split"] == split], class_names)
+
+
+def _hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
+    columns = ["split", "image_id", "image_sha256", "mask_sha256"]
+    rows = facts[columns].fillna("missing").itertuples(index=False, name=None)
+    return dataset_hash(cast("Iterable[HashRow]", rows), class_names)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
@@ -127,6 +140,7 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
             "channels": len(image.getbands()),
             "mode": image.mode,
             "orientation": orientation(image),
+            **_bands(image),
         }
 
     return _file_facts("image", layout.root, layout.image_path(image_id), decode)
@@ -136,16 +150,34 @@ def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
         mask = decode_mask(content, name)
         counts = Image.fromarray(mask).histogram()
+        held = [index for index, count in enumerate(counts) if count]
+        border, loose = border_pixels(mask)
         return {
             "mask_width": mask.shape[1],
             "mask_height": mask.shape[0],
             "mask_mode": image_mode(content, name, MASK_FORMATS),
-            "label_ids": [index for index, count in enumerate(counts) if count],
+            "label_ids": held,
+            "label_border": border[held].tolist(),
+            "label_loose": loose[held].tolist(),
             "label_pixels": [count for count in counts if count],
             "void_fraction": counts[VOID] / mask.size,
         }
 
     return _file_facts("mask", layout.root, layout.mask_path(image_id), decode)
+
+
+def _bands(image: Image.Image) -> dict[str, Any]:
+    """Mean and deviation of the bands; none of a palette's indices or of more than 8 bits."""
+    if image.mode not in ("L", "RGB", "RGBA"):
+        return {}
+    sparse = (max(1, image.width // SPARSE), max(1, image.height // SPARSE))
+    histogram = image.resize(sparse, Image.Resampling.NEAREST).histogram()
+    shares = np.asarray(histogram).reshape(-1, 256) / (sparse[0] * sparse[1])
+    values = np.arange(256)
+    means = shares @ values
+    variances = shares @ values**2 - means**2
+    deviations = np.sqrt(np.maximum(variances, 0))
+    return {"band_means": means.tolist(), "band_deviations": deviations.tolist()}
 
 
 def _file_facts(

@@ -48,6 +48,7 @@ class Facts:
         decision: The gate's last decision on it.
         withdrawn: Why a rollback withdrew it, or None.
         machines: The machines that reproduced it.
+        test: Its last score on a test split.
         stated: What the user says about it.
         pictures: Pictures of the worst classes.
     """
@@ -62,6 +63,7 @@ class Facts:
     decision: Entry | None = None
     withdrawn: str | None = None
     machines: Sequence[str] = ()
+    test: Entry | None = None
     stated: CardParams = field(default_factory=CardParams)
     pictures: Sequence[Picture] = ()
 
@@ -110,6 +112,7 @@ def _render(facts: Facts, *, short: bool, worst: int, sliced: bool, checked: boo
         data=[(label, escaped(text)) for label, text in _data(facts, short)],
         recipe=[(label, escaped(text)) for label, text in _recipe(facts) if text],
         metrics=list(_metrics(e)) if e else [],
+        test=escaped(_test(facts.test)),
         calibration=_calibration(e),
         worst=_worst(e)[:worst],
         pictures=() if short else [
@@ -249,6 +252,16 @@ def _metrics(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for metric in shown(SPLIT_METRICS, "page"):
         if metric.read(evaluation) is not None:
             yield metric.label, metric.text(evaluation)
+
+
+def _test(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    before = int(entry.details.get("before", 0))
+    looks = "No model was scored on it before"
+    if before:
+        looks = f"Models were scored on it {before} {'time' if before == 1 else 'times'} before"
+    return f"{entry.reason} {looks}; this score is of {entry.time[:10]} and decided nothing."
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> str:

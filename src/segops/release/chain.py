@@ -24,6 +24,7 @@ EntryKind = Literal[
     "smoke",
     "approved",
     "reproduced",
+    "tested",
 ]
 
 
@@ -38,13 +39,14 @@ class Entry(BaseModel):
             such a champion that a person vouched for; `intent` to change aliases, followed by
             `done` or `abandoned`; `reinstated`, a withdrawal that a person undid;
             `smoke`, the test of a champion after its promotion; `approved`, a candidate that a
-            person approved; `reproduced`, a machine's attempt to make a version again.
+            person approved; `reproduced`, a machine's attempt to make a version again; `tested`, a
+            score on the test split, which decides nothing.
         registry: The registry's address without credentials, or `local`.
         model: Name of the registered model.
         version: The version concerned; empty where it could not be established.
         run_id: That version's run.
         verdict: The gate's verdict, or the action: `promote`, `rollback`, `observed`, `adopt`,
-            `reinstate`, `passed`, `failed`, `approve`; of a reproduction its outcome.
+            `reinstate`, `passed`, `failed`, `approve`, `scored`; of a reproduction its outcome.
         reason: The reason in words.
         by: Who or what did it.
         details: Checks, evidence, aliases before and after, depending on the kind.

@@ -354,7 +354,9 @@ class Ledger:
                 held = max((number for number, _ in _kept(self.copy)), default=0)
                 if new[0][0] > held + 1:
                     return  # lines between were not kept; the next process reads them
-                _write(self.copy, [f"{number} {line}" for number, line in new if number > held])
+                append_lines(
+                    self.copy, [f"{number} {line}" for number, line in new if number > held]
+                )
         except OSError as error:
             log.warning("%s: the copy of the ledger was not written: %s", self.copy, error.strerror)
 
@@ -378,7 +380,7 @@ def _damaged(path: Path) -> SegopsError:
     )
 
 
-def _write(path: Path, lines: Sequence[str]) -> None:
+def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Append lines and sync them; first cut off a line that an interrupted process left."""
     content = path.read_bytes() if path.exists() else b""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -87,6 +87,7 @@ def make(ledger: Ledger, version: Version, stated: CardParams) -> Card:
         decision=releases.last_decision(entries, version.number),
         withdrawn=releases.read(entries).withdrawn.get(version.number),
         machines=reproductions.machines(entries).get(version.number, ()),
+        test=releases.last_test(entries, version.number),
         stated=stated,
         pictures=shown,
     )

@@ -104,6 +104,12 @@ def last_decision(entries: Sequence[Entry], version: str) -> Entry | None:
     return next(decisions, None)
 
 
+def last_test(entries: Sequence[Entry], version: str) -> Entry | None:
+    """Return a version's last score on a test split, or None."""
+    own = (one for one in reversed(entries) if one.kind == "tested" and one.version == version)
+    return next(own, None)
+
+
 def deciding(entries: Sequence[Entry], version: str) -> Entry | None:
     """Return the decision that made a version champion, else the last one on it, or None."""
     ended = {number: end.kind for number, end in ends(entries).items()}

@@ -106,6 +106,8 @@ def events(entries: Sequence[Entry]) -> list[Event]:
             what = f"{entry.verdict} the smoke test"
         elif entry.kind == "reproduced":
             what = f"made again: {entry.verdict}"
+        elif entry.kind == "tested":
+            what = "scored on test"
         elif entry.kind == "decision":
             if entry.sequence in carried_out:
                 continue

@@ -20,7 +20,7 @@ from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_image
 from segops.runtime.masks import read_mask
-from segops.voc.layout import SPLITS, TRAIN, Layout
+from segops.voc.layout import ALL_SPLITS, SPLITS, TRAIN, Layout
 
 if TYPE_CHECKING:
     from segops.quality.checks import Validation
@@ -61,12 +61,16 @@ def write_validation_page(
         max_void_fraction: The bound to draw in the histogram of void, in [0, 1].
         data_hash: Hash of the data, shown at the end.
     """
-    splits = [{"name": split, "images": int((facts["split"] == split).sum())} for split in SPLITS]
+    splits = [
+        {"name": split, "images": int((facts["split"] == split).sum())}
+        for split in dict.fromkeys((*SPLITS, *_held_splits(facts)))
+    ]
     checks, messages = validation.checks, validation.findings
     labels = _labels(facts)
     context: dict[str, Any] = {
         "passed": validation.passed,
         "checks": checks,
+        "warnings": validation.warnings,
         "failed": sum(not check.passed for check in checks),
         "findings": sum(len(check.findings) for check in checks),
         "files": len(messages),
@@ -102,6 +106,10 @@ def write_validation_page(
             ids = sorted({int(label) for row in rows for label in row["label_ids"]})
             context["sample_legend"] = legend(ids, class_names)
     write_text(path, render("validation.html", **context))
+
+
+def _held_splits(facts: pd.DataFrame) -> list[str]:
+    return [split for split in ALL_SPLITS if (facts["split"] == split).any()]
 
 
 def _labels(facts: pd.DataFrame) -> pd.DataFrame:
@@ -155,10 +163,11 @@ def _charts(facts: pd.DataFrame, max_void_fraction: float) -> dict[str, Any]:
         split: Counter(
             known[known["split"] == split][["width", "height"]].itertuples(index=False, name=None)
         )
-        for split in SPLITS
+        for split in _held_splits(facts)
     }
     voids = {
-        split: facts[facts["split"] == split]["void_fraction"].dropna().tolist() for split in SPLITS
+        split: facts[facts["split"] == split]["void_fraction"].dropna().tolist()
+        for split in _held_splits(facts)
     }
     both = sum(sizes.values(), Counter())
     common = ", ".join(

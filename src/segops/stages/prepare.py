@@ -12,7 +12,7 @@ from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.paths import PACKED, VERDICT
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import open_layout
+from segops.voc.layout import ALL_SPLITS, open_layout
 
 log = logging.getLogger("segops")
 
@@ -48,7 +48,9 @@ def run(root: Path) -> None:
         root / PACKED,
         names,
         expected_hash=str(verdict.get("data_hash")),
+        expected_test=verdict.get("test_hash"),
         workers=settings.hardware.worker_count,
     )
     store = PackedStore(root / PACKED)
-    log.info("%s: packed train %d, val %d", PACKED, len(store.ids("train")), len(store.ids("val")))
+    counts = [f"{split} {len(store.ids(split))}" for split in ALL_SPLITS if store.holds(split)]
+    log.info("%s: packed %s", PACKED, ", ".join(counts))

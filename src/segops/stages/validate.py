@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
+from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
-from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import SPLITS, Layout, open_layout
+from segops.voc.layout import Layout, open_layout
 from segops.words import counted
 
 log = logging.getLogger("segops")
@@ -46,7 +47,9 @@ def run(root: Path) -> None:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:
         facts = scan(layout, settings.hardware.workers)
-        validation = check(facts, settings)
+        names = settings.data.class_names
+        found = warnings(facts, names, names[0], layout.unlabelled())
+        validation = replace(check(facts, settings), warnings=found)
     write_facts(root / FACTS, facts)
     write_json(root / VALIDATION_JSON, validation.to_json())
     decided = verdict(facts, validation, settings.data.class_names)
@@ -61,6 +64,8 @@ def run(root: Path) -> None:
         data_hash=decided["data_hash"],
     )
     write_json(root / VERDICT, decided)
+    for one in validation.warnings:
+        log.warning("%s: %s %s", one.name, one.found, one.action)
     if not validation.passed:
         raise SegopsError(_failure_message(validation, settings.data.path))
     images = validation.images.items()
@@ -70,13 +75,6 @@ def run(root: Path) -> None:
         ", ".join(f"{counted(count, 'image')} in {split}" for split, count in images),
         len(validation.checks),
     )
-    untrained = _untrained(facts, settings.data.class_names)
-    if untrained:
-        log.warning(
-            "val holds classes that no mask of train holds: %s. Their IoU can only be 0, and it "
-            "counts in mIoU. Add images of them to train, or remove them from val.",
-            ", ".join(untrained),
-        )
 
 
 def _failure_message(validation: Validation, name: str) -> str:
@@ -94,15 +92,6 @@ def _failure_message(validation: Validation, name: str) -> str:
     return "\n".join([*lines, f"See {VALIDATION_PAGE}."])
 
 
-def _untrained(facts: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
-    """Return the classes in val's ground truth that do not occur in train's."""
-    train, val = (
-        set(facts.loc[facts["split"] == split, "label_ids"].explode().dropna().astype(int))
-        for split in SPLITS
-    )
-    return [class_names[label] for label in sorted(val - train - {VOID})]
-
-
 def verdict(
     facts: pd.DataFrame, validation: Validation, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -110,8 +99,7 @@ def verdict(
     return {
         "passed": validation.passed,
         "data_hash": data_hash(facts, class_names),
-        "train_hash": split_hash(facts, "train", class_names),
-        "val_hash": split_hash(facts, "val", class_names),
+        **{f"{split}_hash": split_hash(facts, split, class_names) for split in validation.images},
         "classes": list(class_names),
         "images": validation.images,
     }

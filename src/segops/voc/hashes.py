@@ -14,8 +14,8 @@ def dataset_hash(rows: Iterable[HashRow], class_names: Sequence[str]) -> str:
     """SHA-256 over every image and mask, the splits they are in and the classes, in hexadecimal.
 
     The order of `rows` does not matter. The order of classes does, because it gives the ids of the
-    masks their meaning. The rows of both splits give the data hash, the rows of one split the hash
-    of that split.
+    masks their meaning. The rows of train and val give the data hash, the rows of one split the
+    hash of that split. Test decides nothing, so it is not in the data hash.
     """
     names = [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
     return sha256_lines([*names, *sorted("\t".join(row) for row in rows)])

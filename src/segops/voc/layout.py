@@ -17,7 +17,8 @@ MASKS = "SegmentationClass"
 LISTS = "ImageSets/Segmentation"
 TRAIN, VAL = SPLITS = ("train", "val")
 TEST = "test"
-"""A split that is scored when a person asks for it, and chooses nothing."""
+"""A split that is scored when a person asks for it, and chooses nothing. It may be missing."""
+ALL_SPLITS = (*SPLITS, TEST)
 PHOTOGRAPH_SUFFIXES = {
     ".jpg": ".jpg",
     ".jpeg": ".jpg",
@@ -56,7 +57,7 @@ class Layout:
         return self.root / LISTS / f"{split}.txt"
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """The image ids of `split` (``train`` or ``val``), in the order of its list.
+        """The image ids of `split`, in the order of its list.
 
         Raises:
             SegopsError: The list is missing, is not text, is empty, names an id twice, or holds a
@@ -74,8 +75,22 @@ class Layout:
         path.write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
 
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """The image ids of ``train`` and of ``val``; see :meth:`ids`."""
-        return {split: self.ids(split) for split in SPLITS}
+        """The image ids of ``train``, ``val`` and, where it can be scored, ``test``.
+
+        See :meth:`ids`, and :meth:`unlabelled` for a test that cannot be scored.
+        """
+        splits = {split: self.ids(split) for split in SPLITS}
+        if self.list_path(TEST).is_file() and not self.unlabelled():
+            splits[TEST] = self.ids(TEST)
+        return splits
+
+    def unlabelled(self) -> list[str]:
+        """The image ids of ``test`` that have no mask; none where there is no list.
+
+        A test split is scored whole or not at all.
+        """
+        ids = self.ids(TEST) if self.list_path(TEST).is_file() else ()
+        return [image_id for image_id in ids if not self.mask_path(image_id).is_file()]
 
 
 def open_layout(root: Path) -> Layout:
@@ -99,7 +114,9 @@ def open_layout(root: Path) -> Layout:
         if not (root / name).is_dir()
     ]
     listed: dict[str, None] = {}
-    for split in SPLITS:
+    for split in ALL_SPLITS:
+        if split == TEST and not layout.list_path(TEST).exists():
+            continue
         ids, errors = _read_list(layout.list_path(split))
         findings += errors
         listed |= dict.fromkeys(ids)

@@ -52,6 +52,12 @@ def use(source: Path, target: Path) -> Layout:
     _check_lists(root)
     layout = open_layout(root)
     copies = _copies(layout)
+    without = layout.unlabelled()
+    if without:
+        log.warning(
+            "%s: left out, since %d of its %d images have no mask: a test split is scored.",
+            layout.list_path(TEST), len(without), len(layout.ids(TEST)),
+        )  # fmt: skip
     if root == target.resolve():
         _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
@@ -72,7 +78,7 @@ def use(source: Path, target: Path) -> Layout:
                     f"{original}: not copied: {error}. {target} is as it was. "
                     "Mend that, then run the same command again."
                 ) from None
-        for split, ids in {**layout.splits(), **_test(layout)}.items():
+        for split, ids in layout.splits().items():
             Layout(temporary).write_list(split, ids)
     return open_layout(target)
 
@@ -144,30 +150,13 @@ def _check_lists(root: Path) -> None:
         )
 
 
-def _test(layout: Layout) -> dict[str, tuple[str, ...]]:
-    """The list of test where there is one whose images have masks; else a warning says so."""
-    path = layout.list_path(TEST)
-    if not path.is_file():
-        return {}
-    ids = layout.ids(TEST)
-    without = [image_id for image_id in ids if not layout.mask_path(image_id).is_file()]
-    if without:
-        log.warning(
-            "%s: left out, since %d of its %d images have no mask: a test split is scored.",
-            path, len(without), len(ids),
-        )  # fmt: skip
-        return {}
-    return {TEST: ids}
-
-
 def _copies(layout: Layout) -> dict[str, Path]:
     """The files of every listed id by their path in the copy, in VOC's spelling.
 
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
-    splits = {**layout.splits(), **_test(layout)}
-    ids = sorted({image_id for ids in splits.values() for image_id in ids})
+    ids = sorted({image_id for ids in layout.splits().values() for image_id in ids})
     copies: dict[str, Path] = {}
     bad: list[str] = []
     for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES)):

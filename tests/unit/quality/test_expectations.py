@@ -152,7 +152,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "alien colour": (alien_colour, "masks readable", "colour (1, 2, 3) at x=9, y=4"),
     "damaged mask": (damaged_pixels, "masks readable", "not decodable"),
     "turned": (turned, "images upright", "EXIF orientation 8"),
-    "twin": (in_val_too, "train and val apart", "is the same file as"),
+    "twin": (in_val_too, "splits apart", "is the same file as"),
     "both lists": (id_in_both_lists, "ids listed once", "is also in"),
 }
 

@@ -63,6 +63,7 @@ def test_it_is_scored_compared_and_rolled_back_to(root: Path) -> None:
     assert mask == (BUNDLES / "format1_mask.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_packaging_its_weights_again_writes_format_2(root: Path) -> None:
     package(BUNDLES / "format1", root / paths.SEGMENTER)
     again = load_bundle(root / paths.SEGMENTER)

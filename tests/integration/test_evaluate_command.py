@@ -68,6 +68,7 @@ def test_it_shows_the_figures_and_every_class(
     assert "left out" not in said
 
 
+@pytest.mark.slow
 def test_compare_prints_one_table_of_all_ways(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

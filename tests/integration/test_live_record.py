@@ -118,6 +118,7 @@ def test_live_epochs_and_the_record_after_double_nothing(root: Path, training: T
     assert record(root).changed == []
 
 
+@pytest.mark.slow
 def test_a_killed_training_that_is_continued_goes_on_in_its_run(
     root: Path, training: Training
 ) -> None:

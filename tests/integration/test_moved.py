@@ -123,6 +123,7 @@ def test_comparison_and_rollback_work_after_a_move(old: Path) -> None:
     assert not old.exists()
 
 
+@pytest.mark.slow
 def test_mlflow_itself_loads_the_champion_after_a_move(old: Path) -> None:
     root = old.rename(old.with_name("new home"))
     open_once(root)
@@ -150,6 +151,7 @@ def test_a_copy_beside_the_old_place_uses_its_own(old: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_moved_twice_and_back(old: Path) -> None:
     original = dump(old / "mlflow.db")
     second = old.rename(old.with_name("second"))

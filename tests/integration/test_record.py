@@ -133,6 +133,7 @@ def without_ids(snapshot: dict[str, Any]) -> Any:
     return run["status"], run["params"], tags, metrics, contents, models
 
 
+@pytest.mark.slow
 def test_a_deleted_database_is_filled_again(root: Path) -> None:
     record(root)
     before = without_ids(made.snapshot(root))

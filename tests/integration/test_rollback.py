@@ -31,6 +31,7 @@ def root(tmp_path: Path) -> Path:
 # Rolling back.
 
 
+@pytest.mark.slow
 def test_rollback_through_a_chain_of_three(root: Path) -> None:
     for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
         release(root, seed, quality)

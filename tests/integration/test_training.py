@@ -152,6 +152,7 @@ def test_what_a_training_leaves(unbroken: Path) -> None:
     assert "ended" in end
 
 
+@pytest.mark.slow
 def test_two_trainings_give_the_same_bytes(unbroken: Path, root: Path) -> None:
     assert stage(root).returncode == 0
     assert outputs(root) == outputs(unbroken)

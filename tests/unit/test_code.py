@@ -197,6 +197,7 @@ def test_every_library_decides_or_is_said_to_be_harmless() -> None:
     assert not code.DECISIVE.keys() & HARMLESS
 
 
+@pytest.mark.slow
 def test_the_closure_is_what_the_stage_really_imports() -> None:
     """In a process of its own, because this one has imported more."""
     script = (

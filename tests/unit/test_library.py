@@ -39,6 +39,7 @@ def test_importing_it_loads_no_library() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"segops"}
 
 
+@pytest.mark.slow
 def test_every_name_stays_itself_once_all_modules_are_imported() -> None:
     """A module of the same name would take the place of a lazy attribute."""
     modules = [

@@ -76,6 +76,7 @@ def test_a_version_s_score_is_an_entry_that_decides_nothing(root: Path) -> None:
     assert CliRunner().invoke(cli.app, ["ledger", "verify"]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_no_version_is_a_line_of_the_checkout(root: Path) -> None:
     made.train(root, seed=1, quality=None)
     runner = CliRunner()

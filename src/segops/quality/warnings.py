@@ -192,7 +192,7 @@ def _empty(data: _Data, split: str) -> Notice | None:
     if data.background is None:
         return None
     held = data.labels[data.labels["split"] == split].groupby("image_id")["name"].agg(set)
-    empty = int((held == {data.background}).sum())
+    empty = sum(one == {data.background} for one in held)
     if empty <= EMPTY * len(data.of(split)):
         return None
     return Notice(

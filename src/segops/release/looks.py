@@ -182,7 +182,9 @@ def _kept(path: Path) -> list[Look]:
     if not path.is_file():
         return []
     looks = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1
+    ):
         try:
             tree = json.loads(line)
             looks.append(Look(**{name: str(tree[name]) for name in Look.__dataclass_fields__}))

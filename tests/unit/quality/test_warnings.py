@@ -222,6 +222,19 @@ def write(root: Path, masks: Sequence[NDArray[np.uint8]]) -> Layout:
     return open_layout(root)
 
 
+def test_files_that_cannot_be_read_are_left_to_the_checks(tmp_path: Path) -> None:
+    layout = write(tmp_path / "voc", [disk(1)] * 4)
+    for image_id in layout.ids("train"):
+        layout.mask_path(image_id).write_bytes(b"no mask")
+        layout.image_path(image_id).write_bytes(b"no image")
+    told = warnings(scan(layout), NAMES, "ground")
+    assert {one.name for one in told} == {"classes that train lacks", "val cannot judge a class"}
+    for image_id in layout.ids("val"):
+        layout.mask_path(image_id).unlink()
+        layout.image_path(image_id).unlink()
+    assert warnings(scan(layout), NAMES, "ground") == ()
+
+
 def test_soft_and_noisy_masks_are_seen_in_the_pixels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     clean = [disk(1 + index % 3, 20 + index // 2) for index in range(32)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,13 @@ from numpy.typing import NDArray
 from segops.files import atomic_directory, read_json, sha256_bytes, write_json
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import decode_image, read_content
+from segops.runtime.images import (
+    PIXELS_AT_ONCE,
+    decoded_size,
+    load_photograph,
+    read_content,
+    rgb_strips,
+)
 from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
 from segops.voc.hashes import HashRow, dataset_hash
@@ -155,7 +160,8 @@ def pack(
     """Decode every listed image and mask into a packed store at `target`.
 
     The same data gives the same bytes, in whatever order the lists name the images. The store
-    replaces `target` whole or not at all. Memory does not grow with the number of images.
+    replaces `target` whole or not at all. Memory does not grow with the number of images: threads
+    decode `PIXELS_AT_ONCE` pixels at a time at most, and write them strip by strip.
 
     Args:
         layout: The data set.
@@ -205,11 +211,13 @@ def pack(
             ) from error
 
 
-class _Decoded(NamedTuple):
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    image_sha256: str
-    mask_sha256: str
+class _Place(NamedTuple):
+    """Where an image will lie in its split: see :class:`StoredImage`; its size by the header."""
+
+    image_id: str
+    offset: int
+    width: int
+    height: int
 
 
 def _write_pixels(
@@ -222,29 +230,33 @@ def _write_pixels(
     for split, ids in layout.splits().items():
         entries = splits[split] = {}
         (directory / split).mkdir()
-        offset = 0
-        with (
-            (directory / split / IMAGES).open("wb") as images,
-            (directory / split / MASKS).open("wb") as masks,
-        ):
-            ordered = sorted(ids)
-            decoded = pipelined(ordered, partial(_decode, layout), max(1, workers), 2 * workers)
-            progress = track(decoded, f"Packing {split}", len(ids))
-            for image_id, pair in zip(ordered, progress, strict=True):
-                if isinstance(pair, SegopsError):
-                    faults.append(pair)
-                    continue
-                if image_id in seen:
-                    faults.append(SegopsError(f"{image_id}: in both splits"))
-                    continue
+        for name in (IMAGES, MASKS):
+            (directory / split / name).touch()
+        ordered = sorted(ids)
+
+        def write(place: _Place, target: Path = directory / split) -> StoredImage | SegopsError:
+            try:
+                return _write(layout, place, None if faults else target)
+            except SegopsError as error:
+                return error
+
+        written = pipelined(
+            _places(layout, ordered),
+            write,
+            max(1, workers),
+            2 * workers,
+            size=lambda place: place.width * place.height,
+            limit=PIXELS_AT_ONCE,
+        )
+        progress = track(written, f"Packing {split}", len(ids))
+        for image_id, entry in zip(ordered, progress, strict=True):
+            if isinstance(entry, SegopsError):
+                faults.append(entry)
+            elif image_id in seen:
+                faults.append(SegopsError(f"{image_id}: in both splits"))
+            else:
                 seen.add(image_id)
-                height, width = pair.mask.shape
-                hashes = pair.image_sha256, pair.mask_sha256
-                entries[image_id] = StoredImage(height, width, offset, *hashes)
-                offset += pair.mask.size
-                if not faults:
-                    images.write(pair.image.data)
-                    masks.write(pair.mask.data)
+                entries[image_id] = entry
     if faults:
         raise SegopsError(
             f"{layout.root}: {len(faults)} image(s) unusable:\n"
@@ -253,21 +265,50 @@ def _write_pixels(
     return splits
 
 
-def _decode(layout: Layout, image_id: str) -> _Decoded | SegopsError:
-    image_path, mask_path = layout.image_path(image_id), layout.mask_path(image_id)
-    try:
-        image_bytes, mask_bytes = read_content(image_path), read_content(mask_path)
-        image = decode_image(image_bytes, str(image_path))
-        mask = decode_mask(mask_bytes, str(mask_path))
-    except SegopsError as error:
-        return error
-    if image.shape[:2] != mask.shape:
-        return SegopsError(
-            f"{image_id}: image of {image.shape[1]} x {image.shape[0]} pixels, mask of "
+def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:
+    """The places of images one after the other."""
+    offset = 0
+    for image_id in ids:
+        width, height = decoded_size(layout.image_path(image_id))
+        yield _Place(image_id, offset, width, height)
+        offset += width * height
+
+
+def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
+    """Decode an image, then its mask, and write each to its place in the split `target`.
+
+    The image is gone before its mask is decoded. Without a target nothing is written, and all is
+    checked. Runs in a thread.
+    """
+    image_path, mask_path = layout.image_path(place.image_id), layout.mask_path(place.image_id)
+    content = read_content(image_path)
+    image_sha256 = sha256_bytes(content)
+    image = load_photograph(content, str(image_path))
+    width, height = image.size
+    if image.size != (place.width, place.height):
+        raise SegopsError(f"{image_path}: changed while it was read. Pack the data again.")
+    if target is not None:
+        _write_at(target / IMAGES, CHANNELS * place.offset, rgb_strips(image))
+    del image
+    content = read_content(mask_path)
+    mask = decode_mask(content, str(mask_path))
+    if mask.shape != (height, width):
+        raise SegopsError(
+            f"{place.image_id}: image of {width} x {height} pixels, mask of "
             f"{mask.shape[1]} x {mask.shape[0]}; expected the same size. "
             "Make the mask from this image again."
         )
-    return _Decoded(image, mask, sha256_bytes(image_bytes), sha256_bytes(mask_bytes))
+    if target is not None:
+        _write_at(target / MASKS, place.offset, [mask])
+    return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content))
+
+
+def _write_at(path: Path, start: int, parts: Iterable[NDArray[np.uint8]]) -> None:
+    """Write arrays one after the other into a file that is there, from the byte `start` on."""
+    with path.open("r+b") as file:
+        file.seek(start)
+        for part in parts:
+            file.write(part.data)
 
 
 def _rows(split: str, entries: dict[str, StoredImage]) -> Iterator[HashRow]:

@@ -58,6 +58,10 @@ CONSUMER_FORMATS = tuple(_READERS)
 _MAX_PIXELS = 178_956_970
 """Most pixels of a data set's image; Pillow's own limit."""
 
+PIXELS_AT_ONCE = _MAX_PIXELS
+"""Most pixels of a data set that a process decodes at a time: as many as its largest image has, so
+that small images are decoded side by side and a large one alone."""
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -176,14 +180,28 @@ def orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     width, height = image.size
-    rows = _STRIP // width
-    if rows == 0 or height <= rows:
+    if width * height <= _STRIP:
         return _pixels(image)
     array = np.empty((height, width, 3), np.uint8)
+    top = 0
+    for strip in rgb_strips(image):
+        array[top : top + len(strip)] = strip
+        top += len(strip)
+    return array
+
+
+def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of an image in strips from top to bottom.
+
+    Each is uint8 (h, W, 3), RGB, contiguous, of about four million pixels, so that a large image is
+    never held twice.
+    """
+    width, height = image.size
+    rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        array[top:bottom] = _pixels(image.crop((0, top, width, bottom)))
-    return array
+        whole = rows >= height
+        yield _pixels(image if whole else image.crop((0, top, width, bottom)))
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -213,6 +231,20 @@ def image_size(path: Path) -> tuple[int, int]:
         raise SegopsError(f"{path}: no such file.") from None
     except Exception as error:
         raise _undecodable(str(path), error) from error
+
+
+def decoded_size(path: Path) -> tuple[int, int]:
+    """Width and height that decoding a data set's image takes, by its header.
+
+    (0, 0) where decoding will raise an error: no image, no file, or more pixels than are read.
+    """
+    if not path.is_file():
+        return 0, 0
+    try:
+        width, height = image_size(path)
+    except SegopsError:
+        return 0, 0
+    return (width, height) if width * height <= _MAX_PIXELS else (0, 0)
 
 
 def read_content(path: Path) -> bytes:

@@ -253,7 +253,7 @@ def _write_pixels(
             if isinstance(entry, SegopsError):
                 faults.append(entry)
             elif image_id in seen:
-                faults.append(SegopsError(f"{image_id}: in both splits"))
+                faults.append(SegopsError(f"{image_id}: in two splits"))
             else:
                 seen.add(image_id)
                 entries[image_id] = entry

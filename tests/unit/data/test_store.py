@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_image
 from segops.runtime.masks import encode_mask, read_mask
 from segops.stages import prepare
+from segops.threads import pipelined
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
 
 Pixels = NDArray[np.uint8]
@@ -59,6 +61,22 @@ def pair(seed: int, height: int = 5, width: int = 7) -> Pair:
 def small(tmp_path: Path) -> Layout:
     train = {f"t{index}": pair(index) for index in range(6)}
     return write(tmp_path / "voc", train, {f"v{index}": pair(90 + index) for index in range(3)})
+
+
+def test_packing_bounds_the_pixels_that_its_threads_decode_at_a_time(
+    small: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+
+    def observed(items: Any, *others: Any, size: Any, limit: int) -> Iterator[Any]:
+        places = list(items)
+        given.extend((size(place), limit) for place in places)
+        return pipelined(places, *others, size=size, limit=limit)
+
+    monkeypatch.setattr(store_module, "pipelined", observed)
+    monkeypatch.setattr(store_module, "PIXELS_AT_ONCE", 40)
+    pack(small, tmp_path / "packed", VOC_CLASSES, workers=8)
+    assert given == [(5 * 7, 40)] * 9
 
 
 sizes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6)
@@ -156,7 +174,7 @@ def test_all_bad_files_are_listed(small: Layout, tmp_path: Path) -> None:
         pack(small, tmp_path / "packed", VOC_CLASSES, workers=2)
     message = str(caught.value)
     assert "4 image(s) unusable" in message
-    for words in ("t1.jpg: no such file", "t3.jpg: not decodable", "t5: in both splits"):
+    for words in ("t1.jpg: no such file", "t3.jpg: not decodable", "t5: in two splits"):
         assert words in message
     assert "v0: image of 7 x 5 pixels, mask of 4 x 4" in message
     assert not (tmp_path / "packed").exists()

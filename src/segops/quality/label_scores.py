@@ -24,7 +24,7 @@ COVERED = 0.5
 """A labelled segment of which a listed predicted segment covers this share is not listed again."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Segment:
     """A connected region where label and prediction contradict each other.
 
@@ -35,7 +35,6 @@ class Segment:
         predicted: The class that most of its pixels are predicted as.
         box: Left, top, right and bottom, in pixels; right and bottom lie outside.
         pixels: Its labelled pixels.
-        inside: bool (bottom - top, right - left): which pixels of the box belong to it.
     """
 
     score: float
@@ -43,7 +42,10 @@ class Segment:
     predicted: int
     box: tuple[int, int, int, int]
     pixels: int
-    inside: NDArray[np.bool_]
+
+
+Contradiction = tuple[Segment, NDArray[np.bool_]]
+"""A segment, and which pixels of its box belong to it, bool (bottom - top, right - left)."""
 
 
 def softmin(confidences: NDArray[np.floating]) -> float | None:
@@ -68,7 +70,7 @@ def softmin(confidences: NDArray[np.floating]) -> float | None:
     return float(np.average(values, weights=weights))
 
 
-def segments(label: Mask, prediction: Mask, top: Probabilities) -> list[Segment]:
+def segments(label: Mask, prediction: Mask, top: Probabilities) -> list[Contradiction]:
     """The segments of an image that contradict, the surest first.
 
     A predicted segment is a connected component of a predicted class, and contradicts where its
@@ -95,13 +97,13 @@ def segments(label: Mask, prediction: Mask, top: Probabilities) -> list[Segment]
     given, predicted = label, np.where(counted, prediction, np.uint8(VOID))
     found = [_segment(region, given, predicted, top) for region in _contradicting(predicted, given)]
     listed = np.zeros(label.shape, np.bool_)
-    for one in found:
-        listed[_place(one.box)] |= one.inside
+    for segment, pixels in found:
+        listed[_place(segment.box)] |= pixels
     for box, inside in _contradicting(given, predicted):
         if listed[_place(box)][inside].mean() < COVERED:
             found.append(_segment((box, inside), given, predicted, top))
-    found = [one for one in found if one.given != one.predicted]
-    return sorted(found, key=lambda one: (-one.score, -one.pixels, one.box))
+    found = [one for one in found if one[0].given != one[0].predicted]
+    return sorted(found, key=lambda one: (-one[0].score, -one[0].pixels, one[0].box))
 
 
 Box = tuple[int, int, int, int]
@@ -142,17 +144,17 @@ def _of_class(here: Mask, there: NDArray[np.bool_]) -> list[Region]:
     return regions
 
 
-def _segment(region: Region, given: Mask, predicted: Mask, top: Probabilities) -> Segment:
+def _segment(region: Region, given: Mask, predicted: Mask, top: Probabilities) -> Contradiction:
     box, inside = region
     place = _place(box)
-    return Segment(
+    segment = Segment(
         score=float(top[place][inside].mean(dtype=np.float64)),
         given=_most(given[place][inside]),
         predicted=_most(predicted[place][inside]),
         box=box,
         pixels=int(np.count_nonzero(inside)),
-        inside=inside,
     )
+    return segment, inside
 
 
 def _place(box: Box) -> tuple[slice, slice]:

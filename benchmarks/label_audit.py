@@ -5,8 +5,8 @@
 
 Objects in masks of generated images get another class, are dropped, or are shifted; then
 `segops data labels` judges all images in folds. Printed is the precision at n: the share of planted
-images among the first n of a ranking, n being the number of planted ones. Each segment is an image's,
-so that segments rank images by their surest. PYTHON is the interpreter of an environment that holds
+images among the first n of a ranking, n being the number of planted ones. By segments an image has
+the rank of its surest one. PYTHON is the interpreter of an environment that holds
 cleanlab. cleanlab does not take void (255), so void is made background for it.
 """
 

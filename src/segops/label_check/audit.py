@@ -123,8 +123,8 @@ def audit_labels(
             if not ids:
                 raise SegopsError(
                     f"{model}: was trained on all {len(left_out)} images of "
-                    f"{' and '.join(splits)}, and would repeat their labels. Leave --model out: then models are trained "
-                    "that did not see the images they judge."
+                    f"{' and '.join(splits)}, and would repeat their labels. Leave --model out: "
+                    "then models are trained that did not see the images they judge."
                 )
             if left_out:
                 log.info("%s left out: the model saw them.", counted(len(left_out), "image"))

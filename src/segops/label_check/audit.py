@@ -119,7 +119,8 @@ def audit_labels(
             bundle = stack.enter_context(resolved(model, root))
             predictor = _opened(bundle, device, store)
             left_out = _seen(predictor, store, splits)
-            ids = [one for split in splits for one in store.ids(split) if one not in set(left_out)]
+            seen = frozenset(left_out)
+            ids = [one for split in splits for one in store.ids(split) if one not in seen]
             if not ids:
                 raise SegopsError(
                     f"{model}: was trained on all {len(left_out)} images of "
@@ -175,8 +176,9 @@ def _seen(
     predictor: BundledPredictor, store: PackedStore, splits: Sequence[str]
 ) -> tuple[str, ...]:
     hashes = set(predictor.model["training_images"].values())
-    ids = (one for split in splits for one in store.ids(split))
-    return tuple(one for one in ids if store.image_sha256(one) in hashes)
+    return tuple(
+        one for split in splits for one in store.ids(split) if store.image_sha256(one) in hashes
+    )
 
 
 def _trained(

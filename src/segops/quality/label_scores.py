@@ -24,7 +24,7 @@ COVERED = 0.5
 """A labelled segment of which a listed predicted segment covers this share is not listed again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A connected region where label and prediction contradict each other.
 

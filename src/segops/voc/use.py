@@ -93,24 +93,22 @@ def without_ids(
     """The ids of each split without the unwanted ones; a line says how many are left out.
 
     Raises:
-        SegopsError: None of the unwanted ids is there, or train or val has no other.
+        SegopsError: None of the unwanted ids is there, or a split but test has no other.
     """
-    left = {
-        split: tuple(one for one in ids if one not in set(unwanted))
-        for split, ids in splits.items()
-    }
+    these = frozenset(unwanted)
+    left = {split: tuple(one for one in ids if one not in these) for split, ids in splits.items()}
     count = sum(len(ids) - len(left[split]) for split, ids in splits.items())
     if unwanted and not count:
         raise SegopsError(
             f"none of the {len(unwanted)} images to leave out is in the data; the first is "
             f"{unwanted[0]!r}. Give a list of ids, one a line."
         )
-    for split in SPLITS:
-        if splits.get(split) and not left[split]:
-            raise SegopsError(f"{split}: all {len(splits[split])} images would be left out.")
+    for split, ids in splits.items():
+        if split != TEST and ids and not left[split]:
+            raise SegopsError(f"{split}: all {len(ids)} images would be left out.")
     if unwanted:
         log.info("%d of the %d images of the list left out.", count, len(unwanted))
-    return left
+    return {split: ids for split, ids in left.items() if ids or split != TEST}
 
 
 def find_layout(source: Path) -> Path:

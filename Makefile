@@ -7,7 +7,7 @@ export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead \
-  openmp_spin crf
+  openmp_spin crf label_audit
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-long lint format bench bench-evaluation bench-gpu clean

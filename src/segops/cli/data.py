@@ -8,10 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from segops.cli import labels
 from segops.cli.common import checkout, console
 from segops.importers.formats import FORMATS
 
 app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
+app.command("labels")(labels.labels)
+Without = Annotated[
+    Path | None,
+    typer.Option(help="A file of image ids to leave out, such as suspects.txt."),
+]
 log = logging.getLogger("segops")
 
 
@@ -35,15 +41,16 @@ def data_fetch(
 @app.command("use")
 def data_use(
     path: Annotated[Path, typer.Argument(help="A data set in VOC layout.")],
+    without: Without = None,
 ) -> None:
     """Copy your own data set in VOC layout into place and track it."""
     from segops import pipeline
     from segops.voc.use import use
 
     root, target = _data_target()
-    if path.resolve() != (root / target).resolve():
+    if without is not None or path.resolve() != (root / target).resolve():
         pipeline.require_tracked(root, target)
-    use(path, root / target)
+    use(path, root / target, _read_ids(without))
     _track(root, target)
 
 
@@ -95,6 +102,7 @@ def data_import(
     stratify: Annotated[
         bool, typer.Option("--stratify", help="Spread each class evenly over the splits.")
     ] = False,
+    without: Without = None,
 ) -> None:
     """Bring a data set of another format into VOC layout, put it into place and track it.
 
@@ -108,7 +116,7 @@ def data_import(
     options = Options(
         images=images, masks=masks, values=values, colors=colors, threshold=threshold,
         classes=_listed(classes), merge=tuple(merge or ()), ignore=_listed(ignore), lists=lists,
-        share=share, group=group, stratify=stratify,
+        share=share, group=group, stratify=stratify, without=_read_ids(without),
     )  # fmt: skip
     imported, edit = run(form, source, root, root / target, options)
     for note in imported.notes:
@@ -116,6 +124,12 @@ def data_import(
     for change in edit.changes:
         console.say(f"params.yaml: {change.key} is {change.new}; it was {change.old}.")
     _track(root, target)
+
+
+def _read_ids(path: Path | None) -> tuple[str, ...]:
+    from segops.voc.layout import read_list
+
+    return () if path is None else read_list(path)
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class Options:
         share: `val=0.2,test=0.1`.
         group: As there.
         stratify: As there.
+        without: Ids of images to leave out.
     """
 
     images: str | None = None
@@ -50,6 +51,7 @@ class Options:
     share: str | None = None
     group: str | None = None
     stratify: bool = False
+    without: tuple[str, ...] = ()
 
 
 def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tuple[Imported, Edit]:
@@ -103,7 +105,7 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     # Planned before anything is written: parameters that do not fit the classes are refused.
     named = labelling(rules, source.labels).classes
     edit = plan(root, _changed_params(settings, named) if named else {})
-    imported = write(source, target, rules, division, origin)
+    imported = write(source, target, rules, division, origin, options.without)
     edit.write()
     return imported, edit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +33,7 @@ from segops.voc.layout import (
     is_id,
     open_layout,
 )
-from segops.voc.use import copy_file
+from segops.voc.use import copy_file, without_ids
 from segops.words import counted
 
 RECORD = "import.json"
@@ -84,7 +84,12 @@ def read_source(form: str, path: Path, **options: Any) -> Source:
 
 
 def write(
-    source: Source, target: Path, rules: Rules, division: Division, origin: Mapping[str, Any]
+    source: Source,
+    target: Path,
+    rules: Rules,
+    division: Division,
+    origin: Mapping[str, Any],
+    unwanted: Sequence[str] = (),
 ) -> Imported:
     """Write a source in VOC layout to `target`, whole or not at all.
 
@@ -97,12 +102,17 @@ def write(
         rules: How labels become classes.
         division: How images are divided.
         origin: What the record says of the source: format, path, options.
+        unwanted: Ids of images to leave out.
 
     Raises:
-        SegopsError: Something is wrong with the source; all of it is listed.
+        SegopsError: Something is wrong with the source; all of it is listed. Or none of the
+            unwanted images is in it.
     """
     images, problems = identified(source), list[str]()
     given = _given(images, division)
+    wanted = set(without_ids({"source": tuple(given)}, unwanted)["source"])
+    images = [image for image in images if image.image_id in wanted]
+    given = {image_id: split for image_id, split in given.items() if image_id in wanted}
     if not images:
         raise SegopsError("the source holds no image with labels.")
     table = labelling(rules, source.labels)

@@ -50,11 +50,11 @@ def write_table(
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(_cell, columns(class_names)))
+        writer.writerow(map(cell, columns(class_names)))
         for name, entry in rows:
-            image = _cell(name, "./")
+            image = cell(name, "./")
             if isinstance(entry, str):
-                writer.writerow([image, *empty, _cell(entry, "error: ")])
+                writer.writerow([image, *empty, cell(entry, "error: ")])
                 continue
             total = entry.width * entry.height
             shares = (pixels / total for pixels in entry.pixels)
@@ -62,7 +62,7 @@ def write_table(
             writer.writerow([image, entry.width, entry.height, *figures, ""])
 
 
-def _cell(text: str, prefix: str = "") -> str:
+def cell(text: str, prefix: str = "") -> str:
     """The text of a cell: `prefix` guards a formula; a bare carriage return would end the row."""
     guarded = prefix + text if text.startswith(_FORMULA) else text
     return guarded.replace("\r", "\\r")

@@ -63,10 +63,7 @@ class Layout:
             SegopsError: The list is missing, is not text, is empty, names an id twice, or holds a
                 line that cannot be an id.
         """
-        ids, findings = _read_list(self.list_path(split))
-        if findings:
-            raise SegopsError("\n".join(map(str, findings)))
-        return ids
+        return read_list(self.list_path(split))
 
     def write_list(self, split: str, ids: Iterable[str]) -> None:
         """Write the list of `split`; its directory is made where missing."""
@@ -146,6 +143,18 @@ def _meant(root: Path) -> str:
     """A line that names the data sets a level or two below `root`, if there are any."""
     inner = [path.parents[1] for depth in ("*", "*/*") for path in root.glob(f"{depth}/{LISTS}")]
     return f"\nDid you mean {', '.join(map(str, sorted(inner)))}?" if inner else ""
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """The image ids of a list, one a line.
+
+    Raises:
+        SegopsError: As :meth:`Layout.ids`.
+    """
+    ids, findings = _read_list(path)
+    if findings:
+        raise SegopsError("\n".join(map(str, findings)))
+    return ids
 
 
 def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from segops.files import atomic_directory
@@ -31,7 +31,7 @@ FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the 
 log = logging.getLogger("segops")
 
 
-def use(source: Path, target: Path) -> Layout:
+def use(source: Path, target: Path, unwanted: Sequence[str] = ()) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
     Photographs are JPEG, PNG, TIFF or WebP, their suffixes in any spelling; the copy has that of
@@ -42,23 +42,27 @@ def use(source: Path, target: Path) -> Layout:
         source: The directory, or one that holds exactly one such directory up to four levels below
             (``VOCdevkit/VOC2012``).
         target: Directory of the copy. It replaces the directory there once the new data are whole.
-            Where `source` already is `target`, it is only checked.
+            Where `source` already is `target`, it is only checked, or copied without the
+            unwanted.
+        unwanted: Ids of images to leave out.
 
     Raises:
         SegopsError: The layout is incomplete, several directories are in VOC layout, listed images
-            or masks are missing (all are listed), or `source` lies in `target`.
+            or masks are missing (all are listed), or `source` lies in `target`; or as
+            :func:`without_ids`.
     """
     root = find_layout(source)
     _check_lists(root)
     layout = open_layout(root)
-    copies = _copies(layout)
+    splits = without_ids(layout.splits(), unwanted)
+    copies = _copies(layout, splits)
     without = layout.unlabelled()
     if without:
         log.warning(
             "%s: left out, since %d of its %d images have no mask: a test split is scored.",
             layout.list_path(TEST), len(without), len(layout.ids(TEST)),
         )  # fmt: skip
-    if root == target.resolve():
+    if root == target.resolve() and not unwanted:
         _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
         return open_layout(target)
@@ -78,9 +82,33 @@ def use(source: Path, target: Path) -> Layout:
                     f"{original}: not copied: {error}. {target} is as it was. "
                     "Mend that, then run the same command again."
                 ) from None
-        for split, ids in layout.splits().items():
+        for split, ids in splits.items():
             Layout(temporary).write_list(split, ids)
     return open_layout(target)
+
+
+def without_ids(
+    splits: Mapping[str, Sequence[str]], unwanted: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """The ids of each split without the unwanted ones; a line says how many are left out.
+
+    Raises:
+        SegopsError: None of the unwanted ids is there, or a split but test has no other.
+    """
+    these = frozenset(unwanted)
+    left = {split: tuple(one for one in ids if one not in these) for split, ids in splits.items()}
+    count = sum(len(ids) - len(left[split]) for split, ids in splits.items())
+    if unwanted and not count:
+        raise SegopsError(
+            f"none of the {len(unwanted)} images to leave out is in the data; the first is "
+            f"{unwanted[0]!r}. Give a list of ids, one a line."
+        )
+    for split, ids in splits.items():
+        if split != TEST and ids and not left[split]:
+            raise SegopsError(f"{split}: all {len(ids)} images would be left out.")
+    if unwanted:
+        log.info("%d of the %d images of the list left out.", count, len(unwanted))
+    return {split: ids for split, ids in left.items() if ids or split != TEST}
 
 
 def find_layout(source: Path) -> Path:
@@ -150,13 +178,13 @@ def _check_lists(root: Path) -> None:
         )
 
 
-def _copies(layout: Layout) -> dict[str, Path]:
-    """The files of every listed id by their path in the copy, in VOC's spelling.
+def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """The files of every id in the splits by their path in the copy, in VOC's spelling.
 
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
-    ids = sorted({image_id for ids in layout.splits().values() for image_id in ids})
+    ids = sorted({image_id for ids in splits.values() for image_id in ids})
     copies: dict[str, Path] = {}
     bad: list[str] = []
     for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES)):

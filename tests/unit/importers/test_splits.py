@@ -9,6 +9,7 @@ import pytest
 
 from segops.importers.splits import Division, divide, parsed_shares, read_lists
 from segops.runtime.errors import SegopsError
+from tests.unit.importers.conftest import Run, pictures, small_coco, write_json
 
 IDS = [f"scene_{number // 5:02d}_{number % 5}" for number in range(100)]
 NONE: dict[str, str | None] = dict.fromkeys(IDS)
@@ -180,3 +181,17 @@ def test_shares_that_are_none(pairs: dict[str, str], words: str) -> None:
 def test_patterns_that_do_not_fit(pattern: str, words: str) -> None:
     with pytest.raises(SegopsError, match=words):
         divide(Division(group=pattern), NONE, CLASSES, {})
+
+
+def test_images_of_a_list_are_left_out(source: Path, run_import: Run) -> None:
+    names = [f"{number}.png" for number in range(6)]
+    pictures(source, *names)
+    write_json(source / "train.json", small_coco(*names[:4]))
+    write_json(source / "val.json", small_coco(*names[4:]))
+    unwanted = ("0", "5", "elsewhere")
+    imported = run_import("coco", source, without=unwanted)
+    ids = {split: imported.layout.ids(split) for split in ("train", "val")}
+    assert ids == {"train": ("1", "2", "3"), "val": ("4",)}
+    assert not imported.layout.image_path("0").exists()
+    with pytest.raises(SegopsError, match="none of the 1 images to leave out is in the data"):
+        run_import("coco", source, without=("elsewhere",))

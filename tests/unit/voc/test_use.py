@@ -270,3 +270,29 @@ def test_copy_file_copies_empty_and_large_files(tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(content)
         copy_file(tmp_path / "a", tmp_path / "b")
         assert (tmp_path / "b").read_bytes() == content
+
+
+def test_images_of_a_list_are_left_out(tiny_voc: Path, target: Path) -> None:
+    before = Layout(tiny_voc).splits()
+    unwanted = (before["train"][0], before["val"][1], "elsewhere")
+    layout = use(tiny_voc, target, unwanted)
+    assert layout.splits() == {
+        split: tuple(one for one in ids if one not in unwanted) for split, ids in before.items()
+    }
+    assert not layout.image_path(unwanted[0]).exists()
+    assert not layout.mask_path(unwanted[1]).exists()
+    # Also where the data already are in place.
+    more = (*unwanted, before["train"][1])
+    use(target, target, more)
+    assert len(open_layout(target).ids("train")) == len(before["train"]) - 2
+    assert Layout(tiny_voc).splits() == before
+
+
+def test_a_list_that_leaves_nothing_out_or_nothing_over_is_refused(
+    tiny_voc: Path, target: Path
+) -> None:
+    with pytest.raises(SegopsError, match=r"none of the 1 images to leave out .* 'elsewhere'"):
+        use(tiny_voc, target, ("elsewhere",))
+    with pytest.raises(SegopsError, match="val: all 6 images would be left out"):
+        use(tiny_voc, target, Layout(tiny_voc).ids("val"))
+    assert not target.exists()

@@ -1,0 +1,1 @@
+"""The label audit: which images and segments are likely labelled wrongly."""

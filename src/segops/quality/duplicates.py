@@ -28,7 +28,7 @@ _BITS = 64
 _MOST_DIFFERING = 14
 _TABLES = 20
 _TABLE_BITS = 18
-_NEIGHBOURS = 24
+_NEIGHBOURS = 8
 _WIDE = 96
 _CROPS = (2, 4)
 """Pixels of `_WIDE` that a crop may have taken away."""
@@ -83,10 +83,10 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str | None:
 
     None where the image has too little contrast: the hash would be one of noise.
     """
-    grey = _shrunk(image).mean(axis=2, dtype=np.float32)
+    grey = _shrunk(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False))
     if grey.std() < LEAST_CONTRAST:
         return None
-    signs = cv2.dct(grey)[_DOWN, _ACROSS] > 0
+    signs = cv2.dct(grey.astype(np.float32))[_DOWN, _ACROSS] > 0
     return f"{int(_WEIGHTS[signs].sum(dtype=np.uint64)):016x}"
 
 
@@ -141,31 +141,34 @@ def candidates(hashes: NDArray[np.uint64]) -> list[tuple[int, int]]:
 
     Each of `_TABLES` tables sorts the hashes by a subset of their bits, and compares each with the
     next `_NEIGHBOURS` in its own bucket: time and memory are linear in the number of images,
-    however many of them are alike.
+    however many of them are alike. Of equal hashes each is a pair with the first, and only the
+    first is compared with others.
 
     Args:
         hashes: uint64 (N,), as numbers of :func:`perceptual_hash`.
     """
     count = len(hashes)
-    both = np.concatenate([hashes, hashes ^ np.uint64(_MIRROR)])
-    owners = np.concatenate([np.arange(count), np.arange(count)])
+    unique, first, place = np.unique(hashes, return_index=True, return_inverse=True)
+    repeated = np.flatnonzero(first[place] != np.arange(count))
+    found = first[place[repeated]] * count + repeated
+    both = np.concatenate([unique, unique ^ np.uint64(_MIRROR)])
+    owners = np.concatenate([first, first])
     random = np.random.default_rng(0)
-    found = np.zeros(0, dtype=np.int64)
     for _ in range(_TABLES):
         mask = _WEIGHTS[random.choice(_BITS, _TABLE_BITS, replace=False)].sum(dtype=np.uint64)
         keys = both & mask
         order = np.lexsort((both, keys))
         keys, sorted_hashes, ids = keys[order], both[order], owners[order]
+        pairs = [found]
         for step in range(1, _NEIGHBOURS + 1):
             near = np.flatnonzero(keys[step:] == keys[:-step])
-            if not len(near):
-                break
             differing = np.bitwise_count(sorted_hashes[near] ^ sorted_hashes[near + step])
             near = near[differing <= _MOST_DIFFERING]
             one, other = ids[near], ids[near + step]
             apart = one != other
             low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
-            found = np.union1d(found, low * count + high)
+            pairs.append(low * count + high)
+        found = np.unique(np.concatenate(pairs))
     return [(int(one) // count, int(one) % count) for one in found]
 
 

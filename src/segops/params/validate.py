@@ -19,6 +19,11 @@ class ValidateParams(Section):
     max_void_fraction: Probability = Field(
         0.95, description="Largest share of void pixels allowed in one mask; VOC 2012's is 0.916."
     )
+    max_near_duplicates: int | None = Field(
+        None,
+        ge=0,
+        description="Most pairs of near-duplicates in different splits; null: warn only.",
+    )
     min_train_images: Count = Field(1, description="Fewest images that train may hold.")
     min_val_images: Count = Field(1, description="Fewest images that val may hold.")
 

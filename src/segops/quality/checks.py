@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from segops.quality.duplicates import Duplicate
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -67,11 +69,13 @@ class Validation:
         checks: The checks, in reading order.
         images: Listed images by split.
         warnings: What should be looked at; it fails nothing.
+        duplicates: Pairs that show the same picture, those across splits first.
     """
 
     checks: tuple[DataCheck, ...]
     images: dict[str, int] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
+    duplicates: tuple[Duplicate, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -94,5 +98,6 @@ class Validation:
             "images": self.images,
             "checks": [asdict(check) for check in self.checks],
             "warnings": [asdict(warning) for warning in self.warnings],
+            "near_duplicates": [asdict(pair) for pair in self.duplicates],
             "files": self.findings,
         }

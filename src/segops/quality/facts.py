@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
 from segops.quality.borders import border_pixels
+from segops.quality.duplicates import perceptual_hash, shortened
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
@@ -23,10 +25,11 @@ from segops.runtime.images import (
     image_mode,
     load_photograph,
     orientation,
+    rgb_strips,
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import cores
-from segops.voc.hashes import HashRow, dataset_hash
+from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, Layout
 
 MAX_WORKERS = 8
@@ -59,6 +62,8 @@ SCHEMA = pa.schema(
         ("mask_bytes", pa.int64()),
         ("image_sha256", pa.string()),
         ("mask_sha256", pa.string()),
+        ("image_pixels", pa.string()),
+        ("perceptual_hash", pa.string()),
         ("image_error", pa.string()),
         ("mask_error", pa.string()),
     ]
@@ -67,7 +72,9 @@ SCHEMA = pa.schema(
 (void included), `label_border[i]` and `label_loose[i]` those of
 :func:`segops.quality.borders.border_pixels`; `void_fraction` is in [0, 1]; `band_means` and
 `band_deviations` are mean and standard deviation of each 8-bit band, 0..255, by every `SPARSE`-th
-pixel of every `SPARSE`-th row; an unknown fact is null, and the error column says why."""
+pixel of every `SPARSE`-th row; `image_pixels` is the :func:`segops.voc.hashes.pixel_hash`,
+`perceptual_hash` that of :mod:`segops.quality.duplicates`; an unknown fact is null, and the
+error column says why."""
 
 _DTYPES = {
     pa.int8(): pd.Int8Dtype(),
@@ -141,6 +148,7 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
             "mode": image.mode,
             "orientation": orientation(image),
             **_bands(image),
+            **_hashes(image),
         }
 
     return _file_facts("image", layout.root, layout.image_path(image_id), decode)
@@ -178,6 +186,19 @@ def _bands(image: Image.Image) -> dict[str, Any]:
     variances = shares @ values**2 - means**2
     deviations = np.sqrt(np.maximum(variances, 0))
     return {"band_means": means.tolist(), "band_deviations": deviations.tolist()}
+
+
+def _hashes(image: Image.Image) -> dict[str, Any]:
+    """The hash of the pixels and the perceptual hash; each strip is made once."""
+    small: list[NDArray[np.uint8]] = []
+
+    def strips() -> Iterator[NDArray[np.uint8]]:
+        for strip in rgb_strips(image):
+            small.append(shortened(strip, image.height))
+            yield strip
+
+    pixels = pixel_hash(strips(), image.width, image.height)
+    return {"image_pixels": pixels, "perceptual_hash": perceptual_hash(np.concatenate(small))}
 
 
 def _file_facts(

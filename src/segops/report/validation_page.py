@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segops.quality.checks import Validation
 
 MAX_OFFENDERS = 60
+MAX_DUPLICATES = 30
 SAMPLES = 12
 THUMBNAIL = 240
 
@@ -83,6 +84,16 @@ def write_validation_page(
         "void": _void_share(labels),
         "size": _size(facts),
         "data_hash": data_hash,
+        "duplicates": [
+            {
+                "pair": pair,
+                "panels": [_photograph(layout, one) for one in (pair.image_id, pair.other_id)]
+                if pictures
+                else [],
+            }
+            for pair in validation.duplicates[:MAX_DUPLICATES]
+        ],
+        "all_duplicates": len(validation.duplicates),
         "offending": 0,
         "offenders": [],
         "samples": [],
@@ -220,6 +231,14 @@ def _panels(layout: Layout, image_id: str) -> list[Panel]:
     except SegopsError:
         right = Panel(None, _absence(layout.mask_path(image_id), "mask"))
     return [left, right]
+
+
+def _photograph(layout: Layout, image_id: str) -> Panel:
+    path = layout.image_path(image_id)
+    try:
+        return Panel(photograph(read_image(path), THUMBNAIL), image_id)
+    except SegopsError:
+        return Panel(None, _absence(path, "image"))
 
 
 def _absence(path: Path, kind: str) -> str:

@@ -14,11 +14,14 @@ from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
 from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.checks import Validation
+from segops.quality.duplicate_rules import allowed, notices
+from segops.quality.duplicates import Duplicate, find
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
 from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_image
 from segops.voc.layout import Layout, open_layout
 from segops.words import counted
 
@@ -49,7 +52,14 @@ def run(root: Path) -> None:
         facts = scan(layout, settings.hardware.workers)
         names = settings.data.class_names
         found = warnings(facts, names, names[0], layout.unlabelled())
-        validation = replace(check(facts, settings), warnings=found)
+        pairs, most = _duplicates(facts, layout), settings.validate_.max_near_duplicates
+        checked = check(facts, settings)
+        validation = replace(
+            checked,
+            checks=(*checked.checks, *allowed(pairs, most)),
+            warnings=(*found, *notices(pairs, most)),
+            duplicates=pairs,
+        )
     write_facts(root / FACTS, facts)
     write_json(root / VALIDATION_JSON, validation.to_json())
     decided = verdict(facts, validation, settings.data.class_names)
@@ -75,6 +85,10 @@ def run(root: Path) -> None:
         ", ".join(f"{counted(count, 'image')} in {split}" for split, count in images),
         len(validation.checks),
     )
+
+
+def _duplicates(facts: pd.DataFrame, layout: Layout) -> tuple[Duplicate, ...]:
+    return find(facts, lambda image_id: read_image(layout.image_path(image_id)))
 
 
 def _failure_message(validation: Validation, name: str) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segops.files import sha256_lines
 
@@ -19,3 +23,14 @@ def dataset_hash(rows: Iterable[HashRow], class_names: Sequence[str]) -> str:
     """
     names = [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
     return sha256_lines([*names, *sorted("\t".join(row) for row in rows)])
+
+
+def pixel_hash(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> str:
+    """SHA-256 of an image's size and of its decoded pixels, in hexadecimal.
+
+    `strips` are its rows from the top, each uint8 (h, `width`, 3), RGB.
+    """
+    digest = hashlib.sha256(f"{width} x {height}\n".encode())
+    for strip in strips:
+        digest.update(np.ascontiguousarray(strip).data)
+    return digest.hexdigest()

@@ -182,6 +182,20 @@ def test_a_damage_is_found_and_named(layout: Layout, damage: Damage, rule: str, 
     assert words in messages[0]
 
 
+def test_the_same_pixels_under_other_bytes_are_found(layout: Layout) -> None:
+    image_id = layout.ids("train")[2]
+    in_val_too(layout, image_id)
+    path = layout.image_path(image_id)
+    with Image.open(path) as image:
+        image.save(path.with_suffix(".png"))
+    path.unlink()
+    validation = check(scan(layout), params())
+    assert failed(validation) == {"splits apart"}
+    messages = [one.message for one in by_name(validation, "splits apart").findings]
+    assert len(messages) == 2
+    assert all("has the same pixels as" in message for message in messages)
+
+
 def test_all_damages_are_listed_at_once(layout: Layout) -> None:
     kinds = [kind for kind in DAMAGES.values() if kind[0] is not id_in_both_lists]
     expected = {

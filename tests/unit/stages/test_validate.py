@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.facts import data_hash
@@ -58,6 +60,30 @@ def test_a_cosmetic_change_leaves_the_verdict_alone(root: Path) -> None:
     assert (root / VERDICT).read_bytes() == verdict
     assert "data:image" in page
     assert "data:image" not in (root / VALIDATION_PAGE).read_text()
+
+
+def test_a_near_duplicate_in_val_warns_or_fails(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = open_layout(root / "voc")
+    one, other = layout.ids("train")[0], layout.ids("val")[0]
+    with Image.open(layout.image_path(one)) as image:
+        image.save(layout.image_path(other), quality=60)
+    mask = Image.fromarray(read_mask(layout.mask_path(other)))
+    write_mask(
+        layout.mask_path(other), np.asarray(mask.resize(image.size, Image.Resampling.NEAREST))
+    )
+    run(root)
+    assert "near-duplicates across splits: 1 pair of images" in caplog.text
+    (pair,) = json.loads((root / VALIDATION_JSON).read_text())["near_duplicates"]
+    assert (pair["image_id"], pair["other_id"], pair["same_pixels"]) == (one, other, False)
+    page = (root / VALIDATION_PAGE).read_text()
+    assert "<h2>Near-duplicates</h2>" in page
+    assert page.count(f'alt="{one}"') == 1
+    assert page.count(f'alt="{other}"') == 1
+    (root / "params.yaml").write_text(PARAMS.replace("]}", "], max_near_duplicates: 0}"))
+    with pytest.raises(SegopsError, match="shows the same picture as"):
+        run(root)
 
 
 def test_broken_data_stop_the_pipeline_after_all_is_written(root: Path) -> None:

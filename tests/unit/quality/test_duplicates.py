@@ -1,0 +1,117 @@
+"""Images that show the same picture are found; others are not."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segops.quality.duplicate_rules import allowed, notices
+from segops.quality.duplicates import Duplicate, candidates, find, perceptual_hash, shortened
+from segops.voc.hashes import pixel_hash
+
+Pixels = NDArray[np.uint8]
+
+
+def scene(seed: int, size: tuple[int, int] = (300, 400)) -> Pixels:
+    """A smooth random picture with edges."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    for _ in range(6):
+        center = (int(random.integers(size[1])), int(random.integers(size[0])))
+        color = [int(one) for one in random.integers(0, 256, 3)]
+        cv2.circle(image, center, int(random.integers(15, 60)), color, -1)
+    return image
+
+
+def compressed(image: Pixels) -> Pixels:
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=50)
+    return np.array(Image.open(stream))
+
+
+TWINS = {
+    "compressed": compressed,
+    "half": lambda one: cv2.resize(one, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+    "cropped": lambda one: one[3:-3, 4:-4],
+    "brighter": lambda one: np.clip(one * 1.05, 0, 255).astype(np.uint8),
+    "mirrored": lambda one: one[:, ::-1],
+}
+
+
+def table(images: dict[str, tuple[str, Pixels]]) -> pd.DataFrame:
+    rows = [
+        (name, split, pixel_hash([one], one.shape[1], one.shape[0]), perceptual_hash(one))
+        for name, (split, one) in images.items()
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "split", "image_pixels", "perceptual_hash"])
+
+
+def found(images: dict[str, tuple[str, Pixels]]) -> tuple[Duplicate, ...]:
+    return find(table(images), lambda name: images[name][1])
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_is_found_among_strangers(name: str) -> None:
+    images = {f"s{seed}": ("train", scene(seed)) for seed in range(12)}
+    images["twin"] = ("val", np.ascontiguousarray(TWINS[name](scene(3))))
+    (pair,) = found(images)
+    assert (pair.image_id, pair.other_id, pair.across) == ("s3", "twin", True)
+    assert pair.mirrored is (name == "mirrored")
+    assert not pair.same_pixels
+
+
+def test_equal_pixels_are_a_pair_with_the_first() -> None:
+    images = {name: ("train", scene(1)) for name in "abc"}
+    pairs = found(images)
+    assert [(one.image_id, one.other_id) for one in pairs] == [("a", "b"), ("a", "c")]
+    assert all(one.same_pixels and one.similarity == 1 for one in pairs)
+
+
+def test_flat_images_are_compared_by_their_pixels_alone() -> None:
+    flat = {f"f{grey}": ("train", np.full((40, 50, 3), grey, np.uint8)) for grey in range(9)}
+    assert found(flat) == ()
+    assert perceptual_hash(flat["f3"][1]) is None
+
+
+def test_what_is_compared_grows_with_the_number_of_images_alone() -> None:
+    assert candidates(np.full(2000, 7, dtype=np.uint64)) == [(0, one) for one in range(1, 2000)]
+    alike = np.random.default_rng(0).integers(0, 2**12, 2000, dtype=np.uint64)
+    assert len(candidates(alike)) <= 2000 * 200
+    assert candidates(np.zeros(0, dtype=np.uint64)) == []
+
+
+def test_strips_of_a_large_image_give_its_hash() -> None:
+    image = scene(5, (2400, 1800))
+    parts = [shortened(image[top : top + 700], 2400) for top in range(0, 2400, 700)]
+    one, other = (perceptual_hash(each) for each in (image, np.concatenate(parts)))
+    assert one is not None
+    assert other is not None
+    assert (int(one, 16) ^ int(other, 16)).bit_count() <= 3
+    whole = pixel_hash([image], 1800, 2400)
+    assert pixel_hash([image[:700], image[700:]], 1800, 2400) == whole
+    assert pixel_hash([image], 2400, 1800) != whole
+
+
+def test_the_bound_counts_pairs_across_splits() -> None:
+    pairs = (
+        Duplicate("a", "train", "b", "val", False, 0.99),
+        Duplicate("c", "train", "d", "train", False, 0.98),
+    )
+    (refused,), (passed,) = allowed(pairs, 0), allowed(pairs, 1)
+    assert not refused.passed
+    assert passed.passed
+    assert passed.findings == ()
+    assert "b shows the same picture as a of train" in refused.findings[0].message
+    assert allowed(pairs, None) == ()
+    assert [one.name for one in notices(pairs, None)] == [
+        "near-duplicates across splits",
+        "near-duplicates within a split",
+    ]
+    assert len(notices(pairs, 0)) == 1

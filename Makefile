@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-BENCHMARKS := confusion scan input_pipeline training_step data_bound_training loop_overhead \
+BENCHMARKS := confusion scan_and_pack input_pipeline training_step data_bound_training loop_overhead \
   openmp_spin crf label_audit
 
 .DEFAULT_GOAL := help

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from segops.augment.geometry import Pixels
 from segops.augment.policy import sample_seed
-from segops.data.imbalance import image_counts, rare_classes
+from segops.data.imbalance import PixelCounts, image_counts, rare_classes
 from segops.data.store import PackedStore
 from segops.params.samples import CopyPasteParams
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
+from segops.voc.histogram import count_ids
 
 SCALE = (0.8, 1.25)
 """Smallest and largest factor of an object's size: the paper's standard jitter. The policy scales
@@ -24,6 +25,25 @@ image and objects together afterwards."""
 
 BORDER = 5
 """Void within so many pixels of an object is its border; PASCAL VOC's void lines are as wide."""
+
+TILE = 4096
+"""Longest side, in pixels, of what is searched for an object at a time."""
+
+
+class Source(NamedTuple):
+    """The tile of an image, from row `top` and column `left` on, that objects are cut out of.
+
+    It is the whole image where no side is longer than `TILE`. An object that reaches into another
+    tile is cut where its tile ends.
+    """
+
+    image_id: str
+    top: int
+    left: int
+
+    def tile(self, pixels: Pixels) -> Pixels:
+        """The tile, as a view, of the image or its mask."""
+        return pixels[self.top : self.top + TILE, self.left : self.left + TILE]
 
 
 class Cutout(NamedTuple):
@@ -51,7 +71,7 @@ class CopyPaste:
 
     Attributes:
         store: Holds the images.
-        sources: The id of each class that is copied, and the images with enough pixels of it.
+        sources: The id of each class that is copied, and where there are enough pixels of it.
         params: Probability, number and size of the objects.
         scale: Smallest and largest factor of an object's size.
 
@@ -62,7 +82,7 @@ class CopyPaste:
     """
 
     store: PackedStore
-    sources: tuple[tuple[int, tuple[str, ...]], ...]
+    sources: tuple[tuple[int, tuple[Source, ...]], ...]
     params: CopyPasteParams
     scale: tuple[float, float] = SCALE
 
@@ -79,11 +99,12 @@ class CopyPaste:
             classes = rare_classes(counts)
         else:
             classes = tuple(_id_of(name, store.class_names) for name in params.classes)
+        parts = [*_parts(store, ids, counts)]
         sources = []
         for c in classes:
-            holding = np.flatnonzero(counts[:, c] >= params.min_area)
-            if holding.size:
-                sources.append((c, tuple(ids[k] for k in holding.tolist())))
+            holding = tuple(source for source, pixels in parts if pixels[c] >= params.min_area)
+            if holding:
+                sources.append((c, holding))
             elif params.classes != "rare":
                 raise SegopsError(
                     f"augment.copy_paste.classes: no training image has "
@@ -98,20 +119,18 @@ class CopyPaste:
             )
         return cls(store, tuple(sources), params)
 
-    def __call__(
-        self, image_id: str, image: Pixels, mask: Pixels, seed: int
-    ) -> tuple[Pixels, Pixels]:
-        """Paste objects of other images into copies of an image and its mask.
+    def __call__(self, image_id: str, seed: int) -> tuple[Pixels, Pixels]:
+        """An image of the store and its mask, with objects of other images pasted into them.
 
         Returns:
-            Image, uint8 (H, W, 3), and mask, uint8 (H, W); the arguments themselves where nothing
-            is drawn.
+            Image, uint8 (H, W, 3), and mask, uint8 (H, W); read-only where nothing is drawn. Memory
+            is taken for the pasted objects, not for the image.
         """
         # A separate generator, so that the policy draws the same with and without pasted objects.
         generator = np.random.default_rng(sample_seed(seed, 0, -2))
         if generator.random() >= self.params.p:
-            return image, mask
-        image, mask = image.copy(), mask.copy()
+            return self.store.image(image_id), self.store.mask(image_id)
+        image, mask = self.store.private(image_id)
         for _ in range(int(generator.integers(1, self.params.max_objects + 1))):
             if cutout := self._draw(image_id, generator):
                 _paste(image, mask, cutout, generator)
@@ -120,15 +139,29 @@ class CopyPaste:
     def _draw(self, image_id: str, generator: np.random.Generator) -> Cutout | None:
         """An object of another image; None where the drawn image has no object large enough."""
         c, holding = self.sources[int(generator.integers(len(self.sources)))]
-        others = [other for other in holding if other != image_id]
+        others = [other for other in holding if other.image_id != image_id]
         if not others:
             return None
         source = others[int(generator.integers(len(others)))]
-        image, mask = self.store.image(source), self.store.mask(source)
-        cutout = cut_out(image, mask, c, self.params.min_area, generator)
+        image, mask = self.store.image(source.image_id), self.store.mask(source.image_id)
+        tiles = source.tile(image), source.tile(mask)
+        cutout = cut_out(*tiles, c, self.params.min_area, generator)
         if cutout is None:
             return None
         return _changed(cutout, generator.random() < 0.5, generator.uniform(*self.scale))
+
+
+def _parts(
+    store: PackedStore, ids: Sequence[str], counts: PixelCounts
+) -> Iterator[tuple[Source, PixelCounts]]:
+    """The tiles of the images `ids` and the pixels of each class in them; `counts`: per image."""
+    for image_id, row in zip(ids, counts, strict=True):
+        height, width = store.size(image_id)
+        corners = [(y, x) for y in range(0, height, TILE) for x in range(0, width, TILE)]
+        for corner in corners:
+            source = Source(image_id, *corner)
+            whole = len(corners) == 1
+            yield source, row if whole else count_ids(source.tile(store.mask(image_id)))
 
 
 def cut_out(

@@ -50,11 +50,10 @@ class TrainDataset(Dataset[TrainSample]):
         """
         epoch, index = key
         image_id = self.image_id(index)
-        image, mask = self.store.image(image_id), self.store.mask(image_id)
         seed = sample_seed(self.seed, epoch, index)
         if self.copy_paste is not None:
-            image, mask = self.copy_paste(image_id, image, mask, seed)
-        return image, mask, seed
+            return *self.copy_paste(image_id, seed), seed
+        return self.store.image(image_id), self.store.mask(image_id), seed
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
         """Make the sample of `key`, (epoch, index).

@@ -24,6 +24,7 @@ from segops.runtime.images import (
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
+from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash
 from segops.voc.layout import SPLITS, TEST, Layout
 
@@ -99,6 +100,18 @@ class PackedStore:
         flat = split.masks[entry.offset : entry.offset + entry.pixels]
         return flat.reshape(entry.height, entry.width)
 
+    def private(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """:meth:`image` and :meth:`mask`, writable; only the caller sees what is written.
+
+        Only pages of memory that are written are copied.
+        """
+        split, entry = self._find(image_id)
+        shape = entry.height, entry.width
+        start = entry.offset * CHANNELS
+        image = np.memmap(split.path / IMAGES, np.uint8, "c", start, (*shape, CHANNELS))
+        mask = np.memmap(split.path / MASKS, np.uint8, "c", entry.offset, shape)
+        return image.view(np.ndarray), mask.view(np.ndarray)
+
     def size(self, image_id: str) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
         entry = self._find(image_id)[1]
@@ -135,6 +148,7 @@ class _Split:
     """The directory of a split, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         index = read_json(path / INDEX)
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise SegopsError(
@@ -245,7 +259,7 @@ def _write_pixels(
             write,
             max(1, workers),
             2 * workers,
-            size=lambda place: place.width * place.height,
+            size=lambda place: pixels_of(layout, place.image_id),
             limit=PIXELS_AT_ONCE,
         )
         progress = track(written, f"Packing {split}", len(ids))

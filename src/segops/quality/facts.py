@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,15 @@ from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     MASK_FORMATS,
+    PIXELS_AT_ONCE,
     image_mode,
     load_photograph,
     orientation,
     rgb_strips,
 )
 from segops.runtime.masks import decode_mask
-from segops.threads import cores
+from segops.threads import cores, pipelined
+from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, Layout
 
@@ -87,7 +89,8 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     """Read and fully decode every listed image and mask, in parallel.
 
     A file that is missing or cannot be decoded raises nothing; its row has an error. `workers` is
-    the number of decoding threads; None or 0: one per core, at most 8.
+    the number of decoding threads; None or 0: one per core, at most 8. They decode `PIXELS_AT_ONCE`
+    pixels at a time at most.
 
     Returns:
         A row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
@@ -98,9 +101,10 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     def read(image_id: str) -> dict[str, Any]:
         return _image_facts(layout, image_id) | _mask_facts(layout, image_id)
 
-    with ThreadPoolExecutor(workers or min(MAX_WORKERS, cores())) as pool:
-        results = pool.map(read, unique)
-        facts = dict(zip(unique, track(results, "Scanning images", len(unique)), strict=True))
+    threads = workers or min(MAX_WORKERS, cores())
+    size = partial(pixels_of, layout)
+    results = pipelined(unique, read, threads, 4 * threads, size=size, limit=PIXELS_AT_ONCE)
+    facts = dict(zip(unique, track(results, "Scanning images", len(unique)), strict=True))
     rows = [{"image_id": name, "split": split, **facts[name]} for name, split in listed]
     return _to_frame(pa.Table.from_pylist(rows, schema=SCHEMA))
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from segops.augment.policy import build_policy, sample_seed
 from segops.data import copy_paste as module
-from segops.data.copy_paste import CopyPaste, cut_out
+from segops.data.copy_paste import CopyPaste, Source, cut_out
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device.augmentation import device_batches
 from segops.data.imbalance import pixel_counts, rare_classes
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
+from segops.files import sha256_tree
 from segops.params.augment import AugmentParams
 from segops.params.samples import CopyPasteParams
 from segops.runtime.classes import VOC_CLASSES, VOID, palette
@@ -31,6 +32,9 @@ class PaintedStore(PackedStore):
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         return palette()[self.mask(image_id)]
+
+    def private(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self.image(image_id), self.mask(image_id).copy()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def test_image_and_mask_are_pasted_alike(store: PackedStore, scale: tuple[float,
     copy_paste = CopyPaste(**{**vars(of(painted, max_objects=1)), "scale": scale})
     colours = palette().astype(int)
     for number, image_id in enumerate(painted.ids("train") * 5):
-        image, mask = copy_paste(image_id, painted.image(image_id), painted.mask(image_id), number)
+        image, mask = copy_paste(image_id, number)
         off = (np.abs(image.astype(int) - colours[mask]) > 0).any(axis=2)
         inner = mask != VOID
         if scale != (1.0, 1.0):
@@ -103,7 +107,7 @@ def test_pixels_that_change_are_of_the_pasted_classes_or_their_void_border(
     gained = 0
     for number, image_id in enumerate(store.ids("train")):
         before = store.mask(image_id)
-        image, mask = copy_paste(image_id, store.image(image_id), before, number)
+        image, mask = copy_paste(image_id, number)
         moved = (image != store.image(image_id)).any(axis=2) | (mask != before)
         assert set(np.unique(mask[moved])) <= rare | {VOID}
         gained += int(np.isin(mask[moved], list(rare)).sum())
@@ -165,9 +169,54 @@ def test_no_object_comes_from_the_image_itself(store: PackedStore) -> None:
     copy_paste = of(store)
     c, holding = copy_paste.sources[0]
     alone = CopyPaste(**{**vars(copy_paste), "sources": ((c, holding[:1]),)})
-    image, mask = store.image(holding[0]), store.mask(holding[0])
+    image_id = holding[0].image_id
     for seed in range(5):
-        assert np.array_equal(alone(holding[0], image, mask, seed)[1], mask)
+        assert np.array_equal(alone(image_id, seed)[1], store.mask(image_id))
+
+
+@pytest.mark.parametrize("tile", [None, 20])
+def test_samples_are_those_of_copying_the_whole_image(
+    store: PackedStore, tile: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile is not None:
+        monkeypatch.setattr(module, "TILE", tile)
+    copy_paste = of(store, p=0.6, max_objects=3)
+    before = sha256_tree(store.path)
+    changed = 0
+    for number, image_id in enumerate(store.ids("train") * 3):
+        generator = np.random.default_rng(sample_seed(number, 0, -2))
+        image, mask = store.image(image_id).copy(), store.mask(image_id).copy()
+        if generator.random() < 0.6:
+            for _ in range(int(generator.integers(1, 4))):
+                if cutout := copy_paste._draw(image_id, generator):
+                    module._paste(image, mask, cutout, generator)
+        found = copy_paste(image_id, number)
+        assert np.array_equal(found[0], image)
+        assert np.array_equal(found[1], mask)
+        changed += not np.array_equal(mask, store.mask(image_id))
+    assert changed > 10
+    assert sha256_tree(store.path) == before
+
+
+def test_large_images_are_searched_tile_by_tile(
+    store: PackedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = of(store)
+    assert {(one.top, one.left) for _, holding in whole.sources for one in holding} == {(0, 0)}
+    monkeypatch.setattr(module, "TILE", 20)
+    for c, holding in of(store).sources:
+        seen = dict.fromkeys(holding, 0)
+        for image_id in store.ids("train"):
+            mask = store.mask(image_id)
+            for top in range(0, mask.shape[0], 20):
+                for left in range(0, mask.shape[1], 20):
+                    pixels = int((mask[top : top + 20, left : left + 20] == c).sum())
+                    source = Source(image_id, top, left)
+                    assert (pixels >= 20) == (source in seen)
+                    if source in seen:
+                        tile = source.tile(mask)
+                        assert tile.size <= 400
+                        assert int((tile == c).sum()) == pixels
 
 
 def test_it_is_a_function_of_the_key_and_independent_of_workers(store: PackedStore) -> None:

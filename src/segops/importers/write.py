@@ -21,7 +21,13 @@ from segops.importers.splits import Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import load_photograph, orientation, read_content
+from segops.runtime.images import (
+    AS_SHIPPED,
+    Photographs,
+    load_photograph,
+    orientation,
+    read_content,
+)
 from segops.runtime.masks import encode_mask
 from segops.threads import cores, pipelined
 from segops.voc.layout import (
@@ -84,7 +90,12 @@ def read_source(form: str, path: Path, **options: Any) -> Source:
 
 
 def write(
-    source: Source, target: Path, rules: Rules, division: Division, origin: Mapping[str, Any]
+    source: Source,
+    target: Path,
+    rules: Rules,
+    division: Division,
+    origin: Mapping[str, Any],
+    photographs: Photographs = AS_SHIPPED,
 ) -> Imported:
     """Write a source in VOC layout to `target`, whole or not at all.
 
@@ -97,6 +108,7 @@ def write(
         rules: How labels become classes.
         division: How images are divided.
         origin: What the record says of the source: format, path, options.
+        photographs: How photographs are read.
 
     Raises:
         SegopsError: Something is wrong with the source; all of it is listed.
@@ -111,7 +123,7 @@ def write(
     with files.atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS):
             (temporary / part).mkdir()
-        layout, classes = Layout(temporary), {}
+        layout, classes = Layout(temporary, photographs), {}
 
         def put(image: SourceImage) -> tuple[str, list[int], str]:
             try:
@@ -224,7 +236,7 @@ def _given(images: list[SourceImage], division: Division) -> dict[str, str | Non
 def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
     """Write an image and its mask; return the ids of the classes that it holds."""
     content = read_content(image.photograph)
-    photograph = load_photograph(content, str(image.photograph))
+    photograph = load_photograph(content, str(image.photograph), layout.photographs)
     if (turned := orientation(photograph)) != 1:
         raise SegopsError(
             f"{image.photograph}: rotated by EXIF (orientation {turned}), which would not rotate "

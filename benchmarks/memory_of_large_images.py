@@ -1,9 +1,9 @@
 """Memory for images of 4, 16 and 100 megapixels: scan, packing, samples, prediction, scoring.
 
-Each figure is by how much the private memory of a process grew at most, polled from outside; what is
-mapped from files is not counted, because the system takes it back when memory is short. Samples are
-of crops of the default policy, without and with copy-paste. They begin with none of the store in
-memory; the bytes that they read from the disk are printed too.
+Each figure is by how much the private memory of a process grew at most, polled from outside; what
+is mapped from files is not counted, because the system takes it back when memory is short. Samples
+are of crops of the default policy, without and with copy-paste. They begin with none of the store
+in memory; the bytes that they read from the disk are printed too.
 Run: ``python -m benchmarks.memory_of_large_images [--megapixels 4 16 100]``. Linux only.
 """
 
@@ -42,7 +42,7 @@ MIB = 1 << 20
 
 
 def make(root: Path, side: int) -> None:
-    """A data set of four images of `side` x `side`, in blocks of a colour and a class, and packed."""
+    """A data set of four images of `side` x `side`, in blocks of a colour and a class; packed."""
     layout = Layout(root / "voc")
     for name in (IMAGES, MASKS, LISTS):
         (layout.root / name).mkdir(parents=True)

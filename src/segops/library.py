@@ -87,11 +87,11 @@ class Model:
         return Segmentation(prediction.mask, prediction.confidence, self.class_names)
 
     def _pixels(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        limit = self._predictor.max_pixels
+        limit, depth = self._predictor.max_pixels, self._predictor.bit_depth
         if isinstance(image, (str, Path)):
-            return decode_consumer_image(read_content(Path(image)), str(image), limit)
+            return decode_consumer_image(read_content(Path(image)), str(image), limit, depth)
         if isinstance(image, bytes):
-            return decode_consumer_image(image, "image", limit)
+            return decode_consumer_image(image, "image", limit, depth)
         if isinstance(image, np.ndarray):
             if image.ndim == 3:
                 require_pixels((image.shape[1], image.shape[0]), "image", limit)
@@ -102,7 +102,7 @@ class Model:
                 "Pillow image or uint8 pixels (H, W, 3)"
             )
         require_pixels(image.size, "image", limit)
-        return upright_rgb(image, "image")
+        return upright_rgb(image, "image", depth)
 
 
 class Sample(NamedTuple):

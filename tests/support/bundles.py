@@ -23,10 +23,11 @@ def write_bundle(
     training_images: Mapping[str, str],
     extra: Mapping[str, Any],
     predict: Mapping[str, Any] | None = None,
+    bit_depth: int | None = None,
 ) -> None:
     """As a training and stage `package` write it."""
     write_trained(target_dir, network, spec, class_names, training_images, extra)
-    package(target_dir, target_dir, predict)
+    package(target_dir, target_dir, predict, bit_depth)
 
 
 def weights_sha256(directory: Path) -> str:

@@ -283,7 +283,7 @@ def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:
     """The places of images one after the other."""
     offset = 0
     for image_id in ids:
-        width, height = decoded_size(layout.image_path(image_id))
+        width, height = decoded_size(layout.image_path(image_id), layout.photographs.max_pixels)
         yield _Place(image_id, offset, width, height)
         offset += width * height
 
@@ -297,7 +297,7 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
     image_path, mask_path = layout.image_path(place.image_id), layout.mask_path(place.image_id)
     content = read_content(image_path)
     image_sha256 = sha256_bytes(content)
-    image = load_photograph(content, str(image_path))
+    image = load_photograph(content, str(image_path), layout.photographs)
     width, height = image.size
     if image.size != (place.width, place.height):
         raise SegopsError(f"{image_path}: changed while it was read. Pack the data again.")
@@ -305,7 +305,7 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
         _write_at(target / IMAGES, CHANNELS * place.offset, rgb_strips(image))
     del image
     content = read_content(mask_path)
-    mask = decode_mask(content, str(mask_path))
+    mask = decode_mask(content, str(mask_path), layout.photographs)
     if mask.shape != (height, width):
         raise SegopsError(
             f"{place.image_id}: image of {width} x {height} pixels, mask of "

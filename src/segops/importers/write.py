@@ -21,7 +21,13 @@ from segops.importers.splits import Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import load_photograph, orientation, read_content
+from segops.runtime.images import (
+    AS_SHIPPED,
+    Photographs,
+    load_photograph,
+    orientation,
+    read_content,
+)
 from segops.runtime.masks import encode_mask
 from segops.threads import cores, pipelined
 from segops.voc.layout import (
@@ -90,6 +96,7 @@ def write(
     division: Division,
     origin: Mapping[str, Any],
     unwanted: Sequence[str] = (),
+    photographs: Photographs = AS_SHIPPED,
 ) -> Imported:
     """Write a source in VOC layout to `target`, whole or not at all.
 
@@ -103,6 +110,7 @@ def write(
         division: How images are divided.
         origin: What the record says of the source: format, path, options.
         unwanted: Ids of images to leave out.
+        photographs: How photographs are read.
 
     Raises:
         SegopsError: Something is wrong with the source; all of it is listed. Or none of the
@@ -121,7 +129,7 @@ def write(
     with files.atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS):
             (temporary / part).mkdir()
-        layout, classes = Layout(temporary), {}
+        layout, classes = Layout(temporary, photographs), {}
 
         def put(image: SourceImage) -> tuple[str, list[int], str]:
             try:
@@ -234,7 +242,7 @@ def _given(images: list[SourceImage], division: Division) -> dict[str, str | Non
 def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
     """Write an image and its mask; return the ids of the classes that it holds."""
     content = read_content(image.photograph)
-    photograph = load_photograph(content, str(image.photograph))
+    photograph = load_photograph(content, str(image.photograph), layout.photographs)
     if (turned := orientation(photograph)) != 1:
         raise SegopsError(
             f"{image.photograph}: rotated by EXIF (orientation {turned}), which would not rotate "

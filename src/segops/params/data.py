@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from segops.runtime.classes import VOC_CLASSES, VOID
-from segops.runtime.section import Section
+from segops.runtime.images import MAX_PIXELS, Photographs
+from segops.runtime.section import Count, Section
 
 
 class DataParams(Section):
@@ -18,6 +19,19 @@ class DataParams(Section):
     classes: Literal["voc"] | tuple[str, ...] = Field(
         "voc",
         description="`voc` (the 21 classes) or a list of names in id order, background first.",
+    )
+
+    max_pixels: Count = Field(
+        MAX_PIXELS,
+        description="Photographs and masks of more pixels are refused before they are decoded.",
+    )
+    bit_depth: int | None = Field(
+        None,
+        ge=9,
+        le=16,
+        description="Bits that photographs of 16 bits a channel use: they are scaled to 8 in "
+        "training and in prediction. null: colours become their upper 8 bits, and greyscale of "
+        "16 bits is refused.",
     )
 
     @field_validator("path")
@@ -47,6 +61,11 @@ class DataParams(Section):
         if len(set(value)) != len(value):
             raise ValueError("expected every name once")
         return value
+
+    @property
+    def photographs(self) -> Photographs:
+        """How photographs and masks are read."""
+        return Photographs(self.max_pixels, self.bit_depth)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -70,6 +70,12 @@ class BundledPredictor:
         return int(settings.get("max_pixels", PredictSettings().max_pixels))
 
     @property
+    def bit_depth(self) -> int | None:
+        """As of :func:`segops.runtime.images.decode_consumer_image`."""
+        depth: int | None = self.model.get(opener.BIT_DEPTH, 16)
+        return depth
+
+    @property
     def says_confidence(self) -> bool:
         """Whether :meth:`predict_tensors` works; the code of old bundles lacks it."""
         return hasattr(self._inner, "predict_tensors")

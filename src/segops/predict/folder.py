@@ -176,7 +176,9 @@ class _Run:
             if not self.overwrite and self._is_done(source, sha256):
                 return False
             # The registered model decodes images the same way, so both give the same mask.
-            pixels = decode_consumer_image(content, str(source.path), self.predictor.max_pixels)
+            pixels = decode_consumer_image(
+                content, str(source.path), self.predictor.max_pixels, self.predictor.bit_depth
+            )
             predicted = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
             expected = isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError)

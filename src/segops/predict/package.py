@@ -40,7 +40,12 @@ ROOM = Path(segops.__file__).with_name(opener.RUNTIME)
 """The directory that is copied into every bundle."""
 
 
-def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None = None) -> None:
+def package(
+    trained: Path,
+    target_dir: Path,
+    predict: Mapping[str, Any] | None = None,
+    bit_depth: int | None = None,
+) -> None:
     """Make a bundle, whole or not at all.
 
     Args:
@@ -48,6 +53,7 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
         target_dir: The bundle's directory; its former content is replaced. May be `trained`.
         predict: Settings of prediction, as section `predict` of ``params.yaml``; None: those that
             `trained` holds, else whole images.
+        bit_depth: `data.bit_depth` of ``params.yaml``.
 
     Raises:
         SegopsError: `trained` lacks a file.
@@ -59,6 +65,7 @@ def package(trained: Path, target_dir: Path, predict: Mapping[str, Any] | None =
         raise SegopsError(f"{weights}: no such file. `dvc repro train` makes it.")
     if predict is not None:
         model[PREDICT] = dict(predict)
+        model[opener.BIT_DEPTH] = bit_depth
     text = json.dumps(model, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with files.atomic_directory(target_dir) as temporary:
         (temporary / opener.MODEL).write_text(text, encoding="utf-8")

@@ -144,7 +144,7 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 
 def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
-        image = load_photograph(content, name)
+        image = load_photograph(content, name, layout.photographs)
         return {
             "width": image.width,
             "height": image.height,
@@ -160,7 +160,7 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
 
 def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
-        mask = decode_mask(content, name)
+        mask = decode_mask(content, name, layout.photographs)
         counts = Image.fromarray(mask).histogram()
         held = [index for index, count in enumerate(counts) if count]
         border, loose = border_pixels(mask)

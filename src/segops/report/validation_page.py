@@ -219,12 +219,12 @@ def _held(row: Mapping[Any, Any], names: Sequence[str]) -> str:
 def _panels(layout: Layout, image_id: str) -> list[Panel]:
     image: NDArray[np.uint8] | None = None
     try:
-        image = read_image(layout.image_path(image_id))
+        image = read_image(layout.image_path(image_id), layout.photographs)
         left = Panel(photograph(image, THUMBNAIL), "image")
     except SegopsError:
         left = Panel(None, _absence(layout.image_path(image_id), "image"))
     try:
-        mask = read_mask(layout.mask_path(image_id))
+        mask = read_mask(layout.mask_path(image_id), layout.photographs)
         fits = image is not None and image.shape[:2] == mask.shape
         shown = overlay(image, mask) if image is not None and fits else colours(mask)
         right = Panel(photograph(shown, THUMBNAIL), "mask over the image" if fits else "mask")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,12 @@ from PIL import (
 )
 
 from . import signatures
+from .depth import SIXTEEN_BITS, grey_to_eight_bits, to_eight_bits
 from .errors import SegopsError
 from .file_kinds import describe
+from .png import lacks_rows
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L")
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -55,12 +57,33 @@ MASK_FORMATS = ("PNG",)
 CONSUMER_FORMATS = tuple(_READERS)
 """Formats of the images that a consumer wants predicted."""
 
-_MAX_PIXELS = 178_956_970
-"""Most pixels of a data set's image; Pillow's own limit."""
+MAX_PIXELS = 178_956_970
+"""Most pixels of a data set's image unless ``params.yaml`` says otherwise; Pillow's own limit."""
 
-PIXELS_AT_ONCE = _MAX_PIXELS
-"""Most pixels of a data set that a process decodes at a time: as many as its largest image has, so
-that small images are decoded side by side and a large one alone."""
+PIXELS_AT_ONCE = MAX_PIXELS
+"""Most pixels of a data set that a process decodes at a time, so that small images are decoded side
+by side and a large one alone."""
+
+_DATA_KEY = "data.max_pixels"
+_PREDICT_KEY = "predict.max_pixels"
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """How the photographs of a data set are read; part of section `data` of ``params.yaml``.
+
+    Attributes:
+        max_pixels: Most pixels of a photograph or mask, by its header.
+        bit_depth: Bits that files of 16 bits a channel use, 9 to 16, scaled to 8; None: see
+            :func:`segops.runtime.depth.to_eight_bits`.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    bit_depth: int | None = None
+
+
+AS_SHIPPED = Photographs()
+"""How photographs are read where no ``params.yaml`` says otherwise."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -74,25 +97,11 @@ _UPRIGHT = {
 }
 """The transposition that turns an image upright, by its EXIF orientation."""
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values a pixel by a PNG's colour type."""
-
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-"""The passes of an interlaced PNG: first column and row, steps across and down."""
-
 _STRIP = 1 << 22
 """Pixels converted at a time, so that memory does not hold a large image a third time."""
 
 
-def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
+def decode_image(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:
     """Decode a photograph of a data set, of `PHOTOGRAPH_FORMATS`, called `name` in messages.
 
     The EXIF orientation is not applied, because the mask fits the stored pixels.
@@ -103,36 +112,43 @@ def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
     Raises:
         SegopsError: As :func:`load_photograph`.
     """
-    return _to_rgb(load_photograph(content, name))
+    return _to_rgb(load_photograph(content, name, reading))
 
 
-def load_photograph(content: bytes, name: str) -> Image.Image:
+def load_photograph(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> Image.Image:
     """Open and fully decode a photograph of a data set; see :func:`load_image`.
 
     Raises:
         SegopsError: As :func:`load_image`; the file holds several pictures, and is no JPEG; or it
-            has more bits a channel than 8.
+            has other bits than `reading` takes.
     """
-    image = load_image(content, name, PHOTOGRAPH_FORMATS)
+    image = load_image(content, name, PHOTOGRAPH_FORMATS, reading.max_pixels, _DATA_KEY)
     # Not `n_frames`: it reads all heads of a TIFF, and raises anything on damaged ones.
     several = getattr(image, "is_animated", False)
     if several and image.format not in ("JPEG", "MPO"):  # others there are views of the first
         raise SegopsError(
             f"{name}: holds several pictures; expected one. Save each as a file of its own."
         )
-    if image.mode in _SIXTEEN_BITS:
-        raise SegopsError(
-            f"{name}: 16 bits of greyscale, and nothing says how many of them are used. Convert "
-            "it to 8 bits a channel."
-        )
     _require_depth(image, name)
-    return image
+    lower = partial(lower_bytes, content, name)
+    return to_eight_bits(image, content, name, reading.bit_depth, lower)
+
+
+def load_mask(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> Image.Image:
+    """Open and fully decode a mask of a data set; see :func:`load_image`."""
+    return load_image(content, name, MASK_FORMATS, reading.max_pixels, _DATA_KEY)
 
 
 def decode_consumer_image(
-    content: bytes, name: str, max_pixels: int | None = None
+    content: bytes, name: str, max_pixels: int | None = None, bit_depth: int | None = 16
 ) -> NDArray[np.uint8]:
-    """Decode an image file of `CONSUMER_FORMATS`; arguments as :func:`load_image`.
+    """Decode an image file of `CONSUMER_FORMATS`.
+
+    Args:
+        content: As of :func:`load_image`, like `name` and `max_pixels`.
+        name: As there.
+        max_pixels: As there.
+        bit_depth: As of :class:`Photographs`: the model is to see what it was trained on.
 
     Returns:
         As :func:`upright_rgb`.
@@ -140,26 +156,35 @@ def decode_consumer_image(
     Raises:
         SegopsError: As :func:`load_image` and :func:`upright_rgb`.
     """
-    return upright_rgb(load_image(content, name, CONSUMER_FORMATS, max_pixels), name)
+    image = load_image(content, name, CONSUMER_FORMATS, max_pixels)
+    if bit_depth != 16:  # else the upper 8 bits, as everywhere below
+        _require_depth(image, name)
+        lower = partial(lower_bytes, content, name)
+        image = to_eight_bits(image, content, name, bit_depth, lower)
+    return upright_rgb(image, name)
 
 
-def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def upright_rgb(image: Image.Image, name: str, bit_depth: int | None = 16) -> NDArray[np.uint8]:
     """The pixels of a consumer's image, turned as its EXIF orientation says.
 
+    `bit_depth` is that of :class:`Photographs`, for 16 bits of greyscale.
+
     Returns:
-        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped; of 16 bits
-        a channel the upper 8 are taken.
+        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped.
 
     Raises:
-        SegopsError: The image has more bits a channel than 8, or 16 of greyscale.
+        SegopsError: The image has more bits a channel than 8, or 16 of greyscale that `bit_depth`
+            does not allow.
     """
     _require_depth(image, name)
+    if image.mode in SIXTEEN_BITS:
+        image = grey_to_eight_bits(image, name, bit_depth)
     method = _UPRIGHT.get(orientation(image))
     return _to_rgb(image if method is None else image.transpose(method))
 
 
 def _require_depth(image: Image.Image, name: str) -> None:
-    if image.mode in (*_READABLE_MODES, *_SIXTEEN_BITS):
+    if image.mode in (*_READABLE_MODES, *SIXTEEN_BITS):
         return
     bits = {"I": ", 32-bit integers", "F": ", floating point"}.get(image.mode, "")
     raise SegopsError(
@@ -205,17 +230,14 @@ def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode in _SIXTEEN_BITS:
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:
     """Read a photograph of a data set; see :func:`read_content` and :func:`decode_image`."""
-    return decode_image(read_content(path), str(path))
+    return decode_image(read_content(path), str(path), reading)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -233,7 +255,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _undecodable(str(path), error) from error
 
 
-def decoded_size(path: Path) -> tuple[int, int]:
+def decoded_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height that decoding a data set's image takes, by its header.
 
     (0, 0) where decoding will raise an error: no image, no file, or more pixels than are read.
@@ -244,7 +266,7 @@ def decoded_size(path: Path) -> tuple[int, int]:
         width, height = image_size(path)
     except SegopsError:
         return 0, 0
-    return (width, height) if width * height <= _MAX_PIXELS else (0, 0)
+    return (width, height) if width * height <= max_pixels else (0, 0)
 
 
 def read_content(path: Path) -> bytes:
@@ -264,7 +286,11 @@ def read_content(path: Path) -> bytes:
 
 
 def load_image(
-    content: bytes, name: str, formats: Sequence[str], max_pixels: int | None = None
+    content: bytes,
+    name: str,
+    formats: Sequence[str],
+    max_pixels: int | None = None,
+    key: str | None = None,
 ) -> Image.Image:
     """Open and fully decode an image in its stored mode.
 
@@ -275,8 +301,9 @@ def load_image(
         content: The file's bytes.
         name: Name of the file in error messages.
         formats: The accepted formats, of `CONSUMER_FORMATS`.
-        max_pixels: Most pixels by the header, checked before any pixel is decoded. None: 179
-            million, for an image of a data set.
+        max_pixels: Most pixels by the header, checked before any pixel is decoded. None:
+            `MAX_PIXELS`, for an image of a data set.
+        key: The parameter that sets `max_pixels`; None: that of prediction.
 
     Raises:
         SegopsError: The content is no image of these formats, is corrupt or truncated, or has too
@@ -284,12 +311,12 @@ def load_image(
     """
     try:
         with _open(BytesIO(content), formats) as image:
-            require_pixels(image.size, name, max_pixels)
+            require_pixels(image.size, name, max_pixels, key)
             if image.format == "PNG":
                 with _open(BytesIO(content), formats) as other:
                     other.verify()
             _load(image)
-            if image.format == "PNG" and _lacks_rows(image, content):
+            if image.format == "PNG" and lacks_rows(image, content):
                 raise OSError("fewer rows of pixels than the header says")
             return image
     except (MemoryError, SegopsError):
@@ -299,21 +326,22 @@ def load_image(
         raise _undecodable(name, error) from error
 
 
-def require_pixels(size: tuple[int, int], name: str, max_pixels: int | None = None) -> None:
+def require_pixels(
+    size: tuple[int, int], name: str, max_pixels: int | None = None, key: str | None = None
+) -> None:
     """Check width and height of an image; other arguments as :func:`load_image`.
 
     Raises:
         SegopsError: The image has too many pixels.
     """
-    limit = _MAX_PIXELS if max_pixels is None else max_pixels
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     if size[0] * size[1] <= limit:
         return
-    words = f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "
-    if max_pixels is None:
-        raise SegopsError(f"{words}{limit:,}. Make it smaller.")
+    key = key or (_DATA_KEY if max_pixels is None else _PREDICT_KEY)
+    then = " and package the model anew" if key == _PREDICT_KEY else ""
     raise SegopsError(
-        f"{words}{limit:,} (`predict.max_pixels`). Make it smaller, or raise the limit in "
-        "params.yaml and package the model anew."
+        f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "
+        f"{limit:,} (`{key}`). Make it smaller, or raise the limit in params.yaml{then}."
     )
 
 
@@ -344,6 +372,31 @@ class _OtherFormatError(Exception):
     """A file of a format that is not accepted."""
 
 
+def lower_bytes(content: bytes, name: str) -> Image.Image:
+    """The lower 8 bits of each channel of a PNG or TIFF of 16 bits a channel.
+
+    Pillow takes the first of two bytes where it decodes such colours; told the other order of
+    bytes, it takes the second.
+    """
+    try:
+        with _open(BytesIO(content), PHOTOGRAPH_FORMATS) as image:
+            image.tile = [tile._replace(args=_other_order(tile.args)) for tile in image.tile]
+            _load(image)
+            return image
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _undecodable(name, error) from error
+
+
+def _other_order(arguments: Any) -> Any:
+    """The arguments of a decoder with the other order of bytes."""
+    if not isinstance(arguments, str):
+        return (_other_order(arguments[0]), *arguments[1:])
+    order = arguments[-1] if arguments[-1] != "N" else {"little": "L", "big": "B"}[sys.byteorder]
+    return f"{arguments[:-1]}{'B' if order == 'L' else 'L'}"
+
+
 def _load(image: Image.Image) -> None:
     """Decode the pixels, without the TIFF reader's limit, because segops checked its own limit."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -351,35 +404,6 @@ def _load(image: Image.Image) -> None:
         stored = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
         image.im = Image.new(image.mode, stored).im
     image.load()
-
-
-def _lacks_rows(image: Image.Image, content: bytes) -> bool:
-    """Whether the pixel data of a decoded PNG end early; Pillow fills missing pixels with zero."""
-    width, height = image.size
-    depth, color, interlaced = content[24], content[25], content[28]
-    if not interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
-        return False
-    wanted = 0
-    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        if columns > 0:
-            wanted += rows * (1 + (columns * depth * _PNG_CHANNELS[color] + 7) // 8)
-    inflater = zlib.decompressobj()
-    for data in _png_data(content):
-        while data and wanted > 0:
-            wanted -= len(inflater.decompress(data, 1 << 20))
-            data = inflater.unconsumed_tail
-    return wanted > 0
-
-
-def _png_data(content: bytes) -> Iterator[bytes]:
-    """The compressed pixel data of a PNG, chunk by chunk."""
-    place = 8
-    while place < len(content):
-        (length,) = struct.unpack_from(">I", content, place)
-        if content[place + 4 : place + 8] == b"IDAT":
-            yield content[place + 8 : place + 8 + length]
-        place += length + 12
 
 
 def _undecodable(name: str, error: Exception) -> SegopsError:

@@ -10,6 +10,7 @@ import torch
 from .errors import SegopsError
 from .inference import Inference
 from .networks.zoo import ModelSpec, build
+from .opener import BIT_DEPTH
 from .predict_settings import PredictSettings
 from .predictor import Predictor
 
@@ -34,6 +35,7 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SegopsError(f"device {device}: there is no usable GPU. Set it to auto or cpu.")
     inference = Inference(PredictSettings.of_bundle(model.get("predict") or {}))
+    bit_depth = model.get(BIT_DEPTH, 16)
     # Building draws random initial weights; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         network = build(ModelSpec(**model["spec"]))
@@ -41,4 +43,4 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         network.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise SegopsError(f"weights.safetensors does not fit model.json: {error}") from error
-    return Predictor(network.eval().to(device), model["class_names"], device, inference)
+    return Predictor(network.eval().to(device), model["class_names"], device, inference, bit_depth)

@@ -11,14 +11,13 @@ from PIL import Image, TiffImagePlugin
 
 from .classes import palette
 from .errors import SegopsError
-from .images import MASK_FORMATS, load_image, read_content
+from .images import AS_SHIPPED, Photographs, load_mask, read_content
+from .png import BIT_DEPTH
 
 _PALETTE = palette()
-_BIT_DEPTH = 24
-"""Offset of the bit depth in a PNG file: signature (8), chunk head (8), width (4), height (4)."""
 
 
-def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
+def decode_mask(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:
     """Decode a mask.
 
     The stored values of palette (P) and greyscale (L) masks are the ids, whatever their colours.
@@ -32,8 +31,8 @@ def decode_mask(content: bytes, name: str) -> NDArray[np.uint8]:
         SegopsError: The content is no PNG, is corrupt or truncated, has another mode, or holds a
             colour that is not in the VOC palette or a pixel that is not opaque.
     """
-    image = load_image(content, name, MASK_FORMATS)
-    depth = content[_BIT_DEPTH]
+    image = load_mask(content, name, reading)
+    depth = content[BIT_DEPTH]
     if depth == 16 or image.mode not in ("P", "L", "RGB", "RGBA"):
         raise SegopsError(
             f"{name}: mask of mode {image.mode} with {depth} bits a channel; expected P or L with "
@@ -59,15 +58,15 @@ def stored_values(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
         return np.array(image, np.uint8)
     depth = 8
     if image.format == "PNG":
-        depth = content[_BIT_DEPTH]
+        depth = content[BIT_DEPTH]
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         depth = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
     return np.array(image) // np.uint8(255 // ((1 << depth) - 1))
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
+def read_mask(path: Path, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:
     """Read a mask; see :func:`segops.runtime.images.read_content` and :func:`decode_mask`."""
-    return decode_mask(read_content(path), str(path))
+    return decode_mask(read_content(path), str(path), reading)
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:

@@ -21,6 +21,9 @@ from typing import Any
 RUNTIME = "runtime"
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
+BIT_DEPTH = "bit_depth"
+"""Key of ``model.json``: see :class:`.images.Photographs`; where it is missing, the upper 8 bits of
+16 are taken."""
 FORMAT = 2
 """Format of new bundles."""
 ENTRIES = {"1": "predict.load", str(FORMAT): "load"}

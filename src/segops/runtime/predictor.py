@@ -52,6 +52,7 @@ class Predictor:
         class_names: The C names in id order.
         device: Device of the network, to which images are sent.
         inference: Windows, averages and refinement; None: a single pass of the whole image.
+        bit_depth: As of :class:`.images.Photographs`, for :meth:`predict_bytes`.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Predictor:
         class_names: Sequence[str],
         device: torch.device | str = "cpu",
         inference: Inference | None = None,
+        bit_depth: int | None = 16,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)
         self.device = torch.device(device)
         self.inference = inference
+        self.bit_depth = bit_depth
         if not 1 <= len(self.class_names) <= VOID:
             raise SegopsError(f"{len(self.class_names)} classes; expected 1 to {VOID}.")
 
@@ -149,7 +152,7 @@ class Predictor:
                     f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
                 ) from None
         limit = None if self.inference is None else self.inference.settings.max_pixels
-        image = decode_consumer_image(content, name, limit)
+        image = decode_consumer_image(content, name, limit, self.bit_depth)
         prediction = self.predict(image)
         return encode_mask(prediction.mask), prediction.confidence
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segops import files, paths
 from segops.params.base import Sections
+from segops.params.data import DataParams
 from segops.predict.package import package
 from segops.runtime import opener
 from segops.runtime.predict_settings import PredictSettings
@@ -20,6 +21,7 @@ log = logging.getLogger("segops")
 class Settings(Sections):
     """The parameters that the stage reads."""
 
+    data: DataParams = DataParams()
     predict: PredictSettings = PredictSettings()
 
 
@@ -29,8 +31,9 @@ def run(root: Path) -> None:
     Raises:
         SegopsError: There is no trained network.
     """
-    predict = Settings.read(root).predict.model_dump(mode="json")
-    package(root / paths.TRAINED, root / paths.SEGMENTER, predict)
+    settings = Settings.read(root)
+    predict = settings.predict.model_dump(mode="json")
+    package(root / paths.TRAINED, root / paths.SEGMENTER, predict, settings.data.bit_depth)
     digest = files.sha256_tree(root / paths.SEGMENTER)
     files.write_json(
         root / paths.PACKAGE,

@@ -43,9 +43,9 @@ def run(root: Path) -> None:
             All outputs are written before.
     """
     settings = Settings.read(root)
-    layout = Layout(root / settings.data.path)
+    layout = Layout(root / settings.data.path, settings.data.photographs)
     try:
-        layout = open_layout(layout.root)
+        layout = open_layout(layout.root, layout.photographs)
     except SegopsError as error:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import AS_SHIPPED, Photographs
 
 IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
@@ -36,9 +37,11 @@ class Layout:
 
     Attributes:
         root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
+        photographs: How its files are read.
     """
 
     root: Path
+    photographs: Photographs = AS_SHIPPED
 
     def image_path(self, image_id: str) -> Path:
         """Path of an image's photograph; ``ID.jpg`` where there is none."""
@@ -90,7 +93,7 @@ class Layout:
         return [image_id for image_id in ids if not self.mask_path(image_id).is_file()]
 
 
-def open_layout(root: Path) -> Layout:
+def open_layout(root: Path, photographs: Photographs = AS_SHIPPED) -> Layout:
     """Check that `root` has VOC layout and that its lists can be used.
 
     Stage validate checks that every listed image and mask exists and is sound.
@@ -104,7 +107,7 @@ def open_layout(root: Path) -> Layout:
             f"{root}: no such directory. `dvc pull data/voc.dvc` brings the sample; "
             "`segops data use PATH` or `segops data fetch voc2012` put other data in its place."
         )
-    layout = Layout(root)
+    layout = Layout(root, photographs)
     findings = [
         SegopsError(f"{root / name}: no such directory")
         for name in (IMAGES, MASKS)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from segops.runtime import images
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import decode_consumer_image, decode_image, image_size
+from segops.runtime.images import Photographs, decode_consumer_image, decode_image, image_size
 from segops.runtime.masks import decode_mask
 from tests.support.large_image import Peak
 
@@ -199,15 +199,13 @@ def test_a_limit_of_ones_own_replaces_pillows(fmt: str, monkeypatch: pytest.Monk
         np.testing.assert_array_equal(consumer(content, 960), expected)
 
 
-def test_an_image_of_a_data_set_has_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_a_data_set_has_its_own_limit() -> None:
     content = encoded(Image.fromarray(picture()), "JPEG")
-    assert images._MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(images, "_MAX_PIXELS", 960)
-    assert decode_image(content, "a").shape == (24, 40, 3)
-    monkeypatch.setattr(images, "_MAX_PIXELS", 959)
-    words = r"^a: 40 x 24 pixels, 960 in all; expected at most 959\. Make it smaller\.$"
+    assert Photographs().max_pixels == 2 * Image.MAX_IMAGE_PIXELS
+    assert decode_image(content, "a", Photographs(960)).shape == (24, 40, 3)
+    words = r"^a: 40 x 24 pixels, 960 in all; expected at most 959 \(`data\.max_pixels`\)\. Make it"
     with pytest.raises(SegopsError, match=words):
-        decode_image(content, "a")
+        decode_image(content, "a", Photographs(959))
 
 
 def test_a_size_is_told_however_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,19 +43,19 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 def test_a_served_model_predicts_as_its_bundle_says(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build(SPEC)
-    write_bundle(tmp_path / "bundle", network, SPEC, NAMES, {}, {}, PREDICT)
+    write_bundle(tmp_path / "bundle", network, SPEC, NAMES, {}, {}, PREDICT, 12)
     model = BundledSegmenter()
     configuration = {"device": "cpu"}
     model.load_context(
         SimpleNamespace(artifacts={"bundle": str(tmp_path / "bundle")}, model_config=configuration)
     )
     photograph = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
-    deep = np.random.default_rng(1).integers(0, 1 << 16, (30, 50), dtype=np.uint16)
+    deep = np.random.default_rng(1).integers(0, 1 << 12, (30, 50), dtype=np.uint16)
     contents = [encoded(Image.fromarray(photograph)), encoded(Image.fromarray(deep))]
     found = model.predict(None, pd.DataFrame({"image": contents}))
 
     expected = Predictor(network, NAMES, inference=Inference(PredictSettings.of_bundle(PREDICT)))
-    grey = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    grey = np.repeat((deep >> 4).astype(np.uint8)[..., None], 3, axis=2)
     for row, image in zip(found.itertuples(), (photograph, grey), strict=True):
         prediction = expected.predict(image)
         np.testing.assert_array_equal(decode_mask(row.mask, "mask"), prediction.mask)
@@ -67,6 +67,7 @@ def test_a_served_model_predicts_as_its_bundle_says(tmp_path: Path) -> None:
         (encoded(Image.new("1", (5001, 1))), r"row 1: 5001 x 1 pixels.*at most 5,000"),
         (encoded(Image.new("F", (9, 9)), "TIFF"), r"row 1: image of mode F"),
         (contents[0][:-100], r"row 1: not decodable"),
+        (encoded(Image.fromarray(deep << 1)), r"row 1: holds the value.*`data.bit_depth` is 12"),
     ):
         with pytest.raises(MlflowException, match=words) as error:
             model.predict(None, pd.DataFrame({"image": [contents[0], content]}))

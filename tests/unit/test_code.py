@@ -23,6 +23,7 @@ HARMLESS = frozenset(
 """Imported names of libraries that decide no stage's result: another version reruns nothing."""
 SHOWN = (
     "segops.report.",
+    "segops.quality.duplicate_rules",
     "segops.quality.expectations",
     "segops.quality.split_differences",
     "segops.quality.warnings",
@@ -39,6 +40,7 @@ DECISIVE_WORDS = {
     "segops.quality.runner": {"an error without a message"},
     "segops.quality.facts": {"no such file", "cannot be read: "},
     "segops.train.engine": {"step "},
+    "segops.voc.hashes": {" x "},
     "segops.train.hardware": {r"(\S+) does not have a deterministic implementation"},
     "segops.train.launch": {
         "Connection closed by peer",

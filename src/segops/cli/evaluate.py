@@ -13,7 +13,6 @@ from segops.cli.common import checkout, console
 from segops.cli.metrics import class_table, metrics_table
 from segops.report.figures import level, sentence
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import LISTS, TEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +46,8 @@ def evaluate(
     ] = "val",
 ) -> None:
     """Score a model on val or test and show the metrics; no output of the pipeline changes."""
+    from segops.voc.layout import TEST
+
     if split == TEST and (compare or limit is not None):
         raise typer.BadParameter(
             "test is scored whole and chooses nothing: leave --compare and --limit out.",
@@ -103,6 +104,7 @@ def evaluate(
 def _earlier_looks(root: Path, model: str | None, store: PackedStore) -> list[Look]:
     """Print and return the earlier scores on the test split."""
     from segops.release.looks import earlier, listed
+    from segops.voc.layout import LISTS, TEST
 
     if not store.holds(TEST):
         raise SegopsError(

@@ -184,7 +184,8 @@ def test_objects_come_from_training_images_alone(job: Jobs) -> None:
     given = job(more={"copy_paste": CopyPasteParams(p=1.0)})
     training = loop._Training(given, build_fabric(given.params)[0], 0)
     assert training.dataset.copy_paste is not None
-    sources = {one for _, ids in training.dataset.copy_paste.sources for one in ids}
+    found = training.dataset.copy_paste.sources
+    sources = {one.image_id for _, of_class in found for one in of_class}
     ids, selection = selection_split(given.store.ids("train"), given.params.selection_share)
     assert sources <= set(ids)
     assert not sources & set(selection)

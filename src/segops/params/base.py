@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from segops.params import yaml_guard
 from segops.runtime.errors import SegopsError
 from segops.runtime.section import Positive
 
@@ -70,22 +71,6 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a mapping with the same key twice, as DVC does; PyYAML takes the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} stands twice; remove one", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> tuple[Any, str]:
     """Read a ``params.yaml``, or that of a workspace directory, as it is written.
 
@@ -97,7 +82,7 @@ def read_yaml(path: Path) -> tuple[Any, str]:
     """
     path = path / "params.yaml" if path.is_dir() else path
     try:
-        tree = yaml.load(read_text(path), _Loader)
+        tree = yaml_guard.load(read_text(path))
     except yaml.YAMLError as error:
         raise SegopsError(f"{path}: not readable as YAML: {error}") from None
     tree = {} if tree is None else tree

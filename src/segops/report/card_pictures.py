@@ -14,6 +14,7 @@ from PIL import Image
 
 from segops import paths
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import load_image
 
 MOST = 3
 GAP = 8
@@ -92,4 +93,4 @@ def _side_by_side(entry: dict[str, Any]) -> bytes:
 
 
 def _opened(text: str, kind: str) -> Image.Image:
-    return Image.open(BytesIO(base64.b64decode(text)), formats=[kind])
+    return load_image(base64.b64decode(text), "a picture of the evaluation page", [kind])

@@ -38,6 +38,12 @@ def test_defaults_are_usable() -> None:
         ),
         ({"train": {"lr": float("nan")}}, "train.lr"),
         ({"gate": {"min_miou": 1.5}}, "gate.min_miou"),
+        ({"train": {"lr": True}}, "train.lr: expected a number above 0 (found true)"),
+        ({"augment": {"crop": [True, 512]}}, "as in [512, 512] (found [true, 512])"),
+        (
+            {"gate": {"min_class_iou": {"cat": True, "dog": 0.1}}},
+            "gate.min_class_iou: expected a number, not true or false, for cat",
+        ),
         ({"augment": {"scale": {"range": [2.0, 0.5]}}}, "expected the smaller number first"),
         ({"augment": {"blur": {"sigma": [2, 0.3]}}}, "augment.blur.sigma: expected the smaller"),
         ({"augment": {"noise": {"std": [0.2, 0.1]}}}, "augment.noise.std: expected the smaller"),

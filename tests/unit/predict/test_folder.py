@@ -336,11 +336,11 @@ def test_what_is_under_way_is_bounded(
     decode, write = decode_consumer_image, outputs.write
     lock, names, most = Lock(), set[str](), [0]
 
-    def spied_decode(content: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    def spied_decode(content: bytes, name: str, *limits: Any) -> NDArray[np.uint8]:
         with lock:
             names.add(Path(name).stem)
             most[0] = max(most[0], len(names))
-        return decode(content, name, max_pixels)
+        return decode(content, name, *limits)
 
     def spied_write(mask: Path, *arguments: Any) -> dict[str, str | None]:
         written = write(mask, *arguments)

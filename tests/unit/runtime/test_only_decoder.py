@@ -1,0 +1,44 @@
+"""One module alone gives files to the decoders of pictures, so that one place names the formats."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+OWN = ROOT / "src/segops/runtime/images.py"
+DECODERS = frozenset(
+    {"imread", "imreadmulti", "imdecode", "imdecodemulti", "imreadanimation", "imdecodeanimation",
+     "VideoCapture", "decode_jpeg", "decode_png", "tifffile", "imageio", "skimage",
+     "torchvision.io", "matplotlib.image"}
+)  # fmt: skip
+"""Names under which other libraries decode pictures."""
+
+
+def decoders(path: Path) -> Iterator[str]:
+    """What a module decodes pictures with, and where."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        match node:
+            case ast.Attribute(value=ast.Name("Image"), attr="open"):
+                names = ["Image.open"]
+            case ast.Attribute(attr=name) if name in DECODERS:
+                names = [name]
+            case ast.Import():
+                names = [alias.name for alias in node.names if alias.name in DECODERS]
+            case ast.ImportFrom(module="PIL"):
+                own = ("Plugin", "ImageFile", "ImageSequence")
+                names = [alias.name for alias in node.names if alias.name.endswith(own)]
+                # Two modules ask an image that is open for its tags.
+                names = [name for name in names if name != "TiffImagePlugin"]
+            case ast.ImportFrom(level=0, module=str(module)):
+                names = [one for one in (module, *(a.name for a in node.names)) if one in DECODERS]
+        yield from (f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)} {one}" for one in names)
+
+
+def test_no_other_module_decodes_pictures() -> None:
+    """``Image.open`` and OpenCV choose a decoder by a file's content, Ghostscript among them."""
+    modules = [path for room in ("src", "flows", "tools") for path in (ROOT / room).rglob("*.py")]
+    assert [one for path in modules if path != OWN for one in decoders(path)] == []
+    assert any(decoders(OWN)), "the search finds nothing"

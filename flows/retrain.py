@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +25,7 @@ from prefect.states import Completed, Failed
 from segops import faults, files, paths, pipeline
 from segops.params.file import load_params
 from segops.report.figures import sentence
+from segops.report.markdown import escaped
 from segops.runtime.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
@@ -239,20 +239,15 @@ def verdict_page(summary: Summary) -> str:
     """Return the verdict, the score and every check, in Markdown."""
     lines = [
         f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
-        f"**{sentence(summary.evaluation)}**. {_cell(_verdict(summary))}",
+        f"**{sentence(summary.evaluation)}**. {escaped(_verdict(summary))}",
         "| check | outcome | what was found |",
         "| --- | --- | --- |",
         *(
-            f"| {_cell(check.name)} | {MARKS[check.outcome]} | {_cell(check.sentence)} |"
+            f"| {escaped(check.name)} | {MARKS[check.outcome]} | {escaped(check.sentence)} |"
             for check in summary.decision.checks
         ),
     ]
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
-
-
-def _cell(text: str) -> str:
-    """Escape a text, which may hold the user's class names, for a cell of a Markdown table."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _show(summary: Summary) -> None:

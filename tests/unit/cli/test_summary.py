@@ -50,7 +50,7 @@ def test_the_flows_page_tells_the_three_outcomes_apart() -> None:
     decision = Decision(verdict="rejected", checks=CHECKS)
     page = verdict_page(Summary({}, "segops", "3", True, decision, evaluation_of(), "sqlite://"))
     assert page.splitlines()[-3:] == [
-        "| mIoU | passed | It is [enough]. |",
+        "| mIoU | passed | It is \\[enough\\]. |",
         "| IoU of a\\|b | **failed** | A &lt;gap&gt;. |",
         "| champion | **undecided** | Too few images. |",
     ]

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segops.data.store import CHANNELS, PackedStore, pack
+from segops.data.store import PackedStore, pack
 from segops.quality.facts import scan
+from segops.runtime.bands import RGB
 from segops.runtime.classes import VOC_CLASSES
 from segops.threads import cores
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
@@ -111,7 +112,7 @@ def compare(layout: Layout, directory: Path, count: int) -> None:
         for split in layout.splits()
         for height, width in map(store.size, store.ids(split))
     )
-    disk = timed(partial(written, directory, (CHANNELS + 1) * pixels))
+    disk = timed(partial(written, directory, (RGB + 1) * pixels))
     print(f"{count} pairs, {cores()} threads (a ratio of 0.8 or more is wanted):")
     for name, seconds in zip(sides, medians, strict=True):
         print(f"  {name:>11}: {count / seconds:6.0f} images/s, ratio {medians[0] / seconds:.2f}")

@@ -26,17 +26,18 @@ from segops.metrics.iou import ClassPixels, class_pixels
 from segops.metrics.iou import miou as miou_of_pixels
 from segops.params.file import Params, load_params, parse_params
 from segops.release.gate import decide  # noqa: F401
+from segops.runtime.bands import RGB, decode_consumer_bands
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
-    decode_consumer_image,
     read_content,
-    read_image,
     require_pixels,
     upright_rgb,
 )
 from segops.runtime.masks import read_mask
+from segops.voc.bands import read_pixels
 from segops.voc.layout import SPLITS, Layout, open_layout
+from segops.voc.reading import Bands, Reading
 
 if TYPE_CHECKING:
     from segops.predict.bundle import BundledPredictor
@@ -78,6 +79,7 @@ class Model:
         Args:
             image: The path of an image file, a file's bytes, a Pillow image, or uint8 pixels of
                 shape (H, W, 3), RGB. An EXIF orientation of a file or a Pillow image is applied.
+                A model of other channels takes a file of as many bands, or pixels (H, W, B).
 
         Raises:
             SegopsError: The file is missing, is no image, or has too many pixels.
@@ -87,11 +89,13 @@ class Model:
         return Segmentation(prediction.mask, prediction.confidence, self.class_names)
 
     def _pixels(self, image: str | Path | bytes | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        limit, depth = self._predictor.max_pixels, self._predictor.bit_depth
+        to = self._predictor
+        limit, channels, depth = to.max_pixels, to.channels, to.bit_depth
         if isinstance(image, (str, Path)):
-            return decode_consumer_image(read_content(Path(image)), str(image), limit, depth)
+            content, name = read_content(Path(image)), str(image)
+            return decode_consumer_bands(content, name, limit, channels, depth)
         if isinstance(image, bytes):
-            return decode_consumer_image(image, "image", limit, depth)
+            return decode_consumer_bands(image, "image", limit, channels, depth)
         if isinstance(image, np.ndarray):
             if image.ndim == 3:
                 require_pixels((image.shape[1], image.shape[0]), "image", limit)
@@ -102,6 +106,11 @@ class Model:
                 "Pillow image or uint8 pixels (H, W, 3)"
             )
         require_pixels(image.size, "image", limit)
+        if channels != RGB:
+            raise ValueError(
+                f"image is a Pillow image, which holds no {channels} bands for sure; expected a "
+                f"path, the bytes of an image file, or uint8 pixels (H, W, {channels})"
+            )
         return upright_rgb(image, "image", depth)
 
 
@@ -110,7 +119,7 @@ class Sample(NamedTuple):
 
     Attributes:
         image_id: Its name in the split's list.
-        image: uint8 (H, W, 3), RGB, as stored.
+        image: uint8 (H, W, 3), RGB, as stored; or (H, W, B) of all bands.
         mask: uint8 (H, W), class ids; 255 is void.
     """
 
@@ -140,7 +149,7 @@ class Dataset:
             SegopsError: A file is missing or cannot be decoded.
         """
         for image_id in self.ids:
-            image = read_image(self._layout.image_path(image_id))
+            image = read_pixels(self._layout, image_id)
             mask = read_mask(self._layout.mask_path(image_id))
             if image.shape[:2] != mask.shape:
                 raise SegopsError(
@@ -175,19 +184,27 @@ def load(
         return Model(load_bundle(bundle, device))
 
 
-def open_dataset(path: str | Path, split: str = "val") -> Dataset:
+def open_dataset(
+    path: str | Path,
+    split: str = "val",
+    channels: int | None = None,
+    bands: Sequence[str] = (),
+) -> Dataset:
     """Open one split of a data set in VOC layout.
 
     Args:
         path: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
         split: `train` or `val`.
+        channels: As `data.channels`: bands of each photograph; None: RGB.
+        bands: As `data.bands`: further directories of one band each.
 
     Raises:
         SegopsError: The directory has no VOC layout, or the list is missing or not usable.
     """
     if split not in SPLITS:
         raise SegopsError(f"split is {split!r}; expected {' or '.join(SPLITS)}.")
-    return Dataset(open_layout(Path(path)), split)
+    pixels = Bands(RGB if channels is None else channels, tuple(bands))
+    return Dataset(open_layout(Path(path), Reading(bands=pixels)), split)
 
 
 def miou(
@@ -280,7 +297,7 @@ def fit(
         Path(params).resolve().parent,
     ):
         raise SegopsError(f"{root}: holds the parameters that were given. Give another output.")
-    open_layout(source)
+    open_layout(source, read.data.reading)
     if root.resolve().is_relative_to(source):
         raise SegopsError(f"{root}: lies in the data set {source}. Give another output.")
     tree = read.model_dump(mode="json", by_alias=True)

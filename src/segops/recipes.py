@@ -158,7 +158,7 @@ def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:
     needs = recipe.about.data
     get = f"`{needs.get}` installs {needs.name}."
     try:
-        layout = open_layout(root / settings.data.path)
+        layout = open_layout(root / settings.data.path, settings.data.reading)
         present = {split: len(layout.ids(split)) for split in SPLITS}
     except SegopsError as error:
         return [f"{str(error).splitlines()[0].rstrip('.')}. {get}"]

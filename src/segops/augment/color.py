@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segops.augment.geometry import Pixels
+from segops.runtime.bands import RGB, false_colour
 from segops.runtime.classes import VOID
 
 LUMA = np.array((0.299, 0.587, 0.114))
@@ -28,6 +31,8 @@ NORMAL_LEVELS /= NORMAL_LEVELS.std()
 """256 equally likely values of mean 0 and deviation 1."""
 
 ROW_STEP = 8
+
+Colours = TypeVar("Colours", Pixels, Tensor)
 
 
 class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -89,8 +94,8 @@ class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]
         }
 
     def apply(self, img: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
-        """Change the colours of an image: uint8 (H, W, 3), rounded and clipped to 0..255."""
-        return np.asarray(cv2.transform(img, matrix), dtype=np.uint8)
+        """Change the colours of an image: uint8 (H, W, C), rounded and clipped to 0..255."""
+        return recoloured(img, lambda rgb: np.asarray(cv2.transform(rgb, matrix), np.uint8))
 
 
 class GaussianBlur(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -110,7 +115,7 @@ class GaussianBlur(A.ImageOnlyTransform):  # type: ignore[misc]
         return {"drawn_sigma": self.py_random.uniform(*self.sigma)}
 
     def apply(self, img: Pixels, drawn_sigma: float, **_: Any) -> Pixels:
-        """Blur an image: uint8 (H, W, 3)."""
+        """Blur an image: uint8 (H, W, C)."""
         return np.asarray(cv2.GaussianBlur(img, (0, 0), drawn_sigma), dtype=np.uint8)
 
 
@@ -148,7 +153,7 @@ class GaussianNoise(A.ImageOnlyTransform):  # type: ignore[misc]
         }
 
     def apply(self, img: Pixels, noise: NDArray[np.int16], levels: Pixels, **_: Any) -> Pixels:
-        """Add noise to an image: uint8 (H, W, 3), clipped to 0..255."""
+        """Add noise to an image: uint8 (H, W, C), clipped to 0..255."""
         return np.asarray(cv2.add(img, cv2.LUT(levels, noise), dtype=cv2.CV_8U), dtype=np.uint8)
 
 
@@ -172,4 +177,21 @@ def _mean_grey(image: Pixels, mask: Pixels | None) -> float:
     labelled = None if mask is None else (mask[::step] != VOID).view(np.uint8)
     if labelled is not None and not labelled.any():
         labelled = None
-    return float(LUMA @ np.array(cv2.mean(image[::step], mask=labelled)[:3]))
+    rgb = false_colour(image[::step])
+    return float(LUMA @ np.array(cv2.mean(rgb, mask=labelled)[:3]))
+
+
+def recoloured(image: Colours, change: Callable[[Any], Any]) -> Colours:
+    """An image (..., C), array or tensor, whose colours `change` changed.
+
+    The colours are the first three channels; the first of two is a grey. The others stay.
+    """
+    channels = image.shape[-1]
+    changed: Colours = change(false_colour(image))
+    if channels == RGB:
+        return changed
+    coloured = RGB if channels > RGB else 1
+    whole: Any = image.copy() if isinstance(image, np.ndarray) else image.clone()
+    whole[..., :coloured] = changed[..., :coloured]
+    result: Colours = whole
+    return result

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.runtime.bands import RGB
 from segops.runtime.classes import VOID
 
 IMAGENET_MEAN_COLOR = (124, 116, 104)
@@ -25,7 +26,10 @@ COUNTED_SIDE = 128
 """Fewest pixels along the crop's shorter side of which the classes are counted."""
 
 Pixels = NDArray[np.uint8]
-"""An image, (H, W, 3), RGB, or a mask, (H, W)."""
+"""An image, (H, W, C), where three channels are RGB, or a mask, (H, W)."""
+
+GROUP = 4
+"""Channels that OpenCV warps and pads at a time."""
 
 Affine = tuple[float, float, float, float, float, float]
 """The map (x, y) -> (a x + b y + c, d x + e y + f) as (a, b, c, d, e, f); plain numbers, because
@@ -59,7 +63,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
             share of its labelled pixels or more, or no pixel is labelled. The pixels counted are a
             grid, of 128 or more a side, of the warped mask. 1: the place is drawn once. As in
             ``RandomCrop`` of MMSegmentation.
-        fill: RGB, 0 to 255.
+        fill: A value for each channel, 0 to 255.
         fill_mask: Id, 0 to 255.
         p: Probability of all of it; a policy needs 1, since the crop's size is fixed.
     """
@@ -77,7 +81,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         shear: float = 0.0,
         shear_p: float = 0.0,
         cat_max_ratio: float = 1.0,
-        fill: tuple[int, int, int] = IMAGENET_MEAN_COLOR,
+        fill: tuple[int, ...] = IMAGENET_MEAN_COLOR,
         fill_mask: int = VOID,
         p: float = 1.0,
     ) -> None:
@@ -137,10 +141,27 @@ class Warp(A.DualTransform):  # type: ignore[misc]
     def apply(
         self, img: Pixels, to_source: Affine, window: Window, scale: float, **_: Any
     ) -> Pixels:
-        """Warp an image: uint8 (H, W, 3) to uint8 of the crop's size, bilinearly."""
+        """Warp an image: uint8 (H, W, C) to uint8 of the crop's size, bilinearly.
+
+        Raises:
+            ValueError: The image has another number of channels than `fill`.
+        """
+        channels = img.shape[2]
+        if channels != len(self.fill):
+            raise ValueError(f"image of {channels} channels, fill of {len(self.fill)}")
         part, to_part = self.shown(img, to_source, window, scale)
         if part.size == 0:
-            return np.full((*self.size, 3), self.fill, dtype=np.uint8)
+            return np.full((*self.size, channels), self.fill, dtype=np.uint8)
+        if channels != RGB:
+            groups = []
+            for first in range(0, channels, GROUP):
+                some = part[..., first : first + GROUP]
+                missing = GROUP - some.shape[2]  # two channels would be warped less exactly
+                some = np.pad(some, ((0, 0), (0, 0), (0, missing)))
+                fill = *self.fill[first : first + GROUP], *[0] * missing
+                warped = _warp(some, to_part, window, cv2.INTER_LINEAR, fill)
+                groups.append(self._padded(warped, window, fill))
+            return np.ascontiguousarray(np.concatenate(groups, axis=2)[..., :channels])
         # OpenCV's bilinear warp of four channels takes a third of the time of three.
         part = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2RGBA), dtype=np.uint8)
         warped = _warp(part, to_part, window, cv2.INTER_LINEAR, (*self.fill, 0))
@@ -157,7 +178,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
     def shown(
         self, img: Pixels, to_source: Affine, window: Window, scale: float
     ) -> tuple[Pixels, Affine]:
-        """The part of an image, uint8 (H, W, 3), that a bilinear warp reads.
+        """The part of an image, uint8 (H, W, C), that a bilinear warp reads.
 
         Returns:
             The part, reduced by area where it shrinks to less than half, and the map from crop to

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.augment.color import recoloured
 from segops.augment.geometry import Pixels
 
 LEVELS = np.arange(256, dtype=np.uint8)
@@ -73,8 +74,12 @@ class PhotometricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         hue: float,
         **_: Any,
     ) -> Pixels:
-        """Distort an image: uint8 (H, W, 3), RGB."""
+        """Distort the colours of an image: uint8 (H, W, C)."""
         tables = make_tables(brightness, contrast, contrast_first, saturation, hue)
+        return recoloured(img, lambda rgb: self._distorted(rgb, tables))
+
+    @staticmethod
+    def _distorted(img: Pixels, tables: Tables) -> Pixels:
         img = _replaced(img, tables.before)
         if tables.changes_color:
             hsv = cv2.LUT(cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL), tables.hsv[None])

@@ -11,7 +11,7 @@ import numpy as np
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.extra import build_extra
-from segops.augment.geometry import Pixels, Warp
+from segops.augment.geometry import IMAGENET_MEAN_COLOR, Pixels, Warp
 from segops.augment.photometric import PhotometricDistortion
 from segops.runtime.errors import SegopsError
 
@@ -37,7 +37,7 @@ class Policy:
         self.crop: tuple[int, int] = first.size
 
     def __call__(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        """Augment an image, uint8 (H, W, 3), RGB, and its mask, uint8 (H, W), 255 for void.
+        """Augment an image, uint8 (H, W, C), and its mask, uint8 (H, W), 255 for void.
 
         Args:
             image: The image.
@@ -45,7 +45,7 @@ class Policy:
             seed: Not negative; :func:`sample_seed` makes it.
 
         Returns:
-            The crop, uint8 (h, w, 3), and its mask, uint8 (h, w).
+            The crop, uint8 (h, w, C), and its mask, uint8 (h, w).
 
         Raises:
             ValueError: Image and mask differ in size.
@@ -75,7 +75,10 @@ class Policy:
                 params = transform.update_transform_params(params=transform.get_params(), data=data)
                 params.update(transform.get_params_dependent_on_data(params=params, data=data))
             drawn.append(params)
-            data = {"image": np.zeros((1, 1, 3), np.uint8), "mask": np.zeros((1, 1), np.uint8)}
+            data = {
+                "image": np.zeros((1, 1, image.shape[2]), np.uint8),
+                "mask": np.zeros((1, 1), np.uint8),
+            }
         return tuple(drawn)
 
     def _seed(self, seed: int) -> None:
@@ -113,8 +116,11 @@ class Policy:
         return Policy.from_json, (self.to_json(),)
 
 
-def build_policy(params: AugmentParams) -> Policy:
+def build_policy(params: AugmentParams, fill: tuple[int, ...] = IMAGENET_MEAN_COLOR) -> Policy:
     """Build the policy; parts of probability 0 are left out.
+
+    `fill` is the value of each channel, 0..255, beyond an image's border. Colours are those of the
+    first three channels; geometry, blur and noise act on all.
 
     Raises:
         SegopsError: ``augment.extra`` names a transform that cannot be built.
@@ -131,6 +137,7 @@ def build_policy(params: AugmentParams) -> Policy:
         shear=params.shear.limit,
         shear_p=params.shear.p,
         cat_max_ratio=params.cat_max_ratio,
+        fill=fill,
     )
     parts = [
         ColorJitter(**params.color_jitter.model_dump()),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from segops.augment.geometry import Pixels, Warp
 from segops.augment.policy import Policy
+from segops.runtime.bands import RGB
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 
@@ -24,7 +25,7 @@ SPAN = 128
 START = 63
 
 NamedSample = tuple[str, Pixels, Pixels]
-"""(image id, image (H, W, 3), mask (H, W))."""
+"""(image id, image (H, W, C), mask (H, W))."""
 
 
 def prove(policy: Policy, samples: Iterable[NamedSample], seeds: Iterable[int]) -> int:
@@ -68,13 +69,15 @@ def find_fault(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> Segops
     for transform in others:
         certain = copy.copy(transform)
         certain.p = 1
-        alone = Policy(A.Compose([Warp(size=policy.crop), certain]))
+        alone = Policy(A.Compose([Warp(size=policy.crop, fill=warp.fill), certain]))
         try:
             fault = _fault_of(alone, crop, crop_mask, seed)
             if not fault and not isinstance(transform, A.ImageOnlyTransform):
                 fault = _find_misplaced(alone, crop, crop_mask, seed)
         except Exception as error:  # a transform of augment.extra may raise anything
-            fault = SegopsError(f"{type(error).__name__}: {error}")
+            fault = SegopsError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            if crop.shape[2] != RGB:
+                fault = SegopsError(f"{fault} (images have {crop.shape[2]} channels)")
         if fault:
             return SegopsError(f"{type(transform).__name__}: {fault}")
     return _fault_of(policy, image, mask, seed)
@@ -83,7 +86,7 @@ def find_fault(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> Segops
 def _fault_of(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> SegopsError | None:
     """What is wrong with the size, the type, the ids or the repetition of a crop."""
     crop, crop_mask = policy(image, mask, seed)
-    if crop.shape != (*policy.crop, 3) or crop_mask.shape != policy.crop:
+    if crop.shape != (*policy.crop, image.shape[2]) or crop_mask.shape != policy.crop:
         return SegopsError(
             f"expected a crop of {policy.crop}, got {crop.shape} and mask {crop_mask.shape}"
         )
@@ -123,10 +126,13 @@ def _find_misplaced(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> S
             "where the crop shows nothing of the image, the mask has the ids "
             f"{np.unique(empty).tolist()}, expected {VOID}"
         )
-    inside = shown == 3 * 255
+    channels = image.shape[2]
+    inside = shown == channels * 255
     height, width = mask.shape
-    columns = _positions(look, np.broadcast_to(np.arange(width), mask.shape))[inside]
-    rows = _positions(look, np.broadcast_to(np.arange(height)[:, None], mask.shape))[inside]
+    columns = _positions(look, channels, np.broadcast_to(np.arange(width), mask.shape))[inside]
+    rows = _positions(look, channels, np.broadcast_to(np.arange(height)[:, None], mask.shape))[
+        inside
+    ]
     if (columns < 0).any() or (rows < 0).any():
         return SegopsError("pixels come from nowhere in the image")
     labels = crop_mask[inside]
@@ -145,12 +151,14 @@ def _find_misplaced(policy: Policy, image: Pixels, mask: Pixels, seed: int) -> S
     return None
 
 
-def _positions(look: Callable[[Pixels], Pixels], position: NDArray[np.int64]) -> NDArray[np.int64]:
+def _positions(
+    look: Callable[[Pixels], Pixels], channels: int, position: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Which `position` each pixel of the crop shows; -1 where it shows none."""
     spans = range(0, int(position.max()) + 1, SPAN)
     shown: NDArray[np.int64] | None = None
-    # Three ramps at a time, one for each channel.
-    for starts in zip_longest(*[iter(spans)] * 3, fillvalue=spans[-1]):
+    # As many ramps at a time as there are channels.
+    for starts in zip_longest(*[iter(spans)] * channels, fillvalue=spans[-1]):
         ramps = [np.clip(position - start + START, 0, 255) for start in starts]
         seen = look(np.stack(ramps, axis=2).astype(np.uint8)).astype(np.int64) - START
         if shown is None:

@@ -45,12 +45,13 @@ def data_use(
 ) -> None:
     """Copy your own data set in VOC layout into place and track it."""
     from segops import pipeline
+    from segops.params.file import load_params
     from segops.voc.use import use
 
     root, target = _data_target()
     if without is not None or path.resolve() != (root / target).resolve():
         pipeline.require_tracked(root, target)
-    use(path, root / target, _read_ids(without))
+    use(path, root / target, _read_ids(without), load_params(root).data.reading)
     _track(root, target)
 
 

@@ -50,7 +50,7 @@ class Cutout(NamedTuple):
     """An object cut out of an image, in its bounding box.
 
     Attributes:
-        image: uint8 (h, w, 3), RGB.
+        image: uint8 (h, w, C).
         labels: uint8 (h, w): the object's class, and 255 on its void border.
         shape: bool (h, w): the pixels of the box that are pasted, border included.
     """
@@ -123,7 +123,7 @@ class CopyPaste:
         """An image of the store and its mask, with objects of other images pasted into them.
 
         Returns:
-            Image, uint8 (H, W, 3), and mask, uint8 (H, W); read-only where nothing is drawn. Memory
+            Image, uint8 (H, W, C), and mask, uint8 (H, W); read-only where nothing is drawn. Memory
             is taken for the pasted objects, not for the image.
         """
         # A separate generator, so that the policy draws the same with and without pasted objects.

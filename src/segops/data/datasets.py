@@ -45,7 +45,7 @@ class TrainDataset(Dataset[TrainSample]):
         """What the policy gets for sample `key`, (epoch, index).
 
         Returns:
-            Image, uint8 (H, W, 3), and mask, uint8 (H, W), as stored or with pasted objects, both
+            Image, uint8 (H, W, C), and mask, uint8 (H, W), as stored or with pasted objects, both
             possibly read-only; and the sample's seed.
         """
         epoch, index = key
@@ -59,7 +59,7 @@ class TrainDataset(Dataset[TrainSample]):
         """Make the sample of `key`, (epoch, index).
 
         Returns:
-            Image, uint8 (3, h, w), RGB, and mask, uint8 (h, w) with 255 for void, of the policy's
+            Image, uint8 (C, h, w), and mask, uint8 (h, w) with 255 for void, of the policy's
             crop size. The network normalises, on its device.
         """
         image, mask = self.policy(*self.source(key))
@@ -81,16 +81,23 @@ def train_loader(
         pin_memory: Put batches in page-locked memory, for a GPU.
 
     Returns:
-        Pairs of images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w).
+        Pairs of images, uint8 (N, C, h, w) in channels-last memory, and masks, uint8 (N, h, w).
     """
     if workers == 0:
         return stream_loader(dataset, batches, _collate, workers=0, pin_memory=pin_memory)
     shape = batches.batch_size, *dataset.policy.crop
-    return shared_batches(dataset, batches, shape, workers=workers, pin_memory=pin_memory)
+    return shared_batches(
+        dataset,
+        batches,
+        shape,
+        workers=workers,
+        pin_memory=pin_memory,
+        channels=dataset.store.channels,
+    )
 
 
 def _collate(samples: list[TrainSample]) -> TrainSample:
-    # Stacked as (N, h, w, 3), as they lie in memory; viewed as (N, 3, h, w) that is channels-last.
+    # Stacked as (N, h, w, C), as they lie in memory; viewed as (N, C, h, w) that is channels-last.
     images = default_collate([image.permute(1, 2, 0) for image, _ in samples])
     masks = default_collate([mask for _, mask in samples])
     return images.permute(0, 3, 1, 2), masks

@@ -12,35 +12,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.data.channel_statistics import ChannelStatistics, measured
 from segops.files import atomic_directory, read_json, sha256_bytes, write_json
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     PIXELS_AT_ONCE,
-    decoded_size,
     load_photograph,
     read_content,
     rgb_strips,
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
-from segops.voc.decoding import pixels_of
+from segops.voc.bands import read_bands
+from segops.voc.decoding import decoded_size, pixels_of
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.layout import SPLITS, TEST, Layout
+from segops.voc.layout import SPLITS, TEST, TRAIN, Layout
 
 FORMAT = 1
 IMAGES = "images.bin"
 MASKS = "masks.bin"
 INDEX = "index.json"
-CHANNELS = 3
+STATISTICS = "statistics"
+"""Key of the index of other than RGB images: their channels, and mean and deviation of train."""
 
 
 @dataclass(frozen=True)
 class StoredImage:
     """Where an image lies in its split of the store, and the hashes of its two files.
 
-    `offset` counts the pixels before it: the image begins at byte ``3 * offset``, the mask at
-    ``offset``.
+    `offset` counts the pixels before it: the image begins at byte ``C * offset`` where images have
+    C channels, the mask at ``offset``.
     """
 
     height: int
@@ -74,7 +76,8 @@ class PackedStore:
         self.path = path
         self._opened: dict[str, _Split] = {}
         present = [split for split in SPLITS if self.holds(split)]
-        self.class_names = self._split(present[0] if present else SPLITS[0]).class_names
+        self._first = present[0] if present else SPLITS[0]
+        self.class_names = self._split(self._first).class_names
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedStore, (self.path,)
@@ -88,17 +91,27 @@ class PackedStore:
         return tuple(self._split(split).entries)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The image, uint8 (H, W, 3), RGB, at its original size; a read-only view of the store."""
+        """The image, uint8 (H, W, C), at its original size; a read-only view of the store.
+
+        C is :attr:`channels`; three are RGB.
+        """
         split, entry = self._find(image_id)
-        start = entry.offset * CHANNELS
-        flat = split.images[start : start + entry.pixels * CHANNELS]
-        return flat.reshape(entry.height, entry.width, CHANNELS)
+        return split.image(entry)
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
         """The mask of the image, uint8 (H, W), class ids and 255 for void; a read-only view."""
         split, entry = self._find(image_id)
-        flat = split.masks[entry.offset : entry.offset + entry.pixels]
-        return flat.reshape(entry.height, entry.width)
+        return split.mask(entry)
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return self._split(self._first).statistics.channels
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        """Mean and deviation of the channels over train; none of RGB images."""
+        return self._split(TRAIN).statistics
 
     def private(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """:meth:`image` and :meth:`mask`, writable; only the caller sees what is written.
@@ -107,8 +120,9 @@ class PackedStore:
         """
         split, entry = self._find(image_id)
         shape = entry.height, entry.width
-        start = entry.offset * CHANNELS
-        image = np.memmap(split.path / IMAGES, np.uint8, "c", start, (*shape, CHANNELS))
+        channels = split.statistics.channels
+        start = entry.offset * channels
+        image = np.memmap(split.path / IMAGES, np.uint8, "c", start, (*shape, channels))
         mask = np.memmap(split.path / MASKS, np.uint8, "c", entry.offset, shape)
         return image.view(np.ndarray), mask.view(np.ndarray)
 
@@ -158,8 +172,19 @@ class _Split:
         self.class_names: tuple[str, ...] = tuple(index["classes"])
         self.entries = {name: StoredImage(**entry) for name, entry in index["images"].items()}
         pixels = sum(entry.pixels for entry in self.entries.values())
-        self.images = _mapped(path / IMAGES, pixels * CHANNELS)
+        self.statistics = ChannelStatistics.of(index.get(STATISTICS))
+        self.images = _mapped(path / IMAGES, pixels * self.statistics.channels)
         self.masks = _mapped(path / MASKS, pixels)
+
+    def image(self, entry: StoredImage) -> NDArray[np.uint8]:
+        channels = self.statistics.channels
+        start = entry.offset * channels
+        flat = self.images[start : start + entry.pixels * channels]
+        return flat.reshape(entry.height, entry.width, channels)
+
+    def mask(self, entry: StoredImage) -> NDArray[np.uint8]:
+        flat = self.masks[entry.offset : entry.offset + entry.pixels]
+        return flat.reshape(entry.height, entry.width)
 
 
 def pack(
@@ -190,6 +215,7 @@ def pack(
             image is in two splits (all of these are listed); or the hashes are not the expected
             ones; or the disk is full.
     """
+    bands = layout.reading.bands
     for leftover in target.parent.glob(f".{target.name}.*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -215,14 +241,29 @@ def pack(
                     "classes": list(class_names),
                     "images": {name: asdict(entry) for name, entry in entries.items()},
                 }
+                if not bands.is_rgb:
+                    content[STATISTICS] = ChannelStatistics(bands.total).to_json()
                 write_json(directory / split / INDEX, content)
+            if not bands.is_rgb:
+                write_json(directory / TRAIN / INDEX, _with_statistics(directory / TRAIN))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise SegopsError(
-                f"{target}: the disk is full. The store needs three bytes for each pixel of the "
-                "images and one for each of the masks; free space or move the workspace."
+                f"{target}: the disk is full. The store needs {bands.total + 1} bytes for each "
+                "pixel, one of them for the masks; free space or move the workspace."
             ) from error
+
+
+def _with_statistics(directory: Path) -> dict[str, Any]:
+    """The index of a split with the statistics of its images."""
+    split = _Split(directory)
+    content: dict[str, Any] = read_json(directory / INDEX)
+    content[STATISTICS] = measured(
+        split.statistics.channels,
+        ((split.image(entry), split.mask(entry)) for entry in split.entries.values()),
+    ).to_json()
+    return content
 
 
 class _Place(NamedTuple):
@@ -283,7 +324,7 @@ def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:
     """The places of images one after the other."""
     offset = 0
     for image_id in ids:
-        width, height = decoded_size(layout.image_path(image_id), layout.photographs.max_pixels)
+        width, height = decoded_size(layout, layout.image_path(image_id))
         yield _Place(image_id, offset, width, height)
         offset += width * height
 
@@ -294,18 +335,10 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
     The image is gone before its mask is decoded. Without a target nothing is written, and all is
     checked. Runs in a thread.
     """
-    image_path, mask_path = layout.image_path(place.image_id), layout.mask_path(place.image_id)
-    content = read_content(image_path)
-    image_sha256 = sha256_bytes(content)
-    image = load_photograph(content, str(image_path), layout.photographs)
-    width, height = image.size
-    if image.size != (place.width, place.height):
-        raise SegopsError(f"{image_path}: changed while it was read. Pack the data again.")
-    if target is not None:
-        _write_at(target / IMAGES, CHANNELS * place.offset, rgb_strips(image))
-    del image
+    image_sha256 = _write_image(layout, place, target)
+    width, height, mask_path = place.width, place.height, layout.mask_path(place.image_id)
     content = read_content(mask_path)
-    mask = decode_mask(content, str(mask_path), layout.photographs)
+    mask = decode_mask(content, str(mask_path), layout.reading.photographs)
     if mask.shape != (height, width):
         raise SegopsError(
             f"{place.image_id}: image of {width} x {height} pixels, mask of "
@@ -315,6 +348,25 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
     if target is not None:
         _write_at(target / MASKS, place.offset, [mask])
     return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content))
+
+
+def _write_image(layout: Layout, place: _Place, target: Path | None) -> str:
+    """Decode an image and write it; returns its hash."""
+    path = layout.image_path(place.image_id)
+    parts: Iterable[NDArray[np.uint8]]
+    if layout.reading.bands.is_rgb:
+        content = read_content(path)
+        digest = sha256_bytes(content)
+        image = load_photograph(content, str(path), layout.reading.photographs)
+        size, parts = image.size, rgb_strips(image)
+    else:
+        pixels, digest, *_ = read_bands(layout, place.image_id)
+        size, parts = (pixels.shape[1], pixels.shape[0]), [pixels]
+    if size != (place.width, place.height):
+        raise SegopsError(f"{path}: changed while it was read. Pack the data again.")
+    if target is not None:
+        _write_at(target / IMAGES, layout.reading.bands.total * place.offset, parts)
+    return digest
 
 
 def _write_at(path: Path, start: int, parts: Iterable[NDArray[np.uint8]]) -> None:

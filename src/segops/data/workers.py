@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segops.data.samplers import BatchStream, SampleKey
+from segops.runtime.bands import RGB
 
 ALLOCATOR_KEEPS = 24 << 20
 """Bytes; glibc's own limit for what it keeps is 32 MiB."""
@@ -76,6 +77,7 @@ def shared_batches(
     *,
     workers: int,
     pin_memory: bool,
+    channels: int = RGB,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a data set, made by worker processes; the caller owns each batch.
 
@@ -89,17 +91,18 @@ def shared_batches(
     buffer of batch ``k - 1``.
 
     Args:
-        dataset: Makes a sample, (image uint8 (3, h, w), mask uint8 (h, w)), of every key.
+        dataset: Makes a sample, (image uint8 (C, h, w), mask uint8 (h, w)), of every key.
         batches: The keys of every batch.
         shape: Batch size, height and width.
         workers: Processes, 1 or more.
         pin_memory: Put batches in page-locked memory, for a GPU.
+        channels: C.
 
     Yields:
-        Images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w).
+        Images, uint8 (N, C, h, w) in channels-last memory, and masks, uint8 (N, h, w).
     """
     buffers = min(READ_AHEAD * workers + 1, max(1, len(batches)))
-    images = torch.empty((buffers, *shape, 3), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    images = torch.empty((buffers, *shape, channels), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     masks = torch.empty((buffers, *shape), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     tasks = ((number % buffers, keys) for number, keys in enumerate(batches))
     for number in stream_loader(

@@ -11,6 +11,7 @@ from segops.evaluate.bootstrap import PIXELS
 from segops.evaluate.score import EXPLAINED
 from segops.metrics.iou import iou
 from segops.report.page_inputs import GalleryPicture, Mistake
+from segops.runtime.bands import false_colour
 
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
@@ -99,7 +100,7 @@ def gallery(scores: Scores, store: PackedStore) -> Iterator[GalleryPicture]:
         yield GalleryPicture(
             image_id=image_id,
             score=by_image[image_id],
-            image=store.image(image_id),
+            image=false_colour(store.image(image_id)),
             truth=store.mask(image_id),
             prediction=scores.prediction(image_id),
             kinds=scores.kinds(image_id),

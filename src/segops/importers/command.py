@@ -105,8 +105,8 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     # Planned before anything is written: parameters that do not fit the classes are refused.
     named = labelling(rules, source.labels).classes
     edit = plan(root, _changed_params(settings, named) if named else {})
-    photographs = settings.data.photographs
-    imported = write(source, target, rules, division, origin, options.without, photographs)
+    how = settings.data.reading
+    imported = write(source, target, rules, division, origin, options.without, how)
     edit.write()
     return imported, edit
 

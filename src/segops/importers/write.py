@@ -21,15 +21,10 @@ from segops.importers.splits import Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import (
-    AS_SHIPPED,
-    Photographs,
-    load_photograph,
-    orientation,
-    read_content,
-)
+from segops.runtime.images import read_content
 from segops.runtime.masks import encode_mask
 from segops.threads import cores, pipelined
+from segops.voc.bands import decode_photograph
 from segops.voc.layout import (
     ALL_SPLITS,
     IMAGES,
@@ -39,6 +34,7 @@ from segops.voc.layout import (
     is_id,
     open_layout,
 )
+from segops.voc.reading import READ_AS_SHIPPED, Reading
 from segops.voc.use import copy_file, without_ids
 from segops.words import counted
 
@@ -96,7 +92,7 @@ def write(
     division: Division,
     origin: Mapping[str, Any],
     unwanted: Sequence[str] = (),
-    photographs: Photographs = AS_SHIPPED,
+    reading: Reading = READ_AS_SHIPPED,
 ) -> Imported:
     """Write a source in VOC layout to `target`, whole or not at all.
 
@@ -110,7 +106,7 @@ def write(
         division: How images are divided.
         origin: What the record says of the source: format, path, options.
         unwanted: Ids of images to leave out.
-        photographs: How photographs are read.
+        reading: How photographs are read.
 
     Raises:
         SegopsError: Something is wrong with the source; all of it is listed. Or none of the
@@ -129,7 +125,7 @@ def write(
     with files.atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS):
             (temporary / part).mkdir()
-        layout, classes = Layout(temporary, photographs), {}
+        layout, classes = Layout(temporary, reading), {}
 
         def put(image: SourceImage) -> tuple[str, list[int], str]:
             try:
@@ -153,12 +149,12 @@ def write(
             layout.image_path(image_id).unlink()
             layout.mask_path(image_id).unlink()
         files.write_json(temporary / RECORD, _record(images, splits, table.classes, origin))
-        open_layout(temporary)
+        open_layout(temporary, reading)
     rest = len(given) - len(splits)
     notes = [f"{counted(rest, 'image')} of no split left out."] if rest else []
     counts = Counter(splits.values())
     notes += _far_from_asked(division, counts)
-    return Imported(Layout(target), table.classes, counts, (*source.notes, *notes))
+    return Imported(Layout(target, reading), table.classes, counts, (*source.notes, *notes))
 
 
 def _far_from_asked(division: Division, counts: Mapping[str, int]) -> list[str]:
@@ -242,15 +238,16 @@ def _given(images: list[SourceImage], division: Division) -> dict[str, str | Non
 def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
     """Write an image and its mask; return the ids of the classes that it holds."""
     content = read_content(image.photograph)
-    photograph = load_photograph(content, str(image.photograph), layout.photographs)
-    if (turned := orientation(photograph)) != 1:
+    photograph, turned = decode_photograph(content, str(image.photograph), layout.reading)
+    if turned != 1:
         raise SegopsError(
             f"{image.photograph}: rotated by EXIF (orientation {turned}), which would not rotate "
             "its mask. Save it with rotated pixels and without that tag."
         )
-    _require_size(image, image.size or photograph.size, photograph.size)
-    drawn = image.draw(photograph.size)
-    _require_size(image, drawn.indices.shape[::-1], photograph.size)
+    size = photograph.shape[1], photograph.shape[0]
+    _require_size(image, image.size or size, size)
+    drawn = image.draw(size)
+    _require_size(image, drawn.indices.shape[::-1], size)
     mask = table.mask(drawn, image.image_id)
     suffix = PHOTOGRAPH_SUFFIXES[image.photograph.suffix.lower()]
     copy_file(image.photograph, layout.root / IMAGES / f"{image.image_id}{suffix}")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from segops.runtime.bands import MOST_CHANNELS, RGB
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
 
@@ -163,6 +164,26 @@ def take(
     return report
 
 
+def widened(found: StateDict, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors, with those of an RGB first layer adapted to the channels of a network.
+
+    The first three channels keep their weights and further ones take theirs again in turn; all are
+    scaled by 3 / channels, so that the layer's output keeps its size. That is the rule of SMP's
+    ``patch_first_conv`` and timm's ``adapt_input_conv`` for published weights.
+    """
+    adapted = dict(found)
+    for name, tensor in found.items():
+        shape = expected.get(name, ())
+        if (
+            len(shape) == tensor.ndim == 4
+            and tensor.shape[1] == RGB != shape[1] <= MOST_CHANNELS
+            and (shape[0], *shape[2:]) == (tensor.shape[0], *tensor.shape[2:])
+        ):
+            turns = [channel % RGB for channel in range(shape[1])]
+            adapted[name] = tensor[:, turns] * (RGB / shape[1])
+    return adapted
+
+
 def load_start(segmenter: Segmenter, state: StateDict) -> LoadReport:
     """Start a network from the weights of another one of ours.
 
@@ -177,6 +198,7 @@ def load_start(segmenter: Segmenter, state: StateDict) -> LoadReport:
         SegopsError: Fewer than 90 % of the other tensors match.
     """
     own = segmenter.state_dict()
+    state = widened(state, {name: tuple(one.shape) for name, one in own.items()})
     fresh = [name for name in own if name.startswith("auxiliary.") and name not in state]
     classifier = _classifier(own, state)
     if classifier:

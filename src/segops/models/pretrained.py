@@ -31,7 +31,7 @@ from segops.runtime.networks.zoo import (
     is_smp,
 )
 
-from .loading import CHECKPOINTS, KEY, LoadReport, StateDict, read_weights, take
+from .loading import CHECKPOINTS, KEY, LoadReport, StateDict, read_weights, take, widened
 
 IMAGENET = "imagenet"
 SECONDS_TO_ANSWER = 1.5
@@ -114,7 +114,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     tensors = read_weights(path)
     expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
     renamed = max(
-        _spellings(tensors),
+        (widened(names, expected) for names in _spellings(tensors)),
         key=lambda names: sum(expected.get(name) == tuple(t.shape) for name, t in names.items()),
     )
     return take(

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from segops.runtime.bands import MOST_CHANNELS, RGB
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.images import MAX_PIXELS, Photographs
 from segops.runtime.section import Count, Section
+from segops.voc.reading import Bands, Reading
+
+TAKEN = ("JPEGImages", "SegmentationClass", "ImageSets")
 
 
 class DataParams(Section):
@@ -23,15 +27,28 @@ class DataParams(Section):
 
     max_pixels: Count = Field(
         MAX_PIXELS,
-        description="Photographs and masks of more pixels are refused before they are decoded.",
+        description="Images and masks of more pixels are refused before they are decoded.",
     )
     bit_depth: int | None = Field(
         None,
         ge=9,
         le=16,
-        description="Bits that photographs of 16 bits a channel use: they are scaled to 8 in "
-        "training and in prediction. null: colours become their upper 8 bits, and greyscale of "
-        "16 bits is refused.",
+        description="Bits that files of 16 bits a channel use: they are scaled to 8 in training "
+        "and in prediction. null: RGB becomes its upper 8 bits; greyscale and other bands of 16 "
+        "bits are refused.",
+    )
+    channels: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_CHANNELS,
+        description="Bands of each file in JPEGImages. null or 3: RGB, to which any photograph is "
+        "converted. Else every file has just so many and they are taken as stored: TIFF, or PNG of "
+        "1, 2 or 4.",
+    )
+    bands: tuple[str, ...] = Field(
+        (),
+        description="Further directories beside JPEGImages, such as `[Depth]`: each adds a channel "
+        "by files of one band, DIRECTORY/ID.png or ID.tif, of the photograph's size.",
     )
 
     @field_validator("path")
@@ -62,10 +79,35 @@ class DataParams(Section):
             raise ValueError("expected every name once")
         return value
 
+    @field_validator("bands")
+    @classmethod
+    def _directories(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not name.isprintable() or PurePath(name).name != name or name in TAKEN:
+                raise ValueError(
+                    "expected names of directories beside JPEGImages, such as Depth; found "
+                    f"{name!r}"
+                )
+        if len(set(value)) != len(value):
+            raise ValueError("expected every directory once")
+        return value
+
+    @model_validator(mode="after")
+    def _countable(self) -> DataParams:
+        total = self.reading.bands.total
+        if not 2 <= total <= MOST_CHANNELS:
+            raise ValueError(
+                f"data.channels and data.bands give images of {total} channel(s); "
+                f"expected 2 to {MOST_CHANNELS}. Greyscale alone is read as RGB: set data.channels "
+                "to null"
+            )
+        return self
+
     @property
-    def photographs(self) -> Photographs:
-        """How photographs and masks are read."""
-        return Photographs(self.max_pixels, self.bit_depth)
+    def reading(self) -> Reading:
+        """How the files of the data set are read."""
+        channels = RGB if self.channels is None else self.channels
+        return Reading(Photographs(self.max_pixels, self.bit_depth), Bands(channels, self.bands))
 
     @property
     def class_names(self) -> tuple[str, ...]:

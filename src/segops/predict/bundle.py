@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from segops import files
 from segops.runtime import opener
+from segops.runtime.bands import RGB
 from segops.runtime.errors import SegopsError
 from segops.runtime.predict_settings import PredictSettings
 
@@ -62,6 +63,11 @@ class BundledPredictor:
         """As :meth:`segops.runtime.predictor.Predictor.predict_bytes`."""
         mask, confidence = self._call("predict_bytes", content, name)
         return mask, confidence
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image; three are RGB."""
+        return len(self.model["spec"].get("mean", ())) or RGB
 
     @property
     def max_pixels(self) -> int:

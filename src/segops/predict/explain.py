@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor, evaluating, require_finite
 
@@ -47,14 +48,14 @@ def explanation(
 
     Args:
         predictor: As in :func:`explain`, like the errors.
-        image: uint8 (H, W, 3), RGB; shrunk to at most `LARGEST_PICTURE` pixels.
+        image: uint8 (H, W, B); shrunk to at most `LARGEST_PICTURE` pixels.
         mask: uint8 (H, W), the prediction.
         name: A class, or `auto`: the mask's largest class that is not background. A class that the
             mask lacks is explained over the whole image.
 
     Returns:
-        The image (h, w, 3) and its heat map float32 (h, w) in 0..1; None where the mask holds
-        background only and `auto` is asked for.
+        The image (h, w, 3), RGB or in false colour, and its heat map float32 (h, w) in 0..1;
+        None where the mask holds background only and `auto` is asked for.
     """
     if name in predictor.class_names:
         class_id = predictor.class_names.index(name)
@@ -67,7 +68,7 @@ def explanation(
     inside = mask == class_id
     region = inside if inside.any() else np.ones_like(inside)
     image, region = _shrink(image, region, (LARGEST_PICTURE / mask.size) ** 0.5)
-    return image, explain(predictor, image, class_id, region)
+    return false_colour(image), explain(predictor, image, class_id, region)
 
 
 def explain(
@@ -88,7 +89,7 @@ def explain(
 
     Args:
         predictor: The predictor of the network, which runs on its device.
-        image: uint8 (H, W, 3), RGB.
+        image: uint8 (H, W, B).
         class_id: One of the model's classes.
         region: bool (H, W), the pixels whose logits are explained, at least one; None: the pixels
             where the network sees the class, or all pixels if it sees the class nowhere.

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from segops import files
 from segops.progress import track
+from segops.runtime.bands import decode_consumer_bands, extent, false_colour
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import decode_consumer_image, image_size, read_content
+from segops.runtime.images import read_content
 from segops.threads import cores, pipelined
 
 from . import outputs
@@ -155,12 +156,7 @@ class _Run:
 
     def _extent(self, source: Source) -> tuple[int, int]:
         """Width and height by the file's header; 0 where reading it will raise an error."""
-        if not source.path.is_file():
-            return 0, 0
-        try:
-            width, height = image_size(source.path)
-        except SegopsError:
-            return 0, 0
+        width, height = (extent(source.path) if source.path.is_file() else None) or (0, 0)
         return (width, height) if width * height <= self.predictor.max_pixels else (0, 0)
 
     def _probabilities_size(self, width: int, height: int) -> int:
@@ -176,8 +172,9 @@ class _Run:
             if not self.overwrite and self._is_done(source, sha256):
                 return False
             # The registered model decodes images the same way, so both give the same mask.
-            pixels = decode_consumer_image(
-                content, str(source.path), self.predictor.max_pixels, self.predictor.bit_depth
+            to = self.predictor
+            pixels = decode_consumer_bands(
+                content, str(source.path), to.max_pixels, to.channels, to.bit_depth
             )
             predicted = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
@@ -217,7 +214,7 @@ class _Run:
             name = self.options.explain
             activation = explanation(self.predictor, image, prediction.mask, name)
         return PredictedImage(
-            image, prediction.mask, prediction.confidence, probabilities, activation
+            false_colour(image), prediction.mask, prediction.confidence, probabilities, activation
         )
 
     def _write(self, source: Source, sha256: str, predicted: PredictedImage) -> None:

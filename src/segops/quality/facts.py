@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
 from segops.quality.borders import border_pixels
 from segops.quality.duplicates import perceptual_hash, shortened
+from segops.runtime.bands import false_colour
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
@@ -30,6 +32,7 @@ from segops.runtime.images import (
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import cores, pipelined
+from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, Layout
@@ -143,8 +146,11 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
+    if not layout.reading.bands.is_rgb:
+        return _all_bands_facts(layout, image_id)
+
     def decode(content: bytes, name: str) -> dict[str, Any]:
-        image = load_photograph(content, name, layout.photographs)
+        image = load_photograph(content, name, layout.reading.photographs)
         return {
             "width": image.width,
             "height": image.height,
@@ -152,15 +158,42 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
             "mode": image.mode,
             "orientation": orientation(image),
             **_bands(image),
-            **_hashes(image),
+            **_hashes(rgb_strips(image), *image.size),
         }
 
     return _file_facts("image", layout.root, layout.image_path(image_id), decode)
 
 
+def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
+    """The facts of an image that is not RGB, from all its files."""
+    path = layout.image_path(image_id)
+    facts: dict[str, Any] = {"image_path": path.relative_to(layout.root).as_posix()}
+    if not path.exists():
+        return facts | {"image_error": MISSING}
+    try:
+        image = read_bands(layout, image_id)
+    except SegopsError as error:
+        words = str(error).replace(f"{layout.root}{os.sep}", "")
+        return facts | {"image_error": words.removeprefix(f"{facts['image_path']}: ")}
+    height, width, channels = image.pixels.shape
+    sparse = image.pixels[::SPARSE, ::SPARSE].reshape(-1, channels)
+    return facts | {
+        "image_bytes": image.size,
+        "image_sha256": image.sha256,
+        "width": width,
+        "height": height,
+        "channels": channels,
+        "mode": f"{channels} bands",
+        "orientation": image.orientation,
+        "band_means": sparse.mean(axis=0).tolist(),
+        "band_deviations": sparse.std(axis=0).tolist(),
+        **_hashes([image.pixels], width, height),
+    }
+
+
 def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
-        mask = decode_mask(content, name, layout.photographs)
+        mask = decode_mask(content, name, layout.reading.photographs)
         counts = Image.fromarray(mask).histogram()
         held = [index for index, count in enumerate(counts) if count]
         border, loose = border_pixels(mask)
@@ -192,16 +225,16 @@ def _bands(image: Image.Image) -> dict[str, Any]:
     return {"band_means": means.tolist(), "band_deviations": deviations.tolist()}
 
 
-def _hashes(image: Image.Image) -> dict[str, Any]:
-    """The hash of the pixels and the perceptual hash; each strip is made once."""
+def _hashes(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> dict[str, Any]:
+    """The hash of the pixels and the perceptual hash, of strips (h, W, C); each is made once."""
     small: list[NDArray[np.uint8]] = []
 
-    def strips() -> Iterator[NDArray[np.uint8]]:
-        for strip in rgb_strips(image):
-            small.append(shortened(strip, image.height))
+    def kept() -> Iterator[NDArray[np.uint8]]:
+        for strip in strips:
+            small.append(shortened(false_colour(strip), height))
             yield strip
 
-    pixels = pixel_hash(strips(), image.width, image.height)
+    pixels = pixel_hash(kept(), width, height)
     return {"image_pixels": pixels, "perceptual_hash": perceptual_hash(np.concatenate(small))}
 
 

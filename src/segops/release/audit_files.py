@@ -183,7 +183,7 @@ def data(case: Case) -> str:
     pointer = yaml.safe_load(case.lineage_file("data.dvc"))
     require_same("MD5 in data.dvc", md5, str((pointer.get("outs") or [{}])[0].get("md5")))
     names = read_model(case.bundle)["class_names"]
-    layout = Layout(case.root / case.settings.data.path)
+    layout = Layout(case.root / case.settings.data.path, case.settings.data.reading)
 
     def listed(split: str) -> tuple[str, ...]:
         return layout.ids(split)
@@ -209,7 +209,7 @@ def _data_hash(
     class_names: list[str],
 ) -> str:
     rows: list[HashRow] = [
-        (split, name, sha256(layout.image_path(name)), sha256(layout.mask_path(name)))
+        (split, name, layout.image_sha256(name, sha256), sha256(layout.mask_path(name)))
         for split in SPLITS
         for name in listed(split)
     ]
@@ -238,7 +238,7 @@ def _cached_hash(case: Case, md5: str, class_names: list[str]) -> str:
     }
     if not all(place.is_file() for place in places.values()):
         raise missing
-    layout = Layout(Path())
+    layout = Layout(Path(), case.settings.data.reading)
     with files.scratch() as scratch:
         lists = Layout(scratch)
         for split in SPLITS:

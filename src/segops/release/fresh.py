@@ -22,8 +22,8 @@ from segops.evaluate.score import child_environment
 from segops.runtime.errors import SegopsError, TransientError
 
 ANSWER = "answer.json"
-SYNTHETIC = np.zeros((64, 64, 3), np.uint8)
-"""An image for where there is no other."""
+SYNTHETIC_SIDE = 64
+"""Side of the black image that is predicted where there is no other."""
 GPU = re.compile(r"CUDA|cuDNN|cuBLAS|HIP error", re.IGNORECASE)
 """What torch writes about a GPU that is busy, full or lost."""
 
@@ -49,7 +49,7 @@ def predict(
     root: Path,
     model: str,
     digest: str,
-    images: Sequence[NDArray[np.uint8]] = (SYNTHETIC,),
+    images: Sequence[NDArray[np.uint8]] = (),
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -60,7 +60,7 @@ def predict(
         root: The workspace.
         model: As :func:`segops.release.resolve.resolved` takes it.
         digest: SHA-256 that its bundle must have; it is checked before its code is run.
-        images: uint8 (H, W, 3), RGB.
+        images: uint8 (H, W, B), of the model's channels; none: a black one.
         device: A torch device, or `auto`.
         threads: CPU threads of torch; None: its own choice.
 
@@ -105,7 +105,7 @@ def predict(
             raise NotUsableError(answer["error"])
         masks = (
             np.load(place / f"mask{number}.npy", allow_pickle=False)
-            for number in range(len(images))
+            for number in range(max(1, len(images)))
         )
         return Predicted(tuple(masks), answer["machine"])
 
@@ -154,7 +154,10 @@ def _predict(bundle: Path, request: dict[str, Any], place: Path) -> dict[str, An
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     predictor = load_bundle(bundle, request["device"], request["digest"])
-    for number in range(request["images"]):
+    if not request["images"]:
+        black = np.zeros((SYNTHETIC_SIDE, SYNTHETIC_SIDE, predictor.channels), np.uint8)
+        np.save(place / "image0.npy", black, allow_pickle=False)
+    for number in range(max(1, request["images"])):
         image = np.load(place / f"image{number}.npy", allow_pickle=False)
         np.save(place / f"mask{number}.npy", predictor.predict_mask(image), allow_pickle=False)
     return describe(predictor.device, torch.get_num_threads())

@@ -117,11 +117,11 @@ def compared(kept: Sequence[KeptMask], masks: Sequence[NDArray[np.uint8]]) -> tu
 def _tried(root: Path, model: str, number: str, digest: str, kept: KeptMasks | str) -> Smoke:
     """Let a fresh process predict, and judge what it predicts. `kept` may say why it is missing."""
     uri, name = f"models:/{model}@{CHAMPION}", f"Version {number}, loaded as champion,"
-    threads, images, known = None, [fresh.SYNTHETIC], list[KeptMask]()
+    threads, known = None, list[KeptMask]()
+    images: list[NDArray[np.uint8]] = []
     if isinstance(kept, KeptMasks):
         threads = min(int(kept.machine["threads"]), cores())
-        known, found = _images(root, kept)
-        images = found or images
+        known, images = _images(root, kept)
         kept = kept if known else "val's images are not in this checkout"
     try:
         predicted = fresh.predict(root, uri, digest, images, threads=threads)

@@ -18,8 +18,8 @@ from segops.report.html import photograph, render
 from segops.report.overlay import colours, legend, overlay
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import read_image
 from segops.runtime.masks import read_mask
+from segops.voc.bands import read_picture
 from segops.voc.layout import ALL_SPLITS, SPLITS, TRAIN, Layout
 
 if TYPE_CHECKING:
@@ -219,12 +219,12 @@ def _held(row: Mapping[Any, Any], names: Sequence[str]) -> str:
 def _panels(layout: Layout, image_id: str) -> list[Panel]:
     image: NDArray[np.uint8] | None = None
     try:
-        image = read_image(layout.image_path(image_id), layout.photographs)
+        image = read_picture(layout, image_id)
         left = Panel(photograph(image, THUMBNAIL), "image")
     except SegopsError:
         left = Panel(None, _absence(layout.image_path(image_id), "image"))
     try:
-        mask = read_mask(layout.mask_path(image_id), layout.photographs)
+        mask = read_mask(layout.mask_path(image_id), layout.reading.photographs)
         fits = image is not None and image.shape[:2] == mask.shape
         shown = overlay(image, mask) if image is not None and fits else colours(mask)
         right = Panel(photograph(shown, THUMBNAIL), "mask over the image" if fits else "mask")
@@ -234,11 +234,10 @@ def _panels(layout: Layout, image_id: str) -> list[Panel]:
 
 
 def _photograph(layout: Layout, image_id: str) -> Panel:
-    path = layout.image_path(image_id)
     try:
-        return Panel(photograph(read_image(path), THUMBNAIL), image_id)
+        return Panel(photograph(read_picture(layout, image_id), THUMBNAIL), image_id)
     except SegopsError:
-        return Panel(None, _absence(path, "image"))
+        return Panel(None, _absence(layout.image_path(image_id), "image"))
 
 
 def _absence(path: Path, kind: str) -> str:

@@ -56,7 +56,7 @@ def to_eight_bits(
     if bit_depth == 16:
         return image
     values = np.asarray(image, np.uint16) << 8 | np.asarray(lower())
-    return _scaled(image, image.mode, values, name, bit_depth)
+    return _as_image(image, image.mode, scaled(values, name, bit_depth))
 
 
 def grey_to_eight_bits(image: Image.Image, name: str, bit_depth: int | None) -> Image.Image:
@@ -66,23 +66,30 @@ def grey_to_eight_bits(image: Image.Image, name: str, bit_depth: int | None) -> 
             f"{name}: 16 bits of greyscale, and nothing says how many of them are used. Set "
             "`data.bit_depth` before training, or convert it to 8 bits a channel."
         )
-    return _scaled(image, "L", np.asarray(image), name, bit_depth)
+    return _as_image(image, "L", scaled(np.asarray(image), name, bit_depth))
 
 
-def _scaled(
-    image: Image.Image, mode: str, values: NDArray[np.uint16], name: str, bit_depth: int
-) -> Image.Image:
+def scaled(values: NDArray[np.uint16], name: str, bit_depth: int) -> NDArray[np.uint8]:
+    """Values of 16 bits of which `bit_depth` are used, as 8 bits; see :func:`to_eight_bits`.
+
+    Raises:
+        SegopsError: A value has more bits.
+    """
     if (highest := int(values.max())) >> bit_depth:
         raise SegopsError(
             f"{name}: holds the value {highest}, which needs {highest.bit_length()} bits; "
             f"`data.bit_depth` is {bit_depth}. Raise it, or correct the image."
         )
-    pixels = (values >> (bit_depth - 8)).astype(np.uint8)
-    scaled = Image.frombytes(mode, image.size, pixels.tobytes())
-    scaled.info = image.info  # with the EXIF data of a PNG
+    return (values >> (bit_depth - 8)).astype(np.uint8)
+
+
+def _as_image(image: Image.Image, mode: str, pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels as an image that keeps what else is known of `image`."""
+    made = Image.frombytes(mode, image.size, pixels.tobytes())
+    made.info = image.info  # with the EXIF data of a PNG
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        scaled.getexif()[Base.Orientation] = image.tag_v2.get(Base.Orientation, 1)
-    return scaled
+        made.getexif()[Base.Orientation] = image.tag_v2.get(Base.Orientation, 1)
+    return made
 
 
 def stored_bits(image: Image.Image, content: bytes) -> int:

@@ -64,7 +64,8 @@ PIXELS_AT_ONCE = MAX_PIXELS
 """Most pixels of a data set that a process decodes at a time, so that small images are decoded side
 by side and a large one alone."""
 
-_DATA_KEY = "data.max_pixels"
+DATA_KEY = "data.max_pixels"
+"""The parameter that bounds the images of a data set."""
 _PREDICT_KEY = "predict.max_pixels"
 
 
@@ -112,7 +113,7 @@ def decode_image(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -
     Raises:
         SegopsError: As :func:`load_photograph`.
     """
-    return _to_rgb(load_photograph(content, name, reading))
+    return to_rgb(load_photograph(content, name, reading))
 
 
 def load_photograph(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> Image.Image:
@@ -122,7 +123,7 @@ def load_photograph(content: bytes, name: str, reading: Photographs = AS_SHIPPED
         SegopsError: As :func:`load_image`; the file holds several pictures, and is no JPEG; or it
             has other bits than `reading` takes.
     """
-    image = load_image(content, name, PHOTOGRAPH_FORMATS, reading.max_pixels, _DATA_KEY)
+    image = load_image(content, name, PHOTOGRAPH_FORMATS, reading.max_pixels, DATA_KEY)
     # Not `n_frames`: it reads all heads of a TIFF, and raises anything on damaged ones.
     several = getattr(image, "is_animated", False)
     if several and image.format not in ("JPEG", "MPO"):  # others there are views of the first
@@ -136,7 +137,7 @@ def load_photograph(content: bytes, name: str, reading: Photographs = AS_SHIPPED
 
 def load_mask(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> Image.Image:
     """Open and fully decode a mask of a data set; see :func:`load_image`."""
-    return load_image(content, name, MASK_FORMATS, reading.max_pixels, _DATA_KEY)
+    return load_image(content, name, MASK_FORMATS, reading.max_pixels, DATA_KEY)
 
 
 def decode_consumer_image(
@@ -180,7 +181,7 @@ def upright_rgb(image: Image.Image, name: str, bit_depth: int | None = 16) -> ND
     if image.mode in SIXTEEN_BITS:
         image = grey_to_eight_bits(image, name, bit_depth)
     method = _UPRIGHT.get(orientation(image))
-    return _to_rgb(image if method is None else image.transpose(method))
+    return to_rgb(image if method is None else image.transpose(method))
 
 
 def _require_depth(image: Image.Image, name: str) -> None:
@@ -203,7 +204,8 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an image as stored, as :func:`upright_rgb` returns them."""
     width, height = image.size
     if width * height <= _STRIP:
         return _pixels(image)
@@ -253,20 +255,6 @@ def image_size(path: Path) -> tuple[int, int]:
         raise SegopsError(f"{path}: no such file.") from None
     except Exception as error:
         raise _undecodable(str(path), error) from error
-
-
-def decoded_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height that decoding a data set's image takes, by its header.
-
-    (0, 0) where decoding will raise an error: no image, no file, or more pixels than are read.
-    """
-    if not path.is_file():
-        return 0, 0
-    try:
-        width, height = image_size(path)
-    except SegopsError:
-        return 0, 0
-    return (width, height) if width * height <= max_pixels else (0, 0)
 
 
 def read_content(path: Path) -> bytes:
@@ -337,7 +325,7 @@ def require_pixels(
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     if size[0] * size[1] <= limit:
         return
-    key = key or (_DATA_KEY if max_pixels is None else _PREDICT_KEY)
+    key = key or (DATA_KEY if max_pixels is None else _PREDICT_KEY)
     then = " and package the model anew" if key == _PREDICT_KEY else ""
     raise SegopsError(
         f"{name}: {size[0]} x {size[1]} pixels, {size[0] * size[1]:,} in all; expected at most "

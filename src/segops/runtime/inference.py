@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .bands import false_colour
 from .crf import refine
 from .predict_settings import PredictSettings
 from .predictor import require_finite
 from .windows import Strip, blend
 
 Network = Callable[[Tensor], Tensor]
-"""Takes pixels (1, 3, h, w) in 0..255 of any size, returns logits float32 (C, h, w)."""
+"""Takes pixels (1, B, h, w) in 0..255 of any size, returns logits float32 (C, h, w)."""
 
 
 class Inference:
@@ -39,7 +40,7 @@ class Inference:
     def strips(
         self, image: NDArray[np.uint8], network: Network, device: torch.device
     ) -> Iterator[Strip]:
-        """Predict an image, uint8 (H, W, 3), part by part; see :func:`.windows.blend`.
+        """Predict an image, uint8 (H, W, B), part by part; see :func:`.windows.blend`.
 
         Only the pixels of a window are sent to the network's device.
 
@@ -61,12 +62,12 @@ class Inference:
             yield *everything, predict(*everything)
 
     def _probabilities(self, pixels: Tensor, network: Network) -> Tensor:
-        """Probabilities (C, h, w) of pixels uint8 (h, w, 3)."""
+        """Probabilities (C, h, w) of pixels uint8 (h, w, B)."""
         images = pixels.permute(2, 0, 1)[None]
         found = averaged(images, network, self.settings.scales, self.settings.flip)
         # A single value that is not finite makes the sum not finite.
         require_finite(found.sum())
-        return refine(found, pixels, self.settings.crf)
+        return refine(found, false_colour(pixels), self.settings.crf)
 
 
 def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: bool) -> Tensor:
@@ -75,7 +76,7 @@ def averaged(images: Tensor, network: Network, scales: tuple[float, ...], flip: 
     Logits are resized to the image's own size before the softmax, as in MMSegmentation.
 
     Args:
-        images: uint8 (1, 3, H, W), RGB.
+        images: uint8 (1, B, H, W).
         network: Predicts each version of the image.
         scales: Factors by which the image is resized; a side keeps at least one pixel.
         flip: Also predict each version mirrored left to right.

@@ -38,9 +38,12 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
     bit_depth = model.get(BIT_DEPTH, 16)
     # Building draws random initial weights; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
-        network = build(ModelSpec(**model["spec"]))
+        spec = ModelSpec(**model["spec"])
+        network = build(spec)
     try:
         network.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise SegopsError(f"weights.safetensors does not fit model.json: {error}") from error
-    return Predictor(network.eval().to(device), model["class_names"], device, inference, bit_depth)
+    network = network.eval().to(device)
+    names, channels = model["class_names"], spec.channels
+    return Predictor(network, names, device, inference, bit_depth, channels)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .bands import RGB, decode_consumer_bands
 from .classes import VOID
 from .errors import SegopsError
-from .images import decode_consumer_image
 from .masks import encode_mask
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ class Predictor:
     So no mask depends on the other images of a batch or on padding to their size.
 
     Args:
-        network: Takes images (N, 3, H, W) in 0..255 of any size, returns logits (N, C, H, W). It
+        network: Takes images (N, B, H, W) in 0..255 of any size, returns logits (N, C, H, W). It
             is in evaluation mode during a prediction only.
         class_names: The C names in id order.
         device: Device of the network, to which images are sent.
         inference: Windows, averages and refinement; None: a single pass of the whole image.
         bit_depth: As of :class:`.images.Photographs`, for :meth:`predict_bytes`.
+        channels: B, the channels of an image; three are RGB.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Predictor:
         device: torch.device | str = "cpu",
         inference: Inference | None = None,
         bit_depth: int | None = 16,
+        channels: int = RGB,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)
         self.device = torch.device(device)
         self.inference = inference
         self.bit_depth = bit_depth
+        self.channels = channels
         if not 1 <= len(self.class_names) <= VOID:
             raise SegopsError(f"{len(self.class_names)} classes; expected 1 to {VOID}.")
 
@@ -75,7 +78,7 @@ class Predictor:
         """Predict an image.
 
         Args:
-            image: uint8 of shape (H, W, 3), RGB.
+            image: uint8 of shape (H, W, B); three channels are RGB.
 
         Raises:
             SegopsError: The network's output is not finite or has another shape.
@@ -118,7 +121,7 @@ class Predictor:
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability of every class at every pixel, float32 (C, H, W), for :meth:`predict`."""
-        _check(image)
+        self._check(image)
         found = np.empty((len(self.class_names), *image.shape[:2]), np.float32)
         with evaluating(self.network, self.device):
             strips = self._strips(image)
@@ -133,6 +136,8 @@ class Predictor:
 
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
         """Predict the bytes of an image file (JPEG, PNG, ...), or these in base64.
+
+        For other than RGB the file has all bands: a TIFF, or a PNG of 2 or 4.
 
         The EXIF orientation is applied, so that the mask fits the image as viewers show it.
         Messages call the image `name`.
@@ -152,7 +157,7 @@ class Predictor:
                     f"{name}: not base64: {error}. Give an image file's bytes, or them in base64."
                 ) from None
         limit = None if self.inference is None else self.inference.settings.max_pixels
-        image = decode_consumer_image(content, name, limit, self.bit_depth)
+        image = decode_consumer_bands(content, name, limit, self.channels, self.bit_depth)
         prediction = self.predict(image)
         return encode_mask(prediction.mask), prediction.confidence
 
@@ -189,7 +194,7 @@ class Predictor:
         return self._run(pixels.to(self.device))
 
     def _run(self, pixels: Tensor) -> Tensor:
-        """Logits (C, h, w), float32, of pixels (1, 3, h, w)."""
+        """Logits (C, h, w), float32, of pixels (1, B, h, w)."""
         logits: Tensor = self.network(pixels)
         expected = (1, len(self.class_names), *pixels.shape[2:])
         if tuple(logits.shape) != expected:
@@ -200,8 +205,16 @@ class Predictor:
         return logits[0].float()
 
     def _empty_mask(self, image: NDArray[np.uint8]) -> Tensor:
-        _check(image)
+        self._check(image)
         return torch.empty(image.shape[:2], dtype=torch.uint8, device=self.device)
+
+    def _check(self, image: NDArray[np.uint8]) -> None:
+        shaped = image.ndim == 3 and image.shape[2] == self.channels
+        if image.dtype != np.uint8 or not shaped or not image.size:
+            raise ValueError(
+                f"image is {image.dtype} of shape {image.shape}; expected uint8 of "
+                f"(H, W, {self.channels})"
+            )
 
 
 def require_finite(values: Tensor) -> None:
@@ -222,13 +235,6 @@ def _top_probability(logits: Tensor, top: Tensor) -> Tensor:
         part = slice(start, start + rows)
         torch.sum((logits[:, part] - top[part]).exp_(), dim=0, out=sums[part])
     return sums.reciprocal_()
-
-
-def _check(image: NDArray[np.uint8]) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3)"
-        )
 
 
 @contextmanager

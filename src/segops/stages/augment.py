@@ -17,6 +17,7 @@ from segops.params.report import ReportParams
 from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.augmentation import ContactRow, write_contact_sheet
 from segops.report.overlay import colours
+from segops.runtime.bands import false_colour
 
 PROVED_IMAGES = 8
 PROVED_SEEDS = 4
@@ -41,7 +42,7 @@ def run(root: Path) -> None:
     """
     settings = Settings.read(root)
     store = PackedStore(root / PACKED)
-    policy = build_policy(settings.augment)
+    policy = build_policy(settings.augment, store.statistics.fill)
     ids = spread(store.ids("train"), PROVED_IMAGES)
     samples = ((image_id, store.image(image_id), store.mask(image_id)) for image_id in ids)
     crops = prove(policy, samples, (sample_seed(0, 0, seed) for seed in range(PROVED_SEEDS)))
@@ -68,6 +69,7 @@ def contact_row(
     image, mask = store.image(image_id), store.mask(image_id)
     versions = [policy(image, mask, sample_seed(0, epoch, row)) for epoch in range(VERSIONS)]
     if pictures:
-        return ContactRow(image_id, image, mask, versions)
+        shown = [(false_colour(augmented), labels) for augmented, labels in versions]
+        return ContactRow(image_id, false_colour(image), mask, shown)
     masks = [(colours(augmented), augmented) for _, augmented in versions]
     return ContactRow(image_id, colours(mask), mask, masks)

@@ -44,7 +44,7 @@ def run(root: Path) -> None:
             "`dvc repro validate` validates them again."
         )
     pack(
-        open_layout(root / settings.data.path, settings.data.photographs),
+        open_layout(root / settings.data.path, settings.data.reading),
         root / PACKED,
         names,
         expected_hash=str(verdict.get("data_hash")),

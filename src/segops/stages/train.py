@@ -13,6 +13,7 @@ import safetensors.torch
 
 from segops import files, paths
 from segops.augment.policy import Policy
+from segops.data.channel_statistics import ChannelStatistics
 from segops.data.device.augmentation import choose_executor
 from segops.data.imbalance import class_weights
 from segops.data.selection_split import selection_split
@@ -117,7 +118,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     return Job(
         params=settings.train.model_copy(update={"precision": parts[PRECISION]}),
         hardware=settings.hardware,
-        spec=_spec(settings, start),
+        spec=_spec(settings, start, store.statistics),
         encoder_weights=weights if local is None else str(local),
         store=store,
         policy=policy,
@@ -146,10 +147,18 @@ def _with_begun_precision(directory: Path, parts: dict[str, str], device: Device
     return {**parts, PRECISION: begun[PRECISION]}
 
 
-def _spec(settings: TrainingSettings, start: Start | None) -> ModelSpec:
-    """Return the network's specification; start weights keep their own normalisation."""
+def _spec(
+    settings: TrainingSettings, start: Start | None, statistics: ChannelStatistics
+) -> ModelSpec:
+    """Return the network's specification.
+
+    Start weights of as many channels keep their own normalisation; other than RGB images have that
+    of train.
+    """
     model = settings.model
-    if start is None:
+    if statistics.mean and (start is None or len(start.mean) != statistics.channels):
+        mean, std = statistics.mean, statistics.std
+    elif start is None:
         mean, std = normalisation(model.encoder, model.encoder_weights)
     else:
         mean, std = start.mean, start.std

@@ -21,7 +21,7 @@ from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write
 from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import read_image
+from segops.voc.bands import read_picture
 from segops.voc.layout import Layout, open_layout
 from segops.words import counted
 
@@ -43,9 +43,9 @@ def run(root: Path) -> None:
             All outputs are written before.
     """
     settings = Settings.read(root)
-    layout = Layout(root / settings.data.path, settings.data.photographs)
+    layout = Layout(root / settings.data.path, settings.data.reading)
     try:
-        layout = open_layout(layout.root, layout.photographs)
+        layout = open_layout(layout.root, layout.reading)
     except SegopsError as error:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:
@@ -88,7 +88,7 @@ def run(root: Path) -> None:
 
 
 def _duplicates(facts: pd.DataFrame, layout: Layout) -> tuple[Duplicate, ...]:
-    return find(facts, lambda image_id: read_image(layout.image_path(image_id)))
+    return find(facts, lambda image_id: read_picture(layout, image_id))
 
 
 def _failure_message(validation: Validation, name: str) -> str:

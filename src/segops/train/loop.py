@@ -90,7 +90,9 @@ class _Training:
         self.epochs = -(-self.steps // len(self.sampler))
         self.plateau = Plateau(params.step_factor, params.plateau_patience)
         self.engine = Engine(job, fabric)
-        self.predictor = Predictor(self.engine.result, job.store.class_names, fabric.device)
+        self.predictor = Predictor(
+            self.engine.result, job.store.class_names, fabric.device, channels=job.spec.channels
+        )
         tolerated = 0 if self.engine.scale is None else FP16_TOLERATED
         self.losses = LossLog(fabric.device, tolerated=tolerated)
         self.rows: list[dict[str, Any]] = []

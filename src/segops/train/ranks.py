@@ -64,7 +64,9 @@ def freeze_unused(network: Segmenter, auxiliary: bool, device: torch.device) -> 
     `find_unused_parameters`, searches for them in every step.
     """
     network.eval()
-    logits: Any = network(torch.zeros(1, 3, 64, 64, device=device), with_auxiliary=auxiliary)
+    logits: Any = network(
+        torch.zeros(1, network.channels, 64, 64, device=device), with_auxiliary=auxiliary
+    )
     outputs = logits if isinstance(logits, tuple) else (logits,)
     torch.stack([output.float().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
     for parameter in network.parameters():

@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from segops.files import read_json, sha256_bytes
+from segops.runtime.bands import MOST_CHANNELS
 from segops.runtime.errors import SegopsError
 from segops.runtime.opener import MODEL, WEIGHTS
 
@@ -24,8 +25,8 @@ class Start:
         weights: The state dict of its network.
         sha256: SHA-256 of its file of weights, in hexadecimal.
         training_images: SHA-256 of every image that had a part in its training, by image id.
-        mean: Per-channel mean of its normalisation, in 0..1, RGB; its weights depend on it.
-        std: Per-channel standard deviation of its normalisation, in 0..1, RGB.
+        mean: Per-channel mean of its normalisation, in 0..1; its weights depend on it.
+        std: Per-channel standard deviation of its normalisation, in 0..1.
         model: Its permanent address: ``models:/NAME/VERSION``, or the path of a bundle.
     """
 
@@ -45,7 +46,7 @@ class Start:
         """
         content = read_json(bundle / MODEL)
         images = content.get("training_images", {})
-        mean, std = (_three(bundle / MODEL, content, name) for name in ("mean", "std"))
+        mean, std = (_values(bundle / MODEL, content, name) for name in ("mean", "std"))
         path = bundle / WEIGHTS
         try:
             file = path.read_bytes()
@@ -57,17 +58,19 @@ class Start:
         return cls(weights, sha256_bytes(file), images, mean, std, model)
 
 
-def _three(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ...]:
+def _values(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ...]:
     """A value for each channel from the specification of a bundle's network."""
     values = content.get("spec", {}).get(name)
     try:
-        red, green, blue = map(float, values)
+        found = tuple(map(float, values))
+        if not 2 <= len(found) <= MOST_CHANNELS:
+            raise ValueError
     except (TypeError, ValueError):
         raise SegopsError(
-            f"model.start_from: {path}: spec.{name}: found {values!r}, expected three numbers, one "
-            "for each channel. Start from a bundle as `dvc repro package` makes it."
+            f"model.start_from: {path}: spec.{name}: found {values!r}, expected a number for "
+            "each channel. Start from a bundle as `dvc repro package` makes it."
         ) from None
-    return red, green, blue
+    return found
 
 
 def all_images(own: Mapping[str, str], start: Start | None) -> dict[str, str]:

@@ -79,7 +79,7 @@ def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path)
     job = build_job(root, TrainingSettings.of(settings), store)
     return replace(
         job,
-        policy=build_policy(settings.augment),
+        policy=build_policy(settings.augment, store.statistics.fill),
         resume=scratch / "resume",
         history=TrainingLog(scratch / paths.HISTORY.name, job.history.fingerprint, settings.flat()),
     )

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+from segops.runtime.bands import RGB, extent
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import image_size
 from segops.voc.layout import Layout
 
 
 def pixels_of(layout: Layout, image_id: str) -> int:
-    """Pixels by the header of an image or of its mask, whichever has more; 0: none is readable."""
-    pixels = 0
-    for path in (layout.image_path(image_id), layout.mask_path(image_id)):
-        if path.is_file():  # the header of a pipe would be waited for
-            try:
-                pixels = max(pixels, math.prod(image_size(path)))
-            except SegopsError:
-                continue  # decoding it will say what is wrong
-    return pixels
+    """Pixels by the header of an image or of its mask, whichever has more; 0: none is readable.
+
+    More than three bands count as so many pixels more.
+    """
+    of_image = math.prod(_size(layout, layout.image_path(image_id)))
+    of_mask = math.prod(_size(layout, layout.mask_path(image_id)))
+    return max(of_image * max(RGB, layout.reading.bands.total) // RGB, of_mask)
+
+
+def decoded_size(layout: Layout, path: Path) -> tuple[int, int]:
+    """Width and height that decoding an image takes, by its header.
+
+    (0, 0) where decoding will raise an error: no image, no file, or more pixels than are read.
+    """
+    size = _size(layout, path)
+    return size if math.prod(size) <= layout.reading.photographs.max_pixels else (0, 0)
+
+
+def _size(layout: Layout, path: Path) -> tuple[int, int]:
+    """Width and height by the header; (0, 0): none is readable, and decoding will say why."""
+    if not path.is_file():  # the header of a pipe would be waited for
+        return 0, 0
+    if not layout.reading.bands.is_rgb:
+        return extent(path) or (0, 0)
+    try:
+        return image_size(path)
+    except SegopsError:
+        return 0, 0

@@ -28,7 +28,7 @@ def dataset_hash(rows: Iterable[HashRow], class_names: Sequence[str]) -> str:
 def pixel_hash(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> str:
     """SHA-256 of an image's size and of its decoded pixels, in hexadecimal.
 
-    `strips` are its rows from the top, each uint8 (h, `width`, 3), RGB.
+    `strips` are its rows from the top, each uint8 (h, `width`, C).
     """
     digest = hashlib.sha256(f"{width} x {height}\n".encode())
     for strip in strips:

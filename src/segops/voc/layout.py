@@ -6,12 +6,12 @@ VOC's photographs are JPEG. segops takes PNG, TIFF and WebP too, under the same 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import AS_SHIPPED, Photographs
+from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
@@ -29,6 +29,8 @@ PHOTOGRAPH_SUFFIXES = {
     ".webp": ".webp",
 }
 """Suffix of a photograph, in lower case -> its spelling in a layout."""
+BAND_SUFFIXES = {".png": ".png", ".tif": ".tif", ".tiff": ".tif"}
+"""Suffix of a file of a further directory, in lower case -> its spelling in a layout."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Layout:
 
     Attributes:
         root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
-        photographs: How its files are read.
+        reading: How its files are read.
     """
 
     root: Path
-    photographs: Photographs = AS_SHIPPED
+    reading: Reading = READ_AS_SHIPPED
 
     def image_path(self, image_id: str) -> Path:
         """Path of an image's photograph; ``ID.jpg`` where there is none."""
@@ -50,6 +52,20 @@ class Layout:
             for suffix in dict.fromkeys(PHOTOGRAPH_SUFFIXES.values())
         ]
         return next((path for path in paths if path.exists()), paths[0])
+
+    def band_paths(self, image_id: str) -> tuple[Path, ...]:
+        """Paths of an image's further bands, ``DIRECTORY/ID.png`` where there is none."""
+        suffixes = dict.fromkeys(BAND_SUFFIXES.values())
+        choices = [
+            [self.root / directory / f"{image_id}{suffix}" for suffix in suffixes]
+            for directory in self.reading.bands.directories
+        ]
+        return tuple(next((path for path in paths if path.exists()), paths[0]) for paths in choices)
+
+    def image_sha256(self, image_id: str, sha256: Callable[[Path], str]) -> str:
+        """The hash of an image, from the hashes of its files that `sha256` gives."""
+        paths = self.image_path(image_id), *self.band_paths(image_id)
+        return self.reading.bands.sha256([sha256(path) for path in paths])
 
     def mask_path(self, image_id: str) -> Path:
         """Path of an image's mask."""
@@ -93,7 +109,7 @@ class Layout:
         return [image_id for image_id in ids if not self.mask_path(image_id).is_file()]
 
 
-def open_layout(root: Path, photographs: Photographs = AS_SHIPPED) -> Layout:
+def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:
     """Check that `root` has VOC layout and that its lists can be used.
 
     Stage validate checks that every listed image and mask exists and is sound.
@@ -107,10 +123,10 @@ def open_layout(root: Path, photographs: Photographs = AS_SHIPPED) -> Layout:
             f"{root}: no such directory. `dvc pull data/voc.dvc` brings the sample; "
             "`segops data use PATH` or `segops data fetch voc2012` put other data in its place."
         )
-    layout = Layout(root, photographs)
+    layout = Layout(root, reading)
     findings = [
         SegopsError(f"{root / name}: no such directory")
-        for name in (IMAGES, MASKS)
+        for name in (IMAGES, MASKS, *reading.bands.directories)
         if not (root / name).is_dir()
     ]
     listed: dict[str, None] = {}

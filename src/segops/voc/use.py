@@ -14,6 +14,7 @@ from segops.files import atomic_directory
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import (
+    BAND_SUFFIXES,
     IMAGES,
     LISTS,
     MASKS,
@@ -23,6 +24,7 @@ from segops.voc.layout import (
     Layout,
     open_layout,
 )
+from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 PARTS = (IMAGES, MASKS, LISTS)
 MASK_SUFFIXES = {".png": ".png"}
@@ -31,7 +33,12 @@ FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the 
 log = logging.getLogger("segops")
 
 
-def use(source: Path, target: Path, unwanted: Sequence[str] = ()) -> Layout:
+def use(
+    source: Path,
+    target: Path,
+    unwanted: Sequence[str] = (),
+    reading: Reading = READ_AS_SHIPPED,
+) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
     Photographs are JPEG, PNG, TIFF or WebP, their suffixes in any spelling; the copy has that of
@@ -45,6 +52,7 @@ def use(source: Path, target: Path, unwanted: Sequence[str] = ()) -> Layout:
             Where `source` already is `target`, it is only checked, or copied without the
             unwanted.
         unwanted: Ids of images to leave out.
+        reading: How the files are read; further directories of bands are copied too.
 
     Raises:
         SegopsError: The layout is incomplete, several directories are in VOC layout, listed images
@@ -53,7 +61,7 @@ def use(source: Path, target: Path, unwanted: Sequence[str] = ()) -> Layout:
     """
     root = find_layout(source)
     _check_lists(root)
-    layout = open_layout(root)
+    layout = open_layout(root, reading)
     splits = without_ids(layout.splits(), unwanted)
     copies = _copies(layout, splits)
     without = layout.unlabelled()
@@ -65,14 +73,14 @@ def use(source: Path, target: Path, unwanted: Sequence[str] = ()) -> Layout:
     if root == target.resolve() and not unwanted:
         _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
-        return open_layout(target)
+        return open_layout(target, reading)
     if target.resolve() in root.parents:
         raise SegopsError(
             f"{root}: lies inside {target}, which would be replaced. Move it elsewhere first, "
             "then run the same command with its new path."
         )
     with atomic_directory(target) as temporary:
-        for part in (IMAGES, MASKS):
+        for part in (IMAGES, MASKS, *reading.bands.directories):
             (temporary / part).mkdir()
         for path, original in track(copies.items(), f"copying to {target}", len(copies)):
             try:
@@ -84,7 +92,7 @@ def use(source: Path, target: Path, unwanted: Sequence[str] = ()) -> Layout:
                 ) from None
         for split, ids in splits.items():
             Layout(temporary).write_list(split, ids)
-    return open_layout(target)
+    return open_layout(target, reading)
 
 
 def without_ids(
@@ -187,7 +195,8 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
     ids = sorted({image_id for ids in splits.values() for image_id in ids})
     copies: dict[str, Path] = {}
     bad: list[str] = []
-    for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES)):
+    further = [(name, BAND_SUFFIXES) for name in layout.reading.bands.directories]
+    for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES), *further):
         by_id: dict[str, list[Path]] = {}
         for path in sorted((layout.root / part).iterdir()):
             if path.is_file():

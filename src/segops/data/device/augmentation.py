@@ -131,7 +131,7 @@ class BatchAugmentation:
         On CUDA nothing waits for the device if the batch lies in page-locked memory.
 
         Returns:
-            Images, uint8 (N, 3, h, w) in channels-last memory, and masks, uint8 (N, h, w), on
+            Images, uint8 (N, C, h, w) in channels-last memory, and masks, uint8 (N, h, w), on
             `device`.
         """
         batch = _sent(batch, device)

@@ -15,7 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.augment.color import LUMA, ROW_STEP, ColorJitter, GaussianBlur, GaussianNoise
+from segops.augment.color import (
+    LUMA,
+    ROW_STEP,
+    ColorJitter,
+    GaussianBlur,
+    GaussianNoise,
+    recoloured,
+)
 from segops.augment.photometric import PhotometricDistortion, make_tables
 from segops.augment.policy import Drawn
 from segops.runtime.classes import VOID
@@ -39,8 +46,8 @@ Encode = Callable[[Drawn], dict[str, Any]]
 """From what was drawn for a sample to the arrays that the version for batches needs."""
 
 Apply = Callable[[Tensor, Tensor, Encoded], Tensor]
-"""From images uint8 (n, h, w, 3), which it may overwrite, masks uint8 (n, h, w) and encoded draws
-to images uint8 (n, h, w, 3)."""
+"""From images uint8 (n, h, w, C), which it may overwrite, masks uint8 (n, h, w) and encoded draws
+to images uint8 (n, h, w, C)."""
 
 
 def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> Encoded | None:
@@ -64,7 +71,7 @@ def encode(kind: type, drawn: Sequence[Drawn | None], seeds: Sequence[int]) -> E
 
 
 def apply(kind: type, images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
-    """Change the images, uint8 (N, h, w, 3) with masks (N, h, w), on which a transform acts."""
+    """Change the images, uint8 (N, h, w, C) with masks (N, h, w), on which a transform acts."""
     chosen, labels = (part.index_select(0, encoded.samples) for part in (images, masks))
     changed = BATCH_TRANSFORMS[kind][1](chosen, labels, encoded)
     # Not an assignment by index, which waits for the device.
@@ -208,9 +215,18 @@ def _apply_noise(images: Tensor, _: Tensor, encoded: Encoded) -> Tensor:
     return images
 
 
+def _on_colours(change: Apply) -> Apply:
+    """A change of RGB images, for images of any channels."""
+
+    def apply_to_colours(images: Tensor, masks: Tensor, encoded: Encoded) -> Tensor:
+        return recoloured(images, lambda rgb: change(rgb, masks, encoded))
+
+    return apply_to_colours
+
+
 BATCH_TRANSFORMS: dict[type, tuple[Encode, Apply]] = {
-    ColorJitter: (_encode_jitter, _apply_jitter),
-    PhotometricDistortion: (_encode_photometric, _apply_photometric),
+    ColorJitter: (_encode_jitter, _on_colours(_apply_jitter)),
+    PhotometricDistortion: (_encode_photometric, _on_colours(_apply_photometric)),
     GaussianBlur: (_encode_blur, _apply_blur),
     GaussianNoise: (lambda drawn: {"noise": drawn["noise"]}, _apply_noise),
 }

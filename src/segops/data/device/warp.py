@@ -21,7 +21,7 @@ class Sources(NamedTuple):
     frame, it reads padding.
 
     Attributes:
-        pixels: uint8 (P, 3) of images, (P,) of masks: the framed parts, row by row.
+        pixels: uint8 (P, C) of images, (P,) of masks: the framed parts, row by row.
         places: int64 (N, 3): first pixel of each part in `pixels`, and its height and width without
             the frame.
         maps: float64 (N, 6): the ``Affine`` from a crop's pixel to each part's, where positions
@@ -37,7 +37,7 @@ def framed(parts: Sequence[Pixels], maps: Sequence[Affine], fill: tuple[int, ...
     """Copy parts into one buffer.
 
     Args:
-        parts: uint8 (h, w, 3) of images, (h, w) of masks.
+        parts: uint8 (h, w, C) of images, (h, w) of masks.
         maps: From the corner of a crop to the corner of each part.
         fill: Colour or id of the frames.
     """
@@ -61,7 +61,7 @@ def framed(parts: Sequence[Pixels], maps: Sequence[Affine], fill: tuple[int, ...
 
 
 def bilinear(sources: Sources, windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Crops of images, uint8 (N, h, w, 3), on the device of `sources`.
+    """Crops of images, uint8 (N, h, w, C), on the device of `sources`.
 
     Args:
         sources: The parts of images.

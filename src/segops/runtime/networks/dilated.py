@@ -26,6 +26,7 @@ class DilatedNetwork(nn.Module):
         encoder_weights: As of :func:`segmentation_models_pytorch.encoders.get_encoder`.
         classes: Number of classes C.
         output_stride: Stride of the encoder's coarsest features: 8, 16 or 32.
+        in_channels: Channels of the images.
         options: Arguments of the head, by `head_options`, and further ones of a timm encoder.
     """
 
@@ -40,13 +41,14 @@ class DilatedNetwork(nn.Module):
         encoder_weights: Any,
         classes: int,
         output_stride: int = 8,
+        in_channels: int = 3,
         **options: Any,
     ) -> None:
         super().__init__()
         of_head = {name: options.pop(name) for name in self.head_options if name in options}
         self.encoder = get_encoder(
             encoder_name,
-            in_channels=3,
+            in_channels=in_channels,
             depth=5,
             weights=encoder_weights,
             output_stride=output_stride,
@@ -56,7 +58,7 @@ class DilatedNetwork(nn.Module):
         self.head = self.head_class(*channels, classes=classes, **of_head)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, C, H, W) of normalised images (N, 3, H, W).
+        """Logits (N, C, H, W) of normalised images (N, in_channels, H, W).
 
         H and W are multiples of the output stride.
         """

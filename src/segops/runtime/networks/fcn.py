@@ -27,6 +27,7 @@ class FCN(nn.Module):
         classes: Number of classes C.
         finest: Stride of the finest features that are scored: 32, 16 or 8.
         dropout: Probability of dropout on the coarsest features (0.5 in the paper's VGG).
+        in_channels: Channels of the images.
 
     Source:
         Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation,
@@ -40,11 +41,16 @@ class FCN(nn.Module):
         classes: int,
         finest: int,
         dropout: float = 0.0,
+        in_channels: int = 3,
         **encoder_options: Any,
     ) -> None:
         super().__init__()
         self.encoder = get_encoder(
-            encoder_name, in_channels=3, depth=5, weights=encoder_weights, **encoder_options
+            encoder_name,
+            in_channels=in_channels,
+            depth=5,
+            weights=encoder_weights,
+            **encoder_options,
         )
         self.levels = [level for level, stride in ((5, 32), (4, 16), (3, 8)) if stride >= finest]
         channels = self.encoder.out_channels
@@ -54,7 +60,10 @@ class FCN(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, C, H, W) of normalised images (N, 3, H, W), H and W multiples of 32."""
+        """Logits (N, C, H, W) of normalised images (N, in_channels, H, W).
+
+        H and W are multiples of 32.
+        """
         return self.decode(self.encoder(images), images.shape[-2:])
 
     def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:

@@ -16,12 +16,15 @@ class PlainCNN(nn.Module):
         classes: Number of classes C.
         width: Channels of the first stage; doubled by each further stage.
         dropout: Probability of dropping a channel before the score layer.
+        in_channels: Channels of the images.
     """
 
-    def __init__(self, classes: int, width: int = 32, dropout: float = 0.0) -> None:
+    def __init__(
+        self, classes: int, width: int = 32, dropout: float = 0.0, in_channels: int = 3
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3
+        channels = in_channels
         for stage in range(3):
             out = width * 2**stage
             for stride in (2, 1):
@@ -36,5 +39,8 @@ class PlainCNN(nn.Module):
         self.score = nn.Conv2d(channels, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, C, H, W) of normalised images (N, 3, H, W), H and W multiples of 8."""
+        """Logits (N, C, H, W) of normalised images (N, in_channels, H, W).
+
+        H and W are multiples of 8.
+        """
         return resize(self.score(self.dropout(self.layers(images))), images.shape[-2:])

@@ -26,10 +26,10 @@ class Segmenter(nn.Module):
     Such a layer uses its running statistics for that call without changing them.
 
     Args:
-        network: Takes float32 images (N, 3, h, w), normalised, with h and w multiples of `stride`
+        network: Takes float32 images (N, B, h, w), normalised, with h and w multiples of `stride`
             and at least `min_side`; returns logits (N, C, h, w).
-        mean: Per-channel mean of the images, in 0..1, RGB.
-        std: Per-channel standard deviation of the images, in 0..1, RGB.
+        mean: Mean of each of the B channels of the images, in 0..1; three are RGB.
+        std: Standard deviation of each, in 0..1.
         stride: Sides of the padded image are multiples of this, in pixels.
         min_side: Shortest side of the padded image, in pixels.
         auxiliary: Head on the encoder's next-to-last features, for a further loss in training. It
@@ -56,12 +56,17 @@ class Segmenter(nn.Module):
         self.stride = stride
         self.min_side = min_side
         for name, values in (("pixel_mean", mean), ("pixel_std", std)):
-            scaled = torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) * 255
+            scaled = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) * 255
             self.register_buffer(name, scaled, persistent=False)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.register_forward_pre_hook(_freeze_on_single_value)
                 module.register_forward_hook(_thaw)
+
+    @property
+    def channels(self) -> int:
+        """B, the channels of an image."""
+        return self.pixel_mean.shape[1]
 
     @property
     def encoder(self) -> nn.Module | None:
@@ -82,7 +87,7 @@ class Segmenter(nn.Module):
         grid in place; the logits are cropped back.
 
         Args:
-            images: uint8 or float images in 0..255, RGB, shape (N, 3, H, W).
+            images: uint8 or float images in 0..255, shape (N, B, H, W).
             with_auxiliary: Also compute the auxiliary head's logits.
 
         Returns:
@@ -92,8 +97,10 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: `images` has another shape, or there is no auxiliary head.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: expected shape (N, 3, H, W), found {tuple(images.shape)}")
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            raise ValueError(
+                f"images: expected shape (N, {self.channels}, H, W), found {tuple(images.shape)}"
+            )
         if with_auxiliary and self.auxiliary is None:
             raise ValueError("with_auxiliary: this network has no auxiliary head")
         height, width = images.shape[-2:]

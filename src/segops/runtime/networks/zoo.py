@@ -46,8 +46,8 @@ class ModelSpec:
         encoder: Name of an SMP encoder, or `tu-` and the name of a timm model.
         classes: Number of classes C.
         options: Further keyword arguments of the architecture.
-        mean: Per-channel mean for the normalisation, in 0..1, RGB.
-        std: Per-channel standard deviation for the normalisation, in 0..1, RGB.
+        mean: Per-channel mean for the normalisation, in 0..1; three channels are RGB.
+        std: Per-channel standard deviation for the normalisation, in 0..1.
         output_stride: Stride of the encoder's coarsest features, by dilation: 8, 16, 32, or None
             for the architecture's own.
         dropout: Probability of dropout before the classifier; None for the architecture's own.
@@ -65,6 +65,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: as many as the normalisation has values."""
+        return len(self.mean)
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -115,7 +120,9 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
             "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
         )
     try:
-        network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
+        network = ARCHITECTURES[spec.architecture](
+            classes=spec.classes, in_channels=spec.channels, **options
+        )
         if spec.dropout is not None and not dropout_options(spec.architecture, spec.dropout, {}):
             put_dropout(network, spec.dropout)
         segmenter = Segmenter(
@@ -227,7 +234,7 @@ def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
 def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
     """Predict a small image: some pairs fail only then."""
     segmenter.eval()
-    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    images = torch.zeros(1, spec.channels, 64, 64, dtype=torch.uint8)
     logits = segmenter(images, with_auxiliary=segmenter.auxiliary is not None)
     shape = tuple((logits[0] if isinstance(logits, tuple) else logits).shape)
     if shape != (1, spec.classes, 64, 64):
@@ -235,7 +242,7 @@ def _try_once(segmenter: Segmenter, spec: ModelSpec) -> None:
     encoder: Any = segmenter.encoder
     asked = spec.output_stride is not None or spec.architecture.startswith("dilated_")
     if encoder is not None and asked:  # some encoders accept the option and ignore it
-        stride = 64 // encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1]
+        stride = 64 // encoder(torch.zeros(1, spec.channels, 64, 64))[-1].shape[-1]
         if stride != encoder.output_stride:
             raise ValueError(
                 f"the encoder's coarsest features have stride {stride}, not "

@@ -1,0 +1,60 @@
+"""How the files of a data set are read: part of section `data` of ``params.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segops.files import sha256_lines
+from segops.runtime.bands import RGB
+from segops.runtime.images import AS_SHIPPED, Photographs
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The bands of each image.
+
+    Attributes:
+        channels: Bands of the file in ``JPEGImages``; 3: RGB, whatever colours the file holds.
+        directories: Further directories beside ``JPEGImages``, whose files hold one band each.
+    """
+
+    channels: int = RGB
+    directories: tuple[str, ...] = ()
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether an image is its photograph as RGB."""
+        return self.channels == RGB and not self.directories
+
+    @property
+    def total(self) -> int:
+        """Channels of an image, and of the model."""
+        return self.channels + len(self.directories)
+
+    def sha256(self, files: Sequence[str]) -> str:
+        """The hash of an image from those of its files, in hexadecimal.
+
+        That of the photograph where images are RGB. Otherwise it depends on the number of its bands
+        too, because another number gives other pixels.
+        """
+        if self.is_rgb:
+            return files[0]
+        return sha256_lines([f"channels\t{self.channels}", *files])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a data set are read.
+
+    Attributes:
+        photographs: The largest size, and the bits, of its files.
+        bands: What the images' pixels are.
+    """
+
+    photographs: Photographs = AS_SHIPPED
+    bands: Bands = Bands()
+
+
+READ_AS_SHIPPED = Reading()
+"""How a data set is read where no ``params.yaml`` says otherwise."""

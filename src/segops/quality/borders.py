@@ -32,14 +32,14 @@ def border_pixels(mask: NDArray[np.uint8]) -> tuple[Counts, Counts]:
             other = (part[one] != part[two]).view(np.uint8)
             others[one] += other
             others[two] += other
-        at_border = others > 0
-        at_border[: start - first] = at_border[start - first + ROWS :] = False
+        inner = slice(start - first, start - first + ROWS)
+        places = np.flatnonzero(others[inner] > 0)
         # Beyond the image there is no pixel of any id.
         others[:, 0] += 1
         others[:, -1] += 1
         others[: int(first == 0)] += 1
         others[len(part) - int(last == mask.shape[0]) :] += 1
-        ids = part[at_border]
+        ids = part[inner].ravel()[places]
         border += np.bincount(ids, minlength=IDS)
-        loose += np.bincount(ids[others[at_border] >= 3], minlength=IDS)
+        loose += np.bincount(ids[others[inner].ravel()[places] >= 3], minlength=IDS)
     return border, loose

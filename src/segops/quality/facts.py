@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
 from segops.quality.borders import border_pixels
-from segops.quality.duplicates import perceptual_hash, shortened
+from segops.quality.duplicates import perceptual_hash
 from segops.runtime.bands import false_colour
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -28,6 +29,7 @@ from segops.runtime.images import (
     image_mode,
     load_photograph,
     orientation,
+    read_content,
     rgb_strips,
 )
 from segops.runtime.masks import decode_mask
@@ -35,6 +37,7 @@ from segops.threads import cores, pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
+from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
 
 MAX_WORKERS = 8
@@ -77,9 +80,10 @@ SCHEMA = pa.schema(
 (void included), `label_border[i]` and `label_loose[i]` those of
 :func:`segops.quality.borders.border_pixels`; `void_fraction` is in [0, 1]; `band_means` and
 `band_deviations` are mean and standard deviation of each 8-bit band, 0..255, by every `SPARSE`-th
-pixel of every `SPARSE`-th row; `image_pixels` is the :func:`segops.voc.hashes.pixel_hash`,
-`perceptual_hash` that of :mod:`segops.quality.duplicates`; an unknown fact is null, and the
-error column says why."""
+pixel of every `SPARSE`-th row; `perceptual_hash` is that of :mod:`segops.quality.duplicates`,
+`image_pixels` the :func:`segops.voc.hashes.pixel_hash` of images whose size and perceptual hash are
+those of another too (the pixels of others are no other's); an unknown fact is null, and the error
+column says why."""
 
 _DTYPES = {
     pa.int8(): pd.Int8Dtype(),
@@ -105,9 +109,16 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
         return _image_facts(layout, image_id) | _mask_facts(layout, image_id)
 
     threads = workers or min(MAX_WORKERS, cores())
-    size = partial(pixels_of, layout)
-    results = pipelined(unique, read, threads, 4 * threads, size=size, limit=PIXELS_AT_ONCE)
-    facts = dict(zip(unique, track(results, "Scanning images", len(unique)), strict=True))
+    pipeline = partial(
+        pipelined,
+        threads=threads,
+        waiting=4 * threads,
+        size=partial(pixels_of, layout),
+        limit=PIXELS_AT_ONCE,
+    )
+    results = track(pipeline(unique, read), "Scanning images", len(unique))
+    facts = dict(zip(unique, results, strict=True))
+    _add_pixel_hashes(layout, facts, pipeline)
     rows = [{"image_id": name, "split": split, **facts[name]} for name, split in listed]
     return _to_frame(pa.Table.from_pylist(rows, schema=SCHEMA))
 
@@ -158,7 +169,7 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
             "mode": image.mode,
             "orientation": orientation(image),
             **_bands(image),
-            **_hashes(rgb_strips(image), *image.size),
+            "perceptual_hash": perceptual_hash(image),
         }
 
     return _file_facts("image", layout.root, layout.image_path(image_id), decode)
@@ -187,24 +198,24 @@ def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
         "orientation": image.orientation,
         "band_means": sparse.mean(axis=0).tolist(),
         "band_deviations": sparse.std(axis=0).tolist(),
-        **_hashes([image.pixels], width, height),
+        "perceptual_hash": perceptual_hash(Image.fromarray(false_colour(image.pixels))),
     }
 
 
 def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
         mask = decode_mask(content, name, layout.reading.photographs)
-        counts = Image.fromarray(mask).histogram()
-        held = [index for index, count in enumerate(counts) if count]
+        counts = count_ids(mask)
+        held = np.flatnonzero(counts)
         border, loose = border_pixels(mask)
         return {
             "mask_width": mask.shape[1],
             "mask_height": mask.shape[0],
             "mask_mode": image_mode(content, name, MASK_FORMATS),
             "label_ids": held,
-            "label_border": border[held].tolist(),
-            "label_loose": loose[held].tolist(),
-            "label_pixels": [count for count in counts if count],
+            "label_border": border[held],
+            "label_loose": loose[held],
+            "label_pixels": counts[held],
             "void_fraction": counts[VOID] / mask.size,
         }
 
@@ -216,26 +227,36 @@ def _bands(image: Image.Image) -> dict[str, Any]:
     if image.mode not in ("L", "RGB", "RGBA"):
         return {}
     sparse = (max(1, image.width // SPARSE), max(1, image.height // SPARSE))
-    histogram = image.resize(sparse, Image.Resampling.NEAREST).histogram()
-    shares = np.asarray(histogram).reshape(-1, 256) / (sparse[0] * sparse[1])
-    values = np.arange(256)
-    means = shares @ values
-    variances = shares @ values**2 - means**2
-    deviations = np.sqrt(np.maximum(variances, 0))
-    return {"band_means": means.tolist(), "band_deviations": deviations.tolist()}
+    means, deviations = cv2.meanStdDev(np.asarray(image.resize(sparse, Image.Resampling.NEAREST)))
+    return {"band_means": means.ravel(), "band_deviations": deviations.ravel()}
 
 
-def _hashes(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> dict[str, Any]:
-    """The hash of the pixels and the perceptual hash, of strips (h, W, C); each is made once."""
-    small: list[NDArray[np.uint8]] = []
+def _add_pixel_hashes(
+    layout: Layout, facts: dict[str, dict[str, Any]], pipeline: Callable[..., Iterator[Any]]
+) -> None:
+    """Add the pixel hash of every image that may have the pixels of another."""
+    looks = {
+        image_id: (one["perceptual_hash"], one["width"], one["height"])
+        for image_id, one in facts.items()
+        if "perceptual_hash" in one
+    }
+    times = Counter(looks.values())
+    alike = [image_id for image_id, look in looks.items() if times[look] > 1]
 
-    def kept() -> Iterator[NDArray[np.uint8]]:
-        for strip in strips:
-            small.append(shortened(false_colour(strip), height))
-            yield strip
+    def read(image_id: str) -> dict[str, str]:
+        path, reading = layout.image_path(image_id), layout.reading
+        try:
+            if not reading.bands.is_rgb:
+                pixels = read_bands(layout, image_id).pixels
+                return {"image_pixels": pixel_hash([pixels], pixels.shape[1], pixels.shape[0])}
+            image = load_photograph(read_content(path), str(path), reading.photographs)
+        except SegopsError:  # changed since it was decoded
+            return {}
+        return {"image_pixels": pixel_hash(rgb_strips(image), *image.size)}
 
-    pixels = pixel_hash(kept(), width, height)
-    return {"image_pixels": pixels, "perceptual_hash": perceptual_hash(np.concatenate(small))}
+    hashes = track(pipeline(alike, read), "Comparing images", len(alike))
+    for image_id, added in zip(alike, hashes, strict=True):
+        facts[image_id] |= added
 
 
 def _file_facts(

@@ -30,7 +30,7 @@ from . import signatures
 from .depth import SIXTEEN_BITS, grey_to_eight_bits, to_eight_bits
 from .errors import SegopsError
 from .file_kinds import describe
-from .png import lacks_rows
+from .png import lacks_rows, unwritten
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
 
@@ -223,18 +223,31 @@ def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
     Each is uint8 (h, W, 3), RGB, contiguous, of about four million pixels, so that a large image is
     never held twice.
     """
+    return map(_pixels, strips(image))
+
+
+def strips(image: Image.Image, multiple: int = 1) -> Iterator[Image.Image]:
+    """An image in strips as of :func:`rgb_strips`, of mode RGB.
+
+    The number of rows of all but the last is a multiple of `multiple`.
+    """
     width, height = image.size
-    rows = max(1, _STRIP // width)
+    rows = max(1, _STRIP // width // multiple) * multiple
+    if rows >= height:
+        yield _rgb(image)
+        return
     for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        whole = rows >= height
-        yield _pixels(image if whole else image.crop((0, top, width, bottom)))
+        yield _rgb(image.crop((0, top, width, min(top + rows, height))))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.array(_rgb(image))
 
 
 def read_image(path: Path, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:
@@ -386,7 +399,12 @@ def _other_order(arguments: Any) -> Any:
 
 
 def _load(image: Image.Image) -> None:
-    """Decode the pixels, without the TIFF reader's limit, because segops checked its own limit."""
+    """Decode the pixels, without the TIFF reader's limit, because segops checked its own limit.
+
+    Pixels that a PNG lacks are left :func:`segops.runtime.png.unwritten`.
+    """
+    if image.format == "PNG":
+        image.im = unwritten(image.mode, *image.size).im
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         stored = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]

@@ -26,11 +26,20 @@ _ADAM7 = (
 """The passes of an interlaced PNG: first column and row, steps across and down."""
 
 
+def unwritten(mode: str, width: int, height: int) -> Image.Image:
+    """An image to decode a PNG into: rows of such pixels are rare, so that what is missing shows.
+
+    Pillow decodes into zeros, and a mask's last row is often zero.
+    """
+    return Image.new(mode, (width, height), 254)
+
+
 def lacks_rows(image: Image.Image, content: bytes) -> bool:
-    """Whether the pixel data of a decoded PNG end early; Pillow fills missing pixels with zero."""
+    """Whether the pixel data of a PNG, decoded into :func:`unwritten` pixels, end early."""
     width, height = image.size
     depth, color, interlaced = content[BIT_DEPTH], content[25], content[28]
-    if not interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
+    last = image.crop((0, height - 1, width, height)).tobytes()
+    if not interlaced and last != unwritten(image.mode, width, 1).tobytes():
         return False
     wanted = 0
     for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):

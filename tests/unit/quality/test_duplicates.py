@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops.quality.duplicate_rules import allowed, notices
-from segops.quality.duplicates import Duplicate, candidates, find, perceptual_hash, shortened
+from segops.quality.duplicates import Duplicate, _halved, candidates, find, perceptual_hash
 from segops.voc.hashes import pixel_hash
 
 Pixels = NDArray[np.uint8]
@@ -47,7 +47,7 @@ TWINS = {
 
 def table(images: dict[str, tuple[str, Pixels]]) -> pd.DataFrame:
     rows = [
-        (name, split, pixel_hash([one], one.shape[1], one.shape[0]), perceptual_hash(one))
+        (name, split, pixel_hash([one], *one.shape[1::-1]), perceptual_hash(Image.fromarray(one)))
         for name, (split, one) in images.items()
     ]
     return pd.DataFrame(rows, columns=["image_id", "split", "image_pixels", "perceptual_hash"])
@@ -77,7 +77,7 @@ def test_equal_pixels_are_a_pair_with_the_first() -> None:
 def test_flat_images_are_compared_by_their_pixels_alone() -> None:
     flat = {f"f{grey}": ("train", np.full((40, 50, 3), grey, np.uint8)) for grey in range(9)}
     assert found(flat) == ()
-    assert perceptual_hash(flat["f3"][1]) is None
+    assert perceptual_hash(Image.fromarray(flat["f3"][1])) is None
 
 
 def test_what_is_compared_grows_with_the_number_of_images_alone() -> None:
@@ -87,16 +87,32 @@ def test_what_is_compared_grows_with_the_number_of_images_alone() -> None:
     assert candidates(np.zeros(0, dtype=np.uint64)) == []
 
 
-def test_strips_of_a_large_image_give_its_hash() -> None:
-    image = scene(5, (2400, 1800))
-    parts = [shortened(image[top : top + 700], 2400) for top in range(0, 2400, 700)]
-    one, other = (perceptual_hash(each) for each in (image, np.concatenate(parts)))
-    assert one is not None
-    assert other is not None
-    assert (int(one, 16) ^ int(other, 16)).bit_count() <= 3
-    whole = pixel_hash([image], 1800, 2400)
-    assert pixel_hash([image[:700], image[700:]], 1800, 2400) == whole
-    assert pixel_hash([image], 2400, 1800) != whole
+@pytest.mark.parametrize("size", [(5, 3), (255, 700), (2047, 2053), (4099, 1030)])
+def test_a_large_image_is_halved_strip_by_strip(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    whole = _halved(Image.fromarray(image))
+    times = max(0, min(size).bit_length() - 8)
+    assert whole.shape == (size[0] >> times, size[1] >> times)
+    first = cv2.cvtColor(image[: 1 << times, : 1 << times], cv2.COLOR_RGB2GRAY)
+    assert abs(float(whole[0, 0]) - first.mean()) < 2
+    monkeypatch.setattr("segops.runtime.images._STRIP", 70_000)
+    np.testing.assert_array_equal(_halved(Image.fromarray(image)), whole)
+
+
+def test_equal_pixels_of_any_mode_have_equal_hashes() -> None:
+    grey = scene(5)[..., 0]
+    image = Image.fromarray(grey)
+    forms = [image, *(image.convert(mode) for mode in ("RGB", "RGBA", "LA", "RGBX", "P"))]
+    assert len({perceptual_hash(one) for one in forms}) == 1
+
+
+def test_the_hash_of_pixels_is_that_of_their_strips_and_size() -> None:
+    image = scene(5)
+    whole = pixel_hash([image], 400, 300)
+    assert pixel_hash([image[:70], image[70:]], 400, 300) == whole
+    assert pixel_hash([image], 300, 400) != whole
 
 
 def test_the_bound_counts_pairs_across_splits() -> None:

@@ -89,6 +89,21 @@ def test_workers_change_nothing(tiny_voc: Path) -> None:
     pd.testing.assert_frame_equal(scan(layout, workers=1), scan(layout, workers=4))
 
 
+def test_pixels_are_hashed_where_another_image_may_have_them(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    train, val = layout.splits()["train"], layout.splits()["val"]
+    assert scan(layout)["image_pixels"].isna().all()
+    with Image.open(layout.image_path(train[0])) as image:
+        layout.image_path(val[0]).unlink()
+        image.save(layout.root / f"JPEGImages/{val[0]}.png")
+        for image_id, grey in ((train[1], 3), (val[1], 3), (val[2], 4)):
+            Image.new("L", image.size, grey).save(layout.image_path(image_id))
+    hashes = scan(open_layout(tiny_voc)).set_index("image_id")["image_pixels"]
+    assert hashes[train[0]] == hashes[val[0]]
+    assert hashes[train[1]] == hashes[val[1]] != hashes[val[2]]
+    assert hashes.notna().sum() == 5
+
+
 def test_missing_and_unreadable_files_give_rows_with_errors(tiny_voc: Path) -> None:
     layout = open_layout(tiny_voc)
     one, two, three, four, *_ = layout.ids("train")

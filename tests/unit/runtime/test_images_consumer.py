@@ -223,6 +223,22 @@ def test_a_png_whose_header_promises_more_than_there_is(size: tuple[int, int]) -
         consumer(content)
 
 
+@pytest.mark.parametrize("value", [0, 1, 254, 255])
+@pytest.mark.parametrize(
+    ("depth", "color"), [(1, 0), (2, 0), (8, 0), (8, 2), (8, 3), (8, 4), (8, 6), (16, 2), (16, 6)]
+)
+def test_a_png_that_lacks_rows_is_not_filled(value: int, depth: int, color: int) -> None:
+    bits = 3 * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    rows = zlib.compress((b"\0" + bytes([value]) * -(-bits // 8)) * 2)
+    for height in (2, 3):
+        content = png_file(struct.pack(">IIBBBBB", 3, height, depth, color, 0, 0, 0), rows)
+        if height == 2:
+            assert consumer(content).shape == (2, 3, 3)
+        else:
+            with pytest.raises(SegopsError, match="fewer rows of pixels than the header says"):
+                consumer(content)
+
+
 def test_a_mask_that_lacks_rows_is_not_filled_with_background() -> None:
     rows = zlib.compress(b"\0\x01\x01\x01" * 2)
     for height, refused in ((2, False), (3, True)):

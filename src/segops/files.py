@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.file_kinds import no_file
 
 SCRATCH = "segops-scratch-"
 
@@ -164,6 +165,28 @@ def sha256_tree(root: Path) -> str:
         if path.is_file() and "__pycache__" not in path.parts
     )
     return sha256_lines(f"{name}\t{sha256_file(root / name)}" for name in files)
+
+
+def require_files(directory: Path) -> None:
+    """Refuse what below a directory is neither file nor directory, such as a pipe or a dead link.
+
+    DVC, like others, waits for ever for what a pipe holds. Links to directories are not followed.
+
+    Raises:
+        SegopsError: There is something of the kind; all of it is listed.
+    """
+    found: list[str] = []
+    for name, _, _ in os.walk(directory):
+        with os.scandir(name) as entries:
+            for entry in entries:
+                if entry.is_file() or entry.is_dir():
+                    continue
+                try:
+                    found.append(f"{entry.path}: {no_file(entry.stat().st_mode)}")
+                except OSError as error:
+                    found.append(f"{entry.path}: a link that leads nowhere ({error.strerror})")
+    if found:
+        raise SegopsError("\n  ".join([f"{directory}: remove what is no file:", *sorted(found)]))
 
 
 def sha256_lines(lines: Iterator[str] | list[str]) -> str:

@@ -158,6 +158,9 @@ def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[st
     """Return DVC's list of changes of a stage or ``.dvc`` file, without those of the path `but`."""
     # DVC resolves targets against the working directory, which need not be the workspace.
     name = str(root / target) if target.endswith(".dvc") else f"{root / 'dvc.yaml'}:{target}"
+    for part in repository.stage.collect(name):
+        for thing in (*part.deps, *part.outs):
+            files.require_files(Path(thing.fs_path))
     entries = [entry for part in repository.status(targets=[name]).values() for entry in part]
     changes = [
         entry for entry in entries if not isinstance(entry, dict) and entry != "always changed"
@@ -307,6 +310,7 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
             output.pop("remote", None)
             output.pop("push", None)
         pointer.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    files.require_files(root / data)
     status, lines = _dvc(root, ["add", str(data)], on_line)
     if status != 0:
         raise SegopsError(f"{data}: DVC cannot track it: {lines[-1].strip()}")

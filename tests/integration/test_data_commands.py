@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from segops import pipeline
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 from tests.integration.conftest import dvc, segops
 from tools.sample import generate
@@ -74,6 +78,27 @@ def test_untracked_content_is_not_replaced(workspace: Path, own: Path) -> None:
     assert done.returncode == 1
     assert "does not track" in done.stderr
     assert extra.read_text() == "mine"
+
+
+def test_dvc_is_not_started_on_a_pipe(workspace: Path) -> None:
+    """DVC would wait for ever for its content."""
+    data = Path("data/voc")
+    os.mkfifo(workspace / data / "JPEGImages/pipe.jpg")
+    (workspace / data / "JPEGImages/zero").symlink_to("/dev/zero")
+    (workspace / data / "gone").symlink_to("nowhere")
+    for step in (
+        partial(pipeline.states, workspace),
+        partial(pipeline.is_unchanged, workspace, "validate"),
+        partial(pipeline.require_tracked, workspace, data),
+        partial(pipeline.sync_data, workspace, data, print),
+        partial(pipeline.track_data, workspace, data, print),
+    ):
+        with pytest.raises(SegopsError) as refused:
+            step()
+        assert "data/voc: remove what is no file:" in str(refused.value)
+        assert "JPEGImages/pipe.jpg: a pipe\n" in str(refused.value)
+        assert "JPEGImages/zero: a device" in str(refused.value)
+        assert "gone: a link that leads nowhere" in str(refused.value)
 
 
 def test_incomplete_data_are_refused_and_change_nothing(workspace: Path, own: Path) -> None:

@@ -30,6 +30,7 @@ from segops.runtime.images import (
     load_photograph,
     orientation,
     read_content,
+    read_file,
     rgb_strips,
 )
 from segops.runtime.masks import decode_mask
@@ -266,7 +267,7 @@ def _file_facts(
     name = path.relative_to(root).as_posix()
     facts: dict[str, Any] = {f"{kind}_path": name}
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         facts |= {f"{kind}_bytes": len(content), f"{kind}_sha256": sha256_bytes(content)}
         facts |= decode(content, name)
     except FileNotFoundError:

@@ -1,8 +1,9 @@
-"""Names, for messages, of file formats that segops does not decode."""
+"""Names, for messages, of file formats that segops does not decode, and of what is no file."""
 
 from __future__ import annotations
 
 import re
+import stat
 
 from .signatures import image_format
 
@@ -28,6 +29,20 @@ _OTHERS = {
     "a pointer of Git LFS, whose content was not fetched": rb"version https://git-lfs",
 }
 """Patterns of formats that are never decoded, by their names."""
+
+
+def no_file(mode: int) -> str | None:
+    """What a path leads to by its ``st_mode``, where that is no file; None for a file."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
 
 
 def describe(start: bytes) -> str:

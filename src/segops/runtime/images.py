@@ -29,7 +29,7 @@ from PIL import (
 from . import signatures
 from .depth import SIXTEEN_BITS, grey_to_eight_bits, to_eight_bits
 from .errors import SegopsError
-from .file_kinds import describe
+from .file_kinds import describe, no_file
 from .png import lacks_rows, unwritten
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
@@ -262,6 +262,7 @@ def image_size(path: Path) -> tuple[int, int]:
         SegopsError: The file is missing or has no header of an image.
     """
     try:
+        _require_file(path)
         with path.open("rb") as file, _open(file, CONSUMER_FORMATS) as image:
             return image.size
     except FileNotFoundError:
@@ -277,13 +278,35 @@ def read_content(path: Path) -> bytes:
         SegopsError: The file is missing or not readable.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise SegopsError(f"{path}: not a file. Put a file in its place, or remove it.")
-        return path.read_bytes()
+        return read_file(path)
+    except _NoFileError as error:
+        raise SegopsError(f"{path}: {error}. Put a file in its place, or remove it.") from None
     except FileNotFoundError:
         raise SegopsError(f"{path}: no such file.") from None
     except OSError as error:
         raise SegopsError(f"{path}: not readable: {error.strerror or error}.") from None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    A pipe, whose reader would wait for ever, a device and the like are not opened.
+
+    Raises:
+        OSError: There is no file, or it cannot be read.
+    """
+    _require_file(path)
+    return path.read_bytes()
+
+
+def _require_file(path: Path) -> None:
+    kind = no_file(path.stat().st_mode)
+    if kind is not None:
+        raise _NoFileError(f"not a file but {kind}")
+
+
+class _NoFileError(OSError):
+    """A path leads to something else than a file."""
 
 
 def load_image(

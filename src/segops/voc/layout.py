@@ -5,12 +5,14 @@ VOC's photographs are JPEG. segops takes PNG, TIFF and WebP too, under the same 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_file
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 IMAGES = "JPEGImages"
@@ -131,7 +133,7 @@ def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:
     ]
     listed: dict[str, None] = {}
     for split in ALL_SPLITS:
-        if split == TEST and not layout.list_path(TEST).exists():
+        if split == TEST and not os.path.lexists(layout.list_path(TEST)):
             continue
         ids, errors = _read_list(layout.list_path(split))
         findings += errors
@@ -180,7 +182,7 @@ def _read_list(path: Path) -> tuple[tuple[str, ...], list[SegopsError]]:
     """The ids in a list, and its errors."""
     try:
         # Lists made on Windows may begin with a byte order mark.
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except FileNotFoundError:
         return (), [SegopsError(f"{path}: no such file; expected one image id a line")]
     except (OSError, UnicodeDecodeError) as error:

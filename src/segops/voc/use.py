@@ -176,7 +176,7 @@ def _layouts(directory: Path, depth: int) -> Iterator[Path]:
 def _check_lists(root: Path) -> None:
     """Refuse a data set without a val list, and say how to make a list."""
     train, val = (Layout(root).list_path(split) for split in SPLITS)
-    if train.is_file() and not val.is_file():
+    if train.is_file() and not val.exists():
         raise SegopsError(
             f"{val}: no such file, and the pipeline needs images that it does not train on. To set "
             "a tenth of train.txt aside:\n"
@@ -199,7 +199,7 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
     for part, suffixes in ((IMAGES, PHOTOGRAPH_SUFFIXES), (MASKS, MASK_SUFFIXES), *further):
         by_id: dict[str, list[Path]] = {}
         for path in sorted((layout.root / part).iterdir()):
-            if path.is_file():
+            if not path.is_dir():
                 by_id.setdefault(path.stem, []).append(path)
         for image_id in ids:
             usual = next(iter(suffixes.values()))
@@ -208,7 +208,9 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
             fitting = [path for path in here if path.suffix.lower() in suffixes]
             best = [path for path in fitting if path.suffix == usual] or fitting
             names = ", ".join(path.name for path in best or here)
-            if len(best) == 1:
+            if len(best) == 1 and not best[0].is_file():
+                bad.append(f"{part}/{best[0].name}: missing; it is no file, or a dead link")
+            elif len(best) == 1:
                 copies[f"{part}/{image_id}{suffixes[best[0].suffix.lower()]}"] = best[0]
             elif best:
                 bad.append(f"{name}: several candidates: {names}; keep one")

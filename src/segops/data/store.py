@@ -25,7 +25,7 @@ from segops.runtime.images import (
 from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
 from segops.voc.decoding import pixels_of
-from segops.voc.hashes import HashRow, dataset_hash
+from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, TEST, Layout
 
 FORMAT = 1
@@ -40,7 +40,8 @@ class StoredImage:
     """Where an image lies in its split of the store, and the hashes of its two files.
 
     `offset` counts the pixels before it: the image begins at byte ``3 * offset``, the mask at
-    ``offset``.
+    ``offset``. `pixel_sha256` is the :func:`segops.voc.hashes.pixel_hash` of the image; a store of
+    an earlier segops lacks it.
     """
 
     height: int
@@ -48,6 +49,7 @@ class StoredImage:
     offset: int
     image_sha256: str
     mask_sha256: str
+    pixel_sha256: str | None = None
 
     @property
     def pixels(self) -> int:
@@ -120,6 +122,15 @@ class PackedStore:
     def image_sha256(self, image_id: str) -> str:
         """SHA-256 of the image's file, in hexadecimal."""
         return self._find(image_id)[1].image_sha256
+
+    def pixel_sha256(self, image_id: str) -> str | None:
+        """The image's :func:`segops.voc.hashes.pixel_hash`; None: the store does not say."""
+        return self._find(image_id)[1].pixel_sha256
+
+    def pixel_hashes(self, ids: Iterable[str]) -> dict[str, str]:
+        """Those of :meth:`pixel_sha256` that are known, by image id."""
+        hashes = {one: self.pixel_sha256(one) for one in ids}
+        return {one: pixels for one, pixels in hashes.items() if pixels is not None}
 
     def split_hash(self, split: str) -> str:
         """Hash of the images and masks of `split` and of the class names, in hexadecimal."""
@@ -301,8 +312,10 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
     width, height = image.size
     if image.size != (place.width, place.height):
         raise SegopsError(f"{image_path}: changed while it was read. Pack the data again.")
+    pixels = None
     if target is not None:
-        _write_at(target / IMAGES, CHANNELS * place.offset, rgb_strips(image))
+        written = _written(target / IMAGES, CHANNELS * place.offset, rgb_strips(image))
+        pixels = pixel_hash(written, width, height)
     del image
     content = read_content(mask_path)
     mask = decode_mask(content, str(mask_path), layout.photographs)
@@ -313,16 +326,23 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
             "Make the mask from this image again."
         )
     if target is not None:
-        _write_at(target / MASKS, place.offset, [mask])
-    return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content))
+        for _ in _written(target / MASKS, place.offset, [mask]):
+            pass
+    return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content), pixels)
 
 
-def _write_at(path: Path, start: int, parts: Iterable[NDArray[np.uint8]]) -> None:
-    """Write arrays one after the other into a file that is there, from the byte `start` on."""
+def _written(
+    path: Path, start: int, parts: Iterable[NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Write arrays one after the other into a file that is there, from the byte `start` on.
+
+    Each is yielded when it is written.
+    """
     with path.open("r+b") as file:
         file.seek(start)
         for part in parts:
             file.write(part.data)
+            yield part
 
 
 def _rows(split: str, entries: dict[str, StoredImage]) -> Iterator[HashRow]:

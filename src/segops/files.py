@@ -175,18 +175,20 @@ def require_files(directory: Path) -> None:
     Raises:
         SegopsError: There is something of the kind; all of it is listed.
     """
-    found: list[str] = []
+    found: list[SegopsError] = []
     for name, _, _ in os.walk(directory):
         with os.scandir(name) as entries:
             for entry in entries:
                 if entry.is_file() or entry.is_dir():
                     continue
                 try:
-                    found.append(f"{entry.path}: {no_file(entry.stat().st_mode)}")
+                    found.append(SegopsError(f"{entry.path}: {no_file(entry.stat().st_mode)}"))
                 except OSError as error:
-                    found.append(f"{entry.path}: a link that leads nowhere ({error.strerror})")
+                    words = error.strerror
+                    found.append(SegopsError(f"{entry.path}: a link that leads nowhere ({words})"))
     if found:
-        raise SegopsError("\n  ".join([f"{directory}: remove what is no file:", *sorted(found)]))
+        listed = sorted(map(str, found))
+        raise SegopsError("\n  ".join([f"{directory}: remove what is no file:", *listed]))
 
 
 def sha256_lines(lines: Iterator[str] | list[str]) -> str:

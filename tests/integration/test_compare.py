@@ -20,6 +20,7 @@ from segops.data.store import PackedStore
 from segops.evaluate import kept_champion as kept
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.params.evaluate import EvaluateParams
+from segops.predict.seen import seen_images
 from segops.record import artifact, stage_outputs
 from segops.record.update import EVALUATED_AS
 from segops.release import champion_evaluation
@@ -88,7 +89,7 @@ class TestNames:
             assert by_asked[ids["1"][:9]].bundle_digest == older
             store = PackedStore(released / paths.PACKED)
             trained = frozenset(store.image_sha256(one) for one in store.ids("train"))
-            assert {one.trained_on for one in found} == {trained}
+            assert {seen_images(one.described) for one in found} == {trained}
             # Two of them are the same run by its own name: what was typed tells them apart.
             assert by_asked[str(name)].name == f"{name} ({name})"
             assert by_asked[ids["1"][:9]].name == f"{name} ({ids['1'][:9]})"
@@ -253,8 +254,9 @@ class TestComparison:
         leaky = shutil.copytree(root / paths.SEGMENTER, tmp_path / "leaky")
         described = files.read_json(leaky / "model.json")
         first = store.ids("val")[0]
-        images = described["training_images"] | {first: store.image_sha256(first)}
-        files.write_json(leaky / "model.json", described | {"training_images": images})
+        # The same pixels under other bytes, as a PNG of the photograph has them.
+        pixels = {first: store.pixel_sha256(first)}
+        files.write_json(leaky / "model.json", described | {"training_pixels": pixels})
         monkeypatch.chdir(root)
         monkeypatch.setattr("segops.cli.compare.console", Terminal(width=200))
         app = typer.Typer()

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from segops import files, paths
+from segops.data.store import PackedStore
 from segops.record.lineage import tag
 from segops.record.update import COUNTS, record
 from segops.release import pairing, promotion, versions
@@ -30,6 +31,7 @@ from segops.release.register import Registered, register
 from segops.release.rollback import adopt, rollback
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
+from segops.stages import package
 from tests.support import mlflow_server
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, challenge, failed, kinds, lines, release
@@ -292,8 +294,6 @@ def spoil_parquet(root: Path) -> None:
 def train_on_val(root: Path) -> None:
     """A val image among the training images: the whole bundle is made anew with it."""
     made.use_data(root, seed=3)
-    from segops.data.store import PackedStore
-
     store = PackedStore(root / paths.PACKED)
     seen = store.ids("val")[0]
     model = files.read_json(root / paths.SEGMENTER / "model.json")
@@ -319,6 +319,20 @@ def test_spoilt_evidence_rejects(root: Path, spoil: Any, check: str) -> None:
     decision = promotion.gate(root)
     assert decision.verdict == "rejected"
     assert check in failed(decision)
+
+
+def test_the_same_pixels_under_other_bytes_count_as_trained_on(root: Path) -> None:
+    made.train(root, seed=1, quality=None)
+    store = PackedStore(root / paths.PACKED)
+    model = files.read_json(root / paths.TRAINED / "model.json")
+    model["training_pixels"]["photograph as PNG"] = store.pixel_sha256(store.ids("val")[0])
+    files.write_json(root / paths.TRAINED / "model.json", model)
+    package.run(root)
+    made.evaluate(root, quality=0.8)
+    register(root, record(root))
+    decision = promotion.gate(root)
+    assert failed(decision) == ["unseen images"]
+    assert "Trained on 1 image of val" in decision.reason
 
 
 def test_a_champion_whose_artifact_was_changed_is_not_run(root: Path) -> None:

@@ -67,6 +67,7 @@ def evaluate(
     from segops.evaluate.metrics_file import evaluation
     from segops.evaluate.score import score
     from segops.params.file import load_params
+    from segops.predict.seen import of_store, seen_images
     from segops.release.resolve import resolved
 
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
@@ -77,9 +78,9 @@ def evaluate(
         resolved(model or str(own), root) as bundle,
         files.scratch() as scratch,
     ):
-        trained_on = files.read_json(bundle / opener.MODEL)["training_images"].values()
+        model_facts = files.read_json(bundle / opener.MODEL)
         hashes = {store.image_sha256(image_id) for image_id in store.ids(split)}
-        excluded = frozenset(trained_on) & hashes
+        excluded = seen_images(model_facts, of_store(store, split)) & hashes
         _print_omissions(store, split, limit, excluded)
         how: dict[str, Any] = {
             "threads": settings.hardware.threads, "exclude_sha256": excluded, "limit": limit,

@@ -26,7 +26,7 @@ from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import decoded_size, pixels_of
-from segops.voc.hashes import HashRow, dataset_hash
+from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, TEST, TRAIN, Layout
 
 FORMAT = 1
@@ -42,7 +42,8 @@ class StoredImage:
     """Where an image lies in its split of the store, and the hashes of its two files.
 
     `offset` counts the pixels before it: the image begins at byte ``C * offset`` where images have
-    C channels, the mask at ``offset``.
+    C channels, the mask at ``offset``. `pixel_sha256` is the :func:`segops.voc.hashes.pixel_hash`
+    of the image; a store of an earlier segops lacks it.
     """
 
     height: int
@@ -50,6 +51,7 @@ class StoredImage:
     offset: int
     image_sha256: str
     mask_sha256: str
+    pixel_sha256: str | None = None
 
     @property
     def pixels(self) -> int:
@@ -134,6 +136,15 @@ class PackedStore:
     def image_sha256(self, image_id: str) -> str:
         """SHA-256 of the image's file, in hexadecimal."""
         return self._find(image_id)[1].image_sha256
+
+    def pixel_sha256(self, image_id: str) -> str | None:
+        """The image's :func:`segops.voc.hashes.pixel_hash`; None: the store does not say."""
+        return self._find(image_id)[1].pixel_sha256
+
+    def pixel_hashes(self, ids: Iterable[str]) -> dict[str, str]:
+        """Those of :meth:`pixel_sha256` that are known, by image id."""
+        hashes = {one: self.pixel_sha256(one) for one in ids}
+        return {one: pixels for one, pixels in hashes.items() if pixels is not None}
 
     def split_hash(self, split: str) -> str:
         """Hash of the images and masks of `split` and of the class names, in hexadecimal."""
@@ -335,7 +346,7 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
     The image is gone before its mask is decoded. Without a target nothing is written, and all is
     checked. Runs in a thread.
     """
-    image_sha256 = _write_image(layout, place, target)
+    image_sha256, pixels = _write_image(layout, place, target)
     width, height, mask_path = place.width, place.height, layout.mask_path(place.image_id)
     content = read_content(mask_path)
     mask = decode_mask(content, str(mask_path), layout.reading.photographs)
@@ -346,15 +357,16 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
             "Make the mask from this image again."
         )
     if target is not None:
-        _write_at(target / MASKS, place.offset, [mask])
-    return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content))
+        for _ in _written(target / MASKS, place.offset, [mask]):
+            pass
+    return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content), pixels)
 
 
-def _write_image(layout: Layout, place: _Place, target: Path | None) -> str:
-    """Decode an image and write it; returns its hash."""
-    path = layout.image_path(place.image_id)
+def _write_image(layout: Layout, place: _Place, target: Path | None) -> tuple[str, str | None]:
+    """Decode an image and write it; returns its hash and, where it was written, its pixels'."""
+    path, bands = layout.image_path(place.image_id), layout.reading.bands
     parts: Iterable[NDArray[np.uint8]]
-    if layout.reading.bands.is_rgb:
+    if bands.is_rgb:
         content = read_content(path)
         digest = sha256_bytes(content)
         image = load_photograph(content, str(path), layout.reading.photographs)
@@ -364,17 +376,24 @@ def _write_image(layout: Layout, place: _Place, target: Path | None) -> str:
         size, parts = (pixels.shape[1], pixels.shape[0]), [pixels]
     if size != (place.width, place.height):
         raise SegopsError(f"{path}: changed while it was read. Pack the data again.")
-    if target is not None:
-        _write_at(target / IMAGES, layout.reading.bands.total * place.offset, parts)
-    return digest
+    if target is None:
+        return digest, None
+    written = _written(target / IMAGES, bands.total * place.offset, parts)
+    return digest, pixel_hash(written, *size)
 
 
-def _write_at(path: Path, start: int, parts: Iterable[NDArray[np.uint8]]) -> None:
-    """Write arrays one after the other into a file that is there, from the byte `start` on."""
+def _written(
+    path: Path, start: int, parts: Iterable[NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Write arrays one after the other into a file that is there, from the byte `start` on.
+
+    Each is yielded when it is written.
+    """
     with path.open("r+b") as file:
         file.seek(start)
         for part in parts:
             file.write(part.data)
+            yield part
 
 
 def _rows(split: str, entries: dict[str, StoredImage]) -> Iterator[HashRow]:

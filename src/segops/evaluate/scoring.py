@@ -63,6 +63,7 @@ from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.machine import describe
 from segops.predict.parallel import images_at_once, predict_parallel
+from segops.predict.seen import PIXEL_COLUMN
 from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 
@@ -82,6 +83,7 @@ class Predicted:
         truth: uint8 (H, W), ids and 255 for void.
         mask: uint8 (H, W), predicted ids.
         top: float32 (H, W), probability of the predicted class; None where the model gives none.
+        pixels: SHA-256 of the image's pixels, where the store knows it.
     """
 
     image_id: str
@@ -89,6 +91,7 @@ class Predicted:
     truth: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     top: NDArray[np.float32] | None
+    pixels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,9 @@ class Tally:
         mean = None if one.top is None else float(one.top.mean(dtype=np.float64))
         self.confidences[one.image_id] = mean
         both, predicted, truth = (part.tolist() for part in class_pixels(judged.confusion))
+        image = one.image_id, one.sha256
         self._rows += [
-            (one.image_id, one.sha256, label, both[label], predicted[label], truth[label])
+            (*image, label, both[label], predicted[label], truth[label], one.pixels)
             for label in range(len(truth))
             if truth[label] or predicted[label]
         ]
@@ -157,8 +161,8 @@ class Tally:
 
     @property
     def counts(self) -> pd.DataFrame:
-        """The table of counts; see :mod:`segops.evaluate.bootstrap`."""
-        return pd.DataFrame(self._rows, columns=list(COLUMNS))
+        """The table of counts; see :mod:`segops.evaluate.bootstrap`, with the hash of pixels."""
+        return pd.DataFrame(self._rows, columns=[*COLUMNS, PIXEL_COLUMN])
 
     @property
     def errors(self) -> pd.DataFrame:
@@ -317,7 +321,8 @@ def _predict(
         log.error("%s: the image cannot be predicted.", image_id)
         raise
     seconds.append(time.perf_counter() - start)
-    return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
+    sha256, pixels = store.image_sha256(image_id), store.pixel_sha256(image_id)
+    return Predicted(image_id, sha256, store.mask(image_id), mask, top, pixels)
 
 
 def _keep(archive: ZipFile, what: str, image_id: str, picture: NDArray[np.uint8]) -> None:

@@ -20,6 +20,7 @@ from segops.label_check.table import write_labels_table
 from segops.params.file import Params
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.parallel import images_at_once, predict_parallel
+from segops.predict.seen import of_store, seen_images
 from segops.progress import track
 from segops.release.resolve import resolved
 from segops.report.labels_page import LabelPicture, LabelRow, write_labels_page
@@ -175,7 +176,7 @@ def _opened(bundle: Path, device: str, store: PackedStore) -> BundledPredictor:
 def _seen(
     predictor: BundledPredictor, store: PackedStore, splits: Sequence[str]
 ) -> tuple[str, ...]:
-    hashes = set(predictor.model["training_images"].values())
+    hashes = seen_images(predictor.model, of_store(store, *splits))
     return tuple(
         one for split in splits for one in store.ids(split) if store.image_sha256(one) in hashes
     )

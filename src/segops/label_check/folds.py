@@ -141,7 +141,8 @@ def fold_bundle(root: Path, settings: Params, store: PackedStore, fold: Fold, ho
         log.info("%s: training on %d images.", fold.name, len(fold.trained))
         outcome = train(job)
         images = {one: store.image_sha256(one) for one in fold.trained}
-        write_trained(bundle, outcome.network, job.spec, store.class_names, images, {})
+        pixels = store.pixel_hashes(fold.trained)
+        write_trained(bundle, outcome.network, job.spec, store.class_names, images, {}, pixels)
         files.write_json(home / STATE, state)
         job.history.end()
         checkpoint.remove(job.resume)

@@ -17,6 +17,7 @@ from torch import nn
 
 import segops
 from segops import files
+from segops.predict import seen
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -32,6 +33,7 @@ def write_trained(
     class_names: Sequence[str],
     training_images: Mapping[str, str],
     extra: Mapping[str, Any],
+    training_pixels: Mapping[str, str] | None = None,
 ) -> None:
     """Write a trained network, whole or not at all.
 
@@ -44,6 +46,7 @@ def write_trained(
             of the selection split, because it chose the checkpoint.
         extra: Further content of ``model.json``, ready for JSON. It enters the bundle's digest, so
             it must be the same at every run of the same training (no times).
+        training_pixels: :func:`segops.voc.hashes.pixel_hash` of these images, where it is known.
 
     Raises:
         SegopsError: Names and network disagree on the number of classes.
@@ -59,7 +62,8 @@ def write_trained(
         "spec": asdict(spec),
         "class_names": list(class_names),
         "palette": "VOC colours; the value of a pixel is the class id",
-        "training_images": dict(sorted(training_images.items())),
+        seen.IMAGES: dict(sorted(training_images.items())),
+        seen.PIXELS: dict(sorted((training_pixels or {}).items())),
         "segops_version": segops.__version__,
         "extra": dict(extra),
     }

@@ -20,6 +20,7 @@ from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.evaluate.score import EXPLAINED, Scores, read_scores, score
 from segops.params.file import load_params
+from segops.predict.seen import of_store, seen_images
 from segops.release.named_models import NamedModel, open_models
 from segops.report.evaluation_page import write_evaluation_page
 from segops.runtime.errors import SegopsError
@@ -168,9 +169,12 @@ def _trained_on(store: PackedStore, models: list[NamedModel]) -> frozenset[str]:
                 "Leave this model out, or compare in a checkout whose data have its classes."
             )
     hashes = frozenset(store.image_sha256(image_id) for image_id in store.ids(VAL))
-    excluded = frozenset(digest for model in models for digest in model.trained_on & hashes)
+    seen = [seen_images(model.described, of_store(store, VAL)) & hashes for model in models]
+    excluded = frozenset[str]().union(*seen)
     if excluded == hashes:
-        trained = ", ".join(model.name for model in models if model.trained_on & hashes)
+        trained = ", ".join(
+            model.name for model, images in zip(models, seen, strict=True) if images
+        )
         raise SegopsError(
             f"{trained}: trained on the {len(hashes)} image(s) of {VAL}; no image is left for "
             "the comparison. Add images to it that no model was trained on."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -43,7 +44,7 @@ class NamedModel:
         bundle: Its bundle.
         bundle_digest: SHA-256 of the bundle, computed from its files.
         class_names: Its classes in id order.
-        trained_on: SHA-256 of the images of its training.
+        described: Content of its ``model.json``.
         about: Its network in words.
     """
 
@@ -51,7 +52,7 @@ class NamedModel:
     bundle: Path
     bundle_digest: str
     class_names: tuple[str, ...]
-    trained_on: frozenset[str]
+    described: Mapping[str, Any]
     about: str
 
 
@@ -96,7 +97,7 @@ def _named_model(name: str, bundle: Path) -> NamedModel:
         bundle=bundle,
         bundle_digest=bundle_digest(bundle),
         class_names=tuple(described["class_names"]),
-        trained_on=frozenset(described["training_images"].values()),
+        described=described,
         about=network_words(described),
     )
 

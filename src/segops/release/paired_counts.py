@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from segops import files, paths
+from segops.predict.seen import of_counts, seen_images
 from segops.record import artifact
 from segops.record.lineage import tag
 from segops.record.tracking import Store
@@ -86,7 +87,7 @@ def of_version(
         version.number,
         version.bundle_digest,
         tuple(described["class_names"]),
-        frozenset(described["training_images"].values()),
+        seen_images(described, of_counts(counts)),
         counts,
     )
 

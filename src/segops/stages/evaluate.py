@@ -15,6 +15,7 @@ from segops.params.evaluate import EvaluateParams
 from segops.params.hardware import HardwareParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
+from segops.predict.seen import of_store, seen_images
 from segops.report.figures import sentence
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
@@ -76,8 +77,8 @@ def _load() -> None:
 
 
 def _require_unseen(store: PackedStore, bundle: Path) -> frozenset[str]:
-    """Return the SHA-256 of the model's training images; raise if one of them is in val."""
-    hashes = frozenset(files.read_json(bundle / opener.MODEL)["training_images"].values())
+    """Return the SHA-256 of the images that the model has seen; raise if one is in val."""
+    hashes = seen_images(files.read_json(bundle / opener.MODEL), of_store(store, VAL))
     leaked = [image_id for image_id in store.ids(VAL) if store.image_sha256(image_id) in hashes]
     if leaked:
         raise SegopsError(

@@ -199,15 +199,18 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
 
 
 def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingResult) -> None:
-    store, seed = job.store, job.params.seed
+    store, seed, ids = job.store, job.params.seed, job.store.ids("train")
+    start = job.start
+    images, pixels = ({}, {}) if start is None else (start.training_images, start.training_pixels)
     write_trained(
         root / paths.TRAINED,
         outcome.network,
         job.spec,
         store.class_names,
         # With the selection split, which chose the checkpoint.
-        all_images({name: store.image_sha256(name) for name in store.ids("train")}, job.start),
+        all_images({name: store.image_sha256(name) for name in ids}, images),
         {"train_hash": store.split_hash("train"), "seed": seed},
+        all_images(store.pixel_hashes(ids), pixels),
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
     files.write_bytes(root / paths.LAST_WEIGHTS, safetensors.torch.save(last))

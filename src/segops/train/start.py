@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from segops.files import read_json, sha256_bytes
+from segops.predict import seen
 from segops.runtime.bands import MOST_CHANNELS
 from segops.runtime.errors import SegopsError
 from segops.runtime.opener import MODEL, WEIGHTS
@@ -28,6 +29,7 @@ class Start:
         mean: Per-channel mean of its normalisation, in 0..1; its weights depend on it.
         std: Per-channel standard deviation of its normalisation, in 0..1.
         model: Its permanent address: ``models:/NAME/VERSION``, or the path of a bundle.
+        training_pixels: Hashes of the pixels of these images; see :mod:`segops.predict.seen`.
     """
 
     weights: Mapping[str, Tensor]
@@ -36,6 +38,7 @@ class Start:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     model: str
+    training_pixels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundle: Path, model: str) -> Start:
@@ -45,7 +48,7 @@ class Start:
             SegopsError: `bundle` is no bundle, or its weights cannot be read.
         """
         content = read_json(bundle / MODEL)
-        images = content.get("training_images", {})
+        images, pixels = (content.get(key, {}) for key in (seen.IMAGES, seen.PIXELS))
         mean, std = (_values(bundle / MODEL, content, name) for name in ("mean", "std"))
         path = bundle / WEIGHTS
         try:
@@ -55,7 +58,7 @@ class Start:
             raise SegopsError(
                 f"model.start_from: {path}: cannot be read: {error}. Expected a bundle's weights."
             ) from None
-        return cls(weights, sha256_bytes(file), images, mean, std, model)
+        return cls(weights, sha256_bytes(file), images, mean, std, model, pixels)
 
 
 def _values(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ...]:
@@ -73,13 +76,13 @@ def _values(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, .
     return found
 
 
-def all_images(own: Mapping[str, str], start: Start | None) -> dict[str, str]:
-    """SHA-256 by id of all training images of a model and of its start model.
+def all_images(own: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Hashes by id of all training images of a model (`own`) and of its start model (`earlier`).
 
     An id of the start model that names another image here gets a prefix.
     """
     images = dict(own)
-    for image_id, digest in ({} if start is None else start.training_images).items():
+    for image_id, digest in earlier.items():
         if images.setdefault(image_id, digest) != digest:
             images[f"start_from/{image_id}"] = digest
     return images

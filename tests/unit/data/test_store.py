@@ -20,7 +20,7 @@ from PIL import Image
 
 from segops.data import store as store_module
 from segops.data.store import PackedStore, pack
-from segops.files import sha256_tree, write_json
+from segops.files import read_json, sha256_tree, write_json
 from segops.params.file import load_params
 from segops.paths import PACKED, VERDICT
 from segops.quality.facts import data_hash, scan, split_hash
@@ -129,6 +129,20 @@ def test_hashes_are_those_of_validation(tiny_voc: Path, tmp_path: Path) -> None:
     assert store.class_names == VOC_CLASSES
     for row in facts.itertuples():
         assert store.image_sha256(row.image_id) == row.image_sha256
+        assert store.pixel_sha256(row.image_id) == row.image_pixels
+
+
+def test_a_store_without_the_hashes_of_pixels_can_be_read(small: Layout, tmp_path: Path) -> None:
+    pack(small, tmp_path / "packed", VOC_CLASSES)
+    index = tmp_path / "packed/train/index.json"
+    content = read_json(index)
+    for entry in content["images"].values():
+        assert entry.pop("pixel_sha256")
+    write_json(index, content)
+    store = PackedStore(tmp_path / "packed")
+    ids = store.ids("train")
+    assert store.pixel_sha256(ids[0]) is None
+    assert list(store.pixel_hashes(ids + store.ids("val"))) == list(store.ids("val"))
 
 
 def test_the_same_data_give_the_same_bytes(small: Layout, tmp_path: Path) -> None:

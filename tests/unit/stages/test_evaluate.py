@@ -23,7 +23,6 @@ from segops.evaluate.score import EXPLAINED
 from segops.predict.bundle import bundle_digest
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
-from segops.runtime.networks.zoo import build
 from segops.stages import evaluate
 from segops.voc.layout import open_layout
 from tests.support.bundles import write_bundle
@@ -96,6 +95,10 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
     assert found["data_hash"] == store.data_hash
     assert found["val_hash"] == store.split_hash("val")
     assert found["bundle_digest"] == bundle_digest(evaluated / paths.SEGMENTER)
+    pixels = counts.groupby("image_id")["image_pixels"].unique()
+    assert {one: list(hashes) for one, hashes in pixels.items()} == {
+        one: [store.pixel_sha256(one)] for one in store.ids("val")
+    }
     assert list(found["classes"]) == list(VOC_CLASSES)
     absent = found["classes"]["dog"]  # the sample has no dogs
     assert absent["truth_pixels"] == 0
@@ -174,12 +177,15 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
     assert "champion, version 7" in page
 
 
-def test_a_model_that_was_trained_on_val_is_not_evaluated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["training_images", "training_pixels"])
+def test_a_model_that_was_trained_on_val_is_not_evaluated(tmp_path: Path, key: str) -> None:
     root = workspace(tmp_path, "")
     store = PackedStore(root / paths.PACKED)
     seen = store.ids("val")[2]
-    images = {"copy_under_another_name": store.image_sha256(seen)}
-    write_bundle(root / paths.SEGMENTER, build(SPEC), SPEC, VOC_CLASSES, images, {})
+    hashes = {"training_images": store.image_sha256, "training_pixels": store.pixel_sha256}
+    path = root / paths.SEGMENTER / "model.json"
+    changed = json.loads(path.read_text()) | {key: {"copy_under_another_name": hashes[key](seen)}}
+    path.write_text(json.dumps(changed))
     with pytest.raises(SegopsError, match=rf"trained on 1 image\(s\) of val: {seen}"):
         evaluate.run(root)
     assert not (root / paths.EVALUATION).exists()

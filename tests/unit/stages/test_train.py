@@ -117,6 +117,8 @@ def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
     own = {one: store.image_sha256(one) for one in store.ids("train")}
     known, other = store.ids("train")[:2]
     directory = bundle(root, {known: own[known], other: "0" * 64, "2007_000001": "1" * 64})
+    content = read_model(directory) | {"training_pixels": {"2007_000001": "2" * 64}}
+    files.write_json(directory / "model.json", content)
     tree = {
         "model": {"architecture": "plain_cnn", "start_from": "started"},
         "augment": {"crop": [64, 64]},
@@ -139,6 +141,8 @@ def test_a_training_starts_from_a_bundle(root: Path, tmp_path: Path) -> None:
     assert (model["spec"]["mean"], model["spec"]["std"]) == (list(MEAN), list(STD))
     images = model["training_images"]
     assert images == {**own, f"start_from/{other}": "0" * 64, "2007_000001": "1" * 64}
+    pixels = store.pixel_hashes(store.ids("train"))
+    assert model["training_pixels"] == {**pixels, "2007_000001": "2" * 64}
 
 
 def test_the_start_models_normalisation_counts_and_must_be_there(root: Path) -> None:

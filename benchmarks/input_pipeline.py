@@ -26,12 +26,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from segops.augment.geometry import IMAGENET_MEAN_COLOR
 from segops.augment.policy import build_policy
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
+from segops.runtime.bands import IMAGENET_MEAN_COLOR
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.threads import cores
 from segops.voc.layout import Layout, open_layout

@@ -10,11 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.runtime.bands import RGB
+from segops.runtime.bands import IMAGENET_MEAN_COLOR, RGB
 from segops.runtime.classes import VOID
-
-IMAGENET_MEAN_COLOR = (124, 116, 104)
-"""Mean RGB of ImageNet, 255 * (0.485, 0.456, 0.406) rounded: about zero once normalised."""
 
 MARGIN = 3
 """Source pixels kept around what a crop shows, so that interpolation never meets a cut edge."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
 from segops.augment.extra import build_extra
-from segops.augment.geometry import IMAGENET_MEAN_COLOR, Pixels, Warp
+from segops.augment.geometry import Pixels, Warp
 from segops.augment.photometric import PhotometricDistortion
+from segops.runtime.bands import IMAGENET_MEAN_COLOR
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:

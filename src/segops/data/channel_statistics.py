@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.augment.geometry import IMAGENET_MEAN_COLOR
-from segops.runtime.bands import RGB
+from segops.runtime.bands import IMAGENET_MEAN_COLOR, RGB
 from segops.runtime.classes import VOID
 
 LEAST_DEVIATION = 1 / 255

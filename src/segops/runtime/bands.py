@@ -31,6 +31,9 @@ RGB = 3
 
 MOST_CHANNELS = 16
 
+IMAGENET_MEAN_COLOR = (124, 116, 104)
+"""Mean RGB of ImageNet, 255 * (0.485, 0.456, 0.406) rounded: about zero once normalised."""
+
 _MODES = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4}
 """Pillow's modes whose stored values are bands, and the number of bands."""
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
+from segops.augment.geometry import Warp
+from segops.runtime.bands import IMAGENET_MEAN_COLOR
 from segops.runtime.classes import VOID
 
 Pixels = NDArray[np.uint8]

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from segops.augment.color import ColorJitter, GaussianBlur, GaussianNoise
-from segops.augment.geometry import IMAGENET_MEAN_COLOR, Warp
+from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device.augmentation import BatchAugmentation, device_batches
@@ -23,6 +23,7 @@ from segops.data.device.batch_color import apply, encode, hsv_to_rgb, rgb_to_hsv
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import PackedStore, pack
 from segops.params.augment import AugmentParams
+from segops.runtime.bands import IMAGENET_MEAN_COLOR
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.voc.layout import open_layout
 

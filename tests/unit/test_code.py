@@ -25,6 +25,7 @@ SHOWN = (
     "segops.report.",
     "segops.quality.duplicate_rules",
     "segops.quality.expectations",
+    "segops.quality.jpeg_damage",
     "segops.quality.split_differences",
     "segops.quality.warnings",
     "segops.metrics.catalogue",

@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
+from pydantic import TypeAdapter
+
 from segops import files, paths
 
-from .outputs import path_of
+from .outputs import KINDS, path_of
 
 JOURNAL = paths.STATE / "predictions.jsonl"
 LOCK = paths.STATE / "predict.lock"
@@ -51,17 +53,24 @@ class FinishedImage:
     outputs: Mapping[str, str | None]
 
 
+_ENTRY = TypeAdapter(FinishedImage)
+
+
 class Journal:
     """The journal of a directory of outputs; its methods may be called from any thread.
 
     Args:
         output: The directory; the caller holds its lock.
+
+    Raises:
+        SegopsError: A pipe or the like lies in the journal's place.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._path = output / JOURNAL
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        files.require_files(self._path.parent)
         self._file = self._path.open("a+b", buffering=0)
         self._lock = Lock()
         # Lines and not objects, which would take several times their memory.
@@ -123,7 +132,10 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 def _parsed(line: bytes) -> FinishedImage | None:
     """The entry of a line; None for a line of another version or of something else."""
     try:
-        entry = FinishedImage(**json.loads(line))
-    except (ValueError, TypeError):
+        entry = _ENTRY.validate_json(line, strict=True)
+    except ValueError:
         return None
-    return entry if entry.format == FORMAT and isinstance(entry.pixels, list) else None
+    if entry.format != FORMAT or min(entry.width, entry.height) < 1 or not Path(entry.mask).name:
+        return None
+    known = all(kind.partition(" ")[0] in KINDS for kind in entry.outputs)
+    return entry if known else None

@@ -21,6 +21,7 @@ _SUFFIXES = {
     "probabilities": ".probabilities.npy",
     "explain": ".explain.jpg",
 }
+KINDS = frozenset(_SUFFIXES)
 LONGEST_STEM = 200
 """Bytes of a name: with a suffix and the addition of a temporary file, it must stay below 255."""
 

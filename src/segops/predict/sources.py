@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,15 @@ from pathlib import Path
 from segops.runtime.errors import SegopsError
 
 from .journal import JOURNAL, outputs_in
+from .table import TABLE
+
+_KINDS = 8
+"""How many suffixes of files that are passed over a message names."""
+log = logging.getLogger("segops")
 
 SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """Suffixes of the formats that :mod:`segops.runtime.images` decodes."""
 
@@ -48,6 +55,7 @@ def find_images(source: Path, output: Path) -> list[Source]:
 
     Sub-directories are searched. Linked directories (a link can lead back to its own directory),
     names that begin with a dot, and the outputs of earlier predictions below `source` are skipped.
+    A warning counts other files by their suffix.
 
     Args:
         source: An image, or a directory of images (any of `SUFFIXES`, in either case).
@@ -75,12 +83,21 @@ def find_images(source: Path, output: Path) -> list[Source]:
                 f"{output}: outputs would mix with images that lie there ({among.name}). "
                 "Give a new or empty directory with --output."
             )
+    others: Counter[str] = Counter()
     sources = [
         Source(path, path.relative_to(source).as_posix(), output)
-        for path in _images(source, masks_in if inside else None)
+        for path in _images(source, masks_in if inside else None, others)
     ]
     if not sources:
-        raise SegopsError(f"{source}: holds no image; expected {', '.join(SUFFIXES)}.")
+        raise SegopsError(
+            f"{source}: holds no image; expected {', '.join(SUFFIXES)}. Passed over: "
+            f"{_counted(others) or 'nothing'}."
+        )
+    if others:
+        log.warning(
+            "%s: %d file(s) passed over: %s; images end in %s.",
+            source, others.total(), _counted(others), ", ".join(SUFFIXES),
+        )  # fmt: skip
     sources.sort(key=lambda image: image.name)
     by_mask: dict[str, Source] = {}
     for image in sources:
@@ -98,8 +115,21 @@ def find_images(source: Path, output: Path) -> list[Source]:
     return sources
 
 
-def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
-    """All images below `source`, in no order; `skipped` is a directory's resolved path."""
+def _counted(others: Counter[str]) -> str:
+    kinds = [
+        f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(_KINDS)
+    ]
+    rest = others.total() - sum(count for _, count in others.most_common(_KINDS))
+    return ", ".join([*kinds, f"{rest} other"] if rest else kinds)
+
+
+def _images(
+    source: Path, skipped: Path | None = None, others: Counter[str] | None = None
+) -> Iterator[Path]:
+    """All images below `source`, in no order; `skipped` is a directory's resolved path.
+
+    Into `others` go the suffixes of the other files.
+    """
 
     def stop(error: OSError) -> None:
         raise SegopsError(f"{error.filename}: not readable: {error.strerror}.")
@@ -117,5 +147,9 @@ def _images(source: Path, skipped: Path | None = None) -> Iterator[Path]:
         outputs |= outputs_in(directory)
         for name in names:
             path = directory / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path not in outputs:
+            if name.startswith(".") or name == TABLE or path in outputs:
+                continue
+            if path.suffix.lower() in SUFFIXES:
                 yield path
+            elif others is not None:
+                others[path.suffix.lower()] += 1

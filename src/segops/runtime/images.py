@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from .depth import SIXTEEN_BITS, grey_to_eight_bits, to_eight_bits
 from .errors import SegopsError
 from .file_kinds import describe, no_file
 from .png import lacks_rows, unwritten
+
+log = logging.getLogger("segops")
 
 _READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
 
@@ -124,26 +127,43 @@ def load_photograph(content: bytes, name: str, reading: Photographs = AS_SHIPPED
             has other bits than `reading` takes.
     """
     image = load_image(content, name, PHOTOGRAPH_FORMATS, reading.max_pixels, DATA_KEY)
-    # Not `n_frames`: it reads all heads of a TIFF, and raises anything on damaged ones.
-    several = getattr(image, "is_animated", False)
-    if several and image.format not in ("JPEG", "MPO"):  # others there are views of the first
-        raise SegopsError(
-            f"{name}: holds several pictures; expected one. Save each as a file of its own."
-        )
+    _require_single(image, name)
     _require_depth(image, name)
     lower = partial(lower_bytes, content, name)
     return to_eight_bits(image, content, name, reading.bit_depth, lower)
 
 
 def load_mask(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> Image.Image:
-    """Open and fully decode a mask of a data set; see :func:`load_image`."""
-    return load_image(content, name, MASK_FORMATS, reading.max_pixels, DATA_KEY)
+    """Open and fully decode a mask of a data set.
+
+    Raises:
+        SegopsError: As :func:`load_image`; or the file holds several pictures.
+    """
+    mask = load_image(content, name, MASK_FORMATS, reading.max_pixels, DATA_KEY)
+    _require_single(mask, name)
+    return mask
+
+
+def _holds_several(image: Image.Image) -> bool:
+    """Whether a file holds further pictures that are no views of the first, as in a JPEG."""
+    try:
+        # Not `n_frames`, which reads all heads of a TIFF.
+        return getattr(image, "is_animated", False) and image.format not in ("JPEG", "MPO")
+    except Exception:
+        return False  # Damaged heads can raise any exception, and the first picture is intact.
+
+
+def _require_single(image: Image.Image, name: str) -> None:
+    if _holds_several(image):
+        raise SegopsError(
+            f"{name}: holds several pictures; expected one. Save each as a file of its own."
+        )
 
 
 def decode_consumer_image(
     content: bytes, name: str, max_pixels: int | None = None, bit_depth: int | None = 16
 ) -> NDArray[np.uint8]:
-    """Decode an image file of `CONSUMER_FORMATS`.
+    """Decode an image file of `CONSUMER_FORMATS`; of several pictures the first, with a warning.
 
     Args:
         content: As of :func:`load_image`, like `name` and `max_pixels`.
@@ -158,6 +178,8 @@ def decode_consumer_image(
         SegopsError: As :func:`load_image` and :func:`upright_rgb`.
     """
     image = load_image(content, name, CONSUMER_FORMATS, max_pixels)
+    if _holds_several(image):
+        log.warning("%s: holds several pictures; the first one is taken.", name)
     if bit_depth != 16:  # else the upper 8 bits, as everywhere below
         _require_depth(image, name)
         lower = partial(lower_bytes, content, name)

@@ -18,6 +18,7 @@ from segops.quality.duplicate_rules import allowed, notices
 from segops.quality.duplicates import Duplicate, find
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
+from segops.quality.jpeg_damage import with_damage
 from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
@@ -50,6 +51,7 @@ def run(root: Path) -> None:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:
         facts = scan(layout, settings.hardware.workers)
+        facts, damage = with_damage(facts, layout.root, settings.hardware.workers)
         names = settings.data.class_names
         found = warnings(facts, names, names[0], layout.unlabelled())
         pairs, most = _duplicates(facts, layout), settings.validate_.max_near_duplicates
@@ -57,7 +59,7 @@ def run(root: Path) -> None:
         validation = replace(
             checked,
             checks=(*checked.checks, *allowed(pairs, most)),
-            warnings=(*found, *notices(pairs, most)),
+            warnings=(*found, *notices(pairs, most), *damage),
             duplicates=pairs,
         )
     write_facts(root / FACTS, facts)

@@ -155,9 +155,9 @@ def test_a_large_image_is_converted_strip_by_strip(
     image = Image.fromarray(picture()).convert("P" if mode == "PA" else mode)
     if mode == "PA":
         image = image.convert("PA")
-    whole = images._to_rgb(image)
+    whole = images.to_rgb(image)
     monkeypatch.setattr(images, "_STRIP", 200)  # five rows
-    np.testing.assert_array_equal(images._to_rgb(image), whole)
+    np.testing.assert_array_equal(images.to_rgb(image), whole)
 
 
 def test_a_bomb_is_refused_by_its_header_before_a_pixel_is_decoded() -> None:

@@ -115,7 +115,10 @@ def test_real_files_are_packed_as_they_decode(tiny_voc: Path, tmp_path: Path) ->
     store = PackedStore(tmp_path / "packed")
     for split in ("train", "val"):
         for image_id in layout.ids(split):
-            assert np.array_equal(store.image(image_id), read_image(layout.image_path(image_id)))
+            image = read_image(layout.image_path(image_id))
+            assert np.array_equal(store.image(image_id), image)
+            height, width, _ = image.shape
+            assert store.pixel_sha256(image_id) == pixel_hash([image], width, height)
             assert np.array_equal(store.mask(image_id), read_mask(layout.mask_path(image_id)))
 
 

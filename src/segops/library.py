@@ -34,10 +34,10 @@ from segops.runtime.images import (
     require_pixels,
     upright_rgb,
 )
-from segops.runtime.masks import read_mask
 from segops.voc.bands import read_pixels
 from segops.voc.layout import SPLITS, Layout, open_layout
-from segops.voc.reading import Bands, Reading
+from segops.voc.masks import read_classes
+from segops.voc.reading import READ_AS_SHIPPED
 
 if TYPE_CHECKING:
     from segops.predict.bundle import BundledPredictor
@@ -146,11 +146,11 @@ class Dataset:
         """Read the samples one after another.
 
         Raises:
-            SegopsError: A file is missing or cannot be decoded.
+            SegopsError: A file is missing or cannot be decoded, or a mask holds ids of no class.
         """
         for image_id in self.ids:
             image = read_pixels(self._layout, image_id)
-            mask = read_mask(self._layout.mask_path(image_id))
+            mask = read_classes(self._layout.mask_path(image_id), self._layout.reading)
             if image.shape[:2] != mask.shape:
                 raise SegopsError(
                     f"{image_id}: the image is {image.shape[1]} x {image.shape[0]} pixels, its "
@@ -187,24 +187,24 @@ def load(
 def open_dataset(
     path: str | Path,
     split: str = "val",
-    channels: int | None = None,
-    bands: Sequence[str] = (),
+    params: Params | str | Path | Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Open one split of a data set in VOC layout.
 
     Args:
         path: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
         split: `train` or `val`.
-        channels: As `data.channels`: bands of each photograph; None: RGB.
-        bands: As `data.bands`: further directories of one band each.
+        params: As for :func:`fit`; its section `data` says how the files are read. None: images are
+            RGB, and each id of a mask is the class of its number.
 
     Raises:
-        SegopsError: The directory has no VOC layout, or the list is missing or not usable.
+        SegopsError: The parameters are not usable, the directory has no VOC layout, or the list is
+            missing or not usable.
     """
     if split not in SPLITS:
         raise SegopsError(f"split is {split!r}; expected {' or '.join(SPLITS)}.")
-    pixels = Bands(RGB if channels is None else channels, tuple(bands))
-    return Dataset(open_layout(Path(path), Reading(bands=pixels)), split)
+    reading = READ_AS_SHIPPED if params is None else _parameters(params).data.reading
+    return Dataset(open_layout(Path(path), reading), split)
 
 
 def miou(
@@ -255,6 +255,14 @@ def score(model: Model, dataset: Dataset) -> dict[str, Any]:
     return compute_metrics(SplitCounts(pixels), model.class_names)
 
 
+def _parameters(params: Params | str | Path | Mapping[str, Any]) -> Params:
+    if isinstance(params, (str, Path)):
+        return read_params(params)
+    if isinstance(params, Params):
+        return params
+    return parse_params(dict(params) if isinstance(params, Mapping) else params)
+
+
 def fit(
     params: Params | str | Path | Mapping[str, Any],
     dataset: str | Path,
@@ -278,12 +286,7 @@ def fit(
     """
     from segops.release.resolve import resolved
 
-    if isinstance(params, (str, Path)):
-        read = read_params(params)
-    elif isinstance(params, Params):
-        read = params
-    else:
-        read = parse_params(dict(params) if isinstance(params, Mapping) else params)
+    read = _parameters(params)
     root, source = Path(output), Path(dataset).resolve()
     if (root / "dvc.yaml").exists():
         raise SegopsError(f"{root}: a checkout, where `dvc repro` trains. Give another directory.")

@@ -19,7 +19,7 @@ from tests.support.band_data import IN_A_DIRECTORY, band_params, write_band_data
 def trained(root: Path, bands: Bands) -> tuple[segops.Model, segops.Dataset]:
     """A model trained on the data set `root` / voc read as `bands`, and its val."""
     model = segops.fit(band_params(bands), root / "voc", root / str(bands.total))
-    return model, segops.open_dataset(root / "voc", "val", bands.channels, bands.directories)
+    return model, segops.open_dataset(root / "voc", "val", band_params(bands))
 
 
 @pytest.mark.slow

@@ -234,3 +234,18 @@ def test_fit_trains_a_model_that_predicts(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "several").exists()
     with pytest.raises(segops.SegopsError, match="a checkout, where `dvc repro` trains"):
         segops.fit(params, data, code.ROOT.parents[1])
+
+
+def test_a_data_set_reads_masks_as_the_parameters_say(data: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    objects = {"name": "object", "ids": [*range(2, 21)]}
+    given = {"classes": [objects, {"name": "other", "ids": [0]}], "ignore": [1]}
+    params.write_text(json.dumps({"data": given}))
+    table = np.array([1, 255, *[0] * 19, *[255] * 235], np.uint8)
+    read = list(segops.open_dataset(data, params=params))
+    for sample, stored in zip(read, segops.open_dataset(data), strict=True):
+        assert (sample.mask == table[stored.mask]).all()
+    given["ignore"] = []
+    params.write_text(json.dumps({"data": given}))
+    with pytest.raises(segops.SegopsError, match=r"\.png: ids 1 are in neither data\.classes nor"):
+        [*segops.open_dataset(data, "train", params), *segops.open_dataset(data, "val", params)]

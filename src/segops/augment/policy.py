@@ -19,6 +19,9 @@ from segops.runtime.errors import SegopsError
 if TYPE_CHECKING:
     from segops.params.augment import AugmentParams
 
+BACKGROUND = "background"
+"""Key of a written policy: the id of the class that copy-paste takes for background."""
+
 Drawn = dict[str, Any]
 """Parameters of one transform by name, as its ``get_params_dependent_on_data`` gives them."""
 

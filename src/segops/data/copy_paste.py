@@ -87,8 +87,14 @@ class CopyPaste:
     scale: tuple[float, float] = SCALE
 
     @classmethod
-    def of(cls, store: PackedStore, ids: Sequence[str], params: CopyPasteParams) -> CopyPaste:
-        """The copy-paste of the training images `ids`.
+    def of(
+        cls,
+        store: PackedStore,
+        ids: Sequence[str],
+        params: CopyPasteParams,
+        background: int | None = None,
+    ) -> CopyPaste:
+        """The copy-paste of the training images `ids`; the class `background` is never rare.
 
         Raises:
             SegopsError: A named class does not exist or has too few pixels in each image; or no
@@ -96,7 +102,7 @@ class CopyPaste:
         """
         counts = image_counts(store, ids)
         if params.classes == "rare":
-            classes = rare_classes(counts)
+            classes = rare_classes(counts, background)
         else:
             classes = tuple(_id_of(name, store.class_names) for name in params.classes)
         parts = [*_parts(store, ids, counts)]

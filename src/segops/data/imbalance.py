@@ -118,16 +118,18 @@ def class_weights(
     return tuple(weigh(image_counts(store, ids)).tolist())
 
 
-def rare_classes(counts: PixelCounts) -> tuple[int, ...]:
+def rare_classes(counts: PixelCounts, background: int | None = None) -> tuple[int, ...]:
     """Ids of the classes that occur and have fewer pixels than the median of such classes.
 
-    `counts` are pixels of each class, (C,), or of each class in each image, (images, C).
+    The class `background` is not among them. `counts` are pixels of each class, (C,), or of each
+    class in each image, (images, C).
     """
     pixels = counts.reshape(-1, counts.shape[-1]).sum(axis=0)
     present = pixels > 0
     if not present.any():
         return ()
-    return tuple(np.flatnonzero(present & (pixels < np.median(pixels[present]))).tolist())
+    rare = np.flatnonzero(present & (pixels < np.median(pixels[present]))).tolist()
+    return tuple(label for label in rare if label != background)
 
 
 @dataclass(frozen=True)

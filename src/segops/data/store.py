@@ -22,12 +22,12 @@ from segops.runtime.images import (
     read_content,
     rgb_strips,
 )
-from segops.runtime.masks import decode_mask
 from segops.threads import pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import decoded_size, pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, TEST, TRAIN, Layout
+from segops.voc.masks import decode_classes
 
 FORMAT = 1
 IMAGES = "images.bin"
@@ -35,6 +35,8 @@ MASKS = "masks.bin"
 INDEX = "index.json"
 STATISTICS = "statistics"
 """Key of the index of other than RGB images: their channels, and mean and deviation of train."""
+MAPPING = "mask_ids"
+"""Key of an index: :attr:`segops.voc.mask_ids.MaskIds.lines`, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class PackedStore:
     only on the splits that it reads. All processes of a machine share the same pages of memory.
     Pickling stores the path alone.
 
-    `class_names` are in id order.
+    `class_names` are in id order; `mapping` are :attr:`segops.voc.mask_ids.MaskIds.lines`.
 
     Raises:
         SegopsError: A split that is opened, here or by a method, is missing, incomplete or of
@@ -79,7 +81,8 @@ class PackedStore:
         self._opened: dict[str, _Split] = {}
         present = [split for split in SPLITS if self.holds(split)]
         self._first = present[0] if present else SPLITS[0]
-        self.class_names = self._split(self._first).class_names
+        first = self._split(self._first)
+        self.class_names, self.mapping = first.class_names, first.mapping
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedStore, (self.path,)
@@ -148,13 +151,14 @@ class PackedStore:
 
     def split_hash(self, split: str) -> str:
         """Hash of the images and masks of `split` and of the class names, in hexadecimal."""
-        return dataset_hash(_rows(split, self._split(split).entries), self.class_names)
+        rows = _rows(split, self._split(split).entries)
+        return dataset_hash(rows, self.class_names, self.mapping)
 
     @property
     def data_hash(self) -> str:
         """Hash of the images and masks of train and val and of the class names; opens both."""
         rows = (row for split in SPLITS for row in _rows(split, self._split(split).entries))
-        return dataset_hash(rows, self.class_names)
+        return dataset_hash(rows, self.class_names, self.mapping)
 
     def _split(self, split: str) -> _Split:
         if split not in self._opened:
@@ -181,6 +185,7 @@ class _Split:
                 "`dvc repro --force prepare` makes it anew."
             )
         self.class_names: tuple[str, ...] = tuple(index["classes"])
+        self.mapping: tuple[str, ...] = tuple(index.get(MAPPING, ()))
         self.entries = {name: StoredImage(**entry) for name, entry in index["images"].items()}
         pixels = sum(entry.pixels for entry in self.entries.values())
         self.statistics = ChannelStatistics.of(index.get(STATISTICS))
@@ -226,7 +231,7 @@ def pack(
             image is in two splits (all of these are listed); or the hashes are not the expected
             ones; or the disk is full.
     """
-    bands = layout.reading.bands
+    bands, mapping = layout.reading.bands, layout.reading.mask_ids.lines
     for leftover in target.parent.glob(f".{target.name}.*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -234,9 +239,10 @@ def pack(
         try:
             splits = _write_pixels(layout, directory, workers)
             rows = (row for split in SPLITS for row in _rows(split, splits[split]))
-            data_hash = dataset_hash(rows, class_names)
-            test = splits.get(TEST)
-            test_hash = None if test is None else dataset_hash(_rows(TEST, test), class_names)
+            data_hash = dataset_hash(rows, class_names, mapping)
+            test, test_hash = splits.get(TEST), None
+            if test is not None:
+                test_hash = dataset_hash(_rows(TEST, test), class_names, mapping)
             if expected_hash is not None and (data_hash, test_hash) != (
                 expected_hash,
                 expected_test,
@@ -250,6 +256,7 @@ def pack(
                 content = {
                     "format": FORMAT,
                     "classes": list(class_names),
+                    **({MAPPING: list(mapping)} if mapping else {}),
                     "images": {name: asdict(entry) for name, entry in entries.items()},
                 }
                 if not bands.is_rgb:
@@ -349,7 +356,7 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
     image_sha256, pixels = _write_image(layout, place, target)
     width, height, mask_path = place.width, place.height, layout.mask_path(place.image_id)
     content = read_content(mask_path)
-    mask = decode_mask(content, str(mask_path), layout.reading.photographs)
+    mask = decode_classes(content, str(mask_path), layout.reading)
     if mask.shape != (height, width):
         raise SegopsError(
             f"{place.image_id}: image of {width} x {height} pixels, mask of "

@@ -48,6 +48,7 @@ def evaluation(
         "images": len(scores.images),
         **metrics,
         **scores.summary,
+        "background": scores.classes.background_name,
         "predict": scores.predict,
         "data_hash": store.data_hash,
         "val_hash": store.split_hash(split),

@@ -75,6 +75,7 @@ def write_results(
         about=network_words(files.read_json(root / paths.SEGMENTER / opener.MODEL)),
         evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         registered=registered,
+        classes=scores.classes,
     )
     files.write_json(root / paths.EVALUATION, found)
     with files.atomic_path(root / paths.COUNTS) as temporary:

@@ -24,6 +24,7 @@ from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
 from segops.progress import track
 from segops.runtime import opener
+from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Scores:
     Attributes:
         images: Ids of the images that count, in order.
         excluded: Ids of the images that do not.
-        class_names: The names in id order.
+        classes: The classes with their colours and their background.
         counts: One row per image and class that occurs in it; see
             :mod:`segops.evaluate.bootstrap`.
         confusion: int64 (C, C) over the whole split: rows are truth, columns prediction.
@@ -81,7 +82,7 @@ class Scores:
 
     images: tuple[str, ...]
     excluded: tuple[str, ...]
-    class_names: tuple[str, ...]
+    classes: Classes
     counts: pd.DataFrame
     confusion: NDArray[np.int64]
     split_counts: SplitCounts
@@ -95,6 +96,11 @@ class Scores:
     bundle_digest: str
     weights_sha256: str
     directory: Path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in id order."""
+        return self.classes.names
 
     def prediction(self, image_id: str) -> NDArray[np.uint8]:
         """The predicted mask of an image, uint8 (H, W); an error where it was not kept."""
@@ -234,6 +240,7 @@ def _score(
         "images": [one for one in ids if store.image_sha256(one) not in unwanted],
         "excluded": [one for one in ids if store.image_sha256(one) in unwanted],
         "class_names": names,
+        **Classes.of_model(model).to_model(),
         "bundle_digest": files.sha256_tree(bundle) if expected is None else expected,
         "weights_sha256": files.sha256_file(bundle / opener.WEIGHTS),
     }
@@ -270,7 +277,7 @@ def read_scores(out: Path) -> Scores:
     return Scores(
         images=tuple(about["images"]),
         excluded=tuple(about["excluded"]),
-        class_names=tuple(about["class_names"]),
+        classes=Classes.of_model(about),
         counts=pd.read_parquet(out / COUNTS),
         confusion=confusion,
         split_counts=SplitCounts.from_json(class_pixels(confusion), figures["counts"]),

@@ -109,8 +109,10 @@ class JudgedImage:
     figures: ImageFigures | None
 
 
-def judge(one: Predicted, classes: int, details: bool) -> JudgedImage:
+def judge(one: Predicted, classes: int, details: bool, background: int | None = 0) -> JudgedImage:
     """Compare a prediction with the truth; without `details`, count pixels only.
+
+    `background` is the class that is background, None where none is.
 
     Raises:
         SegopsError: The mask is no prediction for this truth.
@@ -118,7 +120,7 @@ def judge(one: Predicted, classes: int, details: bool) -> JudgedImage:
     try:
         if not details:
             return JudgedImage(one, confusion_matrix(one.truth, one.mask, classes), None)
-        figures = judge_image(one.truth, one.mask, classes, one.top)
+        figures = judge_image(one.truth, one.mask, classes, one.top, background)
         return JudgedImage(one, figures.confusion, figures)
     except ValueError as error:
         raise SegopsError(f"{one.image_id}: {error}.") from error
@@ -290,7 +292,12 @@ def _judged(
     """Predict and judge the images, in their order; `seconds` gets the time of each prediction."""
     images: list[str] = request["images"]
     predict = partial(_predict, predictor, store, request["details"], seconds)
-    work = partial(judge, classes=len(store.class_names), details=request["details"])
+    work = partial(
+        judge,
+        classes=len(store.class_names),
+        details=request["details"],
+        background=predictor.classes.background,
+    )
     if request["timed"]:
         yield from map(work, map(predict, images))
         return

@@ -12,6 +12,7 @@ from segops.importers.formats import FORMATS
 from segops.importers.labelling import Rules, labelling, parsed_merges, parsed_pairs, read_colors
 from segops.importers.splits import Division, parsed_shares, read_lists
 from segops.importers.write import Imported, identified, read_source, write
+from segops.params.data import AUTO
 from segops.params.file import Params, load_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
@@ -117,6 +118,14 @@ def _changed_params(settings: Params, classes: tuple[str, ...]) -> dict[str, Any
     required = settings.validate_.required_classes
     if required != "all" and not set(required) <= set(classes):
         values["validate.required_classes"] = "all"
+    # Imported masks hold class numbers, and may lack classes that the parameters name.
+    data = settings.data
+    if data.ignore:
+        values["data.ignore"] = []
+    if data.background in data.class_names and data.background not in classes:
+        values["data.background"] = AUTO
+    if not set(data.colors) <= set(classes):
+        values["data.colors"] = {k: list(v) for k, v in data.colors.items() if k in classes}
     floors = settings.gate.min_class_iou
     if not set(floors) <= set(classes):
         values["gate.min_class_iou"] = {k: v for k, v in floors.items() if k in classes}

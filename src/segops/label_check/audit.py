@@ -146,7 +146,7 @@ def audit_labels(
             out / PAGE,
             rows,
             _pictures(judging, suspects) if settings.report.pictures else (),
-            store.class_names,
+            settings.data.drawn,
             suspects=len(suspects),
             left_out=len(left_out),
             by=by,

@@ -63,7 +63,7 @@ class FoldStore(PackedStore):
             return super().split_hash(split)
         rows = ((TRAIN, one, self._find(one)[1]) for one in self._trained)
         hashes = ((part, name, it.image_sha256, it.mask_sha256) for part, name, it in rows)
-        return dataset_hash(hashes, self.class_names)
+        return dataset_hash(hashes, self.class_names, self.mapping)
 
 
 def divide(store: PackedStore, splits: Sequence[str], count: int) -> list[Fold]:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.metrics.iou import class_pixels, miou
-from segops.metrics.wrong_pixels import BACKGROUND
 
 Mask = NDArray[np.uint8]
 
@@ -55,15 +54,18 @@ class Objects(NamedTuple):
     at_edge: NDArray[np.bool_]
 
 
-def find_objects(truth: Mask, prediction: Mask, labels: Iterable[int]) -> Objects:
+def find_objects(
+    truth: Mask, prediction: Mask, labels: Iterable[int], background: int | None = 0
+) -> Objects:
     """The objects of an image.
 
     Args:
-        truth: uint8 (H, W), 0 for background and 255 for void.
+        truth: uint8 (H, W), class ids and 255 for void.
         prediction: uint8 (H, W).
-        labels: The classes that occur in the truth; background is passed over.
+        labels: The classes that occur in the truth.
+        background: The class that is background, which is passed over; None: none is.
     """
-    objects = [_components(truth, prediction, label) for label in labels if label != BACKGROUND]
+    objects = [_components(truth, prediction, label) for label in labels if label != background]
     label, pixels, found, at_edge = np.concatenate([np.zeros((0, 4), np.int64), *objects]).T
     return Objects(label, pixels, found, at_edge.astype(np.bool_))
 

@@ -52,6 +52,7 @@ def judge_image(
     prediction: NDArray[np.uint8],
     classes: int,
     top: NDArray[np.float32] | None = None,
+    background: int | None = 0,
 ) -> ImageFigures:
     """Count everything about one image.
 
@@ -62,6 +63,7 @@ def judge_image(
         prediction: uint8 (H, W): ids below `classes`.
         classes: Number of classes.
         top: Probability of the predicted class, float32 (H, W), if it is known.
+        background: The class that is background; None: none is.
 
     Raises:
         ValueError: Shapes or types are other than said, an id is no class, or `top` holds what is
@@ -70,14 +72,15 @@ def judge_image(
     truth, prediction = np.ascontiguousarray(truth), np.ascontiguousarray(prediction)
     confusion = confusion_matrix(truth, prediction, classes)
     filled = fill_void(truth)
-    kinds, errors = find_errors(truth, filled, prediction)
+    kinds, errors = find_errors(truth, filled, prediction, background)
+    labels = np.flatnonzero(confusion.any(axis=1)).tolist()
     return ImageFigures(
         confusion=confusion,
         kinds=kinds,
         errors=errors,
         boundary=boundary_counts(truth, filled, prediction, classes),
         calibration=None if top is None else calibration_counts(truth, prediction, top),
-        objects=find_objects(truth, prediction, np.flatnonzero(confusion.any(axis=1)).tolist()),
+        objects=find_objects(truth, prediction, labels, background),
     )
 
 

@@ -24,19 +24,20 @@ from segops.runtime.classes import VOID
 Mask = NDArray[np.uint8]
 
 KINDS = ("missed", "false alarm", "confusion", "boundary")
-BACKGROUND = 0
 _MISSED, _FALSE_ALARM, _CONFUSION, _BOUNDARY = (1 + index for index in range(len(KINDS)))
 
 
 def find_errors(
-    truth: Mask, filled: Mask, prediction: Mask
+    truth: Mask, filled: Mask, prediction: Mask, background: int | None = 0
 ) -> tuple[Mask, list[tuple[int, str, int]]]:
     """The kind of each wrong pixel, and how many there are by class and kind.
 
     Args:
-        truth: uint8 (H, W), 0 for background and 255 for void.
+        truth: uint8 (H, W), class ids and 255 for void.
         filled: The same after :func:`segops.metrics.boundary.fill_void`.
         prediction: uint8 (H, W), class ids below 255.
+        background: The class that is background; None: every class is an object, and what is not
+            `boundary` is `confusion`.
 
     Returns:
         uint8 (H, W), 0 where a pixel is right or void, else 1 + its kind's index in `KINDS`; and
@@ -50,13 +51,16 @@ def find_errors(
     wrong &= truth != VOID
     if not wrong.any():
         return np.zeros(wrong.shape, np.uint8), []
-    owner = np.where(truth == BACKGROUND, prediction, truth)
+    owner = truth.copy()
+    if background is not None:
+        np.copyto(owner, prediction, where=truth == background)
     side = 2 * band_width(*wrong.shape) + 1
     near = _near(filled, prediction, wrong, side)
     near &= _near(prediction, truth, wrong, side)
     kinds = np.full(wrong.shape, _CONFUSION, np.uint8)
-    np.copyto(kinds, _MISSED, where=prediction == BACKGROUND)
-    np.copyto(kinds, _FALSE_ALARM, where=truth == BACKGROUND)
+    if background is not None:
+        np.copyto(kinds, _MISSED, where=prediction == background)
+        np.copyto(kinds, _FALSE_ALARM, where=truth == background)
     np.copyto(kinds, _BOUNDARY, where=near)
     kinds *= wrong
     owner *= wrong

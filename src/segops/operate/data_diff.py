@@ -30,8 +30,8 @@ def diff(root: Path, settings: Params, revision: str, page: Path) -> DataChanges
     data = settings.data
     layout = open_layout(root / data.path, data.reading)
     with opened(root, revision, data) as old:
-        before = Version(open_layout(old.directory, old.params.reading), old.params.class_names)
-        after = Version(layout, data.class_names)
+        before = Version(open_layout(old.directory, old.params.reading), old.params.drawn)
+        after = Version(layout, data.drawn)
         changes = compare(before, after, cores())
         write_diff_page(
             page, changes, before, after,

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from segops.params.classes import ClassList, ClassParams, Color, MaskId
+from segops.params.colors import default_colors
 from segops.runtime.bands import MOST_CHANNELS, RGB
-from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.classes import VOC_CLASSES, VOID, Classes
 from segops.runtime.images import MAX_PIXELS, Photographs
-from segops.runtime.section import Count, Section
+from segops.runtime.section import Count, Section, Words
+from segops.voc.mask_ids import AS_STORED, MaskIds
 from segops.voc.reading import Bands, Reading
 
 TAKEN = ("JPEGImages", "SegmentationClass", "ImageSets")
+AUTO = "auto"
+BACKGROUND = "background"
 
 
 class DataParams(Section):
     """Where the data set lies and which classes its masks hold."""
 
     path: str = Field("data/voc", description="Directory in VOC layout, tracked by DVC.")
-    classes: Literal["voc"] | tuple[str, ...] = Field(
+    classes: Annotated[
+        Literal["voc"] | ClassList,
+        Words("voc, or a list of names and of mappings with name and ids"),
+    ] = Field(
         "voc",
-        description="`voc` (the 21 classes) or a list of names in id order, background first.",
+        description="`voc` (the 21 classes), or a list in the order of the models' class numbers: "
+        "a name, whose id in the masks is its place from 0, or `{name: crack, ids: [1, 2]}`.",
+    )
+    ignore: tuple[MaskId, ...] = Field(
+        (), description="Ids in the masks that count as void, as 255 does."
+    )
+    background: str | None = Field(
+        AUTO,
+        description="The class that is background: a name; null: none is; `auto`: the class called "
+        "background, where there is one. It decides what is an object, for pages, overlays, slices "
+        "and copy-paste; metrics count it as any class.",
+    )
+    colors: dict[str, Color] = Field(
+        {},
+        description="Colours of classes in pages and predicted masks: name -> `'#rrggbb'` or "
+        "`[red, green, blue]`. The others: VOC's for VOC's classes, else a palette that the "
+        "colour-blind can tell apart.",
     )
 
     max_pixels: Count = Field(
@@ -61,21 +85,22 @@ class DataParams(Section):
 
     @field_validator("classes")
     @classmethod
-    def _distinct(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if value == "voc":
+    def _distinct(cls, value: str | tuple[ClassParams, ...]) -> str | tuple[ClassParams, ...]:
+        if isinstance(value, str):
             return value
-        if not 2 <= len(value) <= VOID:
+        names = [one.name for one in value]
+        if not 2 <= len(names) <= VOID:
             raise ValueError(f"expected 2 to {VOID} names: id {VOID} means void and is not a class")
-        blank = [str(id_) for id_, name in enumerate(value) if not name.strip()]
+        blank = [str(place) for place, name in enumerate(names) if not name.strip()]
         if blank:
             raise ValueError(f"expected a name for every id; blank: id {', '.join(blank)}")
-        steering = [str(id_) for id_, name in enumerate(value) if not name.isprintable()]
+        steering = [str(place) for place, name in enumerate(names) if not name.isprintable()]
         if steering:
             raise ValueError(
                 "expected names of printable characters, without control characters and ends of "
                 f"lines; others: id {', '.join(steering)}"
             )
-        if len(set(value)) != len(value):
+        if len(set(names)) != len(names):
             raise ValueError("expected every name once")
         return value
 
@@ -103,13 +128,64 @@ class DataParams(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ids_once(self) -> DataParams:
+        owners: dict[int, str] = {}
+        for name, ids in zip(self.class_names, self._ids(), strict=True):
+            for one in ids:
+                if one in owners:
+                    raise ValueError(
+                        f"data.classes gives id {one} to {owners[one]} and to {name}; expected "
+                        "every id once. A name alone has the id of its place, from 0"
+                    )
+                owners[one] = name
+        both = [f"{one} ({owners[one]})" for one in self.ignore if one in owners]
+        if both:
+            raise ValueError(
+                f"data.ignore names ids that are a class: {', '.join(both)}; expected ids that no "
+                "class of data.classes has"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_names(self) -> DataParams:
+        own = {self.background} - {AUTO, None}
+        for key, used in (("colors", self.colors), ("background", own)):
+            unknown = [name for name in used if name not in self.class_names]
+            if unknown:
+                raise ValueError(
+                    f"data.{key} names {', '.join(map(str, unknown))}; expected names out of "
+                    f"data.classes: {', '.join(self.class_names)}"
+                )
+        return self
+
     @property
     def reading(self) -> Reading:
         """How the files of the data set are read."""
         channels = RGB if self.channels is None else self.channels
-        return Reading(Photographs(self.max_pixels, self.bit_depth), Bands(channels, self.bands))
+        ids, places = self._ids(), tuple((place,) for place in range(len(self.class_names)))
+        return Reading(
+            Photographs(self.max_pixels, self.bit_depth),
+            Bands(channels, self.bands),
+            MaskIds(AS_STORED.ids if ids == places else ids, self.ignore),
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names in id order; `len(class_names)` is the number of classes."""
-        return VOC_CLASSES if isinstance(self.classes, str) else self.classes
+        return VOC_CLASSES if isinstance(self.classes, str) else tuple(c.name for c in self.classes)
+
+    @property
+    def drawn(self) -> Classes:
+        """The classes with their colours and their background."""
+        names, background = self.class_names, self.background
+        if background == AUTO:
+            background = next((one for one in names if one.strip().lower() == BACKGROUND), None)
+        label = None if background is None else names.index(background)
+        colors = zip(names, default_colors(names, label), strict=True)
+        return Classes(names, label, tuple(self.colors.get(name, color) for name, color in colors))
+
+    def _ids(self) -> tuple[tuple[int, ...], ...]:
+        if isinstance(self.classes, str):
+            return tuple((label,) for label in range(len(VOC_CLASSES)))
+        return tuple(one.ids or (place,) for place, one in enumerate(self.classes))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from segops import files
 from segops.runtime import opener
 from segops.runtime.bands import RGB
+from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.runtime.predict_settings import PredictSettings
 
@@ -40,6 +41,7 @@ class BundledPredictor:
     Attributes:
         model: Content of the bundle's ``model.json``.
         class_names: The names in id order.
+        classes: The classes with their colours and their background.
         device: The device of the network.
     """
 
@@ -47,6 +49,7 @@ class BundledPredictor:
         self._inner = inner
         self.model = model
         self.class_names: tuple[str, ...] = tuple(inner.class_names)
+        self.classes = Classes.of_model(model)
         self.device: Any = inner.device
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:

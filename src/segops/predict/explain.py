@@ -26,7 +26,6 @@ LARGEST_PICTURE = 4_000_000
 """Most pixels of the picture that ``segops predict --explain`` writes."""
 
 AUTO = "auto"
-BACKGROUND = 0
 
 
 Explainable = Predictor | BundledPredictor
@@ -61,7 +60,8 @@ def explanation(
         class_id = predictor.class_names.index(name)
     else:
         counts = np.bincount(mask.ravel(), minlength=len(predictor.class_names))
-        counts[BACKGROUND] = 0
+        if predictor.classes.background is not None:
+            counts[predictor.classes.background] = 0
         if not counts.any():
             return None
         class_id = int(counts.argmax())

@@ -214,7 +214,12 @@ class _Run:
             name = self.options.explain
             activation = explanation(self.predictor, image, prediction.mask, name)
         return PredictedImage(
-            false_colour(image), prediction.mask, prediction.confidence, probabilities, activation
+            false_colour(image),
+            prediction.mask,
+            prediction.confidence,
+            probabilities,
+            activation,
+            self.predictor.classes,
         )
 
     def _write(self, source: Source, sha256: str, predicted: PredictedImage) -> None:

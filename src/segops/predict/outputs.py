@@ -13,6 +13,7 @@ from PIL import Image
 
 from segops import files
 from segops.report.overlay import heat_overlay, overlay
+from segops.runtime.classes import VOC, Classes
 from segops.runtime.masks import encode_mask
 
 _SUFFIXES = {
@@ -69,6 +70,7 @@ class PredictedImage:
         confidence: Mean probability of the top class.
         probabilities: float16 (C, H, W), or None where the options do not ask for it.
         activation: The image (h, w, 3), perhaps smaller, and its heat map float32 (h, w) in 0..1.
+        classes: The model's classes.
     """
 
     image: NDArray[np.uint8]
@@ -76,6 +78,7 @@ class PredictedImage:
     confidence: float
     probabilities: NDArray[np.float16] | None = None
     activation: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
+    classes: Classes = VOC
 
 
 def path_of(mask: Path, kind: str) -> Path:
@@ -122,7 +125,9 @@ def remove_temporary(directories: Iterable[Path]) -> None:
                     path.unlink()
 
 
-def draw_overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def draw_overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], classes: Classes = VOC
+) -> NDArray[np.uint8]:
     """As :func:`segops.report.overlay.overlay`, strip by strip, in little memory."""
     height, width = mask.shape
     rows = max(1, _STRIP // width)
@@ -130,7 +135,7 @@ def draw_overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[n
     for top in range(0, height, rows):
         # Outlines depend on neighbours: each strip is drawn with a further row on both sides.
         start, stop = max(0, top - 1), min(height, top + rows + 1)
-        strip = overlay(image[start:stop], mask[start:stop])
+        strip = overlay(image[start:stop], mask[start:stop], classes)
         drawn[top : top + rows] = strip[top - start : top - start + rows]
     return drawn
 
@@ -140,9 +145,10 @@ def _write(path: Path, predicted: PredictedImage, kind: str) -> str | None:
         return None
     with files.atomic_path(path) as temporary:
         if kind == "mask":
-            temporary.write_bytes(encode_mask(predicted.mask))
+            temporary.write_bytes(encode_mask(predicted.mask, predicted.classes.palette()))
         elif kind == "overlay":
-            _save(temporary, draw_overlay(predicted.image, predicted.mask))
+            drawn = draw_overlay(predicted.image, predicted.mask, predicted.classes)
+            _save(temporary, drawn)
         elif kind == "probabilities" and predicted.probabilities is not None:
             np.save(temporary, predicted.probabilities)
         elif predicted.activation is not None:

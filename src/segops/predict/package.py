@@ -14,6 +14,7 @@ from typing import Any
 import segops
 from segops import files
 from segops.runtime import opener
+from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 
 REQUIREMENTS = "requirements.txt"
@@ -45,6 +46,7 @@ def package(
     target_dir: Path,
     predict: Mapping[str, Any] | None = None,
     bit_depth: int | None = None,
+    classes: Classes | None = None,
 ) -> None:
     """Make a bundle, whole or not at all.
 
@@ -54,9 +56,10 @@ def package(
         predict: Settings of prediction, as section `predict` of ``params.yaml``; None: those that
             `trained` holds, else whole images.
         bit_depth: `data.bit_depth` of ``params.yaml``.
+        classes: Colours and background of its classes; None: what `trained` says.
 
     Raises:
-        SegopsError: `trained` lacks a file.
+        SegopsError: `trained` lacks a file, or has other classes.
     """
     model: dict[str, Any] = files.read_json(trained / opener.MODEL)
     model["format"] = opener.FORMAT
@@ -66,6 +69,13 @@ def package(
     if predict is not None:
         model[PREDICT] = dict(predict)
         model[opener.BIT_DEPTH] = bit_depth
+    if classes is not None:
+        if list(classes.names) != model["class_names"]:
+            raise SegopsError(
+                f"{trained}: trained with other classes than data.classes in params.yaml. "
+                "`dvc repro train` trains anew."
+            )
+        model |= classes.to_model()
     text = json.dumps(model, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with files.atomic_directory(target_dir) as temporary:
         (temporary / opener.MODEL).write_text(text, encoding="utf-8")

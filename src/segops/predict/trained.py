@@ -61,7 +61,7 @@ def write_trained(
         "format": opener.FORMAT,
         "spec": asdict(spec),
         "class_names": list(class_names),
-        "palette": "VOC colours; the value of a pixel is the class id",
+        "palette": "the value of a pixel is the class id",
         seen.IMAGES: dict(sorted(training_images.items())),
         seen.PIXELS: dict(sorted((training_pixels or {}).items())),
         "segops_version": segops.__version__,

@@ -12,18 +12,21 @@ ROWS = 512
 Counts = NDArray[np.int64]
 
 
-def border_pixels(mask: NDArray[np.uint8]) -> tuple[Counts, Counts]:
+def border_pixels(
+    mask: NDArray[np.uint8] | NDArray[np.uint16], number: int = IDS
+) -> tuple[Counts, Counts]:
     """Count pixels by their four neighbours.
 
     Args:
-        mask: Uint8 (H, W).
+        mask: Uint8 or uint16 (H, W).
+        number: How many ids there are.
 
     Returns:
-        Int64 (256,) each, by id: pixels with a neighbour of another id, and loose pixels, those
+        Int64 (number,) each, by id: pixels with a neighbour of another id, and loose pixels, those
         with at most one neighbour of their own id. A drawn outline has few loose pixels, also where
         it is slanted; noise, resampling and per-pixel guesses leave many.
     """
-    border, loose = np.zeros(IDS, np.int64), np.zeros(IDS, np.int64)
+    border, loose = np.zeros(number, np.int64), np.zeros(number, np.int64)
     for start in range(0, mask.shape[0], ROWS):
         first, last = max(start - 1, 0), min(start + ROWS + 1, mask.shape[0])
         part = mask[first:last]
@@ -40,6 +43,6 @@ def border_pixels(mask: NDArray[np.uint8]) -> tuple[Counts, Counts]:
         others[: int(first == 0)] += 1
         others[len(part) - int(last == mask.shape[0]) :] += 1
         ids = part[inner].ravel()[places]
-        border += np.bincount(ids, minlength=IDS)
-        loose += np.bincount(ids[others[inner].ravel()[places] >= 3], minlength=IDS)
+        border += np.bincount(ids, minlength=number)
+        loose += np.bincount(ids[others[inner].ravel()[places] >= 3], minlength=number)
     return border, loose

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.progress import track
-from segops.runtime.classes import VOID
+from segops.runtime.classes import VOID, Classes
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PIXELS_AT_ONCE
 from segops.runtime.masks import read_mask
@@ -29,10 +29,18 @@ State = Literal["same", "bytes", "changed", "unreadable"]
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a data set: its files, and the names of its classes in id order."""
+    """A version of a data set: its files and its classes."""
 
     layout: Layout
-    class_names: tuple[str, ...]
+    classes: Classes
+
+    def labels(self) -> list[str]:
+        """What each id in the masks means, 0 to 255."""
+        names = self.classes.names
+        return [
+            VOID_LABEL if label == VOID else names[label] if label < len(names) else f"id {one}"
+            for one, label in enumerate(self.layout.reading.mask_ids.table)
+        ]
 
 
 class Relabelled(NamedTuple):
@@ -126,7 +134,7 @@ def compare(before: Version, after: Version, threads: int = 1) -> DataChanges:
     """
     sides = before, after
     places = [_places(side.layout) for side in sides]
-    labels, tables = joint_labels(before.class_names, after.class_names)
+    labels, tables = joint_labels(before, after)
     ids = sorted(places[0].keys() | places[1].keys())
 
     def judge(image_id: str) -> _Judged:
@@ -187,26 +195,22 @@ def _places(layout: Layout) -> dict[str, str]:
     return places
 
 
-def joint_labels(
-    before: Sequence[str], after: Sequence[str]
-) -> tuple[list[str], list[NDArray[np.uint16]]]:
+def joint_labels(before: Version, after: Version) -> tuple[list[str], list[NDArray[np.uint16]]]:
     """Labels of both versions, and for each version the number of the label of each id.
 
     Returns:
-        The labels: those of the later version by id, 0 to 255, then those that only the earlier
-        version has; and for the earlier and the later version a table, uint16 (256,).
+        The labels: the classes of the later version in their order, void as number 255, then those
+        that only the earlier version has; and for the earlier and the later version a table,
+        uint16 (256,), by the ids in its masks.
     """
-    numbers: dict[str, int] = {}
+    names = after.classes.names
+    others = (f"id {one}" for one in range(len(names), VOID))
+    numbers = {label: number for number, label in enumerate([*names, *others, VOID_LABEL])}
     tables = [
-        np.array([numbers.setdefault(name, len(numbers)) for name in labels], np.uint16)
-        for labels in (_labels(after), _labels(before))
+        np.array([numbers.setdefault(label, len(numbers)) for label in version.labels()], np.uint16)
+        for version in (after, before)
     ]
     return list(numbers), tables[::-1]
-
-
-def _labels(names: Sequence[str]) -> list[str]:
-    """The label of each id, 0 to 255."""
-    return [*names, *(f"id {one}" for one in range(len(names), VOID)), VOID_LABEL]
 
 
 def _judge(
@@ -220,7 +224,7 @@ def _judge(
     held = [number for number in (0, 1) if image_id in places[number]]
     is_both = len(held) == 2
     paths = [side.layout.mask_path(image_id) for side in sides]
-    is_same = is_both and sides[0].class_names == sides[1].class_names and _equal(*paths)
+    is_same = is_both and sides[0].labels() == sides[1].labels() and _equal(*paths)
     masks: list[NDArray[np.uint16] | None] = [None, None]
     for number in held:
         if number and is_same:

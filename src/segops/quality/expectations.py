@@ -16,9 +16,11 @@ from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
 from segops.quality.checks import DataCheck, Finding, Validation
 from segops.quality.facts import MISSING
+from segops.quality.misfit import legal_ids, misfit
 from segops.quality.runner import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.runtime.classes import VOID
 from segops.voc.layout import ALL_SPLITS, LISTS, SPLITS
+from segops.voc.mask_ids import UNNAMED
 from segops.words import counted
 
 Row = Mapping[Any, Any]
@@ -57,14 +59,17 @@ class Bounds(Sections):
 def check(facts: pd.DataFrame, params: Bounds) -> Validation:
     """Check a facts table of :func:`segops.quality.facts.scan` against all rules.
 
-    A rule that cannot be evaluated fails and is marked `errored`.
+    A rule that cannot be evaluated fails and is marked `errored`. Where the masks look like those
+    of other classes, :func:`segops.quality.misfit.misfit` says so first, in place of the rules
+    about classes.
     """
     images = _describe_images(facts)
     labels = _describe_labels(images, params.data.class_names)
+    doubt = misfit(facts, params.data, params.validate_)
     rules = [
         *_count_rules(params.validate_),
         *_file_rules(),
-        *_label_rules(labels, params),
+        *(_label_rules(labels, params) if doubt is None else ()),
         *_split_rules(images),
     ]
     outcomes = evaluate(
@@ -75,8 +80,9 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
         {rule.name: (rule.frame, rule.expectation) for rule in rules},
     )
     rows = {(row["image_id"], row["split"]): row for row in images.to_dict("records")}
+    checks = [_check(rule, outcomes.get(rule.name), rows, len(images)) for rule in rules]
     return Validation(
-        checks=tuple(_check(rule, outcomes.get(rule.name), rows, len(images)) for rule in rules),
+        checks=(*(() if doubt is None else (doubt,)), *checks),
         images={
             split: int(count)
             for split in ALL_SPLITS
@@ -204,12 +210,15 @@ def _file_rules() -> list[Rule]:
 def _label_rules(labels: pd.DataFrame, params: Bounds) -> list[Rule]:
     names = params.data.class_names
     bound = params.validate_.max_void_fraction
+    legal = legal_ids(params.data)
 
     def illegal(row: Row) -> str:
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
         bad = [label for label in _labels_in(row["label_ids"]) if label >= len(names)]
-        listed = ", ".join(f"id {label} ({counted(counts[label], 'pixel')})" for label in bad)
-        return f"holds {listed}; legal are 0 to {len(names) - 1}, {VOID}"
+        listed = ", ".join(
+            f"id {label % UNNAMED} ({counted(counts[label], 'pixel')})" for label in bad
+        )
+        return f"holds {listed}; legal are {legal}, {VOID}"
 
     return [
         _file_rule(
@@ -217,8 +226,9 @@ def _label_rules(labels: pd.DataFrame, params: Bounds) -> list[Rule]:
             "have a mask with other ids",
             illegal,
             name="ids legal",
-            expected=f"Masks hold ids 0 to {len(names) - 1} and {VOID} (void) only.",
-            action="Correct the masks, or name all their classes in data.classes.",
+            expected=f"Masks hold ids {legal} and {VOID} (void) only.",
+            action="Correct the masks, or name all their classes in data.classes; data.ignore "
+            "makes ids void.",
             expectation=gxe.ExpectColumnValuesToBeBetween(
                 column="highest_label", min_value=0, max_value=len(names) - 1
             ),

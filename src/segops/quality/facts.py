@@ -40,6 +40,7 @@ from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
+from segops.voc.mask_ids import AS_STORED, MaskIds
 
 MAX_WORKERS = 8
 SPARSE = 4
@@ -78,13 +79,13 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the table. Lengths are pixels; `label_pixels[i]` counts the pixels of `label_ids[i]`
-(void included), `label_border[i]` and `label_loose[i]` those of
-:func:`segops.quality.borders.border_pixels`; `void_fraction` is in [0, 1]; `band_means` and
-`band_deviations` are mean and standard deviation of each 8-bit band, 0..255, by every `SPARSE`-th
-pixel of every `SPARSE`-th row; `perceptual_hash` is that of :mod:`segops.quality.duplicates`,
-`image_pixels` the :func:`segops.voc.hashes.pixel_hash` of images whose size and perceptual hash are
-those of another too (the pixels of others are no other's); an unknown fact is null, and the error
-column says why."""
+(void included), which are classes as :meth:`segops.voc.mask_ids.MaskIds.labels` gives them,
+`label_border[i]` and `label_loose[i]` those of :func:`segops.quality.borders.border_pixels`;
+`void_fraction` is in [0, 1]; `band_means` and `band_deviations` are mean and standard deviation of
+each 8-bit band, 0..255, by every `SPARSE`-th pixel of every `SPARSE`-th row; `perceptual_hash` is
+that of :mod:`segops.quality.duplicates`, `image_pixels` the :func:`segops.voc.hashes.pixel_hash` of
+images whose size and perceptual hash are those of another too (the pixels of others are no
+other's); an unknown fact is null, and the error column says why."""
 
 _DTYPES = {
     pa.int8(): pd.Int8Dtype(),
@@ -136,20 +137,24 @@ def write_facts(path: Path, facts: pd.DataFrame) -> None:
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def data_hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
+def data_hash(
+    facts: pd.DataFrame, class_names: Sequence[str], mask_ids: MaskIds = AS_STORED
+) -> str:
     """Return the :func:`segops.voc.hashes.dataset_hash` over train and val."""
-    return _hash(facts[facts["split"].isin(SPLITS)], class_names)
+    return _hash(facts[facts["split"].isin(SPLITS)], class_names, mask_ids)
 
 
-def split_hash(facts: pd.DataFrame, split: str, class_names: Sequence[str]) -> str:
+def split_hash(
+    facts: pd.DataFrame, split: str, class_names: Sequence[str], mask_ids: MaskIds = AS_STORED
+) -> str:
     """Return the hash of a single split; see :func:`segops.voc.hashes.dataset_hash`."""
-    return _hash(facts[facts["split"] == split], class_names)
+    return _hash(facts[facts["split"] == split], class_names, mask_ids)
 
 
-def _hash(facts: pd.DataFrame, class_names: Sequence[str]) -> str:
+def _hash(facts: pd.DataFrame, class_names: Sequence[str], mask_ids: MaskIds) -> str:
     columns = ["split", "image_id", "image_sha256", "mask_sha256"]
     rows = facts[columns].fillna("missing").itertuples(index=False, name=None)
-    return dataset_hash(cast("Iterable[HashRow]", rows), class_names)
+    return dataset_hash(cast("Iterable[HashRow]", rows), class_names, mask_ids.lines)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
@@ -204,11 +209,13 @@ def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
 
 
 def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
+    mask_ids = layout.reading.mask_ids
+
     def decode(content: bytes, name: str) -> dict[str, Any]:
         mask = decode_mask(content, name, layout.reading.photographs)
-        counts = count_ids(mask)
+        counts = mask_ids.counted(count_ids(mask))
         held = np.flatnonzero(counts)
-        border, loose = border_pixels(mask)
+        border, loose = border_pixels(mask_ids.labels(mask), len(counts))
         return {
             "mask_width": mask.shape[1],
             "mask_height": mask.shape[0],

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,8 @@ def data(case: Case) -> str:
     pointer = yaml.safe_load(case.lineage_file("data.dvc"))
     require_same("MD5 in data.dvc", md5, str((pointer.get("outs") or [{}])[0].get("md5")))
     names = read_model(case.bundle)["class_names"]
-    layout = Layout(case.root / case.settings.data.path, case.settings.data.reading)
+    reading = case.settings.data.reading
+    mapping, layout = reading.mask_ids.lines, Layout(case.root / case.settings.data.path, reading)
 
     def listed(split: str) -> tuple[str, ...]:
         return layout.ids(split)
@@ -193,11 +194,11 @@ def data(case: Case) -> str:
 
     if layout.root.is_dir():
         try:
-            if _data_hash(layout, listed, in_workspace, names) == stated:
+            if _data_hash(layout, listed, in_workspace, names, mapping) == stated:
                 return f"{case.settings.data.path} has the hash {stated}."
         except SegopsError:
             pass  # other data, which are no data set
-    if _cached_hash(case, md5, names) != stated:
+    if _cached_hash(case, md5, names, mapping) != stated:
         raise SegopsError(f"The data of {md5} in DVC's cache have another hash than {stated}.")
     return f"The data of {md5} in DVC's cache have the hash {stated}."
 
@@ -207,16 +208,17 @@ def _data_hash(
     listed: Callable[[str], tuple[str, ...]],
     sha256: Callable[[Path], str],
     class_names: list[str],
+    mapping: Sequence[str],
 ) -> str:
     rows: list[HashRow] = [
         (split, name, layout.image_sha256(name, sha256), sha256(layout.mask_path(name)))
         for split in SPLITS
         for name in listed(split)
     ]
-    return dataset_hash(rows, class_names)
+    return dataset_hash(rows, class_names, mapping)
 
 
-def _cached_hash(case: Case, md5: str, class_names: list[str]) -> str:
+def _cached_hash(case: Case, md5: str, class_names: list[str], mapping: Sequence[str]) -> str:
     """Return the hash of the data in DVC's cache.
 
     Raises:
@@ -252,4 +254,4 @@ def _cached_hash(case: Case, md5: str, class_names: list[str]) -> str:
             place = places.get(path.as_posix())
             return "missing" if place is None else files.sha256_file(place)
 
-        return _data_hash(layout, lists.ids, cached, class_names)
+        return _data_hash(layout, lists.ids, cached, class_names, mapping)

@@ -120,6 +120,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             name=models[0].name,
             about=models[0].about,
             evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            classes=first.classes,
         )
         _prune(root)
     return Compared(

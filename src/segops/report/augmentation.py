@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segops.files import atomic_path
 from segops.report.overlay import colours, overlay
-from segops.runtime.classes import VOID
+from segops.runtime.classes import VOC, VOID, Classes
 
 PANEL = 220
 GAP = 12
@@ -40,7 +40,7 @@ class ContactRow:
     versions: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
-def write_contact_sheet(path: Path, rows: Sequence[ContactRow]) -> None:
+def write_contact_sheet(path: Path, rows: Sequence[ContactRow], classes: Classes = VOC) -> None:
     """Draw a row for every image: the image, its mask, and its augmented versions with masks.
 
     Raises:
@@ -63,8 +63,8 @@ def write_contact_sheet(path: Path, rows: Sequence[ContactRow]) -> None:
     for index, row in enumerate(rows):
         top = HEAD + index * (TITLE + step)
         draw.text((MARGIN, top + 2), row.title, INK, _font(15))
-        panels = [row.image, colours(row.mask)]
-        panels += [overlay(image, mask) for image, mask in row.versions]
+        panels = [row.image, colours(row.mask, classes)]
+        panels += [overlay(image, mask, classes) for image, mask in row.versions]
         for column, panel in enumerate(panels):
             _paste(sheet, panel, MARGIN + column * step, top + TITLE)
     top = size[1] - FOOT + 6

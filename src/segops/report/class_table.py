@@ -12,6 +12,7 @@ from segops.report.html import decimal, number, signed
 from segops.report.overlay import legend
 from segops.report.page_inputs import Opponent
 from segops.report.svg import limit, outcome, whisker, words
+from segops.runtime.classes import Classes
 
 Cell = dict[str, Any]
 
@@ -19,18 +20,22 @@ SPAN = "\u2212{0:g} to +{0:g}"
 
 
 def class_table(
-    evaluation: Mapping[str, Any], opponents: Sequence[Opponent] = ()
+    evaluation: Mapping[str, Any],
+    opponents: Sequence[Opponent] = (),
+    classes: Classes | None = None,
 ) -> dict[str, Any]:
     """The table as the template draws it.
 
     Args:
         evaluation: As ``metrics/evaluation.json`` holds it; keys of newer releases may be missing.
         opponents: Models to show beside it; each gets a group of two columns.
+        classes: The classes with their colours; None: VOC's colours.
 
     Returns:
         `groups` (names over the columns of opponents), `columns`, `rows` (present classes in id
         order, then those without true pixels) and `means`, the last row.
     """
+    classes = classes or Classes(tuple(evaluation["classes"]))
     extents = [limit([one.miou, *one.classes.values()]) for one in opponents]
     rows = [
         {
@@ -40,7 +45,7 @@ def class_table(
         }
         for (name, figures), entry in zip(
             evaluation["classes"].items(),
-            legend(range(len(evaluation["classes"])), list(evaluation["classes"])),
+            legend(range(len(evaluation["classes"])), classes),
             strict=True,
         )
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,11 @@ class _Drawing:
 
     def __init__(self, before: Version, after: Version) -> None:
         self._sides = before, after
-        self._labels, self._tables = joint_labels(before.class_names, after.class_names)
+        self._labels, self._tables = joint_labels(before, after)
+        names = self._labels[:VOID]
+        for place, name in enumerate(self._labels[VOID + 1 :]):
+            names[VOID - 1 - place] = name
+        self._classes = replace(after.classes, names=tuple(names))
         self._ids: set[int] = set()
 
     def changed(self, one: Changed) -> list[dict[str, str]]:
@@ -219,10 +224,7 @@ class _Drawing:
 
     def legend(self) -> list[dict[str, Any]]:
         """Entries for the ids that were drawn."""
-        names = self._labels[:VOID]
-        for place, name in enumerate(self._labels[VOID + 1 :]):
-            names[VOID - 1 - place] = name
-        return legend(sorted(self._ids), names)
+        return legend(sorted(self._ids), self._classes)
 
     def _read(
         self, image_id: str, side: int
@@ -252,7 +254,7 @@ class _Drawing:
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         if mask is not None and mask.shape == image.shape[:2]:
             labels = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
-            small = overlay(small, labels)
+            small = overlay(small, labels, self._classes)
         return {"text": text, "source": photograph(small, SIDE)}
 
 

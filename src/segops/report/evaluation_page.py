@@ -17,10 +17,19 @@ from segops.report.class_table import class_table
 from segops.report.gallery import gallery
 from segops.report.html import render
 from segops.report.model_facts import lineages
-from segops.report.overlay import ERROR_KINDS
+from segops.report.overlay import error_kinds as kinds_of
 from segops.report.page_inputs import GalleryPicture, Opponent
 from segops.report.reliability import reliability
-from segops.report.sections import confusions, error_kinds, interval, slices, tiles, verdicts
+from segops.report.sections import (
+    background_of,
+    confusions,
+    error_kinds,
+    interval,
+    slices,
+    tiles,
+    verdicts,
+)
+from segops.runtime.classes import Classes
 
 NAME = "this model"
 PAGE_LIMIT = 15_000_000
@@ -46,6 +55,7 @@ def write_evaluation_page(
     about: str = "",
     evaluated: str = "",
     registered: str = "",
+    classes: Classes | None = None,
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -64,6 +74,8 @@ def write_evaluation_page(
         about: Its network in words; see :func:`segops.report.model_facts.network_words`.
         evaluated: When it was evaluated, in words.
         registered: Name of the registered model that it is or may become a version of.
+        classes: The classes with their colours and background; None: as `evaluation` says, in VOC's
+            colours.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -71,6 +83,8 @@ def write_evaluation_page(
     names = list(evaluation["classes"])
     if confusion.shape != (len(names), len(names)):
         raise ValueError(f"confusion matrix {confusion.shape} for {len(names)} classes")
+    if classes is None:
+        classes = Classes.of_model({"background": background_of(evaluation), "class_names": names})
     context: dict[str, Any] = {
         "e": evaluation,
         "name": name,
@@ -81,23 +95,23 @@ def write_evaluation_page(
         "verdicts": verdicts(evaluation, opponents),
         "tiles": tiles(evaluation, opponents),
         "in_truth": int((confusion.sum(axis=1) > 0).sum()),
-        "table": class_table(evaluation, opponents),
+        "table": class_table(evaluation, opponents, classes),
         "errors": error_kinds(evaluation, opponents),
         "confusions": confusions(evaluation),
         "slices": slices(evaluation, opponents),
         "reliability": reliability(evaluation, opponents),
         "matrix": _matrix(confusion, names),
         "curves": _curves(learning_curves),
-        "kinds": ERROR_KINDS,
+        "kinds": kinds_of(background_of(evaluation)),
         "about": about,
         "evaluated": evaluated,
         "registered": registered,
         "weights": str(evaluation.get("weights_sha256") or "")[:12],
         "lineages": lineages(name, about, evaluation, opponents),
     }
-    bare = render("evaluation.html", gallery=gallery((), names, 0), **context)
+    bare = render("evaluation.html", gallery=gallery((), classes, 0), **context)
     budget = PAGE_LIMIT - len(bare.encode()) - GALLERY_FRAME
-    shown = gallery(pictures, names, budget)
+    shown = gallery(pictures, classes, budget)
     write_text(path, render("evaluation.html", gallery=shown, **context))
 
 

@@ -30,7 +30,7 @@ from segops.report.overlay import (
     void_stripes,
 )
 from segops.report.page_inputs import GalleryPicture
-from segops.runtime.classes import VOID, palette
+from segops.runtime.classes import VOC, VOID, Classes
 from segops.threads import pipelined
 
 SIDE = 400
@@ -38,7 +38,6 @@ HEAT_SIDE = 128
 HEAT_LEVELS = 32
 QUALITY = 80
 VOID_ALPHA = 215
-_PALETTE, _OUTLINES = palette(), outline_colours()
 THREADS = 4
 """Threads that draw: most of the time goes into packing pictures, which does without Python's
 lock."""
@@ -63,7 +62,7 @@ class Gallery:
     explained: bool
 
 
-def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budget: int) -> Gallery:
+def gallery(pictures: Iterable[GalleryPicture], classes: Classes, budget: int) -> Gallery:
     """Encode pictures in their order for as long as `data` fits the budget of bytes.
 
     A handful of pictures at a time is in memory.
@@ -76,7 +75,7 @@ def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budg
         if left < 0:  # after the first picture that does not fit, the rest are only counted
             return None
         here = present((one.truth, one.prediction))
-        entry = _entry(one, [class_names[index] for index in here if index < len(class_names)])
+        entry = _entry(one, here, classes)
         return str(htmlsafe_json_dumps(entry)), here, one.activation is not None
 
     for drawn in pipelined(pictures, draw, THREADS, 2 * THREADS):
@@ -93,12 +92,12 @@ def gallery(pictures: Iterable[GalleryPicture], class_names: Sequence[str], budg
         total=total,
         shown=len(texts),
         data=Markup("[" + ",\n".join(texts) + "]"),
-        colours=legend(sorted(ids), class_names),
+        colours=legend(sorted(ids), classes),
         explained=explained,
     )
 
 
-def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
+def _entry(one: GalleryPicture, here: Iterable[int], classes: Classes) -> dict[str, Any]:
     height, width = one.truth.shape
     entry: dict[str, Any] = {
         "id": one.image_id,
@@ -108,10 +107,10 @@ def _entry(one: GalleryPicture, classes: Sequence[str]) -> dict[str, Any]:
         "height": height,
         "pixels": int(np.count_nonzero(one.truth != VOID)),
         "errors": one.errors,
-        "classes": classes,
+        "classes": [classes.names[index] for index in here if index < len(classes.names)],
         "photo": photo(one.image),
-        "truth": mask_layer(one.truth),
-        "prediction": mask_layer(one.prediction),
+        "truth": mask_layer(one.truth, classes),
+        "prediction": mask_layer(one.prediction, classes),
         "kinds": kind_layer(one.kinds),
     }
     if one.activation is not None:
@@ -131,8 +130,8 @@ def photo(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def mask_layer(mask: NDArray[np.uint8]) -> str:
-    """A mask in VOC's colours with light outlines; background lets the photograph through.
+def mask_layer(mask: NDArray[np.uint8], classes: Classes = VOC) -> str:
+    """A mask in the classes' colours with light outlines; background lets the photograph through.
 
     uint8 (H, W), class ids and 255 for void. The result is a palette PNG in base 64, scaled down by
     nearest neighbour to fit :data:`SIDE`.
@@ -143,7 +142,8 @@ def mask_layer(mask: NDArray[np.uint8]) -> str:
     place[ids] = np.arange(len(ids))
     indices = place[small]
     colours = [
-        (*one, 255 if index else 0) for index, one in zip(ids, _PALETTE[ids].tolist(), strict=True)
+        (*one, 0 if index == classes.background else 255)
+        for index, one in zip(ids.tolist(), classes.palette()[ids].tolist(), strict=True)
     ]
     if VOID in ids:
         colours[-1] = (*VOID_LIGHT, VOID_ALPHA)
@@ -151,9 +151,9 @@ def mask_layer(mask: NDArray[np.uint8]) -> str:
             indices[void_stripes(small)] = len(colours)
             colours.append((*VOID_DARK, VOID_ALPHA))
     if len(colours) + len(ids) <= 256:
-        edge = outline(small)
+        edge = outline(small, classes.background)
         indices[edge] = place[small[edge]] + len(colours)
-        colours += [(*one, 255) for one in _OUTLINES[ids].tolist()]
+        colours += [(*one, 255) for one in outline_colours(classes)[ids].tolist()]
     return _palette_png(indices, colours)
 
 

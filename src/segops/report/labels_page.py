@@ -16,6 +16,7 @@ from segops.quality.label_scores import Contradiction, Segment
 from segops.report.gallery import shrunk
 from segops.report.html import photograph, render
 from segops.report.overlay import legend, overlay, present
+from segops.runtime.classes import Classes
 
 SIDE = 360
 """Pixels of a picture's longer side."""
@@ -66,7 +67,7 @@ def write_labels_page(
     path: Path,
     rows: Sequence[LabelRow],
     pictures: Iterable[LabelPicture],
-    class_names: Sequence[str],
+    classes: Classes,
     *,
     suspects: int,
     left_out: int,
@@ -78,7 +79,7 @@ def write_labels_page(
         path: The HTML file.
         rows: The judged images, the most suspect first.
         pictures: Those of the first `suspects` of them, in their order; empty: without pictures.
-        class_names: Names in id order.
+        classes: The classes with their colours and background.
         suspects: How many of the rows are shown.
         left_out: How many images were not judged, because the model had seen them.
         by: What judged, as a sentence goes on after "Judged by".
@@ -87,7 +88,7 @@ def write_labels_page(
     panels: dict[str, list[dict[str, str]]] = {}
     for one in pictures:
         ids.update(present((one.given, one.predicted)))
-        panels[one.image_id] = _panels(one)
+        panels[one.image_id] = _panels(one, classes)
     context: dict[str, Any] = {
         "images": len(rows),
         "segments": sum(len(row.segments) for row in rows),
@@ -101,12 +102,12 @@ def write_labels_page(
                 "split": row.split,
                 "score": row.score,
                 "panels": panels.get(row.image_id, []),
-                "segments": [_words(one, class_names) for one in row.segments[:SEGMENTS]],
+                "segments": [_words(one, classes.names) for one in row.segments[:SEGMENTS]],
                 "more": max(0, len(row.segments) - SEGMENTS),
             }
             for rank, row in enumerate(rows[:suspects], 1)
         ],
-        "colours": legend(sorted(ids), class_names),
+        "colours": legend(sorted(ids), classes),
     }
     write_text(path, render("labels.html", **context))
 
@@ -122,7 +123,7 @@ def _words(one: Segment, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _panels(one: LabelPicture) -> list[dict[str, str]]:
+def _panels(one: LabelPicture, classes: Classes) -> list[dict[str, str]]:
     size = shrunk(one.given.shape, SIDE)
     image = cv2.resize(one.image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     given, predicted = (
@@ -131,8 +132,8 @@ def _panels(one: LabelPicture) -> list[dict[str, str]]:
     )
     shown = (
         ("photograph", image),
-        ("given", overlay(image, given)),
-        ("predicted", overlay(image, predicted)),
+        ("given", overlay(image, given, classes)),
+        ("predicted", overlay(image, predicted, classes)),
     )
     scale = size[0] / one.given.shape[1]
     return [

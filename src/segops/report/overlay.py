@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.runtime.classes import VOID, palette
+from segops.runtime.classes import VOC, VOID, Classes
 
 VOID_LIGHT = (236, 236, 236)
 VOID_DARK = (120, 120, 120)
@@ -32,8 +32,8 @@ class ErrorKind(NamedTuple):
 # In the order of segops.metrics.wrong_pixels.KINDS: a map of kinds holds an index into this plus 1.
 # The colours differ in lightness too, for the colour-blind.
 ERROR_KINDS = (
-    ErrorKind("missed", "#e5383b", "a class is there, and background was predicted"),
-    ErrorKind("false alarm", "#ffc300", "background is there, and a class was predicted"),
+    ErrorKind("missed", "#e5383b", "a class is there, and {background} was predicted"),
+    ErrorKind("false alarm", "#ffc300", "{background} is there, and a class was predicted"),
     ErrorKind("confusion", "#a63cf0", "a class is there, and another class was predicted"),
     ErrorKind(
         "boundary",
@@ -43,10 +43,26 @@ ERROR_KINDS = (
 )
 
 
+OF_BACKGROUND = ("missed", "false alarm")
+"""The kinds of error that need a class that is background."""
+
+
+def error_kinds(background: str | None) -> list[ErrorKind]:
+    """The kinds of error that there are where this class is background; None: no class is."""
+    return [
+        kind._replace(meaning=kind.meaning.replace("{background}", background or ""))
+        for kind in ERROR_KINDS
+        if background is not None or kind.name not in OF_BACKGROUND
+    ]
+
+
 def overlay(
-    image: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: float = 0.5
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    classes: Classes = VOC,
+    alpha: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """Lay a mask over its image, uint8 (H, W, 3), RGB, in VOC's colours.
+    """Lay a mask over its image, uint8 (H, W, 3), RGB, in the classes' colours.
 
     Background stays as it is, classes get a tint of weight `alpha`, in [0, 1], and a light outline,
     void is light grey where it is a thin border and striped where it is an area.
@@ -57,12 +73,13 @@ def overlay(
     if image.shape[:2] != mask.shape:
         raise ValueError(f"image {image.shape[:2]} and mask {mask.shape} differ in size")
     weights = np.full(256, round(alpha * 256), dtype=np.uint16)
-    weights[0] = 0
+    if classes.background is not None:
+        weights[classes.background] = 0
     weights[VOID] = 218
     weight = weights[mask][..., None]
-    blended = ((image * (256 - weight) + colours(mask) * weight) >> 8).astype(np.uint8)
-    edge = outline(mask)
-    blended[edge] = outline_colours()[mask[edge]]
+    blended = ((image * (256 - weight) + colours(mask, classes) * weight) >> 8).astype(np.uint8)
+    edge = outline(mask, classes.background)
+    blended[edge] = outline_colours(classes)[mask[edge]]
     return blended
 
 
@@ -100,20 +117,20 @@ def heat_overlay(
     return shown
 
 
-def outline_colours() -> NDArray[np.uint8]:
+def outline_colours(classes: Classes = VOC) -> NDArray[np.uint8]:
     """Colour of each class's outline, uint8 (256, 3), RGB.
 
-    Half way to white, so that VOC's dark colours show on dark photographs.
+    Half way to white, so that dark colours show on dark photographs.
     """
-    return palette() // 2 + 127
+    return classes.palette() // 2 + 127
 
 
-def colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A mask in VOC's colours, uint8 (H, W, 3), from class ids and 255 for void.
+def colours(mask: NDArray[np.uint8], classes: Classes = VOC) -> NDArray[np.uint8]:
+    """A mask in the classes' colours, uint8 (H, W, 3), from class ids and 255 for void.
 
     Void is grey: light where it is thin, striped where it is an area.
     """
-    table = palette()
+    table = classes.palette()
     table[VOID] = VOID_LIGHT
     shown = table[mask]
     shown[void_stripes(mask)] = VOID_DARK
@@ -139,30 +156,35 @@ def present(masks: Iterable[NDArray[np.uint8]]) -> list[int]:
     return [int(index) for index in np.flatnonzero(found)]
 
 
-def css_colour(index: int) -> str:
+def css_colour(index: int, classes: Classes = VOC) -> str:
     """The colour of a class id on the pages, as CSS writes it."""
-    red, green, blue = VOID_LIGHT if index == VOID else palette()[index]
+    red, green, blue = VOID_LIGHT if index == VOID else classes.palette()[index]
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def legend(ids: Iterable[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
+def legend(ids: Iterable[int], classes: Classes) -> list[dict[str, Any]]:
     """Entries for the pages' legend: of every id its `name`, its `colour` as CSS, and `void`."""
-    names = dict(enumerate(class_names)) | {VOID: "void"}
+    names = dict(enumerate(classes.names)) | {VOID: "void"}
     return [
-        {"name": names.get(one, f"id {one}"), "colour": css_colour(one), "void": one == VOID}
+        {
+            "name": names.get(one, f"id {one}"),
+            "colour": css_colour(one, classes),
+            "void": one == VOID,
+        }
         for one in ids
     ]
 
 
-def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def outline(mask: NDArray[np.uint8], background: int | None = 0) -> NDArray[np.bool_]:
     """Pixels of a class beside another class or background, bool (H, W).
 
-    Void marks its borders itself.
+    Background has no outline. Void marks its borders itself.
     """
     edge = np.zeros(mask.shape, dtype=bool)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         apart = (mask[one] != mask[other]) & (mask[one] != VOID) & (mask[other] != VOID)
         edge[one] |= apart
         edge[other] |= apart
-    edge &= mask != 0
+    if background is not None:
+        edge &= mask != background
     return edge

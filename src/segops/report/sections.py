@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
+from segops.report import overlay
 from segops.report.figures import level
 from segops.report.html import NARROW
 from segops.report.overlay import ERROR_KINDS
@@ -92,12 +93,20 @@ def _remark(one: Opponent, scored: float | None) -> str:
 def error_kinds(
     evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
 ) -> dict[str, Any] | None:
-    """Pixels of each kind of error and their shares; None where the evaluation counts no kinds."""
+    """Pixels of each kind of error and their shares; None where the evaluation counts no kinds.
+
+    Kinds of another background than this evaluation's are not shown beside it.
+    """
     wrong = _wrong(evaluation)
     if wrong is None:
         return None
     total = sum(wrong.values())
-    others = [(_wrong(one.evaluation), one.evaluation) for one in opponents]
+    background = background_of(evaluation)
+    others = [
+        (_wrong(one.evaluation) if background_of(one.evaluation) == background else None,
+         one.evaluation)
+        for one in opponents
+    ]  # fmt: skip
     return {
         "pixels": total,
         "share": _over_labelled(total, evaluation),
@@ -114,7 +123,7 @@ def error_kinds(
                     for theirs, other in others
                 ],
             }
-            for kind in ERROR_KINDS
+            for kind in overlay.error_kinds(background)
         ],
     }
 
@@ -131,8 +140,15 @@ def confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list[dict[str, Any]]:
-    """Rows of the table of slices; the first of a group names it."""
-    theirs = [_by_name(one.evaluation) for one in opponents]
+    """Rows of the table of slices; the first of a group names it.
+
+    Slices of another background than this evaluation's hold other objects and are not shown.
+    """
+    own = background_of(evaluation)
+    theirs = [
+        _by_name(one.evaluation) if background_of(one.evaluation) == own else {}
+        for one in opponents
+    ]
     rows, last = [], None
     for (group, name), one in _by_name(evaluation).items():
         figures = ("objects", "images", "pixels", "recall", "found", "miou")
@@ -152,6 +168,15 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
 
 def _by_name(evaluation: Mapping[str, Any]) -> dict[tuple[Any, Any], Mapping[str, Any]]:
     return {(one.get("group"), one.get("name")): one for one in evaluation.get("slices") or []}
+
+
+def background_of(evaluation: Mapping[str, Any]) -> str | None:
+    """The class that the errors of an evaluation take for background; None: none.
+
+    Evaluations of older releases do not say: it was the first class.
+    """
+    name: str | None = evaluation.get("background", next(iter(evaluation.get("classes", ())), None))
+    return name
 
 
 def _wrong(evaluation: Mapping[str, Any]) -> dict[str, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from segops.files import write_text
 from segops.report import svg
 from segops.report.html import photograph, render
 from segops.report.overlay import colours, legend, overlay
-from segops.runtime.classes import VOID
+from segops.runtime.classes import VOID, Classes
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask
 from segops.voc.bands import read_picture
@@ -44,7 +45,7 @@ def write_validation_page(
     validation: Validation,
     facts: pd.DataFrame,
     layout: Layout,
-    class_names: Sequence[str],
+    classes: Classes,
     *,
     pictures: bool,
     max_void_fraction: float,
@@ -57,7 +58,7 @@ def write_validation_page(
         validation: What was expected and found.
         facts: The facts table of the data set; it may have no rows.
         layout: Where the pictures are.
-        class_names: Names in id order.
+        classes: The classes with their colours and background.
         pictures: False leaves photographs and masks out.
         max_void_fraction: The bound to draw in the histogram of void, in [0, 1].
         data_hash: Hash of the data, shown at the end.
@@ -68,6 +69,7 @@ def write_validation_page(
     ]
     checks, messages = validation.checks, validation.findings
     labels = _labels(facts)
+    draw = partial(_card, layout, classes)
     context: dict[str, Any] = {
         "passed": validation.passed,
         "checks": checks,
@@ -77,9 +79,10 @@ def write_validation_page(
         "files": len(messages),
         "splits": splits,
         "rows": len(facts),
-        "classes": _class_rows(labels, class_names, splits),
+        "classes": _class_rows(labels, classes, splits),
+        "background": classes.background_name,
         "classes_in_train": labels[
-            (labels["split"] == TRAIN) & (labels["label"] < len(class_names))
+            (labels["split"] == TRAIN) & (labels["label"] < len(classes.names))
         ]["label"].nunique(),
         "void": _void_share(labels),
         "size": _size(facts),
@@ -106,16 +109,14 @@ def write_validation_page(
         context["offending"] = len(offending)
         shown = offending.head(MAX_OFFENDERS).to_dict("records")
         context["offenders"] = [
-            _card(layout, row) | {"messages": _said(messages, row["image_path"], row["mask_path"])}
+            draw(row) | {"messages": _said(messages, row["image_path"], row["mask_path"])}
             for row in shown
         ]
         if not len(offending):
             rows = _samples(facts)
-            context["samples"] = [
-                _card(layout, row) | {"text": _held(row, class_names)} for row in rows
-            ]
+            context["samples"] = [draw(row) | {"text": _held(row, classes)} for row in rows]
             ids = sorted({int(label) for row in rows for label in row["label_ids"]})
-            context["sample_legend"] = legend(ids, class_names)
+            context["sample_legend"] = legend(ids, classes)
     write_text(path, render("validation.html", **context))
 
 
@@ -147,16 +148,17 @@ def _size(facts: pd.DataFrame) -> str:
 
 
 def _class_rows(
-    labels: pd.DataFrame, class_names: Sequence[str], splits: Sequence[Mapping[str, Any]]
+    labels: pd.DataFrame, classes: Classes, splits: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     counted = labels[labels["label"] != VOID].groupby(["split", "label"])["pixels"]
     images: dict[Any, int] = counted.size().to_dict()
     pixels = counted.sum()
     shares: dict[Any, float] = (pixels / pixels.groupby("split").transform("sum")).to_dict()
     # The background holds most pixels; on its scale no other bar would be seen.
-    top = max((share for (_, label), share in shares.items() if label != 0), default=1.0)
+    own = [share for (_, label), share in shares.items() if label != classes.background]
+    top = max(own, default=1.0)
     entries = []
-    for index, entry in enumerate(legend(range(len(class_names)), class_names)):
+    for index, entry in enumerate(legend(range(len(classes.names)), classes)):
         entry["absent"] = not any((split["name"], index) in images for split in splits)
         entry["images"], entry["pixels"] = {}, {}
         for split in splits:
@@ -198,12 +200,12 @@ def _charts(facts: pd.DataFrame, max_void_fraction: float) -> dict[str, Any]:
     }
 
 
-def _card(layout: Layout, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _card(layout: Layout, classes: Classes, row: Mapping[Any, Any]) -> dict[str, Any]:
     """A listed image: its id, its split, and its photograph and mask."""
     return {
         "image_id": row["image_id"],
         "split": row["split"],
-        "panels": _panels(layout, row["image_id"]),
+        "panels": _panels(layout, classes, row["image_id"]),
     }
 
 
@@ -211,12 +213,13 @@ def _said(messages: Mapping[str, Sequence[str]], *paths: str) -> list[str]:
     return list(dict.fromkeys(message for path in paths for message in messages.get(path, ())))
 
 
-def _held(row: Mapping[Any, Any], names: Sequence[str]) -> str:
-    held = [names[label] for label in row["label_ids"] if 0 < label < len(names)]
-    return ", ".join(held) or names[0]
+def _held(row: Mapping[Any, Any], classes: Classes) -> str:
+    held = [label for label in row["label_ids"] if label < len(classes.names)]
+    objects = [label for label in held if label != classes.background]
+    return ", ".join(classes.names[label] for label in objects or held) or "void"
 
 
-def _panels(layout: Layout, image_id: str) -> list[Panel]:
+def _panels(layout: Layout, classes: Classes, image_id: str) -> list[Panel]:
     image: NDArray[np.uint8] | None = None
     try:
         image = read_picture(layout, image_id)
@@ -224,9 +227,14 @@ def _panels(layout: Layout, image_id: str) -> list[Panel]:
     except SegopsError:
         left = Panel(None, _absence(layout.image_path(image_id), "image"))
     try:
-        mask = read_mask(layout.mask_path(image_id), layout.reading.photographs)
+        stored = read_mask(layout.mask_path(image_id), layout.reading.photographs)
+        # An id of no class is drawn as void.
+        mask = np.minimum(layout.reading.mask_ids.labels(stored), VOID).astype(np.uint8)
         fits = image is not None and image.shape[:2] == mask.shape
-        shown = overlay(image, mask) if image is not None and fits else colours(mask)
+        if image is not None and fits:
+            shown = overlay(image, mask, classes)
+        else:
+            shown = colours(mask, classes)
         right = Panel(photograph(shown, THUMBNAIL), "mask over the image" if fits else "mask")
     except SegopsError:
         right = Panel(None, _absence(layout.mask_path(image_id), "mask"))

@@ -7,6 +7,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from .classes import Classes
 from .errors import SegopsError
 from .inference import Inference
 from .networks.zoo import ModelSpec, build
@@ -44,6 +45,12 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         network.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise SegopsError(f"weights.safetensors does not fit model.json: {error}") from error
-    network = network.eval().to(device)
-    names, channels = model["class_names"], spec.channels
-    return Predictor(network, names, device, inference, bit_depth, channels)
+    return Predictor(
+        network.eval().to(device),
+        model["class_names"],
+        device,
+        inference,
+        bit_depth,
+        spec.channels,
+        Classes.of_model(model),
+    )

@@ -69,8 +69,10 @@ def read_mask(path: Path, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8
     return decode_mask(read_content(path), str(path), reading)
 
 
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """Encode a mask, uint8 (H, W), in VOC's form: a PNG of mode P with the VOC palette.
+def encode_mask(mask: NDArray[np.uint8], colors: NDArray[np.uint8] = _PALETTE) -> bytes:
+    """Encode a mask, uint8 (H, W), in VOC's form: a PNG of mode P.
+
+    `colors` are the palette, uint8 (256, 3), RGB: VOC's, or a :meth:`Classes.palette`.
 
     Raises:
         ValueError: `mask` has another dtype or shape, or no pixels.
@@ -78,7 +80,7 @@ def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     if mask.dtype != np.uint8 or mask.ndim != 2 or mask.size == 0:
         raise ValueError(f"expected a uint8 mask (H, W), got {mask.dtype} {mask.shape}")
     image = Image.fromarray(mask)
-    image.putpalette(_PALETTE.tobytes())
+    image.putpalette(colors.tobytes())
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .bands import RGB, decode_consumer_bands
-from .classes import VOID
+from .classes import VOID, Classes
 from .errors import SegopsError
 from .masks import encode_mask
 
@@ -54,6 +54,7 @@ class Predictor:
         inference: Windows, averages and refinement; None: a single pass of the whole image.
         bit_depth: As of :class:`.images.Photographs`, for :meth:`predict_bytes`.
         channels: B, the channels of an image; three are RGB.
+        classes: The classes with the colours of predicted masks; None: VOC's colours.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Predictor:
         inference: Inference | None = None,
         bit_depth: int | None = 16,
         channels: int = RGB,
+        classes: Classes | None = None,
     ) -> None:
         self.network = network
         self.class_names = tuple(class_names)
@@ -71,6 +73,7 @@ class Predictor:
         self.inference = inference
         self.bit_depth = bit_depth
         self.channels = channels
+        self.classes = classes or Classes(self.class_names)
         if not 1 <= len(self.class_names) <= VOID:
             raise SegopsError(f"{len(self.class_names)} classes; expected 1 to {VOID}.")
 
@@ -159,7 +162,7 @@ class Predictor:
         limit = None if self.inference is None else self.inference.settings.max_pixels
         image = decode_consumer_bands(content, name, limit, self.channels, self.bit_depth)
         prediction = self.predict(image)
-        return encode_mask(prediction.mask), prediction.confidence
+        return encode_mask(prediction.mask, self.classes.palette()), prediction.confidence
 
     def _parts(
         self, image: NDArray[np.uint8], with_probability: bool = True

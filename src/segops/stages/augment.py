@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from segops.augment.policy import Policy, build_policy, sample_seed
+from segops.augment.policy import BACKGROUND, Policy, build_policy, sample_seed
 from segops.augment.proof import prove
 from segops.data.store import PackedStore
 from segops.files import write_json
 from segops.params.augment import AugmentParams
 from segops.params.base import Sections
+from segops.params.data import DataParams
 from segops.params.report import ReportParams
 from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY
 from segops.report.augmentation import ContactRow, write_contact_sheet
 from segops.report.overlay import colours
 from segops.runtime.bands import false_colour
+from segops.runtime.classes import VOC, Classes
 
 PROVED_IMAGES = 8
 PROVED_SEEDS = 4
@@ -29,6 +31,7 @@ log = logging.getLogger("segops")
 class Settings(Sections):
     """The parameters that the stage reads."""
 
+    data: DataParams = DataParams()
     augment: AugmentParams = AugmentParams()
     report: ReportParams = ReportParams()
 
@@ -46,13 +49,17 @@ def run(root: Path) -> None:
     ids = spread(store.ids("train"), PROVED_IMAGES)
     samples = ((image_id, store.image(image_id), store.mask(image_id)) for image_id in ids)
     crops = prove(policy, samples, (sample_seed(0, 0, seed) for seed in range(PROVED_SEEDS)))
-    pictures = settings.report.pictures
+    pictures, classes = settings.report.pictures, settings.data.drawn
     rows = [
-        contact_row(store, policy, row, image_id, pictures)
+        contact_row(store, policy, row, image_id, pictures, classes)
         for row, image_id in enumerate(ids[:ROWS])
     ]
-    write_contact_sheet(root / AUGMENTATION_SHEET, rows)
-    write_json(root / POLICY, policy.to_json())
+    write_contact_sheet(root / AUGMENTATION_SHEET, rows, classes)
+    content = policy.to_json()
+    if settings.augment.copy_paste.p:
+        # Training, which depends on this file, never takes background for a rare object.
+        content[BACKGROUND] = classes.background
+    write_json(root / POLICY, content)
     log.info("%s: image and mask stayed aligned on %d crops of %d images", POLICY, crops, len(ids))
 
 
@@ -63,7 +70,12 @@ def spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 
 def contact_row(
-    store: PackedStore, policy: Policy, row: int, image_id: str, pictures: bool
+    store: PackedStore,
+    policy: Policy,
+    row: int,
+    image_id: str,
+    pictures: bool,
+    classes: Classes = VOC,
 ) -> ContactRow:
     """Return an image and its augmented versions; without `pictures`, coloured masks instead."""
     image, mask = store.image(image_id), store.mask(image_id)
@@ -71,5 +83,5 @@ def contact_row(
     if pictures:
         shown = [(false_colour(augmented), labels) for augmented, labels in versions]
         return ContactRow(image_id, false_colour(image), mask, shown)
-    masks = [(colours(augmented), augmented) for _, augmented in versions]
-    return ContactRow(image_id, colours(mask), mask, masks)
+    masks = [(colours(augmented, classes), augmented) for _, augmented in versions]
+    return ContactRow(image_id, colours(mask, classes), mask, masks)

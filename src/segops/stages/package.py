@@ -1,6 +1,7 @@
 """Stage package: makes the bundle to evaluate, register and serve from the trained network.
 
-It is separate from stage train, so that new prediction settings give a new model without training.
+It is separate from stage train, so that new prediction settings, other colours and another
+background give a new model without training.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ def run(root: Path) -> None:
     """Write the bundle, and its digest and settings.
 
     Raises:
-        SegopsError: There is no trained network.
+        SegopsError: There is no trained network, or it has other classes.
     """
     settings = Settings.read(root)
     predict = settings.predict.model_dump(mode="json")
-    package(root / paths.TRAINED, root / paths.SEGMENTER, predict, settings.data.bit_depth)
+    data = settings.data
+    package(root / paths.TRAINED, root / paths.SEGMENTER, predict, data.bit_depth, data.drawn)
     digest = files.sha256_tree(root / paths.SEGMENTER)
     files.write_json(
         root / paths.PACKAGE,

@@ -12,7 +12,7 @@ import pandas as pd
 import safetensors.torch
 
 from segops import files, paths
-from segops.augment.policy import Policy
+from segops.augment.policy import BACKGROUND, Policy
 from segops.data.channel_statistics import ChannelStatistics
 from segops.data.device.augmentation import choose_executor
 from segops.data.imbalance import class_weights
@@ -129,6 +129,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
         copy_paste=settings.augment.copy_paste if settings.augment.copy_paste.p else None,
+        background=serialised.get(BACKGROUND),
         augment_device=executor,
     )
 

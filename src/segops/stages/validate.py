@@ -10,15 +10,17 @@ from typing import Any
 import pandas as pd
 
 from segops.files import write_json
+from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
 from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
-from segops.quality.checks import Validation
+from segops.quality.checks import Notice, Validation
 from segops.quality.duplicate_rules import allowed, notices
 from segops.quality.duplicates import Duplicate, find
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
 from segops.quality.jpeg_damage import with_damage
+from segops.quality.misfit import misfit
 from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
@@ -50,12 +52,15 @@ def run(root: Path) -> None:
     except SegopsError as error:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:
+        data = settings.data
         facts = scan(layout, settings.hardware.workers)
         facts, damage = with_damage(facts, layout.root, settings.hardware.workers)
-        names = settings.data.class_names
-        found = warnings(facts, names, names[0], layout.unlabelled())
-        pairs, most = _duplicates(facts, layout), settings.validate_.max_near_duplicates
         checked = check(facts, settings)
+        pairs, most = _duplicates(facts, layout), settings.validate_.max_near_duplicates
+        found: tuple[Notice, ...] = ()
+        if misfit(facts, data, settings.validate_) is None:
+            background = data.drawn.background_name
+            found = warnings(facts, data.class_names, background, layout.unlabelled())
         validation = replace(
             checked,
             checks=(*checked.checks, *allowed(pairs, most)),
@@ -64,13 +69,13 @@ def run(root: Path) -> None:
         )
     write_facts(root / FACTS, facts)
     write_json(root / VALIDATION_JSON, validation.to_json())
-    decided = verdict(facts, validation, settings.data.class_names)
+    decided = verdict(facts, validation, settings.data)
     write_validation_page(
         root / VALIDATION_PAGE,
         validation,
         facts,
         layout,
-        settings.data.class_names,
+        settings.data.drawn,
         pictures=settings.report.pictures,
         max_void_fraction=settings.validate_.max_void_fraction,
         data_hash=decided["data_hash"],
@@ -97,9 +102,10 @@ def _failure_message(validation: Validation, name: str) -> str:
     """Return every failed check and every finding, a line each."""
     count = sum(len(check.findings) for check in validation.checks)
     failed = [check for check in validation.checks if not check.passed]
+    where = f", {counted(count, 'finding')} in {counted(len(validation.findings), 'file')}"
     lines = [
-        f"{name}: not fit for training. {len(failed)} of {len(validation.checks)} checks failed, "
-        f"{counted(count, 'finding')} in {counted(len(validation.findings), 'file')}."
+        f"{name}: not fit for training. {len(failed)} of {len(validation.checks)} checks failed"
+        f"{where if count else ''}."
     ]
     for failure in failed:
         lines.append(f"{failure.name}: {failure.observed} {failure.action}")
@@ -108,14 +114,13 @@ def _failure_message(validation: Validation, name: str) -> str:
     return "\n".join([*lines, f"See {VALIDATION_PAGE}."])
 
 
-def verdict(
-    facts: pd.DataFrame, validation: Validation, class_names: tuple[str, ...]
-) -> dict[str, Any]:
+def verdict(facts: pd.DataFrame, validation: Validation, data: DataParams) -> dict[str, Any]:
     """Return the verdict, the only validation output that later stages depend on."""
+    names, ids = data.class_names, data.reading.mask_ids
     return {
         "passed": validation.passed,
-        "data_hash": data_hash(facts, class_names),
-        **{f"{split}_hash": split_hash(facts, split, class_names) for split in validation.images},
-        "classes": list(class_names),
+        "data_hash": data_hash(facts, names, ids),
+        **{f"{split}_hash": split_hash(facts, split, names, ids) for split in validation.images},
+        "classes": list(names),
         "images": validation.images,
     }

@@ -47,6 +47,7 @@ class Job:
         class_weights: Weights of the classes in losses that support them, in id order.
         start: The trained model to start from, in place of `encoder_weights`.
         copy_paste: Settings of objects copied between train images; None: no copies.
+        background: The class that is no object to copy; None: every class is one.
         augment_device: Device that augments batches, `cpu` or `gpu`.
         on_epoch: Called on rank zero with every epoch's row; its exception ends the training.
     """
@@ -64,6 +65,7 @@ class Job:
     class_weights: tuple[float, ...] | None = None
     start: Start | None = None
     copy_paste: CopyPasteParams | None = None
+    background: int | None = None
     augment_device: str = "cpu"
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 

@@ -295,7 +295,9 @@ class _Training:
 def build_samples(job: Job, ids: Sequence[str]) -> tuple[TrainDataset, EpochSampler]:
     """The samples of a job's training images `ids`, and the order in which it sees them."""
     seed = job.params.seed
-    pasted = None if job.copy_paste is None else CopyPaste.of(job.store, ids, job.copy_paste)
+    pasted = None
+    if job.copy_paste is not None:
+        pasted = CopyPaste.of(job.store, ids, job.copy_paste, job.background)
     rare_first = RareFirst.of(job.store, ids) if job.params.sampling == "rare_first" else None
     return (
         TrainDataset(job.store, ids, job.policy, seed, pasted),

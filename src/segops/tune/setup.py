@@ -80,6 +80,7 @@ def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path)
     return replace(
         job,
         policy=build_policy(settings.augment, store.statistics.fill),
+        background=settings.data.drawn.background,
         resume=scratch / "resume",
         history=TrainingLog(scratch / paths.HISTORY.name, job.history.fingerprint, settings.flat()),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from segops.files import sha256_lines
 from segops.runtime.bands import RGB
 from segops.runtime.images import AS_SHIPPED, Photographs
+from segops.voc.mask_ids import AS_STORED, MaskIds
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class Reading:
     Attributes:
         photographs: The largest size, and the bits, of its files.
         bands: What the images' pixels are.
+        mask_ids: Which classes the pixels of its masks are.
     """
 
     photographs: Photographs = AS_SHIPPED
     bands: Bands = Bands()
+    mask_ids: MaskIds = AS_STORED
 
 
 READ_AS_SHIPPED = Reading()

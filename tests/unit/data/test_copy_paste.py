@@ -279,3 +279,9 @@ def test_classes_by_name(store: PackedStore) -> None:
         of(store, classes=("unicorn",))
     with pytest.raises(SegopsError, match="no class with fewer pixels than the median"):
         of(store, min_area=10**6)
+
+
+def test_the_background_is_no_rare_object(store: PackedStore) -> None:
+    rare = [c for c, _ in of(store).sources]
+    without = CopyPaste.of(store, store.ids("train"), params(), background=rare[0])
+    assert [c for c, _ in without.sources] == rare[1:]

@@ -147,6 +147,7 @@ def test_class_weights_follow_the_scheme(store: PackedStore) -> None:
 
 def test_rare_is_what_has_fewer_pixels_than_the_median_class() -> None:
     assert rare_classes(np.array([900, 0, 5, 40, 7, 60])) == (2, 4)
+    assert rare_classes(np.array([900, 0, 5, 40, 7, 60]), background=2) == (4,)
     assert rare_classes(np.array([[900, 0, 5], [0, 0, 3]])) == (2,)
     assert rare_classes(np.array([0, 7, 0])) == ()
 

@@ -40,10 +40,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PackedStore:
     return PackedStore(place / "packed")
 
 
-def lively(store: PackedStore) -> nn.Module:
+def lively(store: PackedStore, spec: ModelSpec = SPEC) -> nn.Module:
     """A network without training that predicts many classes on the images of a store."""
     torch.manual_seed(0)
-    network = build(SPEC).eval()
+    network = build(spec).eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)

@@ -13,6 +13,8 @@ from segops.params.file import parse_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
+from segops.voc.mask_ids import MaskIds
+from segops.voc.reading import Reading
 
 
 @pytest.fixture
@@ -67,3 +69,16 @@ def test_a_model_to_start_from_may_have_seen_the_images() -> None:
     assert for_folds(settings, None).model.start_from is None
     short = for_folds(settings, 1).train
     assert (short.epochs, short.iterations, short.warmup_epochs) == (1, None, 0)
+
+
+def test_the_mapping_of_ids_is_in_the_hash_of_a_fold(
+    store: PackedStore, generated_voc: Path, tmp_path: Path
+) -> None:
+    mapped = MaskIds(ignore=(200,))
+    layout = open_layout(generated_voc, Reading(mask_ids=mapped))
+    pack(layout, tmp_path / "mapped", VOC_CLASSES)
+    other, ids = PackedStore(tmp_path / "mapped"), store.ids("train")
+    assert other.mapping == mapped.lines != store.mapping == ()
+    hashes = [FoldStore(one.path, ids).split_hash("train") for one in (store, other)]
+    assert hashes == [store.split_hash("train"), other.split_hash("train")]
+    assert hashes[0] != hashes[1]

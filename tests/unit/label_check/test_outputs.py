@@ -11,9 +11,11 @@ import pytest
 from segops.label_check.table import COLUMNS, write_labels_table
 from segops.quality.label_scores import Segment
 from segops.report.labels_page import LabelPicture, LabelRow, write_labels_page
+from segops.runtime.classes import Classes
 from tests.support.browser import measured, needs_browser, opened
 
 NAMES = ("background", "=1+1", "<script>document.title='owned'</script>")
+CLASSES = Classes(NAMES, None, ((1, 2, 3), (250, 120, 0), (0, 120, 250)))
 SEGMENT = Segment(0.87654321, 1, 2, (4, 5, 20, 15), 160)
 ROWS = (
     LabelRow("=cmd", "train", 0.123456789, (SEGMENT,)),
@@ -37,7 +39,7 @@ def pictures() -> list[LabelPicture]:
 def write(tmp_path: Path, *, with_pictures: bool = True) -> Path:
     page = tmp_path / "labels.html"
     shown = pictures() if with_pictures else []
-    write_labels_page(page, ROWS, shown, NAMES, suspects=3, left_out=2, by="models:/segops/3")
+    write_labels_page(page, ROWS, shown, CLASSES, suspects=3, left_out=2, by="models:/segops/3")
     return page
 
 
@@ -74,3 +76,9 @@ def test_the_page_fits_a_telephone_and_runs_no_name(tmp_path: Path) -> None:
     script = "const page = document.scrollingElement; return [page.scrollWidth, innerWidth];"
     wide, screen = measured(page, 420, script)
     assert wide <= screen == 420
+
+
+def test_the_legend_has_the_colours_of_the_classes(tmp_path: Path) -> None:
+    text = write(tmp_path).read_text()
+    for color in CLASSES.colors:
+        assert f"background:#{bytes(color).hex()}" in text

@@ -7,16 +7,21 @@ from collections import Counter
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from segops.metrics.boundary import band_width, fill_void
 from segops.metrics.slices import EDGE, find_objects
-from segops.metrics.wrong_pixels import BACKGROUND, KINDS, find_errors
+from segops.metrics.wrong_pixels import KINDS, find_errors
 from segops.runtime.classes import VOID
 from tests.support.metric_cases import Mask, patches, scene
 
+BACKGROUNDS = st.sampled_from([0, 2, None])
 
-def literal_kind(truth: Mask, filled: Mask, prediction: Mask, row: int, column: int) -> str | None:
+
+def literal_kind(
+    truth: Mask, filled: Mask, prediction: Mask, row: int, column: int, background: int | None
+) -> str | None:
     true, predicted = truth[row, column], prediction[row, column]
     if true in (VOID, predicted):
         return None
@@ -26,30 +31,32 @@ def literal_kind(truth: Mask, filled: Mask, prediction: Mask, row: int, column: 
     ]
     if (filled[around] == predicted).any() and (prediction[around] == true).any():
         return "boundary"
-    if predicted == BACKGROUND:
+    if predicted == background:
         return "missed"
-    return "false alarm" if true == BACKGROUND else "confusion"
+    return "false alarm" if true == background else "confusion"
 
 
-def check_kinds(truth: Mask, prediction: Mask) -> None:
+def check_kinds(truth: Mask, prediction: Mask, background: int | None = 0) -> None:
     filled = fill_void(truth)
-    kinds, rows = find_errors(truth, filled, prediction)
+    kinds, rows = find_errors(truth, filled, prediction, background)
     expected: Counter[tuple[int, str]] = Counter()
     for row, column in np.ndindex(truth.shape):
-        kind = literal_kind(truth, filled, prediction, row, column)
+        kind = literal_kind(truth, filled, prediction, row, column, background)
         assert kinds[row, column] == (0 if kind is None else 1 + KINDS.index(kind))
         if kind is not None:
             true = int(truth[row, column])
-            owner = true if true != BACKGROUND else int(prediction[row, column])
+            owner = true if true != background else int(prediction[row, column])
             expected[owner, kind] += 1
     assert {(owner, kind): pixels for owner, kind, pixels in rows} == dict(expected)
     assert rows == sorted(rows, key=lambda row: (row[0], KINDS.index(row[1])))
 
 
-@given(patches())
+@given(patches(), BACKGROUNDS)
 @settings(max_examples=60, deadline=None)
-def test_each_wrong_pixel_is_of_one_kind_as_defined(masks: tuple[Mask, Mask]) -> None:
-    check_kinds(*masks)
+def test_each_wrong_pixel_is_of_one_kind_as_defined(
+    masks: tuple[Mask, Mask], background: int | None
+) -> None:
+    check_kinds(*masks, background)
 
 
 def test_kinds_of_objects_in_void() -> None:
@@ -81,15 +88,17 @@ def test_without_errors_there_are_no_rows() -> None:
     assert rows == []
 
 
-@given(patches())
+@given(patches(), BACKGROUNDS)
 @settings(max_examples=60, deadline=None)
-def test_objects_are_the_connected_components(masks: tuple[Mask, Mask]) -> None:
+def test_objects_are_the_connected_components(
+    masks: tuple[Mask, Mask], background: int | None
+) -> None:
     truth, prediction = masks
     labels = [int(one) for one in np.unique(truth) if one != VOID]
-    found = find_objects(truth, prediction, labels)
+    found = find_objects(truth, prediction, labels, background)
     expected = []
     for label in labels:
-        if label == BACKGROUND:
+        if label == background:
             continue
         components, count = ndimage.label(truth == label, np.ones((3, 3)))
         for index in range(1, count + 1):

@@ -19,6 +19,7 @@ WRONG: tuple[Any, ...] = (
     None, 3, -1, 2.5, "x", "", [], [1], ["x"], [[1]], [1, "x", None], {}, {"a": 1}, {1: 1}, True,
     math.inf, -math.inf, math.nan, 2**70,
 )  # fmt: skip
+A_CLASS = "expected a name, or a mapping with name and ids"
 FOREIGN = re.compile(
     r"tuple\[|literal\[|Input should|constrained|function-|\[type=|\[key\]|Params\b|nullable"
     r"|None\b|True\b|False\b|valid (?:string|number|integer|dictionary|boolean)|Field required"
@@ -72,12 +73,32 @@ def test_every_wrong_value_is_told_in_words_and_once(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("data.classes", 3, "expected voc or a list of texts (found 3)"),
-        ("data.classes", ["a", 3], "entry 2: expected text (found 3)"),
+        (
+            "data.classes",
+            3,
+            "expected voc, or a list of names and of mappings with name and ids (found 3)",
+        ),
+        ("data.classes", ["a", 3], f"entry 2: {A_CLASS} (found 3)"),
         (
             "data.classes",
             ["a", 3, None],
-            "entry 2: expected text (found 3); entry 3: expected text (found null)",
+            f"entry 2: {A_CLASS} (found 3); entry 3: {A_CLASS} (found null)",
+        ),
+        (
+            "data.classes",
+            ["a", {"name": "b", "ids": [255]}],
+            "entry 2: ids: entry 1: expected a whole number from 0 to 254 (found 255)",
+        ),
+        (
+            "data.classes",
+            ["a", {"ids": [2]}],
+            "entry 2: name: missing; expected text",
+        ),
+        ("data.ignore", [3, "x"], "entry 2: expected a whole number from 0 to 254 (found 'x')"),
+        (
+            "data.colors.person",
+            "#12345",
+            "expected a colour: '#rrggbb', or [red, green, blue] from 0 to 255 (found '#12345')",
         ),
         ("train.lr", "fast", "expected a number above 0 (found 'fast')"),
         ("train.lr", math.nan, "expected a number above 0 (found nan)"),
@@ -134,5 +155,5 @@ def test_a_stage_that_reads_its_sections_alone_says_the_same(tmp_path: Path) -> 
     with pytest.raises(SegopsError) as caught:
         Read.read(path)
     assert str(caught.value) == (
-        f"{path}: 1 parameter is not usable:\n  data.classes: entry 2: expected text (found 3)"
+        f"{path}: 1 parameter is not usable:\n  data.classes: entry 2: {A_CLASS} (found 3)"
     )

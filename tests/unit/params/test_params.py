@@ -54,6 +54,19 @@ def test_defaults_are_usable() -> None:
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
         ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),
         ({"data": {"classes": ["background", "a", "a"]}}, "expected every name once"),
+        (
+            {"data": {"classes": ["ok", {"name": "crack", "ids": [1, 2]}, "hole"]}},
+            "data.classes gives id 2 to crack and to hole; expected every id once",
+        ),
+        (
+            {"data": {"classes": ["ok", "crack"], "ignore": [7, 1]}},
+            "data.ignore names ids that are a class: 1 (crack); expected ids that no class",
+        ),
+        (
+            {"data": {"background": "sky"}},
+            "data.background names sky; expected names out of data.classes: background, aeroplane",
+        ),
+        ({"data": {"colors": {"sea": "#0000ff"}}}, "data.colors names sea; expected names out of"),
         ({"augment": {"crop": 64}}, "at least 1, as in [512, 512] (found 64)"),
         ({"gate": {"min_class_iou": {"unicorn": 0.1}}}, "  gate.min_class_iou names unicorn"),
         (
@@ -251,3 +264,22 @@ def test_a_key_that_stands_twice_is_named_with_its_line(text: str, tmp_path: Pat
     (tmp_path / "params.yaml").write_text("train: {seed: 1}\ngate: {seed: 1}\n? [a, b]\n: 1\n")
     with pytest.raises(SegopsError, match="found unhashable key"):
         load_params(tmp_path)
+
+
+def test_background_is_the_class_of_that_name_or_the_one_that_is_named() -> None:
+    def background(**data: object) -> int | None:
+        return parse_params({"data": data}).data.drawn.background
+
+    assert background() == 0
+    assert background(classes=["sky", " BackGround"]) == 1
+    assert background(classes=["sky", "road"]) is None
+    assert background(classes=["sky", "road"], background="road") == 1
+    assert background(background=None) is None
+
+
+def test_classes_and_colours_are_spelled_as_the_file_spells_them() -> None:
+    given = {"classes": ["ok", {"name": "crack", "ids": [1, 2]}], "colors": {"ok": "#0a0b0c"}}
+    data = parse_params({"data": given}).data
+    assert data.model_dump(mode="json", exclude_unset=True) == given
+    assert data.drawn.colors[0] == (10, 11, 12)
+    assert parse_params({"data": {"colors": {"cat": [1, 2, 3]}}}).data.drawn.colors[8] == (1, 2, 3)

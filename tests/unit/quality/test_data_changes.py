@@ -19,8 +19,11 @@ from segops.quality.data_changes import (
     joint_labels,
 )
 from segops.report.diff_page import class_rows, sentences
+from segops.runtime.classes import Classes
 from segops.runtime.masks import encode_mask
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout
+from segops.voc.mask_ids import MaskIds
+from segops.voc.reading import Reading
 
 NAMES = ("background", "crack", "void")
 GREY = np.full((2, 3, 3), 90, np.uint8)
@@ -45,7 +48,7 @@ def version(
         for image_id, pixels in masks.items():
             Image.fromarray(GREY).save(layout.image_path(image_id))
             layout.mask_path(image_id).write_bytes(encode_mask(pixels))
-    return Version(layout, names)
+    return Version(layout, Classes(names))
 
 
 def test_images_that_come_go_and_move(tmp_path: Path) -> None:
@@ -93,10 +96,30 @@ def test_masks_of_other_ids_for_the_same_classes_are_the_same(tmp_path: Path) ->
 
 
 def test_labels_of_both_versions_have_numbers_of_their_own() -> None:
-    labels, (old, new) = joint_labels(("sky", "dog"), ("sky", "cat"))
+    before, after = (Version(Layout(Path()), Classes(("sky", one), None)) for one in ("dog", "cat"))
+    labels, (old, new) = joint_labels(before, after)
     assert new.tolist() == list(range(256))
     assert (old[0], labels[old[1]], old[255]) == (0, "dog", 255)
     assert (old[1], old[2]) == (256, 2)
+
+
+def test_ids_are_compared_by_the_classes_that_they_are_given_to(tmp_path: Path) -> None:
+    before = version(
+        tmp_path / "1", ("sky", "dog"), train={"a": mask((0, 1, 255))}, val={"b": PLAIN}
+    )
+    other = version(
+        tmp_path / "2",
+        ("sky", "dog"),
+        train={"a": mask((7, 9, 3))},
+        val={"b": mask((7, 7, 7), (7, 7, 3))},
+    ).layout
+    ids = MaskIds(((7,), (8, 9)), ignore=(3,))
+    after = Version(Layout(other.root, Reading(mask_ids=ids)), before.classes)
+    assert compare(before, after).changed == ()
+    labels = [after.labels()[one] for one in (7, 8, 3, 0)]
+    assert labels == ["sky", "dog", VOID_LABEL, "id 0"]
+    found = compare(before, Version(other, before.classes))
+    assert {one.after for one in found.relabelled} == {"id 3", "id 7", "id 9"}
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from segops.report.gallery import (
     photo,
 )
 from segops.report.overlay import ERROR_KINDS, VOID_LIGHT
-from segops.runtime.classes import palette
+from segops.runtime.classes import Classes, palette
 from tests.support.evaluations import NAMES, pictures_of
 
 
@@ -94,7 +94,7 @@ def test_an_activation_is_clear_where_weak_and_bright_where_strong() -> None:
 
 
 def test_entries_hold_what_the_script_asks_for() -> None:
-    shown = gallery(pictures_of(), NAMES, 10**6)
+    shown = gallery(pictures_of(), Classes(NAMES), 10**6)
     entries = json.loads(shown.data)
     assert [one["id"] for one in entries] == ["image0", "image1", "image2"]
     assert entries[1]["errors"] == [["cat", "missed", 225], ["dog", "false alarm", 10]]
@@ -108,21 +108,21 @@ def test_entries_hold_what_the_script_asks_for() -> None:
 
 
 def test_the_budget_is_kept_and_the_last_are_left_out() -> None:
-    whole = gallery(pictures_of(6), NAMES, 10**6)
+    whole = gallery(pictures_of(6), Classes(NAMES), 10**6)
     for room in (len(whole.data), len(whole.data) - 1, len(whole.data) // 2, 10, 0):
-        some = gallery(iter(pictures_of(6)), NAMES, room)
+        some = gallery(iter(pictures_of(6)), Classes(NAMES), room)
         assert some.total == 6
         assert len(some.data) <= max(room, 2)
         ids = [one["id"] for one in json.loads(some.data)]
         assert ids == [f"image{index}" for index in range(some.shown)]
         assert some.explained == (some.shown > 1)
     assert whole.shown == 6
-    assert gallery(pictures_of(6), NAMES, len(whole.data) // 2).shown in (2, 3)
+    assert gallery(pictures_of(6), Classes(NAMES), len(whole.data) // 2).shown in (2, 3)
 
 
 def test_ids_cannot_end_the_script() -> None:
     picture = pictures_of(1)[0]
     object.__setattr__(picture, "image_id", "</script><img>")
-    data = gallery([picture], NAMES, 10**6).data
+    data = gallery([picture], Classes(NAMES), 10**6).data
     assert "<" not in data
     assert json.loads(data)[0]["id"] == "</script><img>"

@@ -30,6 +30,7 @@ from segops.quality.expectations import check
 from segops.quality.facts import scan
 from segops.report.evaluation_page import write_evaluation_page
 from segops.report.validation_page import write_validation_page
+from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
@@ -152,7 +153,7 @@ def page_of_validation(layout: Layout, names: tuple[str, ...]) -> Path:
         validation,
         facts,
         layout,
-        names,
+        Classes(names),
         pictures=True,
         max_void_fraction=0.6,
         data_hash="d" * 64,

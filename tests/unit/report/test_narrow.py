@@ -14,7 +14,7 @@ from segops.quality.checks import DataCheck, Finding, Validation
 from segops.quality.facts import scan
 from segops.report.evaluation_page import write_evaluation_page
 from segops.report.validation_page import write_validation_page
-from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.classes import VOC, VOC_CLASSES
 from segops.voc.layout import open_layout
 from tests.support.browser import measured, needs_browser
 from tests.support.evaluations import evaluation_of, opponent_of, pictures_of
@@ -102,7 +102,7 @@ def test_the_validation_page(width: int, tiny_voc: Path, tmp_path: Path) -> None
         ),
     ]
     write_validation_page(
-        page, Validation(tuple(checks)), scan(layout), layout, VOC_CLASSES,
+        page, Validation(tuple(checks)), scan(layout), layout, VOC,
         pictures=True, max_void_fraction=0.9, data_hash="d" * 64,
     )  # fmt: skip
     check(page, width, {"checks", "table"})

@@ -10,8 +10,16 @@ from PIL import Image
 
 from segops.report.augmentation import GAP, HEAD, MARGIN, PANEL, TITLE, ContactRow
 from segops.report.augmentation import write_contact_sheet as write_sheet
-from segops.report.overlay import VOID_DARK, VOID_LIGHT, colours, css_colour, overlay, present
-from segops.runtime.classes import palette
+from segops.report.overlay import (
+    VOID_DARK,
+    VOID_LIGHT,
+    colours,
+    css_colour,
+    error_kinds,
+    overlay,
+    present,
+)
+from segops.runtime.classes import Classes, palette
 
 IMAGE = np.full((40, 60, 3), (10, 200, 90), dtype=np.uint8)
 
@@ -101,3 +109,24 @@ def test_a_sheet_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         write_sheet(tmp_path / "sheet.png", [])
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_each_class_is_painted_where_none_is_background() -> None:
+    classes = Classes(("sky", "road"), None, ((0, 0, 200), (90, 60, 30)))
+    mask = mask_with(1)
+    shown = overlay(IMAGE, mask, classes, alpha=1)
+    assert shown[0, 0].tolist() == [0, 0, 200]
+    assert shown[20, 35].tolist() == [90, 60, 30]
+    # The outline runs on both sides of a contour.
+    assert shown[9, 35].tolist() == [127, 127, 227]
+    assert shown[10, 35].tolist() == [172, 157, 142]
+    road = overlay(IMAGE, mask, Classes(classes.names, 1, classes.colors), alpha=1)
+    assert (road[11:29, 21:49] == IMAGE[0, 0]).all()
+    assert road[0, 0].tolist() == [0, 0, 200]
+
+
+def test_kinds_of_error_name_the_background() -> None:
+    assert [kind.name for kind in error_kinds(None)] == ["confusion", "boundary"]
+    missed, false_alarm, *_ = error_kinds("sky")
+    assert missed.meaning == "a class is there, and sky was predicted"
+    assert false_alarm.meaning == "sky is there, and a class was predicted"

@@ -147,6 +147,10 @@ def test_kinds_of_error_share_out_all_that_is_wrong() -> None:
     assert [row["of_errors"] for row in shown["rows"]] == [0.6, 0.16, 0, 0.24]
     assert shown["rows"][0]["others"] == [150 / 1235567, None]
     assert error_kinds(old_evaluation(), []) is None
+    other = replace(opponent_of(), evaluation=evaluation_of() | {"background": None})
+    shown = error_kinds(evaluation_of(), [other])
+    assert shown is not None
+    assert shown["rows"][0]["others"] == [None]  # its kinds are of another background
     none = error_kinds(evaluation_of() | {"errors": {}}, [])
     assert none is not None
     assert none["rows"][0]["of_errors"] is None
@@ -169,6 +173,13 @@ def test_slices_stand_beside_the_same_slice_of_the_other() -> None:
         (True, "small", [0.25]),
         (True, "crowded", [None]),
     ]
+
+
+def test_slices_of_another_background_are_not_set_beside_these() -> None:
+    other = replace(opponent_of(), evaluation=evaluation_of() | {"background": None})
+    shown = slices(evaluation_of(), [opponent_of(), other])
+    assert any(row["others"][0] is not None for row in shown)
+    assert {row["others"][1] for row in shown} == {None}
 
 
 def test_calibration_is_drawn_and_judged() -> None:

@@ -15,7 +15,7 @@ from segops.quality.checks import DataCheck, Finding, Validation
 from segops.quality.expectations import check
 from segops.quality.facts import empty_facts, scan
 from segops.report.validation_page import MAX_OFFENDERS, write_validation_page
-from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.classes import VOC
 from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
 
@@ -56,7 +56,7 @@ def write(
         Validation(tuple(checks)),
         empty_facts() if empty else scan(layout),
         layout,
-        VOC_CLASSES,
+        VOC,
         pictures=pictures,
         max_void_fraction=0.6,
         data_hash="d" * 64,

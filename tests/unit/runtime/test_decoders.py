@@ -17,6 +17,7 @@ from PIL import Image
 from segops.predict.folder import predict_folder
 from segops.quality.facts import scan
 from segops.report.validation_page import _panels
+from segops.runtime.classes import VOC
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     CONSUMER_FORMATS,
@@ -218,7 +219,7 @@ def test_validating_asks_no_other_reader(tiny_voc: Path, others: list[str]) -> N
         for message, (_, words) in zip(bad[column], OTHERS.values(), strict=True):
             assert words.replace("\\", "") in message
             assert f"; expected {fmt}." in message
-    assert [panel.text for panel in _panels(layout, "other0")] == [
+    assert [panel.text for panel in _panels(layout, VOC, "other0")] == [
         "image not readable", "mask not readable",
     ]  # fmt: skip
     assert others == []

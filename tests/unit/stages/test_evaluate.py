@@ -82,6 +82,7 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
         "slices",
         "confusions",
         "errors",
+        "background",
         "predict",
         "data_hash",
         "val_hash",

@@ -147,3 +147,16 @@ def test_a_class_that_is_in_val_alone_is_told(root: Path, caplog: pytest.LogCapt
     assert {"classes that train lacks", "val cannot judge a class"} <= {one["name"] for one in told}
     page = (root / VALIDATION_PAGE).read_text()
     assert "val holds sofa: no mask of train does." in page
+
+
+@pytest.mark.parametrize(("background", "told"), [("auto", True), ("null", False), ("bird", False)])
+def test_warnings_obey_the_background(
+    background: str, told: bool, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "params.yaml").write_text(PARAMS.replace("voc}", f"voc, background: {background}}}"))
+    layout = open_layout(root / "voc")
+    for image_id in layout.ids("train")[:6]:
+        mask = read_mask(layout.mask_path(image_id))
+        write_mask(layout.mask_path(image_id), np.zeros_like(mask))
+    run(root)
+    assert ("background alone" in caplog.text) is told

@@ -43,6 +43,12 @@ def data_fetch(
 def data_use(
     path: Annotated[Path, typer.Argument(help="A data set in VOC layout.")],
     without: Without = None,
+    strip: Annotated[
+        bool,
+        typer.Option(
+            "--strip", help="Take the ids out of list lines such as 'JPEGImages/a.jpg 1'."
+        ),
+    ] = False,
 ) -> None:
     """Copy your own data set in VOC layout into place and track it."""
     from segops import pipeline
@@ -50,9 +56,9 @@ def data_use(
     from segops.voc.use import use
 
     root, target = _data_target()
-    if without is not None or path.resolve() != (root / target).resolve():
+    if without is not None or strip or path.resolve() != (root / target).resolve():
         pipeline.require_tracked(root, target)
-    use(path, root / target, _read_ids(without), load_params(root).data.reading)
+    use(path, root / target, _read_ids(without), load_params(root).data.reading, strip)
     _track(root, target)
 
 

@@ -24,6 +24,7 @@ from segops.voc.layout import (
     Layout,
     open_layout,
 )
+from segops.voc.list_lines import require_ids, stripped
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 PARTS = (IMAGES, MASKS, LISTS)
@@ -38,6 +39,7 @@ def use(
     target: Path,
     unwanted: Sequence[str] = (),
     reading: Reading = READ_AS_SHIPPED,
+    strip: bool = False,
 ) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
@@ -53,14 +55,25 @@ def use(
             unwanted.
         unwanted: Ids of images to leave out.
         reading: How the files are read; further directories of bands are copied too.
+        strip: Take the ids out of lines that hold columns, a directory or a suffix too, or spell
+            them in another case or Unicode form.
 
     Raises:
-        SegopsError: The layout is incomplete, several directories are in VOC layout, listed images
-            or masks are missing (all are listed), or `source` lies in `target`; or as
-            :func:`without_ids`.
+        SegopsError: Lines of the lists are to be stripped; the layout is incomplete, several
+            directories are in VOC layout, listed images or masks are missing (all are listed), or
+            `source` lies in `target`; or as :func:`without_ids`.
     """
     root = find_layout(source)
     _check_lists(root)
+    if target.resolve() in root.parents:
+        raise SegopsError(
+            f"{root}: lies inside {target}, which would be replaced. Move it elsewhere first, "
+            "then run the same command with its new path."
+        )
+    if strip:
+        with stripped(root, reading.bands.directories) as other:
+            return use(other, target, unwanted, reading)
+    require_ids(root, f"segops data use {shlex.quote(str(source))} --strip")
     layout = open_layout(root, reading)
     splits = without_ids(layout.splits(), unwanted)
     copies = _copies(layout, splits)
@@ -74,11 +87,6 @@ def use(
         _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
         return open_layout(target, reading)
-    if target.resolve() in root.parents:
-        raise SegopsError(
-            f"{root}: lies inside {target}, which would be replaced. Move it elsewhere first, "
-            "then run the same command with its new path."
-        )
     with atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS, *reading.bands.directories):
             (temporary / part).mkdir()

@@ -1,0 +1,132 @@
+"""Lines of lists that hold more than an image's id, or spell it otherwise than the files do."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_file
+from segops.voc.layout import ALL_SPLITS, IMAGES, LISTS, MASKS, PHOTOGRAPH_SUFFIXES, Layout
+
+_COLUMNS = "further columns"
+_DIRECTORY = "a directory"
+_SUFFIX = "a suffix"
+_SPELLING = "another case or Unicode form"
+
+
+class _Names:
+    """The ids that files have, found by other spellings too."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.exact = frozenset(names)
+        self._alike: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self.exact):
+            self._alike[_key(name)].append(name)
+
+    def find(self, name: str) -> str | None:
+        """The id itself, or the only one that differs in case and Unicode form alone."""
+        if name in self.exact:
+            return name
+        alike = self._alike.get(_key(name), [])
+        return alike[0] if len(alike) == 1 else None
+
+
+def require_ids(root: Path, command: str) -> None:
+    """Refuse lists whose lines would name photographs if something were stripped from them.
+
+    Args:
+        root: A directory in VOC layout.
+        command: The command that strips it, for the message.
+
+    Raises:
+        SegopsError: There are such lines; the message says what they look like.
+    """
+    photographs = _Names(_stems(root / IMAGES))
+    masks = _Names(_stems(root / MASKS))
+    kinds: Counter[str] = Counter()
+    example, count, total = ("", ""), 0, 0
+    for _, line in _lines(root):
+        total += 1
+        found = _stripped(line, photographs)
+        if found is None:
+            continue
+        image_id, kind = found
+        if kind is None and image_id not in masks.exact and masks.find(image_id):
+            kind = _SPELLING
+        if kind is not None:
+            example = example if count else (line, masks.find(image_id) or image_id)
+            count += 1
+            kinds[kind] += 1
+    if count:
+        raise SegopsError(
+            f"{root / LISTS}: {count} of {total} lines are not the names of the files without "
+            f"suffix: {example[0]!r} stands for {example[1]!r} ({', '.join(kinds)}). Run "
+            f"`{command}`, which takes the names out of the lines and leaves the source as it is."
+        )
+
+
+@contextmanager
+def stripped(root: Path, further: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a directory in VOC layout with links to the files of `root`, and lists of plain ids.
+
+    Lines that name no photograph stay as they are. A mask gets the name of its photograph.
+    `further` are directories of bands.
+    """
+    photographs = _Names(_stems(root / IMAGES))
+    with TemporaryDirectory(prefix="segops-") as name:
+        other = Path(name).resolve()
+        (other / LISTS).mkdir(parents=True)
+        for part in (IMAGES, MASKS, *further):
+            (other / part).mkdir(parents=True)
+            for path in sorted((root / part).iterdir()):
+                own = photographs.find(path.stem) or path.stem
+                with suppress(FileExistsError):
+                    (other / part / f"{own}{path.suffix}").symlink_to(path)
+        lists: dict[str, list[str]] = defaultdict(list)
+        for split, line in _lines(root):
+            lists[split].append((_stripped(line, photographs) or (line,))[0])
+        for split, ids in lists.items():
+            Layout(other).write_list(split, ids)
+        try:
+            yield other
+        except SegopsError as error:
+            raise SegopsError(str(error).replace(str(other), str(root))) from None
+
+
+def _stripped(line: str, names: _Names) -> tuple[str, str | None] | None:
+    """The id that a line stands for, and what else it holds; None where no file has such a name."""
+    if line in names.exact:
+        return line, None
+    texts = [(line, _SPELLING)]
+    with suppress(IndexError):
+        texts.append((line.replace(",", " ").split()[0], _COLUMNS))
+    texts += [(text.replace("\\", "/").rpartition("/")[2], _DIRECTORY) for text, _ in texts]
+    for text, kind in texts:
+        if found := names.find(text):
+            return found, kind
+    for text, kind in texts:
+        stem, dot, suffix = text.rpartition(".")
+        if f"{dot}{suffix}".lower() in PHOTOGRAPH_SUFFIXES and (found := names.find(stem)):
+            return found, _SUFFIX if kind == _SPELLING else kind
+    return None
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stems(directory: Path) -> list[str]:
+    return [path.stem for path in directory.iterdir()] if directory.is_dir() else []
+
+
+def _lines(root: Path) -> Iterator[tuple[str, str]]:
+    """The split and the text of each line of the lists that can be read."""
+    for split in ALL_SPLITS:
+        with suppress(OSError, UnicodeDecodeError):
+            text = read_file(Layout(root).list_path(split)).decode("utf-8-sig")
+            yield from ((split, line.strip()) for line in text.splitlines() if line.strip())

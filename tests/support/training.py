@@ -47,7 +47,8 @@ Jobs = Callable[..., Job]
 
 def job_maker(voc: Path, directory: Path) -> Jobs:
     """Makes jobs on the data set `voc`; each named directory is one workspace."""
-    pack(open_layout(voc), directory / "packed", VOC_CLASSES)
+    if not (directory / "packed").exists():
+        pack(open_layout(voc), directory / "packed", VOC_CLASSES)
     store = PackedStore(directory / "packed")
     policy = build_policy(AugmentParams(crop=(64, 64)))
 

@@ -71,6 +71,9 @@ MOST_JUDGES = 4
 """Most threads that judge."""
 WAITING_PER_THREAD = 2
 """Images that may wait for each thread."""
+PIXELS_AT_ONCE = 32_000_000
+"""Most pixels that are judged or wait at a time, unless a single image has more: a pixel takes five
+bytes where it waits, and more where it is judged."""
 log = logging.getLogger("segops")
 
 
@@ -303,7 +306,14 @@ def _judged(
         return
     predictions = predict_parallel(predict, images, at_once)
     judges = min(MOST_JUDGES, cores())
-    yield from pipelined(predictions, work, judges, WAITING_PER_THREAD * judges)
+    yield from pipelined(
+        predictions,
+        work,
+        judges,
+        WAITING_PER_THREAD * judges,
+        size=lambda one: one.mask.size,
+        limit=PIXELS_AT_ONCE,
+    )
 
 
 def _predict(

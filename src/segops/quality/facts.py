@@ -40,6 +40,7 @@ from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
+from segops.words import counted
 
 MAX_WORKERS = 8
 SPARSE = 4
@@ -195,7 +196,7 @@ def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
         "width": width,
         "height": height,
         "channels": channels,
-        "mode": f"{channels} bands",
+        "mode": counted(channels, "band"),
         "orientation": image.orientation,
         "band_means": sparse.mean(axis=0).tolist(),
         "band_deviations": sparse.std(axis=0).tolist(),

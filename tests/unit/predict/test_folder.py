@@ -23,6 +23,7 @@ from segops.predict.outputs import Options
 from segops.predict.table import columns, write_table
 from segops.report.overlay import overlay
 from segops.runtime.errors import SegopsError
+from segops.runtime.bands import decode_consumer_bands
 from segops.runtime.images import decode_consumer_image
 from segops.runtime.masks import read_mask
 from tests.support.folder_runs import (
@@ -333,7 +334,7 @@ def test_what_is_under_way_is_bounded(
 ) -> None:
     for seed in range(24):
         save(tmp_path / f"photos/{seed}.png", seed)
-    decode, write = decode_consumer_image, outputs.write
+    decode, write = decode_consumer_bands, outputs.write
     lock, names, most = Lock(), set[str](), [0]
 
     def spied_decode(content: bytes, name: str, *limits: Any) -> NDArray[np.uint8]:
@@ -350,7 +351,7 @@ def test_what_is_under_way_is_bounded(
 
     monkeypatch.setattr(folder, "IMAGES_AT_ONCE", images)
     monkeypatch.setattr(folder, "BYTES_AT_ONCE", size)
-    monkeypatch.setattr(folder, "decode_consumer_image", spied_decode)
+    monkeypatch.setattr(folder, "decode_consumer_bands", spied_decode)
     monkeypatch.setattr(outputs, "write", spied_write)
     assert predict_folder(tmp_path / "photos", bundle, tmp_path / "out").now == 24
     assert not names

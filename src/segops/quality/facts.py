@@ -41,6 +41,7 @@ from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
 from segops.voc.mask_ids import AS_STORED, MaskIds
+from segops.words import counted
 
 MAX_WORKERS = 8
 SPARSE = 4
@@ -200,7 +201,7 @@ def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
         "width": width,
         "height": height,
         "channels": channels,
-        "mode": f"{channels} bands",
+        "mode": counted(channels, "band"),
         "orientation": image.orientation,
         "band_means": sparse.mean(axis=0).tolist(),
         "band_deviations": sparse.std(axis=0).tolist(),

@@ -68,7 +68,7 @@ def test_a_policy_that_breaks_a_property_is_not_written(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Policy(A.Compose([Warp(size=(200, 200), fill_mask=0)]))
-    monkeypatch.setattr(augment, "build_policy", lambda _: broken)
+    monkeypatch.setattr(augment, "build_policy", lambda *_: broken)
     with pytest.raises(SegopsError, match="nothing of the image, the mask has the ids"):
         augment.run(workspace)
     assert not (workspace / POLICY).exists()

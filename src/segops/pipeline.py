@@ -318,6 +318,16 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
     return tracked
 
 
+def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
+    """Return what tells where DVC's cache keeps, or would keep, the file of an MD5.
+
+    `is_legacy`: that of DVC before 3.0, whose ``.dvc`` files name no hash.
+    """
+    with _repository(root) as repository:
+        cache = repository.cache.legacy if is_legacy else repository.cache.local
+        return lambda digest: Path(cache.oid_to_path(digest))
+
+
 def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run DVC in a separate process group that ends with this process."""
 

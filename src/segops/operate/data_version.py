@@ -1,0 +1,138 @@
+"""The data set as a commit has it, out of DVC's cache; nothing in the checkout changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from segops import files, pipeline
+from segops.params.data import DataParams
+from segops.params.file import parse_params
+from segops.runtime.errors import SegopsError
+
+log = logging.getLogger("segops")
+
+
+@dataclass(frozen=True)
+class DataVersion:
+    """A data set of a commit.
+
+    Attributes:
+        commit: The commit, 40 hexadecimal digits.
+        params: Section `data` of the parameters that it is read with.
+        directory: Its files, in VOC layout.
+    """
+
+    commit: str
+    params: DataParams
+    directory: Path
+
+
+@contextmanager
+def opened(root: Path, revision: str, present: DataParams) -> Iterator[DataVersion]:
+    """Open the data of a commit in a temporary directory of links into DVC's cache.
+
+    Args:
+        root: The workspace.
+        revision: A commit, as git takes it.
+        present: Section `data` of the present parameters; those of the commit count where this
+            segops can read them.
+
+    Raises:
+        SegopsError: There is no such commit, it has no data, or DVC's cache lacks some of them.
+    """
+    commit = _commit(root, revision)
+    params = _params(root, revision, commit, present)
+    held = _files(root, Path(params.path), revision, commit)
+    with files.scratch() as scratch:
+        for name, cached in held.items():
+            link = scratch / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(cached)
+        yield DataVersion(commit, params, scratch)
+
+
+def _commit(root: Path, revision: str) -> str:
+    found = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    if found.returncode:
+        said = found.stderr.decode(errors="replace")
+        if "not a git repository" in said:
+            raise SegopsError(f"{root}: not a git repository, so that it has no earlier data.")
+        raise SegopsError(
+            f"{revision}: git knows no such commit, tag or branch. `git log --oneline` lists the "
+            "commits."
+        )
+    return found.stdout.decode().strip()
+
+
+def _params(root: Path, revision: str, commit: str, present: DataParams) -> DataParams:
+    """Return section `data` of the commit's parameters, else of the present ones."""
+    found = _git(root, "show", f"{commit}:./params.yaml")
+    if found.returncode:
+        return present
+    try:
+        return parse_params(yaml.safe_load(found.stdout), f"params.yaml of {revision}").data
+    except (SegopsError, yaml.YAMLError) as error:
+        log.warning("Its data are read with the present data.classes: %s", error)
+        return present
+
+
+def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path]:
+    """Return the files of the data directory in DVC's cache, by their path below it."""
+    pointer = data.with_name(f"{data.name}.dvc").as_posix()
+    found = _git(root, "show", f"{commit}:./{pointer}")
+    if found.returncode:
+        raise SegopsError(
+            f"{pointer}: not in {revision}: that commit has no data that DVC tracks. "
+            f"`git log --oneline -- {pointer}` lists the commits that have."
+        )
+    damaged = SegopsError(
+        f"{pointer} of {revision}: expected a file of DVC that names a directory. Choose another "
+        "commit."
+    )
+    try:
+        output = yaml.safe_load(found.stdout)["outs"][0]
+        digest = str(output["md5"])
+    except (yaml.YAMLError, LookupError, TypeError):
+        raise damaged from None
+    if not digest.endswith(".dir"):
+        raise damaged
+    cached = pipeline.cache_of(root, is_legacy="hash" not in output)
+    fetch = (
+        f"`dvc fetch --all-commits {pointer}` gets it from the remote, where one has it; then run "
+        "this again."
+    )
+    try:
+        listed = _listed(json.loads(cached(digest).read_bytes()))
+    except FileNotFoundError:
+        raise SegopsError(f"{data} of {revision}: DVC's cache does not hold it. {fetch}") from None
+    except (ValueError, LookupError, TypeError):
+        raise SegopsError(f"{cached(digest)}: damaged. Delete it; {fetch}") from None
+    held = {name: cached(md5) for name, md5 in listed.items()}
+    missing = sum(not path.is_file() for path in held.values())
+    if missing:
+        raise SegopsError(
+            f"{data} of {revision}: DVC's cache lacks {missing} of its {len(held)} files. {fetch}"
+        )
+    return held
+
+
+def _listed(entries: list[Mapping[str, str]]) -> dict[str, str]:
+    """Return the MD5 of each file by its path; a path that leaves the directory is an error."""
+    listed = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
+    for name in listed:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(name)
+    return listed
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)

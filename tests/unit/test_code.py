@@ -40,7 +40,7 @@ DECISIVE_WORDS = {
     "segops.runtime.pyfunc_model": {"image in row "},
     "segops.predict.trained": {"the value of a pixel is the class id"},
     "segops.quality.runner": {"an error without a message"},
-    "segops.quality.facts": {"no such file", "cannot be read: ", " bands"},
+    "segops.quality.facts": {"no such file", "cannot be read: "},
     "segops.train.engine": {"step "},
     "segops.voc.hashes": {" x "},
     "segops.train.hardware": {r"(\S+) does not have a deterministic implementation"},

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from segops.runtime.bands import decode_consumer_bands
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_content
-from segops.voc.layout import Layout
-from segops.voc.reading import Bands, Reading
+from segops.voc.bands import further_files
+from segops.voc.reading import Bands
 
 from .bundle import BundledPredictor
 
@@ -23,15 +23,12 @@ File = tuple[str, bytes]
 def read_files(path: Path, bands: Bands) -> list[File]:
     """Read the file of an image, and those of its further bands where they are apart.
 
-    They are apart where a directory of `bands` stands beside that of the image: ``new/Depth/a.png``
-    is a band of ``new/images/a.jpg``.
+    See :func:`segops.voc.bands.further_files`.
 
     Raises:
         SegopsError: A file is missing or not readable.
     """
-    layout = Layout(path.absolute().parent.parent, Reading(bands=bands))
-    apart = any((layout.root / name).is_dir() for name in bands.directories)
-    further = layout.band_paths(path.stem) if apart else ()
+    further = further_files(path, bands.directories)
     return [(str(one), read_content(one)) for one in (path, *further)]
 
 

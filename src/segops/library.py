@@ -30,7 +30,6 @@ from segops.runtime.bands import RGB, decode_consumer_bands
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
-    read_content,
     require_pixels,
     upright_rgb,
 )
@@ -79,7 +78,8 @@ class Model:
         Args:
             image: The path of an image file, a file's bytes, a Pillow image, or uint8 pixels of
                 shape (H, W, 3), RGB. An EXIF orientation of a file or a Pillow image is applied.
-                A model of other channels takes a file of as many bands, or pixels (H, W, B).
+                A model of other channels takes a file of as many bands, the path of a file with
+                those of its further bands beside it, or pixels (H, W, B).
 
         Raises:
             SegopsError: The file is missing, is no image, or has too many pixels.
@@ -92,8 +92,9 @@ class Model:
         to = self._predictor
         limit, channels, depth = to.max_pixels, to.channels, to.bit_depth
         if isinstance(image, (str, Path)):
-            content, name = read_content(Path(image)), str(image)
-            return decode_consumer_bands(content, name, limit, channels, depth)
+            from segops.predict.image_files import decode_files, read_files
+
+            return decode_files(read_files(Path(image), to.bands), to)
         if isinstance(image, bytes):
             return decode_consumer_bands(image, "image", limit, channels, depth)
         if isinstance(image, np.ndarray):

@@ -24,10 +24,11 @@ def write_bundle(
     extra: Mapping[str, Any],
     predict: Mapping[str, Any] | None = None,
     bit_depth: int | None = None,
+    bands: Sequence[str] = (),
 ) -> None:
     """As a training and stage `package` write it."""
     write_trained(target_dir, network, spec, class_names, training_images, extra)
-    package(target_dir, target_dir, predict, bit_depth)
+    package(target_dir, target_dir, predict, bit_depth, bands=bands)
 
 
 def weights_sha256(directory: Path) -> str:

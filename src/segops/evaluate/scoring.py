@@ -207,12 +207,7 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
     store = PackedStore(Path(request["store"]))
     for variant in request["variants"]:
         predictor = _open(request, variant["predict"])
-        if predictor.channels != store.channels:
-            raise SegopsError(
-                f"{request['bundle']}: this model takes images of {predictor.channels} channels, "
-                f"the data have {store.channels} (data.channels, data.bands). Train one for these "
-                "data, under another registry.model if it is not to follow this one."
-            )
+        predictor.require_channels(store.channels, request["bundle"])
         predict = variant["predict"] or predictor.model.get("predict", {})
         scale = max(predict.get("scales", [1.0]))
         yield from _score(request, predictor, store, Path(variant["out"]), scale)

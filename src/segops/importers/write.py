@@ -21,10 +21,9 @@ from segops.importers.splits import Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import read_content
 from segops.runtime.masks import encode_mask
 from segops.threads import cores, pipelined
-from segops.voc.bands import decode_photograph
+from segops.voc.bands import decode_files, further_files
 from segops.voc.layout import (
     ALL_SPLITS,
     IMAGES,
@@ -123,7 +122,7 @@ def write(
     origin = {**origin, "division": _described(division)}
     before = _before(target, origin)
     with files.atomic_directory(target) as temporary:
-        for part in (IMAGES, MASKS):
+        for part in (IMAGES, MASKS, *reading.bands.directories):
             (temporary / part).mkdir()
         layout, classes = Layout(temporary, reading), {}
 
@@ -148,6 +147,8 @@ def write(
         for image_id in set(given) - set(splits):
             layout.image_path(image_id).unlink()
             layout.mask_path(image_id).unlink()
+            for band in layout.band_paths(image_id):
+                band.unlink()
         files.write_json(temporary / RECORD, _record(images, splits, table.classes, origin))
         open_layout(temporary, reading)
     rest = len(given) - len(splits)
@@ -237,20 +238,28 @@ def _given(images: list[SourceImage], division: Division) -> dict[str, str | Non
 
 def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
     """Write an image and its mask; return the ids of the classes that it holds."""
-    content = read_content(image.photograph)
-    photograph, turned = decode_photograph(content, str(image.photograph), layout.reading)
+    bands = layout.reading.bands.directories
+    further = further_files(image.photograph, bands)
+    if len(further) != len(bands):
+        raise SegopsError(
+            f"{image.photograph}: no directory {' or '.join(bands)} (data.bands) beside the one "
+            "that it lies in."
+        )
+    pixels, _, _, turned = decode_files((image.photograph, *further), layout.reading)
     if turned != 1:
         raise SegopsError(
             f"{image.photograph}: rotated by EXIF (orientation {turned}), which would not rotate "
             "its mask. Save it with rotated pixels and without that tag."
         )
-    size = photograph.shape[1], photograph.shape[0]
+    size = pixels.shape[1], pixels.shape[0]
     _require_size(image, image.size or size, size)
     drawn = image.draw(size)
     _require_size(image, drawn.indices.shape[::-1], size)
     mask = table.mask(drawn, image.image_id)
     suffix = PHOTOGRAPH_SUFFIXES[image.photograph.suffix.lower()]
     copy_file(image.photograph, layout.root / IMAGES / f"{image.image_id}{suffix}")
+    for name, band in zip(bands, further, strict=True):
+        copy_file(band, layout.root / name / f"{image.image_id}{band.suffix}")
     layout.mask_path(image.image_id).write_bytes(encode_mask(mask))
     counts = np.bincount(mask.ravel(), minlength=VOID + 1)
     return [int(label) for label in np.flatnonzero(counts[:VOID])]

@@ -24,6 +24,7 @@ from segops.predict.seen import of_store, seen_images
 from segops.progress import track
 from segops.release.resolve import resolved
 from segops.report.labels_page import LabelPicture, LabelRow, write_labels_page
+from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.tune.setup import open_store
 from segops.words import counted
@@ -170,6 +171,7 @@ def _opened(bundle: Path, device: str, store: PackedStore) -> BundledPredictor:
             f"{bundle}: the model knows the classes {', '.join(predictor.class_names)}; the data "
             f"has {', '.join(store.class_names)}. They must be the same, in the same order."
         )
+    predictor.require_channels(store.channels, str(bundle))
     return predictor
 
 
@@ -203,7 +205,7 @@ def _pictures(judging: _Judging, ids: Sequence[str]) -> Iterator[LabelPicture]:
         one = judge(judging.judges[image_id], judging.store, image_id)
         yield LabelPicture(
             image_id,
-            judging.store.image(image_id),
+            false_colour(judging.store.image(image_id)),
             np.array(judging.store.mask(image_id)),
             one.prediction,
             one.segments,

@@ -26,6 +26,7 @@ from segops.runtime.bands import RGB
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.runtime.predict_settings import PredictSettings
+from segops.voc.reading import Bands
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,6 +72,25 @@ class BundledPredictor:
     def channels(self) -> int:
         """Channels of an image; three are RGB."""
         return len(self.model["spec"].get("mean", ())) or RGB
+
+    def require_channels(self, channels: int, name: str) -> None:
+        """Check that the model, called `name` in messages, is one for images of `channels`.
+
+        Raises:
+            SegopsError: It is not.
+        """
+        if self.channels != channels:
+            raise SegopsError(
+                f"{name}: this model takes images of {self.channels} channels, the data have "
+                f"{channels} (data.channels, data.bands). Train one for these data, under another "
+                "registry.model if it is not to follow this one."
+            )
+
+    @property
+    def bands(self) -> Bands:
+        """Which of the channels come from files of further directories."""
+        directories = tuple(self.model.get(opener.BANDS, ()))
+        return Bands(self.channels - len(directories), directories)
 
     @property
     def max_pixels(self) -> int:

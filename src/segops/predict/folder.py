@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from segops import files
 from segops.progress import track
-from segops.runtime.bands import decode_consumer_bands, extent, false_colour
+from segops.runtime import opener
+from segops.runtime.bands import RGB, extent, false_colour
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import read_content
 from segops.threads import cores, pipelined
 
 from . import outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .explain import explanation, require_class
+from .image_files import File, decode_files, read_files
 from .journal import FORMAT, JOURNAL, LOCK, FinishedImage, Journal
 from .outputs import Options, PredictedImage
 from .sources import Source, find_images
@@ -79,6 +80,9 @@ def predict_folder(
     :func:`segops.predict.table.write_table`. A killed run leaves whole files only, and the next
     run ends with the same bytes as a run that was not killed.
 
+    A model of further directories of bands (`data.bands`) takes them from files beside an image's;
+    see :func:`segops.predict.image_files.read_files`.
+
     Args:
         source: An image, or a directory; see :func:`segops.predict.sources.find_images`.
         bundle: A model bundle's directory.
@@ -92,8 +96,9 @@ def predict_folder(
             file cannot be written, or another prediction is writing there.
     """
     options = options or Options()
-    require_class(options.explain, read_model(bundle).get("class_names", ()))
-    sources = find_images(source, output)
+    model = read_model(bundle)
+    require_class(options.explain, model.get("class_names", ()))
+    sources = find_images(source, output, model.get(opener.BANDS, ()))
     digest = bundle_digest(bundle)
     predictor = load_bundle(bundle, device, digest)
     with _named_write_errors(output), files.exclusive(output / LOCK, "a prediction"):
@@ -152,7 +157,8 @@ class _Run:
     def _size(self, source: Source) -> int:
         """Bytes of memory that an image takes at most while it is read, predicted or written."""
         width, height = self._extent(source)
-        return width * height * BYTES_A_PIXEL + self._probabilities_size(width, height)
+        bytes_a_pixel = BYTES_A_PIXEL * max(RGB, self.predictor.channels) // RGB
+        return width * height * bytes_a_pixel + self._probabilities_size(width, height)
 
     def _extent(self, source: Source) -> tuple[int, int]:
         """Width and height by the file's header; 0 where reading it will raise an error."""
@@ -167,15 +173,14 @@ class _Run:
         """Read, predict and write an image; see :meth:`results`. Runs in a thread."""
         sha256: str | None = None
         try:
-            content = _content(source)
-            sha256 = files.sha256_bytes(content)
+            held = self._files(source)
+            sha256 = files.sha256_bytes(held[0][1])
+            if len(held) > 1:
+                sha256 = files.sha256_lines([files.sha256_bytes(content) for _, content in held])
             if not self.overwrite and self._is_done(source, sha256):
                 return False
             # The registered model decodes images the same way, so both give the same mask.
-            to = self.predictor
-            pixels = decode_consumer_bands(
-                content, str(source.path), to.max_pixels, to.channels, to.bit_depth
-            )
+            pixels = decode_files(held, self.predictor)
             predicted = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
             expected = isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError)
@@ -186,6 +191,17 @@ class _Run:
             return _message(source, error)
         self._write(source, sha256, predicted)
         return True
+
+    def _files(self, source: Source) -> list[File]:
+        """The files of an image whose name and kind are usable."""
+        if source.path.exists() and not source.path.is_file():
+            raise SegopsError(f"{source.path}: is no file.")
+        if len(os.fsencode(Path(source.mask).stem)) > outputs.LONGEST_STEM:
+            raise SegopsError(
+                f"{source.path}: its name is too long for the names of its outputs; expected at "
+                f"most {outputs.LONGEST_STEM} bytes before the suffix. Rename it."
+            )
+        return read_files(source.path, self.predictor.bands)
 
     def _is_done(self, source: Source, sha256: str) -> bool:
         entry = self.journal.get(source.mask)
@@ -254,18 +270,6 @@ class _Run:
         if sha256 and earlier and (earlier.image, earlier.model) != (sha256, self.model):
             with _named_write_errors(source.mask_path):
                 outputs.remove(source.mask_path, earlier.outputs, {})
-
-
-def _content(source: Source) -> bytes:
-    """The content of an image file whose name and kind are usable."""
-    if source.path.exists() and not source.path.is_file():
-        raise SegopsError(f"{source.path}: is no file.")
-    if len(os.fsencode(Path(source.mask).stem)) > outputs.LONGEST_STEM:
-        raise SegopsError(
-            f"{source.path}: its name is too long for the names of its outputs; expected at "
-            f"most {outputs.LONGEST_STEM} bytes before the suffix. Rename it."
-        )
-    return read_content(source.path)
 
 
 @contextmanager

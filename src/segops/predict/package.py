@@ -6,7 +6,7 @@ Files are copied and nothing is run, so that the stage needs no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def package(
     predict: Mapping[str, Any] | None = None,
     bit_depth: int | None = None,
     classes: Classes | None = None,
+    bands: Sequence[str] = (),
 ) -> None:
     """Make a bundle, whole or not at all.
 
@@ -57,6 +58,7 @@ def package(
             `trained` holds, else whole images.
         bit_depth: `data.bit_depth` of ``params.yaml``.
         classes: Colours and background of its classes; None: what `trained` says.
+        bands: `data.bands` of ``params.yaml``.
 
     Raises:
         SegopsError: `trained` lacks a file, or has other classes.
@@ -69,6 +71,9 @@ def package(
     if predict is not None:
         model[PREDICT] = dict(predict)
         model[opener.BIT_DEPTH] = bit_depth
+        model.pop(opener.BANDS, None)
+        if bands:
+            model[opener.BANDS] = list(bands)
     if classes is not None:
         if list(classes.names) != model["class_names"]:
             raise SegopsError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Source:
         return self.output / self.mask
 
 
-def find_images(source: Path, output: Path) -> list[Source]:
+def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list[Source]:
     """The images of `source`, sorted by name.
 
     Sub-directories are searched. Linked directories (a link can lead back to its own directory),
@@ -60,6 +60,7 @@ def find_images(source: Path, output: Path) -> list[Source]:
     Args:
         source: An image, or a directory of images (any of `SUFFIXES`, in either case).
         output: Directory of the outputs; images keep their relative place in it.
+        bands: Names of directories below `source` that hold bands of images, and no image.
 
     Raises:
         SegopsError: `source` is missing, not readable or holds no image, two images would have
@@ -86,7 +87,7 @@ def find_images(source: Path, output: Path) -> list[Source]:
     others: Counter[str] = Counter()
     sources = [
         Source(path, path.relative_to(source).as_posix(), output)
-        for path in _images(source, masks_in if inside else None, others)
+        for path in _images(source, masks_in if inside else None, bands, others)
     ]
     if not sources:
         raise SegopsError(
@@ -124,7 +125,10 @@ def _counted(others: Counter[str]) -> str:
 
 
 def _images(
-    source: Path, skipped: Path | None = None, others: Counter[str] | None = None
+    source: Path,
+    skipped: Path | None = None,
+    bands: Collection[str] = (),
+    others: Counter[str] | None = None,
 ) -> Iterator[Path]:
     """All images below `source`, in no order; `skipped` is a directory's resolved path.
 
@@ -141,6 +145,7 @@ def _images(
             name
             for name in directories
             if not name.startswith(".")
+            and name not in bands
             and (skipped is None or (directory / name).resolve() != skipped)
         ]
         # An earlier prediction may have written into another directory below `source`.

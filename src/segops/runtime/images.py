@@ -459,10 +459,12 @@ def _load(image: Image.Image) -> None:
 
 def _undecodable(name: str, error: Exception) -> SegopsError:
     said = str(error).rstrip(".") or type(error).__name__
-    words = said
-    if isinstance(error, SyntaxError):  # what Pillow's readers raise
+    words, action = said, "Replace the file."
+    if str(error) == "unknown pixel mode":  # of Pillow's reader of TIFF
+        words = "its bands are not those of RGB or greyscale"
+        action = "Set `data.channels` to their number before training, or convert it to RGB."
+    elif isinstance(error, SyntaxError):  # what Pillow's readers raise
         words = f"its header is damaged ({said})"
-    action = "Replace the file."
     if isinstance(error, _OtherFormatError):
         action = "Put an image of such a format in its place."
     return SegopsError(f"{name}: not decodable: {words}. {action}")

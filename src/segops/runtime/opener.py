@@ -24,6 +24,8 @@ WEIGHTS = "weights.safetensors"
 BIT_DEPTH = "bit_depth"
 """Key of ``model.json``: see :class:`.images.Photographs`; where it is missing, the upper 8 bits of
 16 are taken."""
+BANDS = "bands"
+"""Key of ``model.json``: names of the directories whose files hold a band each; missing: none."""
 FORMAT = 2
 """Format of new bundles."""
 ENTRIES = {"1": "predict.load", str(FORMAT): "load"}

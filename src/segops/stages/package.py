@@ -35,7 +35,8 @@ def run(root: Path) -> None:
     settings = Settings.read(root)
     predict = settings.predict.model_dump(mode="json")
     data = settings.data
-    package(root / paths.TRAINED, root / paths.SEGMENTER, predict, data.bit_depth, data.drawn)
+    how = data.bit_depth, data.drawn, data.bands
+    package(root / paths.TRAINED, root / paths.SEGMENTER, predict, *how)
     digest = files.sha256_tree(root / paths.SEGMENTER)
     files.write_json(
         root / paths.PACKAGE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,10 @@ from segops.runtime.images import (
     to_rgb,
 )
 from segops.voc.layout import Layout
-from segops.voc.reading import Reading
+from segops.voc.reading import Bands, Reading
 
 _BAND_FORMATS = ("PNG", "TIFF")
+_LEVELS = 3
 
 
 class BandImage(NamedTuple):
@@ -43,17 +45,23 @@ class BandImage(NamedTuple):
 
 
 def read_bands(layout: Layout, image_id: str) -> BandImage:
-    """Read and decode all files of an image; the photograph's bands come first.
+    """Read and decode all files of an image; errors as :func:`decode_files`."""
+    paths = layout.image_path(image_id), *layout.band_paths(image_id)
+    return decode_files(paths, layout.reading)
+
+
+def decode_files(paths: Sequence[Path], reading: Reading) -> BandImage:
+    """Read and decode the files of an image: its photograph, then one for each further band.
 
     Raises:
-        SegopsError: A file is missing, cannot be decoded, has another number of bands than the data
-            set, or another size than the photograph.
+        SegopsError: A file is missing, cannot be decoded, has another number of bands than
+            `reading` says, or another size than the photograph.
     """
-    reading, path = layout.reading, layout.image_path(image_id)
+    path, *others = paths
     contents = [read_content(path)]
-    first, turned = decode_photograph(contents[0], str(path), reading)
+    first, turned = _decode_photograph(contents[0], str(path), reading)
     parts = [first]
-    for other in layout.band_paths(image_id):
+    for other in others:
         contents.append(read_content(other))
         band, other_turned = _decode(contents[-1], str(other), 1, _BAND_FORMATS, reading)
         if band.shape[:2] != first.shape[:2] or other_turned != turned:
@@ -67,15 +75,25 @@ def read_bands(layout: Layout, image_id: str) -> BandImage:
     return BandImage(pixels, digest, sum(map(len, contents)), turned)
 
 
-def decode_photograph(content: bytes, name: str, reading: Reading) -> tuple[NDArray[np.uint8], int]:
-    """Decode the file of an image that lies in ``JPEGImages``, called `name` in messages.
+def further_files(photograph: Path, directories: Sequence[str]) -> tuple[Path, ...]:
+    """Paths of the files that hold the further bands of an image outside of a layout.
 
-    Returns:
-        Its bands, uint8 (H, W, C), as stored, and its EXIF orientation, 1 to 8.
-
-    Raises:
-        SegopsError: The file cannot be decoded or has another number of bands than the data set.
+    ``new/Depth/x/a.png`` belongs to ``new/images/x/a.jpg``. None where no directory of such a name
+    stands beside one that the photograph lies in, up to three levels above it.
     """
+    path = photograph.absolute()
+    for above in path.parent.parents[:_LEVELS]:
+        if any((above / name).is_dir() for name in directories):
+            place = Path(*path.relative_to(above).parts[1:]).with_suffix("")
+            reading = Reading(bands=Bands(directories=tuple(directories)))
+            return Layout(above, reading).band_paths(str(place))
+    return ()
+
+
+def _decode_photograph(
+    content: bytes, name: str, reading: Reading
+) -> tuple[NDArray[np.uint8], int]:
+    """The bands of the file in ``JPEGImages``, uint8 (H, W, C), and its orientation, 1 to 8."""
     if reading.bands.channels != RGB:
         return _decode(content, name, reading.bands.channels, PHOTOGRAPH_FORMATS, reading)
     photograph = load_photograph(content, name, reading.photographs)

@@ -128,7 +128,15 @@ def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:
     layout = Layout(root, reading)
     findings = [
         SegopsError(f"{root / name}: no such directory")
-        for name in (IMAGES, MASKS, *reading.bands.directories)
+        for name in (IMAGES, MASKS)
+        if not (root / name).is_dir()
+    ]
+    findings += [
+        SegopsError(
+            f"{root / name}: no such directory (data.bands). `segops data use PATH` and "
+            "`segops data import` bring it from beside the images"
+        )
+        for name in reading.bands.directories
         if not (root / name).is_dir()
     ]
     listed: dict[str, None] = {}

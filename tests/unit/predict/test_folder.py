@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops import files
-from segops.predict import folder, outputs
+from segops.predict import folder, image_files, outputs
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
 from segops.predict.journal import LOCK
@@ -351,7 +351,7 @@ def test_what_is_under_way_is_bounded(
 
     monkeypatch.setattr(folder, "IMAGES_AT_ONCE", images)
     monkeypatch.setattr(folder, "BYTES_AT_ONCE", size)
-    monkeypatch.setattr(folder, "decode_consumer_bands", spied_decode)
+    monkeypatch.setattr(image_files, "decode_consumer_bands", spied_decode)
     monkeypatch.setattr(outputs, "write", spied_write)
     assert predict_folder(tmp_path / "photos", bundle, tmp_path / "out").now == 24
     assert not names

@@ -142,6 +142,11 @@ def test_three_channels_are_any_photograph_as_rgb() -> None:
     np.testing.assert_array_equal(found, np.repeat(written(1), 3, axis=2))
 
 
+def test_bands_that_rgb_is_not_made_of_are_called_so() -> None:
+    with pytest.raises(SegopsError, match=r"not those of RGB or greyscale. Set `data.channels`"):
+        decode_consumer_bands(content("lzw_tiles_5"), "image", None, 3, None)
+
+
 def test_false_colour_is_the_first_three_channels_or_the_first_of_two() -> None:
     rgb, five, two = written(3), written(5), written(2)
     assert false_colour(rgb) is rgb

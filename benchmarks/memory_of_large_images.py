@@ -1,4 +1,4 @@
-"""Memory for images of 4, 16 and 100 megapixels: scan, packing, samples, prediction, scoring.
+"""Memory for images of 4, 16 and 100 megapixels in every step that reads them.
 
 Each figure is by how much the private memory of a process grew at most, polled from outside; what
 is mapped from files is not counted, because the system takes it back when memory is short. Samples
@@ -16,21 +16,34 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
 from PIL import Image
 
 from segops.augment.policy import build_policy
 from segops.data.copy_paste import CopyPaste
 from segops.data.datasets import TrainDataset
+from segops.data.device.augmentation import device_batches
+from segops.data.imbalance import RareFirst
+from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import IMAGES as STORED_IMAGES
 from segops.data.store import PackedStore, pack
 from segops.evaluate.scoring import Predicted, judge
+from segops.label_check.judge import judge as judge_labels
 from segops.params.augment import AugmentParams
 from segops.params.samples import CopyPasteParams
+from segops.predict.bundle import BundledPredictor
+from segops.quality.duplicates import find
 from segops.quality.facts import scan
 from segops.runtime.classes import VOC_CLASSES
+from segops.runtime.images import read_image
 from segops.runtime.masks import write_mask
+from segops.runtime.predictor import Predictor
+from segops.train.selection import selection_confusion
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
 from tests.support.large_image import Brightest, windowed
 
@@ -83,6 +96,41 @@ def part_samples(root: Path, copies: CopyPasteParams | None = None) -> None:
 def part_copies(root: Path) -> None:
     """Make training samples with copied objects."""
     part_samples(root, CopyPasteParams(p=1.0))
+
+
+def part_batches(root: Path) -> None:
+    """Make batches of training samples as for a GPU, of images that show rare classes."""
+    store = PackedStore(root / "packed")
+    ids = store.ids("train")
+    data = TrainDataset(store, ids, build_policy(AugmentParams()), 0)
+    sampler = EpochSampler(len(ids), 2, 0, RareFirst.of(store, ids))
+    for _ in device_batches(data, BatchStream(sampler, SAMPLES // 2), device=torch.device("cpu")):
+        pass
+
+
+def part_selection(root: Path) -> None:
+    """Score the images that choose a checkpoint."""
+    store = PackedStore(root / "packed")
+    predictor = Predictor(Brightest(len(VOC_CLASSES)), VOC_CLASSES)
+    alone = Fabric(accelerator="cpu", devices=1)
+    selection_confusion(predictor, store, store.ids("val"), alone)
+
+
+def part_alike(root: Path) -> None:
+    """Compare images that may show the same picture."""
+    layout = open_layout(root / "voc")
+    facts = pd.DataFrame(
+        [(one, "train", None, "0" * 16) for one in layout.splits()["train"]],
+        columns=["image_id", "split", "image_pixels", "perceptual_hash"],
+    )
+    find(facts, lambda image_id: read_image(layout.image_path(image_id)))
+
+
+def part_labels(root: Path) -> None:
+    """Judge the labels of an image."""
+    store = PackedStore(root / "packed")
+    predictor = windowed(Brightest(len(VOC_CLASSES)), 1000)
+    judge_labels(cast("BundledPredictor", predictor), store, store.ids("val")[0])
 
 
 def part_predict(root: Path) -> None:

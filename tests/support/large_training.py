@@ -20,9 +20,9 @@ from segops.train.loop import train
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
 from tests.support.training import job_maker
 
-SMALL = 600, 600
+SMALL = 1200, 1200
 """Height and width of an image that is predicted in parts, and has an inner one."""
-PART, MARGIN = 256, 32
+MARGIN = 32
 BLOCK = 100
 POLL_SECONDS = 0.005
 
@@ -64,14 +64,14 @@ def private_memory() -> Iterator[list[int]]:
         thread.join()
 
 
-def main(directory: Path, copies: float) -> None:
+def main(directory: Path, copies: float, part: int) -> None:
     """Train on the packed images in `small`, then in `large`; print by how many bytes more.
 
-    `copies` is the probability that objects are copied between images.
+    `copies` is the probability that objects are copied between images; `part` the side of the parts
+    in which images are predicted, which take less memory than what is looked for.
     """
     peaks = []
-    # A part that takes less memory than what is looked for.
-    selection.LARGEST, selection.PART, selection.MARGIN = PART**2, PART, MARGIN
+    selection.LARGEST, selection.PART, selection.MARGIN = part**2, part, MARGIN
     for name in ("small", "large"):
         make = job_maker(Path(), directory / name)
         pasted = {"copy_paste": CopyPasteParams(p=copies, min_area=1) if copies else None}
@@ -85,4 +85,4 @@ def main(directory: Path, copies: float) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

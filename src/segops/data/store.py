@@ -20,7 +20,6 @@ from segops.runtime.images import (
     PIXELS_AT_ONCE,
     load_photograph,
     read_content,
-    rgb_strips,
 )
 from segops.threads import pipelined
 from segops.voc.bands import read_bands
@@ -28,6 +27,7 @@ from segops.voc.decoding import decoded_size, pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, TEST, TRAIN, Layout
 from segops.voc.masks import decode_classes
+from segops.voc.pixels import rgb_strips
 
 FORMAT = 1
 IMAGES = "images.bin"

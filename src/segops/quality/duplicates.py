@@ -16,11 +16,11 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
 from segops.runtime.images import strips
+from segops.voc.pixels import four_bytes
 
 SIDE = 32
 """Side of the thumbnails, in pixels."""
@@ -38,7 +38,9 @@ _CROPS = (2, 4)
 """Pixels of `_WIDE` that a crop may have taken away."""
 _HALVED = 256
 _KEPT = 4096
-"""Thumbnails kept in memory."""
+"""Images of `_WIDE` pixels a side kept in memory: 113 MB."""
+_KEPT_VIEWS = 256
+"""Images whose thumbnails are kept in memory: 35 MB."""
 
 
 def _frequencies() -> NDArray[np.intp]:
@@ -108,22 +110,13 @@ def _halved(image: Image.Image) -> NDArray[np.uint8]:
     for strip in strips(image, 1 << times):
         width, height = strip.width >> times, strip.height >> times
         if height:
-            even = _four_bytes(strip)[: height << times, : width << times]
+            even = four_bytes(strip)[: height << times, : width << times]
             part = cv2.cvtColor(even, cv2.COLOR_RGBA2GRAY)
             for rest in reversed(range(times)):
                 size = width << rest, height << rest
                 part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
             parts.append(part)
     return np.concatenate(parts).astype(np.uint8, copy=False)
-
-
-def _four_bytes(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of an RGB image, uint8 (H, W, 4), as Pillow holds them: without a copy."""
-    try:
-        flat: NDArray[np.uint8] = pa.array(image).values.to_numpy()
-    except ValueError:  # its memory has several pieces, where PILLOW_BLOCK_SIZE makes them small
-        return np.asarray(image.convert("RGBA"))
-    return flat.reshape(image.height, image.width, 4)
 
 
 def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple[Duplicate, ...]:
@@ -149,8 +142,12 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
     hashes = np.array([int(one, 16) for one in single["perceptual_hash"]], dtype=np.uint64)
 
     @lru_cache(_KEPT)
+    def wide(place: int) -> NDArray[np.uint8]:
+        return _shrunk(read(ids[place]), _WIDE)
+
+    @lru_cache(_KEPT_VIEWS)
     def views(place: int) -> NDArray[np.float32]:
-        return _views(read(ids[place]))
+        return _views(wide(place))
 
     for one, other in candidates(hashes):
         similarity, mirrored = _similarity(views(one), views(other))
@@ -197,9 +194,11 @@ def candidates(hashes: NDArray[np.uint64]) -> list[tuple[int, int]]:
     return [(int(one) // count, int(one) % count) for one in found]
 
 
-def _views(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Thumbnails of an image and of its crops, of mean 0 and norm 1, float32 (11, 32, 32, 3)."""
-    wide = _shrunk(image, _WIDE)
+def _views(wide: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Thumbnails of an image and of its crops, of mean 0 and norm 1, float32 (11, 32, 32, 3).
+
+    `wide` is the image at `_WIDE` pixels a side.
+    """
     cuts = [wide]
     for cut in _CROPS:
         kept, middle = _WIDE - cut, cut // 2

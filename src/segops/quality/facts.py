@@ -31,7 +31,6 @@ from segops.runtime.images import (
     orientation,
     read_content,
     read_file,
-    rgb_strips,
 )
 from segops.runtime.masks import decode_mask
 from segops.threads import cores, pipelined
@@ -41,6 +40,7 @@ from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
 from segops.voc.mask_ids import AS_STORED, MaskIds
+from segops.voc.pixels import rgb_strips
 from segops.words import counted
 
 MAX_WORKERS = 8

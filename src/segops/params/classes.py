@@ -14,11 +14,28 @@ MaskId = Annotated[int, Field(ge=0, le=VOID - 1)]
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 
 
+def _no_void(value: Any) -> Any:
+    if value == VOID:
+        raise ValueError(
+            f"expected a whole number from 0 to {VOID - 1}: {VOID} means void; `segops data import "
+            "folder` with --values makes a class of it"
+        )
+    return value
+
+
+ClassId = Annotated[MaskId, BeforeValidator(_no_void)]
+
+
 class ClassParams(Section):
-    """A class; a name alone stands for a class whose id is its place in the list, from 0."""
+    """A class; a name alone stands for a class whose id is its place in the list, from 0.
+
+    Attributes:
+        name: Its name.
+        ids: Its ids in the masks; (): its place.
+    """
 
     name: str
-    ids: Annotated[tuple[MaskId, ...], Field(min_length=1)] | None = None
+    ids: Annotated[tuple[ClassId, ...], Field(min_length=1)] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -27,7 +44,7 @@ class ClassParams(Section):
 
     @model_serializer
     def _spelled(self) -> str | dict[str, Any]:
-        return self.name if self.ids is None else {"name": self.name, "ids": list(self.ids)}
+        return {"name": self.name, "ids": list(self.ids)} if self.ids else self.name
 
 
 ClassList = tuple[Annotated[ClassParams, Words("a name, or a mapping with name and ids")], ...]

@@ -40,7 +40,7 @@ class DataParams(Section):
         AUTO,
         description="The class that is background: a name; null: none is; `auto`: the class called "
         "background, where there is one. It decides what is an object, for pages, overlays, slices "
-        "and copy-paste; metrics count it as any class.",
+        "and copy-paste; metrics and class weights count it as any class.",
     )
     colors: dict[str, Color] = Field(
         {},
@@ -154,7 +154,7 @@ class DataParams(Section):
             unknown = [name for name in used if name not in self.class_names]
             if unknown:
                 raise ValueError(
-                    f"data.{key} names {', '.join(map(str, unknown))}; expected names out of "
+                    f"data.{key} names {', '.join(map(repr, unknown))}; expected names out of "
                     f"data.classes: {', '.join(self.class_names)}"
                 )
         return self

@@ -87,7 +87,13 @@ def test_every_wrong_value_is_told_in_words_and_once(key: str) -> None:
         (
             "data.classes",
             ["a", {"name": "b", "ids": [255]}],
-            "entry 2: ids: entry 1: expected a whole number from 0 to 254 (found 255)",
+            "entry 2: ids: entry 1: expected a whole number from 0 to 254: 255 means void; "
+            "`segops data import folder` with --values makes a class of it (found 255)",
+        ),
+        (
+            "data.classes",
+            ["a", {"name": "b", "ids": []}],
+            "entry 2: ids: expected a list of 1 or more whole numbers from 0 to 254 (found [])",
         ),
         (
             "data.classes",

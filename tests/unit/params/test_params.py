@@ -64,9 +64,12 @@ def test_defaults_are_usable() -> None:
         ),
         (
             {"data": {"background": "sky"}},
-            "data.background names sky; expected names out of data.classes: background, aeroplane",
+            "data.background names 'sky'; expected names out of data.classes: background, aero",
         ),
-        ({"data": {"colors": {"sea": "#0000ff"}}}, "data.colors names sea; expected names out of"),
+        (
+            {"data": {"colors": {"sea": "#0000ff"}}},
+            "data.colors names 'sea'; expected names out of",
+        ),
         ({"augment": {"crop": 64}}, "at least 1, as in [512, 512] (found 64)"),
         ({"gate": {"min_class_iou": {"unicorn": 0.1}}}, "  gate.min_class_iou names unicorn"),
         (

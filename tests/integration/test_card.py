@@ -56,6 +56,17 @@ def test_the_card_follows_the_life_of_a_version(root: Path) -> None:
     assert (made.snapshot(root), described(root, "1")) == before
 
 
+def test_the_card_tells_how_the_data_differ_from_those_of_the_champion(root: Path) -> None:
+    made.release(root, seed=1, quality=0.7)
+    made.use_data(root, seed=4)
+    assert made.challenge(root, seed=2, quality=0.8).version == "2"
+    for card in (described(root, "2"), readme(root, "2")):
+        line = next(one for one in card.splitlines() if "since version 1" in one)
+        assert "images of val with another photograph" in line
+        assert "true pixels of val: " in line
+    assert "since version" not in readme(root, "1")
+
+
 def test_a_description_that_a_person_wrote_stays(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -45,6 +45,7 @@ class Facts:
         epochs: `epochs_run` and `best_epoch` of its training.
         verdict: The content of ``data/verdict.json``.
         evaluation: The content of ``metrics/evaluation.json``, of this version's bundle.
+        data_since: The champion before it and how its data differ, where they do.
         decision: The gate's last decision on it.
         withdrawn: Why a rollback withdrew it, or None.
         machines: The machines that reproduced it.
@@ -60,6 +61,7 @@ class Facts:
     epochs: Mapping[str, float] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    data_since: tuple[str, str] | None = None
     decision: Entry | None = None
     withdrawn: str | None = None
     machines: Sequence[str] = ()
@@ -190,6 +192,9 @@ def _data(facts: Facts, short: bool) -> Iterator[tuple[str, str]]:
     images = facts.verdict.get("images") or {}
     if images:
         yield "images", ", ".join(f"{count} in {split}" for split, count in images.items())
+    if facts.data_since is not None:
+        champion, changed = facts.data_since
+        yield f"since version {champion}", changed
     digits = 12 if short else 64
     for label, name in (("hash", "data_hash"), ("hash of val", "val_hash")):
         if facts.lineage(name):

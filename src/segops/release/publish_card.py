@@ -18,9 +18,10 @@ from segops.record import runs
 from segops.record.lineage import tag
 from segops.record.tracking import Store
 from segops.record.update import EVALUATED_AS
-from segops.release import releases, reproductions
+from segops.release import data_since, releases, reproductions, versions
 from segops.release.card import Facts, description, page, worst_classes
 from segops.release.ledger import Ledger
+from segops.release.paired_counts import recorded_counts
 from segops.release.versions import Version
 from segops.report.card_pictures import Picture, pictures
 from segops.runtime.errors import SegopsError
@@ -76,6 +77,8 @@ def make(ledger: Ledger, version: Version, stated: CardParams) -> Card:
     if stated.pictures and evaluation:
         held = _read(store, version.run_id, paths.EVALUATION_PAGE)
         shown = pictures((held or b"").decode(errors="replace"), worst_classes(evaluation))
+    decision = releases.last_decision(entries, version.number)
+    champion = decision and decision.details.get("champion")
     facts = Facts(
         model=ledger.model,
         number=version.number,
@@ -84,7 +87,10 @@ def make(ledger: Ledger, version: Version, stated: CardParams) -> Card:
         epochs=run.data.metrics,
         verdict=_verdict(ledger, version),
         evaluation=evaluation,
-        decision=releases.last_decision(entries, version.number),
+        data_since=_data_since(
+            ledger, version, champion or releases.read(entries).before(version.number)
+        ),
+        decision=decision,
         withdrawn=releases.read(entries).withdrawn.get(version.number),
         machines=reproductions.machines(entries).get(version.number, ()),
         test=releases.last_test(entries, version.number),
@@ -155,6 +161,30 @@ def _verdict(ledger: Ledger, version: Version) -> dict[str, Any]:
         if tree.get("data_hash") == version.tags.get(tag("data_hash")):
             return tree
     return {}
+
+
+def _data_since(ledger: Ledger, version: Version, champion: str | None) -> tuple[str, str] | None:
+    """Return the champion before the version and how its data differ; None where nothing is known.
+
+    A card does without it where the record of the champion cannot be read.
+    """
+    if champion is None:
+        return None
+    try:
+        old = versions.get(ledger.store, ledger.model, champion)
+        hashes = [one.tags.get(tag("data_hash")) for one in (old, version)]
+        was, now = (_verdict(ledger, one) for one in (old, version))
+        if hashes[0] == hashes[1] or not (all(hashes) and was and now):
+            return None
+        before, after = (
+            recorded_counts(ledger.store, one, one.tags.get(tag("val_hash"), ""))
+            for one in (old, version)
+        )
+        counts = None if before is None or after is None else (before, after)
+        return champion, data_since.words(was, now, counts)
+    except (MlflowException, SegopsError, OSError, LookupError, ValueError) as error:
+        log.debug("How the data of version %s differ is not known: %s", champion, error)
+        return None
 
 
 def _contents(ledger: Ledger, version: Version, path: Path) -> Iterator[bytes]:

@@ -11,13 +11,16 @@ import pytest
 
 from segops.metrics.iou import Difference
 from segops.quality.checks import DataCheck, Finding, Validation
+from segops.quality.data_changes import compare
 from segops.quality.facts import scan
+from segops.report.diff_page import write_diff_page
 from segops.report.evaluation_page import write_evaluation_page
 from segops.report.validation_page import write_validation_page
 from segops.runtime.classes import VOC, VOC_CLASSES
 from segops.voc.layout import open_layout
 from tests.support.browser import measured, needs_browser
 from tests.support.evaluations import evaluation_of, opponent_of, pictures_of
+from tests.unit.quality.test_data_changes import mask, version
 
 pytestmark = needs_browser
 
@@ -106,3 +109,20 @@ def test_the_validation_page(width: int, tiny_voc: Path, tmp_path: Path) -> None
         pictures=True, max_void_fraction=0.9, data_hash="d" * 64,
     )  # fmt: skip
     check(page, width, {"checks", "table"})
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_changes_of_the_data(tmp_path: Path, width: int) -> None:
+    names = ("background", "a_class_with_a_long_name_and_no_space_in_it_at_all", "<b>crack")
+    first, more = mask((0, 1, 1), (0, 2, 255)), mask((0, 1, 2), (0, 2, 1))
+    long = "an_image_with_a_long_id_" * 5
+    old = version(tmp_path / "1", names, train={long: first, "<i>b": first}, val={"c": first})
+    new = version(tmp_path / "2", names, train={long: more, "d": first}, val={"<i>b": first})
+    page = tmp_path / "page.html"
+    write_diff_page(
+        page, compare(old, new), old, new, revision="<u>main", commit="c" * 40, pictures=True
+    )
+    text = page.read_text()
+    assert not any(one in text for one in ("<b>crack", "<i>b", "<u>main"))
+    assert text.count("data:image/jpeg") == 5
+    check(page, width, {"table"})

@@ -224,7 +224,7 @@ def _judge(
     held = [number for number in (0, 1) if image_id in places[number]]
     is_both = len(held) == 2
     paths = [side.layout.mask_path(image_id) for side in sides]
-    is_same = is_both and np.array_equal(*tables) and _equal(*paths)
+    is_same = is_both and np.array_equal(tables[0], tables[1]) and _equal(*paths)
     masks: list[NDArray[np.uint16] | None] = [None, None]
     for number in held:
         if number and is_same:

@@ -96,7 +96,17 @@ def test_what_is_not_there_is_named(workspace: Path) -> None:
     match = r"lacks 1 of its \d+ files\. `dvc fetch --all-commits data/voc\.dvc` gets"
     with pytest.raises(SegopsError, match=match):
         diff(workspace, settings, "HEAD~1", page)
-    next(path for path in cached if path.suffix == ".dir").unlink()
+    listed = next(path for path in cached if path.suffix == ".dir")
+    content = listed.read_text()
+    for harmful in (
+        content.replace("JPEGImages/", "../"),
+        content.replace('"md5": "', '"md5": "../'),
+    ):
+        listed.unlink()
+        listed.write_text(harmful)
+        with pytest.raises(SegopsError, match=r"\.dir: damaged\. Delete it; `dvc fetch"):
+            diff(workspace, settings, "HEAD~1", page)
+    listed.unlink()
     with pytest.raises(SegopsError, match=r"cache does not hold it\. `dvc fetch"):
         diff(workspace, settings, "HEAD~1", page)
     assert not page.exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +15,12 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from segops import files, pipeline
+from segops.params import yaml_guard
 from segops.params.data import DataParams
 from segops.params.file import parse_params
 from segops.runtime.errors import SegopsError
 
+MD5 = "[0-9a-f]{32}"
 log = logging.getLogger("segops")
 
 
@@ -78,8 +82,9 @@ def _params(root: Path, revision: str, commit: str, present: DataParams) -> Data
     if found.returncode:
         return present
     try:
-        return parse_params(yaml.safe_load(found.stdout), f"params.yaml of {revision}").data
-    except (SegopsError, yaml.YAMLError) as error:
+        tree = yaml_guard.load(found.stdout.decode()) or {}
+        return parse_params(tree, f"params.yaml of {revision}").data
+    except (SegopsError, ValueError, yaml.YAMLError) as error:
         log.warning("Its data are read with the present data.classes: %s", error)
         return present
 
@@ -98,16 +103,16 @@ def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path
         "commit."
     )
     try:
-        output = yaml.safe_load(found.stdout)["outs"][0]
+        output = yaml_guard.load(found.stdout.decode())["outs"][0]
         digest = str(output["md5"])
-    except (yaml.YAMLError, LookupError, TypeError):
+    except (ValueError, yaml.YAMLError, LookupError, TypeError):
         raise damaged from None
-    if not digest.endswith(".dir"):
+    if not re.fullmatch(rf"{MD5}\.dir", digest):
         raise damaged
     cached = pipeline.cache_of(root, is_legacy="hash" not in output)
     fetch = (
-        f"`dvc fetch --all-commits {pointer}` gets it from the remote, where one has it; then run "
-        "this again."
+        f"`dvc fetch --all-commits {shlex.quote(pointer)}` gets it from the remote, where one has "
+        "it; then run this again."
     )
     try:
         listed = _listed(json.loads(cached(digest).read_bytes()))
@@ -125,11 +130,11 @@ def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path
 
 
 def _listed(entries: list[Mapping[str, str]]) -> dict[str, str]:
-    """Return the MD5 of each file by its path; a path that leaves the directory is an error."""
+    """Return the MD5 of each file by its path; whatever leads out of a directory is an error."""
     listed = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
-    for name in listed:
+    for name, md5 in listed.items():
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or not re.fullmatch(MD5, md5):
             raise ValueError(name)
     return listed
 

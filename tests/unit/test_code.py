@@ -37,6 +37,7 @@ DECISIVE_WORDS = {
     "segops.evaluate.kept_champion": {"champion, version "},
     "segops.evaluate.results": {"%Y-%m-%d %H:%M", " UTC"},
     "segops.metrics.wrong_pixels": {"false alarm"},
+    "segops.runtime.images": {"unknown pixel mode"},
     "segops.runtime.pyfunc_model": {"image in row "},
     "segops.predict.trained": {"the value of a pixel is the class id"},
     "segops.quality.runner": {"an error without a message"},

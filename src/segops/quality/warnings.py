@@ -95,6 +95,7 @@ def warnings(
         _soft(data),
         _together(data),
         _noisy(data),
+        _dropped(facts),
         *differences(facts, splits),
     ]
     return tuple(one for one in found if one is not None)
@@ -107,6 +108,22 @@ def _labels(facts: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     rows = rows[rows["label_ids"] < len(names)]
     rows["name"] = [names[label] for label in rows["label_ids"]]
     return rows.rename(columns={column: column.removeprefix("label_") for column in columns})
+
+
+def _dropped(facts: pd.DataFrame) -> Notice | None:
+    """The warning about images read as RGB whose fourth band is more than one value."""
+    four = facts[facts["mode"] == "RGBA"].dropna(subset=["band_deviations"])
+    varying = [one for one, all_ in zip(four["image_id"], four["band_deviations"], strict=True)
+               if all_[3] > 0]  # fmt: skip
+    if not varying:
+        return None
+    return Notice(
+        name="a fourth band is not read",
+        found=f"The fourth band of {counted(len(varying), 'image')} is left out: "
+        f"{_listed(varying)}.",
+        parameter="data.channels",
+        action="Set it to 4 where the fourth band holds data; transparency is not needed.",
+    )
 
 
 def _left_out(without: Sequence[str]) -> Notice | None:

@@ -459,7 +459,8 @@ def _load(image: Image.Image) -> None:
 
 def _undecodable(name: str, error: Exception) -> SegopsError:
     said = str(error).rstrip(".") or type(error).__name__
-    words, action = said, "Replace the file."
+    words = said
+    action = "Replace the file."
     if str(error) == "unknown pixel mode":  # of Pillow's reader of TIFF
         words = "its bands are not those of RGB or greyscale"
         action = "Set `data.channels` to their number before training, or convert it to RGB."

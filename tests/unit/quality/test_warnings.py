@@ -32,6 +32,7 @@ def row(index: int, split: str, held: Mapping[int, int], **more: Any) -> dict[st
         "split": split,
         "width": 100,
         "height": 80,
+        "mode": "RGB",
         "label_ids": list(held),
         "label_pixels": list(held.values()),
         "label_border": [min(4 * int(pixels**0.5), pixels // 2) for pixels in held.values()],
@@ -233,6 +234,19 @@ def test_files_that_cannot_be_read_are_left_to_the_checks(tmp_path: Path) -> Non
         layout.mask_path(image_id).unlink()
         layout.image_path(image_id).unlink()
     assert warnings(scan(layout), NAMES, "ground") == ()
+
+
+def test_a_fourth_band_that_rgb_leaves_out_is_told(tmp_path: Path) -> None:
+    layout = write(tmp_path / "voc", [disk(1)] * 4)
+    Image.new("RGBA", (SIDE, SIDE)).save(layout.image_path("i00"))
+    path = layout.image_path("i01")
+    image = Image.open(path).convert("RGBA")
+    assert "a fourth band is not read" not in {one.name for one in warnings(scan(layout), NAMES)}
+    image.paste((0, 0, 0, 9), (20, 20, 60, 60))
+    image.save(path)
+    (told,) = (one for one in warnings(scan(layout), NAMES) if "fourth" in one.name)
+    assert told.found == "The fourth band of 1 image is left out: i01."
+    assert told.parameter == "data.channels"
 
 
 def test_soft_and_noisy_masks_are_seen_in_the_pixels(tmp_path: Path) -> None:

@@ -57,11 +57,17 @@ def workspace(start: Path | None = None) -> Path:
     """The root of the checkout: the nearest directory at or above `start` that holds ``dvc.yaml``.
 
     Raises:
-        SegopsError: There is none.
+        SegopsError: There is none, or its path cannot be used.
     """
     start = (start or Path.cwd()).resolve()
     for directory in (start, *start.parents):
         if (directory / "dvc.yaml").is_file():
+            # SQLite's address ends at a ?; DVC's lines of progress are formatted with the path.
+            if bad := sorted(set("?{}") & set(str(directory))):
+                raise SegopsError(
+                    f"{directory}: the path of a checkout must not hold {' or '.join(bad)}: DVC or "
+                    "MLflow would fail. Move the checkout to another path."
+                )
             return directory
     raise SegopsError(f"{start}: no dvc.yaml here or above. Run segops inside a segops checkout.")
 

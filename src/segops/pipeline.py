@@ -156,12 +156,18 @@ def _written(present: code.StageCode) -> bytes:
 
 def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[str]:
     """Return DVC's list of changes of a stage or ``.dvc`` file, without those of the path `but`."""
-    # DVC resolves targets against the working directory, which need not be the workspace.
-    name = str(root / target) if target.endswith(".dvc") else f"{root / 'dvc.yaml'}:{target}"
-    for part in repository.stage.collect(name):
-        for thing in (*part.deps, *part.outs):
+    # Not by `repository.status`: it resolves targets against the working directory, and takes an
+    # `@` in the path of a checkout for the end of the path.
+    from dvc.repo import lock_repo
+
+    file, name = (target, None) if target.endswith(".dvc") else ("dvc.yaml", target)
+    stages = repository.stage.load_all(str(root / file), name)
+    for stage in stages:
+        for thing in (*stage.deps, *stage.outs):
             files.require_files(Path(thing.fs_path))
-    entries = [entry for part in repository.status(targets=[name]).values() for entry in part]
+    with lock_repo(repository):
+        found = [stage.status(check_updates=True) for stage in stages]
+    entries = [entry for one in found for part in one.values() for entry in part]
     changes = [
         entry for entry in entries if not isinstance(entry, dict) and entry != "always changed"
     ]
@@ -243,6 +249,7 @@ def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
     Raises:
         SegopsError: The data are neither in the workspace nor in a remote.
     """
+    require_no_link(root, data)
     pointer = _pointer(data)
     if not (root / pointer).is_file():
         if not (root / data).is_dir():
@@ -267,6 +274,21 @@ def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
         )
     on_line(f"{data} holds new content: it is tracked with DVC.")
     track_data(root, data, on_line)
+
+
+def require_no_link(root: Path, data: Path) -> None:
+    """Refuse a data directory that is a link, or lies behind one.
+
+    Raises:
+        SegopsError: It is, and DVC would refuse to track it.
+    """
+    for path in (data, *data.parents):
+        if (root / path).is_symlink():
+            raise SegopsError(
+                f"{path}: a link to {(root / path).readlink()}; DVC tracks no directory behind a "
+                "link. Remove the link; `segops data use PATH` then copies the files to "
+                f"{data}, where the file system can without taking their space again."
+            )
 
 
 def _pointer(data: Path) -> Path:

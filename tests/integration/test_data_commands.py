@@ -11,10 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from segops import pipeline
+from segops import paths, pipeline
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
-from tests.integration.conftest import dvc, segops
+from tests.integration.conftest import dvc, segops, set_params
 from tools.sample import generate
 
 
@@ -99,6 +99,41 @@ def test_dvc_is_not_started_on_a_pipe(workspace: Path) -> None:
         assert "JPEGImages/pipe.jpg: a pipe\n" in str(refused.value)
         assert "JPEGImages/zero: a device" in str(refused.value)
         assert "gone: a link that leads nowhere" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a@b", "a$HOME b\u00e4"])
+def test_a_checkout_may_lie_anywhere(name: str, workspace: Path) -> None:
+    root = workspace.rename(workspace.with_name(name))
+    states = {state.name: state.state for state in pipeline.states(root)}
+    assert states["validate"] == "stale"
+    assert not pipeline.is_unchanged(root, "validate")
+    pipeline.require_tracked(root, Path("data/voc"))
+
+
+@pytest.mark.parametrize("link", ["data/linked", "linked/voc"])
+def test_data_behind_a_link_are_refused_before_anything_is_copied(
+    link: str, workspace: Path, own: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    place = workspace / ("linked" if link.startswith("linked") else link)
+    place.symlink_to(tmp_path / "elsewhere")
+    set_params(workspace, data={"path": link})
+    done = segops(workspace, "data", "use", str(own))
+    assert done.returncode == 1
+    assert "DVC tracks no directory behind a link. Remove the link" in " ".join(done.stderr.split())
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    place.unlink()  # the advice
+    (workspace / link).parent.mkdir(exist_ok=True)
+    with pytest.raises(SegopsError, match="no such directory"):
+        pipeline.sync_data(workspace, Path(link), print)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a{b", "a}b"])
+def test_a_path_that_a_tool_would_read_otherwise_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "in").mkdir(parents=True)
+    (tmp_path / name / "dvc.yaml").touch()
+    with pytest.raises(SegopsError, match="the path of a checkout must not hold"):
+        paths.workspace(tmp_path / name / "in")
 
 
 def test_incomplete_data_are_refused_and_change_nothing(workspace: Path, own: Path) -> None:

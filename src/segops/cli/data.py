@@ -145,10 +145,13 @@ def _listed(text: str | None) -> tuple[str, ...]:
 
 
 def _data_target() -> tuple[Path, Path]:
+    from segops import pipeline
     from segops.params.file import load_params
 
     root = checkout()
-    return root, Path(load_params(root).data.path)
+    target = Path(load_params(root).data.path)
+    pipeline.require_no_link(root, target)
+    return root, target
 
 
 def _track(root: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from segops import paths
 from segops.params.classes import ClassList, ClassParams, Color, MaskId
 from segops.params.colors import default_colors
 from segops.runtime.bands import MOST_CHANNELS, RGB
@@ -80,7 +81,18 @@ class DataParams(Section):
     def _inside(cls, value: str) -> str:
         path = PurePath(value)
         if path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError("expected a directory inside the checkout, such as data/voc")
+            raise ValueError(
+                "expected a directory inside the checkout, such as data/voc, to which `segops data "
+                "use PATH` copies data from elsewhere"
+            )
+        # DVC takes the one for an option and the other for the end of a file's name.
+        if value.startswith("-") or ":" in value or not value.isprintable():
+            raise ValueError("expected a path without a colon that does not begin with -")
+        others = [one for one in vars(paths).values() if isinstance(one, PurePath)]
+        if path.parts[0] in (".git", ".dvc") or any(one.is_relative_to(path) for one in others):
+            raise ValueError(
+                "expected a directory of its own, such as data/voc: files of the pipeline lie there"
+            )
         return value
 
     @field_validator("classes")

@@ -51,6 +51,18 @@ def test_defaults_are_usable() -> None:
             {"augment": {"noise": {"std": [1, 12]}}},
             "augment.noise.std: entry 2: expected a number from 0 to 1 (found 12)",
         ),
+        *(
+            ({"data": {"path": path}}, "data.path: expected a directory inside the checkout")
+            for path in ("", ".", "/data/voc", "../voc", "data/../..", "data/..")
+        ),
+        *(
+            ({"data": {"path": path}}, "data.path: expected a directory of its own, such as data/v")
+            for path in ("data", "./data", "data/", "reports", "models", ".git/voc", ".segops")
+        ),
+        *(
+            ({"data": {"path": path}}, "data.path: expected a path without a colon")
+            for path in ("-voc", "data/a:b", "data/a\nb")
+        ),
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
         ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),
         ({"data": {"classes": ["background", "a", "a"]}}, "expected every name once"),

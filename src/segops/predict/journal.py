@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
 from segops import files, paths
 
@@ -41,8 +41,10 @@ class FinishedImage:
         outputs: SHA-256 of every output by its kind; None where a kind had nothing to show.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, revalidate_instances="always")
+
     format: int
-    mask: str
+    mask: InstanceOf[str]  # a file's name may hold bytes that are no UTF-8: no text to pydantic
     image: str
     model: str
     device: str
@@ -132,8 +134,8 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 def _parsed(line: bytes) -> FinishedImage | None:
     """The entry of a line; None for a line of another version or of something else."""
     try:
-        entry = _ENTRY.validate_json(line, strict=True)
-    except ValueError:
+        entry = _ENTRY.validate_python(FinishedImage(**json.loads(line)))
+    except (ValueError, TypeError, RecursionError):
         return None
     if entry.format != FORMAT or min(entry.width, entry.height) < 1 or not Path(entry.mask).name:
         return None

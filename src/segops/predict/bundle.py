@@ -82,8 +82,8 @@ class BundledPredictor:
         if self.channels != channels:
             raise SegopsError(
                 f"{name}: this model takes images of {self.channels} channels, the data have "
-                f"{channels} (data.channels, data.bands). Train one for these data, under another "
-                "registry.model if it is not to follow this one."
+                f"{channels} (data.channels, data.bands). Use a model of these data; where this is "
+                "the champion, give the new one another `registry.model`."
             )
 
     @property

@@ -21,6 +21,7 @@ from segops.report.html import decimal, render
 from segops.report.markdown import escaped
 from segops.report.model_facts import WITHOUT_ENCODER, predict_words
 from segops.report.sections import slices
+from segops.runtime.bands import RGB
 from segops.words import counted
 
 DESCRIPTION_LIMIT = 4900
@@ -199,6 +200,10 @@ def _data(facts: Facts, short: bool) -> Iterator[tuple[str, str]]:
     for label, name in (("hash", "data_hash"), ("hash of val", "val_hash")):
         if facts.lineage(name):
             yield label, facts.lineage(name)[:digits]
+    channels, further = facts.param("data.channels"), facts.param("data.bands") or ()
+    if channels not in (None, RGB) or further:
+        first = "RGB" if channels in (None, RGB) else f"{channels} bands of each image file"
+        yield "channels", ", ".join([first, *map(str, further)])
     yield "licence", facts.stated.data_licence or ""
 
 

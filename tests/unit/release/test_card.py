@@ -76,6 +76,16 @@ def test_a_card_says_all() -> None:
     assert "d" * 64 in page(facts_of())
 
 
+def test_a_card_says_which_channels_an_image_has() -> None:
+    for channels, bands, words in (("null", '["Depth"]', "RGB, Depth"),
+                                   ("6", "[]", "6 bands of each image file")):  # fmt: skip
+        params = PARAMS | {"data.channels": channels, "data.bands": bands}
+        assert f"**channels**: {words}\n" in page(facts_of(params=params))
+    for channels in ("null", "3"):
+        params = PARAMS | {"data.channels": channels, "data.bands": "[]"}
+        assert "**channels**" not in page(facts_of(params=params))
+
+
 def test_what_is_not_known_is_not_stated() -> None:
     bare = Facts("segops", "7", {tag("miou"): "0.500000"})
     for text in (page(bare), description(bare)):

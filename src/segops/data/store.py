@@ -318,7 +318,7 @@ def _write_pixels(
             write,
             max(1, workers),
             2 * workers,
-            size=lambda place: pixels_of(layout, place.image_id),
+            size=lambda place: pixels_of(layout, place.image_id, (place.width, place.height)),
             limit=PIXELS_AT_ONCE,
         )
         progress = track(written, f"Packing {split}", len(ids))

@@ -84,22 +84,22 @@ class Duplicate:
         return self.split != self.other_split
 
 
-def perceptual_hash(image: Image.Image) -> str | None:
-    """The perceptual hash of a decoded image, as 16 hexadecimal digits.
+def perceptual_hash(grey: NDArray[np.uint8]) -> str | None:
+    """The perceptual hash of an image as :func:`halved` gives it, as 16 hexadecimal digits.
 
-    None where the image has too little contrast: the hash would be one of noise. Images with equal
-    pixels have equal hashes.
+    None where the image has too little contrast: the hash would be one of noise.
     """
-    grey = _shrunk(_halved(image))
+    grey = _shrunk(grey)
     if cv2.meanStdDev(grey)[1].item() < LEAST_CONTRAST:
         return None
     signs = cv2.dct(grey.astype(np.float32))[_DOWN, _ACROSS] > 0
     return f"{int(_WEIGHTS[signs].sum(dtype=np.uint64)):016x}"
 
 
-def _halved(image: Image.Image) -> NDArray[np.uint8]:
+def halved(image: Image.Image) -> NDArray[np.uint8]:
     """An image in grey, uint8 (h, w), halved while its shorter side has `_HALVED` pixels or more.
 
+    Images with equal pixels give equal arrays, whatever their modes.
     OpenCV averages four pixels many times faster than the areas of another scale. Last rows and
     columns that make no whole pixel are left out.
     """

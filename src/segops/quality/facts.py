@@ -19,7 +19,7 @@ from PIL import Image
 from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
 from segops.quality.borders import border_pixels
-from segops.quality.duplicates import perceptual_hash
+from segops.quality.duplicates import halved, perceptual_hash
 from segops.runtime.bands import false_colour
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -45,6 +45,8 @@ from segops.words import counted
 
 MAX_WORKERS = 8
 SPARSE = 4
+_GREY = "grey"
+"""Hash of an image in grey; it is not in the table."""
 MISSING = "no such file"
 """The error of a listed file that does not exist."""
 
@@ -85,7 +87,7 @@ SCHEMA = pa.schema(
 `void_fraction` is in [0, 1]; `band_means` and `band_deviations` are mean and standard deviation of
 each 8-bit band, 0..255, by every `SPARSE`-th pixel of every `SPARSE`-th row; `perceptual_hash` is
 that of :mod:`segops.quality.duplicates`, `image_pixels` the :func:`segops.voc.hashes.pixel_hash` of
-images whose size and perceptual hash are those of another too (the pixels of others are no
+images whose size and look in grey are those of another too (the pixels of others are no
 other's); an unknown fact is null, and the error column says why."""
 
 _DTYPES = {
@@ -176,7 +178,7 @@ def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
             "mode": image.mode,
             "orientation": orientation(image),
             **_bands(image),
-            "perceptual_hash": perceptual_hash(image),
+            **_look(image),
         }
 
     return _file_facts("image", layout.root, layout.image_path(image_id), decode)
@@ -205,7 +207,7 @@ def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
         "orientation": image.orientation,
         "band_means": sparse.mean(axis=0).tolist(),
         "band_deviations": sparse.std(axis=0).tolist(),
-        "perceptual_hash": perceptual_hash(Image.fromarray(false_colour(image.pixels))),
+        **_look(Image.fromarray(false_colour(image.pixels))),
     }
 
 
@@ -240,14 +242,19 @@ def _bands(image: Image.Image) -> dict[str, Any]:
     return {"band_means": means.ravel(), "band_deviations": deviations.ravel()}
 
 
+def _look(image: Image.Image) -> dict[str, Any]:
+    grey = halved(image)
+    return {"perceptual_hash": perceptual_hash(grey), _GREY: sha256_bytes(grey.tobytes())}
+
+
 def _add_pixel_hashes(
     layout: Layout, facts: dict[str, dict[str, Any]], pipeline: Callable[..., Iterator[Any]]
 ) -> None:
     """Add the pixel hash of every image that may have the pixels of another."""
     looks = {
-        image_id: (one["perceptual_hash"], one["width"], one["height"])
+        image_id: (one.pop(_GREY), one["width"], one["height"])
         for image_id, one in facts.items()
-        if "perceptual_hash" in one
+        if _GREY in one
     }
     times = Counter(looks.values())
     alike = [image_id for image_id, look in looks.items() if times[look] > 1]

@@ -11,12 +11,13 @@ from segops.runtime.images import image_size
 from segops.voc.layout import Layout
 
 
-def pixels_of(layout: Layout, image_id: str) -> int:
+def pixels_of(layout: Layout, image_id: str, size: tuple[int, int] | None = None) -> int:
     """Pixels by the header of an image or of its mask, whichever has more; 0: none is readable.
 
-    More than three bands count as so many pixels more.
+    More than three bands count as so many pixels more. `size` is that of the image by its header,
+    where it is known already.
     """
-    of_image = math.prod(_size(layout, layout.image_path(image_id)))
+    of_image = math.prod(size or _size(layout, layout.image_path(image_id)))
     of_mask = math.prod(_size(layout, layout.mask_path(image_id)))
     return max(of_image * max(RGB, layout.reading.bands.total) // RGB, of_mask)
 

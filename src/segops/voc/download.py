@@ -34,12 +34,14 @@ class Archive:
         md5: The published MD5 digest, in hexadecimal.
         base: Directory inside the archive that holds the data set.
         unpacked_limit: Most bytes that its members may have together.
+        limit: Most bytes that the file may have: its size, rounded up.
     """
 
     url: str
     md5: str
     base: str
     unpacked_limit: int = 8 * GIB
+    limit: int = 2 * GIB
 
     @property
     def filename(self) -> str:
@@ -82,8 +84,9 @@ def download(
         delay: Seconds before the second attempt; doubled for every further attempt.
 
     Raises:
-        SegopsError: The server refuses, the connection stays lost, the digest is wrong, the disk
-            is too full, or another process is downloading the same file.
+        SegopsError: The server refuses or sends more than the file holds, the connection stays
+            lost, the digest is wrong, the disk is too full, or another process is downloading the
+            same file.
     """
     target = downloads / archive.filename
     url = archive.address(mirror)
@@ -100,7 +103,7 @@ def download(
             log.info("%s: already there, checksum right", target)
             return target
         part = target.with_name(f"{target.name}.part")
-        _receive_all(url, part, target, attempts, delay)
+        _receive_all(url, part, target, archive.limit, attempts, delay)
         digest = _md5(part)
         if digest != archive.md5:
             part.unlink()
@@ -122,6 +125,10 @@ def _md5(path: Path) -> str:
     return digest.hexdigest()
 
 
+class _TooLargeError(Exception):
+    """The server sends more than the published file holds."""
+
+
 class _Lost(Exception):
     """The server does not send the bytes that are missing."""
 
@@ -130,14 +137,22 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _receive_all(url: str, part: Path, target: Path, attempts: int, delay: float) -> None:
+def _receive_all(
+    url: str, part: Path, target: Path, limit: int, attempts: int, delay: float
+) -> None:
     best, failures = _size(part), 0
     by_hand = f"give another address with --mirror, or put the file by hand at {target}"
     with httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client:
         while True:
             try:
-                _receive(client, url, part)
+                _receive(client, url, part, limit)
                 return
+            except _TooLargeError:
+                part.unlink(missing_ok=True)
+                raise SegopsError(
+                    f"{url}: more than the {limit:,} bytes of the published file; nothing is kept. "
+                    f"Instead, {by_hand}."
+                ) from None
             except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
                 raise SegopsError(f"{url}: not usable: {error}. Instead, {by_hand}.") from None
             except httpx.HTTPStatusError as error:
@@ -167,7 +182,7 @@ def _receive_all(url: str, part: Path, target: Path, attempts: int, delay: float
             time.sleep(wait)
 
 
-def _receive(client: httpx.Client, url: str, part: Path) -> None:
+def _receive(client: httpx.Client, url: str, part: Path, limit: int) -> None:
     """Append the missing bytes to `part`; the digest decides whether all of them fit together."""
     have = _size(part)
     # Compressed transfer would change the bytes that a range counts.
@@ -190,6 +205,8 @@ def _receive(client: httpx.Client, url: str, part: Path) -> None:
                 f"{part}: {(total - have) / 1e9:.1f} GB are still to come and {free / 1e9:.1f} GB "
                 "are free. Free some space and run the same command again."
             )
+        if total is not None and total > limit:
+            raise _TooLargeError
         with (
             part.open("ab" if have else "wb") as file,
             Progress(f"downloading {url}", total, have, in_bytes=True) as progress,
@@ -197,6 +214,8 @@ def _receive(client: httpx.Client, url: str, part: Path) -> None:
             # Raw: some servers label a .tgz as compressed transfer, and its bytes must stay.
             # As they come: bytes held back to fill a block would be lost with the connection.
             for block in response.iter_raw():
+                if file.tell() + len(block) > limit:
+                    raise _TooLargeError
                 file.write(block)
                 progress.reach(file.tell())
             file.flush()

@@ -11,7 +11,7 @@ from pathlib import Path
 from segops.files import atomic_directory
 from segops.runtime.errors import SegopsError
 from segops.voc.archive import unpack
-from segops.voc.download import Archive, download
+from segops.voc.download import GIB, Archive, download
 from segops.voc.layout import IMAGES, LISTS, MASKS, SPLITS, Layout, open_layout
 from segops.voc.sbd import SBD_IMAGES, SBD_LISTS, SBD_MASKS, read_ids, trainaug, write_sbd_masks
 
@@ -27,6 +27,7 @@ VOC2007 = Archive(  # torchvision.datasets.voc.DATASET_YEAR_DICT["2007"]
     url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar",
     md5="c52e279531787c972589f7e41ab4ae64",
     base="VOCdevkit/VOC2007",
+    limit=GIB // 2,
 )
 SBD = Archive(  # torchvision.datasets.sbd.SBDataset: url, md5, and the directory that it unpacks
     url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"

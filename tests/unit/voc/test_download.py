@@ -7,7 +7,10 @@ import hashlib
 import random
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -182,6 +185,34 @@ def test_too_little_space_is_said_before_the_first_byte(server: Server, tmp_path
     server.headers = {"Content-Length": str(10**18)}
     with pytest.raises(SegopsError, match=r"1000000000\.0 GB are still to come"):
         get(server, tmp_path)
+    assert left(tmp_path) == set()
+
+
+def test_more_than_the_published_file_is_refused_by_the_header(
+    server: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(SegopsError, match="more than the 299,999 bytes of the published file"):
+        download(replace(archive(server), limit=len(CONTENT) - 1), tmp_path)
+    assert left(tmp_path) == set()
+    assert download(replace(archive(server), limit=len(CONTENT)), tmp_path).is_file()
+
+
+def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
+    def endless() -> None:
+        peer, _ = listening.accept()
+        with peer, suppress(OSError):
+            peer.recv(10_000)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while True:
+                peer.sendall(bytes(10_000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = Thread(target=endless)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/data.tar"
+        with pytest.raises(SegopsError, match="more than the 1,000,000 bytes"):
+            download(Archive(url, "0", "data", limit=1_000_000), tmp_path)
+        thread.join()
     assert left(tmp_path) == set()
 
 

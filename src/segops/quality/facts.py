@@ -24,15 +24,14 @@ from segops.runtime.bands import false_colour
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
-    MASK_FORMATS,
     PIXELS_AT_ONCE,
-    image_mode,
+    load_mask,
     load_photograph,
     orientation,
     read_content,
     read_file,
 )
-from segops.runtime.masks import decode_mask
+from segops.runtime.masks import ids_of
 from segops.threads import cores, pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of
@@ -215,14 +214,15 @@ def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     mask_ids = layout.reading.mask_ids
 
     def decode(content: bytes, name: str) -> dict[str, Any]:
-        mask = decode_mask(content, name, layout.reading.photographs)
+        image = load_mask(content, name, layout.reading.photographs)
+        mask = ids_of(image, content, name)
         counts = mask_ids.counted(count_ids(mask))
         held = np.flatnonzero(counts)
         border, loose = border_pixels(mask_ids.labels(mask), len(counts))
         return {
             "mask_width": mask.shape[1],
             "mask_height": mask.shape[0],
-            "mask_mode": image_mode(content, name, MASK_FORMATS),
+            "mask_mode": image.mode,
             "label_ids": held,
             "label_border": border[held],
             "label_loose": loose[held],

@@ -391,15 +391,6 @@ def require_pixels(
     )
 
 
-def image_mode(content: bytes, name: str, formats: Sequence[str]) -> str:
-    """The stored mode of an image, by its header; arguments and errors as :func:`load_image`."""
-    try:
-        with _open(BytesIO(content), formats) as image:
-            return image.mode
-    except Exception as error:
-        raise _undecodable(name, error) from error
-
-
 def _open(file: IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
     """Read an image's header with the reader of the format that its first bytes name.
 

@@ -31,7 +31,11 @@ def decode_mask(content: bytes, name: str, reading: Photographs = AS_SHIPPED) ->
         SegopsError: The content is no PNG, is corrupt or truncated, has another mode, or holds a
             colour that is not in the VOC palette or a pixel that is not opaque.
     """
-    image = load_mask(content, name, reading)
+    return ids_of(load_mask(content, name, reading), content, name)
+
+
+def ids_of(image: Image.Image, content: bytes, name: str) -> NDArray[np.uint8]:
+    """The ids of a mask that :func:`.images.load_mask` decoded; see :func:`decode_mask`."""
     depth = content[BIT_DEPTH]
     if depth == 16 or image.mode not in ("P", "L", "RGB", "RGBA"):
         raise SegopsError(

@@ -250,3 +250,11 @@ def test_decoded_mask_can_be_written_to() -> None:
         mask = decode_mask(content, "mask.png")
         mask[0, 0] = 7
         assert mask.flags["C_CONTIGUOUS"]
+
+
+def test_a_mask_of_several_pictures_is_refused() -> None:
+    first, second = (Image.fromarray(np.full((4, 5), value, np.uint8)) for value in (0, 1))
+    stream = BytesIO()
+    first.save(stream, "PNG", save_all=True, append_images=[second])
+    with pytest.raises(SegopsError, match=r"a\.png: holds several pictures; expected one"):
+        decode_mask(stream.getvalue(), "a.png")

@@ -29,10 +29,8 @@ from segops.release.gate import decide  # noqa: F401
 from segops.runtime.bands import RGB, decode_consumer_bands
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import (
-    require_pixels,
-    upright_rgb,
-)
+from segops.runtime.images import require_pixels
+from segops.runtime.rgb import upright_rgb
 from segops.voc.bands import read_pixels
 from segops.voc.layout import SPLITS, Layout, open_layout
 from segops.voc.masks import read_classes

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.runtime.images import strips
+from segops.runtime.rgb import strips
 from segops.voc.pixels import four_bytes
 
 SIDE = 32

@@ -27,11 +27,11 @@ from segops.runtime.images import (
     PIXELS_AT_ONCE,
     load_mask,
     load_photograph,
-    orientation,
     read_content,
     read_file,
 )
 from segops.runtime.masks import ids_of
+from segops.runtime.rgb import orientation
 from segops.threads import cores, pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of

@@ -22,9 +22,9 @@ from .images import (
     image_size,
     load_image,
     lower_bytes,
-    orientation,
     require_pixels,
 )
+from .rgb import orientation
 
 RGB = 3
 """Channels of a photograph unless a data set says otherwise."""

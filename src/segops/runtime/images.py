@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -28,14 +28,13 @@ from PIL import (
 )
 
 from . import signatures
-from .depth import SIXTEEN_BITS, grey_to_eight_bits, to_eight_bits
+from .depth import to_eight_bits
 from .errors import SegopsError
 from .file_kinds import describe, no_file
 from .png import lacks_rows, unwritten
+from .rgb import require_depth, to_rgb, upright_rgb
 
 log = logging.getLogger("segops")
-
-_READABLE_MODES = ("RGB", "L", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "LAB", "HSV", "1")
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -89,21 +88,6 @@ class Photographs:
 AS_SHIPPED = Photographs()
 """How photographs are read where no ``params.yaml`` says otherwise."""
 
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The transposition that turns an image upright, by its EXIF orientation."""
-
-_STRIP = 1 << 22
-"""Pixels converted at a time, so that memory does not hold a large image a third time."""
-
 
 def decode_image(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:
     """Decode a photograph of a data set, of `PHOTOGRAPH_FORMATS`, called `name` in messages.
@@ -111,7 +95,7 @@ def decode_image(content: bytes, name: str, reading: Photographs = AS_SHIPPED) -
     The EXIF orientation is not applied, because the mask fits the stored pixels.
 
     Returns:
-        As :func:`upright_rgb`.
+        As :func:`segops.runtime.rgb.upright_rgb`.
 
     Raises:
         SegopsError: As :func:`load_photograph`.
@@ -128,7 +112,7 @@ def load_photograph(content: bytes, name: str, reading: Photographs = AS_SHIPPED
     """
     image = load_image(content, name, PHOTOGRAPH_FORMATS, reading.max_pixels, DATA_KEY)
     _require_single(image, name)
-    _require_depth(image, name)
+    require_depth(image, name)
     lower = partial(lower_bytes, content, name)
     return to_eight_bits(image, content, name, reading.bit_depth, lower)
 
@@ -172,104 +156,19 @@ def decode_consumer_image(
         bit_depth: As of :class:`Photographs`: the model is to see what it was trained on.
 
     Returns:
-        As :func:`upright_rgb`.
+        As :func:`segops.runtime.rgb.upright_rgb`.
 
     Raises:
-        SegopsError: As :func:`load_image` and :func:`upright_rgb`.
+        SegopsError: As :func:`load_image` and :func:`segops.runtime.rgb.upright_rgb`.
     """
     image = load_image(content, name, CONSUMER_FORMATS, max_pixels)
     if _holds_several(image):
         log.warning("%s: holds several pictures; the first one is taken.", name)
     if bit_depth != 16:  # else the upper 8 bits, as everywhere below
-        _require_depth(image, name)
+        require_depth(image, name)
         lower = partial(lower_bytes, content, name)
         image = to_eight_bits(image, content, name, bit_depth, lower)
     return upright_rgb(image, name)
-
-
-def upright_rgb(image: Image.Image, name: str, bit_depth: int | None = 16) -> NDArray[np.uint8]:
-    """The pixels of a consumer's image, turned as its EXIF orientation says.
-
-    `bit_depth` is that of :class:`Photographs`, for 16 bits of greyscale.
-
-    Returns:
-        uint8 array of shape (H, W, 3), RGB, contiguous and writable. Alpha is dropped.
-
-    Raises:
-        SegopsError: The image has more bits a channel than 8, or 16 of greyscale that `bit_depth`
-            does not allow.
-    """
-    _require_depth(image, name)
-    if image.mode in SIXTEEN_BITS:
-        image = grey_to_eight_bits(image, name, bit_depth)
-    method = _UPRIGHT.get(orientation(image))
-    return to_rgb(image if method is None else image.transpose(method))
-
-
-def _require_depth(image: Image.Image, name: str) -> None:
-    if image.mode in (*_READABLE_MODES, *SIXTEEN_BITS):
-        return
-    bits = {"I": ", 32-bit integers", "F": ", floating point"}.get(image.mode, "")
-    raise SegopsError(
-        f"{name}: image of mode {image.mode}{bits}; expected 8 bits a channel "
-        f"({', '.join(_READABLE_MODES)}, or 16 of greyscale). Convert it to RGB."
-    )
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where it is missing, meaningless or damaged."""
-    try:
-        value = image.getexif().get(_ORIENTATION)
-    except Exception:
-        # Damaged EXIF data can raise any exception, and the image itself is intact.
-        return 1
-    return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of an image as stored, as :func:`upright_rgb` returns them."""
-    width, height = image.size
-    if width * height <= _STRIP:
-        return _pixels(image)
-    array = np.empty((height, width, 3), np.uint8)
-    top = 0
-    for strip in rgb_strips(image):
-        array[top : top + len(strip)] = strip
-        top += len(strip)
-    return array
-
-
-def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of an image in strips from top to bottom.
-
-    Each is uint8 (h, W, 3), RGB, contiguous, of about four million pixels, so that a large image is
-    never held twice.
-    """
-    return map(_pixels, strips(image))
-
-
-def strips(image: Image.Image, multiple: int = 1) -> Iterator[Image.Image]:
-    """An image in strips as of :func:`rgb_strips`, of mode RGB.
-
-    The number of rows of all but the last is a multiple of `multiple`.
-    """
-    width, height = image.size
-    rows = max(1, _STRIP // width // multiple) * multiple
-    if rows >= height:
-        yield _rgb(image)
-        return
-    for top in range(0, height, rows):
-        yield _rgb(image.crop((0, top, width, min(top + rows, height))))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    return np.array(_rgb(image))
 
 
 def read_image(path: Path, reading: Photographs = AS_SHIPPED) -> NDArray[np.uint8]:

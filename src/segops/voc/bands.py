@@ -16,11 +16,10 @@ from segops.runtime.images import (
     DATA_KEY,
     PHOTOGRAPH_FORMATS,
     load_photograph,
-    orientation,
     read_content,
     read_image,
-    to_rgb,
 )
+from segops.runtime.rgb import orientation, to_rgb
 from segops.voc.layout import Layout
 from segops.voc.reading import Bands, Reading
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.runtime import images
+from segops.runtime import rgb
 
 
 def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
-    """The arrays of :func:`segops.runtime.images.rgb_strips`, in a third of its time."""
-    for strip in images.strips(image):
+    """The arrays of :func:`segops.runtime.rgb.rgb_strips`, in a third of its time."""
+    for strip in rgb.strips(image):
         yield np.asarray(cv2.cvtColor(four_bytes(strip), cv2.COLOR_RGBA2RGB), np.uint8)
 
 

@@ -101,7 +101,7 @@ def test_a_large_image_ishalved_strip_by_strip(
     assert whole.shape == (size[0] >> times, size[1] >> times)
     first = cv2.cvtColor(image[: 1 << times, : 1 << times], cv2.COLOR_RGB2GRAY)
     assert abs(float(whole[0, 0]) - first.mean()) < 2
-    monkeypatch.setattr("segops.runtime.images._STRIP", 70_000)
+    monkeypatch.setattr("segops.runtime.rgb._STRIP", 70_000)
     np.testing.assert_array_equal(halved(Image.fromarray(image)), whole)
 
 

@@ -25,10 +25,10 @@ from segops.runtime.images import (
     decode_consumer_image,
     decode_image,
     image_size,
-    orientation,
 )
 from segops.runtime.masks import decode_mask
 from segops.runtime.predictor import Predictor
+from segops.runtime.rgb import orientation
 from segops.voc.layout import Layout, open_layout
 from tests.support.folder_runs import make_bundle
 from tests.support.large_image import Brightest

@@ -13,14 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import (
-    Photographs,
-    decode_consumer_image,
-    decode_image,
-    load_photograph,
-    orientation,
-)
+from segops.runtime.images import Photographs, decode_consumer_image, decode_image, load_photograph
 from segops.runtime.masks import decode_mask
+from segops.runtime.rgb import orientation
 
 TWELVE = Photographs(bit_depth=12)
 VALUES = np.random.default_rng(3).integers(0, 4096, (7, 9, 4), dtype=np.uint16)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segops.runtime import images
+from segops.runtime import rgb
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import Photographs, decode_consumer_image, decode_image, image_size
 from segops.runtime.masks import decode_mask
@@ -155,9 +155,9 @@ def test_a_large_image_is_converted_strip_by_strip(
     image = Image.fromarray(picture()).convert("P" if mode == "PA" else mode)
     if mode == "PA":
         image = image.convert("PA")
-    whole = images.to_rgb(image)
-    monkeypatch.setattr(images, "_STRIP", 200)  # five rows
-    np.testing.assert_array_equal(images.to_rgb(image), whole)
+    whole = rgb.to_rgb(image)
+    monkeypatch.setattr(rgb, "_STRIP", 200)  # five rows
+    np.testing.assert_array_equal(rgb.to_rgb(image), whole)
 
 
 def test_a_bomb_is_refused_by_its_header_before_a_pixel_is_decoded() -> None:

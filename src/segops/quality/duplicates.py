@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from segops.progress import track
 from segops.runtime.rgb import strips
 from segops.voc.pixels import four_bytes
 
@@ -33,6 +34,8 @@ _MOST_DIFFERING = 14
 _TABLES = 20
 _TABLE_BITS = 18
 _NEIGHBOURS = 8
+_LOOKS = 8
+"""Most different pictures of one hash that are compared with others."""
 _WIDE = 96
 _CROPS = (2, 4)
 """Pixels of `_WIDE` that a crop may have taken away."""
@@ -123,7 +126,9 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
     """All pairs of a facts table that show the same picture; see :func:`candidates`.
 
     Images with equal pixels are each a pair with the first of them; the others are a pair only
-    where their thumbnails agree, also when one is slightly cropped or is mirrored.
+    where their thumbnails agree, also when one is slightly cropped or is mirrored. Of images with
+    one hash each is a pair with the first that it agrees with, and only those that agree with none
+    before them, at most `_LOOKS`, are compared with the images of other hashes.
 
     Args:
         facts: As of :func:`segops.quality.facts.scan`.
@@ -140,6 +145,7 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
     single = listed[~repeated].dropna(subset=["perceptual_hash"])
     ids = single["image_id"].tolist()
     hashes = np.array([int(one, 16) for one in single["perceptual_hash"]], dtype=np.uint64)
+    unique, first, group = np.unique(hashes, return_index=True, return_inverse=True)
 
     @lru_cache(_KEPT)
     def wide(place: int) -> NDArray[np.uint8]:
@@ -149,10 +155,22 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
     def views(place: int) -> NDArray[np.float32]:
         return _views(wide(place))
 
-    for one, other in candidates(hashes):
+    def agree(one: int, other: int) -> bool:
         similarity, mirrored = _similarity(views(one), views(other))
-        if similarity >= LEAST_SIMILARITY:
+        is_pair = similarity >= LEAST_SIMILARITY
+        if is_pair:
+            one, other = sorted((one, other))
             found.append(_pair(places, ids[one], ids[other], similarity, False, mirrored))
+        return is_pair
+
+    looks = [[place] for place in first.tolist()]
+    for place in np.flatnonzero(first[group] != np.arange(len(hashes))).tolist():
+        own = looks[group[place]]
+        if not any(agree(one, place) for one in own) and len(own) < _LOOKS:
+            own.append(place)
+    pairs = track(candidates(unique), "Comparing pictures")
+    for one, other in ((one, other) for a, b in pairs for one in looks[a] for other in looks[b]):
+        agree(one, other)
     return tuple(
         sorted(found, key=lambda one: (not one.across, -one.similarity, one.image_id, one.other_id))
     )
@@ -163,18 +181,15 @@ def candidates(hashes: NDArray[np.uint64]) -> list[tuple[int, int]]:
 
     Each of `_TABLES` tables sorts the hashes by a subset of their bits, and compares each with the
     next `_NEIGHBOURS` in its own bucket: time and memory are linear in the number of images,
-    however many of them are alike. Of equal hashes each is a pair with the first, and only the
-    first is compared with others.
+    however many of them are alike.
 
     Args:
-        hashes: uint64 (N,), as numbers of :func:`perceptual_hash`.
+        hashes: uint64 (N,), as numbers of :func:`perceptual_hash`, each once.
     """
     count = len(hashes)
-    unique, first, place = np.unique(hashes, return_index=True, return_inverse=True)
-    repeated = np.flatnonzero(first[place] != np.arange(count))
-    found = first[place[repeated]] * count + repeated
-    both = np.concatenate([unique, unique ^ np.uint64(_MIRROR)])
-    owners = np.concatenate([first, first])
+    found = np.zeros(0, np.int64)
+    both = np.concatenate([hashes, hashes ^ np.uint64(_MIRROR)])
+    owners = np.tile(np.arange(count), 2)
     random = np.random.default_rng(0)
     for _ in range(_TABLES):
         mask = _WEIGHTS[random.choice(_BITS, _TABLE_BITS, replace=False)].sum(dtype=np.uint64)

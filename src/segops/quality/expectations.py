@@ -24,6 +24,8 @@ from segops.voc.mask_ids import UNNAMED
 from segops.words import counted
 
 Row = Mapping[Any, Any]
+_TWINS = 3
+"""Most images of another split that a finding names."""
 
 
 @dataclass(frozen=True)
@@ -279,8 +281,8 @@ def _required_rule(labels: pd.DataFrame, params: Bounds, split: str) -> Rule:
 
 def _split_rules(images: pd.DataFrame) -> list[Rule]:
     listed = images.groupby("image_id")["split"].agg(list).to_dict()
-    told = ["image_path", "split", "image_sha256"]
-    twins = images.groupby("content")[told].agg(list).to_dict("index")
+    doubtful = images[images["in_two_splits"]].sort_values("image_path")
+    twins = doubtful.groupby(["content", "split"])[["image_path", "image_sha256"]].agg(list)
 
     def repeated(row: Row) -> list[Finding]:
         where = listed[row["image_id"]]
@@ -291,15 +293,16 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
         return [Finding(_list(where[0]), message)]
 
     def leaked(row: Row) -> str:
-        twin = twins[row["content"]]
-        others = {
-            f"{path} in {split}": sha256
-            for path, split, sha256 in zip(*(twin[name] for name in told), strict=True)
-            if split != row["split"]
-        }
-        same_file = set(others.values()) == {row["image_sha256"]}
+        others, count, hashes = list[str](), 0, set[str]()
+        for split, paths, sha256 in twins.loc[row["content"]].itertuples(name=None):
+            if split != row["split"]:
+                others += [f"{path} in {split}" for path in paths[:_TWINS]]
+                count += len(paths) - len(paths[:_TWINS])
+                hashes |= {*sha256[:_TWINS]}
+        same_file = hashes == {row["image_sha256"]}
         relation = "is the same file as" if same_file else "has the same pixels as"
-        return f"in {row['split']} {relation} {', '.join(sorted(others))}"
+        more = f" and {count} more" if count else ""
+        return f"in {row['split']} {relation} {', '.join(others)}{more}"
 
     return [
         Rule(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from segops.cli.common import checkout, console
@@ -41,7 +40,7 @@ def diff(
             table.add_column(name, justify="right")
         for row in rows:
             table.add_row(
-                escape(row["name"]),
+                row["name"],
                 *(number(row[key]) for key in ("before", "after")),
                 *(percent(row[f"{key}_share"], 2) for key in ("before", "after")),
             )

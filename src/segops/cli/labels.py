@@ -39,6 +39,7 @@ def labels(
     """
     from segops.label_check.audit import PAGE, SUSPECTS, TABLE, audit_labels
     from segops.params.file import load_params
+    from segops.words import counted
 
     root = checkout()
     splits = ("train", "val") if split == "both" else (split,)
@@ -52,9 +53,12 @@ def labels(
         table.add_row(str(rank), row.image_id, row.split, score, str(len(row.segments)))
     console.print(table)
     if found.left_out:
-        console.say(f"{len(found.left_out)} images are left out: the model was trained on them.")
+        console.say(
+            f"{counted(len(found.left_out), 'image')} left out: the model was trained on them."
+        )
     console.say(
-        f"{len(found.rows)} images judged. Look at {found.directory / PAGE}; all is in "
-        f"{found.directory / TABLE}.\n{found.directory / SUSPECTS} lists the {len(found.suspects)} "
-        "most suspect: `segops data use PATH --without FILE` leaves them out."
+        f"{counted(len(found.rows), 'image')} judged. Look at {found.directory / PAGE}; all is in "
+        f"{found.directory / TABLE}.\n{found.directory / SUSPECTS} lists the suspects, "
+        f"{counted(len(found.suspects), 'image')}: `segops data use PATH --without FILE` leaves "
+        "them out."
     )

@@ -279,7 +279,10 @@ def _with_statistics(directory: Path) -> dict[str, Any]:
     content: dict[str, Any] = read_json(directory / INDEX)
     content[STATISTICS] = measured(
         split.statistics.channels,
-        ((split.image(entry), split.mask(entry)) for entry in split.entries.values()),
+        (
+            (split.image(entry), split.mask(entry))
+            for entry in track(split.entries.values(), "Measuring channels", len(split.entries))
+        ),
     ).to_json()
     return content
 

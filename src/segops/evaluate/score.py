@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import segops
 from segops import files
+from segops.children import child_environment
 from segops.data.store import PackedStore
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
@@ -342,13 +341,6 @@ def _done(process: subprocess.Popen[str]) -> Iterator[str]:
         if "error" in message:
             raise SegopsError(message["error"])
         yield message["done"]
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a child process that imports the very segops that this process runs."""
-    here = str(Path(segops.__file__).resolve().parents[1])
-    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def last_words(stream: IO[bytes]) -> str:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from segops import files
+from segops.children import child_environment
 from segops.data.store import PackedStore
-from segops.evaluate.score import child_environment, last_words
+from segops.evaluate.score import last_words
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 

@@ -85,7 +85,11 @@ def _params(root: Path, revision: str, commit: str, present: DataParams) -> Data
         tree = yaml_guard.load(found.stdout.decode()) or {}
         return parse_params(tree, f"params.yaml of {revision}").data
     except (SegopsError, ValueError, yaml.YAMLError) as error:
-        log.warning("Its data are read with the present data.classes: %s", error)
+        log.warning(
+            "The data of %s are read with section data of the present params.yaml: %s",
+            revision,
+            error,
+        )
         return present
 
 

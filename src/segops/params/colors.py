@@ -15,7 +15,7 @@ RGB = tuple[int, int, int]
 Floats = NDArray[np.float64]
 
 BLACK = (0, 0, 0)
-_VOID_GREYS = ((236, 236, 236), (120, 120, 120))
+VOID_LIGHT, VOID_DARK = (236, 236, 236), (120, 120, 120)
 """How pages draw void; no class looks like it."""
 _LEVELS = (range(0, 256, 51), range(17, 256, 34))
 """Values of a channel, for two grids of colours of which one lies between the other's."""
@@ -80,7 +80,7 @@ def _distinct_colors() -> tuple[RGB, ...]:
             distance = np.linalg.norm(points - lab(np.array([color]), sight), axis=1)
             np.minimum(nearest, distance, out=nearest)
 
-    for color in (BLACK, *_VOID_GREYS):
+    for color in (BLACK, VOID_LIGHT, VOID_DARK):
         keep_away(color)
     chosen: list[RGB] = []
     for _ in range(VOID):

@@ -14,10 +14,11 @@ from segops.runtime.bands import MOST_CHANNELS, RGB
 from segops.runtime.classes import VOC_CLASSES, VOID, Classes
 from segops.runtime.images import MAX_PIXELS, Photographs
 from segops.runtime.section import Count, Section, Words
+from segops.voc.layout import IMAGES, LISTS, MASKS
 from segops.voc.mask_ids import AS_STORED, MaskIds
 from segops.voc.reading import Bands, Reading
 
-TAKEN = ("JPEGImages", "SegmentationClass", "ImageSets")
+TAKEN = (IMAGES, MASKS, PurePath(LISTS).parts[0])
 AUTO = "auto"
 BACKGROUND = "background"
 
@@ -87,7 +88,9 @@ class DataParams(Section):
             )
         # DVC takes the one for an option and the other for the end of a file's name.
         if value.startswith("-") or ":" in value or not value.isprintable():
-            raise ValueError("expected a path without a colon that does not begin with -")
+            raise ValueError(
+                "expected a path of printable characters without a colon that does not begin with -"
+            )
         others = [one for one in vars(paths).values() if isinstance(one, PurePath)]
         if path.parts[0] in (".git", ".dvc") or any(one.is_relative_to(path) for one in others):
             raise ValueError(
@@ -120,10 +123,11 @@ class DataParams(Section):
     @classmethod
     def _directories(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if not name.isprintable() or PurePath(name).name != name or name in TAKEN:
+            is_name = name.isprintable() and PurePath(name).name == name
+            if not is_name or name in TAKEN or name.startswith((".", "-")):
                 raise ValueError(
-                    "expected names of directories beside JPEGImages, such as Depth; found "
-                    f"{name!r}"
+                    "expected names of directories beside JPEGImages, such as Depth, that do not "
+                    f"begin with . or -; found {name!r}"
                 )
         if len(set(value)) != len(value):
             raise ValueError("expected every directory once")

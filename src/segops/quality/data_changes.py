@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from segops.voc.decoding import pixels_of
 from segops.voc.layout import Layout
 
 VOID_LABEL = "void (id 255)"
+_NO_CLASS = re.compile(rf"(class )*(id \d+|{re.escape(VOID_LABEL)})")
 State = Literal["same", "bytes", "changed", "unreadable"]
 """Of a file: the same bytes; other bytes, the same content; another content; not to be compared."""
 
@@ -36,7 +38,7 @@ class Version:
 
     def labels(self) -> list[str]:
         """What each id in the masks means, 0 to 255."""
-        names = self.classes.names
+        names = [*map(_label, self.classes.names)]
         return [
             VOID_LABEL if label == VOID else names[label] if label < len(names) else f"id {one}"
             for one, label in enumerate(self.layout.reading.mask_ids.table)
@@ -203,7 +205,7 @@ def joint_labels(before: Version, after: Version) -> tuple[list[str], list[NDArr
         that only the earlier version has; and for the earlier and the later version a table,
         uint16 (256,), by the ids in its masks.
     """
-    names = after.classes.names
+    names = [*map(_label, after.classes.names)]
     others = (f"id {one}" for one in range(len(names), VOID))
     numbers = {label: number for number, label in enumerate([*names, *others, VOID_LABEL])}
     tables = [
@@ -211,6 +213,11 @@ def joint_labels(before: Version, after: Version) -> tuple[list[str], list[NDArr
         for version in (after, before)
     ]
     return list(numbers), tables[::-1]
+
+
+def _label(name: str) -> str:
+    """What a class is called here: its name, told apart from the labels of what is no class."""
+    return f"class {name}" if _NO_CLASS.fullmatch(name) else name
 
 
 def _judge(

@@ -19,9 +19,12 @@ from typing import cast
 
 import pandas as pd
 
+from segops.children import child_environment
 from segops.progress import track
 from segops.quality import jpeg_reader
 from segops.quality.checks import Notice
+from segops.quality.facts import MAX_WORKERS
+from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 from segops.words import counted
 
@@ -32,6 +35,7 @@ A_READER = 500
 _WARNING = re.compile(r"(?:Corrupt JPEG data|Premature end of JPEG file)(?:: )?(.*)")
 _LEFT = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _NAMED = 5
+_LAST_WORDS = 15
 
 
 def with_damage(
@@ -44,11 +48,14 @@ def with_damage(
     Args:
         facts: Of :func:`segops.quality.facts.scan`.
         root: The data set.
-        workers: Processes at most; None or 0: one per core.
+        workers: Processes at most; None or 0: one per core, `MAX_WORKERS` at most.
 
     Returns:
         The table, with an `image_error` for each damaged photograph, and a warning about those
         with a little padding behind their pixels.
+
+    Raises:
+        SegopsError: A process that decodes does not start.
     """
     sound = facts.loc[facts["image_error"].isna(), "image_path"].dropna()
     names = list(dict.fromkeys(sound))
@@ -91,7 +98,7 @@ def _notices(padded: list[str]) -> tuple[Notice, ...]:
 
 def _warnings(paths: list[Path], workers: int | None) -> list[list[str]]:
     """What libjpeg warns of, for each file."""
-    count = min(workers or cores(), 1 + len(paths) // A_READER)
+    count = min(workers or min(MAX_WORKERS, cores()), 1 + len(paths) // A_READER)
     readers: SimpleQueue[_Reader] = SimpleQueue()
 
     def ask(path: Path) -> list[str]:
@@ -113,13 +120,14 @@ class _Reader:
 
     def __enter__(self) -> _Reader:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", jpeg_reader.__name__],
+            [sys.executable, "-P", "-m", jpeg_reader.__name__],
             bufsize=0,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "OPENCV_LOG_LEVEL": "OFF"},
+            env={**child_environment(), "OPENCV_LOG_LEVEL": "OFF"},
         )
         self._lines = BufferedReader(cast(FileIO, self._process.stderr))
+        self._has_started = False
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,17 +136,42 @@ class _Reader:
         self._process.wait()
 
     def ask(self, path: Path) -> list[str]:
-        """Decode a file; what libjpeg warns of, each warning once."""
-        said: list[str] = []
-        try:
-            cast(FileIO, self._process.stdin).write(json.dumps(os.fspath(path)).encode() + b"\n")
-            while (line := self._lines.readline()) != jpeg_reader.END:
-                if not line:
-                    raise BrokenPipeError
-                if found := _WARNING.search(line.decode(errors="replace")):
-                    said.append(found[1].strip() or "premature end of the file")
-        except BrokenPipeError:
+        """Decode a file; what libjpeg warns of, each warning once.
+
+        Where the process ends, a new one tries once more: another program may have ended it.
+        """
+        for _ in range(2):
+            try:
+                if not self._has_started:
+                    self._start()
+                cast(FileIO, self._process.stdin).write(
+                    json.dumps(os.fspath(path)).encode() + b"\n"
+                )
+                lines, is_whole = self._lines_to_end()
+            except BrokenPipeError:
+                is_whole = False
+            if is_whole:
+                found = filter(None, map(_WARNING.search, lines))
+                said = (one[1].strip() or "premature end of the file" for one in found)
+                return list(dict.fromkeys(said))
             self.__exit__()
             self.__enter__()
-            return ["a decoder crashed on them"]
-        return list(dict.fromkeys(said))
+        return ["a decoder crashed on them"]
+
+    def _start(self) -> None:
+        said, self._has_started = self._lines_to_end()
+        if not self._has_started:
+            words = "\n".join(f"  {line}" for line in said[-_LAST_WORDS:])
+            raise SegopsError(
+                "The process that looks for damage in JPEG data does not start. Its last words:\n"
+                f"{words}"
+            )
+
+    def _lines_to_end(self) -> tuple[list[str], bool]:
+        """Its lines up to `END`, and whether that came."""
+        lines: list[str] = []
+        while (line := self._lines.readline()) != jpeg_reader.END:
+            if not line:
+                return lines, False
+            lines.append(line.decode(errors="replace").rstrip())
+        return lines, True

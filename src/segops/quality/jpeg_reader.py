@@ -17,16 +17,17 @@ import numpy as np
 from segops.runtime.signatures import LENGTH, image_format
 
 END = b"<end of file>\n"
-"""What the process prints after each file."""
+"""What the process prints when it has started, and after each file."""
 
 
 def main() -> None:
     """Decode the files whose paths come as JSON, one a line, at an eighth of their size."""
+    os.write(2, END)
     for line in sys.stdin.buffer:
-        with suppress(OSError, cv2.error):
-            content = Path(json.loads(line)).read_bytes()
-            if image_format(content[:LENGTH]) == "JPEG":
-                pixels = np.frombuffer(content, np.uint8)
+        with suppress(OSError, cv2.error), Path(json.loads(line)).open("rb") as file:
+            start = file.read(LENGTH)
+            if image_format(start) == "JPEG":
+                pixels = np.frombuffer(start + file.read(), np.uint8)
                 cv2.imdecode(pixels, cv2.IMREAD_REDUCED_GRAYSCALE_8)
         os.write(2, END)
 

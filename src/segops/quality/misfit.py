@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from shlex import quote
 
+import numpy as np
 import pandas as pd
 
 from segops.params.data import DataParams
@@ -20,6 +21,10 @@ NAME = "masks are of these classes"
 MOST = 0.5
 """Share of the masks from which on they are others than the parameters say, and not single files
 defective. Of VOC 2012's, none looks binary."""
+BORDER = 0.1
+"""Share of a mask that void around objects covers at most, as a mean."""
+TIMES = 3
+"""So many times the void of masks that hold classes is more than a border, too."""
 GAPS = 0.2
 """Share of the ids below the highest that may not occur in masks of other classes than VOC's."""
 
@@ -36,12 +41,10 @@ def misfit(facts: pd.DataFrame, data: DataParams, validate: ValidateParams) -> D
     """
     known = facts.dropna(subset=["label_ids"])
     held = [frozenset(map(int, ids)) for ids in known["label_ids"]]
-    splits = known["split"].tolist()
     names = data.class_names
-    for split in ALL_SPLITS if not data.reading.mask_ids.lines else ():
-        own = [ids for ids, one in zip(held, splits, strict=True) if one == split]
-        if _are_binary(own):
-            return _binary(split, own, data)
+    if not data.reading.mask_ids.lines and (split := _binary_split(known, held)) is not None:
+        own = [ids for ids, one in zip(held, known["split"], strict=True) if one == split]
+        return _binary(split, own, data)
     if names == VOC_CLASSES and not data.reading.mask_ids.lines:
         ids = frozenset().union(*held) - {VOID}
         number = max(ids, default=0) + 1
@@ -95,17 +98,41 @@ def _unnamed(ids: Iterable[int], classes: int) -> list[int]:
     return [one % UNNAMED for one in ids if one >= classes and one != VOID]
 
 
-def _are_binary(held: list[frozenset[int]]) -> bool:
-    binary = [ids for ids in held if VOID in ids and ids <= {0, VOID}]
-    alone = all(ids <= {0, VOID} for ids in held)
-    return bool(binary) and (alone or len(binary) >= MOST * len(held))
+def _is_binary(ids: frozenset[int]) -> bool:
+    return VOID in ids and ids <= {0, VOID}
+
+
+def _binary_split(known: pd.DataFrame, held: list[frozenset[int]]) -> str | None:
+    """The first split whose masks look binary, judged by the masks of all splits.
+
+    Where masks with other ids than 0 hold void too, a mask of 0 and 255 is one without objects:
+    then all masks of a split must be so, with more void than goes around objects.
+    """
+    void = known["void_fraction"].to_numpy(float)
+    real = np.array([bool(ids - {0, VOID}) for ids in held], bool)
+    binary = np.array([_is_binary(ids) for ids in held], bool)
+    has_void = any(VOID in ids for ids in held if ids - {0, VOID})
+    for split in ALL_SPLITS:
+        own = (known["split"] == split).to_numpy()
+        if not (own & binary).any():
+            continue
+        if has_void:
+            most = max(BORDER, TIMES * void[real].mean())
+            found = not (own & real).any() and void[own & binary].mean() > most
+        else:
+            found = not (own & real).any() or (own & binary).sum() >= MOST * own.sum()
+        if found:
+            return split
+    return None
 
 
 def _binary(split: str, held: list[frozenset[int]], data: DataParams) -> DataCheck:
     names = data.class_names
     if len(names) != 2 or set(",=") & set("".join(names)):
         names = ("background", "foreground")
-    number = sum(VOID in ids and ids <= {0, VOID} for ids in held)
+    elif data.drawn.background == 1:
+        names = names[::-1]
+    number = sum(map(_is_binary, held))
     return _check(
         f"{number} of {counted(len(held), 'mask')} of {split} hold 0 and {VOID} alone: these look "
         f"like binary masks, but {VOID} means void here and trains nothing.",

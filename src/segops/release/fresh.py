@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops import faults, files
-from segops.evaluate.score import child_environment
+from segops.children import child_environment
 from segops.runtime.errors import SegopsError, TransientError
 
 ANSWER = "answer.json"

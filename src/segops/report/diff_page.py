@@ -92,9 +92,8 @@ def class_rows(changes: DataChanges) -> list[dict[str, Any]]:
     for name in changes.labels:
         row: dict[str, Any] = {"name": name}
         for key, counts in (("before", before), ("after", after)):
-            whole = counts.total() - (0 if name == VOID_LABEL else counts[VOID_LABEL])
             row[key] = counts[name]
-            row[f"{key}_share"] = counts[name] / whole if whole else None
+            row[f"{key}_share"] = _share(counts, name)
         rows.append(row)
     return rows
 

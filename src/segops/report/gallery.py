@@ -18,10 +18,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from segops.params.colors import VOID_DARK, VOID_LIGHT
 from segops.report.overlay import (
     ERROR_KINDS,
-    VOID_DARK,
-    VOID_LIGHT,
     heat_colours,
     legend,
     outline,

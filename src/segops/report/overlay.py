@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.params.colors import VOID_DARK, VOID_LIGHT
 from segops.runtime.classes import VOC, VOID, Classes
 
-VOID_LIGHT = (236, 236, 236)
-VOID_DARK = (120, 120, 120)
 # Dark violet over red and orange to pale yellow: lightness rises all the way.
 HEAT = ((40, 11, 84), (122, 28, 109), (203, 65, 73), (247, 140, 20), (252, 240, 140))
 _OPAQUE_FROM = 0.6

@@ -34,7 +34,7 @@ MOST_CHANNELS = 16
 IMAGENET_MEAN_COLOR = (124, 116, 104)
 """Mean RGB of ImageNet, 255 * (0.485, 0.456, 0.406) rounded: about zero once normalised."""
 
-_MODES = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4}
+_MODES = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 """Pillow's modes whose stored values are bands, and the number of bands."""
 
 _COMPRESSIONS = {
@@ -191,6 +191,7 @@ def _decode_tiff(
         turned = int(tags.get(_ORIENTATION, 1))
         kinds = set(tags.get(_SAMPLE_FORMAT, (1,)))
         fill = int(tags.get(_FILL_ORDER, 1))
+        predictor = int(tags.get(Tiff.PREDICTOR, 1))
     except Exception as error:
         # The reader can raise any exception on damaged tags.
         raise _damaged(name, error) from error
@@ -218,11 +219,15 @@ def _decode_tiff(
     kind = np.dtype(np.uint8 if bits == {8} else "<u2" if content[:2] == b"II" else ">u2")
     planes = []
     for part in parts:
+        try:
+            grey = _with_tags(content, part)
+        except Exception as error:
+            raise _damaged(name, error) from error
         limit = part[Tiff.IMAGEWIDTH] * part[Tiff.IMAGELENGTH]
-        stored = np.array(load_image(_with_tags(content, part), name, ("TIFF",), limit))
+        stored = np.array(load_image(grey, name, ("TIFF",), limit))
         planes.append(stored.view(kind).reshape(height, width, -1))
     pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-    if int(tags.get(Tiff.PREDICTOR, 1)) == _DIFFERENCES:
+    if predictor == _DIFFERENCES:
         step = int(tags.get(Tiff.TILEWIDTH, width))
         for left in range(0, width, step):  # the differences begin anew in each tile
             tile = pixels[:, left : left + step]

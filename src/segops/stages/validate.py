@@ -14,13 +14,13 @@ from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.params.report import ReportParams
 from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
+from segops.quality import misfit
 from segops.quality.checks import Notice, Validation
 from segops.quality.duplicate_rules import allowed, notices
 from segops.quality.duplicates import Duplicate, find
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
 from segops.quality.jpeg_damage import with_damage
-from segops.quality.misfit import misfit
 from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
@@ -58,7 +58,7 @@ def run(root: Path) -> None:
         checked = check(facts, settings)
         pairs, most = _duplicates(facts, layout), settings.validate_.max_near_duplicates
         found: tuple[Notice, ...] = ()
-        if misfit(facts, data, settings.validate_) is None:
+        if all(one.name != misfit.NAME for one in checked.checks):
             background = data.drawn.background_name
             found = warnings(facts, data.class_names, background, layout.unlabelled())
         validation = replace(

@@ -14,7 +14,6 @@ from segops.runtime.bands import RGB, decode_bands, false_colour
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
     DATA_KEY,
-    PHOTOGRAPH_FORMATS,
     load_photograph,
     read_content,
     read_image,
@@ -94,7 +93,7 @@ def _decode_photograph(
 ) -> tuple[NDArray[np.uint8], int]:
     """The bands of the file in ``JPEGImages``, uint8 (H, W, C), and its orientation, 1 to 8."""
     if reading.bands.channels != RGB:
-        return _decode(content, name, reading.bands.channels, PHOTOGRAPH_FORMATS, reading)
+        return _decode(content, name, reading.bands.channels, _BAND_FORMATS, reading)
     photograph = load_photograph(content, name, reading.photographs)
     return to_rgb(photograph), orientation(photograph)
 

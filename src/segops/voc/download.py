@@ -150,8 +150,8 @@ def _receive_all(
             except _TooLargeError:
                 part.unlink(missing_ok=True)
                 raise SegopsError(
-                    f"{url}: more than the {limit:,} bytes of the published file; nothing is kept. "
-                    f"Instead, {by_hand}."
+                    f"{url}: more than {limit:,} bytes; the published file has fewer. Nothing is "
+                    f"kept. Instead, {by_hand}."
                 ) from None
             except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
                 raise SegopsError(f"{url}: not usable: {error}. Instead, {by_hand}.") from None

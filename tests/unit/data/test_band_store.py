@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_a_bad_band_is_a_finding_and_stops_packing(
 def test_photographs_of_other_channels_are_findings(depth: Layout) -> None:
     facts = scan(Layout(depth.root, Reading(bands=Bands(4))))
     assert set(facts["image_error"]) == {"3 bands; expected 4. Give a file with all of them."}
+
+
+def test_bands_are_never_read_from_a_lossy_file(depth: Layout) -> None:
+    layout = Layout(depth.root, Reading(bands=Bands(4)))
+    content = BytesIO()
+    Image.new("RGBA", (16, 16)).save(content, "WEBP")
+    layout.image_path("val0").write_bytes(content.getvalue())
+    assert "expected PNG, TIFF" in scan(layout).set_index("image_id").loc["val0", "image_error"]
 
 
 def test_a_missing_directory_is_said_at_once(tmp_path: Path, depth: Layout) -> None:

@@ -60,8 +60,15 @@ def test_defaults_are_usable() -> None:
             for path in ("data", "./data", "data/", "reports", "models", ".git/voc", ".segops")
         ),
         *(
-            ({"data": {"path": path}}, "data.path: expected a path without a colon")
+            (
+                {"data": {"path": path}},
+                "data.path: expected a path of printable characters without a colon",
+            )
             for path in ("-voc", "data/a:b", "data/a\nb")
+        ),
+        *(
+            ({"data": {"bands": [name]}}, f"that do not begin with . or -; found {name!r}")
+            for name in ("..", ".x", "-a", "a/b", "ImageSets")
         ),
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
         ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),

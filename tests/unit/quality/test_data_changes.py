@@ -103,6 +103,15 @@ def test_labels_of_both_versions_have_numbers_of_their_own() -> None:
     assert (old[1], old[2]) == (256, 2)
 
 
+def test_a_class_may_be_called_as_what_is_no_class() -> None:
+    names = ("sky", "id 30", VOID_LABEL)
+    before, after = (Version(Layout(Path()), Classes(one, None)) for one in (("sky",), names))
+    labels, (old, new) = joint_labels(before, after)
+    assert new.tolist() == list(range(256))
+    assert labels[:3] == ["sky", "class id 30", f"class {VOID_LABEL}"]
+    assert (labels[old[30]], old[255], labels[255]) == ("id 30", 255, VOID_LABEL)
+
+
 def test_ids_are_compared_by_the_classes_that_they_are_given_to(tmp_path: Path) -> None:
     before = version(
         tmp_path / "1", ("sky", "dog"), train={"a": mask((0, 1, 255))}, val={"b": PLAIN}

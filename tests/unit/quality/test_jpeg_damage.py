@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,8 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from segops.quality import jpeg_reader
 from segops.quality.facts import scan
 from segops.quality.jpeg_damage import _Reader, with_damage
+from segops.runtime.errors import SegopsError
 from segops.voc.layout import Layout, open_layout
 
 END = b"\xff\xd9"
@@ -108,14 +111,44 @@ def test_sound_data_stay_as_they_are(tiny_voc: Path) -> None:
     assert notices == ()
 
 
-def test_a_photograph_that_ends_the_decoder_is_a_finding(tiny_voc: Path) -> None:
+def test_a_process_that_another_ended_is_started_again(tiny_voc: Path) -> None:
     path = Layout(tiny_voc).image_path(Layout(tiny_voc).ids("val")[0])
     with _Reader() as reader:
         assert reader.ask(path) == []
         reader._process.kill()
         reader._process.wait()
-        assert reader.ask(path) == ["a decoder crashed on them"]
-        assert reader.ask(path) == [], "the next one has a process again"
+        assert reader.ask(path) == [], "the photograph did not end it"
+
+
+def test_a_photograph_that_ends_the_decoder_is_a_finding(
+    tiny_voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "ends.py"
+    module.write_text(
+        "import os, sys\n"
+        f"os.write(2, {jpeg_reader.END!r})\n"
+        "for line in sys.stdin.buffer:\n"
+        "    if b'000' in line:\n"
+        "        os.abort()\n"
+        f"    os.write(2, {jpeg_reader.END!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(jpeg_reader, "__name__", "ends")
+    with _Reader() as reader:
+        assert reader.ask(Path("a_000.jpg")) == ["a decoder crashed on them"]
+        assert reader.ask(Path("a_1.jpg")) == [], "the next one has a process again"
+
+
+def test_a_decoder_that_does_not_start_condemns_no_photograph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cv2.py").write_text("raise RuntimeError('no such library')")
+    monkeypatch.chdir(tmp_path)
+    with _Reader() as reader:
+        assert reader.ask(Path("a.jpg")) == [], "the working directory has no modules for it"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with _Reader() as reader, pytest.raises(SegopsError, match=r"(?s)start\. .*no such library"):
+        reader.ask(Path("a.jpg"))
 
 
 def test_no_other_format_gets_to_its_decoder(tiny_voc: Path) -> None:

@@ -18,8 +18,11 @@ from segops.voc.layout import open_layout
 Split = list[list[int]]
 
 
-def said(train: Split, val: Split, **data: object) -> str | None:
-    """What is observed of masks whose files hold these ids, and the advice."""
+def said(train: Split, val: Split, void: float = 0.2, **data: object) -> str | None:
+    """What is observed of masks whose files hold these ids, and the advice.
+
+    `void` is the share of 255 in masks that hold 0 beside it and no class; 0.05 in others.
+    """
     params: Params = parse_params({"data": data})
     table = params.data.reading.mask_ids.table
     held = [
@@ -29,6 +32,8 @@ def said(train: Split, val: Split, **data: object) -> str | None:
     ]
     facts = pd.DataFrame(held, columns=["split", "label_ids"])
     facts["mask_path"] = [f"{number}.png" for number in range(len(held))]
+    shares = [(void if ids == [0, 255] else 0.05) if 255 in ids else 0.0 for _, ids in held]
+    facts["void_fraction"] = shares
     found = misfit(facts, params.data, params.validate_)
     return None if found is None else f"{found.observed} {found.action}"
 
@@ -101,6 +106,16 @@ def test_the_command_takes_any_path_and_names() -> None:
 def test_empty_and_void_masks_are_not_binary() -> None:
     assert said([[0], [0, 1]], [[0, 1]], classes=["ok", "crack"]) is None
     assert said([[0, 255], [0, 1], [1, 255]], [[0]], classes=["ok", "crack"]) is None
+    negatives, positives = [[0, 255]] * 6, [[0, 1, 255]] * 4
+    assert said([*negatives, *positives], [[0, 1]], classes=["background", "crack"]) is None
+    assert said(positives, [[0, 255]], 0.05, classes=["background", "crack"]) is None
+
+
+def test_masks_of_a_split_that_void_covers_are_binary_among_masks_with_void() -> None:
+    found = said([[0, 1, 255]] * 4, [[0, 255]] * 2, 0.3, classes=["crack", "background"])
+    assert found is not None
+    assert "2 of 2 masks of val hold 0 and 255 alone" in found
+    assert "--values 0=background,255=crack " in found, "255 is not the background"
 
 
 def test_it_stands_first_and_no_class_is_missed(tiny_voc: Path) -> None:

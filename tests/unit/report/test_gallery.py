@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from segops.metrics.wrong_pixels import KINDS as KIND_NAMES
+from segops.params.colors import VOID_LIGHT
 from segops.report.gallery import (
     HEAT_SIDE,
     SIDE,
@@ -21,7 +22,7 @@ from segops.report.gallery import (
     mask_layer,
     photo,
 )
-from segops.report.overlay import ERROR_KINDS, VOID_LIGHT
+from segops.report.overlay import ERROR_KINDS
 from segops.runtime.classes import Classes, palette
 from tests.support.evaluations import NAMES, pictures_of
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segops.params.colors import VOID_DARK, VOID_LIGHT
 from segops.report.augmentation import GAP, HEAD, MARGIN, PANEL, TITLE, ContactRow
 from segops.report.augmentation import write_contact_sheet as write_sheet
 from segops.report.overlay import (
-    VOID_DARK,
-    VOID_LIGHT,
     colours,
     css_colour,
     error_kinds,

@@ -5,6 +5,7 @@ tifffile wrote the files in ``tiff/``; :func:`written` is the formula of their p
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -80,12 +81,35 @@ def test_bands_of_pillows_modes_stay_as_they_are(mode: str, channels: int, form:
         (saved(Image.new("P", (4, 4))), 1, r"image of mode P; expected 1 band of 8 or 16 bits"),
         (saved(Image.new("RGB", (16, 16)), "TIFF", compression="jpeg"), 3, "compression 7"),
         (b"II*\0" + b"\xff" * 40, 4, "not decodable: its tags are damaged"),
+        (saved(Image.new("CMYK", (4, 4)), "JPEG"), 4, r"image of mode CMYK; expected 4 bands"),
         (b"text", 4, "not decodable"),
     ],
 )
 def test_other_files_are_refused(given: bytes, channels: int, words: str) -> None:
     with pytest.raises(SegopsError, match=f"^some.tif: .*{words}"):
         decode_bands(given, "some.tif", channels, FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (273, 9, struct.pack("<i", -8)),
+        (273, 11, struct.pack("<f", 8.5)),
+        (273, 2, b"8\0\0\0"),
+        (256, 9, struct.pack("<i", -37)),
+        (317, 2, b"two\0"),
+    ],
+)
+def test_tags_of_other_kinds_are_damage(tag: int, kind: int, value: bytes) -> None:
+    """Each tag of a file with one strip is replaced by one that no writer makes."""
+    given = bytearray(saved(Image.new("RGBA", (37, 21)), "TIFF", tiffinfo={317: 1}))
+    place = int.from_bytes(given[4:8], "little") + 2
+    while int.from_bytes(given[place : place + 2], "little") != tag:
+        place += 12
+    count = len(value) if kind == 2 else 1
+    given[place + 2 : place + 12] = struct.pack("<HI", kind, count) + value
+    with pytest.raises(SegopsError, match=r"^some\.tif: not decodable: its tags are damaged"):
+        decode_bands(bytes(given), "some.tif", 4, FORMATS)
 
 
 @pytest.mark.parametrize("name", INTACT)

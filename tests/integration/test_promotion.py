@@ -391,9 +391,13 @@ def test_counts_that_the_ledger_does_not_name_are_not_used(
         assert recorded_counts(registry.store, version, val_hash) is not None
         kept = kept_counts(root, version.bundle_digest, val_hash)
         kept.parent.mkdir(parents=True)
-        before.to_parquet(kept, index=False)
+        # Those of an earlier segops, with a column of which no digest holds anything.
+        model = files.read_json(root / paths.SEGMENTER / "model.json")
+        trained = next(iter(model["training_pixels"].values()))
+        before.assign(image_pixels=trained).to_parquet(kept, index=False)
         ours = of_version(root, registry.store, "segops", version, val_hash)
         assert {pairing.digest(ours.counts)} == known
+        assert ours.trained_on == set(model["training_images"].values())
 
 
 def test_each_decision_names_the_counts_of_all_models(root: Path) -> None:

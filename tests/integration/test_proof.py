@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,10 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
-from segops import paths
+from segops import files, paths
+from segops.data.store import PackedStore, pack
 from segops.operate.reproduce import reproduce
 from segops.predict.bundle import bundle_digest
 from segops.record import runs
@@ -27,7 +30,9 @@ from segops.release.audit import Audit, audit
 from segops.release.ledger import ENTRY
 from segops.release.rollback import adopt, rollback
 from segops.release.verify import verify
+from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import Layout
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import challenge, lines, release
 from tests.support.statements import private_pem
@@ -360,6 +365,30 @@ def test_data_that_are_elsewhere_are_looked_up_in_the_cache(released: Path) -> N
         place.write_bytes(content)
     assert link.outcome == "not to be had"
     assert "dvc pull" in link.sentence
+
+
+def test_data_are_read_as_the_version_read_them(root: Path) -> None:
+    """Photographs without JPEG suffix too; the parameters of now belong to other data."""
+    layout = Layout(root / "data/voc")
+    path = layout.image_path(layout.ids("train")[0])
+    Image.open(path).save(path.with_suffix(".png"))
+    path.unlink()
+    shutil.rmtree(root / paths.PACKED)
+    pack(layout, root / paths.PACKED, VOC_CLASSES)
+    store = PackedStore(root / paths.PACKED)
+    verdict = files.read_json(root / paths.VERDICT)
+    hashes = {f"{split}_hash": store.split_hash(split) for split in ("train", "val")}
+    files.write_json(root / paths.VERDICT, {**verdict, "data_hash": store.data_hash, **hashes})
+    fill_cache(root)
+    release(root, seed=1, quality=0.8)
+    present = yaml.safe_load((root / "params.yaml").read_text())
+    present["data"] = {**present.get("data", {}), "ignore": [99], "bands": ["Depth"]}
+    (root / "params.yaml").write_text(yaml.safe_dump(present))
+    here = {link.name: link for link in audit(root, "1").links}["data"]
+    shutil.rmtree(root / "data/voc")
+    cached = {link.name: link for link in audit(root, "1").links}["data"]
+    assert (here.outcome, cached.outcome) == ("verified", "verified"), (here, cached)
+    assert "DVC's cache" in cached.sentence
 
 
 def test_a_version_of_before_and_a_withdrawn_one_are_audited(root: Path) -> None:

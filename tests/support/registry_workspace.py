@@ -34,7 +34,6 @@ from segops.metrics.iou import class_pixels
 from segops.params.file import load_params
 from segops.predict.bundle import bundle_digest, load_bundle
 from segops.predict.machine import describe
-from segops.predict.seen import PIXEL_COLUMN
 from segops.predict.trained import write_trained
 from segops.record.tracking import session
 from segops.record.update import record
@@ -228,13 +227,13 @@ def evaluate(root: Path, quality: float, wobble: float = 0.01) -> None:
         confusion = confusion_matrix(truth, prediction.astype(np.uint8), 21)
         total += confusion
         predicted, true = confusion.sum(axis=0), confusion.sum(axis=1)
-        image, pixels = (image_id, store.image_sha256(image_id)), store.pixel_sha256(image_id)
+        image = image_id, store.image_sha256(image_id)
         rows += [
-            (*image, one, confusion[one, one], predicted[one], t, pixels)
+            (*image, one, confusion[one, one], predicted[one], t)
             for one, t in enumerate(true)
             if t or predicted[one]
         ]
-    counts = pd.DataFrame(rows, columns=[*COLUMNS, PIXEL_COLUMN])
+    counts = pd.DataFrame(rows, columns=list(COLUMNS))
     (root / paths.COUNTS).parent.mkdir(exist_ok=True)
     counts.to_parquet(root / paths.COUNTS, index=False)
     figures = compute_metrics(SplitCounts(class_pixels(total)), VOC_CLASSES)

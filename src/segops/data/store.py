@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segops.data.channel_statistics import ChannelStatistics, measured
 from segops.files import atomic_directory, read_json, sha256_bytes, write_json
+from segops.params.data import DataParams
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import (
@@ -36,7 +37,7 @@ INDEX = "index.json"
 STATISTICS = "statistics"
 """Key of the index of other than RGB images: their channels, and mean and deviation of train."""
 MAPPING = "mask_ids"
-"""Key of an index: :attr:`segops.voc.mask_ids.MaskIds.lines`, where there are any."""
+"""Key of an index: :attr:`segops.voc.reading.Reading.lines`, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PackedStore:
     only on the splits that it reads. All processes of a machine share the same pages of memory.
     Pickling stores the path alone.
 
-    `class_names` are in id order; `mapping` are :attr:`segops.voc.mask_ids.MaskIds.lines`.
+    `class_names` are in id order; `mapping` are :attr:`segops.voc.reading.Reading.lines`.
 
     Raises:
         SegopsError: A split that is opened, here or by a method, is missing, incomplete or of
@@ -160,6 +161,17 @@ class PackedStore:
         rows = (row for split in SPLITS for row in _rows(split, self._split(split).entries))
         return dataset_hash(rows, self.class_names, self.mapping)
 
+    def require_params(self, data: DataParams) -> None:
+        """Raise a SegopsError where section `data` of the parameters reads files otherwise."""
+        reading = data.reading
+        now = data.class_names, reading.lines, reading.bands.total
+        if (self.class_names, self.mapping, self.channels) != now:
+            raise SegopsError(
+                f"{self.path}: packed with other data.classes, data.ignore, data.channels, "
+                "data.bands or data.bit_depth than params.yaml has now. `dvc repro prepare` packs "
+                "the data again."
+            )
+
     def _split(self, split: str) -> _Split:
         if split not in self._opened:
             self._opened[split] = _Split(self.path / split)
@@ -231,7 +243,7 @@ def pack(
             image is in two splits (all of these are listed); or the hashes are not the expected
             ones; or the disk is full.
     """
-    bands, mapping = layout.reading.bands, layout.reading.mask_ids.lines
+    bands, mapping = layout.reading.bands, layout.reading.lines
     for leftover in target.parent.glob(f".{target.name}.*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)

@@ -63,7 +63,6 @@ from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.machine import describe
 from segops.predict.parallel import images_at_once, predict_parallel
-from segops.predict.seen import PIXEL_COLUMN
 from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 
@@ -86,7 +85,6 @@ class Predicted:
         truth: uint8 (H, W), ids and 255 for void.
         mask: uint8 (H, W), predicted ids.
         top: float32 (H, W), probability of the predicted class; None where the model gives none.
-        pixels: SHA-256 of the image's pixels, where the store knows it.
     """
 
     image_id: str
@@ -94,7 +92,6 @@ class Predicted:
     truth: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     top: NDArray[np.float32] | None
-    pixels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ class Tally:
         both, predicted, truth = (part.tolist() for part in class_pixels(judged.confusion))
         image = one.image_id, one.sha256
         self._rows += [
-            (*image, label, both[label], predicted[label], truth[label], one.pixels)
+            (*image, label, both[label], predicted[label], truth[label])
             for label in range(len(truth))
             if truth[label] or predicted[label]
         ]
@@ -166,8 +163,8 @@ class Tally:
 
     @property
     def counts(self) -> pd.DataFrame:
-        """The table of counts; see :mod:`segops.evaluate.bootstrap`, with the hash of pixels."""
-        return pd.DataFrame(self._rows, columns=[*COLUMNS, PIXEL_COLUMN])
+        """The table of counts; see :mod:`segops.evaluate.bootstrap`."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS))
 
     @property
     def errors(self) -> pd.DataFrame:
@@ -333,8 +330,7 @@ def _predict(
         log.error("%s: the image cannot be predicted.", image_id)
         raise
     seconds.append(time.perf_counter() - start)
-    sha256, pixels = store.image_sha256(image_id), store.pixel_sha256(image_id)
-    return Predicted(image_id, sha256, store.mask(image_id), mask, top, pixels)
+    return Predicted(image_id, store.image_sha256(image_id), store.mask(image_id), mask, top)
 
 
 def _keep(archive: ZipFile, what: str, image_id: str, picture: NDArray[np.uint8]) -> None:

@@ -109,11 +109,7 @@ def audit_labels(
             under way, or a training failed.
     """
     store = open_store(root)
-    if store.class_names != settings.data.class_names:
-        raise SegopsError(
-            f"{paths.PACKED}: packed with other classes than data.classes in params.yaml. "
-            "`dvc repro prepare` packs them again."
-        )
+    store.require_params(settings.data)
     judging = _Judging(store, splits)
     left_out: tuple[str, ...] = ()
     with files.exclusive(root / LOCK, "another label audit"), ExitStack() as stack:

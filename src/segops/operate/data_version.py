@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 
-from segops import files, pipeline
+from segops import pipeline
 from segops.params import yaml_guard
 from segops.params.data import DataParams
 from segops.params.file import parse_params
 from segops.runtime.errors import SegopsError
+from segops.voc.cached import MD5, linked, listed
 
-MD5 = "[0-9a-f]{32}"
 log = logging.getLogger("segops")
 
 
@@ -55,12 +54,8 @@ def opened(root: Path, revision: str, present: DataParams) -> Iterator[DataVersi
     commit = _commit(root, revision)
     params = _params(root, revision, commit, present)
     held = _files(root, Path(params.path), revision, commit)
-    with files.scratch() as scratch:
-        for name, cached in held.items():
-            link = scratch / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(cached)
-        yield DataVersion(commit, params, scratch)
+    with linked(held) as directory:
+        yield DataVersion(commit, params, directory)
 
 
 def _commit(root: Path, revision: str) -> str:
@@ -119,28 +114,18 @@ def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path
         "it; then run this again."
     )
     try:
-        listed = _listed(json.loads(cached(digest).read_bytes()))
+        entries = listed(cached(digest).read_bytes())
     except FileNotFoundError:
         raise SegopsError(f"{data} of {revision}: DVC's cache does not hold it. {fetch}") from None
     except (ValueError, LookupError, TypeError):
         raise SegopsError(f"{cached(digest)}: damaged. Delete it; {fetch}") from None
-    held = {name: cached(md5) for name, md5 in listed.items()}
+    held = {name: cached(md5) for name, md5 in entries.items()}
     missing = sum(not path.is_file() for path in held.values())
     if missing:
         raise SegopsError(
             f"{data} of {revision}: DVC's cache lacks {missing} of its {len(held)} files. {fetch}"
         )
     return held
-
-
-def _listed(entries: list[Mapping[str, str]]) -> dict[str, str]:
-    """Return the MD5 of each file by its path; whatever leads out of a directory is an error."""
-    listed = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
-    for name, md5 in listed.items():
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not re.fullmatch(MD5, md5):
-            raise ValueError(name)
-    return listed
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -6,16 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from segops.data.store import PackedStore
 
 IMAGES = "training_images"
 PIXELS = "training_pixels"
 """Keys of ``model.json``; a bundle of an earlier segops lacks the second."""
-PIXEL_COLUMN = "image_pixels"
-"""Column of a table of counts: :func:`segops.voc.hashes.pixel_hash` of the image, if it is known.
-The tables of an earlier segops lack it, and no digest holds it."""
 
 
 def seen_images(
@@ -38,11 +33,3 @@ def of_store(store: PackedStore, *splits: str) -> Iterable[tuple[str, str | None
     """The hashes of the images of some splits, as :func:`seen_images` takes them."""
     ids = (image_id for split in splits for image_id in store.ids(split))
     return ((store.image_sha256(one), store.pixel_sha256(one)) for one in ids)
-
-
-def of_counts(counts: pd.DataFrame) -> Iterable[tuple[str, str | None]]:
-    """The hashes of the images of a table of counts, as :func:`seen_images` takes them."""
-    if PIXEL_COLUMN not in counts:
-        return ()
-    rows = counts[["image_sha256", PIXEL_COLUMN]].drop_duplicates().dropna()
-    return rows.itertuples(index=False, name=None)

@@ -281,8 +281,9 @@ def _photograph(image_id: str, sides: Sequence[Version]) -> tuple[State, str]:
     before, after = (
         [side.layout.image_path(image_id), *side.layout.band_paths(image_id)] for side in sides
     )
-    bands = [side.layout.reading.bands for side in sides]
-    if bands[0] == bands[1] and all(map(_equal, before, after)):
+    readings = [side.layout.reading for side in sides]
+    is_read_alike = len({(one.bands, one.photographs.bit_depth) for one in readings}) == 1
+    if is_read_alike and all(map(_equal, before, after)):
         return "same", ""
     try:
         one, other = (read_pixels(side.layout, image_id) for side in sides)

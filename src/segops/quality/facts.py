@@ -38,8 +38,8 @@ from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
-from segops.voc.mask_ids import AS_STORED, MaskIds
 from segops.voc.pixels import rgb_strips
+from segops.voc.reading import READ_AS_SHIPPED, Reading
 from segops.words import counted
 
 MAX_WORKERS = 8
@@ -140,23 +140,23 @@ def write_facts(path: Path, facts: pd.DataFrame) -> None:
 
 
 def data_hash(
-    facts: pd.DataFrame, class_names: Sequence[str], mask_ids: MaskIds = AS_STORED
+    facts: pd.DataFrame, class_names: Sequence[str], reading: Reading = READ_AS_SHIPPED
 ) -> str:
     """Return the :func:`segops.voc.hashes.dataset_hash` over train and val."""
-    return _hash(facts[facts["split"].isin(SPLITS)], class_names, mask_ids)
+    return _hash(facts[facts["split"].isin(SPLITS)], class_names, reading)
 
 
 def split_hash(
-    facts: pd.DataFrame, split: str, class_names: Sequence[str], mask_ids: MaskIds = AS_STORED
+    facts: pd.DataFrame, split: str, class_names: Sequence[str], reading: Reading = READ_AS_SHIPPED
 ) -> str:
     """Return the hash of a single split; see :func:`segops.voc.hashes.dataset_hash`."""
-    return _hash(facts[facts["split"] == split], class_names, mask_ids)
+    return _hash(facts[facts["split"] == split], class_names, reading)
 
 
-def _hash(facts: pd.DataFrame, class_names: Sequence[str], mask_ids: MaskIds) -> str:
+def _hash(facts: pd.DataFrame, class_names: Sequence[str], reading: Reading) -> str:
     columns = ["split", "image_id", "image_sha256", "mask_sha256"]
     rows = facts[columns].fillna("missing").itertuples(index=False, name=None)
-    return dataset_hash(cast("Iterable[HashRow]", rows), class_names, mask_ids.lines)
+    return dataset_hash(cast("Iterable[HashRow]", rows), class_names, reading.lines)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:

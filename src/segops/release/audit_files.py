@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from segops import files, paths
-from segops.params.file import load_params
+from segops.params import yaml_guard
+from segops.params.data import DataParams
+from segops.params.file import load_params, parse_params
 from segops.predict.bundle import read_model
 from segops.record.kept_lineage import COMMIT
 from segops.record.lineage import PATCH_FIELD, tag
@@ -21,6 +23,7 @@ from segops.record.runs import LINEAGE_DIRECTORY, spelled
 from segops.record.update import CHANGED_PARAMS
 from segops.release.audit_case import Absent, Case, require_same
 from segops.runtime.errors import SegopsError
+from segops.voc.cached import linked, listed
 from segops.voc.hashes import HashRow, dataset_hash
 from segops.voc.layout import SPLITS, Layout
 
@@ -182,43 +185,44 @@ def data(case: Case) -> str:
     stated, md5 = case.stated("data_hash"), case.stated("data_md5")
     pointer = yaml.safe_load(case.lineage_file("data.dvc"))
     require_same("MD5 in data.dvc", md5, str((pointer.get("outs") or [{}])[0].get("md5")))
-    names = read_model(case.bundle)["class_names"]
-    reading = case.settings.data.reading
-    mapping, layout = reading.mask_ids.lines, Layout(case.root / case.settings.data.path, reading)
-
-    def listed(split: str) -> tuple[str, ...]:
-        return layout.ids(split)
-
-    def in_workspace(path: Path) -> str:
-        return files.sha256_file(path) if path.is_file() else "missing"
-
+    names, params = read_model(case.bundle)["class_names"], _data_params(case)
+    layout = Layout(case.root / params.path, params.reading)
     if layout.root.is_dir():
         try:
-            if _data_hash(layout, listed, in_workspace, names, mapping) == stated:
-                return f"{case.settings.data.path} has the hash {stated}."
+            if _data_hash(layout, names) == stated:
+                return f"{params.path} has the hash {stated}."
         except SegopsError:
             pass  # other data, which are no data set
-    if _cached_hash(case, md5, names, mapping) != stated:
+    if _cached_hash(case, md5, names, params) != stated:
         raise SegopsError(f"The data of {md5} in DVC's cache have another hash than {stated}.")
     return f"The data of {md5} in DVC's cache have the hash {stated}."
 
 
-def _data_hash(
-    layout: Layout,
-    listed: Callable[[str], tuple[str, ...]],
-    sha256: Callable[[Path], str],
-    class_names: list[str],
-    mapping: Sequence[str],
-) -> str:
+def _data_params(case: Case) -> DataParams:
+    """Return section `data` of the version's parameters: it says how its files were read.
+
+    Return the present one where this segops cannot read those; link `parameters` tells of that.
+    """
+    try:
+        content = case.lineage_file("params.yaml", "params")
+        return parse_params(yaml_guard.load(content.decode()) or {}, "params.yaml").data
+    except (SegopsError, ValueError, yaml.YAMLError):
+        return case.settings.data
+
+
+def _data_hash(layout: Layout, class_names: list[str]) -> str:
+    def sha256(path: Path) -> str:
+        return files.sha256_file(path) if path.is_file() else "missing"
+
     rows: list[HashRow] = [
         (split, name, layout.image_sha256(name, sha256), sha256(layout.mask_path(name)))
         for split in SPLITS
-        for name in listed(split)
+        for name in layout.ids(split)
     ]
-    return dataset_hash(rows, class_names, mapping)
+    return dataset_hash(rows, class_names, layout.reading.lines)
 
 
-def _cached_hash(case: Case, md5: str, class_names: list[str], mapping: Sequence[str]) -> str:
+def _cached_hash(case: Case, md5: str, class_names: list[str], params: DataParams) -> str:
     """Return the hash of the data in DVC's cache.
 
     Raises:
@@ -227,7 +231,7 @@ def _cached_hash(case: Case, md5: str, class_names: list[str], mapping: Sequence
     """
     cache = paths.state_home(case.root) / ".dvc/cache/files/md5"
     missing = Absent(
-        f"{case.settings.data.path} holds other data or none, and DVC's cache lacks those of "
+        f"{params.path} holds other data or none, and DVC's cache lacks those of "
         f"{md5}: `dvc pull` with data.dvc of the run's lineage brings them."
     )
     index = cache / md5[:2] / md5[2:]
@@ -235,23 +239,11 @@ def _cached_hash(case: Case, md5: str, class_names: list[str], mapping: Sequence
         raise missing
     content = index.read_bytes()
     require_same(f"MD5 of {index}", md5, f"{_md5(content)}.dir")
-    places = {
-        one["relpath"]: cache / one["md5"][:2] / one["md5"][2:] for one in json.loads(content)
-    }
+    places = {name: cache / own[:2] / own[2:] for name, own in listed(content).items()}
     if not all(place.is_file() for place in places.values()):
         raise missing
-    layout = Layout(Path(), case.settings.data.reading)
-    with files.scratch() as scratch:
-        lists = Layout(scratch)
-        for split in SPLITS:
-            target, source = lists.list_path(split), places.get(str(layout.list_path(split)))
-            if source is None:
-                raise missing
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
-
-        def cached(path: Path) -> str:
-            place = places.get(path.as_posix())
-            return "missing" if place is None else files.sha256_file(place)
-
-        return _data_hash(layout, lists.ids, cached, class_names, mapping)
+    with linked(places) as directory:
+        layout = Layout(directory, params.reading)
+        if not all(layout.list_path(split).is_file() for split in SPLITS):
+            raise missing
+        return _data_hash(layout, class_names)

@@ -23,7 +23,6 @@ from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.metrics_file import evaluation_from_counts
 from segops.params.file import Params, load_params
 from segops.predict.bundle import bundle_digest
-from segops.predict.seen import of_counts, seen_images
 from segops.record import artifact
 from segops.record.tracking import Store, has_record, locked, session
 from segops.record.update import EVALUATED_AS
@@ -200,7 +199,7 @@ def _reference(
         version=case.champion.number,
         bundle_digest=case.champion.bundle_digest,
         class_names=tuple(described["class_names"]),
-        trained_on=seen_images(described, of_counts(counts)),
+        trained_on=paired_counts.trained_on(case.root, described, case.val_hash),
         val_hash=case.val_hash,
         evaluation=evaluation,
         counts=counts,

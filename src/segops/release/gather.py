@@ -18,7 +18,6 @@ from segops.metrics.catalogue import SPLIT_METRICS
 from segops.models.licences import UNKNOWN
 from segops.params.file import Params
 from segops.predict.bundle import bundle_digest
-from segops.predict.seen import of_counts, seen_images
 from segops.record import artifact, lineage, stage_outputs, weights
 from segops.record.tracking import Store
 from segops.release import paired_counts, pairing, slowdown, versions
@@ -180,12 +179,12 @@ def _evaluation(root: Path) -> dict[str, Any]:
 def _challenger_counts(case: _Inputs, version: Version) -> PairedCounts:
     """Return the challenger's counts, as the evaluate stage made them from the bundle."""
     described = files.read_json(case.root / paths.SEGMENTER / opener.MODEL)
-    counts = pd.read_parquet(case.root / paths.COUNTS)
+    counts, evaluation = pd.read_parquet(case.root / paths.COUNTS), _evaluation(case.root)
     return PairedCounts(
         version.number,
-        str(_evaluation(case.root)["bundle_digest"]),
+        str(evaluation["bundle_digest"]),
         tuple(described["class_names"]),
-        seen_images(described, of_counts(counts)),
+        paired_counts.trained_on(case.root, described, str(evaluation["val_hash"])),
         counts,
     )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from segops import files, paths
-from segops.predict.seen import of_counts, seen_images
+from segops.predict.seen import PIXELS, of_store, seen_images
 from segops.record import artifact
 from segops.record.lineage import tag
 from segops.record.tracking import Store
@@ -43,6 +44,28 @@ def open_store(root: Path, val_hash: str) -> PackedStore:
             f"{val_hash[:12]}. `dvc repro` brings both together."
         )
     return packed
+
+
+def trained_on(root: Path, described: Mapping[str, Any], val_hash: str) -> frozenset[str]:
+    """Return the :func:`segops.predict.seen.seen_images` of a model, with those of this val.
+
+    The workspace's packed store tells the pixels of val. Where it holds other data or is missing,
+    images count by their files alone, and the log gets a warning. Recorded counts are not asked:
+    no digest in the ledger holds more of them than the columns of the counts.
+
+    Args:
+        root: The workspace.
+        described: Content of the ``model.json`` of the model's bundle.
+        val_hash: Hash of val.
+    """
+    if not described.get(PIXELS):  # a bundle of an earlier segops
+        return seen_images(described)
+    try:
+        packed = open_store(root, val_hash)
+    except SegopsError as error:
+        log.warning("Images of val are compared with training by their files alone: %s", error)
+        return seen_images(described)
+    return seen_images(described, of_store(packed, VAL))
 
 
 def of_version(
@@ -87,7 +110,7 @@ def of_version(
         version.number,
         version.bundle_digest,
         tuple(described["class_names"]),
-        seen_images(described, of_counts(counts)),
+        trained_on(root, described, val_hash),
         counts,
     )
 

@@ -21,6 +21,7 @@ from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation, weights_file
 from segops.predict.trained import write_trained
 from segops.runtime import opener
+from segops.runtime.bands import RGB
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint, launch
@@ -88,12 +89,7 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     Raises:
         SegopsError: Parameters and data do not fit together, or a file is missing.
     """
-    names = settings.data.class_names
-    if store.class_names != names:
-        raise SegopsError(
-            f"{paths.PACKED}: packed with other classes than data.classes in params.yaml. "
-            "`dvc repro prepare` packs them again."
-        )
+    store.require_params(settings.data)
     serialised = files.read_json(root / paths.POLICY)
     weights = settings.model.encoder_weights
     local = encoder_file(root, weights)
@@ -107,6 +103,13 @@ def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job
     devices, nodes = choose_world(settings.train, device)
     policy = Policy.from_json(serialised)
     start = _start(root, settings)
+    if start is not None and len(start.mean) not in (RGB, store.channels):
+        raise SegopsError(
+            f"model.start_from: {start.model}: a model of images of {len(start.mean)} channels; "
+            f"the data has {store.channels}. Start from a model of RGB images"
+            f"{'' if store.channels == RGB else f' or of {store.channels} channels'}, or set it "
+            "to null."
+        )
     executor = choose_executor(settings.augment.device, device, policy)
     parts = training_parts(
         settings, store, serialised, local, device, precision,

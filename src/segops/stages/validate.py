@@ -116,11 +116,13 @@ def _failure_message(validation: Validation, name: str) -> str:
 
 def verdict(facts: pd.DataFrame, validation: Validation, data: DataParams) -> dict[str, Any]:
     """Return the verdict, the only validation output that later stages depend on."""
-    names, ids = data.class_names, data.reading.mask_ids
+    names, reading = data.class_names, data.reading
     return {
         "passed": validation.passed,
-        "data_hash": data_hash(facts, names, ids),
-        **{f"{split}_hash": split_hash(facts, split, names, ids) for split in validation.images},
+        "data_hash": data_hash(facts, names, reading),
+        **{
+            f"{split}_hash": split_hash(facts, split, names, reading) for split in validation.images
+        },
         "classes": list(names),
         "images": validation.images,
     }

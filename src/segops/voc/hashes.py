@@ -15,17 +15,17 @@ HashRow = tuple[str, str, str, str]
 
 
 def dataset_hash(
-    rows: Iterable[HashRow], class_names: Sequence[str], mapping: Sequence[str] = ()
+    rows: Iterable[HashRow], class_names: Sequence[str], reading: Sequence[str] = ()
 ) -> str:
     """SHA-256 over every image and mask, the splits they are in and the classes, in hexadecimal.
 
     The order of `rows` does not matter. The order of classes does, because it gives the ids of the
-    masks their meaning; so does `mapping`, the :attr:`segops.voc.mask_ids.MaskIds.lines`. The rows
-    of train and val give the data hash, the rows of one split the hash of that split. Test decides
-    nothing, so it is not in the data hash.
+    masks their meaning; so does `reading`, the :attr:`segops.voc.reading.Reading.lines`, which give
+    the files theirs. The rows of train and val give the data hash, the rows of one split the hash
+    of that split. Test decides nothing, so it is not in the data hash.
     """
     names = [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
-    return sha256_lines([*names, *mapping, *sorted("\t".join(row) for row in rows)])
+    return sha256_lines([*names, *reading, *sorted("\t".join(row) for row in rows)])
 
 
 def pixel_hash(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> str:

@@ -58,6 +58,15 @@ class Reading:
     bands: Bands = Bands()
     mask_ids: MaskIds = AS_STORED
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What the hash of the data takes of it, beside the hashes of the images.
+
+        It is () where files are read as shipped.
+        """
+        depth = self.photographs.bit_depth
+        return (*self.mask_ids.lines, *([] if depth is None else [f"bit_depth\t{depth}"]))
+
 
 READ_AS_SHIPPED = Reading()
 """How a data set is read where no ``params.yaml`` says otherwise."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from segops.data import store as store_module
 from segops.data.store import PackedStore, pack
 from segops.files import read_json, sha256_tree, write_json
+from segops.params.data import DataParams
 from segops.params.file import load_params
 from segops.paths import PACKED, VERDICT
 from segops.quality.facts import data_hash, scan, split_hash
@@ -295,3 +297,29 @@ def test_prepare_refuses_a_verdict_on_other_classes(workspace: Path) -> None:
     (workspace / VERDICT).unlink()
     with pytest.raises(SegopsError, match=r"verdict\.json: no such file"):
         prepare.run(workspace)
+
+
+def test_a_store_that_was_read_otherwise_is_refused(small: Layout, tmp_path: Path) -> None:
+    def data(**values: Any) -> DataParams:
+        return DataParams.model_validate({"classes": ["a", "b"], **values})
+
+    made = {}
+    for bits in (None, 10, 16):
+        reading = data(bit_depth=bits).reading
+        pack(replace(small, reading=reading), tmp_path / f"{bits}", ["a", "b"])
+        made[bits] = PackedStore(tmp_path / f"{bits}")
+        made[bits].require_params(data(bit_depth=bits))
+    assert len({store.data_hash for store in made.values()}) == 3
+    assert len({store.split_hash("val") for store in made.values()}) == 3
+    facts = scan(small)
+    for bits, store in made.items():
+        assert data_hash(facts, ["a", "b"], data(bit_depth=bits).reading) == store.data_hash
+    for other in (
+        data(classes=["a", "c"]),
+        data(classes=["a", {"name": "b", "ids": [1, 2]}]),
+        data(ignore=[7]),
+        data(bit_depth=12),
+        data(bands=["Depth"]),
+    ):
+        with pytest.raises(SegopsError, match=r"packed with other data\.classes"):
+            made[None].require_params(other)

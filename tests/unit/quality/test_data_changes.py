@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from segops.quality.data_changes import (
 )
 from segops.report.diff_page import class_rows, sentences
 from segops.runtime.classes import Classes
+from segops.runtime.images import Photographs
 from segops.runtime.masks import encode_mask
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout
 from segops.voc.mask_ids import MaskIds
@@ -152,3 +154,16 @@ def test_nothing_changed(tmp_path: Path) -> None:
     found = compare(*sides)
     assert found.is_empty
     assert sentences(found)[0].startswith("Nothing changed")
+
+
+def test_the_same_file_read_with_other_bits_is_another_photograph(tmp_path: Path) -> None:
+    one = version(tmp_path / "1", train={"a": PLAIN}, val={"b": PLAIN})
+    path = one.layout.image_path("a")
+    path.unlink()
+    Image.fromarray(np.full((2, 3), 1000, np.uint16)).save(path.with_suffix(".png"))
+    before, after = (
+        replace(one, layout=Layout(one.layout.root, Reading(Photographs(bit_depth=bits))))
+        for bits in (10, 16)
+    )
+    assert [each.photograph for each in compare(before, after).changed] == ["changed"]
+    assert compare(after, after).is_empty

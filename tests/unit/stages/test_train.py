@@ -161,6 +161,15 @@ def test_the_start_models_normalisation_counts_and_must_be_there(root: Path) -> 
         job(root, tree)
 
 
+def test_a_start_model_of_other_channels_is_refused(root: Path) -> None:
+    directory = bundle(root, {})
+    content = read_model(directory)
+    content["spec"] |= {"mean": [0.1] * 4, "std": [0.2] * 4}
+    files.write_json(directory / "model.json", content)
+    with pytest.raises(SegopsError, match=r"model\.start_from: started: .* 4 channels; .* has 3"):
+        job(root, {"model": {"architecture": "plain_cnn", "start_from": "started"}})
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [

@@ -42,8 +42,15 @@ def test_two_mappings_of_the_same_bytes_have_two_hashes() -> None:
         data(classes=["a", {"name": "b", "ids": [1, 2]}]),
         data(classes=[{"name": "a", "ids": [1]}, {"name": "b", "ids": [0]}]),
     ]
-    hashes = [dataset_hash(ROWS, one.class_names, one.reading.mask_ids.lines) for one in lists]
+    hashes = [dataset_hash(ROWS, one.class_names, one.reading.lines) for one in lists]
     assert len(set(hashes)) == len(hashes)
+
+
+def test_the_bits_of_a_channel_enter_the_hash() -> None:
+    read = [data(bit_depth=bits).reading.lines for bits in (None, 10, 16)]
+    assert read == [(), ("bit_depth\t10",), ("bit_depth\t16",)]
+    assert data(bit_depth=10, ignore=[99]).reading.lines == ("ignore\t99", "bit_depth\t10")
+    assert len({dataset_hash(ROWS, ["a"], lines) for lines in read}) == 3
 
 
 def test_a_mapping_that_changes_nothing_changes_no_hash() -> None:
@@ -54,9 +61,7 @@ def test_a_mapping_that_changes_nothing_changes_no_hash() -> None:
         data(classes=["a", "b"]),
         data(classes=[{"name": "a", "ids": [0]}, "b"]),
     ]
-    assert {dataset_hash(ROWS, one.class_names, one.reading.mask_ids.lines) for one in same} == {
-        plain
-    }
+    assert {dataset_hash(ROWS, one.class_names, one.reading.lines) for one in same} == {plain}
     one, other = (data(classes=["a", "b"], ignore=ids) for ids in ([3, 17], [17, 3]))
     assert one.reading.mask_ids.lines == other.reading.mask_ids.lines
 

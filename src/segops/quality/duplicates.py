@@ -9,9 +9,12 @@ Candidates share a subset of their bits (locality-sensitive hashing: Indyk and M
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from tempfile import TemporaryFile
 
 import cv2
 import numpy as np
@@ -19,7 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from segops.progress import track
+from segops.runtime.images import PIXELS_AT_ONCE
 from segops.runtime.rgb import strips
+from segops.threads import cores, pipelined
 from segops.voc.pixels import four_bytes
 
 SIDE = 32
@@ -37,8 +43,8 @@ _WIDE = 96
 _CROPS = (2, 4)
 """Pixels of `_WIDE` that a crop may have taken away."""
 _HALVED = 256
-_KEPT = 4096
-"""Images of `_WIDE` pixels a side kept in memory: 113 MB."""
+_THREADS = 8
+"""Most threads that decode images."""
 _KEPT_VIEWS = 256
 """Images whose thumbnails are kept in memory: 35 MB."""
 
@@ -127,7 +133,7 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
 
     Args:
         facts: As of :func:`segops.quality.facts.scan`.
-        read: Reads the pixels of an image, uint8 (H, W, 3), by its id.
+        read: Reads the pixels of an image, uint8 (H, W, 3), by its id; called in several threads.
 
     Returns:
         Pairs across splits first, then by falling similarity.
@@ -141,18 +147,35 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
     ids = single["image_id"].tolist()
     hashes = np.array([int(one, 16) for one in single["perceptual_hash"]], dtype=np.uint64)
 
-    @lru_cache(_KEPT)
-    def wide(place: int) -> NDArray[np.uint8]:
-        return _shrunk(read(ids[place]), _WIDE)
+    sizes = (single["width"].astype("int64") * single["height"]).tolist()
+    pairs = candidates(hashes)
+    wanted = sorted({place for pair in pairs for place in pair})
+    threads = min(_THREADS, cores())
+    shrunk = pipelined(
+        wanted,
+        lambda place: _shrunk(read(ids[place]), _WIDE),
+        threads,
+        4 * threads,
+        size=lambda place: sizes[place],
+        limit=PIXELS_AT_ONCE,
+    )
+    # On disk, 28 kB an image: many similar images would not fit into memory, and each is in many
+    # pairs.
+    with TemporaryFile() as file:
+        for thumbnail in track(shrunk, "Reading images that may be alike", len(wanted)):
+            file.write(thumbnail.tobytes())
+        file.flush()
 
-    @lru_cache(_KEPT_VIEWS)
-    def views(place: int) -> NDArray[np.float32]:
-        return _views(wide(place))
+        @lru_cache(_KEPT_VIEWS)
+        def views(place: int) -> NDArray[np.float32]:
+            length = 3 * _WIDE**2
+            content = os.pread(file.fileno(), length, bisect_left(wanted, place) * length)
+            return _views(np.frombuffer(content, np.uint8).reshape(_WIDE, _WIDE, 3))
 
-    for one, other in candidates(hashes):
-        similarity, mirrored = _similarity(views(one), views(other))
-        if similarity >= LEAST_SIMILARITY:
-            found.append(_pair(places, ids[one], ids[other], similarity, False, mirrored))
+        for one, other in track(pairs, "Comparing images"):
+            similarity, mirrored = _similarity(views(one), views(other))
+            if similarity >= LEAST_SIMILARITY:
+                found.append(_pair(places, ids[one], ids[other], similarity, False, mirrored))
     return tuple(
         sorted(found, key=lambda one: (not one.across, -one.similarity, one.image_id, one.other_id))
     )

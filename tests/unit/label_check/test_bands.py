@@ -9,6 +9,7 @@ from segops.data.store import PackedStore, pack
 from segops.label_check import audit
 from segops.predict.bundle import load_bundle
 from segops.report.labels_page import write_labels_page
+from segops.runtime.classes import Classes
 from segops.runtime.networks.zoo import build
 from tests.support.band_data import CLASSES, IN_A_DIRECTORY, write_band_data
 from tests.support.bundles import write_bundle
@@ -27,5 +28,6 @@ def test_suspects_are_shown_in_false_colour(tmp_path: Path) -> None:
     for one in pictures:
         assert (one.image == store.image(one.image_id)[..., :3]).all()
     page = tmp_path / "labels.html"
-    write_labels_page(page, judging.rows, pictures, CLASSES, suspects=2, left_out=0, by="folds")
+    classes = Classes(tuple(CLASSES))
+    write_labels_page(page, judging.rows, pictures, classes, suspects=2, left_out=0, by="folds")
     assert page.read_text().count("data:image/jpeg") == 6

@@ -40,7 +40,7 @@ from segops.predict.bundle import BundledPredictor
 from segops.quality.duplicates import find
 from segops.quality.facts import scan
 from segops.runtime.classes import VOC_CLASSES
-from segops.runtime.images import read_image
+from segops.runtime.images import image_size, read_image
 from segops.runtime.masks import write_mask
 from segops.runtime.predictor import Predictor
 from segops.train.selection import selection_confusion
@@ -119,9 +119,11 @@ def part_selection(root: Path) -> None:
 def part_alike(root: Path) -> None:
     """Compare images that may show the same picture."""
     layout = open_layout(root / "voc")
+    ids = layout.splits()["train"]
+    sizes = [image_size(layout.image_path(one)) for one in ids]
     facts = pd.DataFrame(
-        [(one, "train", None, "0" * 16) for one in layout.splits()["train"]],
-        columns=["image_id", "split", "image_pixels", "perceptual_hash"],
+        [(one, "train", None, "0" * 16, *size) for one, size in zip(ids, sizes, strict=True)],
+        columns=["image_id", "split", "image_pixels", "perceptual_hash", "width", "height"],
     )
     find(facts, lambda image_id: read_image(layout.image_path(image_id)))
 

@@ -179,9 +179,9 @@ def require_files(directory: Path) -> None:
     for name, _, _ in os.walk(directory):
         with os.scandir(name) as entries:
             for entry in entries:
-                if entry.is_file() or entry.is_dir():
-                    continue
                 try:
+                    if entry.is_file() or entry.is_dir():
+                        continue
                     found.append(SegopsError(f"{entry.path}: {no_file(entry.stat().st_mode)}"))
                 except OSError as error:
                     words = error.strerror

@@ -120,6 +120,15 @@ class Policy:
         return Policy.from_json, (self.to_json(),)
 
 
+def written(policy: Policy, params: AugmentParams, background: int | None) -> dict[str, Any]:
+    """A policy as stage augment writes it: all that training takes of section `augment`.
+
+    `background` is the id of that class; copy-paste never takes it for a rare object.
+    """
+    content = policy.to_json()
+    return content | {BACKGROUND: background} if params.copy_paste.p else content
+
+
 def build_policy(params: AugmentParams, fill: tuple[int, ...] = IMAGENET_MEAN_COLOR) -> Policy:
     """Build the policy; parts of probability 0 are left out.
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from segops.importers.files import files_below, place, unnamed
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
 from segops.importers.splits import SPELLINGS
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import Photographs
 from segops.runtime.masks import read_mask
 from segops.voc.layout import TEST
 from segops.words import counted
@@ -95,7 +96,7 @@ def read(path: Path, images: str | None = None) -> Source:
 
 
 def _draw(mask: Path, size: tuple[int, int]) -> Drawn:
-    ids = read_mask(mask)
+    ids = read_mask(mask, Photographs(most_pixels(size)))
     if (ids > LAST).any():
         raise SegopsError(f"{mask}: id {int(ids.max())}; expected label ids of 0 to {LAST}.")
     table = np.zeros(256, np.int32)

@@ -16,9 +16,9 @@ import numpy as np
 from segops.importers.coco import annotation_files, described, orphans, read_categories, read_images
 from segops.importers.files import Photographs
 from segops.importers.json_files import identifier, require
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, noted
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels, noted
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import MASK_FORMATS, load_image, read_content
+from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image, read_content
 
 
 def read(path: Path, images: str | None = None) -> Source:
@@ -74,7 +74,8 @@ def _draw(
     categories: Mapping[int, str],
     size: tuple[int, int],
 ) -> Drawn:
-    image = load_image(read_content(mask), str(mask), MASK_FORMATS)
+    content = read_content(mask)
+    image = load_image(content, str(mask), MASK_FORMATS, most_pixels(size), DATA_KEY)
     if image.mode not in ("RGB", "RGBA"):
         raise SegopsError(f"{mask}: mode {image.mode}; expected segment ids as RGB.")
     rgb = np.asarray(image).astype(np.int64)

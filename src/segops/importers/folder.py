@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from segops.importers.files import files_below, place, unnamed
 from segops.importers.labelling import as_color
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
 from segops.importers.splits import SPELLINGS, Lists, split_of_path
 from segops.runtime.classes import VOC_CLASSES, VOID, palette
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import PHOTOGRAPH_FORMATS, load_image, read_content
+from segops.runtime.images import DATA_KEY, PHOTOGRAPH_FORMATS, load_image, read_content
 from segops.runtime.masks import stored_values
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
@@ -161,7 +161,7 @@ def _image_id(key: str) -> str:
 
 def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | None) -> Drawn:
     content = read_content(mask)
-    image = load_image(content, str(mask), PHOTOGRAPH_FORMATS)
+    image = load_image(content, str(mask), PHOTOGRAPH_FORMATS, most_pixels(size), DATA_KEY)
     if threshold is not None:
         if image.mode not in ("1", "L", "LA"):
             raise SegopsError(

@@ -18,10 +18,18 @@ from PIL import Image, ImageDraw
 from segops.importers.files import Photographs, files_below
 from segops.importers.json_files import read_object, require, stated_size
 from segops.importers.polygons import Shape, by_pillow, checked, draw, ellipse, points, rectangle
-from segops.importers.source import BACKGROUND, VOID_NAME, Drawn, Source, SourceImage, noted
+from segops.importers.source import (
+    BACKGROUND,
+    VOID_NAME,
+    Drawn,
+    Source,
+    SourceImage,
+    most_pixels,
+    noted,
+)
 from segops.importers.splits import split_of_path
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import MASK_FORMATS, load_image
+from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image
 
 REGIONS = ("polygon", "rectangle", "circle", "mask")
 """Kinds of shapes that have an area; points and lines have none."""
@@ -105,8 +113,9 @@ def _shape(shape: Mapping[str, Any], file: Path, size: tuple[int, int]) -> Shape
     first = checked(outline, size, corners=1)[0]
     if kind == "mask":
         content = base64.b64decode(require(shape, "mask", file, str), validate=True)
-        part = np.asarray(load_image(content, f"{file}: mask", MASK_FORMATS).convert("L")) > 0
-        return Shape(label, pixels=part, at=(int(first[0]), int(first[1])))
+        part = load_image(content, f"{file}: mask", MASK_FORMATS, most_pixels(size), DATA_KEY)
+        pixels = np.asarray(part.convert("L")) > 0
+        return Shape(label, pixels=pixels, at=(int(first[0]), int(first[1])))
     if len(outline) != 2:
         raise ValueError(f"a {kind} of {len(outline)} points; expected 2")
     if kind == "rectangle":

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import MAX_PIXELS
 
 BACKGROUND = "background"
 VOID_NAME = "void"
@@ -68,6 +69,14 @@ class Source:
     labels: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+
+
+def most_pixels(size: tuple[int, int]) -> int:
+    """Most pixels of a mask whose photograph, of width and height `size`, is within its own limit.
+
+    That of the photograph is `data.max_pixels`, so no other parameter is needed for the mask.
+    """
+    return max(MAX_PIXELS, size[0] * size[1])
 
 
 def explained(error: Exception, where: Path | str) -> str:

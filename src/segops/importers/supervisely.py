@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from segops.importers.files import files_below, unnamed
 from segops.importers.json_files import read_object, require, stated_size
 from segops.importers.polygons import Shape, by_opencv, draw, points, rectangle
-from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, noted
+from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, most_pixels, noted
 from segops.importers.splits import SPELLINGS
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import MASK_FORMATS, load_image
+from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
 REGIONS = ("polygon", "rectangle", "bitmap")
@@ -89,15 +89,15 @@ def _image(file: Path, root: Path) -> SourceImage:
 
 def _draw(file: Path, size: tuple[int, int]) -> Drawn:
     objects = require(read_object(file), "objects", file, list)
-    return draw((_shape(one, file) for one in objects), size, by_opencv)
+    return draw((_shape(one, file, size) for one in objects), size, by_opencv)
 
 
-def _shape(item: Mapping[str, Any], file: Path) -> Shape:
+def _shape(item: Mapping[str, Any], file: Path, size: tuple[int, int]) -> Shape:
     label = require(item, "classTitle", file, str)
     if item["geometryType"] == "bitmap":
         bitmap = require(item, "bitmap", file, dict)
         x, y = (int(value) for value in require(bitmap, "origin", file, list))
-        part = _bitmap(require(bitmap, "data", file, str), file)
+        part = _bitmap(require(bitmap, "data", file, str), file, size)
         return Shape(label, pixels=part, at=(x, y))
     given = require(item, "points", file, dict)
     outer = points(require(given, "exterior", file, list))
@@ -109,12 +109,12 @@ def _shape(item: Mapping[str, Any], file: Path) -> Shape:
     return Shape(label, [outer], holes)
 
 
-def _bitmap(text: str, file: Path) -> NDArray[np.bool_]:
+def _bitmap(text: str, file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     inflater = zlib.decompressobj()
     content = inflater.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
     if not inflater.eof:
         raise ValueError("a bitmap that is cut off or too large")
-    image = load_image(content, f"{file}: bitmap", MASK_FORMATS)
+    image = load_image(content, f"{file}: bitmap", MASK_FORMATS, most_pixels(size), DATA_KEY)
     # The alpha channel is the mask; older files have one channel.
     channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
     return np.asarray(channel) > 0

@@ -21,9 +21,12 @@ from segops.importers.splits import Division, divide, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import PIXELS_AT_ONCE, load_photograph, read_content
 from segops.runtime.masks import encode_mask
+from segops.runtime.rgb import orientation
 from segops.threads import cores, pipelined
 from segops.voc.bands import decode_files, further_files
+from segops.voc.decoding import pixels_in
 from segops.voc.layout import (
     ALL_SPLITS,
     IMAGES,
@@ -135,7 +138,14 @@ def write(
                 where = f"{image.origin[0]}: the labels of {image.photograph.name}"
                 return image.image_id, [], explained(error, where)
 
-        done = pipelined(images, put, cores(), 2 * cores())
+        done = pipelined(
+            images,
+            put,
+            cores(),
+            2 * cores(),
+            size=lambda image: pixels_in(layout, image.photograph),
+            limit=PIXELS_AT_ONCE,
+        )
         for image_id, held, problem in track(done, f"importing to {target}", len(images)):
             classes[image_id] = held
             problems += [problem] if problem else []
@@ -245,13 +255,12 @@ def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
             f"{image.photograph}: no directory {' or '.join(bands)} (data.bands) beside the one "
             "that it lies in."
         )
-    pixels, _, _, turned = decode_files((image.photograph, *further), layout.reading)
+    size, turned = _decoded(image.photograph, further, layout.reading)
     if turned != 1:
         raise SegopsError(
             f"{image.photograph}: rotated by EXIF (orientation {turned}), which would not rotate "
             "its mask. Save it with rotated pixels and without that tag."
         )
-    size = pixels.shape[1], pixels.shape[0]
     _require_size(image, image.size or size, size)
     drawn = image.draw(size)
     _require_size(image, drawn.indices.shape[::-1], size)
@@ -263,6 +272,17 @@ def _put(image: SourceImage, layout: Layout, table: Labelling) -> list[int]:
     layout.mask_path(image.image_id).write_bytes(encode_mask(mask))
     counts = np.bincount(mask.ravel(), minlength=VOID + 1)
     return [int(label) for label in np.flatnonzero(counts[:VOID])]
+
+
+def _decoded(
+    photograph: Path, further: Sequence[Path], reading: Reading
+) -> tuple[tuple[int, int], int]:
+    """Width and height of an image that can be decoded, and its EXIF orientation, 1 to 8."""
+    if reading.bands.is_rgb:  # without a copy of the pixels
+        image = load_photograph(read_content(photograph), str(photograph), reading.photographs)
+        return image.size, orientation(image)
+    pixels, _, _, turned = decode_files((photograph, *further), reading)
+    return (pixels.shape[1], pixels.shape[0]), turned
 
 
 def _require_size(image: SourceImage, size: tuple[int, ...], own: tuple[int, int]) -> None:

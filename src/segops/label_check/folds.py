@@ -142,6 +142,7 @@ def fold_bundle(root: Path, settings: Params, store: PackedStore, fold: Fold, ho
         outcome = train(job)
         images = {one: store.image_sha256(one) for one in fold.trained}
         pixels = store.pixel_hashes(fold.trained)
+        (home / STATE).unlink(missing_ok=True)  # else it could name the weights of a next training
         write_trained(bundle, outcome.network, job.spec, store.class_names, images, {}, pixels)
         files.write_json(home / STATE, state)
         job.history.end()

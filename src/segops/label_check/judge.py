@@ -9,14 +9,10 @@ from numpy.typing import NDArray
 
 from segops.data.store import PackedStore
 from segops.predict.bundle import BundledPredictor
+from segops.predict.parts import parts
 from segops.quality.label_scores import Contradiction, segments, softmin
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
-
-MOST_BYTES = 2**28
-"""Of an image's probabilities at a time; a larger image is predicted in parts."""
-MARGIN = 256
-"""Rows around a part that are predicted with it, so that its border has its surroundings."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +49,16 @@ def judge(predictor: BundledPredictor, store: PackedStore, image_id: str) -> Jud
         )
     prediction = np.empty(label.shape, np.uint8)
     top, confidence = (np.empty(label.shape, np.float32) for _ in range(2))
-    height, width = label.shape
-    rows = max(1, MOST_BYTES // (4 * classes * width))
-    for start in range(0, height, rows):
-        part = slice(start, min(start + rows, height))
-        probabilities = _probabilities(predictor, store.image(image_id), part, image_id)
-        prediction[part], top[part] = probabilities.argmax(axis=0), probabilities.max(axis=0)
-        ids = np.where(counted[part], label[part], 0)[None]
-        confidence[part] = np.take_along_axis(probabilities, ids, axis=0)[0]
+    image = store.image(image_id)
+    for place, around, within in parts(*label.shape):
+        try:
+            found = predictor.predict_probabilities(image[around])
+        except SegopsError as error:
+            raise SegopsError(f"{image_id}: {error}") from error
+        probabilities = found[:, *within]
+        prediction[place], top[place] = probabilities.argmax(axis=0), probabilities.max(axis=0)
+        ids = np.where(counted[place], label[place], 0)[None]
+        confidence[place] = np.take_along_axis(probabilities, ids, axis=0)[0]
     return JudgedLabels(
         image_id, softmin(confidence[counted]), segments(label, prediction, top), prediction
     )
-
-
-def _probabilities(
-    predictor: BundledPredictor, image: NDArray[np.uint8], part: slice, image_id: str
-) -> NDArray[np.float32]:
-    """Probabilities float32 (C, h, W) of some rows of an image."""
-    first = max(0, part.start - MARGIN) if part.stop - part.start < len(image) else 0
-    around = image[first : part.stop + MARGIN]
-    try:
-        found = predictor.predict_probabilities(around)
-    except SegopsError as error:
-        raise SegopsError(f"{image_id}: {error}") from error
-    return found[:, part.start - first : part.stop - first]

@@ -8,6 +8,9 @@ from typing import Any
 
 from segops.quality.duplicates import Duplicate
 
+MOST_PAIRS = 1000
+"""Pairs of near-duplicates that are written, those across splits first; there may be millions."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -98,6 +101,7 @@ class Validation:
             "images": self.images,
             "checks": [asdict(check) for check in self.checks],
             "warnings": [asdict(warning) for warning in self.warnings],
-            "near_duplicates": [asdict(pair) for pair in self.duplicates],
+            "near_duplicates": [asdict(pair) for pair in self.duplicates[:MOST_PAIRS]],
+            "all_near_duplicates": len(self.duplicates),
             "files": self.findings,
         }

@@ -9,9 +9,13 @@ Candidates share a subset of their bits (locality-sensitive hashing: Indyk and M
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
+from tempfile import TemporaryFile
 
 import cv2
 import numpy as np
@@ -20,7 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops.progress import track
+from segops.runtime.images import PIXELS_AT_ONCE
 from segops.runtime.rgb import strips
+from segops.threads import cores, pipelined
 from segops.voc.pixels import four_bytes
 
 SIDE = 32
@@ -40,8 +46,8 @@ _WIDE = 96
 _CROPS = (2, 4)
 """Pixels of `_WIDE` that a crop may have taken away."""
 _HALVED = 256
-_KEPT = 4096
-"""Images of `_WIDE` pixels a side kept in memory: 113 MB."""
+_THREADS = 8
+"""Most threads that decode images."""
 _KEPT_VIEWS = 256
 """Images whose thumbnails are kept in memory: 35 MB."""
 
@@ -132,7 +138,7 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
 
     Args:
         facts: As of :func:`segops.quality.facts.scan`.
-        read: Reads the pixels of an image, uint8 (H, W, 3), by its id.
+        read: Reads the pixels of an image, uint8 (H, W, 3), by its id; called in several threads.
 
     Returns:
         Pairs across splits first, then by falling similarity.
@@ -147,30 +153,50 @@ def find(facts: pd.DataFrame, read: Callable[[str], NDArray[np.uint8]]) -> tuple
     hashes = np.array([int(one, 16) for one in single["perceptual_hash"]], dtype=np.uint64)
     unique, first, group = np.unique(hashes, return_index=True, return_inverse=True)
 
-    @lru_cache(_KEPT)
-    def wide(place: int) -> NDArray[np.uint8]:
-        return _shrunk(read(ids[place]), _WIDE)
+    sizes = (single["width"].astype("int64") * single["height"]).tolist()
+    others = np.flatnonzero(first[group] != np.arange(len(hashes))).tolist()
+    pairs = candidates(unique)
+    wanted = sorted(
+        {*others, *first[group[others]].tolist(), *first[np.unique(pairs).astype(int)].tolist()}
+    )
+    threads = min(_THREADS, cores())
+    shrunk = pipelined(
+        wanted,
+        lambda place: _shrunk(read(ids[place]), _WIDE),
+        threads,
+        4 * threads,
+        size=lambda place: sizes[place],
+        limit=PIXELS_AT_ONCE,
+    )
+    # On disk, 28 kB an image: many similar images would not fit into memory, and each is in many
+    # pairs.
+    with TemporaryFile() as file:
+        for thumbnail in track(shrunk, "Reading images that may be alike", len(wanted)):
+            file.write(thumbnail.tobytes())
+        file.flush()
 
-    @lru_cache(_KEPT_VIEWS)
-    def views(place: int) -> NDArray[np.float32]:
-        return _views(wide(place))
+        @lru_cache(_KEPT_VIEWS)
+        def views(place: int) -> NDArray[np.float32]:
+            length = 3 * _WIDE**2
+            content = os.pread(file.fileno(), length, bisect_left(wanted, place) * length)
+            return _views(np.frombuffer(content, np.uint8).reshape(_WIDE, _WIDE, 3))
 
-    def agree(one: int, other: int) -> bool:
-        similarity, mirrored = _similarity(views(one), views(other))
-        is_pair = similarity >= LEAST_SIMILARITY
-        if is_pair:
-            one, other = sorted((one, other))
-            found.append(_pair(places, ids[one], ids[other], similarity, False, mirrored))
-        return is_pair
+        def agree(one: int, other: int) -> bool:
+            similarity, mirrored = _similarity(views(one), views(other))
+            is_pair = similarity >= LEAST_SIMILARITY
+            if is_pair:
+                one, other = sorted((one, other))
+                found.append(_pair(places, ids[one], ids[other], similarity, False, mirrored))
+            return is_pair
 
-    looks = [[place] for place in first.tolist()]
-    for place in np.flatnonzero(first[group] != np.arange(len(hashes))).tolist():
-        own = looks[group[place]]
-        if not any(agree(one, place) for one in own) and len(own) < _LOOKS:
-            own.append(place)
-    pairs = track(candidates(unique), "Comparing pictures")
-    for one, other in ((one, other) for a, b in pairs for one in looks[a] for other in looks[b]):
-        agree(one, other)
+        looks = [[place] for place in first.tolist()]
+        for place in track(others, "Comparing images of one hash"):
+            own = looks[group[place]]
+            if not any(agree(one, place) for one in own) and len(own) < _LOOKS:
+                own.append(place)
+        for a, b in track(pairs, "Comparing images"):
+            for one, other in product(looks[a], looks[b]):
+                agree(one, other)
     return tuple(
         sorted(found, key=lambda one: (not one.across, -one.similarity, one.image_id, one.other_id))
     )

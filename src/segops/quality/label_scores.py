@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.runtime.classes import VOID
+from segops.voc.histogram import count_ids
 
 Mask = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
@@ -114,7 +115,7 @@ def _contradicting(own: Mask, other: Mask) -> list[Region]:
     """The components of the classes in `own` that hardly overlap with their class in `other`."""
     return [
         region
-        for class_id in np.unique(own[own != VOID])
+        for class_id in np.flatnonzero(count_ids(own)[:VOID])
         for region in _of_class((own == class_id).view(np.uint8), other == class_id)
     ]
 

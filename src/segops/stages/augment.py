@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segops.augment.policy import BACKGROUND, Policy, build_policy, sample_seed
+from segops.augment.policy import Policy, build_policy, sample_seed, written
 from segops.augment.proof import prove
 from segops.data.store import PackedStore
 from segops.files import write_json
@@ -55,11 +55,7 @@ def run(root: Path) -> None:
         for row, image_id in enumerate(ids[:ROWS])
     ]
     write_contact_sheet(root / AUGMENTATION_SHEET, rows, classes)
-    content = policy.to_json()
-    if settings.augment.copy_paste.p:
-        # Training, which depends on this file, never takes background for a rare object.
-        content[BACKGROUND] = classes.background
-    write_json(root / POLICY, content)
+    write_json(root / POLICY, written(policy, settings.augment, classes.background))
     log.info("%s: image and mask stayed aligned on %d crops of %d images", POLICY, crops, len(ids))
 
 

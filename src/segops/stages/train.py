@@ -6,7 +6,9 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import safetensors.torch
@@ -83,14 +85,21 @@ def _train(root: Path, settings: TrainingSettings) -> None:
     )
 
 
-def build_job(root: Path, settings: TrainingSettings, store: PackedStore) -> Job:
+def build_job(
+    root: Path,
+    settings: TrainingSettings,
+    store: PackedStore,
+    serialised: Mapping[str, Any] | None = None,
+) -> Job:
     """Build the training job from a workspace's parameters and data.
+
+    `serialised` is the augmentation policy as stage augment writes it; None: the one it wrote.
 
     Raises:
         SegopsError: Parameters and data do not fit together, or a file is missing.
     """
     store.require_params(settings.data)
-    serialised = files.read_json(root / paths.POLICY)
+    serialised = files.read_json(root / paths.POLICY) if serialised is None else serialised
     weights = settings.model.encoder_weights
     local = encoder_file(root, weights)
     if local is not None and not local.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,12 @@ from segops.data.imbalance import pixel_counts
 from segops.data.store import PackedStore
 from segops.metrics.device_confusion import DeviceConfusion
 from segops.metrics.iou import class_pixels, miou
+from segops.predict.parts import parts
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor
 
 IMAGES_A_FETCH = 32
 """Images whose counts are on the device at a time; 255 classes take half a megabyte an image."""
-
-LARGEST = 4_000_000
-"""Pixels of the largest image that is predicted in one piece, as `predict.whole_pixels` has it
-unless it is set."""
-
-PART = 1024
-"""Side, in pixels, of the parts of a larger image; the last ones are smaller."""
-
-MARGIN = 256
-"""Pixels around a part that are predicted with it, so that its border has its surroundings."""
 
 log = logging.getLogger("segops")
 
@@ -40,9 +31,8 @@ def selection_miou(
 ) -> float:
     """MIoU on the selection split `ids`, in 0..1, computed as evaluation computes it on val.
 
-    Images at their own size, those of more than `LARGEST` pixels in parts, fill one confusion
-    matrix. The ranks, all of which must call this, divide the images among them; each image counts
-    once.
+    Images at their own size, large ones in parts, fill one confusion matrix. The ranks, all of
+    which must call this, divide the images among them; each image counts once.
 
     Raises:
         SegopsError: The split has no labelled pixel.
@@ -83,24 +73,14 @@ def selection_confusion(
     classes = len(predictor.class_names)
     counter, counts = DeviceConfusion(classes), np.zeros((classes, classes), np.int64)
     own = ids[fabric.global_rank :: fabric.world_size]
-    parts = ((image_id, part) for image_id in own for part in _parts(*store.size(image_id)))
-    for number, (image_id, (rows, columns)) in enumerate(parts):
+    own_parts = ((image_id, part) for image_id in own for part in parts(*store.size(image_id)))
+    for number, (image_id, part) in enumerate(own_parts):
         if number % IMAGES_A_FETCH == 0:
             counts += counter.fetch().sum(axis=0)
         # A copy, because torch does not take the store's read-only views.
-        truth = torch.from_numpy(np.array(store.mask(image_id)[rows, columns]))
-        top, left = max(0, rows.start - MARGIN), max(0, columns.start - MARGIN)
-        around = store.image(image_id)[top : rows.stop + MARGIN, left : columns.stop + MARGIN]
-        found = predictor.predict_ids(around)[rows.start - top :, columns.start - left :]
-        counter.add(truth.to(predictor.device), found[: truth.shape[0], : truth.shape[1]])
+        truth = torch.from_numpy(np.array(store.mask(image_id)[part.place]))
+        found = predictor.predict_ids(store.image(image_id)[part.around])[part.within]
+        counter.add(truth.to(predictor.device), found)
     counts += counter.fetch().sum(axis=0)
     summed: Tensor = fabric.all_reduce(torch.from_numpy(counts), reduce_op="sum")
     return summed.cpu().numpy()
-
-
-def _parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the parts of an image that are predicted one after the other."""
-    side = PART if height * width > LARGEST else max(height, width)
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            yield slice(top, min(top + side, height)), slice(left, min(left + side, width))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from segops import files, paths
-from segops.augment.policy import build_policy
+from segops.augment.policy import build_policy, written
 from segops.data.store import PackedStore
 from segops.edit import put
 from segops.params.file import Params
@@ -76,11 +76,11 @@ def build_trial(root: Path, settings: Params, store: PackedStore, scratch: Path)
     Raises:
         SegopsError: Parameters and data do not fit together.
     """
-    job = build_job(root, TrainingSettings.of(settings), store)
+    policy = build_policy(settings.augment, store.statistics.fill)
+    serialised = written(policy, settings.augment, settings.data.drawn.background)
+    job = build_job(root, TrainingSettings.of(settings), store, serialised)
     return replace(
         job,
-        policy=build_policy(settings.augment, store.statistics.fill),
-        background=settings.data.drawn.background,
         resume=scratch / "resume",
         history=TrainingLog(scratch / paths.HISTORY.name, job.history.fingerprint, settings.flat()),
     )

@@ -17,9 +17,17 @@ def pixels_of(layout: Layout, image_id: str, size: tuple[int, int] | None = None
     More than three bands count as so many pixels more. `size` is that of the image by its header,
     where it is known already.
     """
-    of_image = math.prod(size or _size(layout, layout.image_path(image_id)))
-    of_mask = math.prod(_size(layout, layout.mask_path(image_id)))
-    return max(of_image * max(RGB, layout.reading.bands.total) // RGB, of_mask)
+    of_image = _pixels(layout, size or _size(layout, layout.image_path(image_id)))
+    return max(of_image, math.prod(_size(layout, layout.mask_path(image_id))))
+
+
+def pixels_in(layout: Layout, path: Path) -> int:
+    """As :func:`pixels_of`, of an image that is not in the layout yet, without its mask."""
+    return _pixels(layout, decoded_size(layout, path))
+
+
+def _pixels(layout: Layout, size: tuple[int, int]) -> int:
+    return math.prod(size) * max(RGB, layout.reading.bands.total) // RGB
 
 
 def decoded_size(layout: Layout, path: Path) -> tuple[int, int]:

@@ -82,6 +82,8 @@ def stripped(root: Path, further: Iterable[str] = ()) -> Iterator[Path]:
         other = Path(name).resolve()
         (other / LISTS).mkdir(parents=True)
         for part in (IMAGES, MASKS, *further):
+            if not (root / part).is_dir():  # named when the layout is opened
+                continue
             (other / part).mkdir(parents=True)
             for path in sorted((root / part).iterdir()):
                 own = photographs.find(path.stem) or path.stem

@@ -246,3 +246,16 @@ def test_a_split_far_from_its_share_is_said(source: Path, run_import: Run) -> No
     (note,) = run_import("folder", source, **asked).notes
     assert note.startswith("val has 6 of 8 images, 25% were asked for")
     assert run_import("folder", source, **asked, stratify=True).notes == ()
+
+
+def test_a_mask_may_be_as_large_as_its_photograph(
+    source: Path, run_import: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit is `data.max_pixels`, as that of the photograph, not the one that is shipped."""
+    cracks(source)
+    for module in ("importers.source", "runtime.images"):
+        monkeypatch.setattr(f"segops.{module}.MAX_PIXELS", 1199)
+    run_import("folder", source, values="0=background,255=crack")
+    greyscale(source / "masks/road_0_mask.png", np.zeros((31, 40), np.uint8))
+    with pytest.raises(SegopsError, match=r"road_0_mask\.png: 40 x 31 .*data\.max_pixels"):
+        run_import("folder", source, values="0=background,255=crack")

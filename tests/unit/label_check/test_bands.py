@@ -28,6 +28,6 @@ def test_suspects_are_shown_in_false_colour(tmp_path: Path) -> None:
     for one in pictures:
         assert (one.image == store.image(one.image_id)[..., :3]).all()
     page = tmp_path / "labels.html"
-    shown = Classes(tuple(CLASSES))
-    write_labels_page(page, judging.rows, pictures, shown, suspects=2, left_out=0, by="folds")
+    classes = Classes(tuple(CLASSES))
+    write_labels_page(page, judging.rows, pictures, classes, suspects=2, left_out=0, by="folds")
     assert page.read_text().count("data:image/jpeg") == 6

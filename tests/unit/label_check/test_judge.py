@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from segops.data.store import PackedStore, pack
-from segops.label_check import judge as judging
 from segops.label_check.judge import judge
+from segops.predict import parts as dividing
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import write_mask
@@ -69,15 +69,16 @@ def test_a_large_image_is_predicted_in_parts(
     predict = predictor.predict_probabilities
 
     def watched(image: np.ndarray) -> np.ndarray:
-        sizes.append(len(image))
+        sizes.append(image.shape[:2])
         return predict(image)
 
     monkeypatch.setattr(predictor, "predict_probabilities", watched)
-    monkeypatch.setattr(judging, "MOST_BYTES", 4 * 3 * 24 * 40)  # 40 rows at a time
-    monkeypatch.setattr(judging, "MARGIN", 64)
+    monkeypatch.setattr(dividing, "LARGEST", 1)
+    monkeypatch.setattr(dividing, "SIDE", 40)
+    monkeypatch.setattr(dividing, "MARGIN", 64)
     parts = judge(predictor, store, "a")
     assert len(sizes) == 8
-    assert max(sizes) == 40 + 2 * 64
+    assert max(sizes) == (40 + 2 * 64, 24)
     assert (parts.prediction == whole.prediction).all()
     assert parts.score == pytest.approx(whole.score, abs=1e-5)
 

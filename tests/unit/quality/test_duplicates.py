@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from segops.quality.checks import MOST_PAIRS, Validation
 from segops.quality.duplicate_rules import allowed, notices
 from segops.quality.duplicates import Duplicate, candidates, find, halved, perceptual_hash
 from segops.voc.hashes import pixel_hash
@@ -51,10 +52,11 @@ def hashed(image: Pixels) -> str | None:
 
 def table(images: dict[str, tuple[str, Pixels]]) -> pd.DataFrame:
     rows = [
-        (name, split, pixel_hash([one], *one.shape[1::-1]), hashed(one))
+        (name, split, pixel_hash([one], *one.shape[1::-1]), hashed(one), *one.shape[1::-1])
         for name, (split, one) in images.items()
     ]
-    return pd.DataFrame(rows, columns=["image_id", "split", "image_pixels", "perceptual_hash"])
+    columns = ["image_id", "split", "image_pixels", "perceptual_hash", "width", "height"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def found(images: dict[str, tuple[str, Pixels]]) -> tuple[Duplicate, ...]:
@@ -94,6 +96,25 @@ def test_flat_images_are_compared_by_their_pixels_alone() -> None:
     flat = {f"f{grey}": ("train", np.full((40, 50, 3), grey, np.uint8)) for grey in range(9)}
     assert found(flat) == ()
     assert hashed(flat["f3"][1]) is None
+
+
+def test_each_of_many_similar_images_is_read_once() -> None:
+    random, base = np.random.default_rng(0), scene(1, (96, 96)).astype(int)
+    images = {
+        f"i{number:02}": ("train", np.clip(base + noise, 0, 255).astype(np.uint8))
+        for number, noise in enumerate(random.integers(-9, 10, (40, 96, 96, 3)))
+    }
+    read: list[str] = []
+
+    def counted(name: str) -> Pixels:
+        read.append(name)
+        return images[name][1]
+
+    pairs = find(table(images), counted)
+    assert len(pairs) > 40
+    assert len(read) == len(set(read)) <= 40
+    several = Validation((), duplicates=pairs * 40).to_json()
+    assert len(several["near_duplicates"]) == MOST_PAIRS < several["all_near_duplicates"]
 
 
 def test_what_is_compared_grows_with_the_number_of_images_alone() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
+from segops.predict import parts as dividing
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.predictor import Predictor
 from segops.train import selection
@@ -57,9 +58,9 @@ def test_a_large_image_is_predicted_in_parts(
     whole = selection.selection_confusion(predictor, store, ids, alone)
     assert sizes == [store.size(one) for one in ids]
     sizes.clear()
-    monkeypatch.setattr(selection, "LARGEST", 1)
-    monkeypatch.setattr(selection, "PART", 50)
-    monkeypatch.setattr(selection, "MARGIN", 7)
+    monkeypatch.setattr(dividing, "LARGEST", 1)
+    monkeypatch.setattr(dividing, "SIDE", 50)
+    monkeypatch.setattr(dividing, "MARGIN", 7)
     parts = selection.selection_confusion(predictor, store, ids, alone)
     np.testing.assert_array_equal(parts, whole)
     assert len(sizes) > len(ids)

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segops.edit import put
 from segops.params.file import load_params
 from segops.runtime.errors import SegopsError
+from segops.stages.train import build_job
+from segops.train.job import TrainingSettings
 from segops.tune.rate import analyse, learning_rates, range_test
+from segops.tune.setup import build_trial, open_store
 from tests.support.tune_workspace import prepare, tree_of
 
 
@@ -110,3 +114,16 @@ def test_what_cannot_be_swept_is_refused(tiny_voc: Path) -> None:
         range_test(root, load_params(root), 1e-5, 1.0, 10)
     with pytest.raises(SegopsError, match="expected 0 < low < high"):
         range_test(root, load_params(root), 1.0, 1e-5, 10)
+
+
+def test_a_trial_is_named_by_the_policy_that_it_trains_with(tiny_voc: Path, tmp_path: Path) -> None:
+    """Not by that which stage augment wrote, which may be older than the parameters."""
+    root = prepare(tiny_voc.parent)
+    settings, store = load_params(root), open_store(root)
+    names = [build_trial(root, settings, store, tmp_path).history.fingerprint]
+    for change in ({"augment.crop": [32, 32]}, {"augment.copy_paste.p": 0.5}):
+        changed = put(settings, change, "a test")
+        names.append(build_trial(root, changed, store, tmp_path).history.fingerprint)
+    assert len(set(names)) == 3
+    written = build_job(root, TrainingSettings.of(settings), store)
+    assert written.history.fingerprint == names[0]

@@ -10,6 +10,7 @@ import pytest
 
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import IMAGES, MASKS, Layout, open_layout
+from segops.voc.reading import Bands, Reading
 from segops.voc.use import use
 
 NFC = unicodedata.normalize("NFC", "B\u00e4r")
@@ -113,3 +114,9 @@ def test_two_files_alike_are_no_answer(tiny_voc: Path, tmp_path: Path) -> None:
     assert len(use(tiny_voc, tmp_path / "target").ids("train")) == 12
     layout.write_list("train", ["a.jpg", "A.jpg", *others])
     assert use(tiny_voc, tmp_path / "other", strip=True).ids("train")[:2] == ("a", "A")
+
+
+def test_a_band_without_a_directory_is_named(tiny_voc: Path, tmp_path: Path) -> None:
+    reading = Reading(bands=Bands(directories=("Depth",)))
+    with pytest.raises(SegopsError, match=f"{tiny_voc}/Depth"):
+        use(tiny_voc, tmp_path / "target", reading=reading, strip=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segops.files import require_files
 from segops.importers.splits import read_lists
 from segops.quality.facts import scan
 from segops.runtime.errors import SegopsError
@@ -97,3 +98,10 @@ def test_a_list_that_is_no_file_is_named(
             read(tiny_voc)
         assert str(path) in str(refused.value)
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("make", [pipe, device, dead_link, link_to_itself])
+def test_what_dvc_would_wait_for_is_listed(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "one")
+    with pytest.raises(SegopsError, match=f"remove what is no file:\n  {tmp_path}/one: "):
+        require_files(tmp_path)

@@ -105,7 +105,7 @@ def test_a_model_judges_only_what_it_did_not_see(
     write_bundle(root / "mine", build(spec), spec, VOC_CLASSES, seen, {})
     monkeypatch.setattr(folds, "train", None)
     said = audited(root, monkeypatch, "--model", "mine", "--out", "found")
-    assert "12 images are left out" in said
+    assert "12 images left out" in said
     assert "6 images judged" in said
     assert set((root / "found" / SUSPECTS).read_text().split()) <= set(store.ids("val"))
     settings = load_params(root)
@@ -116,6 +116,10 @@ def test_a_model_judges_only_what_it_did_not_see(
     write_bundle(root / "other", build(other), other, ("background", "a", "b"), {}, {})
     with pytest.raises(SegopsError, match="the model knows the classes background, a, b"):
         audit_labels(root, settings, ("val",), root / "none", model=str(root / "other"))
+    mask = Layout(root / settings.data.path).mask_path(store.ids("val")[0])
+    write_mask(mask, np.zeros(store.size(mask.stem), np.uint8))
+    with pytest.raises(SegopsError, match="packed from other files than"):
+        audit_labels(root, settings, ("val",), root / "none", model=str(root / "mine"))
 
 
 def test_a_workspace_that_is_not_prepared_is_told(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from segops.report.labels_page import LabelPicture, LabelRow, write_labels_page
 from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.tune.setup import open_store
+from segops.voc.hashes import files_hash
+from segops.voc.layout import open_layout
 from segops.words import counted
 
 KEPT = paths.STATE / "labels"
@@ -110,6 +112,7 @@ def audit_labels(
     """
     store = open_store(root)
     store.require_params(settings.data)
+    _require_present(root, settings, store)
     judging = _Judging(store, splits)
     left_out: tuple[str, ...] = ()
     with files.exclusive(root / LOCK, "another label audit"), ExitStack() as stack:
@@ -169,6 +172,16 @@ def _opened(bundle: Path, device: str, store: PackedStore) -> BundledPredictor:
         )
     predictor.require_channels(store.channels, str(bundle))
     return predictor
+
+
+def _require_present(root: Path, settings: Params, store: PackedStore) -> None:
+    """Raise a SegopsError where the packed data are not those of the data set's files."""
+    layout = open_layout(root / settings.data.path, settings.data.reading)
+    if files_hash(layout, store.class_names) != store.data_hash:
+        raise SegopsError(
+            f"{paths.PACKED}: packed from other files than {settings.data.path} holds now. "
+            "`dvc repro prepare` packs them again."
+        )
 
 
 def _seen(

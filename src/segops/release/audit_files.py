@@ -24,7 +24,7 @@ from segops.record.update import CHANGED_PARAMS
 from segops.release.audit_case import Absent, Case, require_same
 from segops.runtime.errors import SegopsError
 from segops.voc.cached import linked, listed
-from segops.voc.hashes import HashRow, dataset_hash
+from segops.voc.hashes import files_hash
 from segops.voc.layout import SPLITS, Layout
 
 RECORDED = (paths.TRAINING, paths.EVALUATION, paths.COUNTS)
@@ -189,7 +189,7 @@ def data(case: Case) -> str:
     layout = Layout(case.root / params.path, params.reading)
     if layout.root.is_dir():
         try:
-            if _data_hash(layout, names) == stated:
+            if files_hash(layout, names) == stated:
                 return f"{params.path} has the hash {stated}."
         except SegopsError:
             pass  # other data, which are no data set
@@ -208,18 +208,6 @@ def _data_params(case: Case) -> DataParams:
         return parse_params(yaml_guard.load(content.decode()) or {}, "params.yaml").data
     except (SegopsError, ValueError, yaml.YAMLError):
         return case.settings.data
-
-
-def _data_hash(layout: Layout, class_names: list[str]) -> str:
-    def sha256(path: Path) -> str:
-        return files.sha256_file(path) if path.is_file() else "missing"
-
-    rows: list[HashRow] = [
-        (split, name, layout.image_sha256(name, sha256), sha256(layout.mask_path(name)))
-        for split in SPLITS
-        for name in layout.ids(split)
-    ]
-    return dataset_hash(rows, class_names, layout.reading.lines)
 
 
 def _cached_hash(case: Case, md5: str, class_names: list[str], params: DataParams) -> str:
@@ -246,4 +234,4 @@ def _cached_hash(case: Case, md5: str, class_names: list[str], params: DataParam
         layout = Layout(directory, params.reading)
         if not all(layout.list_path(split).is_file() for split in SPLITS):
             raise missing
-        return _data_hash(layout, class_names)
+        return files_hash(layout, class_names)

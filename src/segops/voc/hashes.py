@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.files import sha256_lines
+from segops.files import sha256_file, sha256_lines
+from segops.voc.layout import SPLITS, Layout
 
 HashRow = tuple[str, str, str, str]
 """(split, image id, SHA-256 of the image file, SHA-256 of the mask file); hashes in hexadecimal."""
@@ -26,6 +28,24 @@ def dataset_hash(
     """
     names = [f"class\t{index}\t{name}" for index, name in enumerate(class_names)]
     return sha256_lines([*names, *reading, *sorted("\t".join(row) for row in rows)])
+
+
+def files_hash(layout: Layout, class_names: Sequence[str]) -> str:
+    """The :func:`dataset_hash` of train and val, from the files of a data set.
+
+    Raises:
+        SegopsError: As :meth:`Layout.ids`.
+    """
+
+    def sha256(path: Path) -> str:
+        return sha256_file(path) if path.is_file() else "missing"
+
+    rows: list[HashRow] = [
+        (split, name, layout.image_sha256(name, sha256), sha256(layout.mask_path(name)))
+        for split in SPLITS
+        for name in layout.ids(split)
+    ]
+    return dataset_hash(rows, class_names, layout.reading.lines)
 
 
 def pixel_hash(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> str:

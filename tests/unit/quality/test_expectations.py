@@ -319,17 +319,17 @@ def test_no_checks_are_no_pass() -> None:
 
 
 def test_errored_is_told_from_failed(layout: Layout) -> None:
-    facts = scan(layout).drop(columns="void_fraction")
+    facts = scan(layout).drop(columns="orientation")
     validation = check(facts, params(min_train_images=13))
-    errored = by_name(validation, "void within bounds")
+    errored = by_name(validation, "images upright")
     assert errored.errored
     assert not errored.passed
     assert "could not be evaluated" in errored.observed
-    assert "void_fraction" in errored.observed
+    assert "orientation" in errored.observed
     plain = by_name(validation, "enough images in train")
     assert not plain.passed
     assert not plain.errored
-    assert failed(validation) == {"void within bounds", "enough images in train"}
+    assert failed(validation) == {"images upright", "enough images in train"}
 
 
 def test_the_engine_reports_an_exception_as_an_error() -> None:

@@ -6,6 +6,7 @@ that DVC does not see by itself: :mod:`segops.code` leaves this module out of wh
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def workspace(start: Path | None = None) -> Path:
     start = (start or Path.cwd()).resolve()
     for directory in (start, *start.parents):
         if (directory / "dvc.yaml").is_file():
-            # SQLite's address ends at a ?; DVC's lines of progress are formatted with the path.
-            if bad := sorted(set("?{}") & set(str(directory))):
+            # SQLite's address ends at a ?, MLflow decodes %41, and DVC formats lines of progress
+            # with the path.
+            if bad := sorted(set(re.findall(r"[?{}]|%[0-9a-fA-F]{2}", str(directory)))):
                 raise SegopsError(
                     f"{directory}: the path of a checkout must not hold {' or '.join(bad)}: DVC or "
                     "MLflow would fail. Move the checkout to another path."

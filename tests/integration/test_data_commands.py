@@ -128,7 +128,7 @@ def test_data_behind_a_link_are_refused_before_anything_is_copied(
         pipeline.sync_data(workspace, Path(link), print)
 
 
-@pytest.mark.parametrize("name", ["a?b", "a{b", "a}b"])
+@pytest.mark.parametrize("name", ["a?b", "a{b", "a}b", "a%41b"])
 def test_a_path_that_a_tool_would_read_otherwise_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name / "in").mkdir(parents=True)
     (tmp_path / name / "dvc.yaml").touch()

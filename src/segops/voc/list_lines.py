@@ -104,9 +104,14 @@ def _stripped(line: str, names: _Names) -> tuple[str, str | None] | None:
     """The id that a line stands for, and what else it holds; None where no file has such a name."""
     if line in names.exact:
         return line, None
+    columns = line.replace(",", " ").split()
+    if len(columns) > 1:
+        named = {each[0] for one in columns if (each := _stripped(one, names))}
+        if len(named) > 1:
+            return None  # a photograph with the mask of another
     texts = [(line, _SPELLING)]
     with suppress(IndexError):
-        texts.append((line.replace(",", " ").split()[0], _COLUMNS))
+        texts.append((columns[0], _COLUMNS))
     texts += [(text.replace("\\", "/").rpartition("/")[2], _DIRECTORY) for text, _ in texts]
     for text, kind in texts:
         if found := names.find(text):

@@ -10,6 +10,7 @@ import pytest
 
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import IMAGES, MASKS, Layout, open_layout
+from segops.voc.list_lines import stripped
 from segops.voc.reading import Bands, Reading
 from segops.voc.use import use
 
@@ -120,3 +121,13 @@ def test_a_band_without_a_directory_is_named(tiny_voc: Path, tmp_path: Path) -> 
     reading = Reading(bands=Bands(directories=("Depth",)))
     with pytest.raises(SegopsError, match=f"{tiny_voc}/Depth"):
         use(tiny_voc, tmp_path / "target", reading=reading, strip=True)
+
+
+def test_a_photograph_with_the_mask_of_another_is_no_image(tiny_voc: Path) -> None:
+    first, second, *_ = Layout(tiny_voc).ids("train")
+    rewrite(tiny_voc, lambda one: f"{first}.jpg SegmentationClass/{second}.png", ("train",))
+    with (
+        pytest.raises(SegopsError, match=rf"{first}\.jpg SegmentationClass/{second}\.png"),
+        stripped(tiny_voc) as directory,
+    ):
+        open_layout(directory)

@@ -87,7 +87,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("train/schedules.py", DEED, {"train"}),
     ("params/train.py", say("Field(1e-3", "Field(2e-3"), {"train"}),
     ("runtime/networks/zoo.py", DEED, {"train", "package"}),
-    ("params/data.py", DEED, {"validate", "prepare", "train"}),
+    ("params/data.py", DEED, EVERYTHING),
     ("files.py", DEED, EVERYTHING),
 ]
 LIBRARIES = [

@@ -14,8 +14,8 @@ from PIL import Image
 
 from segops.data.store import pack
 from segops.params.samples import CopyPasteParams
+from segops.predict import parts
 from segops.runtime.classes import VOC_CLASSES
-from segops.train import selection
 from segops.train.loop import train
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
 from tests.support.training import job_maker
@@ -71,7 +71,7 @@ def main(directory: Path, copies: float, part: int) -> None:
     in which images are predicted, which take less memory than what is looked for.
     """
     peaks = []
-    selection.LARGEST, selection.PART, selection.MARGIN = part**2, part, MARGIN
+    parts.LARGEST, parts.SIDE, parts.MARGIN = part**2, part, MARGIN
     for name in ("small", "large"):
         make = job_maker(Path(), directory / name)
         pasted = {"copy_paste": CopyPasteParams(p=copies, min_area=1) if copies else None}

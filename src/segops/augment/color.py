@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segops.augment.geometry import Pixels
 from segops.runtime.bands import RGB, false_colour
 from segops.runtime.classes import VOID
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LUMA = np.array((0.299, 0.587, 0.114))
 """Weights of red, green and blue in grey: ITU-R BT.601, as in Pillow, OpenCV and torchvision."""
@@ -32,7 +34,7 @@ NORMAL_LEVELS /= NORMAL_LEVELS.std()
 
 ROW_STEP = 8
 
-Colours = TypeVar("Colours", Pixels, Tensor)
+Colours = TypeVar("Colours", Pixels, "Tensor")
 
 
 class ColorJitter(A.ImageOnlyTransform):  # type: ignore[misc]

@@ -16,6 +16,7 @@ import torch
 from segmentation_models_pytorch.encoders import is_equivalent_to_timm_universal
 from torch import nn
 
+from ..bands import RGB
 from ..errors import SegopsError
 from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
 from .fcn import FCN
@@ -111,6 +112,8 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
     """
     check_names(spec)
     options = _options(spec)
+    if spec.channels != RGB:  # an architecture of the user's own need not know others
+        options["in_channels"] = spec.channels
     if spec.architecture != PLAIN:
         # timm's encoders know their published weights without a name.
         weights = published if published is None or is_smp(spec.encoder) else True
@@ -120,9 +123,7 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
             "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
         )
     try:
-        network = ARCHITECTURES[spec.architecture](
-            classes=spec.classes, in_channels=spec.channels, **options
-        )
+        network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
         if spec.dropout is not None and not dropout_options(spec.architecture, spec.dropout, {}):
             put_dropout(network, spec.dropout)
         segmenter = Segmenter(

@@ -92,6 +92,17 @@ def test_a_pair_is_found_beside_another_picture_of_its_hash() -> None:
     assert (pair.image_id, pair.other_id) == ("blue", "again")
 
 
+@pytest.mark.parametrize(("share", "is_pair"), [(0.35, False), (0.05, True)])
+def test_a_picture_with_a_share_of_another_is_a_pair_while_it_is_small(
+    share: float, is_pair: bool
+) -> None:
+    blend = ((1 - share) * scene(1) + share * scene(2)).astype(np.uint8)
+    images = {"one": ("train", scene(1)), "blend": ("val", blend)}
+    facts = table(images)
+    facts["perceptual_hash"] = facts["perceptual_hash"].iloc[0]
+    assert bool(find(facts, lambda name: images[name][1])) is is_pair
+
+
 def test_flat_images_are_compared_by_their_pixels_alone() -> None:
     flat = {f"f{grey}": ("train", np.full((40, 50, 3), grey, np.uint8)) for grey in range(9)}
     assert found(flat) == ()

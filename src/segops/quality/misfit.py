@@ -50,7 +50,8 @@ def misfit(facts: pd.DataFrame, data: DataParams, validate: ValidateParams) -> D
         number = max(ids, default=0) + 1
         required = {names.index(name) for name in validate.required(names)}
         is_start = 1 < number < len(names) and number - len(ids) <= GAPS * number
-        if is_start and required - ids:
+        is_meant = required and required <= ids
+        if is_start and not is_meant:
             return _check(
                 f"The masks hold ids {spans(ids)} and no other: these do not look like VOC's "
                 f"classes, which data.classes names, 0 to {len(names) - 1}.",

@@ -46,6 +46,20 @@ def test_eleven_classes_are_not_vocs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("required", "is_told"),
+    [([], True), (["background", "sofa"], True), (["background", "bird"], False)],
+)
+def test_vocs_first_classes_are_right_where_they_are_required(
+    required: list[str], is_told: bool
+) -> None:
+    params: Params = parse_params({"validate": {"required_classes": required}})
+    facts = pd.DataFrame(
+        {"split": ["train", "val"], "label_ids": [[*range(12)], [0, 3]], "void_fraction": 0.0}
+    ).assign(mask_path=["0.png", "1.png"])
+    assert (misfit(facts, params.data, params.validate_) is not None) == is_told
+
+
+@pytest.mark.parametrize(
     "data",
     [
         {"classes": [f"c{index}" for index in range(12)]},

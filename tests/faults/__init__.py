@@ -1,0 +1,1 @@
+"""Faults that are made for real; ``docs/explanation/faults.md`` lists them."""

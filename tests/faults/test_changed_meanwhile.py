@@ -1,0 +1,130 @@
+"""HEAD, parameters, data, clock, time zone or the checkout's place change while a stage runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segops import files, paths, pipeline
+from tests.faults.test_stage_killed import STARTER
+from tests.integration.conftest import committed, git, reproduced, segops, set_params, shared
+from tests.support import registry_workspace as made
+
+__all__ = ["committed", "reproduced", "shared"]
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def workspace(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    record = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
+    root = shutil.copytree(reproduced, tmp_path / "workspace", symlinks=True, ignore=record)
+    set_params(root, train={"epochs": 40, "batch_size": 2})
+    git(root, "commit", "-qam", "a longer training")
+    return root
+
+
+@contextmanager
+def training(root: Path) -> Iterator[list[Any]]:
+    """Train; the block runs in the middle of it. Yields a list that receives status and words."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTER, "train"],
+        cwd=root,
+        env=pipeline.environment() | {"SEGOPS_LIVE": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    ended: list[Any] = []
+    end = time.monotonic() + 200
+    while not (root / paths.RESUME / "state.pt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    yield ended
+    said = process.communicate()[0]
+    ended += [process.returncode, said]
+    assert "Traceback" not in said
+
+
+def finish(root: Path) -> str:
+    """Run the stages behind train, and record; the id of the run."""
+    for stage in ("package", "evaluate"):
+        pipeline.run_stage(root, stage, print)
+    done = segops(root, "record")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = made.snapshot(root)["runs"]
+    return str(found)
+
+
+def test_another_commit_is_made(workspace: Path) -> None:
+    before = git(workspace, "rev-parse", "HEAD")
+    with training(workspace) as ended:
+        with (workspace / "src/segops/words.py").open("a") as code:
+            code.write("\n# another comment\n")
+        git(workspace, "commit", "-qam", "another")
+    assert ended[0] == 0, ended
+    tags = made.snapshot(workspace)["runs"][finish(workspace)]["tags"]
+    assert tags["segops.code_commit"] == before
+
+
+def test_a_parameter_is_changed(workspace: Path) -> None:
+    with training(workspace) as ended:
+        set_params(workspace, train={"lr": 0.0123})
+    assert ended[0] == 0, ended
+    (train,) = [one for one in pipeline.states(workspace) if one.name == "train"]
+    assert train.state == "stale", "what was trained knows nothing of the new rate"
+
+
+def test_a_photograph_is_changed(workspace: Path) -> None:
+    trained_on = files.read_json(workspace / paths.TRAINING)["train_hash"]
+    with training(workspace) as ended:
+        first, second, *_ = sorted((workspace / "data/voc/JPEGImages").iterdir())
+        shutil.copy(first, second.with_name("copied")).replace(second)
+    assert ended[0] == 0, ended
+    assert files.read_json(workspace / paths.TRAINING)["train_hash"] == trained_on
+    found = {one.name: one.state for one in pipeline.states(workspace)}
+    assert found["validate"] == "stale"
+
+
+def test_the_clock_was_ahead(workspace: Path) -> None:
+    """Files from the year 2040: their times decide nothing."""
+    ahead = datetime(2040, 1, 1, tzinfo=UTC).timestamp()
+    with training(workspace) as ended:
+        for path in (*(workspace / "data").rglob("*"), *(workspace / "models").rglob("*")):
+            os.utime(path, (ahead, ahead))
+    assert ended[0] == 0, ended
+    finish(workspace)
+    assert {one.state for one in pipeline.states(workspace)} == {"up to date"}
+
+
+def test_the_time_zone_is_another(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = time.time()
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    with training(workspace) as ended:
+        pass
+    assert ended[0] == 0, ended
+    monkeypatch.setenv("TZ", "Pacific/Pago_Pago")  # 25 hours behind
+    run = made.client(workspace).get_run(finish(workspace))
+    assert begun - 60 < run.info.start_time / 1000 <= run.info.end_time / 1000 <= time.time()
+
+
+def test_the_checkout_is_moved(workspace: Path) -> None:
+    elsewhere = workspace.with_name("elsewhere")
+    with training(workspace) as ended:
+        workspace.rename(elsewhere)
+    assert not workspace.exists() or ended[0] != 0
+    if workspace.exists():
+        shutil.rmtree(workspace)
+    assert pipeline.run_stage(elsewhere, "train", print) in ("ran", "restored", "unchanged")
+    assert pipeline.is_unchanged(elsewhere, "train")

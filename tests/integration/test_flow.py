@@ -19,6 +19,7 @@ from prefect.exceptions import ParameterBindError
 from prefect.states import Failed
 
 from flows import retrain as retrain_module
+from flows.serve import serve
 from segops import files, paths, pipeline
 from segops.cli.summary import show_summary
 from segops.evaluate import kept_champion
@@ -164,7 +165,7 @@ def test_only_lost_connections_and_busy_locks_are_tried_again(
 
 def test_a_bad_cron_expression_is_named() -> None:
     with pytest.raises(SegopsError, match="every monday"):
-        retrain_module.serve("every monday", "UTC")
+        serve(Path(), "every monday", "UTC")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The commands of a model's life: run, schedule, stage, record, promote, rollback."""
+"""The commands of a model's life: run, stage, record, promote, rollback."""
 
 from __future__ import annotations
 
@@ -48,16 +48,6 @@ def run(
     summary = flow_module(root, "once").run(root, force=force)
     show_summary(root, summary)
     _exit_unless_promoted(summary.decision, summary.smoke)
-
-
-def schedule(
-    cron: Annotated[str, typer.Option(help='When, as a cron expression: "0 3 * * 1".')],
-    timezone: Annotated[str, typer.Option(help="Time zone of the expression.")] = "UTC",
-) -> None:
-    """Serve the retraining flow on a schedule until stopped."""
-    root = checkout()
-    os.chdir(root)
-    flow_module(root, "retrain").serve(cron, timezone)
 
 
 def stage(

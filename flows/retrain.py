@@ -19,8 +19,9 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
+from flows.failures import failed, told_by_caller
 from segops import faults, files, paths, pipeline
 from segops.params.file import load_params
 from segops.report.figures import sentence
@@ -80,10 +81,8 @@ def guarded(function: Callable[[], Result]) -> Result | State[Any]:
     try:
         with faults.named():
             return function()
-    except TransientError:
-        raise
     except SegopsError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
 
 
 # Prefect's result cache knows nothing of file contents; DVC and the record are the caches here.
@@ -174,7 +173,7 @@ def retrain(force: bool = False) -> State[Any]:
         with files.exclusive(workspace / paths.RUN_LOCK, "another run"):
             summary = _retrain(workspace, force)
     except SegopsError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
     _show(summary)
     name = "Unchanged" if summary.unchanged else summary.decision.verdict.capitalize()
     if summary.smoke is not None and not summary.smoke.passed:
@@ -273,9 +272,9 @@ def run(root: Path, force: bool = False) -> Summary:
     """Run the flow once in this process, on the configured Prefect server.
 
     Raises:
-        SegopsError: A stage or a step failed; the log says where.
+        SegopsError: A stage or a step failed.
     """
-    with chdir(root):
+    with chdir(root), told_by_caller():
         state: Any = retrain(force, return_state=True)
     summary: Summary = state.result()
     return summary

@@ -24,6 +24,7 @@ from segops.cli import (
     tune,
 )
 from segops.cli.common import make_printable, print_error
+from segops.failure import HandedOverError
 from segops.runtime.errors import SegopsError
 
 app = typer.Typer(
@@ -59,6 +60,8 @@ def main() -> None:
     try:
         with faults.named():
             app()
+    except HandedOverError:
+        sys.exit(1)
     except SegopsError as error:
         print_error(str(error))
         sys.exit(1)

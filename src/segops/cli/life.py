@@ -57,6 +57,13 @@ def stage(
     ] = False,
 ) -> None:
     """Run one stage in this process; DVC calls this, see dvc.yaml."""
+    from segops import failure
+
+    with failure.handed_over():
+        _run_stage(name, fresh)
+
+
+def _run_stage(name: str, fresh: bool) -> None:
     from segops import pipeline
     from segops.code import stage_names
     from segops.params.file import load_params

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.failures import failed
 from flows.retrain import call, guarded, smoke, step
 from segops import paths
 from segops.runtime.errors import SegopsError
@@ -46,7 +47,7 @@ def approve(version: str, reason: str) -> State[Any]:
         tested = call(smoke, root)
         champion_evaluation.refresh(root)
     except SegopsError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
     words = f"Version {version} is approved by {approved.by}."
     if tested is None or tested.passed:
         return Completed(name="Promoted", message=words)

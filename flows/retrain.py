@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import flow, get_run_logger, task
-from prefect import serve as serve_deployments
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
+from flows.failures import failed, told_by_caller
 from segops import faults, files, paths, pipeline
 from segops.params.file import load_params
 from segops.report.figures import sentence
@@ -81,10 +81,8 @@ def guarded(function: Callable[[], Result]) -> Result | State[Any]:
     try:
         with faults.named():
             return function()
-    except TransientError:
-        raise
     except SegopsError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
 
 
 # Prefect's result cache knows nothing of file contents; DVC and the record are the caches here.
@@ -175,7 +173,7 @@ def retrain(force: bool = False) -> State[Any]:
         with files.exclusive(workspace / paths.RUN_LOCK, "another run"):
             summary = _retrain(workspace, force)
     except SegopsError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
     _show(summary)
     name = "Unchanged" if summary.unchanged else summary.decision.verdict.capitalize()
     if summary.smoke is not None and not summary.smoke.passed:
@@ -274,44 +272,9 @@ def run(root: Path, force: bool = False) -> Summary:
     """Run the flow once in this process, on the configured Prefect server.
 
     Raises:
-        SegopsError: A stage or a step failed; the log says where.
+        SegopsError: A stage or a step failed.
     """
-    with chdir(root):
+    with chdir(root), told_by_caller():
         state: Any = retrain(force, return_state=True)
     summary: Summary = state.result()
     return summary
-
-
-def serve(cron: str, timezone: str) -> None:
-    """Serve the flow on a schedule, and the flow :mod:`flows.approve`, until stopped.
-
-    Args:
-        cron: A cron expression of five fields.
-        timezone: Name of the time zone of the expression.
-
-    Raises:
-        SegopsError: The expression or the time zone is not valid, or no server answers.
-    """
-    from prefect.client.schemas.schedules import CronSchedule
-    from prefect.schedules import Cron
-    from pydantic import ValidationError
-
-    from flows import server
-
-    try:
-        CronSchedule(cron=cron, timezone=timezone)
-    except ValidationError as error:
-        reasons = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
-        raise SegopsError(
-            f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
-            'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'
-        ) from None
-    from flows.approve import approve
-
-    with server.for_schedules():
-        # One retraining at a time; an approval does not wait for it.
-        scheduled: Any = retrain.to_deployment(
-            name="scheduled", schedule=Cron(cron, timezone=timezone), concurrency_limit=1
-        )
-        approval: Any = approve.to_deployment(name="approval", concurrency_limit=1)
-        serve_deployments(scheduled, approval, limit=2)

@@ -69,6 +69,11 @@ class Server:
         """The id of the server's process."""
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process.poll() is None
+
     def await_start(self) -> None:
         """Wait until the server answers.
 
@@ -140,11 +145,14 @@ def for_one_run() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def for_schedules() -> Iterator[None]:
+def for_schedules() -> Iterator[Server | None]:
     """Provide a server that can schedule runs.
 
     It is the server of ``PREFECT_API_URL`` or of the Prefect profile, else this user's server on
     port 4200 of this machine, else a server that is started there and ended with the block.
+
+    Yields:
+        The server that was started; None where another process's is used.
 
     Raises:
         SegopsError: The server does not answer, or takes other credentials, or the port is taken.
@@ -153,7 +161,7 @@ def for_schedules() -> Iterator[None]:
 
     if configured := PREFECT_API_URL.value():
         with _using_configured(configured):
-            yield
+            yield None
         return
     address, server = f"http://{LOOPBACK}:{PORT}", None
     if not is_own(PORT):
@@ -166,10 +174,28 @@ def for_schedules() -> Iterator[None]:
 
         log.info("Prefect page: %s (to log in, enter %s)", address, whereabouts())
         with _using(f"{address}/api", {"ui_url": _page(PORT)}):
-            yield
+            yield server
     finally:
         if server is not None:
             server.stop()
+
+
+@contextmanager
+def for_questions() -> Iterator[None]:
+    """Provide a server that knows what was scheduled: one that runs, else a temporary one.
+
+    Raises:
+        SegopsError: The server does not answer, or takes other credentials.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value() or not is_own(PORT):
+        with for_one_run() as await_server:
+            await_server()
+            yield
+        return
+    with _using(f"http://{LOOPBACK}:{PORT}/api"):
+        yield
 
 
 def become_server(

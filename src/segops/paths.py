@@ -39,6 +39,7 @@ STATE = Path(".segops")
 RUN_LOCK = STATE / "run.lock"
 STAGE_LOCK = STATE / "stage.lock"
 RUNNING = STATE / "running.json"
+FAILURE = STATE / "failure.json"
 HISTORY = STATE / "history.jsonl"
 RESUME = STATE / "resume"
 KEPT_CHAMPION = STATE / "reference"

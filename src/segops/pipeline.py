@@ -18,7 +18,7 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from segops import code, files, paths
+from segops import code, failure, files, paths
 from segops.runtime.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
@@ -45,7 +45,7 @@ class DvcBusyError(TransientError):
 
 
 class StageError(SegopsError):
-    """A stage ended with an error; its own message is in the log."""
+    """A stage ended with an error; the message is its cause."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +197,25 @@ def run_stage(
 
     Raises:
         DvcBusyError: Another DVC process holds a lock.
-        StageError: The stage ended with an error; `on_line` has received its message.
+        StageError: The stage ended with an error. The message holds the cause, which `on_line` has
+            not received where the stage knew it.
     """
     if not force and is_unchanged(root, stage):
         return "unchanged"
     command = ["repro", "--single-item", *(["--force"] if force else []), stage]
-    status, lines = _dvc(root, command, on_line)
-    text = "\n".join(lines)
-    if status != 0:
-        if any(sign in text for sign in BUSY):
-            raise DvcBusyError(f"{stage}: {lines[-1].strip()}")
-        raise StageError(f"Stage {stage} failed; see its message above.")
+    with failure.expected(root) as place:
+
+        def forward(line: str) -> None:
+            if not (line.startswith(failure.DVC_FAILED) and place.exists()):
+                on_line(line)
+
+        status, lines = _dvc(root, command, forward, {failure.PLACE: str(place)})
+        text = "\n".join(lines)
+        if status != 0:
+            cause = failure.cause(stage, place, lines)
+            if cause is None and any(sign in text for sign in BUSY):
+                raise DvcBusyError(f"{stage}: {lines[-1].strip()}")
+            raise StageError(cause or failure.without_cause(stage, lines))
     return "ran" if f"Running stage '{stage}'" in text else "restored"
 
 
@@ -350,18 +358,26 @@ def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
         return lambda digest: Path(cache.oid_to_path(digest))
 
 
-def _dvc(root: Path, arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
+def _dvc(
+    root: Path,
+    arguments: list[str],
+    on_line: Callable[[str], None],
+    variables: Mapping[str, str] | None = None,
+) -> tuple[int, list[str]]:
     """Run DVC in a separate process group that ends with this process."""
 
     def forward(text: str) -> None:
         if not text.startswith(HINTS):
             on_line(text)
 
-    return run_tied(root, ["dvc", *arguments], forward)
+    return run_tied(root, ["dvc", *arguments], forward, variables)
 
 
 def run_tied(
-    root: Path, command: Sequence[str], on_line: Callable[[str], None]
+    root: Path,
+    command: Sequence[str],
+    on_line: Callable[[str], None],
+    variables: Mapping[str, str] | None = None,
 ) -> tuple[int, list[str]]:
     """Run a module in a separate process group that ends with this process.
 
@@ -369,6 +385,7 @@ def run_tied(
         root: The working directory.
         command: The module and its arguments.
         on_line: Called with every line that it prints and that is not empty.
+        variables: Added to its environment.
 
     Returns:
         The exit status and the lines; at least one line.
@@ -377,7 +394,7 @@ def run_tied(
     process = subprocess.Popen(
         [sys.executable, "-m", "segops.tied", str(tied), *command],
         cwd=root,
-        env=environment(),
+        env={**environment(), **(variables or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

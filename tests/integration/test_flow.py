@@ -19,6 +19,7 @@ from prefect.exceptions import ParameterBindError
 from prefect.states import Failed
 
 from flows import retrain as retrain_module
+from flows.serve import serve
 from segops import files, paths, pipeline
 from segops.cli.summary import show_summary
 from segops.evaluate import kept_champion
@@ -140,9 +141,12 @@ def test_a_users_mistake_fails_the_run_at_once(
     set_params(workspace, model={"options": {"no_such_option": 1}})
     state = retrain(workspace)
     assert state.is_failed()
-    with pytest.raises(SegopsError, match="train"):
+    cause = "train: model.options: plain_cnn with encoder resnet18 has no option no_such_option"
+    assert state.message.startswith(cause)
+    with pytest.raises(SegopsError, match=cause):
         state.result()
-    assert "no_such_option" in caplog.text
+    errors = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert [one.startswith(f"Finished in state Failed('{cause}") for one in errors] == [True, True]
     assert "Retry" not in caplog.text
     assert not (workspace / paths.SEGMENTER).exists()
 
@@ -164,7 +168,7 @@ def test_only_lost_connections_and_busy_locks_are_tried_again(
 
 def test_a_bad_cron_expression_is_named() -> None:
     with pytest.raises(SegopsError, match="every monday"):
-        retrain_module.serve("every monday", "UTC")
+        serve(Path(), "every monday", "UTC")
 
 
 @pytest.fixture(scope="module")
@@ -227,10 +231,23 @@ def test_a_scheduled_run_takes_no_directory(server: Serving, scheduled: tuple[An
 def test_an_approval_is_served_beside_the_schedule(
     server: Serving, scheduled: tuple[Any, Path]
 ) -> None:
+    before = len(scheduled[1].read_text())
     deployment = asyncio.run(read_deployment("approve/approval"))
     assert set(deployment.parameter_openapi_schema["properties"]) == {"version", "reason"}
     state = started(server, deployment, {"version": "7", "reason": "looked at it"})
     assert (state["type"], state["message"][:25]) == ("FAILED", "segops has no version '7'")
+    said = said_until(scheduled[1], before, "exited with status code")
+    assert "| ERROR   | Flow run" in said
+    assert "Finished in state Failed(\"segops has no version '7'" in said
+    assert "Traceback" not in said
+
+
+def said_until(file: Path, start: int, end: str) -> str:
+    """What a process writes to a file after `start` characters, as soon as it holds `end`."""
+    deadline = time.monotonic() + 60
+    while end not in (said := file.read_text()[start:]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return said
 
 
 def started(server: Serving, deployment: Any, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,11 @@ from segops.cli import (
     predict,
     proof,
     reproduce,
+    schedule,
     tune,
 )
 from segops.cli.common import make_printable, print_error
+from segops.failure import HandedOverError
 from segops.runtime.errors import SegopsError
 
 app = typer.Typer(
@@ -32,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    life.run, life.schedule, life.stage, life.record, life.promote, life.rollback,
+    life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
@@ -41,6 +43,7 @@ for command in (
 app.command("recipes")(tune.list_recipes)
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")
 
@@ -57,6 +60,8 @@ def main() -> None:
     try:
         with faults.named():
             app()
+    except HandedOverError:
+        sys.exit(1)
     except SegopsError as error:
         print_error(str(error))
         sys.exit(1)

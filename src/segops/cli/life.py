@@ -1,4 +1,4 @@
-"""The commands of a model's life: run, schedule, stage, record, promote, rollback."""
+"""The commands of a model's life: run, stage, record, promote, rollback."""
 
 from __future__ import annotations
 
@@ -50,16 +50,6 @@ def run(
     _exit_unless_promoted(summary.decision, summary.smoke)
 
 
-def schedule(
-    cron: Annotated[str, typer.Option(help='When, as a cron expression: "0 3 * * 1".')],
-    timezone: Annotated[str, typer.Option(help="Time zone of the expression.")] = "UTC",
-) -> None:
-    """Serve the retraining flow on a schedule until stopped."""
-    root = checkout()
-    os.chdir(root)
-    flow_module(root, "retrain").serve(cron, timezone)
-
-
 def stage(
     name: Annotated[str, typer.Argument(help="The stage, as dvc.yaml names it.")],
     fresh: Annotated[
@@ -67,6 +57,13 @@ def stage(
     ] = False,
 ) -> None:
     """Run one stage in this process; DVC calls this, see dvc.yaml."""
+    from segops import failure
+
+    with failure.handed_over():
+        _run_stage(name, fresh)
+
+
+def _run_stage(name: str, fresh: bool) -> None:
     from segops import pipeline
     from segops.code import stage_names
     from segops.params.file import load_params

@@ -1,0 +1,72 @@
+"""An automation on the Prefect server that marks a run as crashed when its process has ended.
+
+The runs that it watches carry :data:`TAG`, and their processes send a heartbeat every
+:data:`HEARTBEAT_SECONDS`: a deployment has the tag and sets ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import AutomationCore
+
+NAME = "segops: crashed runs"
+TAG = "heartbeat-30s"
+HEARTBEAT_SECONDS = 30
+"""Prefect sends none more often."""
+SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
+"""A run that sends nothing for so long has ended."""
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def install(server: SyncPrefectClient, silence: timedelta = SILENCE) -> None:
+    """Install the automation, or bring it up to date; a second call changes nothing."""
+    wanted = _automation(silence)
+    present = server.read_automations_by_name(NAME)
+    for extra in present[1:]:  # two processes installed it at the same moment
+        server.delete_automation(extra.id)
+    if not present:
+        server.create_automation(wanted)
+    elif _content(present[0]) != _content(wanted):
+        server.update_automation(present[0].id, wanted)
+
+
+def _content(automation: AutomationCore) -> object:
+    fields = set(type(automation).model_fields) - {"id"}
+    return automation.model_dump(mode="json", include=fields, exclude={"owner_resource", "tags"})
+
+
+def _automation(silence: timedelta) -> AutomationCore:
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    heartbeat = "prefect.flow-run.heartbeat"
+    return AutomationCore(
+        name=NAME,
+        description="Installed by segops, which `segops schedule` brings up to date.",
+        enabled=True,
+        trigger=EventTrigger(
+            after={heartbeat},
+            expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ENDS)},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}"}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=silence,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=(
+                    f"The run's process sent no heartbeat for {silence.total_seconds():.0f} s: it "
+                    "has ended."
+                ),
+            )
+        ],
+    )

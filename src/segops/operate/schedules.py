@@ -1,0 +1,442 @@
+"""The schedules of retraining on a Prefect server: who serves one, and how it is paused or removed.
+
+A Prefect variable per schedule names the process that serves it. A server takes a name once, so of
+two schedules that start at the same moment one is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psutil
+
+from segops.record.lineage import started_by
+from segops.runtime.errors import SegopsError, TransientError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, StateType, Variable
+    from prefect.client.schemas.responses import DeploymentResponse
+
+FLOW = "retrain"
+DEFAULT = "scheduled"
+PREFIX = "segops_schedule_"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
+POLLED = timedelta(seconds=60)
+"""A process on another machine asks for runs at least this often."""
+ASKING = timedelta(seconds=25)
+"""A process on another machine that has not asked for so long has ended, or ends."""
+END_SECONDS = 120.0
+"""Time that a process has to end after its schedule was taken from it."""
+STARTED = timedelta(minutes=2)
+"""A process on another machine asks for runs this long after its start, at the latest."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that serves a schedule.
+
+    Attributes:
+        who: User and host.
+        host: The machine's name.
+        checkout: The workspace, an absolute path.
+        pid: The process.
+        created: When it started, in seconds since 1970, as psutil tells it.
+        since: When it took the schedule: UTC, ISO 8601.
+    """
+
+    who: str
+    host: str
+    checkout: str
+    pid: int
+    created: float
+    since: str
+
+    @classmethod
+    def this_process(cls, checkout: str) -> Owner:
+        """Return this process as an owner."""
+        process = psutil.Process()
+        return cls(
+            started_by(),
+            socket.gethostname(),
+            checkout,
+            process.pid,
+            process.create_time(),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    @property
+    def words(self) -> str:
+        """Who it is and where it lives."""
+        since = self.since[:16].replace("T", " ")
+        return f"process {self.pid} of {self.who} in {self.checkout}, since {since} UTC"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A deployment of the retraining flow.
+
+    Attributes:
+        name: Its name.
+        when: Its cron expressions with their time zones; empty without any.
+        is_paused: Whether no run is scheduled.
+        owner: The process that serves it; None where none has taken it.
+        is_served: Whether the owner, or a work pool, can run it now.
+        pool: The work pool that runs it; None where a process serves it.
+        waiting: Number of its runs whose time has come.
+    """
+
+    name: str
+    when: str
+    is_paused: bool
+    owner: Owner | None
+    is_served: bool
+    pool: str | None
+    waiting: int
+
+    @property
+    def state(self) -> str:
+        """What becomes of it, in words."""
+        state = "paused" if self.is_paused else "active"
+        waits = f"; {self.waiting} of its runs wait" if self.waiting else ""
+        if self.pool is not None:
+            return f"{state}; work pool {self.pool} runs it{waits}"
+        if self.owner is None:
+            return f"{state}; no process serves it{waits}"
+        ended = "" if self.is_served else "; its process has ended"
+        return f"{state}{ended}: {self.owner.words}{waits}"
+
+
+@contextmanager
+def client() -> Iterator[SyncPrefectClient]:
+    """Yield a client of the configured server.
+
+    Raises:
+        TransientError: The server does not answer, or answers with an error.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as asked:
+        try:
+            yield asked
+        except httpx.HTTPError as error:
+            raise TransientError(
+                f"{asked.api_url}: the Prefect server does not answer as it should: {error}. "
+                "Repeat the command once it runs."
+            ) from error
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that a server would not take.
+
+    Raises:
+        SegopsError: It has other characters than a-z, 0-9 and dashes, or more than 60.
+    """
+    if not NAME.fullmatch(name):
+        raise SegopsError(
+            f"--name {name!r}: expected up to 60 characters of a-z, 0-9 and dashes, such as weekly."
+        )
+
+
+def approvals(name: str) -> str:
+    """Return the name of the deployment of approvals that is served beside a schedule."""
+    return "approval" if name == DEFAULT else f"approval-{name}"
+
+
+def claim(
+    server: SyncPrefectClient, name: str, owner: Owner, replace: bool
+) -> tuple[UUID, Owner | None]:
+    """Take a schedule for a process.
+
+    Args:
+        server: The Prefect server.
+        name: The schedule.
+        owner: The process.
+        replace: Take it from the present owner.
+
+    Returns:
+        The id of the claim, and the process that served the schedule until now and ends by itself.
+
+    Raises:
+        SegopsError: Another process, another checkout or a work pool has it.
+    """
+    from prefect.client.schemas.actions import VariableCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    found = _named(server, name)
+    if found is not None and found.work_pool_name is not None:
+        raise SegopsError(
+            f"Schedule {name}: work pool {found.work_pool_name} runs it. Choose another --name, or "
+            f"end it with `segops schedule remove {name}`."
+        )
+    ending: Owner | None = None
+    while True:
+        with suppress(ObjectAlreadyExists):
+            value: dict[str, Any] = vars(owner)
+            made = server.create_variable(VariableCreate(name=_variable(name), value=value))
+            return made.id, ending
+        held = server.read_variable_by_name(_variable(name))
+        if held is None:  # given back a moment ago
+            continue
+        present = _owner(held)
+        is_served = _is_served(server, name, held)
+        if not replace and (is_served or present is None or present.checkout != owner.checkout):
+            words = f"by {present.words}" if present is not None else f"({held.value})"
+            ended = "" if is_served else "; that process has ended"
+            raise SegopsError(
+                f"Schedule {name} of {server.api_url} is taken {words}{ended}. Choose "
+                f"another --name, end it there or with `segops schedule remove {name}`, or take it "
+                "over with --replace."
+            )
+        # By its id: of two that find an ended process, one deletes its claim.
+        if _delete(server, held.id) and is_served:
+            ending = present
+
+
+def holds(server: SyncPrefectClient, name: str, claimed: UUID) -> bool:
+    """Whether a claim still stands."""
+    held = server.read_variable_by_name(_variable(name))
+    return held is not None and held.id == claimed
+
+
+def release(server: SyncPrefectClient, claimed: UUID) -> None:
+    """Give a claim back, if it still stands."""
+    _delete(server, claimed)
+
+
+def await_end(server: SyncPrefectClient, name: str, owner: Owner) -> None:
+    """Wait until a process no longer serves a schedule that was taken from it.
+
+    Raises:
+        SegopsError: It does not end.
+    """
+    end = time.monotonic() + END_SECONDS
+    while time.monotonic() < end:
+        if not (
+            is_running(owner)
+            if owner.host == socket.gethostname()
+            else _polled(server, name, ASKING)
+        ):
+            return
+        time.sleep(0.2)
+    raise SegopsError(
+        f"Schedule {name}: {owner.words}, has not ended within {END_SECONDS:.0f} s. Stop it there, "
+        "then repeat the command."
+    )
+
+
+def skip_missed(server: SyncPrefectClient, deployment: UUID, keep: int = 1) -> int:
+    """Cancel the runs whose scheduled time has passed, save the newest `keep`; return how many.
+
+    Runs that a person or a trigger asked for stay.
+    """
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Cancelled
+
+    missed = [run for run in _waiting(server, deployment) if run.auto_scheduled]
+    for run in missed[keep:]:
+        state: Any = Cancelled(message="Its time has passed; a newer run is made.")
+        with suppress(ObjectNotFound):  # a pause deletes runs that wait
+            server.set_flow_run_state(run.id, state)
+    return len(missed[keep:])
+
+
+def crash_unbegun(server: SyncPrefectClient, deployment: UUID) -> None:
+    """Mark runs as crashed that an ended process took and did not begin."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    for run in _runs(server, deployment, StateType.PENDING):
+        state: Any = Crashed(message="The process that took this run ended before it began.")
+        server.set_flow_run_state(run.id, state)
+
+
+def listed(server: SyncPrefectClient) -> list[Schedule]:
+    """Return all schedules of a server, by name."""
+    return sorted(
+        (_schedule(server, deployment) for deployment in _deployments(server)),
+        key=lambda schedule: schedule.name,
+    )
+
+
+def pause(server: SyncPrefectClient, name: str) -> None:
+    """Pause a schedule; a run in progress goes on.
+
+    Raises:
+        SegopsError: There is no schedule of that name.
+    """
+    server.pause_deployment(_required(server, name).id)
+
+
+def resume(server: SyncPrefectClient, name: str) -> None:
+    """Resume a paused schedule.
+
+    Raises:
+        SegopsError: There is no schedule of that name, or no process serves it.
+    """
+    found = _required(server, name)
+    schedule = _schedule(server, found)
+    if not schedule.is_served:
+        raise SegopsError(
+            f"Schedule {name}: no process serves it, so its runs would only pile up. Start it in "
+            f"its checkout: `segops schedule --name {name} --cron ...`."
+        )
+    server.resume_deployment(found.id)
+
+
+def remove(server: SyncPrefectClient, name: str) -> None:
+    """Remove a schedule; the process that serves it ends, with a run in progress.
+
+    Raises:
+        SegopsError: There is no schedule of that name.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    found = _named(server, name)
+    held = server.read_variable_by_name(_variable(name)) if NAME.fullmatch(name) else None
+    if found is None and held is None:
+        _required(server, name)
+    if found is not None:
+        server.delete_deployment(found.id)
+    with suppress(ObjectNotFound):
+        if held is not None:
+            _delete(server, held.id)
+            server.delete_deployment(
+                server.read_deployment_by_name(f"approve/{approvals(name)}").id
+            )
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name
+
+
+def _owner(held: Variable) -> Owner | None:
+    """Return the owner that a variable names; None where others have changed it."""
+    try:
+        return Owner(**held.value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _delete(server: SyncPrefectClient, variable: UUID) -> bool:
+    """Delete a variable; return whether it was there."""
+    import httpx
+
+    try:
+        server.request("DELETE", "/variables/{id}", path_params={"id": variable})
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != 404:
+            raise
+        return False
+    return True
+
+
+def _is_served(server: SyncPrefectClient, name: str, held: Variable | None) -> bool:
+    """Whether the process that holds a schedule runs."""
+    owner = None if held is None else _owner(held)
+    if held is None or owner is None:
+        return False
+    if owner.host == socket.gethostname():
+        return is_running(owner)
+    if held.created is not None and datetime.now(UTC) - held.created < STARTED:
+        return True
+    return _polled(server, name, POLLED)
+
+
+def _polled(server: SyncPrefectClient, name: str, within: timedelta) -> bool:
+    """Whether a process asked for a schedule's runs within a time from now."""
+    found = _named(server, name)
+    return (
+        found is not None
+        and found.last_polled is not None
+        and datetime.now(UTC) - found.last_polled < within
+    )
+
+
+def is_running(owner: Owner) -> bool:
+    """Whether an owner on this machine runs; its process id may be another process's now."""
+    try:
+        process = psutil.Process(owner.pid)
+        is_same: bool = process.create_time() == owner.created
+        is_zombie: bool = process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    return is_same and not is_zombie
+
+
+def _deployments(server: SyncPrefectClient) -> list[DeploymentResponse]:
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    return server.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
+
+
+def _named(server: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    return next((one for one in _deployments(server) if one.name == name), None)
+
+
+def _required(server: SyncPrefectClient, name: str) -> DeploymentResponse:
+    found = _named(server, name)
+    if found is None:
+        known = ", ".join(sorted(one.name for one in _deployments(server))) or "none"
+        raise SegopsError(f"{name}: the server has no such schedule; it has {known}.")
+    return found
+
+
+def _schedule(server: SyncPrefectClient, deployment: DeploymentResponse) -> Schedule:
+    name = deployment.name
+    held = server.read_variable_by_name(_variable(name)) if NAME.fullmatch(name) else None
+    pool = deployment.work_pool_name
+    return Schedule(
+        name=name,
+        when=", ".join(
+            f"{getattr(one.schedule, 'cron', one.schedule)} "
+            f"{getattr(one.schedule, 'timezone', None) or 'UTC'}"
+            for one in deployment.schedules
+        ),
+        is_paused=bool(deployment.paused),
+        owner=None if held is None else _owner(held),
+        is_served=pool is not None or _is_served(server, name, held),
+        pool=pool,
+        waiting=len(_waiting(server, deployment.id)),
+    )
+
+
+def _waiting(server: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    """Return a deployment's runs whose time has come, the latest first."""
+    from prefect.client.schemas.filters import FlowRunFilterExpectedStartTime
+    from prefect.client.schemas.objects import StateType
+
+    due = FlowRunFilterExpectedStartTime(before_=datetime.now(UTC))
+    return _runs(server, deployment, StateType.SCHEDULED, expected_start_time=due)
+
+
+def _runs(
+    server: SyncPrefectClient, deployment: UUID, kind: StateType, **more: Any
+) -> list[FlowRun]:
+    """Return a deployment's runs in a kind of state, the latest first; at most 200."""
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterDeploymentId,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    return server.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[kind])),
+            **more,
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=200,
+    )

@@ -1,0 +1,64 @@
+"""Runs whose process is gone, on a real Prefect server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.events import emit_event
+from prefect.states import Running
+
+from flows import server as servers
+from segops.operate import crashes, schedules
+from tests.support.prefect_server import Serving, serving
+
+pytestmark = pytest.mark.slow
+SILENCE = timedelta(seconds=10)
+"""The shortest that Prefect takes."""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+def begun(tags: list[str]) -> Any:
+    """A run that has begun and sent one heartbeat, of a process that is gone."""
+    with schedules.client() as client:
+        flow = client.create_flow_from_name("retrain")
+        deployment = client.create_deployment(flow, f"of-{len(tags)}", tags=tags)
+        state: Any = Running()
+        run = client.create_flow_run_from_deployment(deployment, state=state)
+    related = [
+        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+        for tag in run.tags
+    ]
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+    emit_event("prefect.flow-run.heartbeat", resource, related=related)  # type: ignore[arg-type]
+    return run.id
+
+
+def test_a_silent_run_is_marked_and_one_that_others_watch_is_not(running: Serving) -> None:
+    with schedules.client() as client:
+        for _ in range(2):
+            crashes.install(client, timedelta(seconds=77))
+            crashes.install(client, SILENCE)
+        first = client.read_automations_by_name(crashes.NAME)
+        crashes.install(client, SILENCE)
+        (installed,) = client.read_automations_by_name(crashes.NAME)
+        assert first == [installed]  # nothing was changed
+    silent, strange = begun([crashes.TAG]), begun([])
+    servers.deliver()
+    deadline = time.monotonic() + 120
+    while (state := running.get(f"flow_runs/{silent}")["state"])["type"] == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert (state["type"], state["message"]) == (
+        "CRASHED",
+        "The run's process sent no heartbeat for 10 s: it has ended.",
+    )
+    assert running.get(f"flow_runs/{strange}")["state"]["type"] == "RUNNING"

@@ -1,0 +1,164 @@
+"""`segops schedule` as a process: it refuses, takes over, and ends with nothing active."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from segops import pipeline
+from tests.integration.conftest import COPIED, ROOT, segops
+from tests.support.prefect_server import Serving, serving
+
+pytestmark = pytest.mark.slow
+LONG = """
+
+def _retrain(root: Path, force: bool) -> Summary:
+    import time
+
+    time.sleep(600)
+    raise AssertionError
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
+
+
+@pytest.fixture
+def environment(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.settings().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose run takes ten minutes and does nothing."""
+    root = tmp_path_factory.mktemp("schedule") / "checkout"
+    for name in ("flows", "dvc.yaml", "pyproject.toml"):
+        assert name in COPIED
+        copy: Callable[..., Any] = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        root.mkdir(exist_ok=True)
+        copy(ROOT / name, root / name)
+    with (root / "flows/retrain.py").open("a") as file:
+        file.write(LONG)
+    return root
+
+
+class Serve:
+    """A `segops schedule` process; leaving the block kills it and its children."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self.said = root / f"said-{time.monotonic_ns()}.txt"
+        with self.said.open("w") as file:
+            self.process = subprocess.Popen(
+                ["segops", "schedule", "--cron", "0 3 1 1 *", "--name", "weekly", *options],
+                cwd=root,
+                env=pipeline.environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Serve:
+        until(lambda: "is being served" in self.said.read_text() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.said.read_text()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it with its children, as a machine that loses power does."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        for child in children:
+            child.kill()
+
+    def ended(self) -> int:
+        return self.process.wait(timeout=90)
+
+
+def until(is_so: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := is_so()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def deployment(server: Serving) -> Any:
+    return server.get("deployments/name/retrain/weekly")
+
+
+def start_run(server: Serving) -> str:
+    """Start a run by hand and wait until its process runs the flow."""
+    path = f"deployments/{deployment(server)['id']}/create_flow_run"
+    run = str(server.post(path, {}).raise_for_status().json()["id"])
+    until(lambda: state(server, run) == "RUNNING")
+    return run
+
+
+def state(server: Serving, run: str) -> str:
+    return str(server.get(f"flow_runs/{run}")["state"]["type"])
+
+
+@pytest.mark.usefixtures("environment")
+def test_one_process_has_a_schedule_and_a_stop_in_a_run_leaves_it_paused(
+    server: Serving, checkout: Path
+) -> None:
+    with Serve(checkout) as first:
+        again = segops(checkout, "schedule", "--cron", "0 4 * * *", "--name", "weekly")
+        assert again.returncode == 1
+        assert f"is taken by process {first.process.pid} of " in again.stderr
+        assert deployment(server)["schedules"][0]["schedule"]["cron"] == "0 3 1 1 *"
+        with Serve(checkout, "--replace") as second:
+            assert first.ended() == 0
+            assert "was removed or taken over" in first.said.read_text()
+            assert not deployment(server)["paused"]
+            run = start_run(server)
+            second.process.send_signal(signal.SIGTERM)
+            assert second.ended() == 0, second.said.read_text()
+            assert "Traceback" not in second.said.read_text()
+    assert deployment(server)["paused"]
+    assert state(server, run) == "CANCELLED"
+    assert server.read("variables") == []
+    shown = segops(checkout, "schedule", "list").stdout
+    assert shown == "weekly: 0 3 1 1 * UTC; paused; no process serves it\n"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("environment")
+def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
+    server: Serving, checkout: Path
+) -> None:
+    with Serve(checkout) as first:
+        run = start_run(server)
+        first.kill()
+    killed = time.monotonic()
+    shown = segops(checkout, "schedule", "list").stdout
+    assert f"active; its process has ended: process {first.process.pid} of " in shown
+    until(lambda: state(server, run) == "CRASHED", 240)
+    print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
+    with Serve(checkout):
+        start_run(server)
+        removed = segops(checkout, "schedule", "remove", "weekly")
+        assert removed.returncode == 0, removed.stderr
+    assert server.read("variables") == []
+
+
+def test_a_plain_call_says_what_it_wants(checkout: Path) -> None:
+    done = segops(checkout, "schedule")
+    assert done.returncode == 2
+    assert "--cron" in done.stderr

@@ -42,9 +42,14 @@ def pipelined(
         limit: Largest sum of the sizes of the items submitted at a time. A larger item is worked
             on alone.
     """
+    import cv2
+
     pool = ThreadPoolExecutor(threads, thread_name_prefix="segops")
     submitted: deque[tuple[int, Future[Result]]] = deque()
+    inner_threads = cv2.getNumThreads()
     try:
+        if threads > 1:
+            cv2.setNumThreads(1)  # its own would wait for each other on cores that ours need
         for item in items:
             own = size(item)
             while submitted and sum(other for other, _ in submitted) + own > limit:
@@ -57,3 +62,4 @@ def pipelined(
             yield submitted.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(inner_threads)

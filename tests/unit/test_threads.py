@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -39,6 +40,16 @@ def test_results_come_in_order_however_long_each_takes() -> None:
 
     found = list(pipelined(range(50), work, threads=3, waiting=6))
     assert found == [number * number for number in range(50)]
+
+
+def test_opencv_starts_no_threads_beside_these() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        assert list(pipelined(range(2), lambda _: cv2.getNumThreads(), 2, 2)) == [1, 1]
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 @pytest.mark.parametrize(("threads", "waiting"), [(1, 0), (2, 4), (4, 1)])

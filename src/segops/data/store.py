@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -308,6 +309,13 @@ class _Place(NamedTuple):
     height: int
 
 
+class _Target(NamedTuple):
+    """Descriptors of the two files of a split while threads write to them."""
+
+    images: int
+    masks: int
+
+
 def _write_pixels(
     layout: Layout, directory: Path, workers: int
 ) -> dict[str, dict[str, StoredImage]]:
@@ -318,33 +326,36 @@ def _write_pixels(
     for split, ids in layout.splits().items():
         entries = splits[split] = {}
         (directory / split).mkdir()
-        for name in (IMAGES, MASKS):
-            (directory / split / name).touch()
         ordered = sorted(ids)
+        with (
+            (directory / split / IMAGES).open("wb") as images,
+            (directory / split / MASKS).open("wb") as masks,
+        ):
+            files = _Target(images.fileno(), masks.fileno())
 
-        def write(place: _Place, target: Path = directory / split) -> StoredImage | SegopsError:
-            try:
-                return _write(layout, place, None if faults else target)
-            except SegopsError as error:
-                return error
+            def write(place: _Place, target: _Target = files) -> StoredImage | SegopsError:
+                try:
+                    return _write(layout, place, None if faults else target)
+                except SegopsError as error:
+                    return error
 
-        written = pipelined(
-            _places(layout, ordered),
-            write,
-            max(1, workers),
-            2 * workers,
-            size=lambda place: pixels_of(layout, place.image_id, (place.width, place.height)),
-            limit=PIXELS_AT_ONCE,
-        )
-        progress = track(written, f"Packing {split}", len(ids))
-        for image_id, entry in zip(ordered, progress, strict=True):
-            if isinstance(entry, SegopsError):
-                faults.append(entry)
-            elif image_id in seen:
-                faults.append(SegopsError(f"{image_id}: in two splits"))
-            else:
-                seen.add(image_id)
-                entries[image_id] = entry
+            written = pipelined(
+                _places(layout, ordered),
+                write,
+                max(1, workers),
+                2 * workers,
+                size=lambda place: pixels_of(layout, place.image_id, (place.width, place.height)),
+                limit=PIXELS_AT_ONCE,
+            )
+            progress = track(written, f"Packing {split}", len(ids))
+            for image_id, entry in zip(ordered, progress, strict=True):
+                if isinstance(entry, SegopsError):
+                    faults.append(entry)
+                elif image_id in seen:
+                    faults.append(SegopsError(f"{image_id}: in two splits"))
+                else:
+                    seen.add(image_id)
+                    entries[image_id] = entry
     if faults:
         raise SegopsError(
             f"{layout.root}: {len(faults)} image(s) unusable:\n"
@@ -362,7 +373,7 @@ def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:
         offset += width * height
 
 
-def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
+def _write(layout: Layout, place: _Place, target: _Target | None) -> StoredImage:
     """Decode an image, then its mask, and write each to its place in the split `target`.
 
     The image is gone before its mask is decoded. Without a target nothing is written, and all is
@@ -379,12 +390,12 @@ def _write(layout: Layout, place: _Place, target: Path | None) -> StoredImage:
             "Make the mask from this image again."
         )
     if target is not None:
-        for _ in _written(target / MASKS, place.offset, [mask]):
+        for _ in _written(target.masks, place.offset, [mask]):
             pass
     return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content), pixels)
 
 
-def _write_image(layout: Layout, place: _Place, target: Path | None) -> tuple[str, str | None]:
+def _write_image(layout: Layout, place: _Place, target: _Target | None) -> tuple[str, str | None]:
     """Decode an image and write it; returns its hash and, where it was written, its pixels'."""
     path, bands = layout.image_path(place.image_id), layout.reading.bands
     parts: Iterable[NDArray[np.uint8]]
@@ -400,22 +411,23 @@ def _write_image(layout: Layout, place: _Place, target: Path | None) -> tuple[st
         raise SegopsError(f"{path}: changed while it was read. Pack the data again.")
     if target is None:
         return digest, None
-    written = _written(target / IMAGES, bands.total * place.offset, parts)
+    written = _written(target.images, bands.total * place.offset, parts)
     return digest, pixel_hash(written, *size)
 
 
 def _written(
-    path: Path, start: int, parts: Iterable[NDArray[np.uint8]]
+    file: int, place: int, parts: Iterable[NDArray[np.uint8]]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Write arrays one after the other into a file that is there, from the byte `start` on.
+    """Write arrays one after the other into an open file, from the byte `place` on.
 
     Each is yielded when it is written.
     """
-    with path.open("r+b") as file:
-        file.seek(start)
-        for part in parts:
-            file.write(part.data)
-            yield part
+    for part in parts:
+        rest = part.reshape(-1).data
+        while rest:
+            written = os.pwrite(file, rest, place)
+            place, rest = place + written, rest[written:]
+        yield part
 
 
 def _rows(split: str, entries: dict[str, StoredImage]) -> Iterator[HashRow]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segops.files import atomic_path, sha256_bytes
 from segops.progress import track
-from segops.quality.borders import border_pixels
+from segops.quality.borders import count_pixels
 from segops.quality.duplicates import halved, perceptual_hash
 from segops.runtime.bands import false_colour
 from segops.runtime.classes import VOID
@@ -36,9 +36,8 @@ from segops.threads import cores, pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
-from segops.voc.histogram import count_ids
 from segops.voc.layout import SPLITS, Layout
-from segops.voc.pixels import rgb_strips
+from segops.voc.pixels import four_bytes, rgb_strips
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 from segops.words import counted
 
@@ -82,7 +81,7 @@ SCHEMA = pa.schema(
 )
 """Columns of the table. Lengths are pixels; `label_pixels[i]` counts the pixels of `label_ids[i]`
 (void included), which are classes as :meth:`segops.voc.mask_ids.MaskIds.labels` gives them,
-`label_border[i]` and `label_loose[i]` those of :func:`segops.quality.borders.border_pixels`;
+`label_border[i]` and `label_loose[i]` those of :class:`segops.quality.borders.MaskPixels`;
 `void_fraction` is in [0, 1]; `band_means` and `band_deviations` are mean and standard deviation of
 each 8-bit band, 0..255, by every `SPARSE`-th pixel of every `SPARSE`-th row; `perceptual_hash` is
 that of :mod:`segops.quality.duplicates`, `image_pixels` the :func:`segops.voc.hashes.pixel_hash` of
@@ -216,18 +215,17 @@ def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     def decode(content: bytes, name: str) -> dict[str, Any]:
         image = load_mask(content, name, layout.reading.photographs)
         mask = ids_of(image, content, name)
-        counts = mask_ids.counted(count_ids(mask))
-        held = np.flatnonzero(counts)
-        border, loose = border_pixels(mask_ids.labels(mask), len(counts))
+        pixels = count_pixels(mask_ids.labels(mask), mask_ids.number)
+        held = np.flatnonzero(pixels.all)
         return {
             "mask_width": mask.shape[1],
             "mask_height": mask.shape[0],
             "mask_mode": image.mode,
             "label_ids": held,
-            "label_border": border[held],
-            "label_loose": loose[held],
-            "label_pixels": counts[held],
-            "void_fraction": counts[VOID] / mask.size,
+            "label_border": pixels.border[held],
+            "label_loose": pixels.loose[held],
+            "label_pixels": pixels.all[held],
+            "void_fraction": pixels.all[VOID] / mask.size,
         }
 
     return _file_facts("mask", layout.root, layout.mask_path(image_id), decode)
@@ -237,9 +235,12 @@ def _bands(image: Image.Image) -> dict[str, Any]:
     """Mean and deviation of the bands; none of a palette's indices or of more than 8 bits."""
     if image.mode not in ("L", "RGB", "RGBA"):
         return {}
-    sparse = (max(1, image.width // SPARSE), max(1, image.height // SPARSE))
-    means, deviations = cv2.meanStdDev(np.asarray(image.resize(sparse, Image.Resampling.NEAREST)))
-    return {"band_means": means.ravel(), "band_deviations": deviations.ravel()}
+    size = (max(1, image.width // SPARSE), max(1, image.height // SPARSE))
+    sparse = image.resize(size, Image.Resampling.NEAREST)
+    pixels = four_bytes(sparse) if image.mode == "RGB" else np.asarray(sparse)
+    means, deviations = cv2.meanStdDev(pixels)
+    number = len(image.getbands())
+    return {"band_means": means[:number, 0], "band_deviations": deviations[:number, 0]}
 
 
 def _look(image: Image.Image) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from . import signatures
 from .depth import to_eight_bits
 from .errors import SegopsError
 from .file_kinds import describe, no_file
-from .png import lacks_rows, unwritten
+from .png import HEADER, header_size, lacks_rows, unwritten, verify
 from .rgb import require_depth, to_rgb, upright_rgb
 
 log = logging.getLogger("segops")
@@ -184,8 +184,13 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         _require_file(path)
-        with path.open("rb") as file, _open(file, CONSUMER_FORMATS) as image:
-            return image.size
+        with path.open("rb") as file:
+            size = header_size(file.read(HEADER))
+            if size is not None:
+                return size
+            file.seek(0)
+            with _open(file, CONSUMER_FORMATS) as image:
+                return image.size
     except FileNotFoundError:
         raise SegopsError(f"{path}: no such file.") from None
     except Exception as error:
@@ -258,8 +263,7 @@ def load_image(
         with _open(BytesIO(content), formats) as image:
             require_pixels(image.size, name, max_pixels, key)
             if image.format == "PNG":
-                with _open(BytesIO(content), formats) as other:
-                    other.verify()
+                verify(image)
             _load(image)
             if image.format == "PNG" and lacks_rows(image, content):
                 raise OSError("fewer rows of pixels than the header says")

@@ -6,8 +6,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+HEADER = 33
+"""Bytes of the signature and of the chunk that holds the size."""
 BIT_DEPTH = 24
 """Offset of the bit depth in a file: signature (8), chunk head (8), width (4), height (4)."""
 
@@ -24,6 +26,30 @@ _ADAM7 = (
     (0, 1, 1, 2),
 )
 """The passes of an interlaced PNG: first column and row, steps across and down."""
+
+
+def header_size(start: bytes) -> tuple[int, int] | None:
+    """Width and height by the first `HEADER` bytes of a PNG; None where they are no sound ones."""
+    if start[:16] != b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" or len(start) < HEADER:
+        return None
+    width, height, checksum = struct.unpack_from(">II5xI", start, 16)
+    return (width, height) if zlib.crc32(start[12:29]) == checksum else None
+
+
+def verify(image: Image.Image) -> None:
+    """Check the checksums of a PNG that is open and not decoded yet, as Pillow's ``verify`` does.
+
+    That one closes the image, which would have to be opened twice.
+
+    Raises:
+        Exception: Of Pillow's, where one is wrong or the file ends early.
+    """
+    assert isinstance(image, PngImagePlugin.PngImageFile)
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(image.tile[0].offset - 8)  # where the first chunk of pixels begins
+    PngImagePlugin.ChunkStream(image.fp).verify()
+    image.fp.seek(place)
 
 
 def unwritten(mode: str, width: int, height: int) -> Image.Image:

@@ -41,10 +41,9 @@ def decoded_size(layout: Layout, path: Path) -> tuple[int, int]:
 
 def _size(layout: Layout, path: Path) -> tuple[int, int]:
     """Width and height by the header; (0, 0): none is readable, and decoding will say why."""
-    if not path.is_file():  # the header of a pipe would be waited for
-        return 0, 0
     if not layout.reading.bands.is_rgb:
-        return extent(path) or (0, 0)
+        # The header of a pipe would be waited for.
+        return (extent(path) if path.is_file() else None) or (0, 0)
     try:
         return image_size(path)
     except SegopsError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,20 +49,14 @@ class Layout:
 
     def image_path(self, image_id: str) -> Path:
         """Path of an image's photograph; ``ID.jpg`` where there is none."""
-        paths = [
-            self.root / IMAGES / f"{image_id}{suffix}"
-            for suffix in dict.fromkeys(PHOTOGRAPH_SUFFIXES.values())
-        ]
-        return next((path for path in paths if path.exists()), paths[0])
+        return _existing(self.root / IMAGES, image_id, PHOTOGRAPH_SUFFIXES)
 
     def band_paths(self, image_id: str) -> tuple[Path, ...]:
         """Paths of an image's further bands, ``DIRECTORY/ID.png`` where there is none."""
-        suffixes = dict.fromkeys(BAND_SUFFIXES.values())
-        choices = [
-            [self.root / directory / f"{image_id}{suffix}" for suffix in suffixes]
+        return tuple(
+            _existing(self.root / directory, image_id, BAND_SUFFIXES)
             for directory in self.reading.bands.directories
-        ]
-        return tuple(next((path for path in paths if path.exists()), paths[0]) for paths in choices)
+        )
 
     def image_sha256(self, image_id: str, sha256: Callable[[Path], str]) -> str:
         """The hash of an image, from the hashes of its files that `sha256` gives."""
@@ -109,6 +103,16 @@ class Layout:
         """
         ids = self.ids(TEST) if self.list_path(TEST).is_file() else ()
         return [image_id for image_id in ids if not self.mask_path(image_id).is_file()]
+
+
+def _existing(directory: Path, image_id: str, suffixes: Mapping[str, str]) -> Path:
+    """An image's file in a directory; that of the first suffix where there is none."""
+    spellings = [*dict.fromkeys(suffixes.values())]
+    for suffix in spellings:
+        path = directory / f"{image_id}{suffix}"
+        if path.exists():
+            return path
+    return directory / f"{image_id}{spellings[0]}"
 
 
 def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:

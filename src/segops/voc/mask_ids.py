@@ -57,13 +57,10 @@ class MaskIds:
         """The entries of :attr:`table` for a mask, uint8 (H, W), of the same shape."""
         return self.table[mask] if self.lines else mask
 
-    def counted(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Counts by entry of :attr:`table`, int64 (n,), from counts by id, int64 (256,)."""
-        if not self.lines:
-            return counts
-        total = np.zeros(int(self.table.max()) + 1, np.int64)
-        np.add.at(total, self.table, counts)
-        return total
+    @cached_property
+    def number(self) -> int:
+        """One more than the highest entry of :attr:`table`."""
+        return int(self.table.max()) + 1
 
     def classes(self, mask: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
         """Turn the ids of a mask, uint8 (H, W), into classes, of the same shape; 255 is void.

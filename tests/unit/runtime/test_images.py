@@ -129,6 +129,9 @@ def test_size_needs_the_header_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content[:60])
     assert image_size(path) == (40, 24)
+    path.write_bytes(content[:16] + b"\0\0\1\0" + content[20:])
+    with pytest.raises(SegopsError, match=r"a\.png: not decodable: its header is damaged"):
+        image_size(path)
     path.write_bytes(b"no header")
     with pytest.raises(SegopsError, match=r"a\.png: not decodable: not an image file"):
         image_size(path)

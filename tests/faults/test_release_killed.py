@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -154,7 +155,7 @@ def read(root: Path, answer: Connection) -> None:
             "ledger": made.kinds(root),
             "versions": sorted(found["versions"]),
             "runs": sorted(one["status"] for one in found["runs"].values()),
-            "artifacts": sorted(path.split("/artifacts/")[-1] for path in found["artifacts"]),
+            "artifacts": Counter(path.rpartition("/artifacts/")[2] for path in found["artifacts"]),
         }
     )
 
@@ -226,10 +227,16 @@ def disturbed(
     if (code, again) != (-signal.SIGKILL, 0):
         return [f"write {number}: ended with {code}, then with {again}"]
     found = state(forks, root)
-    return [
-        f"write {number}: {name} is {found[name]}, expected {expected}"
-        for name, expected in undisturbed.promoted.items()
-        if found[name] != expected
+    expected = undisturbed.promoted
+    more, fewer = (
+        one["artifacts"] - other["artifacts"]
+        for one, other in ((found, expected), (expected, found))
+    )
+    wrong = [f"write {number}: artifacts more: {more}, fewer: {fewer}"] if more or fewer else []
+    return wrong + [
+        f"write {number}: {name} is {found[name]}, expected {expected[name]}"
+        for name in expected
+        if name != "artifacts" and found[name] != expected[name]
     ]
 
 
@@ -238,7 +245,9 @@ def test_before_some_writes(root: Path, forks: ForkServerContext, undisturbed: U
     writes = undisturbed.writes
     assert writes > 20
     chosen = [round(one * (writes - 1) / (SAMPLES - 1)) for one in range(SAMPLES)]
-    wrong = [line for one in chosen for line in disturbed(root, forks, undisturbed, one)]
+    wrong: list[str] = []
+    for number in chosen:
+        wrong += disturbed(root, forks, undisturbed, number)
     assert wrong == []
 
 

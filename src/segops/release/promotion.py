@@ -100,6 +100,7 @@ def _decide(registry: Registry, settings: Params) -> Decision:
         decision = decide(gathered.evidence, settings.gate)
         files.write_json(registry.root / paths.DECISION, decision.model_dump(mode="json"))
         if decision.verdict == "unchanged":
+            publish(registry, decision.run_id)  # what an interrupted command left out
             return decision
         try:
             _write_down(registry, settings, entries, gathered, decision)

@@ -53,6 +53,15 @@ CONFLICTS = {
     ),
 }
 """What is wrong with a path, and what to do, by the error's number."""
+TEAM = {
+    "psycopg2": "PostgreSQL",
+    "asyncpg": "PostgreSQL",
+    "boto3": "S3",
+    "botocore": "S3",
+    "dvc_s3": "S3",
+    "flask_wtf": "MLflow's logins",
+}
+"""Modules of the extra `team`, and what needs them."""
 NO_PLACE = "No usable temporary directory"
 OTHER_PLACE = f"Free space there, or set TMPDIR to a directory that you may write, {AGAIN}"
 NUMBERED = re.compile(r"(?:os error |errno )(\d+)", re.IGNORECASE)
@@ -99,9 +108,19 @@ def is_shortage(error: BaseException) -> bool:
     return False
 
 
+def without_package(module: str) -> str:
+    """Return the sentence for a module of the extra `team` that is not installed."""
+    return (
+        f"{TEAM[module]} needs the package {module}, which is not installed. "
+        "`pip install 'segops[team]'` installs it."
+    )
+
+
 def _sentence(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name in TEAM:
+            return without_package(cause.name)
         path, number = _path(cause), _number(cause)
         if number in SHORTAGES:
             what, advice = SHORTAGES[number]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from segops import code, failure, files, paths
+from segops import code, failure, faults, files, paths
 from segops.runtime.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
@@ -36,8 +37,12 @@ HINTS = (
     "To enable auto staging",
     "\tdvc config",
     "Use `dvc push`",
+    "Having any troubles?",
 )
 """Beginnings of DVC's lines of advice, which are not shown."""
+
+NO_DRIVER = re.compile(r"(\w+) is supported, but requires '(dvc-[\w-]+)' to be installed")
+"""DVC's message where the package for a kind of remote is missing."""
 
 
 class DvcBusyError(TransientError):
@@ -370,7 +375,15 @@ def _dvc(
         if not text.startswith(HINTS):
             on_line(text)
 
-    return run_tied(root, ["dvc", *arguments], forward, variables)
+    status, lines = run_tied(root, ["dvc", *arguments], forward, variables)
+    if status != 0 and (missing := NO_DRIVER.search("\n".join(lines))):
+        module = missing[2].replace("-", "_")
+        raise SegopsError(
+            faults.without_package(module)
+            if module in faults.TEAM
+            else f"A DVC remote of the kind {missing[1]} needs `pip install {missing[2]}`."
+        )
+    return status, [line for line in lines if not line.startswith(HINTS)] or lines
 
 
 def run_tied(

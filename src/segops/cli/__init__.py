@@ -13,6 +13,7 @@ from segops.cli import (
     card,
     compare,
     data,
+    deploy,
     evaluate,
     ledger,
     life,
@@ -38,6 +39,7 @@ for command in (
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
+    deploy.deploy,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -14,6 +14,7 @@ from segops.cli import (
     compare,
     data,
     evaluate,
+    keep,
     ledger,
     life,
     look,
@@ -38,6 +39,7 @@ for command in (
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
+    keep.backup, keep.restore,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -15,6 +15,7 @@ from segops.cli import (
     data,
     deploy,
     evaluate,
+    keep,
     ledger,
     life,
     look,
@@ -40,6 +41,7 @@ for command in (
     card.card,
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
     deploy.deploy,
+    keep.backup, keep.restore,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

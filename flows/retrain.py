@@ -6,7 +6,6 @@ is read from ``dvc.yaml``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows import cause
 from flows.failures import failed, told_by_caller
 from segops import faults, files, paths, pipeline
 from segops.params.file import load_params
@@ -186,7 +185,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     from segops.release import champion_evaluation
 
     parameters = load_params(root)
-    os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
+    cause.declare()
     call(data, root, Path(parameters.data.path))
     stages = pipeline.states(root)
     due = {state.name for state in stages if force or state.state != "up to date"}

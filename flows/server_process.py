@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp
 from segops.runtime.errors import SegopsError
 
 HTTP_PORT = 80
+KEPT = timedelta(days=30)
+"""Time that ended runs are kept, with their logs and artifacts; Prefect keeps events for a week."""
 GRACE_SECONDS = 5.0
 """Time that a stopping server has to finish its work."""
 
@@ -80,12 +83,32 @@ def _app(once: bool) -> ASGIApp | None:
     os.environ.setdefault(
         "PREFECT_SERVER_UI_STATIC_DIRECTORY", str(Path(PREFECT_HOME.value()) / "segops-ui")
     )
+    _bound_history()
     refresh_global_settings_context()
     if PREFECT_SERVER_API_AUTH_STRING.value() != expected:
         raise SegopsError("Prefect's server does not take its credentials; it is not started.")
     from prefect.server.api.server import create_app
 
+    if once:  # Prefect's temporary servers remove old events alone
+        from prefect.server.services.db_vacuum import schedule_vacuum_tasks
+        from prefect.server.services.perpetual_services import perpetual_service
+
+        perpetual_service(enabled_getter=lambda: True, run_in_ephemeral=True)(schedule_vacuum_tasks)
     return create_app(ephemeral=once)
+
+
+def _bound_history() -> None:
+    """Have the server remove old runs, unless the user has set how long it keeps them."""
+    from prefect.settings import get_current_settings
+
+    present = get_current_settings().server.services.db_vacuum.model_fields_set
+    for name, value in (
+        ("enabled", "events,flow_runs"),
+        ("retention_period", str(int(KEPT.total_seconds()))),
+        ("event_retention_overrides", f'{{"prefect.flow-run.heartbeat": {24 * 3600}}}'),
+    ):
+        if name not in present:
+            os.environ[f"PREFECT_SERVER_SERVICES_DB_VACUUM_{name.upper()}"] = value
 
 
 def _end_with_standard_input(serving: list[uvicorn.Server]) -> None:

@@ -51,7 +51,7 @@ def _automation(silence: timedelta) -> AutomationCore:
         description="Installed by segops, which `segops schedule` brings up to date.",
         enabled=True,
         trigger=EventTrigger(
-            after={heartbeat},
+            after={heartbeat, "prefect.flow-run.Running"},  # killed before the first heartbeat
             expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ENDS)},
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}"}),

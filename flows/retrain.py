@@ -21,6 +21,7 @@ from prefect.states import Completed
 
 from flows import cause
 from flows.failures import failed, told_by_caller
+from flows.telling import tell
 from segops import faults, files, paths, pipeline
 from segops.params.file import load_params
 from segops.report.figures import sentence
@@ -157,7 +158,13 @@ def smoke(root: Path) -> Smoke | State[Any] | None:
     return guarded(lambda: test_champion(root))
 
 
-@flow(name="retrain", persist_result=False)
+@flow(
+    name="retrain",
+    persist_result=False,
+    on_completion=[tell],
+    on_failure=[tell],
+    on_crashed=[tell],
+)
 def retrain(force: bool = False) -> State[Any]:
     """Run all stages of a workspace, record the model, and let the gate decide on it.
 

@@ -19,6 +19,7 @@ from segops.cli import (
     ledger,
     life,
     look,
+    notify,
     predict,
     proof,
     reproduce,
@@ -47,6 +48,7 @@ for command in (
 app.command("recipes")(tune.list_recipes)
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(notify.app, name="notify")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")

@@ -131,7 +131,18 @@ def _decide(root: Path) -> None:
     tested = smoke(root)
     champion_evaluation.refresh(root)
     show_smoke(tested)
+    _tell(root, decision, tested)
     _exit_unless_promoted(decision, tested)
+
+
+def _tell(root: Path, decision: Decision, tested: Smoke | None, *lines: str) -> None:
+    """Tell people, where `notify.by_hand` wants it."""
+    from segops.operate import messages, notify
+
+    links = [*lines, *messages.version_page(root, decision.model, decision.version)]
+    message = messages.decided(decision, smoke=tested, links=links)
+    if message is not None:
+        notify.tell(root, message, by_hand=True)
 
 
 def _exit_unless_promoted(decision: Decision, tested: Smoke | None) -> None:
@@ -176,7 +187,11 @@ def rollback(
         else "there is no champion"
     )
     sentence = f"{before}{withdrawn}{after}."
-    console.say(sentence[0].upper() + sentence[1:])
+    sentence = sentence[0].upper() + sentence[1:]
+    console.say(sentence)
+    from segops.operate import messages, notify
+
+    notify.tell(root, messages.Message("withdrawn", "A rollback", (sentence, reason)), by_hand=True)
 
 
 def adopt(
@@ -234,4 +249,5 @@ def approve(
     tested = smoke(root)
     champion_evaluation.refresh(root)
     show_smoke(tested)
+    _tell(root, approved.decision, tested, f"Approved by {approved.by}.")
     _exit_unless_promoted(approved.decision, tested)

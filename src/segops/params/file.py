@@ -20,6 +20,7 @@ from segops.params.evaluate import EvaluateParams
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
+from segops.params.notify import NotifyParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.schema import follow, number_types, schema_of, set_values
@@ -46,6 +47,7 @@ class Params(Sections):
     report: ReportParams = ReportParams()
     gate: GateParams = GateParams()
     registry: RegistryParams = RegistryParams()
+    notify: NotifyParams = NotifyParams()
     hardware: HardwareParams = HardwareParams()
     tune: TuneParams = TuneParams()
 

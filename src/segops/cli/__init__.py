@@ -20,6 +20,7 @@ from segops.cli import (
     predict,
     proof,
     reproduce,
+    runs,
     schedule,
     tune,
 )
@@ -43,6 +44,7 @@ for command in (
 app.command("recipes")(tune.list_recipes)
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(runs.app, name="runs")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from typer.testing import CliRunner
 
 from segops import files, paths, pipeline
 from segops.cli.runs import app, run_options
-from segops.operate import results, runs, worktree
+from segops.operate import place, results, runs, turns, worktree
 from segops.runtime.errors import SegopsError
 from tests.integration.conftest import dvc, git
+from tests.support import registry_workspace as made
 
 STAGE = """
 import pathlib, sys, time
@@ -278,3 +280,50 @@ def test_options_that_do_not_fit_are_named(
 def test_a_run_needs_git(tmp_path: Path) -> None:
     with pytest.raises(SegopsError, match="not a git repository"), opened(tmp_path):
         pass
+
+
+def test_a_run_of_a_deployment_waits_for_one_by_hand_and_not_the_other_way_round(
+    checkout: Path,
+) -> None:
+    by_hand = ExitStack()
+    by_hand.enter_context(turns.turn(checkout / paths.RUN_LOCK, "another run", print))
+    said: list[str] = []
+
+    def free(sentence: str) -> None:
+        said.append(sentence)
+        by_hand.close()
+
+    with place.chosen(checkout, "night", place.Wanted(deployed=True), free) as scheduled:
+        assert scheduled.root == checkout / paths.RUNS / "night" / runs.TREE
+        with place.chosen(checkout, "hand", place.Wanted(wait=False), print) as here:
+            assert (here.root, here.name) == (checkout, None)
+    assert "another run (process " in said[0]
+    assert said[1].startswith("Run night: commit ")
+
+
+@pytest.mark.slow
+def test_a_champion_has_a_tag_in_git(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a run in place the result is committed; what exists is not moved, what fails is told."""
+    root = made.make(tmp_path / "checkout")
+    made.release(root, seed=1, quality=0.8)
+    made.challenge(root, seed=2, quality=0.1)
+    head = git(root, "rev-parse", "HEAD")
+    results.mark(root, "2", head)
+    assert not git(root, "tag")
+    results.mark(root, "1", head)
+    released = git(root, "rev-parse", "model/segops/v1")
+    assert git(root, "rev-parse", "model/segops/v1^") == head
+    assert "results/metrics/evaluation.json" in git(root, "show", "--name-only", released)
+    assert made.client(root).get_model_version("segops", "1").tags["segops.result_commit"] == (
+        released
+    )
+    git(root, "tag", "--force", "model/segops/v1", "HEAD")
+    results.mark(root, "1", head)
+    assert git(root, "rev-parse", "model/segops/v1") == head
+    git(root, "tag", "--delete", "model/segops/v1")
+    git(root, "tag", "model/segops")
+    results.mark(root, "1")
+    assert "Version 1 gets no tag in git" in caplog.text
+    git(root, "tag", "--delete", "model/segops")
+    results.mark(root, "1")
+    assert git(root, "rev-parse", "model/segops/v1") == released

@@ -182,7 +182,8 @@ def opened(
                 yield work
         except SegopsError as error:
             work.write(state="failed", ended=_now(), message=str(error))
-            log.error("%s", error)
+            with (folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(f"{_now()} ERROR {error}\n")
             raise SegopsError(
                 f"{error}\nThe worktree of run {name} is kept in {tree}; `segops runs clean "
                 f"{name}` removes it."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows import server
 
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from flows.retrain import Summary
 
 
-def run(root: Path, force: bool = False) -> Summary:
+def run(root: Path, force: bool = False, **options: Any) -> Summary:
     """Run the flow in this process.
 
     Args:
         root: The workspace.
         force: Run every stage again, changed or not.
+        options: As :func:`flows.retrain.run` takes them.
 
     Raises:
         SegopsError: No server starts, or a stage or a step failed; the log says where.
@@ -34,4 +35,4 @@ def run(root: Path, force: bool = False) -> Summary:
         gc.freeze()
         gc.enable()
         await_server()
-        return retrain.run(root, force)
+        return retrain.run(root, force, **options)

@@ -46,6 +46,7 @@ KEPT_CHAMPION = STATE / "reference"
 COMPARED = STATE / "compared"
 JUDGED = STATE / "judged"
 REPRODUCE_LOCK = STATE / "reproduce.lock"
+RUNS = STATE / "runs"
 DECISION = STATE / "decision.json"
 TEST_SCORES = LEDGER / "test_scores.jsonl"
 

@@ -363,6 +363,39 @@ def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
         return lambda digest: Path(cache.oid_to_path(digest))
 
 
+def share(root: Path, tree: Path, top: Path) -> None:
+    """Let a worktree use DVC's cache, remotes and credentials of a checkout.
+
+    No lock of the checkout's DVC is taken.
+
+    Args:
+        root: A workspace of the checkout.
+        tree: The worktree.
+        top: The root of the checkout.
+
+    Raises:
+        SegopsError: The checkout or the worktree is no repository of DVC.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repository:
+            directory = tree / Path(repository.root_dir).relative_to(top) / Repo.DVC_DIR
+            local = repository.config.load_one("local")
+            local["cache"]["dir"] = str(repository.cache.local_cache_dir)
+        # DVC's files for this worktree alone go when it goes.
+        local["core"]["site_cache_dir"] = str(directory / "tmp" / "site")
+        if not directory.is_dir():
+            raise SegopsError(f"{directory}: no such directory. `dvc init`, and commit .dvc.")
+        (directory / Config.CONFIG_LOCAL).touch(mode=0o600)  # it may hold credentials
+        with Config(str(directory)).edit("local") as written:
+            written.update(local)
+    except DvcException as error:
+        raise SegopsError(f"{root}: DVC cannot read its configuration: {error}") from error
+
+
 def _dvc(
     root: Path,
     arguments: list[str],

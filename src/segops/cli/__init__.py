@@ -23,6 +23,7 @@ from segops.cli import (
     predict,
     proof,
     reproduce,
+    runs,
     schedule,
     tune,
 )
@@ -49,6 +50,7 @@ app.command("recipes")(tune.list_recipes)
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(notify.app, name="notify")
+app.add_typer(runs.app, name="runs")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")

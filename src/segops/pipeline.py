@@ -353,6 +353,28 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
     return tracked
 
 
+def directory_md5(root: Path, directory: Path) -> str:
+    """Return the MD5 that DVC would give a directory; nothing is tracked.
+
+    Raises:
+        SegopsError: It holds what is no file, or is not readable.
+    """
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
+
+    files.require_files(directory)
+    with _repository(root) as repository:
+        _, _, tree = build(
+            repository.cache.local,
+            str(directory.resolve()),
+            localfs,
+            "md5",
+            dry_run=True,
+            ignore=repository.dvcignore,
+        )
+        return str(tree.hash_info.value)
+
+
 def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
     """Return what tells where DVC's cache keeps, or would keep, the file of an MD5.
 

@@ -26,6 +26,7 @@ from segops.cli import (
     runs,
     schedule,
     tune,
+    watch,
 )
 from segops.cli.common import make_printable, print_error
 from segops.failure import HandedOverError
@@ -44,6 +45,7 @@ for command in (
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
     deploy.deploy,
     keep.backup, keep.restore,
+    watch.watch,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -19,6 +19,7 @@ from segops.cli import (
     ledger,
     life,
     look,
+    monitor,
     notify,
     predict,
     proof,
@@ -42,10 +43,11 @@ for command in (
     life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card,
-    evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
     deploy.deploy,
     keep.backup, keep.restore,
     watch.watch,
+    evaluate.evaluate, compare.compare, predict.predict, monitor.monitor, look.status, look.models,
+    look.ui,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -44,6 +44,7 @@ for command in (
     evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
     deploy.deploy,
     keep.backup, keep.restore,
+    keep.backup, keep.restore, keep.clean,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -416,6 +416,38 @@ def share(root: Path, tree: Path, top: Path) -> None:
             written.update(local)
     except DvcException as error:
         raise SegopsError(f"{root}: DVC cannot read its configuration: {error}") from error
+
+
+@contextlib.contextmanager
+def unused_objects(
+    root: Path, worktrees: Sequence[Path], kept: Collection[str]
+) -> Iterator[list[Path]]:
+    """Yield the files of DVC's cache that nothing uses; no DVC process adds any in the block.
+
+    Used is what the workspace, a worktree, a branch, a tag or an experiment names.
+
+    Args:
+        root: The main checkout.
+        worktrees: Its git worktrees.
+        kept: MD5 of further files to keep, as DVC writes it.
+
+    Raises:
+        DvcBusyError: Another DVC process holds a lock.
+        SegopsError: DVC cannot read a branch, a tag or a worktree.
+    """
+    from dvc.repo import Repo, lock_repo
+
+    with _repository(root) as repository, contextlib.ExitStack() as held:
+        others = [held.enter_context(Repo(str(one))) for one in worktrees]
+        for one in (repository, *others):
+            held.enter_context(lock_repo(one))
+        everywhere = {"all_branches": True, "all_tags": True, "all_experiments": True}
+        found = [repository.used_objs(force=True, **everywhere)]
+        found += [one.used_objs(force=True) for one in others]
+        used = {one.value for each in found for part in each.values() for one in part}
+        cache = repository.cache.local
+        used |= set(kept)
+        yield [Path(cache.oid_to_path(one)) for one in cache.all() if one not in used]
 
 
 def _dvc(

@@ -43,11 +43,9 @@ for command in (
     life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card,
-    deploy.deploy,
-    keep.backup, keep.restore,
-    watch.watch,
     evaluate.evaluate, compare.compare, predict.predict, monitor.monitor, look.status, look.models,
     look.ui,
+    deploy.deploy, watch.watch, keep.backup, keep.restore, keep.clean,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

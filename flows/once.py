@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import server
+from segops.operate import surroundings
 
 if TYPE_CHECKING:
     from flows.retrain import Summary
@@ -21,8 +22,10 @@ def run(root: Path, force: bool = False, **options: Any) -> Summary:
         options: As :func:`flows.retrain.run` takes them.
 
     Raises:
-        SegopsError: No server starts, or a stage or a step failed; the log says where.
+        SegopsError: The machine does not let a run end well, no server starts, or a stage or a step
+            failed; the log says where.
     """
+    surroundings.require(root)
     # Collecting during the imports scans many objects and frees none; it takes a tenth of the time.
     gc.disable()
     with server.for_one_run() as await_server:

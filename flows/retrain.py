@@ -24,6 +24,7 @@ from flows import cause
 from flows.failures import failed, told_by_caller
 from flows.telling import tell
 from segops import faults, files, paths, pipeline
+from segops.operate import surroundings
 from segops.operate.place import Wanted, chosen
 from segops.params.file import load_params
 from segops.report.figures import sentence
@@ -115,6 +116,12 @@ def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.StageOut
         return outcome
 
     return guarded(bring_up_to_date)
+
+
+@step(task_run_name="surroundings")
+def ready(root: Path) -> State[Any] | None:
+    """Check what the run needs of the machine, the user and the environment."""
+    return guarded(lambda: surroundings.require(root))
 
 
 @step(task_run_name="data")
@@ -213,6 +220,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     from segops.release import champion_evaluation
 
     parameters = load_params(root)
+    call(ready, root)
     call(data, root, Path(parameters.data.path))
     stages = pipeline.states(root)
     due = {state.name for state in stages if force or state.state != "up to date"}

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +19,7 @@ from pydantic import ValidationError
 from flows import server
 from flows.approve import approve
 from flows.retrain import retrain
+from flows.signals import SIGNALS, stopped_by_signals
 from segops.operate import crashes, schedules
 from segops.runtime.errors import SegopsError, TransientError
 
@@ -29,12 +27,7 @@ KEEP_SECONDS = 3.0
 """Time between two looks at whether the schedule is still this process's."""
 PRUNE_EVERY = 20
 """Looks between two prunings of runs that wait."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 log = logging.getLogger("segops")
-
-
-class _StoppedError(Exception):
-    """A signal asked this process to stop."""
 
 
 def serve(
@@ -64,7 +57,7 @@ def serve(
     """
     schedules.require_name(name)
     _require_valid(cron, timezone)
-    with _stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
+    with stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
         owner = schedules.Owner.this_process(str(root))
         with schedules.client() as asked:
             claimed, ending = schedules.claim(asked, name, owner, replace)
@@ -146,24 +139,6 @@ def _require_valid(cron: str, timezone: str) -> None:
             f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
             'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'
         ) from None
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """End the block, with all that it cleans up, when a signal asks for it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for one in SIGNALS:  # what is cleaned up is not interrupted
-            signal.signal(one, signal.SIG_IGN)
-        raise _StoppedError
-
-    before = {one: signal.signal(one, stop) for one in SIGNALS}
-    try:
-        with suppress(_StoppedError):
-            yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 async def _serve(runner: Runner, name: str, claimed: UUID, deployment: UUID) -> None:

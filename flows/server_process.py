@@ -1,4 +1,4 @@
-"""The process of a guarded Prefect server; :mod:`flows.server` starts it."""
+"""The process of a guarded Prefect or MLflow server; :mod:`flows.server` starts it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="flows.server_process")
     parser.add_argument("socket", type=int, help="File descriptor of the bound socket.")
+    parser.add_argument("--mlflow", action="store_true", help="Serve MLflow's record and page.")
     parser.add_argument("--once", action="store_true", help="Serve a single run: no page.")
     parser.add_argument("--tied", action="store_true", help="End when the parent process ends.")
     parser.add_argument("--host", action="append", default=[], help="Also answer to this Host.")
@@ -40,7 +41,14 @@ def main() -> None:
         threading.Thread(target=_end_with_standard_input, args=(serving,), daemon=True).start()
     # Collecting during the imports scans many objects, frees none and takes a sixth of the start.
     gc.disable()
-    app = _app(arguments.once)
+    login = None
+    if arguments.mlflow:
+        from flows.credentials import credentials
+        from segops.record.page import application
+
+        app, login = application(), credentials()
+    else:
+        app = _app(arguments.once)
     if app is None:
         return
     gc.freeze()
@@ -55,7 +63,7 @@ def main() -> None:
         hosts += names
     server = uvicorn.Server(
         uvicorn.Config(
-            Guard(app, [*hosts, *arguments.host]),
+            Guard(app, [*hosts, *arguments.host], login),
             lifespan="on",
             log_level="warning",
             proxy_headers=False,

@@ -76,6 +76,14 @@ TEXTS = {
     ),
 }
 """What libraries write into errors of their own, which hold no number."""
+SHARED = re.compile(r"shared memory\(shm\)|</torch_\d+")
+"""How torch names a file in shared memory."""
+LESS = "lower hardware.workers, train.batch_size or augment.crop"
+SHARED_FULL = f"/dev/shm is full. Enlarge it (a container: --shm-size=2g), or {LESS}, {AGAIN}."
+LOADER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([\w ]+)|exited)"
+)
+"""What torch says when a process that makes samples ends early."""
 
 
 @contextmanager
@@ -121,7 +129,12 @@ def _sentence(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, ModuleNotFoundError) and cause.name in TEAM:
             return without_package(cause.name)
+        # torch names the signal in the cause of the error that it raises.
+        if (ended := LOADER.search(str(cause))) and (ended[2] or cause.__cause__ is None):
+            return _ended(ended[1], ended[2] or "")
         path, number = _path(cause), _number(cause)
+        if number == errno.ENOSPC and SHARED.search(str(cause)):
+            return SHARED_FULL
         if number in SHORTAGES:
             what, advice = SHORTAGES[number]
             return f"{path or _where(number)}{what}. {advice}."
@@ -134,6 +147,17 @@ def _sentence(error: BaseException) -> str | None:
             return f"{path}{what}. {advice}."
         cause = cause.__cause__
     return None
+
+
+def _ended(process: str, signal: str) -> str:
+    """Return what ended a process that makes samples, and what to do."""
+    if signal == "Bus error":
+        return SHARED_FULL
+    return (
+        f"Process {process}, which made samples, was ended from outside"
+        f"{f' ({signal})' if signal else ''}, as the system does where memory is short. "
+        f"Give more memory, or {LESS}, {AGAIN}; a training continues where it was."
+    )
 
 
 def _number(error: BaseException) -> int | None:

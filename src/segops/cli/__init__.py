@@ -14,6 +14,7 @@ from segops.cli import (
     compare,
     data,
     deploy,
+    doctor,
     evaluate,
     keep,
     ledger,
@@ -28,9 +29,11 @@ from segops.cli import (
     schedule,
     tune,
     watch,
+    up,
 )
 from segops.cli.common import make_printable, print_error
 from segops.failure import HandedOverError
+from segops.operate import surroundings
 from segops.runtime.errors import SegopsError
 
 app = typer.Typer(
@@ -46,6 +49,11 @@ for command in (
     evaluate.evaluate, compare.compare, predict.predict, monitor.monitor, look.status, look.models,
     look.ui,
     deploy.deploy, watch.watch, keep.backup, keep.restore, keep.clean,
+    evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
+    deploy.deploy,
+    keep.backup, keep.restore,
+    doctor.doctor,
+    doctor.doctor, up.up,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)
@@ -64,6 +72,8 @@ def main() -> None:
     A user's mistake, or what the machine refuses, gives a message and exit status 1.
     """
     _quiet()
+    surroundings.spare_loopback()
+    surroundings.raise_file_limit()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     log.setLevel(logging.INFO)
     log.addFilter(make_printable)

@@ -28,8 +28,8 @@ from segops.cli import (
     runs,
     schedule,
     tune,
-    watch,
     up,
+    watch,
 )
 from segops.cli.common import make_printable, print_error
 from segops.failure import HandedOverError

@@ -152,7 +152,7 @@ def _make_pool(client: SyncPrefectClient, name: str, kind: str, template: Path |
     from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
-    given = None if template is None else _template(template)
+    given = None if template is None else template_of(template)
     try:
         held = client.read_work_pool(name)
     except ObjectNotFound:
@@ -173,7 +173,12 @@ def _make_pool(client: SyncPrefectClient, name: str, kind: str, template: Path |
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=given))
 
 
-def _template(path: Path) -> dict[str, Any]:
+def template_of(path: Path) -> dict[str, Any]:
+    """Return the base job template of a work pool.
+
+    Raises:
+        SegopsError: The file holds none.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

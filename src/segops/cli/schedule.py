@@ -35,6 +35,10 @@ def schedule(
     catch_up: Annotated[
         bool, typer.Option(help="After an outage, make the newest run that was missed.")
     ] = True,
+    monitor: Annotated[
+        bool,
+        typer.Option("--monitor", help="Compare what monitor.path names; retrain nothing."),
+    ] = False,
 ) -> None:
     """Serve the retraining flow on a schedule until stopped.
 
@@ -47,7 +51,7 @@ def schedule(
     root = checkout()
     os.chdir(root)
     flow_module(root, "serve").serve(
-        root, cron, timezone, name=name, replace=replace, catch_up=catch_up
+        root, cron, timezone, name=name, replace=replace, catch_up=catch_up, monitoring=monitor
     )
 
 
@@ -59,7 +63,8 @@ def list_schedules() -> None:
     with _server() as server:
         found = schedules.listed(server)
     for one in found:
-        console.say(f"{one.name}: {one.when or 'no schedule'}; {one.state}")
+        what = "" if one.flow == schedules.RETRAIN else f"{one.flow}, "
+        console.say(f"{one.name}: {what}{one.when or 'no schedule'}; {one.state}")
     if not found:
         console.say("The Prefect server has no schedule; `segops schedule --cron ...` makes one.")
 

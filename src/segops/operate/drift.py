@@ -32,6 +32,7 @@ from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.voc.bands import read_pixels
 from segops.voc.cached import linked
+from segops.voc.decoding import decoded_size
 from segops.voc.layout import SPLITS, TRAIN, open_layout
 from segops.words import counted
 
@@ -173,7 +174,11 @@ def monitor_watched(root: Path) -> Monitored:
 def _too_few(source: Path, sample: samples.Sample, least: int, days: float | None) -> str:
     within = "" if days is None else f" of the last {days:g} days"
     others = "" if not sample.others else f" ({sample.others} lines are of other models)"
-    failed = "" if not sample.failed else f"; {len(sample.failed)} cannot be read"
+    failed = (
+        ""
+        if not sample.failed
+        else (f"; {len(sample.failed)} cannot be read, the first: {sample.failed[0].rstrip('.')}")
+    )
     return (
         f"{source}: {counted(len(sample.images), 'image')}{within}{others}{failed}. A comparison "
         f"takes at least {least} (monitor.min_images). Gather more."
@@ -229,7 +234,7 @@ def _images(
         if _is_of(store, predictor, data_hash):
             predictor.require_channels(store.channels, "The model")
             ids = {split: store.ids(split) for split in SPLITS}
-            yield store.data_hash, Images(ids, store.image)
+            yield store.data_hash, Images(ids, store.image, store.size)
             return
     if version is None or data_hash is None:
         raise SegopsError(
@@ -253,7 +258,14 @@ def _images(
         )
         layout = open_layout(held, reading)
         ids = {split: layout.ids(split) for split in SPLITS}
-        yield data_hash, Images(ids, lambda one: read_pixels(layout, one))
+        yield (
+            data_hash,
+            Images(
+                ids,
+                lambda one: read_pixels(layout, one),
+                lambda one: decoded_size(layout, layout.image_path(one)),
+            ),
+        )
 
 
 def _is_of(store: PackedStore, predictor: BundledPredictor, data_hash: str | None) -> bool:

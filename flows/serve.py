@@ -74,6 +74,9 @@ def serve(
     with _stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
         owner = schedules.Owner.this_process(str(root))
         with schedules.client() as asked:
+            schedules.require_flow(
+                asked, name, schedules.MONITOR if monitoring else schedules.RETRAIN
+            )
             claimed, ending = schedules.claim(asked, name, owner, replace)
             undone.callback(_give_back, name, claimed)
             if ending is not None:

@@ -26,8 +26,12 @@ def schedule(
     ] = None,
     timezone: Annotated[str, typer.Option(help="Time zone of the expression.")] = "UTC",
     name: Annotated[
-        str, typer.Option(help="Name of the schedule; a Prefect server has it once.")
-    ] = "scheduled",
+        str | None,
+        typer.Option(
+            help="Name of the schedule; a Prefect server has it once. Without it: scheduled, and "
+            "drift with --monitor."
+        ),
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Take the name over; the process that has it ends."),
@@ -51,7 +55,13 @@ def schedule(
     root = checkout()
     os.chdir(root)
     flow_module(root, "serve").serve(
-        root, cron, timezone, name=name, replace=replace, catch_up=catch_up, monitoring=monitor
+        root,
+        cron,
+        timezone,
+        name=name or ("drift" if monitor else "scheduled"),
+        replace=replace,
+        catch_up=catch_up,
+        monitoring=monitor,
     )
 
 

@@ -154,6 +154,20 @@ def approvals(name: str) -> str:
     return "approval" if name == DEFAULT else f"approval-{name}"
 
 
+def require_flow(server: SyncPrefectClient, name: str, flow: str) -> None:
+    """Refuse a name that a schedule of the other flow has.
+
+    Raises:
+        SegopsError: One has it.
+    """
+    found = _named(server, name)
+    if found is not None and (other := server.read_flow(found.flow_id).name) != flow:
+        raise SegopsError(
+            f"--name {name}: the server has a schedule of the flow {other} of that name. Choose "
+            f"another name, or remove that one: `segops schedule remove {name}`."
+        )
+
+
 def claim(
     server: SyncPrefectClient, name: str, owner: Owner, replace: bool
 ) -> tuple[UUID, Owner | None]:

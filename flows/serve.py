@@ -1,4 +1,4 @@
-"""Serves the retraining flow on a schedule, and the flow of approvals, until stopped."""
+"""Serves the flow of retraining, with approvals, or of monitoring on a schedule, until stopped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from pydantic import ValidationError
 
 from flows import server
 from flows.approve import approve
+from flows.monitor import monitor
 from flows.retrain import retrain
 from flows.signals import SIGNALS, stopped_by_signals
-from segops.operate import crashes, schedules
+from segops.operate import automations, crashes, schedules
+from segops.params.file import load_params
 from segops.runtime.errors import SegopsError, TransientError
 
 KEEP_SECONDS = 3.0
@@ -38,6 +40,7 @@ def serve(
     name: str = schedules.DEFAULT,
     replace: bool = False,
     catch_up: bool = True,
+    monitoring: bool = False,
 ) -> None:
     """Serve the flow on a schedule until stopped by a signal, or until the schedule is removed.
 
@@ -50,22 +53,30 @@ def serve(
         name: Of the schedule; a server has it once.
         replace: Take the schedule over from the process that serves it, which then ends.
         catch_up: Whether the newest run whose time has passed is made; the others are cancelled.
+        monitoring: Serve the flow of monitoring, and no other.
 
     Raises:
-        SegopsError: The expression, the time zone or the name is not valid, no server answers, or
-            the schedule is another process's.
+        SegopsError: The expression, the time zone or the name is not valid, no server answers, the
+            schedule is another process's, or there is nothing to monitor.
     """
     schedules.require_name(name)
     _require_valid(cron, timezone)
+    settings = load_params(root) if monitoring else None
+    if settings is not None:
+        settings.monitor.require_path()
     with stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
         owner = schedules.Owner.this_process(str(root))
         with schedules.client() as asked:
+            schedules.require_flow(
+                asked, name, schedules.MONITOR if monitoring else schedules.RETRAIN
+            )
             claimed, ending = schedules.claim(asked, name, owner, replace)
             undone.callback(_give_back, name, claimed)
             if ending is not None:
                 schedules.await_end(asked, name, ending)
-        about = f"Retrains {root}. Served by {owner.words}."
-        scheduled: Any = retrain.to_deployment(
+        about = f"{'Monitors' if monitoring else 'Retrains'} {root}. Served by {owner.words}."
+        served: Any = monitor if monitoring else retrain
+        scheduled = served.to_deployment(
             name=name,
             schedule=Cron(cron, timezone=timezone),
             concurrency_limit=1,
@@ -79,16 +90,20 @@ def serve(
             description=about,
             tags=[crashes.TAG],
         )
+        beside = None if monitoring else approval
         while True:
             try:
-                _serve_once(name, claimed, scheduled, approval, catch_up)
+                if settings is not None:
+                    with schedules.client() as asked:
+                        automations.put_drift(asked, settings)
+                _serve_once(name, claimed, scheduled, beside, catch_up)
                 return
             except (RuntimeError, httpx.HTTPError, TransientError) as error:
                 _await_server(own, error)
 
 
 def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_up: bool) -> None:
-    """Serve both flows until stopped.
+    """Serve the flow, and that of approvals where there is one, until stopped.
 
     Raises:
         RuntimeError: Prefect's runner gave up, because the server does not answer.
@@ -101,7 +116,8 @@ def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_u
     )
     added: Any = runner.add_deployment(scheduled)
     deployment: UUID = added
-    runner.add_deployment(approval)
+    if approval is not None:
+        runner.add_deployment(approval)
     with schedules.client() as asked:
         crashes.install(asked)
         schedules.crash_unbegun(asked, deployment)

@@ -52,6 +52,8 @@ def _message(root: Path, flow: Flow[..., Any], run: FlowRun, state: State[Any]) 
     if not state.is_completed():
         return messages.failed(what, state.message or state.name or "", run_page)
     result = getattr(state.data, "result", None)
+    if state.name == "Drift" and result is not None:
+        return messages.drifted(result, run_page)
     decision = getattr(result, "decision", None)
     if decision is None or state.name == "Unchanged":
         return None

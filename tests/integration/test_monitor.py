@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from PIL import Image
+from prefect.client.schemas.objects import FlowRun
 from typer.testing import CliRunner, Result
 
+from flows.cause import started_by
 from segops import paths
 from segops.cli import app
 from segops.data.store import PackedStore, pack
 from segops.operate.drift import KEPT, PAGE
+from segops.params.file import load_params
 from segops.predict.folder import predict_folder
 from segops.predict.log import log_files
 from segops.runtime.classes import VOC_CLASSES
@@ -24,6 +30,7 @@ from segops.voc.layout import IMAGES, MASKS, Layout, open_layout
 from tests.integration.conftest import dvc
 from tests.support import registry_workspace as rw
 from tests.support.drifting import Pixels, night, ordinary
+from tests.support.prefect_server import Serving, serving
 from tests.support.streets import street
 
 TRAIN, VAL = 12, 24
@@ -128,6 +135,46 @@ def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path) -> None:
     )
     assert "no such file" in str(monitor(tmp_path / "none").exception)
     assert not (root / PAGE).exists()
+
+
+@pytest.mark.slow
+def test_a_drift_that_the_flow_finds_starts_the_schedule(root: Path, tmp_path: Path) -> None:
+    from flows.monitor import monitor as monitoring
+    from flows.retrain import retrain
+    from segops.operate import automations, schedules
+
+    fill(root / "arrived", (night(ordinary(600 + seed)) for seed in range(30)))
+    rw.set_params(root, monitor={"path": "arrived", "retrain": "weekly"})
+    with serving(tmp_path / "prefect") as server, schedules.client() as client:
+        settings = load_params(root)
+        automations.put_drift(client, settings)  # there is no such schedule yet
+        assert server.read("automations") == []
+        scheduled: Any = retrain.to_deployment(name="weekly")
+        deployment = scheduled.apply()
+        for _ in range(2):
+            automations.put_drift(client, settings)
+        [automation] = server.read("automations")
+        assert automation["name"] == "segops: retrain segops on drift"
+        state: Any = monitoring(return_state=True)
+        assert (state.name, state.message) == ("Drift", state.result().sentence)
+        assert (root / PAGE).is_file()
+        end = time.monotonic() + 60
+        while not (runs := _runs_of(server, deployment)) and time.monotonic() < end:
+            time.sleep(0.5)
+        [run] = runs
+        assert started_by(FlowRun.model_validate(run), "weekly") == (
+            f"automation {automation['name']} by weekly, prefect flow run {run['id']}"
+        )
+        [page] = [one["data"] for one in server.read("artifacts") if one["key"] == "drift"]
+        assert "| colour and sharpness | **drift** |" in page
+        assert "brightness" in page
+        rw.set_params(root, monitor={"retrain": None})
+        automations.put_drift(client, load_params(root))
+        assert server.read("automations") == []
+
+
+def _runs_of(server: Serving, deployment: UUID) -> list[dict[str, Any]]:
+    return [one for one in server.read("flow_runs") if one["deployment_id"] == str(deployment)]
 
 
 @pytest.mark.slow

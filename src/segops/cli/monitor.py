@@ -50,7 +50,6 @@ def monitor(
     if json:
         log_to_stderr()
     from segops import files
-    from segops.monitor.page import value_of
     from segops.operate.drift import PAGE
     from segops.operate.drift import monitor as compare
 
@@ -64,12 +63,8 @@ def monitor(
         table.add_row(test.name, f"{test.corrected:.4f}", words)
     console.print(table)
     for test in found.drift.tests:
-        for one in test.changes[:SHOWN] if test.drifted else ():
-            if one.p <= found.drift.alpha:
-                now, before = (
-                    value_of(one.name, side[1], test.name) for side in (one.sample, one.reference)
-                )
-                console.say(f"{test.name}: {one.name} {now}, in the champion's data {before}")
+        for change in found.changes(test, SHOWN):
+            console.say(f"{test.name}: {change}")
     for name, reason in found.drift.left_out.items():
         console.say(f"Not compared: {name}, because {reason}.")
     for note in found.notes:

@@ -35,10 +35,12 @@ class Images:
     Attributes:
         ids: Image ids by split.
         read: Reads an image, uint8 (H, W, C).
+        size: Its two sides in pixels, without decoding it.
     """
 
     ids: Mapping[str, Sequence[str]]
     read: Callable[[str], NDArray[np.uint8]]
+    size: Callable[[str], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def measure(predictor: BundledPredictor, images: Images, path: Path, model: str)
     train, val = (chosen(images.ids[split]) for split in (TRAIN, VAL))
     seen = pipelined(train, lambda one: observe(images.read(one)), cores(), 2 * cores())
     pairs = list(zip(train, track(seen, "Observing train", len(train)), strict=True))
-    pixels = max((math.prod(images.read(one).shape[:2]) for one in val), default=1)
+    pixels = max((math.prod(images.size(one)) for one in val), default=1)
     with observing(predictor) as predict:
         predicted = predict_parallel(
             lambda one: predict(images.read(one))[1],

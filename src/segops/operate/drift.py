@@ -16,8 +16,8 @@ from segops import paths
 from segops.data.store import PackedStore
 from segops.monitor import reference as references
 from segops.monitor import sample as samples
-from segops.monitor.drift import Drift, Unusual, compare
-from segops.monitor.page import sentence, write_drift_page
+from segops.monitor.drift import Drift, Test, Unusual, compare
+from segops.monitor.page import sentence, value_of, write_drift_page
 from segops.monitor.reference import Images, Reference
 from segops.operate.data_version import cached_data
 from segops.params.file import Params, load_params
@@ -32,6 +32,7 @@ from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.voc.bands import read_pixels
 from segops.voc.cached import linked
+from segops.voc.decoding import decoded_size
 from segops.voc.layout import SPLITS, TRAIN, open_layout
 from segops.words import counted
 
@@ -47,6 +48,7 @@ class Monitored:
     Attributes:
         drift: What was found.
         model: What the model is called.
+        registered: Name of the workspace's registered model.
         bundle_digest: SHA-256 of its bundle.
         data_hash: Hash of its data.
         source: What was compared.
@@ -56,6 +58,7 @@ class Monitored:
 
     drift: Drift
     model: str
+    registered: str
     bundle_digest: str
     data_hash: str
     source: Path
@@ -66,6 +69,15 @@ class Monitored:
     def sentence(self) -> str:
         """What was found, in a sentence."""
         return sentence(self.drift)
+
+    def changes(self, test: Test, most: int) -> list[str]:
+        """What changed by a test, in words: at most so many statistics."""
+        return [
+            f"{one.name} {value_of(one.name, one.sample[1], test.name)} instead of "
+            f"{value_of(one.name, one.reference[1], test.name)}"
+            for one in test.changes
+            if test.drifted and one.p <= self.drift.alpha
+        ][:most]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with the most unusual images only."""
@@ -145,13 +157,28 @@ def monitor(
             notes=notes,
             picture=picture,
         )
-    return Monitored(drift, name, digest, data_hash, source, notes, page)
+    return Monitored(drift, name, settings.registry.model, digest, data_hash, source, notes, page)
+
+
+def monitor_watched(root: Path) -> Monitored:
+    """Compare what `monitor.path` names with the data of the champion.
+
+    Raises:
+        SegopsError: It names nothing; or as :func:`monitor`.
+        TransientError: MLflow does not answer.
+    """
+    path = load_params(root).monitor.require_path()
+    return monitor(root, root / path, root / PAGE)
 
 
 def _too_few(source: Path, sample: samples.Sample, least: int, days: float | None) -> str:
     within = "" if days is None else f" of the last {days:g} days"
     others = "" if not sample.others else f" ({sample.others} lines are of other models)"
-    failed = "" if not sample.failed else f"; {len(sample.failed)} cannot be read"
+    failed = (
+        ""
+        if not sample.failed
+        else (f"; {len(sample.failed)} cannot be read, the first: {sample.failed[0].rstrip('.')}")
+    )
     return (
         f"{source}: {counted(len(sample.images), 'image')}{within}{others}{failed}. A comparison "
         f"takes at least {least} (monitor.min_images). Gather more."
@@ -207,7 +234,7 @@ def _images(
         if _is_of(store, predictor, data_hash):
             predictor.require_channels(store.channels, "The model")
             ids = {split: store.ids(split) for split in SPLITS}
-            yield store.data_hash, Images(ids, store.image)
+            yield store.data_hash, Images(ids, store.image, store.size)
             return
     if version is None or data_hash is None:
         raise SegopsError(
@@ -231,7 +258,14 @@ def _images(
         )
         layout = open_layout(held, reading)
         ids = {split: layout.ids(split) for split in SPLITS}
-        yield data_hash, Images(ids, lambda one: read_pixels(layout, one))
+        yield (
+            data_hash,
+            Images(
+                ids,
+                lambda one: read_pixels(layout, one),
+                lambda one: decoded_size(layout, layout.image_path(one)),
+            ),
+        )
 
 
 def _is_of(store: PackedStore, predictor: BundledPredictor, data_hash: str | None) -> bool:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segops.failure import shortened
+from segops.operate.automations import model_resource
 from segops.params.notify import Event
 from segops.report.figures import sentence
 
 if TYPE_CHECKING:
+    from segops.operate.drift import Monitored
     from segops.release.gate import Decision
     from segops.release.smoke import Smoke
 
@@ -100,6 +102,27 @@ def decided(
         tuple(lines),
         resource=f"segops.model-version.{decision.model}.{number}",
         figures={**known, "champion": decision.champion_version},
+    )
+
+
+def drifted(found: Monitored, links: Iterable[str] = ()) -> Message:
+    """Return the message of a drift.
+
+    Args:
+        found: The comparison.
+        links: Further lines.
+    """
+    lines = [
+        f"{test.name}: p {test.corrected:.4f} {', '.join(found.changes(test, 3))}"
+        for test in found.drift.tests
+        if test.drifted
+    ]
+    return Message(
+        "drift",
+        f"{found.registered}: {found.sentence.rstrip('.')}",
+        (*lines, *found.notes, f"Page: {found.page}", *links),
+        resource=model_resource(found.registered),
+        figures={test.name: test.corrected for test in found.drift.tests},
     )
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from segops.operate.messages import Message
-from segops.operate.schedules import FLOW, listed
+from segops.operate.schedules import listed
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -39,7 +39,7 @@ def silent(server: SyncPrefectClient, hours: float, now: datetime | None = None)
         return ["The Prefect server has no schedule."]
     sentences = []
     for one in schedules:
-        deployment = server.read_deployment_by_name(f"{FLOW}/{one.name}")
+        deployment = server.read_deployment_by_name(f"{one.flow}/{one.name}")
         last = server.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=ended)),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from segops.runtime.errors import SegopsError
 from segops.runtime.section import Positive, Section
 
 
@@ -14,10 +15,9 @@ class MonitorParams(Section):
 
     path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="Directory of images, or prediction log, that the flow `monitor` compares; "
-        "null: the flow is not served.",
+        description="Directory of images, or prediction log, that the flow `monitor` compares, "
+        "relative to the workspace; `segops schedule --monitor` needs it.",
     )
-    cron: str = Field("0 5 * * *", description="When the flow `monitor` runs.")
     days: Positive | None = Field(
         None, description="Compare only what came within so many days; null: all."
     )
@@ -27,4 +27,19 @@ class MonitorParams(Section):
     min_images: Annotated[int, Field(ge=10)] = Field(
         20, description="Fewer images than these are not compared."
     )
-    retrain: bool = Field(False, description="Whether a drift that the flow finds starts a run.")
+    retrain: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Name of the schedule of which a drift that the flow finds starts a run."
+    )
+
+    def require_path(self) -> str:
+        """Return what the flow `monitor` compares.
+
+        Raises:
+            SegopsError: The parameters name nothing.
+        """
+        if self.path is None:
+            raise SegopsError(
+                "monitor.path in params.yaml is null: expected a directory of images, or a log "
+                "that `segops predict --log` writes."
+            )
+        return self.path

@@ -171,14 +171,14 @@ def test_a_reference_is_kept_and_a_damaged_one_is_not_taken(
     def order(number: int) -> str:
         return sha256_bytes(f"i{number}".encode())
 
-    made = measure(predictor, Images(ids, images.__getitem__), path, "a" * 64)
+    made = measure(predictor, Images(ids, images.__getitem__, lambda _: (40, 56)), path, "a" * 64)
     assert (len(made.train), len(made.val)) == (5, 3)
     again = read_kept(path, "a" * 64)
     assert again is not None
     # What is kept equals what is observed again: other digits would be a drift.
     assert again.train == tuple(observe(images[f"i{one}"]) for one in sorted(range(5), key=order))
     content = path.read_bytes()
-    measure(predictor, Images(ids, images.__getitem__), path, "a" * 64)
+    measure(predictor, Images(ids, images.__getitem__, lambda _: (40, 56)), path, "a" * 64)
     assert path.read_bytes() == content
     path.write_bytes(content[:-40])
     assert read_kept(path, "a" * 64) is None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -24,6 +25,7 @@ from segops.operate import archive
 from segops.operate.backup import Backed, backup
 from segops.operate.clean import Wanted, clean, plan
 from segops.operate.restore import restore
+from segops.operate.runs import RECORD, Run
 from segops.predict.bundle import load_bundle
 from segops.record import kept_lineage
 from segops.release import promotion, versions
@@ -326,14 +328,19 @@ def test_what_is_young_or_within_the_budget_stays(root: Path) -> None:
     assert first.time == min(one.time for one in young.young)
 
 
-def test_a_run_under_way_is_not_cleaned_around(root: Path) -> None:
+def test_kept_worktrees_go_and_a_run_under_way_is_not_cleaned_around(root: Path) -> None:
+    made.git(root, "worktree", "add", "-q", "--detach", str(root / paths.RUNS / "bad/worktree"))
+    run = Run("bad", "main", "0" * 40, "2026-01-01T00:00:00+00:00", "me", state="failed")
+    files.write_json(root / paths.RUNS / "bad" / RECORD, asdict(run))
     seen = plan(root, NOW)
+    assert [one.name for one in seen.pieces if one.kind == "worktree"] == ["run bad"]
     with (
         files.exclusive(root / paths.RUN_LOCK, "a run"),
         pytest.raises(SegopsError, match="a run is under way"),
     ):
         clean(root, NOW, seen)
-    assert len(plan(root, NOW).pieces) == len(seen.pieces)
+    assert not (root / paths.RUNS / "bad").exists()
+    assert len(plan(root, NOW).pieces) == len(seen.pieces) - 1
 
 
 CLEANING = """

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from segops import files, paths, pipeline
+from segops.operate import runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
 from segops.params.file import load_params
 from segops.record import moved
@@ -40,6 +41,8 @@ from segops.voc.cached import listed
 
 Kind = Literal["record", "DVC's cache", "worktree", "copy of the database"]
 DAY = 86400.0
+RUNS_LOCK = paths.RUNS / ".lock"
+"""Held while a run in a worktree starts or is removed."""
 log = logging.getLogger("segops")
 
 
@@ -59,7 +62,7 @@ class Piece:
     name: str
     time: float
     bytes: int
-    remove: Callable[[], None] = field(compare=False, repr=False)
+    remove: Callable[[], object] = field(compare=False, repr=False)
 
 
 @dataclass
@@ -127,6 +130,13 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
     with ExitStack() as held:
         held.enter_context(files.exclusive(home / KEEP_LOCK, "a backup or a clean-up"))
         held.enter_context(files.exclusive(home / paths.REPRODUCE_LOCK, "a reproduction"))
+        worktrees = [one for one in seen.pieces if one.kind == "worktree"]
+        for one in worktrees:
+            one.remove()
+        held.enter_context(files.exclusive(home / RUNS_LOCK, "the start of a run"))
+        for run in runs.every(home):
+            if run.state == "running":
+                raise SegopsError(f"Run {run.name} is under way. Wait for its end, or stop it.")
         for place in (home, *_worktrees(home)):
             held.enter_context(files.exclusive(place / paths.RUN_LOCK, "a run"))
             held.enter_context(files.exclusive(place / paths.STAGE_LOCK, "a stage"))
@@ -137,6 +147,7 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
             found.pieces = [one for one in found.pieces if (one.kind, one.name) in names]
             for one in found.pieces:
                 one.remove()
+            found.pieces += worktrees
     return found
 
 
@@ -144,7 +155,7 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
 def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
     """Yield the plan; its pieces can be removed within the block."""
     found = Plan(total=sum(map(_bytes, _places(home))))
-    pieces = [*_copies(home), *_reproductions(home)]
+    pieces = [*_copies(home), *_reproductions(home), *_runs(home)]
     with ExitStack() as held:
         kept: list[Held] = []
         store: Store | None = None
@@ -277,12 +288,21 @@ def _reproductions(home: Path) -> Iterator[Piece]:
     """Yield the worktrees that reproductions kept."""
     for folder in (home / paths.STATE).glob("reproduce-*"):
         if folder.is_dir():
+            yield Piece(
+                "worktree", folder.name, folder.stat().st_mtime, _bytes(folder),
+                partial(worktree.remove, home, folder),
+            )  # fmt: skip
 
-            def remove(folder: Path = folder) -> None:
-                shutil.rmtree(folder)
-                _git(home, "worktree", "prune")
 
-            yield Piece("worktree", folder.name, folder.stat().st_mtime, _bytes(folder), remove)
+def _runs(home: Path) -> Iterator[Piece]:
+    """Yield the worktrees of runs that ended and were kept; their branches stay."""
+    for run in runs.every(home):
+        if run.state != "running":
+            folder = runs.home_of(home) / run.name
+            yield Piece(
+                "worktree", f"run {run.name}", folder.stat().st_mtime, _bytes(folder),
+                partial(runs.clean, home, run.name),
+            )  # fmt: skip
 
 
 def _worktrees(home: Path) -> list[Path]:

@@ -45,15 +45,9 @@ app = typer.Typer(
 for command in (
     life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
-    card.card,
-    evaluate.evaluate, compare.compare, predict.predict, monitor.monitor, look.status, look.models,
-    look.ui,
-    deploy.deploy, watch.watch, keep.backup, keep.restore, keep.clean,
-    evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
-    deploy.deploy,
-    keep.backup, keep.restore,
-    doctor.doctor,
-    doctor.doctor, up.up,
+    card.card, evaluate.evaluate, compare.compare, predict.predict, monitor.monitor,
+    look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
+    keep.backup, keep.restore, keep.clean, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

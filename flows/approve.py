@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 
 from flows.failures import failed
 from flows.retrain import call, guarded, smoke, step
+from flows.telling import tell
 from segops import paths
 from segops.runtime.errors import SegopsError
 
@@ -27,7 +28,13 @@ def promote_candidate(root: Path, version: str, reason: str) -> Approved | State
     return guarded(lambda: approve_candidate(root, version, reason, use_login=False))
 
 
-@flow(name="approve", persist_result=False)
+@flow(
+    name="approve",
+    persist_result=False,
+    on_completion=[tell],
+    on_failure=[tell],
+    on_crashed=[tell],
+)
 def approve(version: str, reason: str) -> State[Any]:
     """Promote a candidate.
 
@@ -50,5 +57,5 @@ def approve(version: str, reason: str) -> State[Any]:
         return failed(error)
     words = f"Version {version} is approved by {approved.by}."
     if tested is None or tested.passed:
-        return Completed(name="Promoted", message=words)
+        return Completed(name="Promoted", message=words, data=approved)
     return Failed(name="Withdrawn", message=f"{words} {tested.sentence}")

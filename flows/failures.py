@@ -23,6 +23,8 @@ LONGEST = 4000
 ENDED = "Finished in state Failed("
 AGAIN = ("Engine execution exited", "Execution of flow run", "Execution exited")
 """Beginnings of messages that repeat the exception of a failed run."""
+HOOK = ("Running hook 'tell'", "Hook 'tell' finished")
+"""Beginnings of messages about :func:`flows.telling.tell`, which logs whom it told."""
 
 
 def failed(error: SegopsError) -> State[Any]:
@@ -33,6 +35,8 @@ def failed(error: SegopsError) -> State[Any]:
 
 
 def _tell_once(record: logging.LogRecord) -> bool:
+    if str(record.msg).startswith(HOOK):
+        return False
     if record.exc_info:
         error = record.exc_info[1]
         if isinstance(error, SegopsError) and str(record.msg).startswith(AGAIN):

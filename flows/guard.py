@@ -6,6 +6,8 @@ A browser sends requests to this machine for any page that it shows, and names t
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 POLICY = (
     "frame-ancestors 'none'; connect-src 'self'; img-src 'self' data: blob:; form-action 'self'"
 )
+HEALTH = "/health"
+"""What anybody may ask a server that asks for a login: whether it works."""
 
 
 class Guard:
@@ -23,11 +27,13 @@ class Guard:
     Args:
         app: The server.
         hosts: Allowed values of ``Host``: `NAME:PORT`, or `NAME` for the scheme's default port.
+        login: `NAME:PASSWORD` that it asks for; None where the server itself asks for credentials.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], login: str | None = None) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._login = None if login is None else b"Basic " + base64.b64encode(login.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI request."""
@@ -35,12 +41,22 @@ class Guard:
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
-        if refusal is None:
+        if refusal is None and self._is_known(scope):
             await self._app(scope, receive, _with_policy(send))
+        elif refusal is None and scope["type"] == "http":
+            asks = {"WWW-Authenticate": 'Basic realm="segops"'}
+            answer = PlainTextResponse("Log in.\n", status_code=401, headers=asks)
+            await answer(scope, receive, _with_policy(send))
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": refusal})
+            await send({"type": "websocket.close", "code": 1008, "reason": refusal or "Log in."})
         else:
-            await PlainTextResponse(refusal + "\n", status_code=403)(scope, receive, send)
+            await PlainTextResponse(f"{refusal}\n", status_code=403)(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        if self._login is None or scope["path"] == HEALTH:
+            return True
+        given = Headers(scope=scope).get("authorization", "")
+        return secrets.compare_digest(given.encode("latin-1"), self._login)
 
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows import server
+from segops.operate import surroundings
 
 if TYPE_CHECKING:
     from flows.retrain import Summary
 
 
-def run(root: Path, force: bool = False) -> Summary:
+def run(root: Path, force: bool = False, **options: Any) -> Summary:
     """Run the flow in this process.
 
     Args:
         root: The workspace.
         force: Run every stage again, changed or not.
+        options: As :func:`flows.retrain.run` takes them.
 
     Raises:
-        SegopsError: No server starts, or a stage or a step failed; the log says where.
+        SegopsError: The machine does not let a run end well, no server starts, or a stage or a step
+            failed; the log says where.
     """
+    surroundings.require(root)
     # Collecting during the imports scans many objects and frees none; it takes a tenth of the time.
     gc.disable()
     with server.for_one_run() as await_server:
@@ -34,4 +38,4 @@ def run(root: Path, force: bool = False) -> Summary:
         gc.freeze()
         gc.enable()
         await_server()
-        return retrain.run(root, force)
+        return retrain.run(root, force, **options)

@@ -6,10 +6,9 @@ is read from ``dvc.yaml``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,11 +17,15 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
+from flows import cause
 from flows.failures import failed, told_by_caller
+from flows.telling import tell
 from segops import faults, files, paths, pipeline
+from segops.operate import surroundings
+from segops.operate.place import Wanted, chosen
 from segops.params.file import load_params
 from segops.report.figures import sentence
 from segops.report.markdown import escaped
@@ -51,6 +54,7 @@ class Summary:
         evaluation: The content of ``metrics/evaluation.json``.
         tracking_uri: The address of MLflow's record.
         smoke: The result of the smoke test; None where none was due.
+        run: Name of a run in a worktree of its own.
     """
 
     outcomes: dict[str, str]
@@ -61,11 +65,13 @@ class Summary:
     evaluation: dict[str, Any]
     tracking_uri: str
     smoke: Smoke | None = None
+    run: str | None = None
 
     @property
     def unchanged(self) -> bool:
-        """Whether no stage ran and no version was registered."""
-        return not self.created and "ran" not in self.outcomes.values()
+        """Whether no version was registered and no stage ran but the one that always runs."""
+        ran = {name for name, outcome in self.outcomes.items() if outcome == "ran"}
+        return not self.created and ran <= {pipeline.CODE}
 
 
 def is_transient(_task: object, _run: TaskRun, state: State[Any]) -> bool:
@@ -110,6 +116,12 @@ def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.StageOut
         return outcome
 
     return guarded(bring_up_to_date)
+
+
+@step(task_run_name="surroundings")
+def ready(root: Path) -> State[Any] | None:
+    """Check what the run needs of the machine, the user and the environment."""
+    return guarded(lambda: surroundings.require(root))
 
 
 @step(task_run_name="data")
@@ -158,8 +170,20 @@ def smoke(root: Path) -> Smoke | State[Any] | None:
     return guarded(lambda: test_champion(root))
 
 
-@flow(name="retrain", persist_result=False)
-def retrain(force: bool = False) -> State[Any]:
+@flow(
+    name="retrain",
+    persist_result=False,
+    on_completion=[tell],
+    on_failure=[tell],
+    on_crashed=[tell],
+)
+def retrain(
+    force: bool = False,
+    isolated: bool | None = None,
+    revision: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    wait: bool = True,
+) -> State[Any]:
     """Run all stages of a workspace, record the model, and let the gate decide on it.
 
     The workspace is that of the process's working directory. It is no parameter, because a person
@@ -167,11 +191,21 @@ def retrain(force: bool = False) -> State[Any]:
 
     Args:
         force: Run every stage again, changed or not.
+        isolated: Run in a worktree of its own; without it, a run of a deployment does.
+        revision: The commit to run in a worktree, as git takes it; without it, that of the
+            workspace.
+        overrides: Parameters to change in a worktree, by dotted key: `{"train.lr": 0.01}`.
+        wait: Wait while another run is under way in the workspace; else the run fails then.
     """
     try:
         workspace = paths.workspace()
-        with files.exclusive(workspace / paths.RUN_LOCK, "another run"):
-            summary = _retrain(workspace, force)
+        cause.declare()
+        wanted = Wanted(isolated, revision, overrides or {}, wait, deployment.id is not None)
+        say = get_run_logger().info
+        with faults.named(), chosen(workspace, flow_run.name, wanted, say) as place:
+            summary = replace(_retrain(place.root, force), run=place.name)
+            verdict, is_unchanged = summary.decision.verdict, summary.unchanged
+            place.keep(summary.model, summary.version, verdict, unchanged=is_unchanged)
     except SegopsError as error:
         return failed(error)
     _show(summary)
@@ -186,7 +220,7 @@ def _retrain(root: Path, force: bool) -> Summary:
     from segops.release import champion_evaluation
 
     parameters = load_params(root)
-    os.environ.setdefault("SEGOPS_STARTED_BY", f"prefect flow run {flow_run.id}")
+    call(ready, root)
     call(data, root, Path(parameters.data.path))
     stages = pipeline.states(root)
     due = {state.name for state in stages if force or state.state != "up to date"}
@@ -268,13 +302,20 @@ def _shown(value: float | None) -> str:
     return "absent" if value is None else f"{value:.3f}"
 
 
-def run(root: Path, force: bool = False) -> Summary:
+def run(root: Path, force: bool = False, *, name: str | None = None, **parameters: Any) -> Summary:
     """Run the flow once in this process, on the configured Prefect server.
+
+    Args:
+        root: The workspace.
+        force: Run every stage again, changed or not.
+        name: Name of the flow run and, in a worktree, of the run; None: Prefect chooses one.
+        parameters: Further parameters of the flow :func:`retrain`.
 
     Raises:
         SegopsError: A stage or a step failed.
     """
+    named: Any = retrain if name is None else retrain.with_options(flow_run_name=name)
     with chdir(root), told_by_caller():
-        state: Any = retrain(force, return_state=True)
+        state = named(force, return_state=True, **parameters)
     summary: Summary = state.result()
     return summary

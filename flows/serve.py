@@ -1,15 +1,12 @@
-"""Serves the retraining flow on a schedule, and the flow of approvals, until stopped."""
+"""Serves the flow of retraining, with approvals, or of monitoring on a schedule, until stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -21,20 +18,18 @@ from pydantic import ValidationError
 
 from flows import server
 from flows.approve import approve
+from flows.monitor import monitor
 from flows.retrain import retrain
-from segops.operate import crashes, schedules
+from flows.signals import SIGNALS, stopped_by_signals
+from segops.operate import automations, crashes, schedules
+from segops.params.file import load_params
 from segops.runtime.errors import SegopsError, TransientError
 
 KEEP_SECONDS = 3.0
 """Time between two looks at whether the schedule is still this process's."""
 PRUNE_EVERY = 20
 """Looks between two prunings of runs that wait."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 log = logging.getLogger("segops")
-
-
-class _StoppedError(Exception):
-    """A signal asked this process to stop."""
 
 
 def serve(
@@ -45,6 +40,7 @@ def serve(
     name: str = schedules.DEFAULT,
     replace: bool = False,
     catch_up: bool = True,
+    monitoring: bool = False,
 ) -> None:
     """Serve the flow on a schedule until stopped by a signal, or until the schedule is removed.
 
@@ -57,22 +53,30 @@ def serve(
         name: Of the schedule; a server has it once.
         replace: Take the schedule over from the process that serves it, which then ends.
         catch_up: Whether the newest run whose time has passed is made; the others are cancelled.
+        monitoring: Serve the flow of monitoring, and no other.
 
     Raises:
-        SegopsError: The expression, the time zone or the name is not valid, no server answers, or
-            the schedule is another process's.
+        SegopsError: The expression, the time zone or the name is not valid, no server answers, the
+            schedule is another process's, or there is nothing to monitor.
     """
     schedules.require_name(name)
     _require_valid(cron, timezone)
-    with _stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
+    settings = load_params(root) if monitoring else None
+    if settings is not None:
+        settings.monitor.require_path()
+    with stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
         owner = schedules.Owner.this_process(str(root))
         with schedules.client() as asked:
+            schedules.require_flow(
+                asked, name, schedules.MONITOR if monitoring else schedules.RETRAIN
+            )
             claimed, ending = schedules.claim(asked, name, owner, replace)
             undone.callback(_give_back, name, claimed)
             if ending is not None:
                 schedules.await_end(asked, name, ending)
-        about = f"Retrains {root}. Served by {owner.words}."
-        scheduled: Any = retrain.to_deployment(
+        about = f"{'Monitors' if monitoring else 'Retrains'} {root}. Served by {owner.words}."
+        served: Any = monitor if monitoring else retrain
+        scheduled = served.to_deployment(
             name=name,
             schedule=Cron(cron, timezone=timezone),
             concurrency_limit=1,
@@ -86,16 +90,20 @@ def serve(
             description=about,
             tags=[crashes.TAG],
         )
+        beside = None if monitoring else approval
         while True:
             try:
-                _serve_once(name, claimed, scheduled, approval, catch_up)
+                if settings is not None:
+                    with schedules.client() as asked:
+                        automations.put_drift(asked, settings)
+                _serve_once(name, claimed, scheduled, beside, catch_up)
                 return
             except (RuntimeError, httpx.HTTPError, TransientError) as error:
                 _await_server(own, error)
 
 
 def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_up: bool) -> None:
-    """Serve both flows until stopped.
+    """Serve the flow, and that of approvals where there is one, until stopped.
 
     Raises:
         RuntimeError: Prefect's runner gave up, because the server does not answer.
@@ -108,7 +116,8 @@ def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_u
     )
     added: Any = runner.add_deployment(scheduled)
     deployment: UUID = added
-    runner.add_deployment(approval)
+    if approval is not None:
+        runner.add_deployment(approval)
     with schedules.client() as asked:
         crashes.install(asked)
         schedules.crash_unbegun(asked, deployment)
@@ -146,24 +155,6 @@ def _require_valid(cron: str, timezone: str) -> None:
             f"--cron {cron!r} --timezone {timezone!r}: {reasons}. "
             'Expected five fields such as "0 3 * * 1" and a name such as Europe/Berlin.'
         ) from None
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """End the block, with all that it cleans up, when a signal asks for it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for one in SIGNALS:  # what is cleaned up is not interrupted
-            signal.signal(one, signal.SIG_IGN)
-        raise _StoppedError
-
-    before = {one: signal.signal(one, stop) for one in SIGNALS}
-    try:
-        with suppress(_StoppedError):
-            yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 async def _serve(runner: Runner, name: str, claimed: UUID, deployment: UUID) -> None:

@@ -1,4 +1,4 @@
-"""Starts Prefect servers that ask for credentials and refuse requests from other pages.
+"""Starts Prefect and MLflow servers that ask for credentials and refuse requests from other pages.
 
 A server runs in a separate process, :mod:`flows.server_process`, on a socket that is bound here, so
 that no other process can take its port; requests wait until it is ready. Prefect is imported late,
@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
+from segops.operate import surroundings
 from segops.runtime.errors import SegopsError
 
 LOOPBACK = "127.0.0.1"
@@ -28,23 +29,31 @@ PORT = 4200
 START_SECONDS = 120.0
 """The first start after an installation takes long, because no file is cached."""
 END_SECONDS = 10.0
+Kind = Literal["prefect", "mlflow"]
+NAMES: dict[Kind, tuple[str, str]] = {
+    "prefect": ("Prefect", "/api/health"),
+    "mlflow": ("MLflow", "/health"),
+}
+"""Per kind of server: its name, and the path that says whether it works."""
 log = logging.getLogger("segops")
 
 
 class Server:
-    """A guarded Prefect server in a child process.
+    """A guarded server in a child process.
 
     The child reads a pipe from this process and ends as soon as this process ends in any way.
 
     Args:
         port: Port on 127.0.0.1; 0: a free port.
         once: It serves a single run: no page, no schedules.
+        kind: `prefect`, or `mlflow` with the record that ``MLFLOW_BACKEND_STORE_URI`` names.
 
     Raises:
         SegopsError: The port is taken.
     """
 
-    def __init__(self, port: int = 0, *, once: bool = False) -> None:
+    def __init__(self, port: int = 0, *, once: bool = False, kind: Kind = "prefect") -> None:
+        self.name, health = NAMES[kind]
         with ExitStack() as handed_over:
             bound = handed_over.enter_context(_bound(LOOPBACK, port))
             port = bound.getsockname()[1]
@@ -53,9 +62,10 @@ class Server:
                 kept.append(_claim(LOOPBACK, port))
                 handed_over.callback(os.close, kept[-1])
             self.address = f"http://{LOOPBACK}:{port}"
+            self._health = f"{self.address}{health}"
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
             self._process = subprocess.Popen(
-                _command(bound, "--tied", *(["--once"] if once else [])),
+                _command(bound, kind, "--tied", *(["--once"] if once else [])),
                 env=_environment(),
                 stdin=subprocess.PIPE,
                 stdout=self._output,
@@ -83,15 +93,17 @@ class Server:
         import httpx
 
         try:
-            httpx.get(
-                f"{self.address}/api/health", timeout=START_SECONDS, trust_env=False
-            ).raise_for_status()
+            httpx.get(self._health, timeout=START_SECONDS, trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
-            self._output.seek(0)
-            lines = self._output.read().decode(errors="replace").strip().splitlines()
             raise SegopsError(
-                f"{self.address}: the Prefect server did not start: {lines[-1] if lines else error}"
+                f"{self.address}: the {self.name} server did not start: {self.last_line() or error}"
             ) from None
+
+    def last_line(self) -> str:
+        """Return the last line that it printed; empty if it printed none."""
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
     def stop(self) -> None:
         """Stop the server; it gets time to finish its work."""
@@ -199,7 +211,11 @@ def for_questions() -> Iterator[None]:
 
 
 def become_server(
-    host: str, port: int, allowed_hosts: Sequence[str], say: Callable[[str], None]
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str],
+    say: Callable[[str], None],
+    kind: Kind = "prefect",
 ) -> NoReturn:
     """Turn this process into a server with its page, until it is stopped.
 
@@ -208,6 +224,7 @@ def become_server(
         port: Its port.
         allowed_hosts: Allowed values of a request's ``Host`` besides this machine's own names.
         say: Called with each line to print.
+        kind: As for :class:`Server`.
 
     Raises:
         SegopsError: The port is taken, or the credentials are not usable.
@@ -219,9 +236,9 @@ def become_server(
     for handle in (bound.fileno(), _claim(host, port)):
         os.set_inheritable(handle, True)
     shown = LOOPBACK if host == "0.0.0.0" else host
-    say(f"Prefect page: http://{shown}:{port} (Ctrl-C ends it)")
+    say(f"{NAMES[kind][0]} page: http://{shown}:{port} (Ctrl-C ends it)")
     say(f"To log in, enter {whereabouts()}.")
-    command = _command(bound, *(word for one in allowed_hosts for word in ("--host", one)))
+    command = _command(bound, kind, *(word for one in allowed_hosts for word in ("--host", one)))
     os.execve(command[0], command, _environment())
 
 
@@ -261,7 +278,7 @@ def _claim(host: str, port: int) -> int:
             if time.monotonic() > end:
                 os.close(handle)
                 raise SegopsError(
-                    f"{path}: another Prefect server of yours holds {host}:{port}. Stop it, or "
+                    f"{path}: another server of yours holds {host}:{port}. Stop it, or "
                     "choose another port."
                 ) from None
             time.sleep(0.1)
@@ -292,10 +309,11 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _command(bound: socket.socket, *options: str) -> list[str]:
+def _command(bound: socket.socket, kind: Kind, *options: str) -> list[str]:
     # -P: a module in the working directory must not replace one of ours.
     command = [sys.executable, "-P", "-m", "flows.server_process"]
-    return [*command, str(bound.fileno()), *options]
+    of_kind = ["--mlflow"] if kind == "mlflow" else []
+    return [*command, str(bound.fileno()), *of_kind, *options]
 
 
 def _environment() -> dict[str, str]:
@@ -349,6 +367,7 @@ def _require(url: str) -> None:
     import httpx
     from prefect.client.orchestration import get_client
 
+    surroundings.require_prefect(url)
     try:
         with get_client(sync_client=True) as client:
             client.read_flows(limit=1)

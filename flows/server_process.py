@@ -1,4 +1,4 @@
-"""The process of a guarded Prefect server; :mod:`flows.server` starts it."""
+"""The process of a guarded Prefect or MLflow server; :mod:`flows.server` starts it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp
 from segops.runtime.errors import SegopsError
 
 HTTP_PORT = 80
+KEPT = timedelta(days=30)
+"""Time that ended runs are kept, with their logs and artifacts; Prefect keeps events for a week."""
 GRACE_SECONDS = 5.0
 """Time that a stopping server has to finish its work."""
 
@@ -28,6 +31,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="flows.server_process")
     parser.add_argument("socket", type=int, help="File descriptor of the bound socket.")
+    parser.add_argument("--mlflow", action="store_true", help="Serve MLflow's record and page.")
     parser.add_argument("--once", action="store_true", help="Serve a single run: no page.")
     parser.add_argument("--tied", action="store_true", help="End when the parent process ends.")
     parser.add_argument("--host", action="append", default=[], help="Also answer to this Host.")
@@ -37,7 +41,14 @@ def main() -> None:
         threading.Thread(target=_end_with_standard_input, args=(serving,), daemon=True).start()
     # Collecting during the imports scans many objects, frees none and takes a sixth of the start.
     gc.disable()
-    app = _app(arguments.once)
+    login = None
+    if arguments.mlflow:
+        from flows.credentials import credentials
+        from segops.record.page import application
+
+        app, login = application(), credentials()
+    else:
+        app = _app(arguments.once)
     if app is None:
         return
     gc.freeze()
@@ -52,7 +63,7 @@ def main() -> None:
         hosts += names
     server = uvicorn.Server(
         uvicorn.Config(
-            Guard(app, [*hosts, *arguments.host]),
+            Guard(app, [*hosts, *arguments.host], login),
             lifespan="on",
             log_level="warning",
             proxy_headers=False,
@@ -80,12 +91,32 @@ def _app(once: bool) -> ASGIApp | None:
     os.environ.setdefault(
         "PREFECT_SERVER_UI_STATIC_DIRECTORY", str(Path(PREFECT_HOME.value()) / "segops-ui")
     )
+    _bound_history()
     refresh_global_settings_context()
     if PREFECT_SERVER_API_AUTH_STRING.value() != expected:
         raise SegopsError("Prefect's server does not take its credentials; it is not started.")
     from prefect.server.api.server import create_app
 
+    if once:  # Prefect's temporary servers remove old events alone
+        from prefect.server.services.db_vacuum import schedule_vacuum_tasks
+        from prefect.server.services.perpetual_services import perpetual_service
+
+        perpetual_service(enabled_getter=lambda: True, run_in_ephemeral=True)(schedule_vacuum_tasks)
     return create_app(ephemeral=once)
+
+
+def _bound_history() -> None:
+    """Have the server remove old runs, unless the user has set how long it keeps them."""
+    from prefect.settings import get_current_settings
+
+    present = get_current_settings().server.services.db_vacuum.model_fields_set
+    for name, value in (
+        ("enabled", "events,flow_runs"),
+        ("retention_period", str(int(KEPT.total_seconds()))),
+        ("event_retention_overrides", f'{{"prefect.flow-run.heartbeat": {24 * 3600}}}'),
+    ):
+        if name not in present:
+            os.environ[f"PREFECT_SERVER_SERVICES_DB_VACUUM_{name.upper()}"] = value
 
 
 def _end_with_standard_input(serving: list[uvicorn.Server]) -> None:

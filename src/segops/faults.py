@@ -53,6 +53,15 @@ CONFLICTS = {
     ),
 }
 """What is wrong with a path, and what to do, by the error's number."""
+TEAM = {
+    "psycopg2": "PostgreSQL",
+    "asyncpg": "PostgreSQL",
+    "boto3": "S3",
+    "botocore": "S3",
+    "dvc_s3": "S3",
+    "flask_wtf": "MLflow's logins",
+}
+"""Modules of the extra `team`, and what needs them."""
 NO_PLACE = "No usable temporary directory"
 OTHER_PLACE = f"Free space there, or set TMPDIR to a directory that you may write, {AGAIN}"
 NUMBERED = re.compile(r"(?:os error |errno )(\d+)", re.IGNORECASE)
@@ -67,6 +76,14 @@ TEXTS = {
     ),
 }
 """What libraries write into errors of their own, which hold no number."""
+SHARED = re.compile(r"shared memory\(shm\)|</torch_\d+")
+"""How torch names a file in shared memory."""
+LESS = "lower hardware.workers, train.batch_size or augment.crop"
+SHARED_FULL = f"/dev/shm is full. Enlarge it (a container: --shm-size=2g), or {LESS}, {AGAIN}."
+LOADER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([\w ]+)|exited)"
+)
+"""What torch says when a process that makes samples ends early."""
 
 
 @contextmanager
@@ -99,10 +116,25 @@ def is_shortage(error: BaseException) -> bool:
     return False
 
 
+def without_package(module: str) -> str:
+    """Return the sentence for a module of the extra `team` that is not installed."""
+    return (
+        f"{TEAM[module]} needs the package {module}, which is not installed. "
+        "`pip install 'segops[team]'` installs it."
+    )
+
+
 def _sentence(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name in TEAM:
+            return without_package(cause.name)
+        # torch names the signal in the cause of the error that it raises.
+        if (ended := LOADER.search(str(cause))) and (ended[2] or cause.__cause__ is None):
+            return _ended(ended[1], ended[2] or "")
         path, number = _path(cause), _number(cause)
+        if number == errno.ENOSPC and SHARED.search(str(cause)):
+            return SHARED_FULL
         if number in SHORTAGES:
             what, advice = SHORTAGES[number]
             return f"{path or _where(number)}{what}. {advice}."
@@ -115,6 +147,17 @@ def _sentence(error: BaseException) -> str | None:
             return f"{path}{what}. {advice}."
         cause = cause.__cause__
     return None
+
+
+def _ended(process: str, signal: str) -> str:
+    """Return what ended a process that makes samples, and what to do."""
+    if signal == "Bus error":
+        return SHARED_FULL
+    return (
+        f"Process {process}, which made samples, was ended from outside"
+        f"{f' ({signal})' if signal else ''}, as the system does where memory is short. "
+        f"Give more memory, or {LESS}, {AGAIN}; a training continues where it was."
+    )
 
 
 def _number(error: BaseException) -> int | None:

@@ -6,6 +6,7 @@ that DVC does not see by itself: :mod:`segops.code` leaves this module out of wh
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -46,6 +47,7 @@ KEPT_CHAMPION = STATE / "reference"
 COMPARED = STATE / "compared"
 JUDGED = STATE / "judged"
 REPRODUCE_LOCK = STATE / "reproduce.lock"
+RUNS = STATE / "runs"
 DECISION = STATE / "decision.json"
 TEST_SCORES = LEDGER / "test_scores.jsonl"
 
@@ -79,6 +81,9 @@ def state_home(root: Path) -> Path:
     """The main checkout of `root`, where ``mlflow.db``, its artifacts and the ledger live.
 
     A git worktree and the temporary copy of ``dvc exp run --temp`` both lead back to it.
+
+    Raises:
+        SegopsError: Git refuses the checkout, because it belongs to another user.
     """
     root = root.resolve()
     for parent in root.parents:
@@ -87,10 +92,17 @@ def state_home(root: Path) -> Path:
     found = subprocess.run(
         ["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"],
         cwd=root,
+        env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
         check=False,
     )
+    if "dubious ownership" in found.stderr:
+        raise SegopsError(
+            f"{root}: the checkout belongs to another user, and git reads no such checkout. "
+            f"`git config --global --add safe.directory '{root}'` lets it, or work in a clone of "
+            "yours."
+        )
     if found.returncode == 0:
         toplevel, common = (Path(line) for line in found.stdout.splitlines()[:2])
         if toplevel.resolve() == root and common.name == ".git":

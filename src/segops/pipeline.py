@@ -7,10 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from segops import code, failure, files, paths
+from segops import code, failure, faults, files, paths
 from segops.runtime.errors import SegopsError, TransientError
 
 log = logging.getLogger("segops")
@@ -36,8 +37,12 @@ HINTS = (
     "To enable auto staging",
     "\tdvc config",
     "Use `dvc push`",
+    "Having any troubles?",
 )
 """Beginnings of DVC's lines of advice, which are not shown."""
+
+NO_DRIVER = re.compile(r"(\w+) is supported, but requires '(dvc-[\w-]+)' to be installed")
+"""DVC's message where the package for a kind of remote is missing."""
 
 
 class DvcBusyError(TransientError):
@@ -348,6 +353,28 @@ def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
     return tracked
 
 
+def directory_md5(root: Path, directory: Path) -> str:
+    """Return the MD5 that DVC would give a directory; nothing is tracked.
+
+    Raises:
+        SegopsError: It holds what is no file, or is not readable.
+    """
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
+
+    files.require_files(directory)
+    with _repository(root) as repository:
+        _, _, tree = build(
+            repository.cache.local,
+            str(directory.resolve()),
+            localfs,
+            "md5",
+            dry_run=True,
+            ignore=repository.dvcignore,
+        )
+        return str(tree.hash_info.value)
+
+
 def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
     """Return what tells where DVC's cache keeps, or would keep, the file of an MD5.
 
@@ -356,6 +383,71 @@ def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
     with _repository(root) as repository:
         cache = repository.cache.legacy if is_legacy else repository.cache.local
         return lambda digest: Path(cache.oid_to_path(digest))
+
+
+def share(root: Path, tree: Path, top: Path) -> None:
+    """Let a worktree use DVC's cache, remotes and credentials of a checkout.
+
+    No lock of the checkout's DVC is taken.
+
+    Args:
+        root: A workspace of the checkout.
+        tree: The worktree.
+        top: The root of the checkout.
+
+    Raises:
+        SegopsError: The checkout or the worktree is no repository of DVC.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repository:
+            directory = tree / Path(repository.root_dir).relative_to(top) / Repo.DVC_DIR
+            local = repository.config.load_one("local")
+            local["cache"]["dir"] = str(repository.cache.local_cache_dir)
+        # DVC's files for this worktree alone go when it goes.
+        local["core"]["site_cache_dir"] = str(directory / "tmp" / "site")
+        if not directory.is_dir():
+            raise SegopsError(f"{directory}: no such directory. `dvc init`, and commit .dvc.")
+        (directory / Config.CONFIG_LOCAL).touch(mode=0o600)  # it may hold credentials
+        with Config(str(directory)).edit("local") as written:
+            written.update(local)
+    except DvcException as error:
+        raise SegopsError(f"{root}: DVC cannot read its configuration: {error}") from error
+
+
+@contextlib.contextmanager
+def unused_objects(
+    root: Path, worktrees: Sequence[Path], kept: Collection[str]
+) -> Iterator[list[Path]]:
+    """Yield the files of DVC's cache that nothing uses; no DVC process adds any in the block.
+
+    Used is what the workspace, a worktree, a branch, a tag or an experiment names.
+
+    Args:
+        root: The main checkout.
+        worktrees: Its git worktrees.
+        kept: MD5 of further files to keep, as DVC writes it.
+
+    Raises:
+        DvcBusyError: Another DVC process holds a lock.
+        SegopsError: DVC cannot read a branch, a tag or a worktree.
+    """
+    from dvc.repo import Repo, lock_repo
+
+    with _repository(root) as repository, contextlib.ExitStack() as held:
+        others = [held.enter_context(Repo(str(one))) for one in worktrees]
+        for one in (repository, *others):
+            held.enter_context(lock_repo(one))
+        everywhere = {"all_branches": True, "all_tags": True, "all_experiments": True}
+        found = [repository.used_objs(force=True, **everywhere)]
+        found += [one.used_objs(force=True) for one in others]
+        used = {one.value for each in found for part in each.values() for one in part}
+        cache = repository.cache.local
+        used |= set(kept)
+        yield [Path(cache.oid_to_path(one)) for one in cache.all() if one not in used]
 
 
 def _dvc(
@@ -370,7 +462,15 @@ def _dvc(
         if not text.startswith(HINTS):
             on_line(text)
 
-    return run_tied(root, ["dvc", *arguments], forward, variables)
+    status, lines = run_tied(root, ["dvc", *arguments], forward, variables)
+    if status != 0 and (missing := NO_DRIVER.search("\n".join(lines))):
+        module = missing[2].replace("-", "_")
+        raise SegopsError(
+            faults.without_package(module)
+            if module in faults.TEAM
+            else f"A DVC remote of the kind {missing[1]} needs `pip install {missing[2]}`."
+        )
+    return status, [line for line in lines if not line.startswith(HINTS)] or lines
 
 
 def run_tied(

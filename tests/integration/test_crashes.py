@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from prefect.events import emit_event
+from prefect.events.related import tags_as_related_resources
 from prefect.states import Running
 
 from flows import server as servers
@@ -27,19 +28,23 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def begun(tags: list[str]) -> Any:
-    """A run that has begun and sent one heartbeat, of a process that is gone."""
+    """A run of a process that is gone."""
     with schedules.client() as client:
         flow = client.create_flow_from_name("retrain")
         deployment = client.create_deployment(flow, f"of-{len(tags)}", tags=tags)
+        run = client.create_flow_run_from_deployment(deployment)
         state: Any = Running()
-        run = client.create_flow_run_from_deployment(deployment, state=state)
-    related = [
-        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
-        for tag in run.tags
-    ]
-    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
-    emit_event("prefect.flow-run.heartbeat", resource, related=related)  # type: ignore[arg-type]
-    return run.id
+        client.set_flow_run_state(run.id, state)
+    return run
+
+
+def beat(run: Any) -> None:
+    """Send a heartbeat as Prefect does."""
+    emit_event(
+        "prefect.flow-run.heartbeat",
+        {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+        related=tags_as_related_resources(run.tags),
+    )
 
 
 def test_a_silent_run_is_marked_and_one_that_others_watch_is_not(running: Serving) -> None:
@@ -51,14 +56,17 @@ def test_a_silent_run_is_marked_and_one_that_others_watch_is_not(running: Servin
         crashes.install(client, SILENCE)
         (installed,) = client.read_automations_by_name(crashes.NAME)
         assert first == [installed]  # nothing was changed
-    silent, strange = begun([crashes.TAG]), begun([])
+    silent, killed_at_once, strange = begun([crashes.TAG]), begun([crashes.TAG]), begun([])
+    for run in (silent, strange):
+        beat(run)
     servers.deliver()
     deadline = time.monotonic() + 120
-    while (state := running.get(f"flow_runs/{silent}")["state"])["type"] == "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    assert (state["type"], state["message"]) == (
-        "CRASHED",
-        "The run's process sent no heartbeat for 10 s: it has ended.",
-    )
-    assert running.get(f"flow_runs/{strange}")["state"]["type"] == "RUNNING"
+    for run in (silent, killed_at_once):
+        while (state := running.get(f"flow_runs/{run.id}")["state"])["type"] == "RUNNING":
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert (state["type"], state["message"]) == (
+            "CRASHED",
+            "The run's process sent no heartbeat for 10 s: it has ended.",
+        )
+    assert running.get(f"flow_runs/{strange.id}")["state"]["type"] == "RUNNING"

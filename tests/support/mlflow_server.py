@@ -66,18 +66,23 @@ def serving(
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{address}/health").is_success:
-                    break
-            assert time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.5)
+        await_answer(f"{address}/health", folder / "log")
         yield address, process
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def await_answer(url: str, log: Path | None = None) -> None:
+    """Wait until a server answers; it fails after two minutes, with the server's log."""
+    end = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).is_success:
+                return
+        assert time.monotonic() < end, log.read_text() if log else url
+        time.sleep(0.5)
 
 
 def _program(name: str) -> str:
@@ -117,9 +122,8 @@ def postgresql() -> Iterator[str]:
         )  # fmt: skip
         try:
             end = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
+            ready = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+            while subprocess.run(ready).returncode != 0:
                 assert time.monotonic() < end, "PostgreSQL does not come up"
                 time.sleep(0.1)
             yield f"postgresql://segops@127.0.0.1:{port}/postgres"

@@ -126,6 +126,11 @@ def use_data(root: Path, seed: int) -> None:
     for name, target in (("voc", root / "data/voc"), ("packed", root / paths.PACKED)):
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(_data(seed) / name, target)
+    pass_validation(root)
+
+
+def pass_validation(root: Path) -> None:
+    """Leave what a validation of the packed data leaves that passed."""
     store = PackedStore(root / paths.PACKED)
     files.write_json(
         root / paths.VERDICT,
@@ -135,7 +140,7 @@ def use_data(root: Path, seed: int) -> None:
             "train_hash": store.split_hash("train"),
             "val_hash": store.split_hash("val"),
             "classes": list(VOC_CLASSES),
-            "images": {"train": 4, "val": 8},
+            "images": {split: len(store.ids(split)) for split in ("train", "val")},
         },
     )
 

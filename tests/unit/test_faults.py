@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,8 +19,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch.utils.data import Dataset
 
 from segops import faults, files
+from segops.data.workers import stream_loader
 from segops.runtime.errors import SegopsError
 
 TOO_LARGE = 1 << 60
@@ -62,6 +65,23 @@ def cause_of_another(tmp_path: Path) -> None:
         raise RuntimeError("a library's words") from error
 
 
+class Deadly(Dataset[int]):
+    def __init__(self, signal: signal.Signals) -> None:
+        self.signal = signal
+
+    def __getitem__(self, _: int) -> int:
+        os.kill(os.getpid(), self.signal)
+        return 0
+
+
+def ended_worker(signal: signal.Signals) -> Callable[[Path], None]:
+    def read(_: Path) -> None:
+        for _sample in stream_loader(Deadly(signal), [[0]], list, workers=1, pin_memory=False):
+            raise AssertionError
+
+    return read
+
+
 CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "full disk": (full_disk, r"A disk \(free: \d+ MiB at .*\): the disk is full\. Free space"),
     "full database": (full_database, r"the disk is full\. Free space"),
@@ -74,6 +94,12 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda path: (path / "x").read_text(), "x: no such file or directory. Check"),
     "long": (lambda path: (path / ("x" * 300)).touch(), "xx: File name too long. Check this path"),
     "cause": (cause_of_another, "gone/x: no such file or directory"),
+    "killed worker": (
+        ended_worker(signal.SIGKILL),
+        r"^Process \d+, which made samples, was ended .* \(Killed\), as .* hardware\.workers",
+    ),
+    "full buffers": (ended_worker(signal.SIGBUS), r"^/dev/shm is full\. Enlarge"),
+    "shared memory": (lambda _: torch.UntypedStorage._new_shared(1 << 46), r"^/dev/shm is full\."),
     "library": (full_disk_of_a_library, r"A disk .*: the disk is full\. Free space"),
 }
 

@@ -13,18 +13,27 @@ from segops.cli import (
     card,
     compare,
     data,
+    deploy,
+    doctor,
     evaluate,
+    keep,
     ledger,
     life,
     look,
+    monitor,
+    notify,
     predict,
     proof,
     reproduce,
+    runs,
     schedule,
     tune,
+    up,
+    watch,
 )
 from segops.cli.common import make_printable, print_error
 from segops.failure import HandedOverError
+from segops.operate import surroundings
 from segops.runtime.errors import SegopsError
 
 app = typer.Typer(
@@ -36,13 +45,16 @@ app = typer.Typer(
 for command in (
     life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
-    card.card,
-    evaluate.evaluate, compare.compare, predict.predict, look.status, look.models, look.ui,
+    card.card, evaluate.evaluate, compare.compare, predict.predict, monitor.monitor,
+    look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
+    keep.backup, keep.restore, keep.clean, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(notify.app, name="notify")
+app.add_typer(runs.app, name="runs")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")
@@ -54,6 +66,8 @@ def main() -> None:
     A user's mistake, or what the machine refuses, gives a message and exit status 1.
     """
     _quiet()
+    surroundings.spare_loopback()
+    surroundings.raise_file_limit()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     log.setLevel(logging.INFO)
     log.addFilter(make_printable)

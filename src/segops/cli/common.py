@@ -61,6 +61,13 @@ def make_printable(record: logging.LogRecord) -> bool:
     return True
 
 
+def log_to_stderr() -> None:
+    """Send log lines to standard error, because standard output takes a result for a program."""
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
+
+
 def checkout() -> Path:
     """Return the root of the checkout that contains the working directory.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segops.cli.common import checkout, console, flow_module
+from segops.cli.runs import Isolated, Name, Overrides, Revision, Wait, run_options
 from segops.cli.summary import show_decision, show_smoke, show_summary
 from segops.cli.tune import put_recipe
 from segops.runtime.errors import SegopsError
@@ -33,9 +34,15 @@ def run(
     check: Annotated[
         bool, typer.Option("--check", help="With --recipe: only show what would change.")
     ] = False,
+    isolated: Isolated = False,
+    revision: Revision = None,
+    overrides: Overrides = None,
+    name: Name = None,
+    wait: Wait = True,
 ) -> None:
     """Run the whole pipeline: stages, record, register, gate, promote."""
     root = checkout()
+    options = run_options(root, isolated, revision, overrides, name, recipe) | {"wait": wait}
     if recipe is not None:
         put_recipe(root, recipe, check)
     elif check:
@@ -45,7 +52,7 @@ def run(
     from segops.release import signing
 
     signing.signer()  # a key that cannot be used is named before anything runs
-    summary = flow_module(root, "once").run(root, force=force)
+    summary = flow_module(root, "once").run(root, force=force, **options)
     show_summary(root, summary)
     _exit_unless_promoted(summary.decision, summary.smoke)
 
@@ -66,6 +73,7 @@ def stage(
 def _run_stage(name: str, fresh: bool) -> None:
     from segops import pipeline
     from segops.code import stage_names
+    from segops.operate import turns
     from segops.params.file import load_params
     from segops.train.launch import launch, takes_lock
 
@@ -77,8 +85,12 @@ def _run_stage(name: str, fresh: bool) -> None:
         os.environ["SEGOPS_FRESH"] = "1"
     if name != "code":
         load_params(root)  # checks all sections; the stage reads only its own
-    # Of the processes of a distributed training, one holds the lock.
-    with pipeline.running_stage(root, name) if takes_lock(root, name) else nullcontext():
+    # Of the processes of a distributed training, one holds the locks.
+    holds = takes_lock(root, name)
+    with (
+        pipeline.running_stage(root, name) if holds else nullcontext(),
+        turns.cards(root) if holds and name == "train" else nullcontext(),
+    ):
         if name == "train" and launch(root):
             return
         importlib.import_module(f"segops.stages.{name}").run(root)
@@ -131,7 +143,18 @@ def _decide(root: Path) -> None:
     tested = smoke(root)
     champion_evaluation.refresh(root)
     show_smoke(tested)
+    _tell(root, decision, tested)
     _exit_unless_promoted(decision, tested)
+
+
+def _tell(root: Path, decision: Decision, tested: Smoke | None, *lines: str) -> None:
+    """Tell people, where `notify.by_hand` wants it."""
+    from segops.operate import messages, notify
+
+    links = [*lines, *messages.version_page(root, decision.model, decision.version)]
+    message = messages.decided(decision, smoke=tested, links=links)
+    if message is not None:
+        notify.tell(root, message, by_hand=True)
 
 
 def _exit_unless_promoted(decision: Decision, tested: Smoke | None) -> None:
@@ -176,7 +199,11 @@ def rollback(
         else "there is no champion"
     )
     sentence = f"{before}{withdrawn}{after}."
-    console.say(sentence[0].upper() + sentence[1:])
+    sentence = sentence[0].upper() + sentence[1:]
+    console.say(sentence)
+    from segops.operate import messages, notify
+
+    notify.tell(root, messages.Message("withdrawn", "A rollback", (sentence, reason)), by_hand=True)
 
 
 def adopt(
@@ -234,4 +261,5 @@ def approve(
     tested = smoke(root)
     champion_evaluation.refresh(root)
     show_smoke(tested)
+    _tell(root, approved.decision, tested, f"Approved by {approved.by}.")
     _exit_unless_promoted(approved.decision, tested)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,8 +62,8 @@ def status() -> None:
     console.say(f"MLflow: {current.tracking_uri}")
 
 
-def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
-    """Print the address of the runs; return the command that serves it, None if a server does."""
+def _show_runs(root: Path, port: int, *, browser: bool) -> str | None:
+    """Print the address of the runs; return the database to serve, None if a server has it."""
     import webbrowser
 
     from segops.cli.browse import can_open, open_when_served
@@ -83,14 +82,7 @@ def _serve_mlflow(root: Path, port: int, *, browser: bool) -> list[str] | None:
         webbrowser.open(address) if is_served else open_when_served(address)
     if is_served:
         return None
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    # Not an argument: every user of the machine can read those.
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
-    hosts = ",".join(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
-    return [
-        "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", str(port),
-        "--allowed-hosts", hosts,
-    ]  # fmt: skip
+    return uri
 
 
 def _progress(root: Path, stage: str) -> str:
@@ -182,11 +174,13 @@ def ui(
         server.become_server(host, port or server.PORT, allowed_host or [], console.say)
     if host != "127.0.0.1" or allowed_host:
         raise SegopsError(
-            "--host and --allowed-host belong to `segops ui prefect`: MLflow's page asks for no "
-            "password and is served on this machine alone."
+            "--host and --allowed-host belong to `segops ui prefect`: MLflow's page is served on "
+            "this machine alone."
         )
-    command = _serve_mlflow(root, port or 5000, browser=not no_open)
-    if command is None:
-        return
-    binary = Path(sys.executable).with_name(command[0])
-    os.execv(binary, [str(binary), *command[1:]])
+    uri = _show_runs(root, port or 5000, browser=not no_open)
+    if uri is not None:
+        from segops.record import page as record_page
+
+        os.environ[record_page.URI] = uri
+        server = flow_module(root, "server")
+        server.become_server("127.0.0.1", port or 5000, [], console.say, kind="mlflow")

@@ -47,6 +47,17 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict images again whose outputs exist.")
     ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Append figures and features of every image predicted, and no pixels, to this "
+            "prediction log, for `segops monitor`.",
+        ),
+    ] = None,
+    log_names: Annotated[
+        bool, typer.Option("--log-names", help="Write the images' names into the log.")
+    ] = False,
 ) -> None:
     """Write a palette PNG and an overlay for every image, and predictions.csv.
 
@@ -61,8 +72,9 @@ def predict(
     is_bundle = model is not None and not model.startswith("models:")
     with resolved(model, Path() if is_bundle else checkout()) as bundle:
         outcome = predict_folder(
-            source, bundle, output, options, device=device, overwrite=overwrite
-        )
+            source, bundle, output, options, device=device, overwrite=overwrite,
+            observations=log, log_names=log_names,
+        )  # fmt: skip
     console.say(
         f"{outcome.before} done before, {outcome.now} done now, in {output}; "
         f"shares and confidence in {outcome.table}."

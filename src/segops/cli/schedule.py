@@ -26,8 +26,12 @@ def schedule(
     ] = None,
     timezone: Annotated[str, typer.Option(help="Time zone of the expression.")] = "UTC",
     name: Annotated[
-        str, typer.Option(help="Name of the schedule; a Prefect server has it once.")
-    ] = "scheduled",
+        str | None,
+        typer.Option(
+            help="Name of the schedule; a Prefect server has it once. Without it: scheduled, and "
+            "drift with --monitor."
+        ),
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Take the name over; the process that has it ends."),
@@ -35,6 +39,10 @@ def schedule(
     catch_up: Annotated[
         bool, typer.Option(help="After an outage, make the newest run that was missed.")
     ] = True,
+    monitor: Annotated[
+        bool,
+        typer.Option("--monitor", help="Compare what monitor.path names; retrain nothing."),
+    ] = False,
 ) -> None:
     """Serve the retraining flow on a schedule until stopped.
 
@@ -47,7 +55,13 @@ def schedule(
     root = checkout()
     os.chdir(root)
     flow_module(root, "serve").serve(
-        root, cron, timezone, name=name, replace=replace, catch_up=catch_up
+        root,
+        cron,
+        timezone,
+        name=name or ("drift" if monitor else "scheduled"),
+        replace=replace,
+        catch_up=catch_up,
+        monitoring=monitor,
     )
 
 
@@ -59,7 +73,8 @@ def list_schedules() -> None:
     with _server() as server:
         found = schedules.listed(server)
     for one in found:
-        console.say(f"{one.name}: {one.when or 'no schedule'}; {one.state}")
+        what = "" if one.flow == schedules.RETRAIN else f"{one.flow}, "
+        console.say(f"{one.name}: {what}{one.when or 'no schedule'}; {one.state}")
     if not found:
         console.say("The Prefect server has no schedule; `segops schedule --cron ...` makes one.")
 

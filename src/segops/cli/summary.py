@@ -81,8 +81,11 @@ def show_summary(root: Path, summary: Any) -> None:
         markup=True,
     )
     console.say("\nLook at:")
-    for path in (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE):
-        console.say(f"  {path}")
+    if summary.run is not None:
+        console.say(f"  {_program()} runs show {summary.run}")
+    else:
+        for path in (paths.VALIDATION_PAGE, paths.AUGMENTATION_SHEET, paths.EVALUATION_PAGE):
+            console.say(f"  {path}")
     console.say("\nOpen the pages (Ctrl-C ends them):")
     for command, what in (
         ("ui mlflow", "runs, metrics, the model and its versions"),

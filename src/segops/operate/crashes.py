@@ -9,6 +9,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from segops.operate.automations import DESCRIPTION, put
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
@@ -24,19 +26,7 @@ ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 
 def install(server: SyncPrefectClient, silence: timedelta = SILENCE) -> None:
     """Install the automation, or bring it up to date; a second call changes nothing."""
-    wanted = _automation(silence)
-    present = server.read_automations_by_name(NAME)
-    for extra in present[1:]:  # two processes installed it at the same moment
-        server.delete_automation(extra.id)
-    if not present:
-        server.create_automation(wanted)
-    elif _content(present[0]) != _content(wanted):
-        server.update_automation(present[0].id, wanted)
-
-
-def _content(automation: AutomationCore) -> object:
-    fields = set(type(automation).model_fields) - {"id"}
-    return automation.model_dump(mode="json", include=fields, exclude={"owner_resource", "tags"})
+    put(server, _automation(silence))
 
 
 def _automation(silence: timedelta) -> AutomationCore:
@@ -48,10 +38,10 @@ def _automation(silence: timedelta) -> AutomationCore:
     heartbeat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name=NAME,
-        description="Installed by segops, which `segops schedule` brings up to date.",
+        description=DESCRIPTION,
         enabled=True,
         trigger=EventTrigger(
-            after={heartbeat},
+            after={heartbeat, "prefect.flow-run.Running"},  # killed before the first heartbeat
             expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ENDS)},
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}"}),

@@ -58,6 +58,22 @@ def opened(root: Path, revision: str, present: DataParams) -> Iterator[DataVersi
         yield DataVersion(commit, params, directory)
 
 
+def tracked_md5(root: Path, revision: str, present: DataParams) -> tuple[str, str]:
+    """Return a commit, and the MD5 that DVC gives its data; the data need not be here.
+
+    Args:
+        root: The workspace.
+        revision: A commit, as git takes it.
+        present: Section `data` of the present parameters, as for :func:`opened`.
+
+    Raises:
+        SegopsError: There is no such commit, or it has no data.
+    """
+    commit = _commit(root, revision)
+    data = Path(_params(root, revision, commit, present).path)
+    return commit, _tracked(root, data, revision, commit)[0]
+
+
 def _commit(root: Path, revision: str) -> str:
     found = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
@@ -88,8 +104,8 @@ def _params(root: Path, revision: str, commit: str, present: DataParams) -> Data
         return present
 
 
-def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path]:
-    """Return the files of the data directory in DVC's cache, by their path below it."""
+def _tracked(root: Path, data: Path, revision: str, commit: str) -> tuple[str, bool]:
+    """Return the MD5 of the data directory, and whether its file is of DVC before 3.0."""
     pointer = data.with_name(f"{data.name}.dvc").as_posix()
     found = _git(root, "show", f"{commit}:./{pointer}")
     if found.returncode:
@@ -108,7 +124,32 @@ def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path
         raise damaged from None
     if not re.fullmatch(rf"{MD5}\.dir", digest):
         raise damaged
-    cached = pipeline.cache_of(root, is_legacy="hash" not in output)
+    return digest, "hash" not in output
+
+
+def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path]:
+    """Return the files of the data directory in DVC's cache, by their path below it."""
+    digest, is_legacy = _tracked(root, data, revision, commit)
+    return cached_data(root, data, digest, f"of {revision}", is_legacy=is_legacy)
+
+
+def cached_data(
+    root: Path, data: Path, digest: str, whose: str, *, is_legacy: bool = False
+) -> dict[str, Path]:
+    """Return the files of a data directory in DVC's cache, by their path below it.
+
+    Args:
+        root: The workspace.
+        data: The data directory, relative to the workspace.
+        digest: DVC's MD5 of its content, which ends with ``.dir``.
+        whose: Whose data they are, for messages: "of version 3".
+        is_legacy: Whether DVC before 3.0 tracked them.
+
+    Raises:
+        SegopsError: DVC's cache lacks some of them.
+    """
+    cached = pipeline.cache_of(root, is_legacy=is_legacy)
+    pointer = data.with_name(f"{data.name}.dvc").as_posix()
     fetch = (
         f"`dvc fetch --all-commits {shlex.quote(pointer)}` gets it from the remote, where one has "
         "it; then run this again."
@@ -116,14 +157,14 @@ def _files(root: Path, data: Path, revision: str, commit: str) -> dict[str, Path
     try:
         entries = listed(cached(digest).read_bytes())
     except FileNotFoundError:
-        raise SegopsError(f"{data} of {revision}: DVC's cache does not hold it. {fetch}") from None
+        raise SegopsError(f"{data} {whose}: DVC's cache does not hold it. {fetch}") from None
     except (ValueError, LookupError, TypeError):
         raise SegopsError(f"{cached(digest)}: damaged. Delete it; {fetch}") from None
     held = {name: cached(md5) for name, md5 in entries.items()}
     missing = sum(not path.is_file() for path in held.values())
     if missing:
         raise SegopsError(
-            f"{data} of {revision}: DVC's cache lacks {missing} of its {len(held)} files. {fetch}"
+            f"{data} {whose}: DVC's cache lacks {missing} of its {len(held)} files. {fetch}"
         )
     return held
 

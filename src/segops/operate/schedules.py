@@ -1,4 +1,4 @@
-"""The schedules of retraining on a Prefect server: who serves one, and how it is paused or removed.
+"""The schedules of a Prefect server: who serves one, and how it is paused or removed.
 
 A Prefect variable per schedule names the process that serves it. A server takes a name once, so of
 two schedules that start at the same moment one is refused.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, StateType, Variable
     from prefect.client.schemas.responses import DeploymentResponse
 
-FLOW = "retrain"
+RETRAIN, MONITOR = FLOWS = ("retrain", "monitor")
 DEFAULT = "scheduled"
 PREFIX = "segops_schedule_"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
@@ -82,10 +82,11 @@ class Owner:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A deployment of the retraining flow.
+    """A deployment of the flow of retraining or of monitoring.
 
     Attributes:
         name: Its name.
+        flow: Its flow, of :data:`FLOWS`.
         when: Its cron expressions with their time zones; empty without any.
         is_paused: Whether no run is scheduled.
         owner: The process that serves it; None where none has taken it.
@@ -95,6 +96,7 @@ class Schedule:
     """
 
     name: str
+    flow: str
     when: str
     is_paused: bool
     owner: Owner | None
@@ -150,6 +152,20 @@ def require_name(name: str) -> None:
 def approvals(name: str) -> str:
     """Return the name of the deployment of approvals that is served beside a schedule."""
     return "approval" if name == DEFAULT else f"approval-{name}"
+
+
+def require_flow(server: SyncPrefectClient, name: str, flow: str) -> None:
+    """Refuse a name that a schedule of the other flow has.
+
+    Raises:
+        SegopsError: One has it.
+    """
+    found = _named(server, name)
+    if found is not None and (other := server.read_flow(found.flow_id).name) != flow:
+        raise SegopsError(
+            f"--name {name}: the server has a schedule of the flow {other} of that name. Choose "
+            f"another name, or remove that one: `segops schedule remove {name}`."
+        )
 
 
 def claim(
@@ -376,7 +392,7 @@ def is_running(owner: Owner) -> bool:
 def _deployments(server: SyncPrefectClient) -> list[DeploymentResponse]:
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    return server.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
+    return server.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))))
 
 
 def _named(server: SyncPrefectClient, name: str) -> DeploymentResponse | None:
@@ -397,6 +413,7 @@ def _schedule(server: SyncPrefectClient, deployment: DeploymentResponse) -> Sche
     pool = deployment.work_pool_name
     return Schedule(
         name=name,
+        flow=server.read_flow(deployment.flow_id).name,
         when=", ".join(
             f"{getattr(one.schedule, 'cron', one.schedule)} "
             f"{getattr(one.schedule, 'timezone', None) or 'UTC'}"

@@ -20,6 +20,8 @@ from segops.params.evaluate import EvaluateParams
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
+from segops.params.monitor import MonitorParams
+from segops.params.notify import NotifyParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.schema import follow, number_types, schema_of, set_values
@@ -46,6 +48,8 @@ class Params(Sections):
     report: ReportParams = ReportParams()
     gate: GateParams = GateParams()
     registry: RegistryParams = RegistryParams()
+    notify: NotifyParams = NotifyParams()
+    monitor: MonitorParams = MonitorParams()
     hardware: HardwareParams = HardwareParams()
     tune: TuneParams = TuneParams()
 

@@ -18,6 +18,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Predictor, evaluating, require_finite
 
 from .bundle import BundledPredictor
+from .deepest import inner_of, pass_deepest
 
 LONGEST_SIDE = 1024
 """Side, in pixels, to which a larger image is shrunk before the network runs over it whole."""
@@ -157,38 +158,15 @@ def _tapped(network: nn.Module, tap: nn.Module) -> Iterator[list[tuple[int, int]
     Yields:
         A list to which each call of the network appends height and width of the padded image.
     """
-    # A bundle has its own class of network, so only the attributes can be tested.
-    inner = getattr(network, "network", network)
-    encoder = getattr(inner, "encoder", None)
     sizes: list[tuple[int, int]] = []
 
     def note_size(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         sizes.append((inputs[0].shape[-2], inputs[0].shape[-1]))
 
-    def tap_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return _with_last(output, tap)
-
-    def tap_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (tap(inputs[0]), *inputs[1:])
-
     with ExitStack() as hooks:
-        hooks.callback(inner.register_forward_pre_hook(note_size).remove)
-        if isinstance(encoder, nn.Module):
-            hooks.callback(encoder.register_forward_hook(tap_output).remove)
-        else:
-            *_, last = (module for module in inner.modules() if isinstance(module, nn.Conv2d))
-            hooks.callback(last.register_forward_pre_hook(tap_input).remove)
+        hooks.callback(inner_of(network).register_forward_pre_hook(note_size).remove)
+        hooks.callback(pass_deepest(network, tap).remove)
         yield sizes
-
-
-def _with_last(features: Any, tap: nn.Module) -> Any:
-    """An encoder's output with its last feature map passed through `tap`."""
-    if isinstance(features, Tensor):
-        return tap(features)
-    maps: Sequence[Any] = features
-    if isinstance(maps[0], Tensor):
-        return [*maps[:-1], tap(maps[-1])]
-    return (_with_last(maps[0], tap), *maps[1:])  # DPT: feature maps, then tokens
 
 
 @contextmanager

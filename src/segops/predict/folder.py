@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .explain import explanation, require_class
 from .image_files import File, decode_files, read_files
 from .journal import FORMAT, JOURNAL, LOCK, FinishedImage, Journal
+from .log import PredictionLog
+from .observe import Observation, Observe, observing
 from .outputs import Options, PredictedImage
 from .sources import Source, find_images
 from .table import TABLE, write_table
@@ -71,6 +73,8 @@ def predict_folder(
     *,
     device: str = "cpu",
     overwrite: bool = False,
+    observations: Path | None = None,
+    log_names: bool = False,
 ) -> FolderResult:
     """Write a palette PNG ``NAME.png`` and what `options` ask for of every image, and a table.
 
@@ -90,6 +94,9 @@ def predict_folder(
         options: The files beside the mask; None: an overlay.
         device: A torch device, or `auto`.
         overwrite: Predict finished images again.
+        observations: Directory of the prediction log that gets a line for every image predicted;
+            see :mod:`segops.predict.log`.
+        log_names: Whether these lines name the images.
 
     Raises:
         SegopsError: The source, the output, the class to explain or the bundle is not usable, a
@@ -107,8 +114,11 @@ def predict_folder(
         journal = Journal(output)
         finished = False
         try:
-            with ThreadPoolExecutor(1, "predict") as predicting:
+            with ThreadPoolExecutor(1, "predict") as predicting, ExitStack() as stack:
                 run = _Run(predictor, digest, journal, options, overwrite, predicting)
+                if observations is not None:
+                    run.observed = PredictionLog(observations, digest, names=log_names)
+                    run.observe = stack.enter_context(observing(predictor))
                 # On an error or Ctrl-C, images under way end before the pool and the journal do.
                 with closing(run.results(sources)) as made:
                     results = list(track(made, "predict", len(sources)))
@@ -134,6 +144,8 @@ class _Run:
     options: Options
     overwrite: bool
     predicting: ThreadPoolExecutor
+    observed: PredictionLog | None = None
+    observe: Observe | None = None
 
     def __post_init__(self) -> None:
         self.device = str(torch.device(self.predictor.device).type)
@@ -181,7 +193,7 @@ class _Run:
                 return False
             # The registered model decodes images the same way, so both give the same mask.
             pixels = decode_files(held, self.predictor)
-            predicted = self.predicting.submit(self._predict, pixels).result()
+            predicted, observation = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
             expected = isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError)
             # On the CPU, torch's error for a lack of memory has no class of its own.
@@ -190,6 +202,9 @@ class _Run:
             self._remove_outdated(source, sha256)
             return _message(source, error)
         self._write(source, sha256, predicted)
+        if self.observed is not None and observation is not None:
+            with _named_write_errors(source.path):
+                self.observed.add(observation, source.name)
         return True
 
     def _files(self, source: Source) -> list[File]:
@@ -211,7 +226,7 @@ class _Run:
             and outputs.are_whole(source.mask_path, entry.outputs, self.options.kinds())
         )
 
-    def _predict(self, image: NDArray[np.uint8]) -> PredictedImage:
+    def _predict(self, image: NDArray[np.uint8]) -> tuple[PredictedImage, Observation | None]:
         height, width = image.shape[:2]
         size = self._probabilities_size(width, height)
         if size > LARGEST_PROBABILITIES:
@@ -221,7 +236,11 @@ class _Run:
                 f"{LARGEST_PROBABILITIES / 2**30:.1f} GiB are written. Leave --probabilities out, "
                 "or cut the image into parts."
             )
-        prediction = self.predictor.predict(image)
+        observation = None
+        if self.observe is None:
+            prediction = self.predictor.predict(image)
+        else:
+            prediction, observation = self.observe(image)
         probabilities = activation = None
         if self.options.probabilities:
             # The mask is not made from these: rounded, they can tie where the scores do not.
@@ -229,7 +248,7 @@ class _Run:
         if self.options.explain is not None:
             name = self.options.explain
             activation = explanation(self.predictor, image, prediction.mask, name)
-        return PredictedImage(
+        predicted = PredictedImage(
             false_colour(image),
             prediction.mask,
             prediction.confidence,
@@ -237,6 +256,7 @@ class _Run:
             activation,
             self.predictor.classes,
         )
+        return predicted, observation
 
     def _write(self, source: Source, sha256: str, predicted: PredictedImage) -> None:
         """Write an image's outputs, then its entry in the journal."""

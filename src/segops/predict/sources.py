@@ -73,8 +73,7 @@ def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list
         if single.mask_path.resolve() == source.resolve():
             raise SegopsError(f"{source}: its mask would replace it. Give another --output.")
         return [single]
-    if not source.is_dir():
-        raise SegopsError(f"{source}: no such file or directory. Expected images.")
+    _require_directory(source)
     images_in, masks_in = source.resolve(), output.resolve()
     inside = images_in in masks_in.parents
     if inside and output.is_dir() and not (output / JOURNAL).is_file():
@@ -89,16 +88,7 @@ def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list
         Source(path, path.relative_to(source).as_posix(), output)
         for path in _images(source, masks_in if inside else None, bands, others)
     ]
-    if not sources:
-        raise SegopsError(
-            f"{source}: holds no image; expected {', '.join(SUFFIXES)}. Passed over: "
-            f"{_counted(others) or 'nothing'}."
-        )
-    if others:
-        log.warning(
-            "%s: %d file(s) passed over: %s; images end in %s.",
-            source, others.total(), _counted(others), ", ".join(SUFFIXES),
-        )  # fmt: skip
+    _tell_others(source, others, bool(sources))
     sources.sort(key=lambda image: image.name)
     by_mask: dict[str, Source] = {}
     for image in sources:
@@ -114,6 +104,40 @@ def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list
                 f"{images_in}. Give a directory of its own with --output."
             )
     return sources
+
+
+def list_images(source: Path, bands: Collection[str] = ()) -> list[Path]:
+    """The images that :func:`find_images` finds, without a place for outputs.
+
+    Raises:
+        SegopsError: `source` is missing, not readable or holds no image.
+    """
+    if source.is_file():
+        return [source]
+    _require_directory(source)
+    others: Counter[str] = Counter()
+    found = sorted(_images(source, None, bands, others))
+    _tell_others(source, others, bool(found))
+    return found
+
+
+def _require_directory(source: Path) -> None:
+    if not source.is_dir():
+        raise SegopsError(f"{source}: no such file or directory. Expected images.")
+
+
+def _tell_others(source: Path, others: Counter[str], has_images: bool) -> None:
+    """Name the suffixes of the files that are no images: a warning, or an error without images."""
+    if not has_images:
+        raise SegopsError(
+            f"{source}: holds no image; expected {', '.join(SUFFIXES)}. Passed over: "
+            f"{_counted(others) or 'nothing'}."
+        )
+    if others:
+        log.warning(
+            "%s: %d file(s) passed over: %s; images end in %s.",
+            source, others.total(), _counted(others), ", ".join(SUFFIXES),
+        )  # fmt: skip
 
 
 def _counted(others: Counter[str]) -> str:

@@ -83,6 +83,8 @@ START_FIELD = "start_sha256"
 """SHA-256 of the weights that the training started from; a random start has none."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
+RESULT_FIELD = "result_commit"
+"""The commit of a run's result, over that of its code. No version needs it."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *DATA_FIELDS)
 """The fields of a complete lineage; each is a tag under the prefix ``segops.``."""
 PATCH_FIELD = "code_patch"

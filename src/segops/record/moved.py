@@ -55,7 +55,7 @@ def mend(database: Path, experiment: str) -> None:
         with closing(_open(database)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             with files.atomic_path(kept) as temporary:
-                _copy(database, temporary)
+                copy(database, temporary)
             _fetch(connection, old, database.parent)
             number = _rewrite(connection, old, database.parent)
             connection.execute("COMMIT")
@@ -73,7 +73,7 @@ def mended_copy(database: Path, experiment: str, directory: Path) -> Path:
     """
     homes = _homes(database, experiment)
     target = directory / database.name
-    _copy(database, target)
+    copy(database, target)
     with closing(sqlite3.connect(target)) as connection, connection:
         for old in homes:
             _rewrite(connection, old, database.parent)
@@ -85,7 +85,20 @@ def _kept(database: Path, old: Path) -> Path:
     return database.with_name(f"{database.name}-in-{files.sha256_bytes(bytes(old))[:8]}")
 
 
-def _copy(database: Path, target: Path) -> None:
+def rewrite(database: Path, old: Path, here: Path) -> None:
+    """Let the addresses below another home name this one, whatever lies there.
+
+    Raises:
+        sqlite3.Error: The database is damaged or cannot be written.
+    """
+    with closing(_open(database)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        _rewrite(connection, old, here)
+        connection.execute("COMMIT")
+
+
+def copy(database: Path, target: Path) -> None:
+    """Copy a database as it is at one moment; others may write to it meanwhile."""
     with closing(_open(database)) as source, closing(sqlite3.connect(target)) as copy:
         source.backup(copy)
 

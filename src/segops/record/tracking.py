@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from segops import files, paths
+from segops import files, paths, reach
 from segops.params.registry import RegistryParams
 from segops.record import moved
 from segops.runtime.errors import SegopsError, TransientError
@@ -138,7 +138,8 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
             f"{without_credentials(uri)}: there is no record of runs and models. `segops run` "
             "makes it; or set MLFLOW_TRACKING_URI to the address of a record elsewhere."
         )
-    # With MLflow's own values it takes minutes until a missing server is reported.
+    require_answer(root)
+    # With MLflow's own values it takes minutes until a server that goes away is reported.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -175,6 +176,20 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
                     f"{error.strerror}. Check its place and your rights, or MLFLOW_TRACKING_URI."
                 ) from error
         yield Store(client, uri, identity(root), experiment_id)
+
+
+def require_answer(root: Path) -> None:
+    """Check that the record's server answers, in ten seconds at the most.
+
+    Raises:
+        TransientError: It does not.
+    """
+    uri = tracking_uri(root)
+    if reason := reach.silence(uri, "/health"):
+        raise TransientError(
+            f"MLflow at {without_credentials(uri)} does not answer: {reason}. "
+            "Start the server, or check MLFLOW_TRACKING_URI."
+        )
 
 
 def is_missing(error: Exception) -> bool:

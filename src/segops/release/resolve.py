@@ -33,13 +33,20 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         SegopsError: There is no such model, or its artifact was changed after registration.
         TransientError: MLflow does not answer.
     """
+    with resolved_version(model, root) as (bundle, _):
+        yield bundle
+
+
+@contextmanager
+def resolved_version(model: str | None, root: Path) -> Iterator[tuple[Path, Version | None]]:
+    """As :func:`resolved`, with the version; None of a bundle's directory."""
     if model is not None and not model.startswith("models:"):
         if not (Path(model) / opener.MODEL).is_file():
             raise SegopsError(
                 f"{model}: no bundle there (it lacks model.json). Expected a bundle's directory, "
                 "models:/NAME@ALIAS or models:/NAME/VERSION."
             )
-        yield Path(model)
+        yield Path(model), None
         return
     from segops.record.artifact import checked_bundle  # these import MLflow, which takes seconds
     from segops.record.tracking import session
@@ -52,7 +59,7 @@ def resolved(model: str | None, root: Path) -> Iterator[Path]:
         with session(root, settings, create=False) as store:
             name, version = find_version(store, uri)
             bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
-        yield bundle
+        yield bundle, version
 
 
 def parsed(uri: str) -> re.Match[str]:

@@ -1,0 +1,82 @@
+"""The monitoring flow: compares what `monitor.path` names with the data of the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.failures import failed
+from flows.retrain import call, guarded, step
+from flows.telling import tell
+from segops import paths
+from segops.report.markdown import escaped
+from segops.runtime.errors import SegopsError
+
+if TYPE_CHECKING:
+    from segops.operate.drift import Monitored
+
+SHOWN = 10
+"""Most unusual images, and most statistics of a test, of the artifact."""
+
+
+@step(task_run_name="compare")
+def compare(root: Path) -> Monitored | State[Any]:
+    """Compare what `monitor.path` names with the data of the champion."""
+    from segops.operate.drift import monitor_watched
+
+    return guarded(lambda: monitor_watched(root))
+
+
+@flow(
+    name="monitor",
+    persist_result=False,
+    on_completion=[tell],
+    on_failure=[tell],
+    on_crashed=[tell],
+)
+def monitor() -> State[Any]:
+    """Compare new images, or a prediction log, with the data of the champion.
+
+    The workspace is that of the process's working directory, and what is compared is what its
+    ``params.yaml`` names, as in :mod:`flows.retrain`.
+    """
+    try:
+        found: Monitored = call(compare, paths.workspace())
+    except SegopsError as error:
+        return failed(error)
+    create_markdown_artifact(
+        key="drift", markdown=drift_page(found), description="New images against the champion's"
+    )
+    name = "Drift" if found.drift.drifted else "No drift"
+    return Completed(name=name, message=found.sentence, data=found)
+
+
+def drift_page(found: Monitored) -> str:
+    """Return what was found, in Markdown."""
+    drift = found.drift
+    rows = [
+        f"| {test.name} | {'**drift**' if test.drifted else 'no drift'} | {test.corrected:.4f} "
+        f"| {escaped(', '.join(found.changes(test, SHOWN)))} |"
+        for test in drift.tests
+    ]
+    unusual = [
+        f"- {escaped(one.name)}: {escaped(', '.join(one.reasons) or 'by its features')}"
+        for one in drift.unusual[:SHOWN]
+    ]
+    return "\n".join(
+        [
+            f"# {escaped(found.sentence)}\n",
+            f"Compared with the data of {escaped(found.model)}. Page: {escaped(str(found.page))}\n",
+            *(f"{escaped(note)}\n" for note in found.notes),
+            "| test | found | p, corrected | what changed |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "\n## Most unusual images\n",
+            *unusual,
+        ]
+    )

@@ -1,0 +1,40 @@
+"""`segops deploy`: the deployments of ``prefect.yaml`` on the team's Prefect server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segops.cli.common import checkout, console, flow_module
+from segops.runtime.errors import SegopsError
+
+
+def deploy(
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only compare the server with prefect.yaml; 1: they differ."),
+    ] = False,
+    pool_type: Annotated[
+        str, typer.Option(help="Type of a work pool that is missing: process or kubernetes.")
+    ] = "process",
+    pool_template: Annotated[
+        Path | None, typer.Option(help="JSON file with the work pool's base job template.")
+    ] = None,
+) -> None:
+    """Make the work pools and deployments of prefect.yaml, and check what the server then has.
+
+    SEGOPS_WORKSPACE names the checkout in which the worker trains, PREFECT_API_URL the server.
+    """
+    root = checkout()
+    module = flow_module(root, "deploy")
+    if not check:
+        for name in module.deploy(root, pool_type, pool_template):
+            console.say(f"{name} is deployed.")
+        return
+    if differences := module.differences(root):
+        raise SegopsError(
+            f"{'; '.join(differences)}. `segops deploy` brings the server up to date."
+        )
+    console.say("The server has what prefect.yaml says.")

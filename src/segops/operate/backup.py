@@ -1,0 +1,191 @@
+"""Writes what a release needs into one file: record, named artifacts, ledger, data on request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from segops import __version__, files, paths, pipeline
+from segops.operate import archive
+from segops.operate.archive import Manifest
+from segops.params.file import Params, load_params
+from segops.record import moved
+from segops.record.lineage import tag
+from segops.record.tracking import (
+    LOCAL,
+    Store,
+    has_record,
+    identity,
+    locked,
+    session,
+    tracking_uri,
+    without_credentials,
+)
+from segops.release import named, signing
+from segops.release.named import Held
+from segops.runtime.errors import SegopsError
+from segops.voc.cached import listed
+from segops.words import counted
+
+CACHE = "cache/md5"
+"""Directory of a backup with the objects of DVC's cache."""
+KEYS = paths.STATE / "keys"
+"""Public keys in a main checkout, each named by its id."""
+STATEMENTS = paths.STATE / "statements"
+KEEP_LOCK = paths.STATE / "keep.lock"
+log = logging.getLogger("segops")
+
+
+@dataclass
+class Backed:
+    """What :func:`backup` wrote.
+
+    Attributes:
+        file: The backup.
+        sha256: SHA-256 of its manifest, in hexadecimal.
+        bytes: Size of the backup.
+        versions: Registered model -> the versions in it.
+        notes: What is not in it, and what keeps that.
+    """
+
+    file: Path
+    sha256: str = ""
+    bytes: int = 0
+    versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
+    """Write a backup, whole or not at all.
+
+    In it are the embedded database; run and artifact of every version that an alias, the ledger, a
+    pin or a later training names; the ledger's copies, statements that are not uploaded yet,
+    parameters and locks, and the public half of the key that signs.
+
+    Args:
+        root: A workspace.
+        file: The backup; one that is there is replaced.
+        with_data: Whether to add the named versions' data out of DVC's cache.
+
+    Raises:
+        SegopsError: Another process backs up or cleans; a file changed meanwhile; the key that
+            signs cannot be used.
+        TransientError: MLflow does not answer.
+    """
+    settings, home, done = load_params(root), paths.state_home(root), Backed(file)
+    with files.exclusive(home / KEEP_LOCK, "a backup or a clean-up"), files.scratch() as scratch:
+        sources = dict(_checkout(root, home, settings, scratch))
+        kept: Sequence[Held] = ()
+        if identity(root) != LOCAL:
+            where = without_credentials(tracking_uri(root))
+            done.notes.append(
+                f"The record at {where} is a server's, and not in this backup: back up its "
+                "database (`pg_dump` for PostgreSQL) and its store of artifacts there."
+            )
+        elif not has_record(root):
+            done.notes.append("There is no record of runs and models yet.")
+        if has_record(root):
+            with (
+                session(root, settings.registry, create=False) as store,
+                # Nobody registers or decides while database and list of files are taken.
+                locked(root, "record"),
+                locked(root, "registry"),
+            ):
+                kept = [one for one in named.held(store, root) if one.names]
+                if identity(root) == LOCAL:
+                    moved.copy(home / moved.DATABASE, scratch / moved.DATABASE)
+                    sources[moved.DATABASE] = scratch / moved.DATABASE
+                    sources |= _artifacts(store, home, kept, done.notes)
+        if with_data:
+            sources |= _data(root, kept, done.notes)
+        is_embedded = identity(root) == LOCAL
+        for one in sorted(kept if is_embedded else (), key=lambda held: int(held.version.number)):
+            done.versions[one.model] = (*done.versions.get(one.model, ()), one.version.number)
+        manifest = Manifest(
+            format=archive.FORMAT,
+            segops=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            home=str(home),
+            versions=done.versions,
+            files={},
+        )
+        done.sha256 = archive.write(file, manifest, dict(sorted(sources.items())))
+    done.bytes = file.stat().st_size
+    return done
+
+
+def _checkout(
+    root: Path, home: Path, settings: Params, scratch: Path
+) -> Iterator[tuple[str, Path]]:
+    """Yield name and place of the files that lie in the checkout."""
+    data = Path(settings.data.path)
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock", f"{data}.dvc"):
+        if not Path(name).is_absolute() and (root / name).is_file():
+            yield name, root / name
+    for directory in (paths.LEDGER, STATEMENTS):
+        yield from _below(home, home / directory)
+    private = signing.signer()
+    if private is not None:
+        public = scratch / "public.pem"
+        public.write_bytes(signing.public_pem(private))
+        yield f"{KEYS}/{private.public_key.keyid}.pem", public
+
+
+def _below(home: Path, directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield name below `home` and place of the ordinary files of a directory."""
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts:
+            yield path.relative_to(home).as_posix(), path
+
+
+def _artifacts(
+    store: Store, home: Path, kept: Sequence[Held], notes: list[str]
+) -> Iterator[tuple[str, Path]]:
+    """Yield the files of the runs and models of versions; note those that lie elsewhere."""
+    for address, words in named.addresses(store, kept, notes).items():
+        place = place_of(address)
+        if place is None or not any(place.is_relative_to(home / one) for one in moved.DIRECTORIES):
+            notes.append(f"{words} lies at {without_credentials(address)}, and is not in it.")
+            continue
+        yield from _below(home, place)
+
+
+def place_of(address: str) -> Path | None:
+    """Return the directory that an address of MLflow's names on this machine, or None."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else address)
+
+
+def _data(root: Path, kept: Sequence[Held], notes: list[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the objects of DVC's cache with the data of versions; note those that lack some."""
+    cached = pipeline.cache_of(root)
+    by_digest = {one.version.tags.get(tag("data_md5"), ""): one for one in kept}
+    for digest, one in by_digest.items():
+        words = f"The data of {one.model} version {one.version.number}"
+        if not digest.endswith(".dir"):
+            notes.append(f"{words} are not known.")
+            continue
+        try:
+            objects = {digest, *listed(cached(digest).read_bytes()).values()}
+        except FileNotFoundError:
+            notes.append(f"{words} are not in DVC's cache ({digest}); `dvc fetch` may bring them.")
+            continue
+        except (ValueError, LookupError, TypeError):
+            raise SegopsError(
+                f"{cached(digest)}: damaged. Delete it, and `dvc fetch` it again; or back up "
+                "without --with-data."
+            ) from None
+        missing = 0
+        for md5 in objects:
+            if cached(md5).is_file():
+                yield f"{CACHE}/{md5[:2]}/{md5[2:]}", cached(md5)
+            else:
+                missing += 1
+        if missing:
+            notes.append(f"{words}: DVC's cache lacks {counted(missing, 'file')} of them.")

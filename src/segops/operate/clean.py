@@ -1,0 +1,338 @@
+"""Removes what no release needs: unnamed versions and runs, unused objects of DVC's cache."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from segops import files, paths, pipeline
+from segops.operate import runs, worktree
+from segops.operate.backup import KEEP_LOCK, place_of
+from segops.params.file import load_params
+from segops.record import moved
+from segops.record.lineage import tag
+from segops.record.reproduce import bundle_directory
+from segops.record.runs import LINEAGE_DIRECTORY
+from segops.record.tracking import (
+    LOCAL,
+    Store,
+    has_record,
+    identity,
+    locked,
+    session,
+    tracking_uri,
+    without_credentials,
+)
+from segops.release import named, unnamed
+from segops.release.named import Held
+from segops.runtime.errors import SegopsError
+from segops.voc.cached import listed
+
+Kind = Literal["record", "DVC's cache", "worktree", "copy of the database"]
+DAY = 86400.0
+RUNS_LOCK = paths.RUNS / ".lock"
+"""Held while a run in a worktree starts or is removed."""
+log = logging.getLogger("segops")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A thing that can go.
+
+    Attributes:
+        kind: Where it lies.
+        name: What people call it.
+        time: When it was made, in seconds since 1970.
+        bytes: The space that it takes.
+        remove: Removes it.
+    """
+
+    kind: Kind
+    name: str
+    time: float
+    bytes: int
+    remove: Callable[[], object] = field(compare=False, repr=False)
+
+
+@dataclass
+class Plan:
+    """What a clean-up removes.
+
+    Attributes:
+        pieces: What goes, oldest first.
+        young: What could go, but for its age.
+        total: Bytes of record, cache and state before.
+        notes: What is left alone, and why.
+        refused: Bytes of versions that the gate only refused, which `rejected` adds.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    young: list[Piece] = field(default_factory=list)
+    total: int = 0
+    notes: list[str] = field(default_factory=list)
+    refused: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the clean-up frees."""
+        return sum(one.bytes for one in self.pieces)
+
+    @property
+    def young_bytes(self) -> int:
+        """Bytes that could go, but for their age."""
+        return sum(one.bytes for one in self.young)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for.
+
+    Attributes:
+        older_than: Age, in seconds, from which a thing may go.
+        budget: Bytes that record, cache and state may take; None: all that may go goes.
+        rejected: Whether versions of which the ledger says but that the gate refused them may go.
+    """
+
+    older_than: float = 30 * DAY
+    budget: int | None = None
+    rejected: bool = False
+
+
+def plan(root: Path, wanted: Wanted) -> Plan:
+    """Return what a clean-up would remove; nothing changes.
+
+    Raises:
+        TransientError: MLflow does not answer, or another DVC process is at work.
+        SegopsError: DVC cannot read a branch, a tag or a worktree.
+    """
+    with _planned(paths.state_home(root), wanted) as found:
+        return found
+
+
+def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
+    """Remove what was planned, as far as it may still go; return what was removed.
+
+    Raises:
+        SegopsError: As :func:`plan`; or a run, a stage, a backup or a reproduction is under way.
+    """
+    home = paths.state_home(root)
+    with ExitStack() as held:
+        held.enter_context(files.exclusive(home / KEEP_LOCK, "a backup or a clean-up"))
+        held.enter_context(files.exclusive(home / paths.REPRODUCE_LOCK, "a reproduction"))
+        worktrees = [one for one in seen.pieces if one.kind == "worktree"]
+        for one in worktrees:
+            one.remove()
+        held.enter_context(files.exclusive(home / RUNS_LOCK, "the start of a run"))
+        for run in runs.every(home):
+            if run.state == "running":
+                raise SegopsError(f"Run {run.name} is under way. Wait for its end, or stop it.")
+        for place in (home, *_worktrees(home)):
+            held.enter_context(files.exclusive(place / paths.RUN_LOCK, "a run"))
+            held.enter_context(files.exclusive(place / paths.STAGE_LOCK, "a stage"))
+        held.enter_context(locked(home, "record"))
+        held.enter_context(locked(home, "registry"))
+        with _planned(home, wanted) as found:
+            names = {(one.kind, one.name) for one in seen.pieces}
+            found.pieces = [one for one in found.pieces if (one.kind, one.name) in names]
+            for one in found.pieces:
+                one.remove()
+            found.pieces += worktrees
+    return found
+
+
+@contextmanager
+def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
+    """Yield the plan; its pieces can be removed within the block."""
+    found = Plan(total=sum(map(_bytes, _places(home))))
+    pieces = [*_copies(home), *_reproductions(home), *_runs(home)]
+    with ExitStack() as held:
+        kept: list[Held] = []
+        store: Store | None = None
+        if identity(home) != LOCAL:
+            where = without_credentials(tracking_uri(home))
+            found.notes.append(
+                f"The record at {where} is a server's: delete runs there, then `mlflow gc` beside "
+                "it frees their space."
+            )
+        if has_record(home):
+            settings = load_params(home).registry
+            store = held.enter_context(session(home, settings, create=False))
+            versions = named.held(store, home)
+            kept = [one for one in versions if one.names]
+            if identity(home) == LOCAL:
+                refused = [one for one in kept if one.is_only_refused]
+                if wanted.rejected:
+                    kept = [one for one in kept if not one.is_only_refused]
+                pieces += _record(store, home, versions, kept)
+                if not wanted.rejected and refused:
+                    others = [one for one in kept if not one.is_only_refused]
+                    more = _record(store, home, versions, others)
+                    found.refused = sum(one.bytes for one in more) - sum(
+                        one.bytes for one in pieces if one.kind == "record"
+                    )
+        pieces += _cache(held, home, store, kept, found.notes)
+        _choose(found, pieces, wanted)
+        yield found
+
+
+def _choose(found: Plan, pieces: Sequence[Piece], wanted: Wanted) -> None:
+    limit = time.time() - wanted.older_than
+    left = found.total
+    for one in sorted(pieces, key=lambda piece: (piece.time, piece.name)):
+        if one.time > limit:
+            found.young.append(one)
+        elif wanted.budget is None or left > wanted.budget:
+            found.pieces.append(one)
+            left -= one.bytes
+
+
+def _record(
+    store: Store, home: Path, versions: Sequence[Held], kept: Sequence[Held]
+) -> list[Piece]:
+    names = {unnamed.name_of(one) for one in kept}
+    weights = set(filter(None, map(_weights, (home, *_worktrees(home)))))
+    return [
+        Piece("record", one.name, one.time, sum(map(_bytes, one.directories)), one.remove)
+        for one in unnamed.find(store, home, versions, names, weights)
+    ]
+
+
+def _weights(workspace: Path) -> str | None:
+    """Return the SHA-256 of a workspace's weights, or None."""
+    try:
+        tree = json.loads((workspace / paths.TRAINING).read_text(encoding="utf-8"))
+        return str(tree["weights_sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _cache(
+    held: ExitStack, home: Path, store: Store | None, kept: Sequence[Held], notes: list[str]
+) -> list[Piece]:
+    """Return the objects of DVC's cache that neither git nor a kept version needs."""
+    if not (home / ".dvc/config").is_file():
+        return []
+    cached = pipeline.cache_of(home)
+    place = cached("0" * 32).parent.parent
+    if not place.resolve().is_relative_to(home.resolve()):
+        notes.append(
+            f"DVC's cache {place} lies outside this checkout, and others may use it: "
+            "`dvc gc --workspace --all-branches --all-tags --projects OTHER` cleans it."
+        )
+        return []
+    needed = {md5 for one in kept for md5 in _needed(store, cached, one)}
+    unused = held.enter_context(pipeline.unused_objects(home, _worktrees(home), needed))
+    pieces = []
+    for path in unused:
+        found = path.stat()
+        name = path.relative_to(place).as_posix()
+        # The moment at which it came into the cache: its content may be older.
+        pieces.append(Piece("DVC's cache", name, found.st_ctime, found.st_size, path.unlink))
+    return pieces
+
+
+def _needed(store: Store | None, cached: Callable[[str], Path], one: Held) -> Iterator[str]:
+    """Yield the MD5 of a version's data; where it is in use also of the outputs of its stages."""
+    digests = {one.version.tags.get(tag("data_md5"), "")}
+    if one.is_in_use and store is not None:
+        digests |= set(_outputs(store, one))
+    for digest in digests:
+        yield digest
+        if digest.endswith(".dir"):
+            try:
+                yield from listed(cached(digest).read_bytes()).values()
+            except FileNotFoundError:
+                continue
+            except (ValueError, LookupError, TypeError):
+                raise SegopsError(
+                    f"{cached(digest)}: damaged, so that the files of {unnamed.name_of(one)} are "
+                    "not known, and nothing is removed. Delete it, and `dvc fetch` it again."
+                ) from None
+
+
+def _outputs(store: Store, one: Held) -> Iterator[str]:
+    """Yield the MD5 of the outputs in a version's ``dvc.lock``."""
+    run = store.client.get_run(one.version.run_id)
+    place = place_of(run.info.artifact_uri)
+    if place is None:
+        return
+    directory = bundle_directory(one.version.bundle_digest)
+    try:
+        text = (place / LINEAGE_DIRECTORY / directory / "dvc.lock").read_text(encoding="utf-8")
+        tree: Any = yaml.safe_load(text)
+        stages = (tree.get("stages") or {}).values()
+        yield from (str(out["md5"]) for stage in stages for out in stage.get("outs", ()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        return  # lineage of another form: its outputs can be made again
+
+
+def _copies(home: Path) -> Iterator[Piece]:
+    """Yield the copies of the database as it was before its checkout was moved."""
+    for path in home.glob(f"{moved.DATABASE}-in-*"):
+        found = path.stat()
+        yield Piece("copy of the database", path.name, found.st_mtime, found.st_size, path.unlink)
+
+
+def _reproductions(home: Path) -> Iterator[Piece]:
+    """Yield the worktrees that reproductions kept."""
+    for folder in (home / paths.STATE).glob("reproduce-*"):
+        if folder.is_dir():
+            yield Piece(
+                "worktree", folder.name, folder.stat().st_mtime, _bytes(folder),
+                partial(worktree.remove, home, folder),
+            )  # fmt: skip
+
+
+def _runs(home: Path) -> Iterator[Piece]:
+    """Yield the worktrees of runs that ended and were kept; their branches stay."""
+    for run in runs.every(home):
+        if run.state != "running":
+            folder = runs.home_of(home) / run.name
+            yield Piece(
+                "worktree", f"run {run.name}", folder.stat().st_mtime, _bytes(folder),
+                partial(runs.clean, home, run.name),
+            )  # fmt: skip
+
+
+def _worktrees(home: Path) -> list[Path]:
+    """Return the workspaces in the git worktrees of a main checkout."""
+    start = b"worktree "
+    lines = _git(home, "worktree", "list", "--porcelain", "-z").split(b"\0")
+    places = [Path(os.fsdecode(one.removeprefix(start))) for one in lines if one.startswith(start)]
+    return [one for one in places if one != home and (one / "dvc.yaml").is_file()]
+
+
+def _git(home: Path, *arguments: str) -> bytes:
+    """Return what git prints; nothing outside a repository."""
+    return subprocess.run(
+        ["git", *arguments], cwd=home, env=pipeline.environment(), capture_output=True, check=False
+    ).stdout
+
+
+def _places(home: Path) -> list[Path]:
+    """Return what counts: record, DVC's cache, state."""
+    names = (*moved.DIRECTORIES, ".dvc/cache", str(paths.STATE))
+    return [*(home / name for name in names), *home.glob(f"{moved.DATABASE}*")]
+
+
+def _bytes(place: Path) -> int:
+    """Return the space that a file, or the files below a directory, take; links take none."""
+    if place.is_file():
+        return place.stat().st_size
+    total = 0
+    for directory, _, names in os.walk(place):
+        for path in (Path(directory, name) for name in names):
+            with suppress(FileNotFoundError):  # a run may end meanwhile
+                total += 0 if path.is_symlink() else path.stat().st_size
+    return total

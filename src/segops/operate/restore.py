@@ -1,0 +1,229 @@
+"""Puts a backup into a checkout that has no record yet."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from segops import files, paths, pipeline
+from segops.operate import archive
+from segops.operate.archive import Archive, Manifest
+from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, STATEMENTS
+from segops.params.file import load_params
+from segops.record import moved
+from segops.record.tracking import LOCAL, identity, locked, session
+from segops.release.ledger import Ledger
+from segops.runtime.errors import SegopsError
+
+STAGING = paths.STATE / "restore"
+UNDER_WAY = paths.STATE / "restore.json"
+"""Says that a restore moves files into place; what lies there without a database is its own."""
+RECORD = (*moved.DIRECTORIES, str(paths.LEDGER), str(STATEMENTS), str(KEYS))
+"""Directories that a restore puts into place."""
+CHECKOUT = ("params.yaml", "dvc.yaml", "dvc.lock")
+log = logging.getLogger("segops")
+
+
+@dataclass
+class Restored:
+    """What :func:`restore` did.
+
+    Attributes:
+        manifest: The backup's manifest.
+        sha256: SHA-256 of the manifest, in hexadecimal.
+        home: The main checkout that has the record now.
+        entries: Registered model -> entries of its ledger, all verified.
+        kept: Files of the checkout that differ from the backup's, and stayed.
+    """
+
+    manifest: Manifest
+    sha256: str
+    home: Path
+    entries: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+
+
+def restore(root: Path, file: Path) -> Restored:
+    """Restore a backup; the record appears whole or not at all.
+
+    Every member is checked before anything is written. The ledgers are verified at the end.
+
+    Args:
+        root: A checkout without a record, or an empty directory.
+        file: The backup.
+
+    Raises:
+        SegopsError: The backup is damaged; there is a record already; the disk is too small; the
+            record is a server's.
+        TamperedError: The restored ledger was tampered with before it was backed up.
+    """
+    with archive.opened(file) as held:
+        _require_known(held)
+        held.verify()
+        root.mkdir(parents=True, exist_ok=True)
+        home = paths.state_home(root)
+        done = Restored(held.manifest, held.sha256, home)
+        if identity(root) != LOCAL:
+            raise SegopsError(
+                "MLFLOW_TRACKING_URI names another record: a backup is restored into a checkout's "
+                "own. Unset it, and repeat the command."
+            )
+        with (
+            files.exclusive(home / KEEP_LOCK, "a backup or a clean-up"),
+            locked(root, "mlflow"),
+        ):
+            _restore(root, home, held, done)
+    if moved.DATABASE in done.manifest.files:
+        settings = load_params(root).registry
+        with session(root, settings, create=False) as store:
+            for model in done.manifest.versions:
+                done.entries[model] = len(Ledger(store, root, model).verify().entries)
+    return done
+
+
+def _restore(root: Path, home: Path, held: Archive, done: Restored) -> None:
+    _remove_unfinished(home)
+    _require_no_record(home)
+    staging = home / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        needed = sum(one.bytes for one in held.manifest.files.values())
+        free = shutil.disk_usage(staging).free
+        if needed > free:
+            raise SegopsError(
+                f"{home}: its disk has {free / 1e9:.2f} GB free; the backup needs "
+                f"{needed / 1e9:.2f} GB. Free space, or restore elsewhere with --into DIR."
+            )
+        held.extract(staging)
+        database = staging / moved.DATABASE
+        if database.is_file():
+            _rewrite(database, Path(held.manifest.home), home, held)
+        _place_cache(root, staging / CACHE)
+        done.kept += _place_checkout(root, staging, held.manifest)
+        files.write_json(home / UNDER_WAY, {"manifest": held.sha256})
+        for name in RECORD:
+            _place(staging / name, home / name)
+        for end in ("-wal", "-shm", "-journal"):
+            (home / f"{moved.DATABASE}{end}").unlink(missing_ok=True)
+        # The database comes last: with it the record exists.
+        _place(database, home / moved.DATABASE)
+        (home / UNDER_WAY).unlink()
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _require_known(held: Archive) -> None:
+    """Require that a backup writes where backups write, and nowhere else."""
+    for name in held.manifest.files:
+        if not (_is_below(name, *RECORD, CACHE) or _is_checkout(name) or name == moved.DATABASE):
+            raise held.damaged(f"{name!r} belongs into no backup")
+
+
+def _is_below(name: str, *directories: str) -> bool:
+    return any(PurePosixPath(name).is_relative_to(one) and name != one for one in directories)
+
+
+def _is_checkout(name: str) -> bool:
+    """Whether a name is that of a file of the checkout: of the pipeline, or of tracked data."""
+    if _is_below(name, *RECORD, CACHE):
+        return False
+    is_hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return name in CHECKOUT or (name.endswith(".dvc") and not is_hidden)
+
+
+def _remove_unfinished(home: Path) -> None:
+    """Remove what a restore that was killed had moved into place."""
+    if not (home / UNDER_WAY).is_file():
+        return
+    if not (home / moved.DATABASE).exists():
+        for name in RECORD:
+            shutil.rmtree(home / name, ignore_errors=True)
+    (home / UNDER_WAY).unlink()
+
+
+def _require_no_record(home: Path) -> None:
+    found = [name for name in RECORD if any(one.is_file() for one in (home / name).rglob("*"))]
+    if (home / moved.DATABASE).exists() and not _is_empty(home / moved.DATABASE):
+        found.insert(0, moved.DATABASE)
+    if found:
+        raise SegopsError(
+            f"{home}: there is a record already ({', '.join(found)}), and a restore overwrites "
+            "none. Restore into another checkout with --into DIR, or move these away."
+        )
+
+
+def _is_empty(database: Path) -> bool:
+    """Whether a database holds no run and no model."""
+    tables = ("runs", "registered_models")
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            return not any(
+                connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
+                for table in tables
+                if table in names
+            )
+    except sqlite3.Error:
+        return False
+
+
+def _rewrite(database: Path, old: Path, home: Path, held: Archive) -> None:
+    try:
+        moved.rewrite(database, old, home)
+    except sqlite3.Error as error:
+        raise held.damaged(f"{moved.DATABASE}: {error}") from None
+
+
+def _place(source: Path, target: Path) -> None:
+    """Move a file or directory into the place of one that is empty or missing."""
+    if not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)  # there is no file in it
+    source.replace(target)
+
+
+def _place_cache(root: Path, source: Path) -> None:
+    """Move objects into DVC's cache, where it lacks them."""
+    objects = [path for path in source.rglob("*") if path.is_file()]
+    if not objects:
+        return
+    is_dvc = (root / ".dvc/config").is_file()
+    cached = pipeline.cache_of(root) if is_dvc else None
+    for path in objects:
+        digest = path.parent.name + path.name
+        default = paths.state_home(root) / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+        target = default if cached is None else cached(digest)
+        if target.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o444)
+        try:
+            path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with files.atomic_path(target) as temporary:
+                shutil.copyfile(path, temporary)
+                temporary.chmod(0o444)
+
+
+def _place_checkout(root: Path, staging: Path, manifest: Manifest) -> list[str]:
+    """Move files of the checkout into place where it lacks them; return those that differ."""
+    differing = []
+    for name, member in manifest.files.items():
+        if not _is_checkout(name):
+            continue
+        if not (root / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).replace(root / name)
+        elif files.sha256_file(root / name) != member.sha256:
+            differing.append(name)
+    return differing

@@ -1,0 +1,119 @@
+"""Keeps the result of a run in git: a commit over the code's commit, and the tag of a release.
+
+Figures and tables are copies below ``results/``: DVC refuses outputs that git tracks in their own
+place.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from segops import paths
+from segops.operate import worktree
+from segops.params.file import Params, load_params
+from segops.record import lineage
+from segops.record.lineage import tag
+from segops.record.tracking import Store, session
+from segops.release import versions
+from segops.runtime.errors import SegopsError
+
+DIRECTORY = Path("results")
+COPIED = (
+    paths.TRAINING, paths.EVALUATION, paths.LEARNING_CURVES, paths.CONFUSION_PLOT,
+    paths.CLASS_PLOT, paths.VALIDATION_JSON,
+)  # fmt: skip
+LARGEST = 2**20
+"""Bytes of a file that is committed."""
+log = logging.getLogger("segops")
+
+
+def branch_of(name: str) -> str:
+    """Return the full name of the branch that holds a run's result."""
+    return f"refs/heads/runs/{name}"
+
+
+def tag_of(model: str, version: str) -> str:
+    """Return the full name of a release's tag."""
+    return f"refs/tags/model/{model}/v{version}"
+
+
+def commit(root: Path, parent: str, message: str) -> str:
+    """Commit ``dvc.lock``, parameters, metrics and small reports of a workspace over a commit.
+
+    Args:
+        root: The workspace.
+        parent: The commit of its code.
+        message: The message.
+
+    Raises:
+        SegopsError: Git refuses.
+    """
+    data = load_params(root).data.path
+    held = {name: root / name for name in ("params.yaml", "dvc.lock", f"{data}.dvc")}
+    held |= {(DIRECTORY / path).as_posix(): root / path for path in COPIED}
+    held[(DIRECTORY / paths.DECISION.name).as_posix()] = root / paths.DECISION
+    present = {
+        name: path
+        for name, path in held.items()
+        if path.is_file() and path.stat().st_size <= LARGEST
+    }
+    return worktree.commit_files(root, parent, present, message)
+
+
+def note(root: Path, number: str, result: str) -> None:
+    """Write the result's commit into the lineage of a version that has none yet.
+
+    Args:
+        root: The workspace that holds the version's model.
+        number: The version.
+        result: The commit.
+
+    Raises:
+        TransientError: MLflow does not answer.
+    """
+    settings = load_params(root).registry
+    with session(root, settings) as store:
+        version = versions.get(store, settings.model, number)
+        field = tag(lineage.RESULT_FIELD)
+        if field not in version.tags:
+            versions.set_tags(store, settings.model, version, {field: result})
+
+
+def mark(root: Path, number: str, in_place: str | None = None) -> None:
+    """Tag the champion `model/NAME/vN` in git, unless it is tagged.
+
+    The tag names the commit of its result; `in_place` is the commit of the code where the present
+    workspace holds the result, which is committed then. Without either, the tag names the commit of
+    the code. What hinders is a warning: the release stands.
+    """
+    try:
+        settings = load_params(root)
+        ref = tag_of(settings.registry.model, number)
+        if worktree.has_ref(root, ref):
+            return
+        with session(root, settings.registry, create=False) as store:
+            commit_id = _commit_of(root, settings, store, number, in_place)
+        if commit_id is not None and worktree.set_ref(root, ref, commit_id):
+            log.info("Git tag %s names %s.", ref.removeprefix("refs/tags/"), commit_id[:12])
+    except SegopsError as error:
+        log.warning("Version %s gets no tag in git: %s", number, error)
+
+
+def _commit_of(
+    root: Path, settings: Params, store: Store, number: str, in_place: str | None
+) -> str | None:
+    model = settings.registry.model
+    if versions.aliases(store, model).get(versions.CHAMPION) != number:
+        return None
+    version = versions.get(store, model, number)
+    known = version.tags.get(tag(lineage.RESULT_FIELD))
+    if known is None and in_place is not None:
+        known = commit(root, in_place, f"Results of {model} version {number}\n")
+        versions.set_tags(store, model, version, {tag(lineage.RESULT_FIELD): known})
+    if known is None:
+        fields = ("package_commit", "code_commit")
+        known = next(filter(None, (version.tags.get(tag(one)) for one in fields)), None)
+    if known is None or not worktree.has_commit(root, known):
+        return None
+    return known

@@ -1,0 +1,204 @@
+"""Git for runs of their own: revisions, worktrees, commits and refs.
+
+No hook of the repository runs, and its index, its files and its branches stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from segops import files
+from segops.runtime.errors import SegopsError
+
+REMOVE_SECONDS = 10.0
+"""How long files are removed again that an ended process still wrote."""
+PLACES = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
+)  # fmt: skip
+"""Variables that a hook of git has, and that would name another repository than the directory's."""
+NOBODY = {
+    f"GIT_{role}_{part}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for part, value in (("NAME", "segops"), ("EMAIL", "segops@localhost"))
+}
+"""Identity of commits where the user has set none."""
+NEW = "0" * 40
+
+
+class GitError(SegopsError):
+    """Git refuses."""
+
+
+def git(
+    root: Path,
+    *arguments: str,
+    content: bytes | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> str:
+    """Run git without the repository's hooks, and return what it prints, stripped.
+
+    Args:
+        root: The directory to run it in.
+        arguments: Its arguments.
+        content: Its standard input.
+        extra: Environment variables.
+
+    Raises:
+        GitError: It fails, or is not installed.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in PLACES}
+    command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env={**environment, "GIT_TERMINAL_PROMPT": "0", **(extra or {})},
+            input=content or b"",
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise GitError("git: no such command. Install git.") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise GitError(f"{root}: git {arguments[0]}: {said[-1] if said else done.returncode}")
+    return done.stdout.decode(errors="surrogateescape").strip()
+
+
+def commit_of(root: Path, revision: str) -> str:
+    """Return the commit, 40 hexadecimal digits, of a revision as git takes it.
+
+    Raises:
+        SegopsError: `root` is in no repository, or git knows no such commit.
+    """
+    try:
+        return git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    except GitError as error:
+        if "not a git repository" in str(error):
+            raise SegopsError(
+                f"{root}: not a git repository, so that it has no earlier data and no commits to "
+                "run."
+            ) from None
+        raise SegopsError(
+            f"{revision}: git knows no such commit, tag or branch. `git log --oneline` lists the "
+            "commits."
+        ) from None
+
+
+def has(root: Path, commit: str, path: str) -> bool:
+    """Whether a commit holds a path, relative to `root`."""
+    try:
+        git(root, "cat-file", "-e", f"{commit}:./{path}")
+    except GitError:
+        return False
+    return True
+
+
+def has_commit(root: Path, commit: str) -> bool:
+    """Whether the repository holds a commit, by its full name."""
+    try:
+        git(root, "cat-file", "-e", "--end-of-options", f"{commit}^{{commit}}")
+    except GitError:
+        return False
+    return True
+
+
+def top(root: Path) -> Path:
+    """Return the root of the checkout that a directory lies in."""
+    return Path(git(root, "rev-parse", "--path-format=absolute", "--show-toplevel"))
+
+
+def place(root: Path) -> Path:
+    """Return where a directory lies within its checkout, relative to it."""
+    return Path(git(root, "rev-parse", "--show-prefix"))
+
+
+def uncommitted(root: Path, *names: str) -> list[str]:
+    """Return those of the paths, relative to `root`, that hold changes or untracked files."""
+    lines = git(root, "status", "--porcelain", "--no-renames", "--", *names).splitlines()
+    changed = [line[2:].strip().strip('"') for line in lines]
+    changed = [one.removeprefix(f"{place(root).as_posix()}/") for one in changed]
+    return [name for name in names if any(f"{one}/".startswith(f"{name}/") for one in changed)]
+
+
+def add(home: Path, tree: Path, commit: str) -> None:
+    """Make a worktree of the repository `home` at a commit, with no branch.
+
+    Raises:
+        GitError: Git refuses.
+    """
+    git(home, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+
+
+def remove(home: Path, folder: Path) -> None:
+    """Remove a folder with its worktree from the repository `home`."""
+    end = time.monotonic() + REMOVE_SECONDS
+    while folder.exists():
+        # A stage that was ended may write its last file while the folder is being removed.
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < end)
+    git(home, "worktree", "prune")
+
+
+def has_ref(root: Path, ref: str) -> bool:
+    """Whether the repository has a ref, by its full name."""
+    return bool(git(root, "for-each-ref", "--format=%(refname)", ref))
+
+
+def set_ref(root: Path, ref: str, commit: str) -> bool:
+    """Create a ref; return whether it names the commit. One that exists is never moved.
+
+    Raises:
+        GitError: The name is not one that git takes.
+    """
+    try:
+        git(root, "update-ref", ref, commit, NEW)
+    except GitError:
+        if not has_ref(root, ref):
+            raise
+    return git(root, "rev-parse", "--verify", f"{ref}^{{commit}}") == commit
+
+
+def commit_files(root: Path, parent: str, held: Mapping[str, Path], message: str) -> str:
+    """Commit files over a parent commit, and return the new commit; no ref names it yet.
+
+    Args:
+        root: A directory of the repository.
+        parent: The parent commit; its other files stay.
+        held: Path within the commit, relative to `root` -> file with the content.
+        message: The message.
+
+    Raises:
+        GitError: Git refuses.
+    """
+    below = place(root)
+    with files.scratch() as scratch:
+        index = {"GIT_INDEX_FILE": str(scratch / "index")}
+        git(root, "read-tree", parent, extra=index)
+        entries = []
+        for name, path in held.items():
+            blob = git(root, "hash-object", "-w", f"--path={name}", "--", str(path))
+            entries.append(f"100644 {blob}\t{(below / name).as_posix()}\0")
+        git(root, "update-index", "--add", "-z", "--index-info",
+            content="".join(entries).encode(), extra=index)  # fmt: skip
+        tree = git(root, "write-tree", extra=index)
+    return git(
+        root, "commit-tree", tree, "-p", parent, content=message.encode(), extra=_identity(root)
+    )
+
+
+def _identity(root: Path) -> Mapping[str, str]:
+    """Return the identity of a commit where the user has set none."""
+    for key in ("user.name", "user.email"):
+        variable = f"GIT_AUTHOR_{key.removeprefix('user.').upper()}"
+        if not os.environ.get(variable):
+            try:
+                git(root, "config", "--get", key)
+            except GitError:
+                return NOBODY
+    return {}

@@ -1,0 +1,183 @@
+"""Which registered versions something names: an alias, the ledger, a pin, a later training."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+
+from segops.params.registry import LEDGER_SUFFIX
+from segops.record.lineage import START_FIELD, tag
+from segops.record.tracking import Store, is_missing
+from segops.release import releases, versions
+from segops.release.chain import Entry, TamperedError
+from segops.release.ledger import Ledger
+from segops.release.versions import Version
+
+PIN = tag("pin")
+"""Tag with which a person keeps a version; its value says why."""
+REFUSED = "refused"
+"""Reason of a version of which the ledger says nothing but that the gate did not promote it."""
+PAGE = 500
+log = logging.getLogger("segops")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A version of a registered model.
+
+    Attributes:
+        model: Name of the registered model.
+        version: The version.
+        created: When it was registered, in seconds since 1970.
+        model_id: MLflow's logged model that holds its artifact; empty where none does.
+        source: Address of its artifact.
+        names: What names it, in words; empty: nothing does.
+    """
+
+    model: str
+    version: Version
+    created: float
+    model_id: str
+    source: str
+    names: tuple[str, ...]
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether an alias or a person names it."""
+        return any(name.startswith(("alias ", "pinned")) for name in self.names)
+
+    @property
+    def is_only_refused(self) -> bool:
+        """Whether nothing but decisions of the gate against it name it."""
+        return self.names == (REFUSED,)
+
+
+def held(store: Store, root: Path) -> list[Held]:
+    """Return all versions of all registered models, each with what names it.
+
+    Where a ledger was tampered with, it counts as naming every version.
+
+    Args:
+        store: The record.
+        root: A workspace.
+
+    Raises:
+        MlflowException: The registry does not answer.
+    """
+    found = [one for model in _models(store) for one in _of_model(store, root, model)]
+    # A training that starts from another version's weights needs that version.
+    needed = {one.version.tags.get(tag(START_FIELD)): one for one in found if one.names}
+    waiting = list(needed)
+    while waiting:
+        weights = waiting.pop()
+        for number, one in enumerate(found):
+            if weights and one.version.weights == weights and not one.names:
+                later = needed[weights]
+                words = f"start of {later.model} version {later.version.number}"
+                found[number] = replace(one, names=(words,))
+                start = one.version.tags.get(tag(START_FIELD))
+                if start not in needed:
+                    needed[start] = found[number]
+                    waiting.append(start)
+    return found
+
+
+def addresses(store: Store, kept: Sequence[Held], notes: list[str]) -> dict[str, str]:
+    """Return where MLflow keeps artifact and run of each version: address -> what lies there.
+
+    Args:
+        store: The record.
+        kept: The versions.
+        notes: Gets a sentence for each part that MLflow lacks.
+
+    Raises:
+        MlflowException: The registry does not answer.
+    """
+    found: dict[str, str] = {}
+    for one in kept:
+        words = f"{one.model} version {one.version.number}"
+        try:
+            address = one.source
+            if one.model_id:
+                address = store.client.get_logged_model(one.model_id).artifact_location
+            found.setdefault(address, f"The artifact of {words}")
+            if one.version.run_id:
+                run = store.client.get_run(one.version.run_id)
+                found.setdefault(run.info.artifact_uri, f"The run of {words}")
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            notes.append(f"{words}: MLflow lacks a part of it: {error.message}")
+    return found
+
+
+def _models(store: Store) -> Iterator[str]:
+    token: str | None = None
+    while True:
+        page = store.client.search_registered_models(max_results=PAGE, page_token=token)
+        for model in page:
+            if not model.name.endswith(LEDGER_SUFFIX):
+                yield str(model.name)
+        token = page.token
+        if not token:
+            return
+
+
+def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
+    by_version: dict[str, list[str]] = defaultdict(list)
+    for alias, number in versions.aliases(store, model).items():
+        by_version[number].append(f"alias {alias}")
+    ledger = Ledger(store, root, model)
+    try:
+        for number, words in _by_ledger(ledger.entries()).items():
+            by_version[number].append(words)
+        default: tuple[str, ...] = ()
+    except TamperedError as error:
+        log.warning("%s All versions of %s count as named.", error, model)
+        default = ("ledger, which was tampered with",)
+    token: str | None = None
+    while True:
+        page = store.client.search_model_versions(
+            f"name = '{model}'", max_results=PAGE, page_token=token
+        )
+        for entity in page:
+            version = Version(str(entity.version), str(entity.run_id or ""), dict(entity.tags))
+            pin = ("pinned",) if PIN in version.tags else ()
+            names = (*by_version[version.number], *pin, *default)
+            yield Held(
+                model, version, entity.creation_timestamp / 1000, str(entity.model_id or ""),
+                str(entity.source), names,
+            )  # fmt: skip
+        token = page.token
+        if not token:
+            return
+
+
+def _by_ledger(entries: list[Entry]) -> dict[str, str]:
+    """Return what the ledger says of each version that it names, in one word."""
+    history = releases.read(entries)
+    released = {*history.champions, *history.withdrawn, *history.digests, history.observed}
+    found: dict[str, str] = {}
+    for entry in entries:
+        refuses = entry.kind == "decision" and entry.verdict in ("rejected", "inconclusive")
+        if entry.version in released:
+            found[entry.version] = "released"
+        elif not refuses or entry.version not in found:
+            found[entry.version] = REFUSED if refuses else "in the ledger"
+        for other in _compared(entry):
+            found.setdefault(other, "in the ledger")
+    found.pop("", None)
+    return found
+
+
+def _compared(entry: Entry) -> Iterator[str]:
+    """Yield the versions that an entry's change of aliases names."""
+    for part in ("before", "after"):
+        for number in (entry.details.get(part) or {}).values():
+            if number is not None:
+                yield str(number)

@@ -1,0 +1,98 @@
+"""`segops deploy` on a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import deploy
+from segops import pipeline
+from segops.runtime.errors import SegopsError
+from tests.integration.conftest import ROOT
+from tests.support.prefect_server import Serving, serving
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    for name in ("prefect.yaml", "flows"):
+        (root / name).symlink_to(ROOT / name)
+    monkeypatch.setenv("SEGOPS_WORKSPACE", str(root))
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")  # `segops deploy` sets them for its child process
+    return root
+
+
+def change(root: Path, **values: object) -> None:
+    """Change the first deployment of prefect.yaml."""
+    tree = yaml.safe_load((root / "prefect.yaml").read_text())
+    tree["deployments"][0].update(values)
+    (root / "prefect.yaml").unlink()
+    (root / "prefect.yaml").write_text(yaml.safe_dump(tree))
+
+
+def plainly(root: Path, server: Serving, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Call Prefect's own command."""
+    environment = pipeline.environment() | server.settings()
+    environment.pop("SEGOPS_WORKSPACE")
+    return subprocess.run(
+        ["prefect", "--no-prompt", "deploy", "--name", "weekly"],
+        cwd=root, env=environment | variables, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_deployments_are_made_checked_and_refused(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path / "prefect") as server:
+        (missing, *_) = deploy.differences(checkout)
+        assert missing == "retrain/weekly: the server has no such deployment"
+        names = deploy.deploy(checkout, "process", None)
+        assert {"retrain/weekly", "approve/approval"} <= set(names)
+        assert [pool["type"] for pool in server.read("work_pools")] == ["process"]
+        assert deploy.differences(checkout) == []
+        for held in server.read("deployments"):
+            (step,) = held["pull_steps"]
+            assert step == {"segops.operate.deployed.enter": {"directory": str(checkout)}}
+
+        # Prefect's own command is refused with a sentence where the variable is missing.
+        before = server.read("deployments")
+        refused = plainly(checkout, server)
+        assert refused.returncode == 1
+        assert "SEGOPS_WORKSPACE is not set" in refused.stderr
+        assert "Traceback" not in refused.stdout + refused.stderr
+        assert server.read("deployments") == before
+
+        change(checkout, parameters={"force": True}, schedules=[{"cron": "0 4 * * 1"}])
+        parameters, schedules = deploy.differences(checkout)
+        assert parameters.startswith("retrain/weekly: parameters is {'force': False}")
+        assert "0 3 * * 1 UTC active" in schedules
+        assert "0 4 * * 1 UTC active" in schedules
+        monkeypatch.setenv("SEGOPS_WORKSPACE", str(ROOT))
+        assert any("pull_steps" in line for line in deploy.differences(checkout))
+
+        template = tmp_path / "template.json"
+        template.write_text(json.dumps({"job_configuration": {}, "variables": {}}))
+        with pytest.raises(SegopsError, match="work pool gpu: the server has it with type process"):
+            deploy.deploy(checkout, "kubernetes", template)
+
+
+def test_deploy_names_the_variable_that_is_missing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        with pytest.raises(SegopsError, match="PREFECT_API_URL is not set"):
+            deploy.differences(checkout)
+        monkeypatch.delenv("SEGOPS_WORKSPACE")
+        with pytest.raises(SegopsError, match="SEGOPS_WORKSPACE is not set"):
+            deploy.differences(checkout)

@@ -1,0 +1,329 @@
+"""Runs in worktrees: real git, real DVC, a pipeline of one stage that copies a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from segops import files, paths, pipeline
+from segops.cli.runs import app, run_options
+from segops.operate import place, results, runs, turns, worktree
+from segops.runtime.errors import SegopsError
+from tests.integration.conftest import dvc, git
+from tests.support import registry_workspace as made
+
+STAGE = """
+import pathlib, sys, time
+mark = pathlib.Path(sys.argv[1])
+mark.with_suffix(".begun").touch()
+while not mark.exists():
+    time.sleep(0.05)
+pathlib.Path("out.txt").write_text(pathlib.Path("data/voc/a.txt").read_text())
+"""
+KILLED = """
+import sys
+from pathlib import Path
+from segops.operate import runs
+with runs.opened(Path.cwd(), "night", "HEAD", {}, print):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed checkout whose stage waits for the file that WAIT_FOR names."""
+    root = tmp_path_factory.mktemp("isolated") / "checkout"
+    (root / "data" / "voc").mkdir(parents=True)
+    (root / "src" / "segops").mkdir(parents=True)
+    (root / "src" / "segops" / "marker.txt").touch()
+    (root / "data" / "voc" / "a.txt").write_text("first\n")
+    (root / "stage.py").write_text(STAGE)
+    stage = {
+        "cmd": f"{sys.executable} stage.py $WAIT_FOR",
+        "deps": ["data/voc"],
+        "params": ["train"],
+        "outs": ["out.txt"],
+    }
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": stage}}))
+    (root / "params.yaml").write_text("# kept\ntrain:\n  epochs: 3\n")
+    (root / ".gitignore").write_text("/.segops/\n/mlflow.db\n/metrics/\n/reports/\n")
+    (root / ".dvcignore").write_text(".segops\n")
+    git(root, "init", "--initial-branch", "main")
+    assert dvc(root, "init").returncode == 0
+    assert dvc(root, "add", "data/voc").returncode == 0
+    git(root, "add", "-A")
+    git(root, "commit", "-m", "first")
+    return root
+
+
+@pytest.fixture
+def checkout(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("WAIT_FOR", os.devnull)
+    return shutil.copytree(template, tmp_path / "checkout", symlinks=True)
+
+
+def command(*arguments: str) -> str:
+    """What `segops runs` prints, in the working directory."""
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def opened(root: Path, name: str = "night", revision: str = "HEAD", **values: Any) -> Any:
+    overrides = {key.replace("__", "."): value for key, value in values.items()}
+    return runs.opened(root, name, revision, overrides, print)
+
+
+def test_the_checkout_is_free_while_a_run_is_under_way(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user edits, asks for the status and runs the pipeline; neither sees the other."""
+    mark = tmp_path / "go"
+    with opened(checkout) as work:
+        pipeline.sync_data(work.root, Path("data/voc"), print)
+        stage = subprocess.Popen(
+            ["dvc", "repro"], cwd=work.root,
+            env={**pipeline.environment(), "WAIT_FOR": str(mark)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while not mark.with_suffix(".begun").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            (checkout / "params.yaml").write_text("train:\n  epochs: 4\n")
+            assert "changed" in dvc(checkout, "status").stdout
+            done = dvc(checkout, "repro")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert stage.poll() is None
+        finally:
+            mark.touch()
+            assert stage.wait(timeout=120) == 0
+        assert "epochs: 3" in (work.root / "dvc.lock").read_text()
+        assert (work.root / "out.txt").read_text() == "first\n"
+    assert "epochs: 4" in (checkout / "dvc.lock").read_text()
+
+
+def test_a_run_sees_what_is_committed_and_shares_cache_and_record(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    (checkout / "params.yaml").write_text("train:\n  epochs: 9\n")
+    (checkout / ".dvc" / "config.local").write_text("['remote \"near\"']\n    url = ../../store\n")
+    with opened(checkout, "a b/c", train__lr=0.5) as work:
+        assert work.run.name == "a-b-c"
+        assert (work.root / "params.yaml").read_text() == "# kept\ntrain:\n  epochs: 3\n  lr: 0.5\n"
+        assert paths.state_home(work.root) == checkout
+        assert os.environ["PYTHONPATH"] == f"{work.root}/src:/elsewhere"
+        pipeline.sync_data(work.root, Path("data/voc"), print)
+        assert (work.root / "data/voc/a.txt").read_text() == "first\n"
+        local = work.root / ".dvc" / "config.local"
+        assert local.stat().st_mode & 0o777 == 0o600
+        assert dvc(work.root, "remote", "list").stdout.split()[1] == str(checkout.parent / "store")
+    assert os.environ["PYTHONPATH"] == "/elsewhere"
+    assert "because not committed: the changes of params.yaml." in capsys.readouterr().out
+    assert not (paths.state_home(checkout) / paths.RUNS / "a-b-c" / runs.TREE).exists()
+    assert len(git(checkout, "worktree", "list").splitlines()) == 1
+    (run,) = runs.every(checkout)
+    assert (run.state, run.overrides) == ("finished", {"train.lr": 0.5})
+
+
+def test_a_run_that_fails_is_kept_and_says_where(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SegopsError) as caught, opened(checkout) as work:
+        raise SegopsError("train: the loss is NaN")
+    assert str(caught.value) == (
+        f"train: the loss is NaN\nThe worktree of run night is kept in {work.root}; "
+        "`segops runs clean night` removes it."
+    )
+    assert (work.root / "params.yaml").is_file()
+    with opened(checkout) as second:
+        assert second.run.name == "night-2"
+    monkeypatch.chdir(checkout)
+    shown = command("show", "night")
+    assert "state:      failed" in shown
+    assert "why:        train: the loss is NaN" in shown
+    assert "ERROR train: the loss is NaN" in command("log", "night")
+    assert "Removed: night, night-2." in command("clean", "--all-finished")
+    assert "No runs." in command("list")
+    assert runs.every(checkout) == []
+    assert len(git(checkout, "worktree", "list").splitlines()) == 1
+
+
+def test_a_killed_run_has_ended_and_one_under_way_is_not_removed(checkout: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED], cwd=checkout, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        while process.stdout.readline() != "open\n":
+            assert process.poll() is None
+        assert [run.state for run in runs.every(checkout)] == ["running"]
+        with pytest.raises(SegopsError, match="night: this run is under way"):
+            runs.clean(checkout, "night")
+        assert runs.clean(checkout) == []
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert [run.state for run in runs.every(checkout)] == ["killed"]
+    assert runs.clean(checkout, "night") == ["night"]
+    with pytest.raises(SegopsError, match="night: no such run"):
+        runs.clean(checkout, "night")
+
+
+@pytest.mark.parametrize(
+    ("revision", "values", "message"),
+    [
+        ("nowhere", {}, "nowhere: git knows no such commit"),
+        ("--output=x", {}, "--output=x: git knows no such commit"),
+        ("HEAD", {"train__epochs": -1}, "train.epochs: expected a whole number of at least 1"),
+        ("HEAD", {"train__nothing": 1}, "train.nothing: no such parameter"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_nothing(
+    checkout: Path, revision: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SegopsError, match=message), opened(checkout, "x", revision, **values):
+        pass
+    assert runs.every(checkout) == []
+    assert not (checkout / paths.RUNS / "x").exists()
+    assert len(git(checkout, "worktree", "list").splitlines()) == 1
+    assert not (checkout / "x").exists()
+
+
+def test_data_that_no_commit_names_are_no_data_of_a_run(checkout: Path) -> None:
+    git(checkout, "rm", "--cached", "data/voc.dvc")
+    git(checkout, "commit", "-m", "no data")
+    said = r"voc\.dvc: not in commit .*`dvc add data/voc`"
+    with pytest.raises(SegopsError, match=said), opened(checkout):
+        pass
+
+
+@pytest.mark.parametrize("name", ["-x", "a/b", "..", "a b", ""])
+def test_a_name_is_one_that_git_takes(checkout: Path, name: str) -> None:
+    with pytest.raises(SegopsError, match="expected up to 60 letters"):
+        runs.require_name(checkout, name)
+
+
+def test_a_result_is_a_commit_that_touches_nothing_of_the_users(checkout: Path) -> None:
+    """Hooks do not run; ignored figures are in it; what is staged and the branch stay."""
+    hooks = checkout / ".git" / "hooks"
+    for hook in ("pre-commit", "commit-msg", "post-commit", "post-checkout",
+                 "reference-transaction"):  # fmt: skip
+        (hooks / hook).write_text(f"#!/bin/sh\necho {hook} >> {checkout}/hooks-ran\nexit 1\n")
+        (hooks / hook).chmod(0o755)
+    (checkout / "stage.py").write_text("staged")
+    subprocess.run(["git", "-c", f"core.hooksPath={os.devnull}", "add", "stage.py"],
+                   cwd=checkout, check=True)  # fmt: skip
+    before = git(checkout, "status", "--porcelain", "--branch")
+    head = git(checkout, "rev-parse", "HEAD")
+    with opened(checkout, train__epochs=5) as work:
+        files.write_json(work.root / paths.EVALUATION, {"miou": 0.5})
+        files.write_text(work.root / paths.VALIDATION_JSON, " " * (results.LARGEST + 1))
+        made = results.commit(work.root, work.run.commit, "Results of run night\n")
+        assert worktree.set_ref(work.root, results.branch_of("night"), made)
+        assert not worktree.set_ref(work.root, results.branch_of("night"), head)
+    assert git(checkout, "status", "--porcelain", "--branch") == before
+    assert not (checkout / "hooks-ran").exists()
+    assert git(checkout, "rev-parse", "runs/night^") == head
+    changed = git(checkout, "diff", "--name-only", "main", "runs/night").split()
+    assert changed == ["params.yaml", "results/metrics/evaluation.json"]
+    assert "epochs: 5" in git(checkout, "show", "runs/night:params.yaml")
+    assert git(checkout, "log", "-1", "--format=%an <%ae>", "runs/night") == (
+        "segops <segops@localhost>"
+    )
+    with pytest.raises(SegopsError, match=r"a run or a branch runs/night .* exists"):
+        runs.require_name(checkout, "night")
+
+
+def test_the_users_identity_makes_the_commit_where_it_is_set(checkout: Path) -> None:
+    git(checkout, "config", "user.name", "Ada")
+    git(checkout, "config", "user.email", "ada@example.org")
+    git(checkout, "config", "commit.gpgSign", "true")
+    made = results.commit(checkout, "HEAD", "x\n")
+    assert git(checkout, "log", "-1", "--format=%an <%ae>", made) == "Ada <ada@example.org>"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "x"}, "--name: this belongs to --isolated"),
+        ({"isolated": True, "overrides": ["train.lr"]}, "--set train.lr: expected KEY=VALUE"),
+        ({"isolated": True, "overrides": ["train.lr=[1"]}, "the value is no YAML"),
+        ({"isolated": True, "revision": "nowhere"}, "nowhere: git knows no such commit"),
+        ({"isolated": True, "recipe": "x"}, "--recipe writes into this checkout"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(
+    checkout: Path, options: dict[str, Any], message: str
+) -> None:
+    given = dict.fromkeys(("revision", "overrides", "name", "recipe"))
+    with pytest.raises(SegopsError, match=re.escape(message)):
+        run_options(checkout, **{"isolated": False, **given, **options})
+
+
+def test_a_run_needs_git(tmp_path: Path) -> None:
+    with pytest.raises(SegopsError, match="not a git repository"), opened(tmp_path):
+        pass
+
+
+def test_a_run_of_a_deployment_waits_for_one_by_hand_and_not_the_other_way_round(
+    checkout: Path,
+) -> None:
+    by_hand = ExitStack()
+    by_hand.enter_context(turns.turn(checkout / paths.RUN_LOCK, "another run", print))
+    said: list[str] = []
+
+    def free(sentence: str) -> None:
+        said.append(sentence)
+        by_hand.close()
+
+    with place.chosen(checkout, "night", place.Wanted(deployed=True), free) as scheduled:
+        assert scheduled.root == checkout / paths.RUNS / "night" / runs.TREE
+        with place.chosen(checkout, "hand", place.Wanted(wait=False), print) as here:
+            assert (here.root, here.name) == (checkout, None)
+    assert "another run (process " in said[0]
+    assert said[1].startswith("Run night: commit ")
+
+
+@pytest.mark.slow
+def test_a_champion_has_a_tag_in_git(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a run in place the result is committed; what exists is not moved, what fails is told."""
+    root = made.make(tmp_path / "checkout")
+    made.release(root, seed=1, quality=0.8)
+    made.challenge(root, seed=2, quality=0.1)
+    head = git(root, "rev-parse", "HEAD")
+    results.mark(root, "2", head)
+    assert not git(root, "tag")
+    results.mark(root, "1", head)
+    released = git(root, "rev-parse", "model/segops/v1")
+    assert git(root, "rev-parse", "model/segops/v1^") == head
+    assert "results/metrics/evaluation.json" in git(root, "show", "--name-only", released)
+    assert made.client(root).get_model_version("segops", "1").tags["segops.result_commit"] == (
+        released
+    )
+    git(root, "tag", "--force", "model/segops/v1", "HEAD")
+    results.mark(root, "1", head)
+    assert git(root, "rev-parse", "model/segops/v1") == head
+    git(root, "tag", "--delete", "model/segops/v1")
+    git(root, "tag", "model/segops")
+    results.mark(root, "1")
+    assert "Version 1 gets no tag in git" in caplog.text
+    git(root, "tag", "--delete", "model/segops")
+    results.mark(root, "1")
+    assert git(root, "rev-parse", "model/segops/v1") == released

@@ -1,0 +1,118 @@
+"""The end of a flow run is told: to channels, and as an event on a real Prefect server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Completed, Failed
+from prefect.types._datetime import now
+
+from flows import retrain as retrain_module
+from flows.failures import told_by_caller
+from flows.server import deliver
+from flows.telling import tell
+from segops.operate import notify, schedules, silence
+from segops.release.check import at_least
+from segops.release.gate import Decision
+from tests.support.channels import Webhook, webhook
+from tests.support.prefect_server import Serving, serving
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
+
+
+@pytest.fixture
+def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    """A webhook that is told of everything, and a workspace whose parameters are not usable."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    sections = {"notify": {"by_hand": True}, "train": {"epoch": 3}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+    monkeypatch.chdir(tmp_path)
+    with webhook() as running:
+        monkeypatch.setenv(notify.ADDRESSES, running.address)
+        yield running
+
+
+def event(server: Serving, name: str) -> dict[str, Any]:
+    """The event of a name, as soon as the server has it."""
+    deliver()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        answer = server.post("events/filter", {"filter": {"event": {"name": [name]}}})
+        if found := answer.raise_for_status().json()["events"]:
+            event: dict[str, Any] = found[0]
+            return event
+        time.sleep(0.3)
+    raise AssertionError(f"no event {name}")
+
+
+def test_a_failure_is_told_with_its_cause(
+    server: Serving, hook: Webhook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with told_by_caller():
+        state: Any = retrain_module.retrain(return_state=True)
+    assert state.is_failed()
+    (got,) = hook.got
+    assert got["title"].startswith("Run ")
+    assert got["title"].endswith(" of the flow retrain failed")
+    assert "train.epoch: no such parameter" in got["message"]
+    assert "/runs/flow-run/" in got["message"]
+    happened = event(server, "segops.failed")
+    assert "train.epoch: no such parameter" in happened["payload"]["cause"]
+    related = {one["prefect.resource.id"] for one in happened["related"]}
+    assert f"prefect.flow-run.{state.state_details.flow_run_id}" in related
+    logs = [one["message"] for one in server.read("logs")]
+    assert not [one for one in logs if "hook" in one]
+    assert "Channel 1 (json) was told: " in " ".join(logs)
+    assert "T0KEN" not in str(server.read("logs"))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_rejection_is_an_event_of_the_version(server: Serving, hook: Webhook) -> None:
+    low = at_least("mIoU", "mIoU", 0.3, 0.5)
+    decision = Decision(verdict="rejected", checks=(low,), model="tiles", version="7")
+    evaluation = {"miou": 0.3, "miou_low": None, "miou_high": None, "images": 1, "split": "val"}
+    summary = retrain_module.Summary({}, "tiles", "7", True, decision, evaluation, "sqlite:///x")
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), name="quick-fox", deployment_id=uuid4())
+    state = Completed(name="Rejected", data=summary)
+    state.data = type("Record", (), {"result": summary})()
+    tell(retrain_module.retrain, run, state)
+    happened = event(server, "segops.rejected")
+    assert happened["resource"]["prefect.resource.id"] == "segops.model-version.tiles.7"
+    assert happened["payload"]["miou"] == 0.3
+    assert hook.got[0]["title"] == "tiles version 7 is rejected"
+    unchanged = Completed(name="Unchanged", data=None)
+    unchanged.data = state.data
+    tell(retrain_module.retrain, run, unchanged)
+    assert len(hook.got) == 1
+
+
+def test_a_silent_schedule_is_found(server: Serving) -> None:
+    with schedules.client() as asked:
+        assert silence.silent(asked, 24) == ["The Prefect server has no schedule."]
+        flow = asked.create_flow(retrain_module.retrain)
+        made = asked.create_deployment(flow_id=flow, name="weekly")
+        assert silence.silent(asked, 24) == []
+        in_a_day = datetime.now(UTC) + timedelta(hours=25)
+        (sentence,) = silence.silent(asked, 24, in_a_day)
+        assert sentence.startswith("Schedule weekly: none has ended since it was made at 20")
+        run = asked.create_flow_run_from_deployment(made)
+        failed: Any = Failed(message="x", timestamp=now("UTC"))
+        asked.set_flow_run_state(run.id, failed, force=True)
+        assert silence.silent(asked, 24) == []
+        (sentence,) = silence.silent(asked, 24, in_a_day)
+        assert sentence.startswith("Schedule weekly: the last ended at 20")
+    assert silence.message([sentence], 24).body == sentence

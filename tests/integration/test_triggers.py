@@ -1,0 +1,185 @@
+"""New data start a run: a real git remote, a real folder, a real record."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segops import files, paths, pipeline
+from segops.operate import triggers
+from segops.operate.triggers import Branch, Folder
+from segops.record.lineage import tag
+from segops.runtime.errors import SegopsError, TransientError
+from tests.support.registry_workspace import client, git, make, release
+
+OLD, NEW = f"{'1' * 32}.dir", f"{'2' * 32}.dir"
+SAYS = """
+import os, sys
+from pathlib import Path
+
+with Path("made.txt").open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + " | " + os.environ["SEGOPS_STARTED_BY"] + "\\n")
+sys.exit(int(Path("status.txt").read_text()))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace without a record."""
+    return make(tmp_path / "workspace", database=False)
+
+
+@pytest.fixture
+def runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a process in the place of `segops` writes how it was called; it ends with status 0."""
+    (root / "segops").mkdir()
+    (root / "segops/__init__.py").touch()
+    (root / "segops/tied.py").write_text((Path(pipeline.__file__).parent / "tied.py").read_text())
+    (root / "segops/__main__.py").write_text(SAYS)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    ends_with(root, 0)
+    return root / "made.txt"
+
+
+def ends_with(root: Path, status: int) -> None:
+    (root / "status.txt").write_text(str(status))
+
+
+def point(root: Path, md5: str) -> None:
+    """Commit a data set that DVC tracks as `md5`; the data themselves are elsewhere."""
+    content = {"outs": [{"md5": md5, "hash": "md5", "path": "voc"}]}
+    (root / "data/voc.dvc").write_text(yaml.safe_dump(content))
+    git(root, "add", "-f", "data/voc.dvc", "params.yaml")
+    git(root, "commit", "-q", "-m", "data")
+
+
+@pytest.fixture
+def remote(root: Path, tmp_path: Path) -> Path:
+    """Another checkout of the repository, whose pushes reach the workspace's remote."""
+    point(root, OLD)
+    shutil.copytree(root, tmp_path / "origin", symlinks=True)
+    git(root, "remote", "add", "origin", str(tmp_path / "origin"))
+    return tmp_path / "origin"
+
+
+def test_a_branch_with_new_data_makes_one_run_of_its_commit(
+    root: Path, remote: Path, runs: Path
+) -> None:
+    point(remote, NEW)
+    commit = git(remote, "rev-parse", "HEAD").strip()
+    for _ in range(3):
+        assert triggers.watch(root, Branch("origin/main"), 1, once=True) == 0
+    (line,) = runs.read_text().splitlines()
+    what, _, by = line.partition(" | ")
+    assert what == f"run --isolated --revision {commit}"
+    assert by.startswith(f"new data {NEW} in origin/main, seen by ")
+    assert "SEGOPS_STARTED_BY" not in os.environ
+    assert yaml.safe_load((root / "data/voc.dvc").read_text())["outs"][0]["md5"] == OLD
+
+
+def test_a_run_that_fails_is_made_three_times_and_again_with_other_data(
+    root: Path, remote: Path, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends_with(root, 1)
+    got = [triggers.watch(root, Branch("origin/main"), 1, once=True) for _ in range(5)]
+    assert got == [1, 1, 1, 0, 0]
+    assert len(runs.read_text().splitlines()) == 3
+    assert "3 runs of the same data have failed" in caplog.text
+    point(remote, NEW)
+    ends_with(root, 3)  # the gate refuses it: no other run of the same data
+    got = [triggers.watch(root, Branch("origin/main"), 1, once=True) for _ in range(3)]
+    assert got == [3, 0, 0]
+    assert len(runs.read_text().splitlines()) == 4
+
+
+def test_a_remote_or_branch_that_is_not_there_is_named(root: Path, remote: Path) -> None:
+    with pytest.raises(
+        TransientError, match=r"`git fetch --quiet origin nowhere` failed: .*nowhere"
+    ):
+        Branch("origin/nowhere").look(root)
+    with pytest.raises(SegopsError, match="--branch --output=x: expected REMOTE/BRANCH"):
+        Branch("--output=x").look(root)
+    shutil.rmtree(remote)
+    with pytest.raises(TransientError, match="git fetch"):
+        Branch("origin/main").look(root)
+
+
+def test_the_champions_data_start_no_run(root: Path, runs: Path) -> None:
+    point(root, OLD)
+    release(root, seed=1, quality=0.8)
+    assert triggers.champion_md5(root) == OLD
+    assert triggers.watch(root, Branch("main"), 1, once=True) == 0
+    assert not runs.exists()
+    point(root, NEW)
+    assert triggers.watch(root, Branch("main"), 1, once=True) == 0
+    assert len(runs.read_text().splitlines()) == 1
+    assert client(root).search_runs(["1"])[0].data.tags[tag("data_md5")] == OLD
+
+
+@pytest.fixture
+def with_dvc(root: Path) -> Path:
+    """The workspace with DVC set up in it."""
+    (root / "data/voc.dvc").unlink()
+    subprocess.run(
+        ["dvc", "init", "-q", "--no-scm"], cwd=root, env=pipeline.environment(), check=True
+    )
+    return root
+
+
+def settle(folder: Path) -> None:
+    """Wait until a second has passed since the last change."""
+    while triggers.time.time() - triggers.last_change(folder) < 1:
+        triggers.time.sleep(0.05)
+
+
+def test_a_folder_that_still_changes_is_left_alone(
+    with_dvc: Path, runs: Path, tmp_path: Path
+) -> None:
+    inbox = shutil.copytree(with_dvc / "data/voc", tmp_path / "inbox")
+    old = triggers.time.time() - 86400
+    for path in inbox.rglob("*"):
+        os.utime(path, (old, old))  # as `cp -p` and rsync keep it
+    assert Folder(inbox, 60).look(with_dvc) is None
+    assert triggers.watch(with_dvc, Folder(inbox, 60), 1, once=True) == 0
+    assert not runs.exists()
+    settle(inbox)
+    assert triggers.watch(with_dvc, Folder(inbox, 1), 1, once=True) == 0
+    assert [line.partition(" | ")[0] for line in runs.read_text().splitlines()] == [
+        f"data use {inbox}",
+        "run",
+    ]
+    (inbox / "JPEGImages" / "new.jpg").write_bytes(b"half a photograph")
+    assert Folder(inbox, 1).look(with_dvc) is None
+
+
+def test_the_data_directory_has_the_hash_that_dvc_gives_it(with_dvc: Path) -> None:
+    data = with_dvc / "data/voc"
+    settle(data)
+    found = Folder(data, 1).look(with_dvc)
+    assert found is not None
+    assert found.commands == (("run",),)
+    assert found.md5 == pipeline.track_data(with_dvc, Path("data/voc"), print)
+    with pytest.raises(SegopsError, match=r"--folder .*nowhere: no such directory"):
+        Folder(with_dvc / "nowhere", 1).look(with_dvc)
+
+
+def test_one_process_watches_in_a_workspace(root: Path) -> None:
+    with (
+        files.exclusive(root / triggers.LOCK, "a test"),
+        pytest.raises(SegopsError, match="another `segops watch` is under way"),
+    ):
+        triggers.watch(root, Branch("main"), 1, once=True)
+
+
+def test_a_damaged_note_is_no_note(root: Path, remote: Path, runs: Path) -> None:
+    (root / paths.STATE).mkdir(exist_ok=True)
+    for damaged in ("{", "[]", '{"origin/main": 7}'):
+        (root / triggers.WATCHED).write_text(damaged)
+        assert triggers.watch(root, Branch("origin/main"), 1, once=True) == 0
+    assert len(runs.read_text().splitlines()) == 3

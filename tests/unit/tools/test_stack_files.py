@@ -1,0 +1,205 @@
+"""The files of docker/ against the schemas of their formats, and their scripts run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from flows import deploy
+
+DOCKER = Path(__file__).parents[3] / "docker"
+COMPOSE = ("compose.yaml", "compose.gpu.yaml")
+MANIFESTS = sorted(DOCKER.glob("kubernetes/[!k]*.yaml"))
+TEMPLATES = sorted(DOCKER.glob("kubernetes/*.json"))
+KUBERNETES = "1.30"
+SECRET = re.compile(
+    "PASSWORD|SECRET_(ACCESS_)?KEY(_FILE)?$|AUTH_STRING(_FILE)?$|STORE_URI|CONNECTION"
+)
+"""Names of variables that hold a secret."""
+
+
+def interpolated(path: Path) -> Any:
+    """A compose file with the defaults of its variables, as `docker compose config` shows it."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", path.read_text())
+    assert "${" not in text, "a variable without a default"
+    return yaml.safe_load(text)
+
+
+def objects() -> list[dict[str, Any]]:
+    """The Kubernetes objects of all manifests, and the Jobs that the work pools make."""
+    found = [one for path in MANIFESTS for one in yaml.safe_load_all(path.read_text())]
+    return [*found, *(job(json.loads(path.read_text())) for path in TEMPLATES)]
+
+
+def job(template: dict[str, Any]) -> dict[str, Any]:
+    """The Job of a base job template, with the defaults of its variables."""
+    given = {"name": "run", "labels": {"a": "b"}, "annotations": {}, "command": ["true"]}
+    variables = template["variables"]["properties"]
+    values = {name: one.get("default") for name, one in variables.items()} | given
+
+    def filled(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: filled(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [filled(value) for value in node]
+        if not isinstance(node, str):
+            return node
+        whole = re.fullmatch(r"\{\{ (\w+) \}\}", node)
+        return (
+            values[whole[1]]
+            if whole
+            else re.sub(r"\{\{ (\w+) \}\}", lambda name: str(values[name[1]]), node)
+        )
+
+    manifest: dict[str, Any] = filled(template["job_configuration"]["job_manifest"])
+    return manifest
+
+
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    found = [one for one in objects() if one["kind"] in ("Deployment", "Job")]
+    assert len(found) == 7
+    return [(str(one["metadata"]), one["spec"]["template"]["spec"]) for one in found]
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_files_are_what_the_specification_says(name: str) -> None:
+    tree = interpolated(DOCKER / name)
+    PyCompose.from_json(json.dumps(tree)).validate()
+
+
+def test_a_misspelt_key_of_a_service_is_found() -> None:
+    tree = interpolated(DOCKER / COMPOSE[0])
+    tree["services"]["mlflow"]["mem_limt"] = "1g"
+    with pytest.raises(ValueError, match="mem_limt"):
+        PyCompose.from_json(json.dumps(tree))
+
+
+def test_every_service_is_confined_and_waits_for_what_it_needs() -> None:
+    tree = interpolated(DOCKER / "compose.yaml")
+    for name, service in tree["services"].items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert service["user"] == "1000:1000", name
+        assert set(service.get("depends_on", {})) <= set(tree["services"]), name
+        for needed in service.get("depends_on", {}).values():
+            assert needed["condition"] != "service_started", name
+        assert set(service.get("secrets", [])) <= set(tree["secrets"]), name
+        for key, value in service.get("environment", {}).items():
+            if SECRET.search(key):
+                assert key.endswith("_FILE"), f"{name}: {key} holds a secret"
+                assert value.removeprefix("/run/secrets/") in service["secrets"], name
+    published = {name for name, one in tree["services"].items() if "ports" in one}
+    assert published == {"tls"}
+    assert tree["services"]["tls"]["ports"] == ["127.0.0.1:443:8443"]
+
+
+@pytest.mark.parametrize("path", sorted(DOCKER.glob("*Dockerfile")), ids=lambda path: path.name)
+def test_dockerfiles_have_no_finding(path: Path) -> None:
+    done = subprocess.run(["hadolint", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kubernetes_takes_every_object() -> None:
+    for one in objects():
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+    named = yaml.safe_load((DOCKER / "kubernetes/kustomization.yaml").read_text())
+    assert sorted(named["resources"]) == sorted(path.name for path in MANIFESTS)
+    assert not [one for one in objects() if one["kind"] == "Secret"]
+
+
+def test_every_pod_is_confined() -> None:
+    for name, pod in pods():
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"], name
+            assert not context["allowPrivilegeEscalation"], name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted <= {volume["name"] for volume in pod["volumes"]}, name
+            for variable in container.get("env", []):
+                if re.search(
+                    "PASSWORD|SECRET_ACCESS|AUTH_STRING(_FILE)?$|STORE_URI|CONNECTION",
+                    variable["name"],
+                ):
+                    assert variable["value"].startswith("/run/secrets/"), (name, variable)
+
+
+def test_only_the_worker_may_talk_to_the_cluster() -> None:
+    for one in objects():
+        if one["kind"] in ("Deployment", "Job"):
+            pod = one["spec"]["template"]["spec"]
+            is_worker = one["metadata"].get("name") == "worker"
+            assert pod["automountServiceAccountToken"] is is_worker
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_job_asks_for_gpus_and_its_ranks_find_one_another(path: Path) -> None:
+    template = deploy.template_of(path)
+    made = job(template)
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    is_several = "nodes" in template["variables"]["properties"]
+    assert (made["spec"].get("completionMode") == "Indexed") is is_several
+    if is_several:
+        assert made["spec"]["completions"] == made["spec"]["parallelism"] == 2
+        names = [one["name"] for one in container["env"]]
+        # Kubernetes puts a variable into those after it.
+        assert names.index("JOB_NAME") < names.index("SEGOPS_MAIN")
+        assert container["command"] == ["entrypoint.sh", "rank.sh"]
+
+
+def test_prepare_makes_what_compose_mounts_and_keeps_it(tmp_path: Path) -> None:
+    made: dict[str, str] = {}
+    for _ in range(2):
+        before = made
+        subprocess.run([DOCKER / "prepare.sh", tmp_path], check=True)
+        made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+        tree = interpolated(DOCKER / "compose.yaml")
+        assert set(made) == set(tree["secrets"])
+        for path in (tmp_path / "secrets").iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert made == before
+    assert json.loads(made["s3.json"])["identities"][0]["credentials"][0]["secretKey"]
+    assert re.fullmatch(r"segops:[0-9a-f]{64}", made["prefect_auth"])
+    sources = {
+        mount["source"].removeprefix("./")
+        for service in tree["services"].values()
+        for mount in service.get("volumes", [])
+        if isinstance(mount, dict)
+    }
+    assert {source for source in sources if not (tmp_path / source).is_dir()} == set()
+
+
+def test_the_entry_point_hands_secrets_over(tmp_path: Path) -> None:
+    """No secret in the arguments of a process, nor in what the container was told."""
+    (tmp_path / "word").write_text('it\'s a $secret "word"\n')
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SEGOPS_SECRETS": str(tmp_path),
+        "WORD_FILE": str(tmp_path / "word"),
+        "OTHER_FILE": "/etc/hostname",
+    }
+    command = [DOCKER / "entrypoint.sh", "sh", "-c", 'printf %s "$WORD|${WORD_FILE-}|$OTHER_FILE"']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == 'it\'s a $secret "word"||/etc/hostname'
+    (tmp_path / "word").unlink()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "word: not readable" in done.stderr
+    assert "docker/prepare.sh" in done.stderr

@@ -130,6 +130,7 @@ def promote() -> None:
 
 def _decide(root: Path) -> None:
     """Record and register the workspace's model, decide on it, and exit as `promote` does."""
+    from segops.operate import results, worktree
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion, signing
     from segops.release.register import register
@@ -142,6 +143,7 @@ def _decide(root: Path) -> None:
     show_decision(decision, registered.version)
     tested = smoke(root)
     champion_evaluation.refresh(root)
+    results.mark(root, str(registered.version), worktree.head(root))
     show_smoke(tested)
     _tell(root, decision, tested)
     _exit_unless_promoted(decision, tested)
@@ -252,6 +254,7 @@ def approve(
     The exit status is 3 when the smoke test takes the champion back.
     """
     root = checkout()
+    from segops.operate import results
     from segops.release import champion_evaluation
     from segops.release.approval import approve as approve_candidate
     from segops.release.smoke import smoke
@@ -260,6 +263,7 @@ def approve(
     console.say(f"Version {version} is approved by {approved.by} and is champion.")
     tested = smoke(root)
     champion_evaluation.refresh(root)
+    results.mark(root, version)
     show_smoke(tested)
     _tell(root, approved.decision, tested, f"Approved by {approved.by}.")
     _exit_unless_promoted(approved.decision, tested)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segops.cli.common import checkout, console, flow_module
-from segops.cli.runs import Isolated, Name, Overrides, Revision, Wait, run_options
+from segops.cli.runs import Isolated, Name, Overrides, Project, Revision, Wait, run_options
 from segops.cli.summary import show_decision, show_smoke, show_summary
 from segops.cli.tune import put_recipe
 from segops.runtime.errors import SegopsError
@@ -39,9 +39,10 @@ def run(
     overrides: Overrides = None,
     name: Name = None,
     wait: Wait = True,
+    project: Project = None,
 ) -> None:
     """Run the whole pipeline: stages, record, register, gate, promote."""
-    root = checkout()
+    root = checkout(project)
     options = run_options(root, isolated, revision, overrides, name, recipe) | {"wait": wait}
     if recipe is not None:
         put_recipe(root, recipe, check)

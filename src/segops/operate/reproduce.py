@@ -111,7 +111,7 @@ def reproduce(
                     f"cache nor in a remote: {said} Put the data back (`dvc add {kept.data_path}`, "
                     "or a remote that has them), and repeat the command."
                 )
-            made = None if status else _made(tree)
+            made = None if status else _made(tree / kept.project)
             if made is None:
                 outcome: Outcome = "failed"
                 reason = f"its stages ended with status {status}"
@@ -160,7 +160,7 @@ def _make(
     for path, content in kept.artifacts.items():
         files.write_bytes(held / path, content)
     script = held / bundle_directory(version.bundle_digest) / "reproduce.sh"
-    text = making_script(kept.commit, kept.packaged_at, kept.data_path, kept.replaced)
+    text = making_script(kept.commit, kept.packaged_at, kept.data_path, kept.replaced, kept.project)
     files.write_text(script, text)
     status, lines = run_tied(home, ["segops.operate.shell", str(script)], on_line)
     return status, lines[-1].strip()

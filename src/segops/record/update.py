@@ -182,7 +182,7 @@ def _packaged(
     """
     names = [tag(name) for name in (*lineage.PACKAGE_FIELDS, "reproduce")]
     # In a worktree the stages run its code, and this process that of the main checkout.
-    own = results.root / "src" / segops.__name__
+    own = paths.checkout(results.root) / "src" / segops.__name__
     if not (is_by_this_code(results.bundle) or is_by_this_code(results.bundle, own)):
         is_known = run.data.tags.get(tag("bundle_digest")) == results.bundle_digest
         return {}, {} if is_known else {name: "" for name in names if name in run.data.tags}
@@ -214,6 +214,7 @@ def _script(
         results.weights_sha256,
         results.bundle_digest,
         reproduce.worktree_params(results.root, settings.model, settings.train, results.training),
+        lineage.project_of(results.root),
     )
     return {"reproduce.sh": script}
 

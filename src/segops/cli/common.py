@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from segops import logs
 from segops.runtime.errors import SegopsError
 
 
@@ -50,8 +51,19 @@ class Terminal(Console):
 console = Terminal()
 
 
+def start_logging() -> None:
+    """Log to standard output, or as JSON to standard error, which then holds nothing else."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    if logs.wants_json():
+        logs.use_json()
+        os.environ.setdefault("PREFECT_LOGGING_COLORS", "false")
+
+
 def print_error(message: str) -> None:
-    """Print an error message to standard error."""
+    """Print an error message to standard error, or log it as JSON."""
+    if logs.wants_json():
+        logging.getLogger("segops").error(message)
+        return
     Terminal(stderr=True).say(f"[bold red]error:[/] {escape(message)}", markup=True)
 
 

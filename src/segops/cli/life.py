@@ -72,7 +72,7 @@ def stage(
 
 
 def _run_stage(name: str, fresh: bool) -> None:
-    from segops import pipeline
+    from segops import logs, pipeline
     from segops.code import stage_names
     from segops.operate import turns
     from segops.params.file import load_params
@@ -84,6 +84,7 @@ def _run_stage(name: str, fresh: bool) -> None:
         raise SegopsError(f"no stage is called {name}; expected one of {', '.join(names)}.")
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
+    logs.about["stage"] = name
     if name != "code":
         load_params(root)  # checks all sections; the stage reads only its own
     # Of the processes of a distributed training, one holds the locks.

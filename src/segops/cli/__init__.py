@@ -25,6 +25,7 @@ from segops.cli import (
     notify,
     predict,
     proof,
+    report,
     reproduce,
     runs,
     schedule,
@@ -49,6 +50,11 @@ for command in (
     card.card, evaluate.evaluate, compare.compare, predict.predict, monitor.monitor,
     look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
     keep.backup, keep.restore, keep.clean, doctor.doctor,
+    card.card,
+    evaluate.evaluate, compare.compare, predict.predict, monitor.monitor, look.status, look.models,
+    look.ui,
+    deploy.deploy, watch.watch, keep.backup, keep.restore, keep.clean,
+    report.report,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -49,12 +49,7 @@ for command in (
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card, evaluate.evaluate, compare.compare, predict.predict, monitor.monitor,
     look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
-    keep.backup, keep.restore, keep.clean, doctor.doctor,
-    card.card,
-    evaluate.evaluate, compare.compare, predict.predict, monitor.monitor, look.status, look.models,
-    look.ui,
-    deploy.deploy, watch.watch, keep.backup, keep.restore, keep.clean,
-    report.report,
+    keep.backup, keep.restore, keep.clean, doctor.doctor, report.report,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)

@@ -161,7 +161,7 @@ def main() -> None:
         embedded = observed(predictor, known, "train")
     images = [new_image(number) for number in range(given.images)]
     pool = np.array(observed(predictor, images, "new images"), object)
-    few = images[: 2 * max(SIZES)]
+    few = images[: 3 * max(SIZES) // 2]
     others = {
         kind: np.array(observed(predictor, list(map(change, few)), kind), object)
         for kind, change in DRIFTS.items()

@@ -13,6 +13,7 @@ from flows.failures import failed
 from flows.retrain import call, guarded, smoke, step
 from flows.telling import tell
 from segops import paths
+from segops.operate import results
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def approve(version: str, reason: str) -> State[Any]:
         approved = call(promote_candidate, root, version, reason)
         tested = call(smoke, root)
         champion_evaluation.refresh(root)
+        results.mark(root, version)
     except SegopsError as error:
         return failed(error)
     words = f"Version {version} is approved by {approved.by}."

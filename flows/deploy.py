@@ -13,14 +13,14 @@ import yaml
 
 from flows import server
 from segops import pipeline
-from segops.operate import deployed
+from segops.operate import crashes, deployed
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 FILE = "prefect.yaml"
-COMPARED = ("entrypoint", "parameters", "work_pool_name", "pull_steps")
+COMPARED = ("entrypoint", "parameters", "work_pool_name", "job_variables", "tags", "pull_steps")
 """Fields of a deployment that are compared as they stand; limit and schedules are compared too."""
 
 
@@ -41,6 +41,7 @@ def deploy(root: Path, pool_type: str, template: Path | None) -> list[str]:
     with _prepared(root) as (client, wanted):
         for pool in dict.fromkeys(one["work_pool_name"] for one in wanted.values()):
             _make_pool(client, pool, pool_type, template)
+        crashes.install(client)
         command = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", FILE]
         status, lines = pipeline.run_tied(root, command, lambda _line: None)
         if status != 0:
@@ -109,6 +110,8 @@ def _wanted(root: Path, workspace: Path) -> dict[str, dict[str, Any]]:
                 "parameters": one.get("parameters") or {},
                 "concurrency_limit": one.get("concurrency_limit"),
                 "work_pool_name": one["work_pool"]["name"],
+                "job_variables": one["work_pool"].get("job_variables") or {},
+                "tags": one.get("tags") or [],
                 "pull_steps": one.get("pull", steps),
                 "schedules": sorted(_schedule(line) for line in one.get("schedules") or []),
             }

@@ -15,6 +15,7 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from segops import logs
 from segops.failure import shortened
 from segops.runtime.errors import SegopsError
 
@@ -48,6 +49,8 @@ def _tell_once(record: logging.LogRecord) -> bool:
     return True
 
 
+if logs.wants_json():
+    logs.use_json()  # in the place of Prefect's handler
 for _name in ("prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_tell_once)
 

@@ -23,7 +23,7 @@ from prefect.states import Completed
 from flows import cause
 from flows.failures import failed, told_by_caller
 from flows.telling import tell
-from segops import faults, files, paths, pipeline
+from segops import faults, files, logs, paths, pipeline
 from segops.operate import surroundings
 from segops.operate.place import Wanted, chosen
 from segops.params.file import load_params
@@ -110,7 +110,7 @@ def stage(root: Path, name: str, force: bool, is_due: bool) -> pipeline.StageOut
     def bring_up_to_date() -> pipeline.StageOutcome:
         outcome: pipeline.StageOutcome = "unchanged"
         if is_due:
-            outcome = pipeline.run_stage(root, name, logger.info, force)
+            outcome = pipeline.run_stage(root, name, logs.forwarding(logger), force)
         if outcome == "unchanged":
             logger.info("Nothing changed: %s is not run again.", name)
         return outcome

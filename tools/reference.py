@@ -43,6 +43,10 @@ COMMANDS = """# Commands
 
 The exit status is 0 on success, 1 on an error, 2 for a wrong argument, and 130 after Ctrl-C.
 `segops run` and `segops promote` end with 3 when the gate does not promote.
+
+`--log-format json` before the command, or `SEGOPS_LOG_FORMAT=json`, writes the log of the command
+and of the stages that it runs to standard error, a JSON object a line. Results stay on standard
+output.
 """
 API = """# Python API
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segops import faults, files, paths
+from segops import faults, files, logs, paths
 from segops.runtime.errors import SegopsError
 
 PLACE = "SEGOPS_FAILURE"
@@ -105,7 +105,7 @@ def without_cause(stage: str, lines: Sequence[str]) -> str:
 
 def _last_lines(stage: str, lines: Sequence[str]) -> str:
     """Return the last lines that the stage printed before its traceback, if it printed any."""
-    own = [line for line in lines if not line.startswith(DVC_FAILED)]
+    own = [_message(line) for line in lines if not line.startswith(DVC_FAILED)]
     started = f"Running stage '{stage}':"
     if started in own:
         own = own[own.index(started) + 2 :]  # DVC's line with the command follows
@@ -116,3 +116,11 @@ def _last_lines(stage: str, lines: Sequence[str]) -> str:
     return "\nThe last lines of its log:" + "".join(
         f"\n  {shortened(line, LONGEST_LINE)}" for line in own[-LAST_LINES:]
     )
+
+
+def _message(line: str) -> str:
+    """Return a line as people read it; that of an exception as the start of its traceback."""
+    told = logs.parsed(line)
+    if told is None:
+        return line
+    return TRACEBACK if "exception" in told else str(told["message"])

@@ -77,15 +77,31 @@ def workspace(start: Path | None = None) -> Path:
     raise SegopsError(f"{start}: no dvc.yaml here or above. Run segops inside a segops checkout.")
 
 
+def checkout(root: Path) -> Path:
+    """The root of the checkout that a workspace lies in.
+
+    It is the workspace itself, but for a project: a directory of a checkout with a ``dvc.yaml`` of
+    its own.
+    """
+    root = root.resolve()
+    if not (root / ".dvc").is_dir():
+        for parent in root.parents:
+            if (parent / ".dvc").is_dir() and (parent / "dvc.yaml").is_file():
+                return parent
+    return root
+
+
 def state_home(root: Path) -> Path:
     """The main checkout of `root`, where ``mlflow.db``, its artifacts and the ledger live.
 
-    A git worktree and the temporary copy of ``dvc exp run --temp`` both lead back to it.
+    A git worktree, the temporary copy of ``dvc exp run --temp`` and a project all lead back to it.
 
     Raises:
         SegopsError: Git refuses the checkout, because it belongs to another user.
     """
     root = root.resolve()
+    if not (root / "mlflow.db").is_file():  # an earlier segops took a project for a checkout
+        root = checkout(root)
     for parent in root.parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]

@@ -102,7 +102,7 @@ def states(root: Path) -> list[StageState]:
     states: list[StageState] = []
     recorded, present = _recorded_code(root), code.stage_codes()
     with _repository(root) as repository:
-        for name, upstream in _graph(repository):
+        for name, upstream in _graph(repository, root):
             runs = {state.name for state in states if state.state in ("stale", "perhaps")} - {CODE}
             causes = [stage for stage in upstream if stage in runs]
             try:
@@ -126,14 +126,15 @@ def states(root: Path) -> list[StageState]:
     return states
 
 
-def _graph(repository: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each stage and its upstream stages, in topological order."""
+def _graph(repository: Any, root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each stage of the workspace and its upstream stages, in topological order."""
     import networkx
 
     graph = repository.index.graph
+    own = {node for node in graph if Path(node.path) == root.absolute() / "dvc.yaml"}
     for node in reversed(list(networkx.topological_sort(graph))):
-        if name := getattr(node, "name", None):
-            yield name, tuple(sorted(up.name for up in graph[node] if getattr(up, "name", None)))
+        if node in own and (name := getattr(node, "name", None)):
+            yield name, tuple(sorted(up.name for up in graph[node] if up in own))
 
 
 def _recorded_code(root: Path) -> dict[str, str]:

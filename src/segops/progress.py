@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from segops import logs
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger("segops")
@@ -25,7 +27,7 @@ class Progress:
         self.label, self.total, self.in_bytes = label, total, in_bytes
         self.start = self.last = time.monotonic()
         self.bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not logs.wants_json():
             unit = {"unit": "B", "unit_scale": True} if in_bytes else {}
             self.bar = tqdm(desc=label, initial=done, total=total, leave=False, **unit)
 

@@ -37,7 +37,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made.evaluate(root, 0.6)
     with monkeypatch.context() as patch:
         # It was recorded by the code that packaged it, which knew where that was done.
-        patch.setattr(update, "is_by_this_code", lambda bundle: True)
+        patch.setattr(update, "is_by_this_code", lambda *_: True)
         register(root, update.record(root))
     decision = promotion.gate(root)
     assert decision.verdict == "promoted", decision.reason

@@ -11,6 +11,7 @@ import yaml
 
 from flows import deploy
 from segops import pipeline
+from segops.operate import crashes
 from segops.runtime.errors import SegopsError
 from tests.integration.conftest import ROOT
 from tests.support.prefect_server import Serving, serving
@@ -58,6 +59,10 @@ def test_deployments_are_made_checked_and_refused(
         assert {"retrain/weekly", "approve/approval"} <= set(names)
         assert [pool["type"] for pool in server.read("work_pools")] == ["process"]
         assert deploy.differences(checkout) == []
+        assert [one["name"] for one in server.read("automations")] == [crashes.NAME]
+        for held in server.read("deployments"):
+            beats = held["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
+            assert (held["tags"], beats) == ([crashes.TAG], str(crashes.HEARTBEAT_SECONDS))
         for held in server.read("deployments"):
             (step,) = held["pull_steps"]
             assert step == {"segops.operate.deployed.enter": {"directory": str(checkout)}}

@@ -59,9 +59,10 @@ def retrain(root: Path, **parameters: Any) -> Any:
 def artifacts(key: str) -> list[Any]:
     async def read() -> list[Any]:
         async with get_client() as client:
-            return await client.read_artifacts(
+            found = await client.read_artifacts(
                 artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
             )
+            return sorted(found, key=lambda one: one.created)
 
     return asyncio.run(read())
 
@@ -280,7 +281,7 @@ def started(server: Serving, deployment: Any, parameters: dict[str, Any]) -> dic
 
 def ended(server: Serving, flow_run: str) -> dict[str, Any]:
     """The last state of a flow run."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while time.monotonic() < deadline:
         state: dict[str, Any] = server.get(f"flow_runs/{flow_run}")["state"]
         if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Annotated, Literal
 
 import typer
 
-from segops import faults
+from segops import faults, logs
 from segops.cli import (
     card,
     compare,
@@ -24,6 +25,7 @@ from segops.cli import (
     notify,
     predict,
     proof,
+    report,
     reproduce,
     runs,
     schedule,
@@ -31,7 +33,7 @@ from segops.cli import (
     up,
     watch,
 )
-from segops.cli.common import make_printable, print_error
+from segops.cli.common import make_printable, print_error, start_logging
 from segops.failure import HandedOverError
 from segops.operate import surroundings
 from segops.runtime.errors import SegopsError
@@ -47,7 +49,7 @@ for command in (
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card, evaluate.evaluate, compare.compare, predict.predict, monitor.monitor,
     look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
-    keep.backup, keep.restore, keep.clean, doctor.doctor,
+    keep.backup, keep.restore, keep.clean, doctor.doctor, report.report,
 ):  # fmt: skip
     app.command()(command)
 app.command("recipes")(tune.list_recipes)
@@ -60,6 +62,22 @@ app.add_typer(tune.app, name="tune")
 log = logging.getLogger("segops")
 
 
+@app.callback()
+def options(
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(
+            envvar=logs.FORMAT,
+            help="json: the log goes to standard error, a JSON object a line.",
+        ),
+    ] = "text",
+) -> None:
+    """Take the options of all commands."""
+    if log_format != os.environ.get(logs.FORMAT, "text"):
+        os.environ[logs.FORMAT] = log_format
+        start_logging()
+
+
 def main() -> None:
     """Run the command line.
 
@@ -69,6 +87,7 @@ def main() -> None:
     surroundings.spare_loopback()
     surroundings.raise_file_limit()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    start_logging()
     log.setLevel(logging.INFO)
     log.addFilter(make_printable)
     try:
@@ -81,6 +100,11 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not logs.wants_json():
+            raise
+        log.critical("%s: %s", type(error).__name__, error, exc_info=True)
+        sys.exit(1)
 
 
 def _quiet() -> None:

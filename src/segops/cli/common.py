@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from segops import logs
 from segops.runtime.errors import SegopsError
 
 
@@ -50,8 +51,19 @@ class Terminal(Console):
 console = Terminal()
 
 
+def start_logging() -> None:
+    """Log to standard output, or as JSON to standard error, which then holds nothing else."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    if logs.wants_json():
+        logs.use_json()
+        os.environ.setdefault("PREFECT_LOGGING_COLORS", "false")
+
+
 def print_error(message: str) -> None:
-    """Print an error message to standard error."""
+    """Print an error message to standard error, or log it as JSON."""
+    if logs.wants_json():
+        logging.getLogger("segops").error(message)
+        return
     Terminal(stderr=True).say(f"[bold red]error:[/] {escape(message)}", markup=True)
 
 
@@ -68,15 +80,20 @@ def log_to_stderr() -> None:
             handler.setStream(sys.stderr)
 
 
-def checkout() -> Path:
-    """Return the root of the checkout that contains the working directory.
+def checkout(project: Path | None = None) -> Path:
+    """Return the workspace that contains the working directory, or that of a project.
 
     Raises:
-        SegopsError: The working directory is in no checkout.
+        SegopsError: The working directory is in no checkout, or the project is no workspace.
     """
     from segops import paths
 
-    return paths.workspace()
+    if project is not None and not (project / "dvc.yaml").is_file():
+        raise SegopsError(
+            f"--project {project}: no dvc.yaml there. A project is a directory of the checkout "
+            "with params.yaml and dvc.yaml, a link to the checkout's."
+        )
+    return paths.workspace(project)
 
 
 def flow_module(root: Path, name: str) -> Any:
@@ -85,6 +102,9 @@ def flow_module(root: Path, name: str) -> Any:
     Raises:
         SegopsError: There is no such module.
     """
+    from segops import paths
+
+    root = paths.checkout(root)
     if not (root / "flows" / f"{name}.py").is_file():
         raise SegopsError(f"{root}/flows/{name}.py: no such file. Every checkout of segops has it.")
     sys.path.insert(0, str(root))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segops.cli.common import checkout, console, flow_module
-from segops.cli.runs import Isolated, Name, Overrides, Revision, Wait, run_options
+from segops.cli.runs import Isolated, Name, Overrides, Project, Revision, Wait, run_options
 from segops.cli.summary import show_decision, show_smoke, show_summary
 from segops.cli.tune import put_recipe
 from segops.runtime.errors import SegopsError
@@ -39,9 +39,10 @@ def run(
     overrides: Overrides = None,
     name: Name = None,
     wait: Wait = True,
+    project: Project = None,
 ) -> None:
     """Run the whole pipeline: stages, record, register, gate, promote."""
-    root = checkout()
+    root = checkout(project)
     options = run_options(root, isolated, revision, overrides, name, recipe) | {"wait": wait}
     if recipe is not None:
         put_recipe(root, recipe, check)
@@ -71,7 +72,7 @@ def stage(
 
 
 def _run_stage(name: str, fresh: bool) -> None:
-    from segops import pipeline
+    from segops import logs, pipeline
     from segops.code import stage_names
     from segops.operate import turns
     from segops.params.file import load_params
@@ -83,6 +84,7 @@ def _run_stage(name: str, fresh: bool) -> None:
         raise SegopsError(f"no stage is called {name}; expected one of {', '.join(names)}.")
     if fresh:
         os.environ["SEGOPS_FRESH"] = "1"
+    logs.about["stage"] = name
     if name != "code":
         load_params(root)  # checks all sections; the stage reads only its own
     # Of the processes of a distributed training, one holds the locks.
@@ -130,6 +132,7 @@ def promote() -> None:
 
 def _decide(root: Path) -> None:
     """Record and register the workspace's model, decide on it, and exit as `promote` does."""
+    from segops.operate import results, worktree
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion, signing
     from segops.release.register import register
@@ -142,6 +145,7 @@ def _decide(root: Path) -> None:
     show_decision(decision, registered.version)
     tested = smoke(root)
     champion_evaluation.refresh(root)
+    results.mark(root, str(registered.version), worktree.head(root))
     show_smoke(tested)
     _tell(root, decision, tested)
     _exit_unless_promoted(decision, tested)
@@ -252,6 +256,7 @@ def approve(
     The exit status is 3 when the smoke test takes the champion back.
     """
     root = checkout()
+    from segops.operate import results
     from segops.release import champion_evaluation
     from segops.release.approval import approve as approve_candidate
     from segops.release.smoke import smoke
@@ -260,6 +265,7 @@ def approve(
     console.say(f"Version {version} is approved by {approved.by} and is champion.")
     tested = smoke(root)
     champion_evaluation.refresh(root)
+    results.mark(root, version)
     show_smoke(tested)
     _tell(root, approved.decision, tested, f"Approved by {approved.by}.")
     _exit_unless_promoted(approved.decision, tested)

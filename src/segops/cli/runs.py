@@ -38,6 +38,12 @@ Name = Annotated[
     str | None,
     typer.Option(help="With --isolated: the run's name, and its branch runs/NAME."),
 ]
+Project = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Run the workspace in DIR, a project of this checkout: another model."
+    ),
+]
 Wait = Annotated[
     bool,
     typer.Option(help="Wait while another run is under way here; else that is an error."),

@@ -14,14 +14,14 @@ from segops.voc.layout import open_layout
 PAGE = Path("reports/data-diff.html")
 
 
-def diff(root: Path, settings: Params, revision: str, page: Path) -> DataChanges:
+def diff(root: Path, settings: Params, revision: str, page: Path | None) -> DataChanges:
     """Compare the data in the checkout, tracked or not, with those of a commit.
 
     Args:
         root: The workspace.
         settings: Its parameters.
         revision: The commit, as git takes it.
-        page: The HTML file to write.
+        page: The HTML file to write, or None.
 
     Raises:
         SegopsError: As :func:`segops.operate.data_version.opened`; or one of the data sets is not
@@ -33,8 +33,9 @@ def diff(root: Path, settings: Params, revision: str, page: Path) -> DataChanges
         before = Version(open_layout(old.directory, old.params.reading), old.params.drawn)
         after = Version(layout, data.drawn)
         changes = compare(before, after, cores())
-        write_diff_page(
-            page, changes, before, after,
-            revision=revision, commit=old.commit, pictures=settings.report.pictures,
-        )  # fmt: skip
+        if page is not None:
+            write_diff_page(
+                page, changes, before, after,
+                revision=revision, commit=old.commit, pictures=settings.report.pictures,
+            )  # fmt: skip
     return changes

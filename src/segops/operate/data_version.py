@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from segops import pipeline
+from segops.operate.worktree import commit_of
 from segops.params import yaml_guard
 from segops.params.data import DataParams
 from segops.params.file import parse_params
@@ -51,7 +52,7 @@ def opened(root: Path, revision: str, present: DataParams) -> Iterator[DataVersi
     Raises:
         SegopsError: There is no such commit, it has no data, or DVC's cache lacks some of them.
     """
-    commit = _commit(root, revision)
+    commit = commit_of(root, revision)
     params = _params(root, revision, commit, present)
     held = _files(root, Path(params.path), revision, commit)
     with linked(held) as directory:
@@ -69,22 +70,9 @@ def tracked_md5(root: Path, revision: str, present: DataParams) -> tuple[str, st
     Raises:
         SegopsError: There is no such commit, or it has no data.
     """
-    commit = _commit(root, revision)
+    commit = commit_of(root, revision)
     data = Path(_params(root, revision, commit, present).path)
     return commit, _tracked(root, data, revision, commit)[0]
-
-
-def _commit(root: Path, revision: str) -> str:
-    found = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode:
-        said = found.stderr.decode(errors="replace")
-        if "not a git repository" in said:
-            raise SegopsError(f"{root}: not a git repository, so that it has no earlier data.")
-        raise SegopsError(
-            f"{revision}: git knows no such commit, tag or branch. `git log --oneline` lists the "
-            "commits."
-        )
-    return found.stdout.decode().strip()
 
 
 def _params(root: Path, revision: str, commit: str, present: DataParams) -> DataParams:

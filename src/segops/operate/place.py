@@ -67,7 +67,7 @@ class Place:
         """
         if self.work is not None:
             self.work.keep(model, version, verdict, unchanged=unchanged)
-        if self.commit is not None and verdict in ("promoted", "unchanged"):
+        if verdict in ("promoted", "unchanged"):
             is_new = self.work is None and verdict == "promoted"
             results.mark(self.root, version, self.commit if is_new else None)
 
@@ -93,7 +93,7 @@ def chosen(
     """
     if wanted.deployed:
         require_allowed(wanted.overrides)
-    commit = _head(workspace)
+    commit = worktree.head(workspace)
     lock = workspace / paths.RUN_LOCK
     if not _is_isolated(wanted, commit, say):
         with turn(lock, "another run", say, wait=wanted.wait):
@@ -120,13 +120,6 @@ def _is_isolated(wanted: Wanted, commit: str | None, say: Callable[[str], None])
             "--isolated`, or a deployment's run without `isolated: false`."
         )
     return isolated
-
-
-def _head(workspace: Path) -> str | None:
-    try:
-        return worktree.commit_of(workspace, "HEAD")
-    except SegopsError:
-        return None
 
 
 def require_allowed(overrides: Mapping[str, Any]) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import platform
-import shutil
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from segops import files, paths
-from segops.pipeline import environment, run_tied
+from segops.operate import worktree
+from segops.pipeline import run_tied
 from segops.record import kept_lineage, lineage, machine
 from segops.record.kept_lineage import KeptLineage
 from segops.record.lineage import MACHINE_FIELDS, started_by, tag
@@ -34,8 +32,6 @@ from segops.release.versions import Version
 from segops.runtime.errors import SegopsError
 
 log = logging.getLogger("segops")
-REMOVE_SECONDS = 10.0
-"""How long files are removed again that an ended process still wrote."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def reproduce(
             _require_vouched(registry, version, kept, name, trust_tags)
         folder = home / paths.STATE / f"reproduce-{version.bundle_digest[:8]}"
         tree = folder / WORKTREE
-        _remove(home, folder)
+        worktree.remove(home, folder)
         stays, differs = keep, tuple[str, ...]()
         try:
             status, said = _make(home, folder, version, kept, on_line)
@@ -115,7 +111,7 @@ def reproduce(
                     f"cache nor in a remote: {said} Put the data back (`dvc add {kept.data_path}`, "
                     "or a remote that has them), and repeat the command."
                 )
-            made = None if status else _made(tree)
+            made = None if status else _made(tree / kept.project)
             if made is None:
                 outcome: Outcome = "failed"
                 reason = f"its stages ended with status {status}"
@@ -132,7 +128,7 @@ def reproduce(
             _write_down(root, version, outcome, reason, differs, made, tolerance)
         finally:
             if not stays:
-                _remove(home, folder)
+                worktree.remove(home, folder)
         return Reproduced(version.number, outcome, reason, differs, tree if stays else None)
 
 
@@ -164,7 +160,7 @@ def _make(
     for path, content in kept.artifacts.items():
         files.write_bytes(held / path, content)
     script = held / bundle_directory(version.bundle_digest) / "reproduce.sh"
-    text = making_script(kept.commit, kept.packaged_at, kept.data_path, kept.replaced)
+    text = making_script(kept.commit, kept.packaged_at, kept.data_path, kept.replaced, kept.project)
     files.write_text(script, text)
     status, lines = run_tied(home, ["segops.operate.shell", str(script)], on_line)
     return status, lines[-1].strip()
@@ -254,23 +250,8 @@ def _require_vouched(
 
 
 def _require_commit(home: Path, name: str, commit: str) -> None:
-    if _git(home, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
+    if not worktree.has_commit(home, commit):
         raise SegopsError(
             f"{name}: its commit {commit[:12]} is not in the repository {home}. `git fetch` the "
             "branch that has it, and repeat the command."
         )
-
-
-def _git(home: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        ["git", *arguments], cwd=home, env=environment(), capture_output=True, check=False
-    )
-
-
-def _remove(home: Path, folder: Path) -> None:
-    """Remove a folder with its worktree."""
-    end = time.monotonic() + REMOVE_SECONDS
-    while folder.exists():
-        # A stage that was ended may write its last file while the folder is being removed.
-        shutil.rmtree(folder, ignore_errors=time.monotonic() < end)
-    _git(home, "worktree", "prune")

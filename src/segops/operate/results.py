@@ -81,12 +81,14 @@ def note(root: Path, number: str, result: str) -> None:
 
 
 def mark(root: Path, number: str, in_place: str | None = None) -> None:
-    """Tag the champion `model/NAME/vN` in git, unless it is tagged.
+    """Tag the champion `model/NAME/vN` in git, unless it is tagged; outside git do nothing.
 
     The tag names the commit of its result; `in_place` is the commit of the code where the present
     workspace holds the result, which is committed then. Without either, the tag names the commit of
     the code. What hinders is a warning: the release stands.
     """
+    if worktree.head(root) is None:
+        return
     try:
         settings = load_params(root)
         ref = tag_of(settings.registry.model, number)

@@ -91,6 +91,14 @@ def commit_of(root: Path, revision: str) -> str:
         ) from None
 
 
+def head(root: Path) -> str | None:
+    """Return the commit of a checkout; None outside git and before the first commit."""
+    try:
+        return commit_of(root, "HEAD")
+    except SegopsError:
+        return None
+
+
 def has(root: Path, commit: str, path: str) -> bool:
     """Whether a commit holds a path, relative to `root`."""
     try:

@@ -6,6 +6,7 @@ Files are copied and nothing is run, so that the stage needs no torch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -91,25 +92,37 @@ def package(
             copy.write_bytes(content)
 
 
-def is_by_this_code(bundle: Path) -> bool:
+def is_by_this_code(bundle: Path, source: Path = ROOM.parent) -> bool:
     """Whether this code would package the same files, to the byte.
 
     A change of docstrings makes no stage stale, but it changes the copies of the code.
+
+    Args:
+        bundle: The bundle.
+        source: The directory of another checkout's package `segops`.
     """
-    held, code_files = opener.read_bundle(bundle), _code()
+    if not (source / opener.RUNTIME).is_dir():
+        return False
+    held, code_files = opener.read_bundle(bundle), _code(source / opener.RUNTIME)
     own = {name for name in held if name.startswith(f"{opener.RUNTIME}/")}
     return (
-        json.loads(held[opener.MODEL]).get("segops_version") == segops.__version__
+        json.loads(held[opener.MODEL]).get("segops_version") == _version(source)
         and own <= code_files.keys()
         and all(held.get(name) == content for name, content in code_files.items())
     )
 
 
-def _code() -> dict[str, bytes]:
+def _version(source: Path) -> str | None:
+    text = (source / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    return None if found is None else found[1]
+
+
+def _code(room: Path = ROOM) -> dict[str, bytes]:
     """The runtime's files and the list of the libraries, by their path in a bundle."""
     runtime = {
-        path.relative_to(ROOM.parent).as_posix(): path.read_bytes()
-        for path in sorted(ROOM.rglob("*.py"))
+        path.relative_to(room.parent).as_posix(): path.read_bytes()
+        for path in sorted(room.rglob("*.py"))
     }
     return {REQUIREMENTS: requirements().encode(), **runtime}
 

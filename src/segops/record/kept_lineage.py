@@ -47,6 +47,7 @@ class KeptLineage:
     Attributes:
         commit: The commit of the code that trained.
         packaged_at: The commit of the code that packaged, where that was other code.
+        project: The project, relative to the checkout; empty: the checkout itself.
         data_path: The data directory, relative to the workspace.
         replaced: As :func:`segops.record.reproduce.worktree_params` returns them.
         environment: The libraries that it was trained with, as ``name==version``; perhaps empty.
@@ -56,6 +57,7 @@ class KeptLineage:
 
     commit: str
     packaged_at: str | None
+    project: str
     data_path: str
     replaced: Mapping[str, str]
     environment: tuple[str, ...]
@@ -95,6 +97,10 @@ def fetch(store: Store, name: str, run_id: str, tags: Mapping[str, str], home: P
     kept[f"{directory}/data.dvc"] = source.read(f"{directory}/data.dvc")
     _require_pointer(name, kept[f"{directory}/data.dvc"], data_path, tags[tag("data_md5")])
 
+    project = tags.get(tag(lineage.PROJECT_FIELD), "")
+    if PurePosixPath(project).is_absolute() or ".." in PurePosixPath(project).parts:
+        raise SegopsError(f"{name}: its tag project is no directory of a checkout: {project}.")
+
     commit, patch = tags[tag("code_commit")], None
     if tags.get(tag("code_differs")) == "true":
         patch = tags[tag(PATCH_FIELD)]
@@ -117,8 +123,9 @@ def fetch(store: Store, name: str, run_id: str, tags: Mapping[str, str], home: P
     return KeptLineage(
         commit=commit,
         packaged_at=packaged_at if other_code else None,
+        project=project,
         data_path=data_path,
-        replaced=worktree_params(home, parameters.model, parameters.train, known),
+        replaced=worktree_params(home / project, parameters.model, parameters.train, known),
         environment=source.environment(tags.get(tag("environment"))),
         training=training,
         artifacts=kept,

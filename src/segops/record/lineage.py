@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from segops import files
+from segops import files, paths
 from segops.record import machine
 
 PREFIX = "segops."
@@ -83,6 +83,8 @@ START_FIELD = "start_sha256"
 """SHA-256 of the weights that the training started from; a random start has none."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
+PROJECT_FIELD = "project"
+"""The project, relative to the checkout; that of the checkout itself has none."""
 RESULT_FIELD = "result_commit"
 """The commit of a run's result, over that of its code. No version needs it."""
 LINEAGE_FIELDS: tuple[str, ...] = (*ORIGIN_FIELDS, *TRAINING_FIELDS, *DATA_FIELDS)
@@ -206,7 +208,15 @@ def data(root: Path, data_path: str, evaluation: Mapping[str, Any]) -> Lineage:
     if "data.dvc" in artifacts:
         outputs = (yaml.safe_load(artifacts["data.dvc"]) or {}).get("outs") or [{}]
         tags["data_md5"] = str(outputs[0].get("md5") or "")
+    if project := project_of(root):
+        tags[PROJECT_FIELD] = project
     return Lineage(_prefixed({name: value for name, value in tags.items() if value}), artifacts)
+
+
+def project_of(root: Path) -> str:
+    """Return the place of a project within its checkout; empty for the checkout itself."""
+    place = root.resolve().relative_to(paths.checkout(root)).as_posix()
+    return "" if place == "." else place
 
 
 @cache
@@ -256,7 +266,9 @@ def _patch(root: Path) -> bytes | None:
 
     A temporary index and object store hold the new objects, so the repository is not changed.
     """
-    objects = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "objects")
+    top, project = paths.checkout(root), project_of(root)
+    names = [*CODE, f"{project}/dvc.yaml"] if project else CODE
+    objects = _git(top, "rev-parse", "--path-format=absolute", "--git-path", "objects")
     if objects is None:
         return None
     with files.scratch() as scratch:
@@ -267,12 +279,12 @@ def _patch(root: Path) -> bytes | None:
         }
         (scratch / "objects").mkdir()
         commands = [["read-tree", "HEAD"]]
-        for name in CODE:
-            if (root / name).exists():
+        for name in names:
+            if (top / name).exists():
                 commands.append(["add", "--all", "--", name])
             else:
                 gone = f":(literal){name}"
                 commands.append(["rm", "-r", "-q", "--cached", "--ignore-unmatch", "--", gone])
-        if any(_git(root, *command, extra=extra) is None for command in commands):
+        if any(_git(top, *command, extra=extra) is None for command in commands):
             return None
-        return _git(root, "diff", "--cached", "--binary", "--no-ext-diff", "HEAD", extra=extra)
+        return _git(top, "diff", "--cached", "--binary", "--no-ext-diff", "HEAD", extra=extra)

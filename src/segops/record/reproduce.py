@@ -10,6 +10,7 @@ from typing import Any
 from segops import paths
 from segops.params.model import ModelParams
 from segops.params.train import TrainParams
+from segops.record.lineage import project_of
 
 TRAINED_WITH = "trained_with.yaml"
 """In a run's lineage: params.yaml as first recorded with the training. The code that trained may
@@ -44,7 +45,11 @@ def reproduce_command(run_id: str, digest: str, uri: str) -> str:
 
 
 def making_script(
-    commit: str, packaged_at: str | None, data_path: str, replaced: Mapping[str, str]
+    commit: str,
+    packaged_at: str | None,
+    data_path: str,
+    replaced: Mapping[str, str],
+    project: str = "",
 ) -> str:
     """Return a script that makes a model again in a worktree beside its lineage.
 
@@ -56,7 +61,9 @@ def making_script(
         packaged_at: The commit of the code that packaged, where it differs from the first.
         data_path: The data directory, relative to the workspace.
         replaced: Parameters to replace, as :func:`worktree_params` returns them.
+        project: The project, relative to the checkout; empty: the checkout itself.
     """
+    enter = f'cd "$tree"/{shlex.quote(project)}\n' if project else ""
     pointer = shlex.quote(f"{data_path}.dvc")
     settings = first = f"""cp "$bundle/params.yaml" params.yaml
 mkdir -p "$(dirname {pointer})"
@@ -71,13 +78,14 @@ PYTHONPATH="$tree/src" python -c {shlex.quote(_SET)} {key} {value}"""
     repro = 'SEGOPS_LIVE=0 PYTHONPATH="$tree/src" dvc repro --force'
     steps = f"{repro} evaluate"
     if packaged_at is not None:
+        leave = 'cd "$tree"\n' if project else ""
         steps = f"""{repro} train
-# Other code packaged the weights than trained them.
+{leave}# Other code packaged the weights than trained them.
 if [ -s "$training/code.patch" ]; then git apply --reverse "$training/code.patch"; fi
 git checkout --quiet -- .
 git checkout --quiet --detach {shlex.quote(packaged_at)}
 if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
-{settings}
+{enter}{settings}
 {repro} --single-item package
 {repro} --single-item evaluate"""
     return f"""#!/bin/sh
@@ -91,7 +99,7 @@ tree=$(dirname "$training")/{WORKTREE}
 git worktree add --detach "$tree" {shlex.quote(commit)}
 cd "$tree"
 if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
-{first}
+{enter}{first}
 dvc cache dir --local "$main/.dvc/cache"
 dvc checkout {pointer} || dvc pull {pointer} || exit {NO_DATA}
 {steps}
@@ -105,13 +113,14 @@ def reproduce_script(
     weights_sha256: str,
     digest: str,
     replaced: Mapping[str, str],
+    project: str = "",
 ) -> bytes:
     """Return the script that :func:`reproduce_command` runs, stored with the bundle's lineage.
 
     It makes the model again, and fails on other weights than those of `weights_sha256` and on
     another bundle than that of `digest`. The other arguments are those of :func:`making_script`.
     """
-    making = making_script(commit, packaged_at, data_path, replaced)
+    making = making_script(commit, packaged_at, data_path, replaced, project)
     return f"""{making}if ! grep -q '"weights_sha256": "{weights_sha256}"' {paths.TRAINING}; then
   echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
   exit 1
@@ -138,6 +147,8 @@ def worktree_params(
         Shell words by dotted key; `$main` is the main checkout.
     """
     replaced: dict[str, str] = {}
+    project = project_of(root)
+    main = f'"$main"/{shlex.quote(project)}' if project else '"$main"'
     start, weights = model.start_from, model.encoder_weights
     start_model, precision = training.get("start_model"), training.get("precision")
     if train.precision == "auto" and precision is not None:
@@ -146,7 +157,7 @@ def worktree_params(
         if "@" in start and start_model is not None:
             replaced["model.start_from"] = shlex.quote(start_model)
     elif start is not None and not Path(start).expanduser().is_absolute():
-        replaced["model.start_from"] = f'"$main"/{shlex.quote(start)}'
+        replaced["model.start_from"] = f"{main}/{shlex.quote(start)}"
     if weights is not None and not Path(weights).is_absolute() and (root / weights).is_file():
-        replaced["model.encoder_weights"] = f'"$main"/{shlex.quote(weights)}'
+        replaced["model.encoder_weights"] = f"{main}/{shlex.quote(weights)}"
     return replaced

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow.entities import Run
 
+import segops
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.predict.package import is_by_this_code
@@ -180,7 +181,9 @@ def _packaged(
     checkout. Then the run's tags stay if they describe this bundle; if not, they are emptied.
     """
     names = [tag(name) for name in (*lineage.PACKAGE_FIELDS, "reproduce")]
-    if not is_by_this_code(results.bundle):
+    # In a worktree the stages run its code, and this process that of the main checkout.
+    own = paths.checkout(results.root) / "src" / segops.__name__
+    if not (is_by_this_code(results.bundle) or is_by_this_code(results.bundle, own)):
         is_known = run.data.tags.get(tag("bundle_digest")) == results.bundle_digest
         return {}, {} if is_known else {name: "" for name in names if name in run.data.tags}
     packaging = lineage.packaging(results.root)
@@ -211,6 +214,7 @@ def _script(
         results.weights_sha256,
         results.bundle_digest,
         reproduce.worktree_params(results.root, settings.model, settings.train, results.training),
+        lineage.project_of(results.root),
     )
     return {"reproduce.sh": script}
 

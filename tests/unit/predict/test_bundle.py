@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segops import code, files
+from segops.predict import package
 from segops.predict.bundle import bundle_digest, load_bundle, read_model
 from segops.predict.package import ENTRIES, LIBRARIES, ROOM
 from segops.runtime import opener
@@ -331,3 +332,18 @@ def test_it_works_where_segops_is_not_installed(bundle: Path, tmp_path: Path) ->
     assert "image in row 0 is int" in kind[1]
     assert "its code was not run" in digest[1]
     assert not list(bundle.rglob("__pycache__"))
+
+
+def test_a_bundle_is_told_from_one_of_another_checkouts_code(bundle: Path, tmp_path: Path) -> None:
+    here, other = package.ROOM.parent, tmp_path / "src" / "segops"
+    shutil.copytree(package.ROOM, other / package.ROOM.name)
+    shutil.copy(here / "__init__.py", other)
+    assert package.is_by_this_code(bundle)
+    assert package.is_by_this_code(bundle, other)
+    module = other / package.ROOM.name / "masks.py"
+    module.write_text(module.read_text() + "# another comment\n")
+    assert not package.is_by_this_code(bundle, other)
+    shutil.copy(package.ROOM / "masks.py", module)
+    (other / "__init__.py").write_text('__version__ = "9.0.0"\n')
+    assert not package.is_by_this_code(bundle, other)
+    assert not package.is_by_this_code(bundle, tmp_path / "none")

@@ -1,0 +1,39 @@
+"""Whoever may start runs chooses no directory: a flow takes none as a parameter."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path, PurePath
+
+import pytest
+from prefect import Flow
+from prefect.exceptions import SignatureMismatchError
+
+import flows
+
+PLACES = {"root", "workspace", "checkout", "directory", "cwd", "path"}
+FLOWS = {
+    name: found
+    for file in sorted(Path(flows.__file__).parent.glob("*.py"))
+    if "@flow" in file.read_text()
+    for name, found in vars(importlib.import_module(f"flows.{file.stem}")).items()
+    if isinstance(found, Flow)
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_no_parameter_is_a_directory(name: str) -> None:
+    parameters = inspect.signature(FLOWS[name].fn, eval_str=True).parameters.values()
+    assert parameters
+    assert not PLACES & {one.name for one in parameters}
+    assert not [one for one in parameters if "Path" in str(one.annotation)]
+    kinds = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    assert not kinds & {one.kind for one in parameters}
+
+
+def test_a_directory_that_is_given_is_refused() -> None:
+    assert {"retrain", "approve"} <= set(FLOWS)
+    for place in (*PLACES, PurePath("/tmp").name):
+        with pytest.raises(SignatureMismatchError):
+            FLOWS["retrain"].validate_parameters({place: "/tmp"})

@@ -28,6 +28,7 @@ from segops import pipeline
 from segops.operate import notify, schedules, silence
 from segops.release.check import at_least
 from segops.release.gate import Decision
+from segops.runtime.errors import TransientError
 from tests.integration.conftest import ROOT
 from tests.support.channels import Webhook, webhook
 from tests.support.prefect_server import Serving, serving
@@ -74,7 +75,7 @@ def event(server: Serving, name: str) -> dict[str, Any]:
 
 
 def test_a_failure_is_told_with_its_cause(
-    server: Serving, hook: Webhook, capsys: pytest.CaptureFixture[str]
+    server: Serving, hook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     with told_by_caller():
         state: Any = retrain_module.retrain(return_state=True)
@@ -92,7 +93,31 @@ def test_a_failure_is_told_with_its_cause(
     assert not [one for one in logs if "hook" in one]
     assert "Channel 1 (json) was told: " in " ".join(logs)
     assert "T0KEN" not in str(server.read("logs"))
-    assert "Traceback" not in capsys.readouterr().err
+    assert "Beginning flow run" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_lost_connection_is_tried_again_and_its_cause_is_the_state(
+    server: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    @retrain_module.step(task_run_name="record", retries=1, retry_delay_seconds=0)
+    def record(succeeds: bool) -> Any:
+        def lose() -> str:
+            calls.append(1)
+            if succeeds and len(calls) == 2:
+                return "recorded"
+            raise TransientError("MLflow does not answer.")
+
+        return retrain_module.guarded(lose)
+
+    assert record(True) == "recorded"
+    state = record(False, return_state=True)
+    assert (len(calls), state.name, state.message) == (4, "Failed", "MLflow does not answer.")
+    assert "Retries are exhausted" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "NoneType: None" not in caplog.text
 
 
 def test_a_rejection_is_an_event_of_the_version(server: Serving, hook: Webhook) -> None:

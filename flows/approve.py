@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 
 from flows.failures import failed
 from flows.retrain import call, guarded, smoke, step
 from flows.telling import tell
-from segops import paths
-from segops.operate import results
+from segops.operate import deployed, results
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def approve(version: str, reason: str) -> State[Any]:
     from segops.release import champion_evaluation
 
     try:
-        root = paths.workspace()
+        root = deployed.of_run(deployment.id is not None)
         approved = call(promote_candidate, root, version, reason)
         tested = call(smoke, root)
         champion_evaluation.refresh(root)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.runtime import deployment
 from prefect.states import Completed
 
 from flows.failures import failed
 from flows.retrain import call, guarded, step
 from flows.telling import tell
-from segops import paths
+from segops.operate import deployed
 from segops.report.markdown import escaped
 from segops.runtime.errors import SegopsError
 
@@ -46,7 +47,7 @@ def monitor() -> State[Any]:
     ``params.yaml`` names, as in :mod:`flows.retrain`.
     """
     try:
-        found: Monitored = call(compare, paths.workspace())
+        found: Monitored = call(compare, deployed.of_run(deployment.id is not None))
     except SegopsError as error:
         return failed(error)
     create_markdown_artifact(

@@ -24,7 +24,7 @@ from flows import cause
 from flows.failures import failed, told_by_caller
 from flows.telling import tell
 from segops import faults, files, logs, paths, pipeline
-from segops.operate import surroundings
+from segops.operate import deployed, surroundings
 from segops.operate.place import Wanted, chosen
 from segops.params.file import load_params
 from segops.report.figures import sentence
@@ -198,7 +198,7 @@ def retrain(
         wait: Wait while another run is under way in the workspace; else the run fails then.
     """
     try:
-        workspace = paths.workspace()
+        workspace = deployed.of_run(deployment.id is not None)
         cause.declare()
         wanted = Wanted(isolated, revision, overrides or {}, wait, deployment.id is not None)
         say = get_run_logger().info

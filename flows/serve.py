@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.runner import Runner
 from prefect.schedules import Cron
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from pydantic import ValidationError
 
 from flows import server
@@ -98,7 +100,7 @@ def serve(
                         automations.put_drift(asked, settings)
                 _serve_once(name, claimed, scheduled, beside, catch_up)
                 return
-            except (RuntimeError, httpx.HTTPError, TransientError) as error:
+            except (ExceptionGroup, RuntimeError, httpx.HTTPError, TransientError) as error:
                 _await_server(own, error)
 
 
@@ -159,28 +161,38 @@ def _require_valid(cron: str, timezone: str) -> None:
 
 async def _serve(runner: Runner, name: str, claimed: UUID, deployment: UUID) -> None:
     """Run the runner until a signal comes or the claim is lost."""
-    stopping = asyncio.Event()
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    before = {one: signal.getsignal(one) for one in SIGNALS}
     serving = asyncio.create_task(runner.start())
     await asyncio.sleep(0)  # the runner sets a handler of its own first
     for one in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(one, stopping.set)
+        signal.signal(one, lambda *_: loop.call_soon_threadsafe(stopping.set))
     stopped = asyncio.create_task(stopping.wait())
     keeping = asyncio.create_task(_keep(name, claimed, deployment))
-    await asyncio.wait({serving, stopped, keeping}, return_when=asyncio.FIRST_COMPLETED)
-    if not serving.done():
-        log.info("Schedule %s is ended; a run in progress is cancelled.", name)
-        if not keeping.done():
-            await asyncio.to_thread(_pause, name, claimed)
-        if runner.started:
-            await runner.astop()
+    try:
+        await asyncio.wait({serving, stopped, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done() or keeping.done():
+            await _end(runner, serving, name, claimed)
         else:
-            serving.cancel()
-    for task in (stopped, keeping):
-        task.cancel()
-    with suppress(asyncio.CancelledError):
+            await serving  # it gave up
+    finally:
+        stopped.cancel()
+        keeping.cancel()
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+async def _end(runner: Runner, serving: asyncio.Task[None], name: str, claimed: UUID) -> None:
+    """End the runner; the server may be away meanwhile."""
+    log.info("Schedule %s is ended; a run in progress is cancelled.", name)
+    with suppress(SegopsError):  # _give_back says so
+        await asyncio.to_thread(_pause, name, claimed)
+    if runner.started:
+        await runner.astop()
+    else:
+        serving.cancel()
+    with suppress(asyncio.CancelledError, ExceptionGroup, RuntimeError, httpx.HTTPError):
         await serving
-    if keeping.done() and not keeping.cancelled():
-        keeping.result()
 
 
 async def _keep(name: str, claimed: UUID, deployment: UUID) -> None:
@@ -208,7 +220,8 @@ def _look(name: str, claimed: UUID, deployment: UUID, looks: int) -> bool:
 
 def _pause(name: str, claimed: UUID) -> None:
     """Pause the schedule, if it is still this process's."""
-    with schedules.client() as asked:
+    # A process that ends does not wait long for its server.
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}), schedules.client() as asked:
         if schedules.holds(asked, name, claimed):
             with suppress(SegopsError):  # it was not yet deployed
                 schedules.pause(asked, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def _message(root: Path, flow: Flow[..., Any], run: FlowRun, state: State[Any]) 
 
 
 def _workspace() -> Path:
-    """Return the workspace, or the working directory of a worker that tells of a killed run."""
+    """Return the workspace; a worker that tells of a killed run may be started elsewhere."""
     try:
         return paths.workspace()
     except SegopsError:
-        return Path.cwd()
+        return Path(os.environ.get("SEGOPS_WORKSPACE", "."))

@@ -12,6 +12,11 @@ from typing import Any
 
 FORMAT = "SEGOPS_LOG_FORMAT"
 Logger = logging.Logger | logging.LoggerAdapter[Any]
+PREFECT = {
+    "PREFECT_LOGGING_COLORS": "false",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_": "segops.logs.JsonFormatter",
+}
+"""Settings with which a process of Prefect's own, before it loads a flow, writes JSON too."""
 LEVELS = logging.getLevelNamesMapping()
 
 about: dict[str, str] = {}
@@ -27,8 +32,11 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as a JSON object of one line.
 
     Keys: `time` (UTC, ISO 8601), `level`, `logger`, `message`; where known `run`, `run_id` and
-    `stage`; `exception` with the traceback.
+    `stage`; `exception` with the traceback. Options of other formatters are ignored.
     """
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -44,7 +52,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             told["exception"] = self.formatException(record.exc_info)
-        return json.dumps({key: value for key, value in told.items() if value is not None})
+        known = {key: value for key, value in told.items() if value is not None}
+        return json.dumps(known, default=str)
 
 
 def use_json() -> None:

@@ -442,6 +442,9 @@ def unused_objects(
         others = [held.enter_context(Repo(str(one))) for one in worktrees]
         for one in (repository, *others):
             held.enter_context(lock_repo(one))
+        # DVC warns of each output of a branch that never ran.
+        held.callback(logging.getLogger("dvc").setLevel, logging.getLogger("dvc").level)
+        logging.getLogger("dvc").setLevel(logging.ERROR)
         everywhere = {"all_branches": True, "all_tags": True, "all_experiments": True}
         found = [repository.used_objs(force=True, **everywhere)]
         found += [one.used_objs(force=True) for one in others]

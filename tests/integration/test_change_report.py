@@ -87,6 +87,7 @@ def test_the_difference_has_an_interval_where_the_cache_holds_the_counts(root: P
     assert "results/metrics/evaluation.json of this checkout is of an earlier run" in text
 
 
+@pytest.mark.slow
 def test_a_checkout_without_outputs_reads_what_its_run_committed(root: Path) -> None:
     made.challenge(root, seed=2, quality=0.8)
     decision = promotion.gate(root)

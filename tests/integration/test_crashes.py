@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect.events import emit_event
 from prefect.events.related import tags_as_related_resources
@@ -70,3 +72,24 @@ def test_a_silent_run_is_marked_and_one_that_others_watch_is_not(running: Servin
             "The run's process sent no heartbeat for 10 s: it has ended.",
         )
     assert running.get(f"flow_runs/{strange.id}")["state"]["type"] == "RUNNING"
+
+
+@pytest.mark.long
+def test_a_run_that_ended_with_its_server_is_marked_by_the_next_one(tmp_path: Path) -> None:
+    with serving(tmp_path) as first:
+        with schedules.client() as client:
+            crashes.install(client, SILENCE)
+        run = begun([crashes.TAG])
+        beat(run)
+        servers.deliver()
+        until(lambda: "prefect.flow-run.heartbeat" in str(first.post("events/filter", {}).json()))
+        psutil.Process(first.pid).kill()
+    with serving(tmp_path) as second:
+        until(lambda: second.get(f"flow_runs/{run.id}")["state"]["type"] == "CRASHED")
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 150
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

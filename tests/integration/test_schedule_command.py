@@ -179,6 +179,29 @@ def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
     assert server.read("variables") == []
 
 
+@pytest.mark.long
+def test_a_schedule_outlives_its_server(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    with serving(tmp_path) as first:
+        for name, value in first.settings().items():
+            monkeypatch.setenv(name, value)
+        port = int(first.address.rpartition(":")[2])
+        started = Serve(checkout).__enter__()
+    try:
+        until(lambda: "The schedule waits for it" in started.said.read_text(), 200)
+        with serving(tmp_path, port=port) as second:
+            until(lambda: started.said.read_text().count("is being served") == 2)
+            start_run(second)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
+        assert "stays active: " in started.said.read_text()
+    finally:
+        started.__exit__()
+
+
 def test_a_plain_call_says_what_it_wants(checkout: Path) -> None:
     done = segops(checkout, "schedule")
     assert done.returncode == 2

@@ -57,7 +57,7 @@ def test_a_checkout_releases_into_the_teams_registry(client: Team, tmp_path: Pat
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_two_checkouts_retrain_by_a_worker(client: Team, tmp_path: Path) -> None:
     """One model is promoted, the next one approved and rolled back; data come from the bucket."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -100,7 +100,7 @@ def ended(
     server: Serving, name: str, root: Path, parameters: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The last state of a run of a deployment, once that is the one of a checkout."""
-    end = time.monotonic() + 400
+    end = time.monotonic() + 600
     run = None
     while time.monotonic() < end:
         time.sleep(1)

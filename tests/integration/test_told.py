@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun
@@ -19,13 +24,23 @@ from flows import retrain as retrain_module
 from flows.failures import told_by_caller
 from flows.server import deliver
 from flows.telling import tell
+from segops import pipeline
 from segops.operate import notify, schedules, silence
 from segops.release.check import at_least
 from segops.release.gate import Decision
+from segops.runtime.errors import TransientError
+from tests.integration.conftest import ROOT
 from tests.support.channels import Webhook, webhook
 from tests.support.prefect_server import Serving, serving
 
 pytestmark = pytest.mark.slow
+LONG = """
+
+def chosen(*_: object) -> Any:
+    import time
+
+    time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +75,7 @@ def event(server: Serving, name: str) -> dict[str, Any]:
 
 
 def test_a_failure_is_told_with_its_cause(
-    server: Serving, hook: Webhook, capsys: pytest.CaptureFixture[str]
+    server: Serving, hook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     with told_by_caller():
         state: Any = retrain_module.retrain(return_state=True)
@@ -78,7 +93,31 @@ def test_a_failure_is_told_with_its_cause(
     assert not [one for one in logs if "hook" in one]
     assert "Channel 1 (json) was told: " in " ".join(logs)
     assert "T0KEN" not in str(server.read("logs"))
-    assert "Traceback" not in capsys.readouterr().err
+    assert "Beginning flow run" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_lost_connection_is_tried_again_and_its_cause_is_the_state(
+    server: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    @retrain_module.step(task_run_name="record", retries=1, retry_delay_seconds=0)
+    def record(succeeds: bool) -> Any:
+        def lose() -> str:
+            calls.append(1)
+            if succeeds and len(calls) == 2:
+                return "recorded"
+            raise TransientError("MLflow does not answer.")
+
+        return retrain_module.guarded(lose)
+
+    assert record(True) == "recorded"
+    state = record(False, return_state=True)
+    assert (len(calls), state.name, state.message) == (4, "Failed", "MLflow does not answer.")
+    assert "Retries are exhausted" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "NoneType: None" not in caplog.text
 
 
 def test_a_rejection_is_an_event_of_the_version(server: Serving, hook: Webhook) -> None:
@@ -116,3 +155,68 @@ def test_a_silent_schedule_is_found(server: Serving) -> None:
         (sentence,) = silence.silent(asked, 24, in_a_day)
         assert sentence.startswith("Schedule weekly: the last ended at 20")
     assert silence.message([sentence], 24).body == sentence
+
+
+def until(condition: Callable[[], Any], what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.2)
+
+
+def start(server: Serving, deployment: str, parameters: dict[str, Any]) -> str:
+    """Start a run of a deployment; returns its id."""
+    path = f"deployments/{server.get(f'deployments/name/{deployment}')['id']}/create_flow_run"
+    made: dict[str, str] = server.post(path, {"parameters": parameters}).raise_for_status().json()
+    return made["id"]
+
+
+def state_of(server: Serving, run: str) -> dict[str, Any]:
+    state: dict[str, Any] = server.get(f"flow_runs/{run}")["state"]
+    return state
+
+
+def test_a_failed_and_a_killed_run_of_a_schedule_are_told_without_a_traceback(
+    server: Serving, hook: Webhook, tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "flows", tmp_path / "flows")
+    with (tmp_path / "flows/retrain.py").open("a") as file:
+        file.write(LONG)
+    said = tmp_path / "said.txt"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            ["segops", "--log-format", "json", "schedule", "--cron", "0 3 1 1 *"],
+            cwd=tmp_path,
+            env={
+                **pipeline.environment(),
+                **server.settings(),
+                "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+                "SEGOPS_NOTIFY": hook.address,
+            },
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: "is being served" in said.read_text(), said.read_text)
+        made = start(server, "approve/approval", {"version": "7", "reason": "looked at it"})
+        until(lambda: hook.got, said.read_text)
+        state = state_of(server, made)
+        killed = start(server, "retrain/scheduled", {})
+        until(lambda: state_of(server, killed)["type"] == "RUNNING", said.read_text)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        until(lambda: len(hook.got) > 1, said.read_text)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    assert (state["type"], state["name"]) == ("FAILED", "Failed")
+    assert "train.epoch: no such parameter" in state["message"]
+    failed, crashed = hook.got
+    assert state["message"] in failed["message"]
+    assert crashed["title"].endswith("of the flow retrain failed")
+    assert "-9" in crashed["message"]
+    text = said.read_text()
+    assert "Traceback" not in text
+    lines = [json.loads(one) for one in text.splitlines()]
+    ended = [one for one in lines if "Finished in state Failed" in one["message"]]
+    assert [one["level"] for one in ended if one["logger"] == "prefect.flow_runs"] == ["ERROR"]

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from segops import files, paths, pipeline
+from segops.cli import app
 from segops.operate import triggers
 from segops.operate.triggers import Branch, Folder
 from segops.record.lineage import tag
@@ -167,6 +170,16 @@ def test_the_data_directory_has_the_hash_that_dvc_gives_it(with_dvc: Path) -> No
     assert found.md5 == pipeline.track_data(with_dvc, Path("data/voc"), print)
     with pytest.raises(SegopsError, match=r"--folder .*nowhere: no such directory"):
         Folder(with_dvc / "nowhere", 1).look(with_dvc)
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--isolated", "--revision", "abc"], ["data", "use", "/srv/inbox"], ["run"]]
+)
+def test_the_commands_that_are_started_exist(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words)  # parses, runs nothing
 
 
 def test_one_process_watches_in_a_workspace(root: Path) -> None:

@@ -74,12 +74,12 @@ class Serving:
 
 
 @contextmanager
-def serving(home: Path, *, once: bool = False) -> Iterator[Serving]:
-    """Start a server with an empty database, whose clients in this process use it."""
+def serving(home: Path, *, once: bool = False, port: int = 0) -> Iterator[Serving]:
+    """Start a server on a home's database, whose clients in this process use it."""
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_HOME: home}):
         patch.setenv("PREFECT_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
-        running = server.Server(once=once)
+        running = server.Server(port, once=once)
         try:
             running.await_start()
             secret = credentials()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -36,7 +37,7 @@ def line(message: str, level: int = logging.WARNING, **extra: object) -> str:
 
 
 def test_a_line_tells_time_level_message_run_and_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = {"flow_run_name": "quick-fox", "flow_run_id": "7", "task_run_name": "train"}
+    extra = {"flow_run_name": "quick-fox", "flow_run_id": UUID(int=7), "task_run_name": "train"}
     written = line("class a|b\n\x1b[31m é \u202e", **extra)
     assert written.isascii()
     assert written.isprintable()
@@ -45,7 +46,7 @@ def test_a_line_tells_time_level_message_run_and_stage(monkeypatch: pytest.Monke
     assert time.tzinfo == UTC
     assert told == {
         "level": "WARNING", "logger": "segops", "message": "class a|b\n\x1b[31m é \u202e",
-        "run": "quick-fox", "run_id": "7", "stage": "train",
+        "run": "quick-fox", "run_id": str(UUID(int=7)), "stage": "train",
     }  # fmt: skip
     monkeypatch.setitem(logs.about, "stage", "package")
     assert json.loads(line("x"))["stage"] == "package"

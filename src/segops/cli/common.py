@@ -56,7 +56,7 @@ def start_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     if logs.wants_json():
         logs.use_json()
-        os.environ.setdefault("PREFECT_LOGGING_COLORS", "false")
+        os.environ.update(logs.PREFECT)
 
 
 def print_error(message: str) -> None:

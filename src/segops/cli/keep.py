@@ -108,8 +108,9 @@ def clean(
     left = found.total - found.bytes
     if wanted.budget is not None and left > wanted.budget:
         raise SegopsError(
-            f"{_size(left)} remain, more than the budget of {_size(wanted.budget)}: releases need "
-            f"them, or they are younger than {older_than} ({_size(found.young_bytes)})."
+            f"{_size(left)} remain, more than the budget of {_size(wanted.budget)}: releases or "
+            f"branches need them, or they are younger than {older_than} "
+            f"({_size(found.young_bytes)})."
             + (f" --rejected frees up to {_size(found.refused)}." if found.refused > 0 else "")
         )
 

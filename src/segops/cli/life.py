@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -132,6 +133,7 @@ def promote() -> None:
 
 def _decide(root: Path) -> None:
     """Record and register the workspace's model, decide on it, and exit as `promote` does."""
+    from segops import files, paths
     from segops.operate import results, worktree
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion, signing
@@ -147,16 +149,25 @@ def _decide(root: Path) -> None:
     champion_evaluation.refresh(root)
     results.mark(root, str(registered.version), worktree.head(root))
     show_smoke(tested)
-    _tell(root, decision, tested)
+    written = root / paths.EVALUATION
+    _tell(
+        root, decision, tested, evaluation=files.read_json(written) if written.is_file() else None
+    )
     _exit_unless_promoted(decision, tested)
 
 
-def _tell(root: Path, decision: Decision, tested: Smoke | None, *lines: str) -> None:
+def _tell(
+    root: Path,
+    decision: Decision,
+    tested: Smoke | None,
+    *lines: str,
+    evaluation: Mapping[str, Any] | None = None,
+) -> None:
     """Tell people, where `notify.by_hand` wants it."""
     from segops.operate import messages, notify
 
     links = [*lines, *messages.version_page(root, decision.model, decision.version)]
-    message = messages.decided(decision, smoke=tested, links=links)
+    message = messages.decided(decision, evaluation=evaluation, smoke=tested, links=links)
     if message is not None:
         notify.tell(root, message, by_hand=True)
 

@@ -30,7 +30,7 @@ def up(
     from segops.params.file import load_params
     from segops.record.tracking import session, tracking_uri, without_credentials
 
-    surroundings.require(root)
+    surroundings.require(root, but=("Prefect",))  # it may name the server that is to start
     with session(root, load_params(root).registry):  # creates the record where it is missing
         uri: str | None = tracking_uri(root)
     if uri is not None and uri.startswith(("http://", "https://")):

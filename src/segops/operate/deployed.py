@@ -77,6 +77,21 @@ def require(root: Path) -> None:
         )
 
 
+def of_run(by_deployment: bool) -> Path:
+    """Return the workspace of a flow run: that of the process's working directory.
+
+    Args:
+        by_deployment: Whether a deployment started the run; then the worker's own variable holds.
+
+    Raises:
+        SegopsError: It is no checkout, or not the worker's.
+    """
+    root = paths.workspace()
+    if by_deployment:
+        require(root)
+    return root
+
+
 def _checkout(value: str, source: str) -> Path:
     root = Path(value).resolve()
     if not (root / "dvc.yaml").is_file():

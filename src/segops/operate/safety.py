@@ -15,10 +15,10 @@ from segops.operate import dvc_config
 from segops.operate.surroundings import UnfitError, prefect_home
 
 ASKED = {
-    "MLflow": ("mlflow", "GET", "/api/2.0/mlflow/experiments/search?max_results=1"),
-    "Prefect": ("prefect", "POST", "/api/flows/count"),
+    "MLflow": ("GET", "/api/2.0/mlflow/experiments/search?max_results=1"),
+    "Prefect": ("POST", "/api/flows/count"),
 }
-"""Per kind of server: a word of its command, and a question that needs credentials."""
+"""Per kind of server: a question that needs credentials."""
 SECONDS = 2.0
 
 
@@ -81,19 +81,24 @@ def _listening() -> Iterator[tuple[str, str, int]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline()[:8])
-            for kind, (word, _, _) in ASKED.items():
-                is_ours = kind == "Prefect" and "flows.server_process" in command
-                if not is_ours and word not in command:
-                    continue
-                for one in process.net_connections("tcp"):
-                    if one.status == psutil.CONN_LISTEN:
-                        yield kind, one.laddr.ip, one.laddr.port
+            kind = _kind(command)
+            for one in process.net_connections("tcp") if kind else ():
+                if one.status == psutil.CONN_LISTEN:
+                    yield kind, one.laddr.ip, one.laddr.port
+
+
+def _kind(command: str) -> str:
+    """Return the kind of server that a command starts; empty for another command."""
+    is_ours = "flows.server_process" in command
+    if "--mlflow" in command if is_ours else "mlflow" in command:
+        return "MLflow"
+    return "Prefect" if is_ours or "prefect" in command else ""
 
 
 def _answers_anybody(kind: str, host: str, port: int) -> bool:
     import httpx
 
-    _, method, path = ASKED[kind]
+    method, path = ASKED[kind]
     address = ipaddress.ip_address(host)
     if address.is_unspecified:
         host = "::1" if address.version == 6 else "127.0.0.1"

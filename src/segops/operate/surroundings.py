@@ -9,10 +9,10 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from segops import paths, reach
+from segops import faults, paths, reach
 from segops.runtime.errors import SegopsError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -70,8 +70,12 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def require(root: Path) -> None:
+def require(root: Path, but: Collection[str] = ()) -> None:
     """Adapt what may be adapted, and check all of `CHECKS`.
+
+    Args:
+        root: The workspace.
+        but: Names of checks to leave out.
 
     Raises:
         TransientError: MLflow's server does not answer.
@@ -79,8 +83,9 @@ def require(root: Path) -> None:
     """
     spare_loopback()
     raise_file_limit()
-    for check in CHECKS.values():
-        check(root)
+    for name, check in CHECKS.items():
+        if name not in but:
+            check(root)
 
 
 def ownership(root: Path) -> str:
@@ -183,8 +188,8 @@ def shared_memory(root: Path) -> str:
     if free < needed:
         raise UnfitError(
             f"{SHARED_MEMORY}: {free >> 20} MiB are free, and {batches} batches of "
-            f"hardware.workers take {needed >> 20}. Enlarge it (a container: --shm-size=2g), or "
-            "lower hardware.workers, train.batch_size or augment.crop."
+            f"hardware.workers take {needed / (1 << 20):.1f}. Enlarge it (a container: "
+            f"--shm-size=2g), or {faults.LESS}."
         )
     return f"{free >> 20} MiB free in {SHARED_MEMORY}; the batches take {needed >> 20}"
 
@@ -197,6 +202,14 @@ def record(root: Path) -> str:
     return f"MLflow's record is {tracking.without_credentials(tracking.tracking_uri(root))}"
 
 
+def prefect(_: Path) -> str:
+    """Check that the Prefect server of the environment answers."""
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        require_prefect(url)
+    return "the Prefect server answers" if url else "a run starts a Prefect server of its own"
+
+
 CHECKS: dict[str, Callable[[Path], str]] = {
     "git": ownership,
     "checkout": workspace,
@@ -205,6 +218,7 @@ CHECKS: dict[str, Callable[[Path], str]] = {
     "address space": address_space,
     "shared memory": shared_memory,
     "MLflow": record,
+    "Prefect": prefect,
 }
 """Per name: a function that returns what it found, or raises what is wrong."""
 

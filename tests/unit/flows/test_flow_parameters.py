@@ -25,7 +25,6 @@ FLOWS = {
 @pytest.mark.parametrize("name", FLOWS)
 def test_no_parameter_is_a_directory(name: str) -> None:
     parameters = inspect.signature(FLOWS[name].fn, eval_str=True).parameters.values()
-    assert parameters
     assert not PLACES & {one.name for one in parameters}
     assert not [one for one in parameters if "Path" in str(one.annotation)]
     kinds = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}

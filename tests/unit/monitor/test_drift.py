@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from segops.files import sha256_bytes
+from segops.files import sha256_bytes, sha256_file
 from segops.monitor import sample as samples
 from segops.monitor.drift import (
     CLASSES,
@@ -26,9 +26,13 @@ from segops.monitor.reference import Images, Reference, kept_path, measure, read
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.log import PredictionLog, read_log
 from segops.predict.observe import Observation, Predicted, observe, observing
+from segops.predict.package import package
+from segops.predict.trained import write_trained
 from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import build
+from segops.voc.hashes import pixel_hash
 from tests.support.drifting import DRIFTS, Pixels, ordinary
-from tests.support.folder_runs import NAMES, make_bundle
+from tests.support.folder_runs import NAMES, SPEC, make_bundle, picture, save
 
 TRAIN, VAL, SAMPLE = 60, 60, 30
 Observe = Callable[[Sequence[Pixels]], list[Observation]]
@@ -200,3 +204,16 @@ def test_a_log_gives_the_images_of_its_model(
     own.add(replace(observations[0], statistics=(1.0,)), "bad.jpg")
     with pytest.raises(SegopsError, match="1 statistics"):
         samples.of_log(predictor, "own", tmp_path)
+
+
+def test_images_that_were_trained_on_are_known_by_their_file_and_by_their_pixels(
+    tmp_path: Path,
+) -> None:
+    files = [save(tmp_path / f"photos/{seed}.png", seed) for seed in range(3)]
+    pixels = pixel_hash([picture(1)], 50, 37)
+    trained = {"a": sha256_file(files[0])}
+    write_trained(tmp_path / "bundle", build(SPEC), SPEC, NAMES, trained, {}, {"b": pixels})
+    package(tmp_path / "bundle", tmp_path / "bundle")
+    sample = samples.of_folder(load_bundle(tmp_path / "bundle"), tmp_path / "photos")
+    seen = {one.name: one.is_seen for one in sample.images}
+    assert seen == {"0.png": True, "1.png": True, "2.png": False}

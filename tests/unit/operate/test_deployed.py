@@ -65,3 +65,13 @@ def test_a_worker_runs_in_its_own_workspace_alone(
     with pytest.raises(SegopsError, match=f"may run in {checkout} alone"):
         deployed.enter(str(other))
     assert os.getcwd() == str(tmp_path)  # noqa: PTH109
+
+
+def test_a_run_of_a_deployment_is_refused_elsewhere_and_one_by_hand_is_not(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(deployed.VARIABLE, str(tmp_path))
+    monkeypatch.chdir(checkout)
+    assert deployed.of_run(by_deployment=False) == checkout
+    with pytest.raises(SegopsError, match=f"may run in {tmp_path} alone"):
+        deployed.of_run(by_deployment=True)

@@ -53,7 +53,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -131,6 +132,13 @@ def test_a_server_of_mlflow_that_never_answers_is_told(
         where = f"MLflow at {scheme}://127.0.0.1:{port}/x does not answer: no answer within"
         with pytest.raises(TransientError, match=f"^{where}"):
             surroundings.require(root)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "http://127.0.0.1:9/api"])
+def test_a_prefect_server_that_is_away_is_told(root: Path, url: str) -> None:
+    said = refused(checked(root, {"PREFECT_API_URL": url}))
+    assert "PREFECT_API_URL" in said
+    assert url in said
 
 
 PROXY = "http://127.0.0.1:9"

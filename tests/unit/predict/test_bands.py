@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 import segops
+from segops.monitor.sample import of_folder
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
+from segops.predict.observe import statistic_names
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask
 from segops.runtime.networks.zoo import build
@@ -79,3 +81,15 @@ def test_a_model_of_other_channels_than_the_data_is_refused(bundle: Path) -> Non
         SegopsError, match=r"^models:/a/1: .* images of 4 channels, the data have 3"
     ):
         predictor.require_channels(3, "models:/a/1")
+
+
+def test_all_bands_are_observed(bundle: Path, new: Path, tmp_path: Path) -> None:
+    predictor = load_bundle(bundle)
+    [apart], [whole] = (of_folder(predictor, one).images for one in (new, tmp_path / "one"))
+    assert (apart.name, whole.name) == ("images/a.png", "a.tif")
+    assert apart.observation.pixels == whole.observation.pixels
+    assert apart.observation.statistics == whole.observation.statistics
+    found = dict(zip(statistic_names(4), apart.observation.statistics, strict=True))
+    with Image.open(tmp_path / "one/a.tif") as image:
+        mean = np.asarray(image)[..., 3].mean() / 255
+    assert found["band 4"] == pytest.approx(mean, abs=1e-6)

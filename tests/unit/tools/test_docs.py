@@ -88,8 +88,8 @@ def find(words: list[str]) -> Any:
     """The command that some words name; takes the words off the list."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        if command.invoke_without_command and (not words or words[0].startswith("-")):
-            break  # a group that is a command too
+        if words[0].startswith("-") if words else command.invoke_without_command:
+            break  # options of a group, or a group that is a command too
         assert words, "a group of commands"
         assert words[0] in command.commands, f"segops has no command {words[0]}"
         command = command.commands[words.pop(0)]

@@ -203,3 +203,16 @@ def test_the_entry_point_hands_secrets_over(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "word: not readable" in done.stderr
     assert "docker/prepare.sh" in done.stderr
+
+
+def test_the_first_pod_of_several_runs_the_flow() -> None:
+    told = {"PATH": os.environ["PATH"], "SEGOPS_WORKSPACE": "/workspace"}
+    command = [DOCKER / "rank.sh", "sh", "-c", 'printf %s "$SEGOPS_NODE $SEGOPS_MAIN"']
+    environment = {**told, "JOB_COMPLETION_INDEX": "0", "SEGOPS_MAIN": "run-x-0.ranks:29400"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0 run-x-0.ranks:29400")
+    for missing in ("JOB_COMPLETION_INDEX", "SEGOPS_MAIN", "SEGOPS_WORKSPACE"):
+        less = {name: value for name, value in environment.items() if name != missing}
+        done = subprocess.run(command, env=less, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert missing in done.stderr

@@ -87,7 +87,7 @@ def new_class(image: Pixels) -> Pixels:
     """An object of a kind that no training image holds covers about a fifth of the image."""
     height, width = image.shape[:2]
     random = np.random.default_rng(int(image.sum()))
-    drawn = np.ascontiguousarray(image)
+    drawn = image.copy()
     centre = int(random.integers(width // 3, 2 * width // 3)), height // 2
     colour = [int(value) for value in random.integers(40, 216, 3)]
     cv2.circle(drawn, centre, height // 4, colour, -1, cv2.LINE_AA)
@@ -178,7 +178,10 @@ def main() -> None:
         given = Reference(tuple(reference), tuple(val))
         return compare(given, watched, predictor.class_names, 3, ALPHA, LEAST)
 
-    print(f"{'images':8} {'drift':14} {'alarm':24} " + " ".join(f"{one:>20}" for one in TESTS))
+    print(
+        f"{'images':8} {'drift':14} {'alarm':24} " + " ".join(f"{one:>20}" for one in TESTS),
+        flush=True,
+    )
     for size in SIZES:
         for kind, changed in {"same": None, **others}.items():
             repeats = given.null if changed is None else given.repeats

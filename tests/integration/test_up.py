@@ -27,6 +27,8 @@ from tests.support.mlflow_server import free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = 250.0
+PROXY = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+"""A proxy that is away, and that calls to this machine must not take."""
 
 
 class Up:
@@ -39,7 +41,8 @@ class Up:
         with self.said.open("w") as file:
             self.process = subprocess.Popen(
                 ["segops", "up", "--mlflow-port", ports[0], "--prefect-port", ports[1], *options],
-                cwd=root, env=pipeline.environment(), stdout=file, stderr=subprocess.STDOUT,
+                cwd=root, env={**pipeline.environment(), **PROXY}, stdout=file,
+                stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def __enter__(self) -> Up:

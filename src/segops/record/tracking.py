@@ -152,6 +152,7 @@ def session(root: Path, settings: RegistryParams, *, create: bool = True) -> Ite
     for name, level in (
         ("alembic", logging.WARNING),
         ("mlflow", logging.WARNING),
+        ("mlflow.store.db.utils", logging.CRITICAL),  # our own error reports what it refuses
         ("urllib3.connectionpool", logging.ERROR),  # our own error reports the outage
     ):
         logging.getLogger(name).setLevel(level)  # importing mlflow sets other levels

@@ -192,3 +192,20 @@ def test_the_architecture_names_every_room() -> None:
     rooms -= {"__init__", "__main__", "__pycache__", "py"}
     assert len(rooms) > 20
     assert [room for room in sorted(rooms) if f"`{room}`" not in page] == []
+
+
+def test_the_table_of_faults_names_each_test_that_makes_one() -> None:
+    rows = re.findall(
+        r"^\|.*\| `([^`]+)::(\w+)(?:\[[^`]*\])?` \|$", PAGES["docs/explanation/faults.md"], re.M
+    )
+    assert len(rows) >= 35
+    named = {(file, test) for file, test in rows}
+    folder = ROOT / "tests"
+    for file, test in named:
+        assert f"def {test}(" in (folder / file).read_text(), f"{file}::{test}"
+    made = {
+        (f"faults/{path.name}", test)
+        for path in (folder / "faults").glob("test_*.py")
+        for test in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert made <= named

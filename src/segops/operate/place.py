@@ -44,12 +44,10 @@ class Place:
 
     Attributes:
         root: The workspace.
-        commit: The commit of its code; None outside git.
         work: The worktree of the run; None: it works in place.
     """
 
     root: Path
-    commit: str | None
     work: runs.Workplace | None = None
 
     @property
@@ -60,16 +58,15 @@ class Place:
     def keep(self, model: str, version: str, verdict: str, *, unchanged: bool) -> None:
         """Keep the result of the run in git.
 
-        A run in a worktree has it committed on its branch. A champion is tagged.
-
-        Raises:
-            SegopsError: Git or MLflow refuses to keep the result of a run in a worktree.
+        A run in a worktree has it committed on its branch. A champion is tagged. What hinders is a
+        warning: the verdict stands.
         """
         if self.work is not None:
-            self.work.keep(model, version, verdict, unchanged=unchanged)
+            with results.as_warning("The result is not, or not wholly, kept in git"):
+                self.work.keep(model, version, verdict, unchanged=unchanged)
         if verdict in ("promoted", "unchanged"):
             is_new = self.work is None and verdict == "promoted"
-            results.mark(self.root, version, self.commit if is_new else None)
+            results.mark(self.root, version, in_place=is_new)
 
 
 @contextmanager
@@ -93,23 +90,22 @@ def chosen(
     """
     if wanted.deployed:
         require_allowed(wanted.overrides)
-    commit = worktree.head(workspace)
     lock = workspace / paths.RUN_LOCK
-    if not _is_isolated(wanted, commit, say):
+    if not _is_isolated(wanted, workspace, say):
         with turn(lock, "another run", say, wait=wanted.wait):
-            yield Place(workspace, commit)
+            yield Place(workspace)
         return
     if wanted.deployed:
         with turn(lock, "another run", say, wait=wanted.wait):
             pass
     with runs.opened(workspace, name, wanted.revision or "HEAD", wanted.overrides, say) as work:
-        yield Place(work.root, work.run.commit, work)
+        yield Place(work.root, work)
 
 
-def _is_isolated(wanted: Wanted, commit: str | None, say: Callable[[str], None]) -> bool:
+def _is_isolated(wanted: Wanted, workspace: Path, say: Callable[[str], None]) -> bool:
     if wanted.isolated is not None:
         isolated = wanted.isolated
-    elif wanted.deployed and commit is None:
+    elif wanted.deployed and worktree.head(workspace) is None:
         say("No commit of git is here: the run works in the workspace itself.")
         isolated = False
     else:

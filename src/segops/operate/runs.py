@@ -30,6 +30,7 @@ from segops.runtime.errors import SegopsError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 RECORD, LOG, TREE = "run.json", "log.txt", "worktree"
 LOGGERS = ("segops", "prefect")
+BRANCHES = "refs/heads/runs"
 log = logging.getLogger("segops")
 
 
@@ -124,10 +125,19 @@ def require_name(root: Path, name: str) -> None:
             f"--name {name!r}: expected up to 60 letters, digits, hyphens and underscores, the "
             "first of them a letter or a digit."
         )
+    _require_branches(root)
     if not _is_free(root, name):
         raise SegopsError(
             f"--name {name}: a run or a branch runs/{name} of this name exists. Choose another "
             f"name, or remove them: `segops runs clean {name}`, `git branch -D runs/{name}`."
+        )
+
+
+def _require_branches(root: Path) -> None:
+    if BRANCHES in worktree.git(root, "for-each-ref", "--format=%(refname)", BRANCHES).split():
+        raise SegopsError(
+            "The branch `runs` exists, and beside it git takes no branch runs/NAME for the result "
+            "of a run. Give it another name: `git branch -m runs NAME`."
         )
 
 
@@ -160,6 +170,7 @@ def opened(
             worktree that is kept.
     """
     commit = worktree.commit_of(root, revision)
+    _require_branches(root)
     home = paths.state_home(root)
     with ExitStack() as held:
         with turn(home / paths.RUNS / ".lock", "the start or the removal of a run", say):
@@ -171,7 +182,7 @@ def opened(
             tree = folder / TREE
             _prepare(root, home, tree, commit, overrides)
         except BaseException:
-            worktree.remove(home, folder)
+            worktree.put_away(home, folder)
             raise
         run = Run(name, revision, commit, _now(), started_by(), dict(overrides))
         work = Workplace(folder, tree / worktree.place(root), run)
@@ -181,9 +192,10 @@ def opened(
             with faults.named(), _code_of(tree):
                 yield work
         except SegopsError as error:
-            work.write(state="failed", ended=_now(), message=str(error))
-            with (folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(f"{_now()} ERROR {error}\n")
+            with results.as_warning(f"The end of run {name} is not written down"):
+                work.write(state="failed", ended=_now(), message=str(error))
+                with (folder / LOG).open("a", encoding="utf-8") as file:
+                    file.write(f"{_now()} ERROR {error}\n")
             raise SegopsError(
                 f"{error}\nThe worktree of run {name} is kept in {tree}; `segops runs clean "
                 f"{name}` removes it."
@@ -191,8 +203,9 @@ def opened(
         except BaseException as error:
             work.write(state="stopped", ended=_now(), message=type(error).__name__)
             raise
-        work.write(state="finished", ended=_now())
-        worktree.remove(home, tree)
+        with results.as_warning(f"The end of run {name} is not written down"):
+            work.write(state="finished", ended=_now())
+        worktree.put_away(home, tree)
 
 
 def _prepare(root: Path, home: Path, tree: Path, commit: str, overrides: Mapping[str, Any]) -> None:

@@ -198,6 +198,66 @@ def test_what_cannot_be_removed_is_a_warning_after_the_end(
     assert runs.clean(checkout) == ["night"]
 
 
+def test_an_interrupted_training_is_continued_by_the_next_run_of_the_same(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SegopsError), opened(checkout, train__epochs=5) as first:
+        files.write_text(first.root / paths.RESUME / "epoch-2", "state")
+        files.write_text(first.root / paths.HISTORY, "epochs")
+        raise SegopsError("killed")
+    with opened(checkout) as other:
+        assert not (other.root / paths.RESUME).exists()
+    assert "is continued" not in capsys.readouterr().out
+    with opened(checkout, train__epochs=5) as second:
+        assert (second.root / paths.RESUME / "epoch-2").read_text() == "state"
+        assert (second.root / paths.HISTORY).read_text() == "epochs"
+    assert "The training that run night began is continued." in capsys.readouterr().out
+
+
+def test_the_oldest_worktrees_of_runs_that_failed_go(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "KEPT", 1)
+    clock = iter(f"2026-01-01T00:00:{number:02}+00:00" for number in range(60))
+    monkeypatch.setattr(runs, "_now", lambda: next(clock))
+    for name in ("a", "b", "c"):
+        with pytest.raises(SegopsError), opened(checkout, name):
+            raise SegopsError("x")
+    trees = sorted(path.parent.name for path in (checkout / paths.RUNS).glob(f"*/{runs.TREE}"))
+    assert trees == ["b", "c"]
+    assert [run.name for run in runs.every(checkout)] == ["c", "b", "a"]
+
+
+def test_data_that_dvc_does_not_track_are_named(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(checkout):
+        pass
+    assert "Not in this run" not in capsys.readouterr().out
+    (checkout / "data" / "voc" / "b.txt").write_text("new\n")
+    with opened(checkout):
+        pass
+    said = "Not in this run: content of data/voc that DVC does not track. `dvc add data/voc`"
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_killed(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as held:
+        work = held.enter_context(opened(checkout))
+        is_held = runs.is_held
+
+        def late(lock: Path) -> bool:
+            answer = is_held(lock)
+            work.write(state="finished")
+            return answer
+
+        monkeypatch.setattr(runs, "is_held", late)
+        assert [run.state for run in runs.every(checkout)] == ["finished"]
+        held.close()
+
+
 def test_a_killed_run_has_ended_and_one_under_way_is_not_removed(checkout: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED], cwd=checkout, text=True,

@@ -15,8 +15,8 @@ from segops.runtime.errors import SegopsError
 
 FIXED = ("data.path", "gate", "registry", "validate")
 """What a run from outside may not override: what it may read, and what decides."""
-FILES = {"model.start_from": ("models:",), "model.encoder_weights": ("imagenet",)}
-"""Parameters that may name a file -> beginnings of the values that name none."""
+FILES = {"model.start_from": "models:", "model.encoder_weights": "imagenet"}
+"""Parameters that may name a file -> beginning of the values that name none."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,18 @@ def require_allowed(overrides: Mapping[str, Any]) -> None:
         for fixed in (*FIXED, *FILES):
             is_below = key == fixed or key.startswith(f"{fixed}.")
             holds = fixed.startswith(f"{key}.")  # the whole section that holds it
-            starts = FILES.get(fixed, ())
-            if holds or (is_below and not (value is None or str(value).startswith(starts or "\0"))):
+            if holds or (is_below and not _names_no_file(fixed, value)):
                 raise SegopsError(
                     f"overrides: {key}: a run of a deployment takes this from its commit. Commit "
                     "the change, or start the run by hand: `segops run --isolated --set "
                     f"{key}=…`."
                 )
+
+
+def _names_no_file(key: str, value: Any) -> bool:
+    if key not in FILES or value is None:
+        return key in FILES
+    from segops.models.pretrained import is_file
+
+    is_name = key == "model.start_from" or not is_file(str(value))
+    return is_name and str(value).startswith(FILES[key])

@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from segops.operate import surroundings
+from segops.operate.turns import is_held
 from segops.runtime.errors import SegopsError
 
 LOOPBACK = "127.0.0.1"
@@ -252,17 +253,7 @@ def is_own(port: int) -> bool:
 
     Credentials are sent to no other server, because any user of the machine may listen on a port.
     """
-    try:
-        handle = os.open(_claim_path(LOOPBACK, port), os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return is_held(_claim_path(LOOPBACK, port))
 
 
 def _claim(host: str, port: int) -> int:

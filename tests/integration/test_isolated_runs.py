@@ -164,6 +164,100 @@ def test_a_run_that_fails_is_kept_and_says_where(
     assert len(git(checkout, "worktree", "list").splitlines()) == 1
 
 
+def test_only_the_worktree_of_the_run_is_forgotten(checkout: Path, tmp_path: Path) -> None:
+    """One on a disk that is away keeps its index; one that was deleted by hand hinders no run."""
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    git(checkout, "worktree", "add", str(disk / "mine"))
+    (disk / "mine" / "stage.py").write_text("staged")
+    git(disk / "mine", "add", "stage.py")
+    disk.rename(away)
+    for _ in range(2):
+        with pytest.raises(SegopsError), opened(checkout) as work:
+            raise SegopsError("x")
+        shutil.rmtree(checkout / paths.RUNS / "night")
+    with opened(checkout) as work:
+        pass
+    assert str(work.root) not in git(checkout, "worktree", "list")
+    away.rename(disk)
+    assert git(disk / "mine", "status", "--porcelain") == "M  stage.py"
+
+
+def test_what_cannot_be_removed_is_a_warning_after_the_end(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worktree, "REMOVE_SECONDS", 0)
+
+    def refused(path: Path, ignore_errors: bool) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch, opened(checkout) as work:
+        patch.setattr(worktree.shutil, "rmtree", refused)
+    assert "cannot be removed: Operation not permitted" in caplog.text
+    assert [run.state for run in runs.every(checkout)] == ["finished"]
+    assert work.root.is_dir()
+    assert runs.clean(checkout) == ["night"]
+
+
+def test_an_interrupted_training_is_continued_by_the_next_run_of_the_same(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SegopsError), opened(checkout, train__epochs=5) as first:
+        files.write_text(first.root / paths.RESUME / "epoch-2", "state")
+        files.write_text(first.root / paths.HISTORY, "epochs")
+        raise SegopsError("killed")
+    with opened(checkout) as other:
+        assert not (other.root / paths.RESUME).exists()
+    assert "is continued" not in capsys.readouterr().out
+    with opened(checkout, train__epochs=5) as second:
+        assert (second.root / paths.RESUME / "epoch-2").read_text() == "state"
+        assert (second.root / paths.HISTORY).read_text() == "epochs"
+    assert "The training that run night began is continued." in capsys.readouterr().out
+
+
+def test_the_oldest_worktrees_of_runs_that_failed_go(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "KEPT", 1)
+    clock = iter(f"2026-01-01T00:00:{number:02}+00:00" for number in range(60))
+    monkeypatch.setattr(runs, "_now", lambda: next(clock))
+    for name in ("a", "b", "c"):
+        with pytest.raises(SegopsError), opened(checkout, name):
+            raise SegopsError("x")
+    trees = sorted(path.parent.name for path in (checkout / paths.RUNS).glob(f"*/{runs.TREE}"))
+    assert trees == ["b", "c"]
+    assert [run.name for run in runs.every(checkout)] == ["c", "b", "a"]
+
+
+def test_data_that_dvc_does_not_track_are_named(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(checkout):
+        pass
+    assert "Not in this run" not in capsys.readouterr().out
+    (checkout / "data" / "voc" / "b.txt").write_text("new\n")
+    with opened(checkout):
+        pass
+    said = "Not in this run: content of data/voc that DVC does not track. `dvc add data/voc`"
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_killed(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as held:
+        work = held.enter_context(opened(checkout))
+        is_held = runs.is_held
+
+        def late(lock: Path) -> bool:
+            answer = is_held(lock)
+            work.write(state="finished")
+            return answer
+
+        monkeypatch.setattr(runs, "is_held", late)
+        assert [run.state for run in runs.every(checkout)] == ["finished"]
+        held.close()
+
+
 def test_a_killed_run_has_ended_and_one_under_way_is_not_removed(checkout: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED], cwd=checkout, text=True,
@@ -251,6 +345,35 @@ def test_a_result_is_a_commit_that_touches_nothing_of_the_users(checkout: Path) 
         runs.require_name(checkout, "night")
 
 
+def test_a_branch_that_takes_the_place_of_results_is_named_before_the_run(checkout: Path) -> None:
+    git(checkout, "branch", "runs")
+    with pytest.raises(SegopsError, match="git branch -m runs NAME"), opened(checkout):
+        pass
+    assert not (checkout / paths.RUNS / "night").exists()
+
+
+def test_what_hinders_the_keeping_changes_no_verdict(
+    checkout: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A branch that appeared while it trained, and no MLflow for the tag."""
+    with place.chosen(checkout, "night", place.Wanted(isolated=True), print) as here:
+        git(checkout, "branch", "runs")
+        here.keep("segops", "1", "promoted", unchanged=False)
+    (run,) = runs.every(checkout)
+    assert (run.state, run.verdict, run.version) == ("finished", "promoted", "1")
+    assert "The result is not, or not wholly, kept in git: " in caplog.text
+    assert "Version 1 gets no tag in git: " in caplog.text
+
+
+def test_author_and_committer_are_each_the_users_where_they_are_set(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "CI")
+    monkeypatch.setenv("GIT_AUTHOR_EMAIL", "ci@example.org")
+    made = results.commit(checkout, "HEAD", "x\n")
+    assert git(checkout, "log", "-1", "--format=%ae %ce", made) == "ci@example.org segops@localhost"
+
+
 def test_the_users_identity_makes_the_commit_where_it_is_set(checkout: Path) -> None:
     git(checkout, "config", "user.name", "Ada")
     git(checkout, "config", "user.email", "ada@example.org")
@@ -308,17 +431,18 @@ def test_a_champion_has_a_tag_in_git(tmp_path: Path, caplog: pytest.LogCaptureFi
     made.release(root, seed=1, quality=0.8)
     made.challenge(root, seed=2, quality=0.1)
     head = git(root, "rev-parse", "HEAD")
-    results.mark(root, "2", head)
+    git(root, "commit", "--allow-empty", "-m", "later than the training")
+    results.mark(root, "2", in_place=True)
     assert not git(root, "tag")
-    results.mark(root, "1", head)
+    results.mark(root, "1", in_place=True)
     released = git(root, "rev-parse", "model/segops/v1")
     assert git(root, "rev-parse", "model/segops/v1^") == head
     assert "results/metrics/evaluation.json" in git(root, "show", "--name-only", released)
     assert made.client(root).get_model_version("segops", "1").tags["segops.result_commit"] == (
         released
     )
-    git(root, "tag", "--force", "model/segops/v1", "HEAD")
-    results.mark(root, "1", head)
+    git(root, "tag", "--force", "model/segops/v1", head)
+    results.mark(root, "1", in_place=True)
     assert git(root, "rev-parse", "model/segops/v1") == head
     git(root, "tag", "--delete", "model/segops/v1")
     git(root, "tag", "model/segops")
@@ -327,3 +451,12 @@ def test_a_champion_has_a_tag_in_git(tmp_path: Path, caplog: pytest.LogCaptureFi
     git(root, "tag", "--delete", "model/segops")
     results.mark(root, "1")
     assert git(root, "rev-parse", "model/segops/v1") == released
+
+
+@pytest.mark.slow
+def test_no_result_is_committed_over_code_that_git_does_not_hold(tmp_path: Path) -> None:
+    root = made.make(tmp_path / "checkout")
+    made.release(root, seed=1, quality=0.8)
+    made.client(root).set_model_version_tag("segops", "1", "segops.code_differs", "true")
+    results.mark(root, "1", in_place=True)
+    assert git(root, "rev-parse", "model/segops/v1") == git(root, "rev-parse", "HEAD")

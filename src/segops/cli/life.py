@@ -134,7 +134,7 @@ def promote() -> None:
 def _decide(root: Path) -> None:
     """Record and register the workspace's model, decide on it, and exit as `promote` does."""
     from segops import files, paths
-    from segops.operate import results, worktree
+    from segops.operate import results
     from segops.record.update import record as record_run
     from segops.release import champion_evaluation, promotion, signing
     from segops.release.register import register
@@ -147,7 +147,7 @@ def _decide(root: Path) -> None:
     show_decision(decision, registered.version)
     tested = smoke(root)
     champion_evaluation.refresh(root)
-    results.mark(root, str(registered.version), worktree.head(root))
+    results.mark(root, str(registered.version), in_place=True)
     show_smoke(tested)
     written = root / paths.EVALUATION
     _tell(

@@ -307,9 +307,7 @@ def _runs(home: Path) -> Iterator[Piece]:
 
 def _worktrees(home: Path) -> list[Path]:
     """Return the workspaces in the git worktrees of a main checkout."""
-    start = b"worktree "
-    lines = _git(home, "worktree", "list", "--porcelain", "-z").split(b"\0")
-    places = [Path(os.fsdecode(one.removeprefix(start))) for one in lines if one.startswith(start)]
+    places = worktree.every(home)
     return [one for one in places if one != home and (one / "dvc.yaml").is_file()]
 
 

@@ -15,8 +15,8 @@ from segops.runtime.errors import SegopsError
 
 FIXED = ("data.path", "gate", "registry", "validate")
 """What a run from outside may not override: what it may read, and what decides."""
-FILES = {"model.start_from": ("models:",), "model.encoder_weights": ("imagenet",)}
-"""Parameters that may name a file -> beginnings of the values that name none."""
+FILES = {"model.start_from": "models:", "model.encoder_weights": "imagenet"}
+"""Parameters that may name a file -> beginning of the values that name none."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,10 @@ class Place:
 
     Attributes:
         root: The workspace.
-        commit: The commit of its code; None outside git.
         work: The worktree of the run; None: it works in place.
     """
 
     root: Path
-    commit: str | None
     work: runs.Workplace | None = None
 
     @property
@@ -60,16 +58,15 @@ class Place:
     def keep(self, model: str, version: str, verdict: str, *, unchanged: bool) -> None:
         """Keep the result of the run in git.
 
-        A run in a worktree has it committed on its branch. A champion is tagged.
-
-        Raises:
-            SegopsError: Git or MLflow refuses to keep the result of a run in a worktree.
+        A run in a worktree has it committed on its branch. A champion is tagged. What hinders is a
+        warning: the verdict stands.
         """
         if self.work is not None:
-            self.work.keep(model, version, verdict, unchanged=unchanged)
+            with results.as_warning("The result is not, or not wholly, kept in git"):
+                self.work.keep(model, version, verdict, unchanged=unchanged)
         if verdict in ("promoted", "unchanged"):
             is_new = self.work is None and verdict == "promoted"
-            results.mark(self.root, version, self.commit if is_new else None)
+            results.mark(self.root, version, in_place=is_new)
 
 
 @contextmanager
@@ -93,23 +90,22 @@ def chosen(
     """
     if wanted.deployed:
         require_allowed(wanted.overrides)
-    commit = worktree.head(workspace)
     lock = workspace / paths.RUN_LOCK
-    if not _is_isolated(wanted, commit, say):
+    if not _is_isolated(wanted, workspace, say):
         with turn(lock, "another run", say, wait=wanted.wait):
-            yield Place(workspace, commit)
+            yield Place(workspace)
         return
     if wanted.deployed:
         with turn(lock, "another run", say, wait=wanted.wait):
             pass
     with runs.opened(workspace, name, wanted.revision or "HEAD", wanted.overrides, say) as work:
-        yield Place(work.root, work.run.commit, work)
+        yield Place(work.root, work)
 
 
-def _is_isolated(wanted: Wanted, commit: str | None, say: Callable[[str], None]) -> bool:
+def _is_isolated(wanted: Wanted, workspace: Path, say: Callable[[str], None]) -> bool:
     if wanted.isolated is not None:
         isolated = wanted.isolated
-    elif wanted.deployed and commit is None:
+    elif wanted.deployed and worktree.head(workspace) is None:
         say("No commit of git is here: the run works in the workspace itself.")
         isolated = False
     else:
@@ -134,10 +130,18 @@ def require_allowed(overrides: Mapping[str, Any]) -> None:
         for fixed in (*FIXED, *FILES):
             is_below = key == fixed or key.startswith(f"{fixed}.")
             holds = fixed.startswith(f"{key}.")  # the whole section that holds it
-            starts = FILES.get(fixed, ())
-            if holds or (is_below and not (value is None or str(value).startswith(starts or "\0"))):
+            if holds or (is_below and not _names_no_file(fixed, value)):
                 raise SegopsError(
                     f"overrides: {key}: a run of a deployment takes this from its commit. Commit "
                     "the change, or start the run by hand: `segops run --isolated --set "
                     f"{key}=…`."
                 )
+
+
+def _names_no_file(key: str, value: Any) -> bool:
+    if key not in FILES or value is None:
+        return key in FILES
+    from segops.models.pretrained import is_file
+
+    is_name = key == "model.start_from" or not is_file(str(value))
+    return is_name and str(value).startswith(FILES[key])

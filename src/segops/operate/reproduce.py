@@ -128,7 +128,7 @@ def reproduce(
             _write_down(root, version, outcome, reason, differs, made, tolerance)
         finally:
             if not stays:
-                worktree.remove(home, folder)
+                worktree.put_away(home, folder)
         return Reproduced(version.number, outcome, reason, differs, tree if stays else None)
 
 

@@ -7,9 +7,11 @@ place.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from segops import paths
+from segops import faults, paths
 from segops.operate import worktree
 from segops.params.file import Params, load_params
 from segops.record import lineage
@@ -25,7 +27,24 @@ COPIED = (
 )  # fmt: skip
 LARGEST = 2**20
 """Bytes of a file that is committed."""
+CODE = ("package_commit", "code_commit")
+"""Lineage of the commit of a version's code; that of its packaging where it was another."""
+DIFFERS = ("package_code_differs", "code_differs")
 log = logging.getLogger("segops")
+
+
+@contextmanager
+def as_warning(lost: str) -> Iterator[None]:
+    """Make a warning of what hinders the keeping of a result: the verdict stands.
+
+    Args:
+        lost: What is not done then, for the message.
+    """
+    try:
+        with faults.named():
+            yield
+    except SegopsError as error:
+        log.warning("%s: %s", lost, error)
 
 
 def branch_of(name: str) -> str:
@@ -80,16 +99,17 @@ def note(root: Path, number: str, result: str) -> None:
             versions.set_tags(store, settings.model, version, {field: result})
 
 
-def mark(root: Path, number: str, in_place: str | None = None) -> None:
+def mark(root: Path, number: str, *, in_place: bool = False) -> None:
     """Tag the champion `model/NAME/vN` in git, unless it is tagged; outside git do nothing.
 
-    The tag names the commit of its result; `in_place` is the commit of the code where the present
-    workspace holds the result, which is committed then. Without either, the tag names the commit of
-    the code. What hinders is a warning: the release stands.
+    The tag names the commit of its result; with `in_place` the present workspace holds the result,
+    which is committed over the commit of the version's code if git holds all of that code. Without
+    a result's commit, the tag names the commit of the code. What hinders is a warning: the release
+    stands.
     """
     if worktree.head(root) is None:
         return
-    try:
+    with as_warning(f"Version {number} gets no tag in git"):
         settings = load_params(root)
         ref = tag_of(settings.registry.model, number)
         if worktree.has_ref(root, ref):
@@ -98,24 +118,22 @@ def mark(root: Path, number: str, in_place: str | None = None) -> None:
             commit_id = _commit_of(root, settings, store, number, in_place)
         if commit_id is not None and worktree.set_ref(root, ref, commit_id):
             log.info("Git tag %s names %s.", ref.removeprefix("refs/tags/"), commit_id[:12])
-    except SegopsError as error:
-        log.warning("Version %s gets no tag in git: %s", number, error)
 
 
 def _commit_of(
-    root: Path, settings: Params, store: Store, number: str, in_place: str | None
+    root: Path, settings: Params, store: Store, number: str, in_place: bool
 ) -> str | None:
     model = settings.registry.model
     if versions.aliases(store, model).get(versions.CHAMPION) != number:
         return None
     version = versions.get(store, model, number)
     known = version.tags.get(tag(lineage.RESULT_FIELD))
-    if known is None and in_place is not None:
-        known = commit(root, in_place, f"Results of {model} version {number}\n")
-        versions.set_tags(store, model, version, {tag(lineage.RESULT_FIELD): known})
-    if known is None:
-        fields = ("package_commit", "code_commit")
-        known = next(filter(None, (version.tags.get(tag(one)) for one in fields)), None)
-    if known is None or not worktree.has_commit(root, known):
+    made_by = next(filter(None, (version.tags.get(tag(one)) for one in CODE)), None)
+    named = made_by if known is None else known
+    if named is None or not worktree.has_commit(root, named):
         return None
-    return known
+    is_in_git = "true" not in {version.tags.get(tag(one)) for one in DIFFERS}
+    if known is None and in_place and is_in_git:
+        named = commit(root, named, f"Results of {model} version {number}\n")
+        versions.set_tags(store, model, version, {tag(lineage.RESULT_FIELD): named})
+    return named

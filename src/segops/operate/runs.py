@@ -22,7 +22,7 @@ from typing import Any
 
 from segops import edit, faults, files, paths, pipeline
 from segops.operate import results, worktree
-from segops.operate.turns import turn
+from segops.operate.turns import is_held, turn
 from segops.params.file import load_params
 from segops.record.lineage import started_by
 from segops.runtime.errors import SegopsError
@@ -30,6 +30,9 @@ from segops.runtime.errors import SegopsError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 RECORD, LOG, TREE = "run.json", "log.txt", "worktree"
 LOGGERS = ("segops", "prefect")
+BRANCHES = "refs/heads/runs"
+KEPT = 5
+"""Worktrees of runs that did not finish; older ones go at the start of the next run."""
 log = logging.getLogger("segops")
 
 
@@ -124,10 +127,19 @@ def require_name(root: Path, name: str) -> None:
             f"--name {name!r}: expected up to 60 letters, digits, hyphens and underscores, the "
             "first of them a letter or a digit."
         )
+    _require_branches(root)
     if not _is_free(root, name):
         raise SegopsError(
             f"--name {name}: a run or a branch runs/{name} of this name exists. Choose another "
             f"name, or remove them: `segops runs clean {name}`, `git branch -D runs/{name}`."
+        )
+
+
+def _require_branches(root: Path) -> None:
+    if BRANCHES in worktree.git(root, "for-each-ref", "--format=%(refname)", BRANCHES).split():
+        raise SegopsError(
+            "The branch `runs` exists, and beside it git takes no branch runs/NAME for the result "
+            "of a run. Give it another name: `git branch -m runs NAME`."
         )
 
 
@@ -160,9 +172,11 @@ def opened(
             worktree that is kept.
     """
     commit = worktree.commit_of(root, revision)
+    _require_branches(root)
     home = paths.state_home(root)
     with ExitStack() as held:
         with turn(home / paths.RUNS / ".lock", "the start or the removal of a run", say):
+            _remove_older(root, home)
             name = _free_name(root, name)
             folder = home / paths.RUNS / name
             folder.mkdir(parents=True)
@@ -171,19 +185,22 @@ def opened(
             tree = folder / TREE
             _prepare(root, home, tree, commit, overrides)
         except BaseException:
-            worktree.remove(home, folder)
+            worktree.put_away(home, folder)
             raise
         run = Run(name, revision, commit, _now(), started_by(), dict(overrides))
         work = Workplace(folder, tree / worktree.place(root), run)
         _tell(root, work, say)
         held.enter_context(_logging(folder / LOG))
+        with results.as_warning("No interrupted training is continued"):
+            _take_over(root, work, say)
         try:
             with faults.named(), _code_of(tree):
                 yield work
         except SegopsError as error:
-            work.write(state="failed", ended=_now(), message=str(error))
-            with (folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(f"{_now()} ERROR {error}\n")
+            with results.as_warning(f"The end of run {name} is not written down"):
+                work.write(state="failed", ended=_now(), message=str(error))
+                with (folder / LOG).open("a", encoding="utf-8") as file:
+                    file.write(f"{_now()} ERROR {error}\n")
             raise SegopsError(
                 f"{error}\nThe worktree of run {name} is kept in {tree}; `segops runs clean "
                 f"{name}` removes it."
@@ -191,8 +208,9 @@ def opened(
         except BaseException as error:
             work.write(state="stopped", ended=_now(), message=type(error).__name__)
             raise
-        work.write(state="finished", ended=_now())
-        worktree.remove(home, tree)
+        with results.as_warning(f"The end of run {name} is not written down"):
+            work.write(state="finished", ended=_now())
+        worktree.put_away(home, tree)
 
 
 def _prepare(root: Path, home: Path, tree: Path, commit: str, overrides: Mapping[str, Any]) -> None:
@@ -222,6 +240,47 @@ def _tell(root: Path, work: Workplace, say: Callable[[str], None]) -> None:
     read = ("params.yaml", "dvc.yaml", f"{data}.dvc", "src")
     if changed := worktree.uncommitted(root, *read):
         say(f"Not in this run, because not committed: the changes of {', '.join(changed)}.")
+    if _is_untracked(root, data):
+        say(f"Not in this run: content of {data} that DVC does not track. `dvc add {data}`, "
+            f"`git add {data}.dvc` and `git commit` bring it in.")  # fmt: skip
+
+
+def _is_untracked(root: Path, data: str) -> bool:
+    if not ((root / data).is_dir() and (root / f"{data}.dvc").is_file()):
+        return False
+    try:
+        return not pipeline.is_unchanged(root, f"{data}.dvc")
+    except Exception as error:  # DVC has many, as while a stage of the checkout runs
+        log.debug("%s: DVC cannot tell whether it is tracked: %s", data, error)
+        return False
+
+
+def _take_over(root: Path, work: Workplace, say: Callable[[str], None]) -> None:
+    """Move the state of a training that was interrupted in the newest run of the same here.
+
+    The training itself compares what it was of, and begins anew where that differs.
+    """
+    run = work.run
+    for old in every(root):
+        if old.state in ("running", "finished"):
+            continue
+        inner = home_of(root) / old.name / TREE / worktree.place(root)
+        is_same = (old.commit, old.overrides) == (run.commit, run.overrides)
+        if is_same and (inner / paths.RESUME).is_dir() and pipeline.running(inner) is None:
+            (work.root / paths.STATE).mkdir(exist_ok=True)
+            (inner / paths.RESUME).rename(work.root / paths.RESUME)
+            if (inner / paths.HISTORY).is_file():
+                (inner / paths.HISTORY).rename(work.root / paths.HISTORY)
+            say(f"The training that run {old.name} began is continued.")
+            return
+
+
+def _remove_older(root: Path, home: Path) -> None:
+    """Remove the oldest worktrees of runs that have ended; their records and logs stay."""
+    ended = [run.name for run in every(root) if run.state != "running"]
+    trees = [home / paths.RUNS / name / TREE for name in ended]
+    for tree in [one for one in trees if one.is_dir()][KEPT:]:
+        worktree.put_away(home, tree)
 
 
 def _free_name(root: Path, name: str) -> str:
@@ -274,6 +333,7 @@ def every(root: Path) -> list[Run]:
 
 def _read(path: Path) -> Run | None:
     try:
+        is_under_way = is_held(path.with_name("lock"))  # before the state, which is written in it
         run = Run(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
@@ -281,17 +341,7 @@ def _read(path: Path) -> Run | None:
         log.warning("%s: not readable (%s); its run is left out.", path, error)
         return None
     run = replace(run, name=path.parent.name)
-    if run.state == "running" and not _is_held(path.parent):
-        return replace(run, state="killed")
-    return run
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with files.exclusive(folder / "lock", "this run"):
-            return False
-    except SegopsError:
-        return True
+    return replace(run, state="killed") if run.state == "running" and not is_under_way else run
 
 
 def find(root: Path, name: str) -> tuple[Run, Path]:
@@ -324,7 +374,7 @@ def clean(root: Path, name: str | None = None) -> list[str]:
     removed = []
     with turn(runs / ".lock", "the start or the removal of a run", log.info):
         for folder in folders:
-            if not _is_held(folder):
+            if not is_held(folder / "lock"):
                 worktree.remove(home, folder)
                 removed.append(folder.name)
             elif name is not None:

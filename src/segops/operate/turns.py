@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,8 +22,11 @@ from segops import files
 from segops.runtime.errors import SegopsError
 
 LOCKS = Path("/proc/locks")
-SHARED = Path("/run/lock")
-"""Where all users of a machine may keep locks; else the temporary directory."""
+SHARED, ELSE = Path("/run/lock"), Path("/tmp")
+"""Where all users of a machine may keep locks; the second where the first is not for all.
+
+One place for all users, whatever their rights and TMPDIR: else they would not see each other.
+"""
 POLL_SECONDS = 0.5
 log = logging.getLogger("segops")
 Say = Callable[[str], None]
@@ -60,18 +62,53 @@ def turn(lock: Path, doing: str, say: Say, *, wait: bool = True) -> Iterator[Non
         time.sleep(POLL_SECONDS)
 
 
-def holder(lock: Path) -> str:
-    """Return, in brackets and after a space, who holds a lock and since when; empty if unknown."""
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock; to look hinders nobody else who looks."""
     try:
-        inode = lock.stat().st_ino
+        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def holder(lock: Path) -> str:
+    """Return, in brackets and after a space, the process that holds a lock; empty if unknown."""
+    try:
+        name = _kernel_name(lock)
         for line in LOCKS.read_text(encoding="ascii").splitlines():
             fields = line.split()
-            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            if fields[1] == "FLOCK" and fields[5] == name:
                 process = psutil.Process(int(fields[4]))
                 begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process.create_time()))
                 return f" (process {process.pid} of {process.username()}, begun {begun})"
     except (OSError, ValueError, IndexError, psutil.Error):
         pass
+    return ""
+
+
+def _kernel_name(path: Path) -> str:
+    """Return device and inode of a file as the kernel lists locks.
+
+    The device is that of the mount: `stat` gives another one on btrfs.
+    """
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        inode = os.fstat(handle).st_ino
+        described = Path(f"/proc/self/fdinfo/{handle}").read_text(encoding="ascii").split()
+    finally:
+        os.close(handle)
+    mount = described[described.index("mnt_id:") + 1]
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        if fields[0] == mount:
+            major, minor = map(int, fields[2].split(":"))
+            return f"{major:02x}:{minor:02x}:{inode}"
     return ""
 
 
@@ -110,7 +147,7 @@ def devices(names: Sequence[str], say: Say, directory: Path | None = None) -> It
         directory: Where the locks lie, for tests.
     """
     if directory is None:
-        directory = SHARED if os.access(SHARED, os.W_OK) else Path(tempfile.gettempdir())
+        directory = SHARED if _is_for_all(SHARED) else ELSE
     with ExitStack() as held:
         for name in sorted(set(names)):
             path = directory / f"segops-{re.sub(r'[^A-Za-z0-9.-]', '-', name)}.lock"
@@ -122,6 +159,11 @@ def devices(names: Sequence[str], say: Say, directory: Path | None = None) -> It
             held.callback(os.close, handle)
             _lock(handle, path, name, say)
         yield
+
+
+def _is_for_all(directory: Path) -> bool:
+    wanted = stat.S_ISVTX | stat.S_IWOTH
+    return directory.is_dir() and directory.stat().st_mode & wanted == wanted
 
 
 def _lock(handle: int, path: Path, name: str, say: Say) -> None:

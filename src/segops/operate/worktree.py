@@ -5,6 +5,7 @@ No hook of the repository runs, and its index, its files and its branches stay a
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ from pathlib import Path
 from segops import files
 from segops.runtime.errors import SegopsError
 
-REMOVE_SECONDS = 10.0
-"""How long files are removed again that an ended process still wrote."""
+REMOVE_SECONDS, PAUSE_SECONDS = 10.0, 0.1
+"""How long, and how often, files are removed again that an ended process still wrote."""
 PLACES = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
@@ -29,6 +30,7 @@ NOBODY = {
 }
 """Identity of commits where the user has set none."""
 NEW = "0" * 40
+log = logging.getLogger("segops")
 
 
 class GitError(SegopsError):
@@ -141,16 +143,50 @@ def add(home: Path, tree: Path, commit: str) -> None:
     Raises:
         GitError: Git refuses.
     """
-    git(home, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+    git(home, "worktree", "add", "--quiet", "--force", "--detach", str(tree), commit)
 
 
 def remove(home: Path, folder: Path) -> None:
-    """Remove a folder with its worktree from the repository `home`."""
+    """Remove a folder with its worktree from the repository `home`.
+
+    Other worktrees stay known, also those on a disk that is away.
+
+    Raises:
+        SegopsError: Something in it cannot be removed.
+    """
+    own = [tree for tree in every(home) if tree.is_relative_to(folder.resolve())]
     end = time.monotonic() + REMOVE_SECONDS
     while folder.exists():
         # A stage that was ended may write its last file while the folder is being removed.
-        shutil.rmtree(folder, ignore_errors=time.monotonic() < end)
-    git(home, "worktree", "prune")
+        is_last = time.monotonic() >= end
+        try:
+            shutil.rmtree(folder, ignore_errors=not is_last)
+        except OSError as error:
+            raise SegopsError(
+                f"{error.filename}: cannot be removed: {error.strerror}. Remove {folder} yourself."
+            ) from error
+        if folder.exists():
+            time.sleep(PAUSE_SECONDS)
+    for tree in own:
+        git(home, "worktree", "remove", "--force", "--force", str(tree))
+
+
+def put_away(home: Path, folder: Path) -> None:
+    """Remove as :func:`remove` does; what hinders is a warning."""
+    try:
+        remove(home, folder)
+    except SegopsError as error:
+        log.warning("%s", error)
+
+
+def every(home: Path) -> list[Path]:
+    """Return the worktrees of a repository, the main one first; none outside of a repository."""
+    start = "worktree "
+    try:
+        lines = git(home, "worktree", "list", "--porcelain", "-z").split("\0")
+    except GitError:
+        return []
+    return [Path(one.removeprefix(start)) for one in lines if one.startswith(start)]
 
 
 def has_ref(root: Path, ref: str) -> bool:
@@ -201,12 +237,11 @@ def commit_files(root: Path, parent: str, held: Mapping[str, Path], message: str
 
 
 def _identity(root: Path) -> Mapping[str, str]:
-    """Return the identity of a commit where the user has set none."""
-    for key in ("user.name", "user.email"):
-        variable = f"GIT_AUTHOR_{key.removeprefix('user.').upper()}"
-        if not os.environ.get(variable):
-            try:
-                git(root, "config", "--get", key)
-            except GitError:
-                return NOBODY
-    return {}
+    """Return author and committer of a commit, each where the user has set none."""
+    missing: dict[str, str] = {}
+    for role in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        try:
+            git(root, "-c", "user.useConfigOnly=true", "var", f"{role}_IDENT")
+        except GitError:
+            missing |= {name: value for name, value in NOBODY.items() if name.startswith(role)}
+    return missing

@@ -18,11 +18,14 @@ from segops.runtime.errors import SegopsError
         {"data": {"path": "/etc"}},
         {"gate.min_miou": 0.0},
         {"gate": {}},
+        {"gate.min_boundary_iou": None},
         {"registry.model": "other"},
         {"validate.min_train_images": 1},
         {"model.start_from": "/home/somebody/model"},
         {"model.encoder_weights": "../weights.safetensors"},
         {"model": {"encoder_weights": "../weights.safetensors"}},
+        {"model.encoder_weights": "imagenet/../weights.safetensors"},
+        {"model.encoder_weights": "imagenet.pth"},
     ],
 )
 def test_a_run_from_outside_chooses_no_file_and_weakens_no_gate(overrides: dict[str, Any]) -> None:
@@ -40,6 +43,7 @@ def test_a_run_from_outside_may_train_otherwise() -> None:
             "data.max_pixels": 1000,
         }
     )
+    require_allowed({"model.encoder_weights": "imagenet"})
 
 
 def test_parameters_and_revisions_belong_to_a_worktree(tmp_path: Path) -> None:
@@ -54,5 +58,5 @@ def test_parameters_and_revisions_belong_to_a_worktree(tmp_path: Path) -> None:
 def test_outside_git_a_deployment_runs_in_place(tmp_path: Path) -> None:
     said: list[str] = []
     with chosen(tmp_path, "x", Wanted(deployed=True), said.append) as place:
-        assert (place.root, place.name, place.commit) == (tmp_path, None, None)
+        assert (place.root, place.name) == (tmp_path, None)
     assert said == ["No commit of git is here: the run works in the workspace itself."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import threading
@@ -88,6 +89,48 @@ def test_without_waiting_a_turn_that_is_taken_is_an_error(
         turns.turn(lock, "another run", print, wait=False),
     ):
         pass
+
+
+def test_the_same_inode_on_another_file_system_is_another_lock(
+    tmp_path: Path, holding: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock"
+    other = hold(holding, lock)
+    assert turns.holder(lock).startswith(f" (process {other.pid} ")
+    inode = lock.stat().st_ino
+    listed = tmp_path / "locks"
+    listed.write_text(f"1: FLOCK  ADVISORY  WRITE {other.pid} ff:ff:{inode} 0 EOF\n")
+    monkeypatch.setattr(turns, "LOCKS", listed)
+    assert turns.holder(lock) == ""
+
+
+def test_to_look_at_a_lock_does_not_hold_it(
+    tmp_path: Path, holding: list[subprocess.Popen[str]]
+) -> None:
+    lock = tmp_path / "lock"
+    assert not turns.is_held(lock)
+    hold(holding, lock)
+    assert turns.is_held(lock)
+    (tmp_path / "free").touch()
+    with (tmp_path / "free").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not turns.is_held(tmp_path / "free")
+
+
+def test_all_users_of_a_machine_have_one_place_for_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that only this user may write to is none, even for root."""
+    own, common = tmp_path / "own", tmp_path / "common"
+    own.mkdir()
+    common.mkdir()
+    monkeypatch.setattr(turns, "SHARED", own)
+    monkeypatch.setattr(turns, "ELSE", common)
+    with turns.devices(["card"], print):
+        assert [path.name for path in common.iterdir()] == ["segops-card.lock"]
+    own.chmod(0o1777)
+    with turns.devices(["card"], print):
+        assert [path.name for path in own.iterdir()] == ["segops-card.lock"]
 
 
 def test_a_device_in_use_is_waited_for_and_another_is_not(

@@ -220,10 +220,13 @@ def _retrain(root: Path, force: bool) -> Summary:
     from segops.release import champion_evaluation
 
     parameters = load_params(root)
-    call(ready, root)
+    if deployment.id is not None:  # `segops run` has checked it before it started a server
+        call(ready, root)
     call(data, root, Path(parameters.data.path))
     stages = pipeline.states(root)
     due = {state.name for state in stages if force or state.state != "up to date"}
+    if "train" in due:
+        surroundings.shared_memory(root)
     if due:  # the evaluation page compares the new model with the present champion
         champion_evaluation.refresh(root)
         champion_evaluation.warn_of_other_classes(root, parameters.data.class_names)

@@ -13,7 +13,7 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,6 +30,8 @@ PORT = 4200
 START_SECONDS = 120.0
 """The first start after an installation takes long, because no file is cached."""
 END_SECONDS = 10.0
+TAIL = 8192
+"""Bytes of a server's output that are kept."""
 Kind = Literal["prefect", "mlflow"]
 NAMES: dict[Kind, tuple[str, str]] = {
     "prefect": ("Prefect", "/api/health"),
@@ -64,16 +66,25 @@ class Server:
                 handed_over.callback(os.close, kept[-1])
             self.address = f"http://{LOOPBACK}:{port}"
             self._health = f"{self.address}{health}"
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
             self._process = subprocess.Popen(
                 _command(bound, kind, "--tied", *(["--once"] if once else [])),
                 env=_environment(),
                 stdin=subprocess.PIPE,
-                stdout=self._output,
-                stderr=self._output,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=kept,
                 start_new_session=True,  # Ctrl-C is for this process, which ends the server last
             )
+        self._tail = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        """Keep the end of what the server prints, as long as it lives."""
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            while chunk := os.read(output.fileno(), TAIL):
+                self._tail = (self._tail + chunk)[-TAIL:]
 
     @property
     def pid(self) -> int:
@@ -102,8 +113,9 @@ class Server:
 
     def last_line(self) -> str:
         """Return the last line that it printed; empty if it printed none."""
-        self._output.seek(0)
-        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        if not self.is_running:
+            self._reader.join(END_SECONDS)
+        lines = self._tail.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def stop(self) -> None:
@@ -117,7 +129,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._output.close()
+        self._reader.join(END_SECONDS)
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from segops.params.notify import HISTORY_HOURS
 from segops.runtime.errors import SegopsError
 
 HTTP_PORT = 80
-KEPT = timedelta(days=30)
+KEPT = timedelta(hours=HISTORY_HOURS)
 """Time that ended runs are kept, with their logs and artifacts; Prefect keeps events for a week."""
 GRACE_SECONDS = 5.0
 """Time that a stopping server has to finish its work."""

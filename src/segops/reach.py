@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from urllib.parse import urlsplit
 
 SECONDS = 4.0
@@ -14,13 +15,23 @@ DATABASES = {"postgresql": (5432, bytes.fromhex("0000000804d2162f")), "mysql": (
 def silence(address: str, path: str = "") -> str | None:
     """Return why nothing answers at an address; None where something does, be it a refusal.
 
-    No credentials are sent. The environment's proxies apply, as they do to HTTP clients.
+    No credentials are sent. The environment's proxies apply, as they do to HTTP clients. It takes
+    ten seconds at the most, also where a name is not resolved or an answer does not end.
 
     Args:
         address: ``SCHEME://HOST:PORT/...``. An address of another scheme than HTTP, PostgreSQL and
             MySQL, or of a socket, is not asked.
         path: Path below an HTTP address that is cheap to answer.
     """
+    found: list[str | None] = []
+    # A daemon: one that hangs does not keep the process from its end.
+    asking = threading.Thread(target=lambda: found.append(_silence(address, path)), daemon=True)
+    asking.start()
+    asking.join(limit := 2 * SECONDS + 1)
+    return found[0] if found else f"no answer within {limit:.0f} s"
+
+
+def _silence(address: str, path: str) -> str | None:
     scheme = address.partition("://")[0].partition("+")[0].lower()
     if scheme in ("http", "https"):
         return _http(address, path)
@@ -30,14 +41,14 @@ def silence(address: str, path: str = "") -> str | None:
 def _http(address: str, path: str) -> str | None:
     import httpx
 
-    parts = urlsplit(address)
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     try:
+        parts = urlsplit(address)
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
         # Only whether it answers; its client checks its certificate.
         httpx.get(bare.geturl().rstrip("/") + path, timeout=SECONDS, verify=False)
     except httpx.TimeoutException:
         return f"no answer within {SECONDS:.0f} s"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return str(error).rstrip(".") or type(error).__name__
     return None
 
@@ -60,4 +71,6 @@ def _database(address: str, usual_port: int, first: bytes) -> str | None:
         return f"no answer within {SECONDS:.0f} s"
     except OSError as error:
         return error.strerror or str(error)
+    except (ValueError, OverflowError) as error:  # a name or a port that there cannot be
+        return str(error)
     return None

@@ -15,10 +15,11 @@ import yaml
 
 from segops import files, paths, pipeline
 from segops.cli import app
-from segops.operate import triggers
+from segops.operate import notify, triggers
 from segops.operate.triggers import Branch, Folder
 from segops.record.lineage import tag
 from segops.runtime.errors import SegopsError, TransientError
+from tests.support.channels import webhook
 from tests.support.registry_workspace import client, git, make, release
 
 OLD, NEW = f"{'1' * 32}.dir", f"{'2' * 32}.dir"
@@ -28,6 +29,9 @@ from pathlib import Path
 
 with Path("made.txt").open("a") as file:
     file.write(" ".join(sys.argv[1:]) + " | " + os.environ["SEGOPS_STARTED_BY"] + "\\n")
+if os.environ.get("SEGOPS_LOG_FORMAT") == "json":
+    print('{"time": "x", "level": "ERROR", "message": "no data"}')
+assert os.environ["SEGOPS_UNATTENDED"]
 sys.exit(int(Path("status.txt").read_text()))
 """
 
@@ -87,13 +91,21 @@ def test_a_branch_with_new_data_makes_one_run_of_its_commit(
 
 
 def test_a_run_that_fails_is_made_three_times_and_again_with_other_data(
-    root: Path, remote: Path, runs: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    root: Path, remote: Path, runs: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     ends_with(root, 1)
-    got = [triggers.watch(root, Branch("origin/main"), 1, once=True) for _ in range(5)]
+    monkeypatch.setenv("SEGOPS_LOG_FORMAT", "json")
+    with webhook() as hook:
+        monkeypatch.setenv(notify.ADDRESSES, hook.address)
+        got = [triggers.watch(root, Branch("origin/main"), 1, once=True) for _ in range(5)]
     assert got == [1, 1, 1, 0, 0]
     assert len(runs.read_text().splitlines()) == 3
     assert "3 runs of the same data have failed" in caplog.text
+    (told,) = hook.got  # of the watch; the runs tell of themselves
+    assert told["title"] == "origin/main: 3 runs of the same data failed"
+    said = [one.levelname for one in caplog.records if one.getMessage() == "no data"]
+    assert said == ["ERROR"] * 3
     point(remote, NEW)
     ends_with(root, 3)  # the gate refuses it: no other run of the same data
     got = [triggers.watch(root, Branch("origin/main"), 1, once=True) for _ in range(3)]

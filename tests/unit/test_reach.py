@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import socketserver
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -58,6 +60,24 @@ def test_an_address_of_no_server_is_not_asked(address: str) -> None:
     assert reach.silence(address) is None
 
 
+def test_an_answer_that_does_not_end_is_none() -> None:
+    class Drip(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while not ended.wait(0.05):
+                    self.request.sendall(b"HTTP/1.1 200 OK\r\n"[:1])
+
+    ended = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        assert reach.silence(address, "/health") == "no answer within 2 s"
+        ended.set()
+        server.shutdown()
+
+
 def test_an_address_without_a_host_is_told() -> None:
+    assert reach.silence("http://[::1/x", "/health") == "Invalid IPv6 URL"
+    assert reach.silence("mysql://127.0.0.1:99999/x")
     assert reach.silence("http://", "/health")
     assert reach.silence("http://127.0.0.1:none", "/health")

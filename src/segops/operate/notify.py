@@ -24,6 +24,8 @@ from segops.runtime.errors import SegopsError
 
 ADDRESSES = "SEGOPS_NOTIFY"
 FILE = "SEGOPS_NOTIFY_FILE"
+UNATTENDED = "SEGOPS_UNATTENDED"
+"""Where it is set, nobody sits at the command: cron, or `segops watch`."""
 SECONDS = 10.0
 """Time for all channels together."""
 SHORTEST_SECRET = 4
@@ -111,11 +113,12 @@ def tell(root: Path, message: Message, *, by_hand: bool, say: Logger = log) -> N
     Args:
         root: The workspace.
         message: The message.
-        by_hand: Whether a person's own command caused it.
+        by_hand: Whether a command caused it; with :data:`UNATTENDED` it is no person's own.
         say: Where it is said what became of the message.
     """
     try:
         settings = Settings.read(root).notify
+        by_hand = by_hand and not os.environ.get(UNATTENDED)
         if message.event not in settings.events or (by_hand and not settings.by_hand):
             return
         results = send(channels(), message)
@@ -199,19 +202,24 @@ def _deliver(channel: Channel, message: Message, heard: _Heard) -> str | None:
             body_format=NotifyFormat.TEXT,
         ):
             return None
-    except Exception as error:  # of a plugin; its text may hold the address
-        return without_secrets(f"{type(error).__name__}: {error}", channel.address)
+    except Exception as error:  # of a plugin; its text may hold any part of the address
+        return f"it failed ({type(error).__name__})."
     said = heard.lines.get(threading.get_ident(), "it did not take the message.")
     return without_secrets(" ".join(said.split()), channel.address)
 
 
 def without_secrets(text: str, address: str) -> str:
-    """Return a text with every part of an address, but for the scheme, made unreadable."""
+    """Return a text with every part of an address, but for the scheme, made unreadable.
+
+    A short part stays, unless it is the password.
+    """
     rest = address.partition("://")[2]
-    for spelled in (rest, unquote(rest)):
-        parts = [spelled, *re.split(r"[^A-Za-z0-9_.-]+", spelled)]
+    login = re.split("[/?#]", rest)[0].rpartition("@")[0]
+    password = login.partition(":")[2]
+    for spelled, own in ((rest, password), (unquote(rest), unquote(password))):
+        parts = [spelled, own, *re.split(r"[^A-Za-z0-9_.-]+", spelled)]
         for part in sorted(parts, key=len, reverse=True):
-            if len(part) >= SHORTEST_SECRET:
+            if len(part) >= SHORTEST_SECRET or part == own != "":
                 text = text.replace(part, "***")
     return text
 

@@ -49,7 +49,7 @@ def silent(server: SyncPrefectClient, hours: float, now: datetime | None = None)
         since = (last[0].end_time if last else None) or deployment.created
         if since is not None and (now - since).total_seconds() > 3600 * hours:
             when = f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-            what = "the last ended" if last else "none has ended since it was made"
+            what = "the last ended" if last else "none is known to have ended since it was made"
             sentences.append(f"Schedule {one.name}: {what} at {when}. It is {one.state}.")
     return sentences
 

@@ -216,11 +216,13 @@ CHECKS: dict[str, Callable[[Path], str]] = {
     "home": home,
     "open files": open_files,
     "address space": address_space,
-    "shared memory": shared_memory,
     "MLflow": record,
     "Prefect": prefect,
 }
-"""Per name: a function that returns what it found, or raises what is wrong."""
+"""Per name: a function that returns what it found, or raises what is wrong.
+
+:func:`shared_memory` is checked where a training is due.
+"""
 
 
 def _unwritable(path: Path) -> str:

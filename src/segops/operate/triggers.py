@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from segops import files, paths, pipeline
-from segops.operate import data_version
+from segops import files, logs, paths, pipeline
+from segops.operate import data_version, messages, notify
 from segops.params.file import load_params
 from segops.record.lineage import started_by, tag
 from segops.runtime.errors import SegopsError, TransientError
@@ -176,12 +176,10 @@ def _check(root: Path, source: Source) -> int:
     status = _run(root, source, found)
     _note(root, source, md5=found.md5, attempts=attempts + 1, status=status)
     if status not in DECIDED and attempts + 1 == ATTEMPTS:
-        log.error(
-            "%s: %d runs of the same data have failed; the next one starts when the data change. "
-            "`segops run` makes one now.",
-            source.name,
-            ATTEMPTS,
-        )
+        what = f"{source.name}: {ATTEMPTS} runs of the same data"
+        next_one = "The next one starts when the data change. `segops run` makes one now."
+        log.error("%s have failed. %s", what, next_one)
+        notify.tell(root, messages.failed(what, next_one), by_hand=False)
     return status
 
 
@@ -208,21 +206,16 @@ def champion_md5(root: Path) -> str | None:
 
 def _run(root: Path, source: Source, found: Found) -> int:
     """Run the commands in processes that end with this one, until one fails."""
-    by = started_by()
-    before = os.environ.get("SEGOPS_STARTED_BY")
-    os.environ["SEGOPS_STARTED_BY"] = f"new data {found.md5} in {source.name}, seen by {by}"
-    try:
-        status = 0
-        for command in found.commands:
-            status, _ = pipeline.run_tied(root, ["segops", *command], log.info)
-            if status != 0:
-                break
-        return status
-    finally:
-        if before is None:
-            del os.environ["SEGOPS_STARTED_BY"]
-        else:
-            os.environ["SEGOPS_STARTED_BY"] = before
+    variables = {
+        "SEGOPS_STARTED_BY": f"new data {found.md5} in {source.name}, seen by {started_by()}",
+        notify.UNATTENDED: "1",
+    }
+    status, say = 0, logs.forwarding(log)
+    for command in found.commands:
+        status, _ = pipeline.run_tied(root, ["segops", *command], say, variables)
+        if status != 0:
+            break
+    return status
 
 
 def _noted(root: Path) -> dict[str, Any]:

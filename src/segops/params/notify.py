@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from segops.runtime.section import Positive, Section
+from segops.runtime.section import Section
 
 Event = Literal[
     "promoted", "candidate", "rejected", "inconclusive", "withdrawn", "failed", "drift", "silent"
 ]
+
+HISTORY_HOURS = 30 * 24
+"""Time that a server of segops keeps ended runs."""
 
 
 class NotifyParams(Section):
@@ -24,8 +27,8 @@ class NotifyParams(Section):
     by_hand: bool = Field(
         False, description="Also tell what a person's own command does, such as `segops run`."
     )
-    silent_hours: Positive | None = Field(
+    silent_hours: Annotated[float, Field(gt=0, le=HISTORY_HOURS)] | None = Field(
         None,
         description="Hours without the end of a scheduled run after which `segops notify silent` "
-        "tells; null: it refuses.",
+        "tells; null: it refuses. A server keeps ended runs for 30 days, and knows of none before.",
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apprise
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -87,6 +88,19 @@ def test_a_channel_that_is_down_delays_no_other_and_its_secret_is_not_logged(
         assert secret not in everything
 
 
+def test_no_part_of_an_address_is_in_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "mailto://me:a%2Fb@mail.example.org?to=team@example.org"
+    cleaned = notify.without_secrets("pw=a/b or a%2Fb at mail.example.org: status 500", address)
+    assert cleaned == "pw=*** or *** at ***: status 500"
+
+    def fail(*_: object, **__: object) -> bool:
+        raise RuntimeError("pw1")
+
+    monkeypatch.setattr(apprise.Apprise, "notify", fail)
+    (told,) = notify.send([notify.Channel(1, "json://me:x@127.0.0.1/pw1")], MESSAGE)
+    assert told.problem == "it failed (RuntimeError)."
+
+
 @pytest.mark.parametrize(
     ("settings", "by_hand", "is_told"),
     [
@@ -107,6 +121,10 @@ def test_the_parameters_say_what_is_told(
     monkeypatch.setenv(notify.ADDRESSES, hook.address)
     notify.tell(workspace(tmp_path, **settings), MESSAGE, by_hand=by_hand)
     assert bool(hook.got) is is_told
+    monkeypatch.setenv(notify.UNATTENDED, "1")  # as in a run of `segops watch`
+    hook.got.clear()
+    notify.tell(tmp_path, MESSAGE, by_hand=by_hand)
+    assert bool(hook.got) is ("events" not in settings)
 
 
 def test_nothing_that_is_wrong_here_ends_a_run(

@@ -99,7 +99,10 @@ def up(
             assert isinstance(one, server.Server)
             one.await_start()
             say(f"{one.name}: {one.address}")
-        say(f"To log in, enter {whereabouts()}; MLflow asks for its name and password apart.")
+        say(
+            f"To log in, enter {whereabouts()}. Prefect's page takes the whole line; MLflow's "
+            "takes the name before the colon and the password after it."
+        )
         if schedule:
             running.append(Schedule(root, schedule, f"{prefect.address}/api"))
             ending.callback(running[-1].stop)

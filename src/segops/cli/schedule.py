@@ -51,7 +51,7 @@ def schedule(
     if context.invoked_subcommand is not None:
         return
     if cron is None:
-        raise typer.BadParameter("name when, such as --cron '0 3 * * 1', or a subcommand.")
+        raise typer.BadParameter("give --cron, such as --cron '0 3 * * 1', or a subcommand.")
     root = checkout()
     os.chdir(root)
     flow_module(root, "serve").serve(

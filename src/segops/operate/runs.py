@@ -167,7 +167,7 @@ def opened(
         say: Called with the sentences about the worktree.
 
     Raises:
-        SegopsError: There is no such commit, it is none of a workspace of DVC, or the parameters
+        SegopsError: There is no such commit, it holds no DVC workspace, or the parameters
             are not usable; nothing is left. Or an error of the block, which then names the
             worktree that is kept.
     """

@@ -207,10 +207,12 @@ def claim(
         is_served = _is_served(server, name, held)
         if not replace and (is_served or present is None or present.checkout != owner.checkout):
             words = f"by {present.words}" if present is not None else f"({held.value})"
-            ended = "" if is_served else "; that process has ended"
+            ended, end = "; that process has ended", "remove it"
+            if is_served:
+                ended, end = "", "end it there or"
             raise SegopsError(
                 f"Schedule {name} of {server.api_url} is taken {words}{ended}. Choose "
-                f"another --name, end it there or with `segops schedule remove {name}`, or take it "
+                f"another --name, {end} with `segops schedule remove {name}`, or take it "
                 "over with --replace."
             )
         # By its id: of two that find an ended process, one deletes its claim.

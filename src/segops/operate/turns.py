@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from segops import files
+from segops import files, paths
 from segops.runtime.errors import SegopsError
 
 LOCKS = Path("/proc/locks")
@@ -45,7 +45,7 @@ def turn(lock: Path, doing: str, say: Say, *, wait: bool = True) -> Iterator[Non
     Raises:
         SegopsError: Another process holds it, and `wait` is false.
     """
-    told = False
+    told, place = False, str(lock).rpartition(f"/{paths.STATE}/")[0]
     while True:
         with ExitStack() as held:
             try:
@@ -57,7 +57,7 @@ def turn(lock: Path, doing: str, say: Say, *, wait: bool = True) -> Iterator[Non
                 yield
                 return
         if not told:
-            say(f"{lock.parent.parent}: {doing}{holder(lock)} is under way; this one waits.")
+            say(f"{place}: {doing}{holder(lock)} is under way; this one waits.")
             told = True
         time.sleep(POLL_SECONDS)
 

@@ -84,8 +84,8 @@ def commit_of(root: Path, revision: str) -> str:
     except GitError as error:
         if "not a git repository" in str(error):
             raise SegopsError(
-                f"{root}: not a git repository, so that it has no earlier data and no commits to "
-                "run."
+                f"{root}: not a git repository, which earlier data and a run in a worktree need: "
+                "`git init`."
             ) from None
         raise SegopsError(
             f"{revision}: git knows no such commit, tag or branch. `git log --oneline` lists the "

@@ -134,6 +134,10 @@ def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path) -> None:
         f"{few}: 3 images. A comparison takes at least 20 (monitor.min_images). Gather more."
     )
     assert "no such file" in str(monitor(tmp_path / "none").exception)
+    (tmp_path / "other").mkdir()
+    assert "0 images. A comparison takes" in str(monitor(tmp_path / "other").exception)
+    (tmp_path / "other/notes.txt").write_text("none")
+    assert "holds no image" in str(monitor(tmp_path / "other").exception)
     assert not (root / PAGE).exists()
 
 
@@ -168,6 +172,10 @@ def test_a_drift_that_the_flow_finds_starts_the_schedule(root: Path, tmp_path: P
         [page] = [one["data"] for one in server.read("artifacts") if one["key"] == "drift"]
         assert "| colour and sharpness | **drift** |" in page
         assert "brightness" in page
+        rw.set_params(root, monitor={"min_images": 31})
+        state = monitoring(return_state=True)
+        assert (state.type.value, state.name) == ("COMPLETED", "Too few images")
+        assert "30 images. A comparison takes at least 31" in state.message
         rw.set_params(root, monitor={"retrain": None})
         automations.put_drift(client, load_params(root))
         assert server.read("automations") == []

@@ -41,6 +41,10 @@ PAGE = Path("reports/drift.html")
 log = logging.getLogger("segops")
 
 
+class TooFewError(SegopsError):
+    """There are fewer images than `monitor.min_images`."""
+
+
 @dataclass(frozen=True)
 class Monitored:
     """The outcome of a comparison.
@@ -108,8 +112,8 @@ def monitor(
         days: Compare only what came within so many days; None: as `monitor.days` says.
 
     Raises:
-        SegopsError: There is no such model or source, too few images, or the model's data are not
-            to be had.
+        TooFewError: There are too few images.
+        SegopsError: There is no such model or source, or the model's data are not to be had.
         TransientError: MLflow does not answer.
     """
     settings = load_params(root)
@@ -132,7 +136,7 @@ def monitor(
             sample = samples.of_folder(predictor, source, days)
         least = settings.monitor.min_images
         if len(sample.images) < least:
-            raise SegopsError(_too_few(source, sample, least, days))
+            raise TooFewError(_too_few(source, sample, least, days))
         drift = compare(
             reference, sample.images, predictor.class_names, predictor.channels,
             settings.monitor.alpha, least,
@@ -174,20 +178,24 @@ def monitor_watched(root: Path) -> Monitored:
 def _too_few(source: Path, sample: samples.Sample, least: int, days: float | None) -> str:
     within = "" if days is None else f" of the last {days:g} days"
     others = "" if not sample.others else f" ({sample.others} lines are of other models)"
+    repeated = "" if not sample.repeated else f" without {sample.repeated} repeated ones"
     failed = (
         ""
         if not sample.failed
         else (f"; {len(sample.failed)} cannot be read, the first: {sample.failed[0].rstrip('.')}")
     )
     return (
-        f"{source}: {counted(len(sample.images), 'image')}{within}{others}{failed}. A comparison "
-        f"takes at least {least} (monitor.min_images). Gather more."
+        f"{source}: {counted(len(sample.images), 'image')}{within}{repeated}{others}{failed}. "
+        f"A comparison takes at least {least} (monitor.min_images). Gather more."
     )
 
 
 def _notes(sample: samples.Sample) -> Iterator[str]:
-    if len(sample.images) + len(sample.failed) < sample.total:
-        yield f"{len(sample.images)} of {sample.total} images were chosen by their hash."
+    present = sample.total - sample.repeated
+    if len(sample.images) + len(sample.failed) < present:
+        yield f"{len(sample.images)} of {present} images were chosen by their hash."
+    if sample.repeated:
+        yield f"{counted(sample.repeated, 'repeated image')}: each image counts once."
     if sample.failed:
         yield f"{counted(len(sample.failed), 'image')} could not be read and are left out."
     if sample.others:

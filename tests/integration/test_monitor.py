@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +21,8 @@ from flows.cause import started_by
 from segops import paths
 from segops.cli import app
 from segops.data.store import PackedStore, pack
-from segops.operate.drift import KEPT, PAGE
+from segops.operate import turns
+from segops.operate.drift import KEPT, MOST_KEPT, PAGE
 from segops.params.file import load_params
 from segops.predict.folder import predict_folder
 from segops.predict.log import log_files
@@ -82,9 +85,16 @@ def monitor(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["monitor", *map(str, arguments), "--device", "cpu"])
 
 
-def test_images_and_logs_are_compared_with_the_champion(root: Path, tmp_path: Path) -> None:
+def test_images_and_logs_are_compared_with_the_champion(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alike = fill(tmp_path / "alike", (ordinary(500 + seed) for seed in range(30)))
     (alike / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    (root / KEPT).mkdir()
+    for number in range(MOST_KEPT):
+        old = root / KEPT / f"old{number}.jsonl"
+        old.touch()
+        os.utime(old, (number, number))
     done = monitor(alike)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "No drift found in 30 images." in done.output
@@ -93,7 +103,9 @@ def test_images_and_logs_are_compared_with_the_champion(root: Path, tmp_path: Pa
     assert page.count("data:image/jpeg") == 24
     assert "12 images of train and 24 of val" in page
     assert "version 1 (the champion)" in page
-    [kept] = (root / KEPT).iterdir()
+    [kept] = (path for path in (root / KEPT).iterdir() if "old" not in path.name)
+    assert len(list((root / KEPT).iterdir())) == MOST_KEPT
+    assert not (root / KEPT / "old0.jsonl").exists()
     assert len(kept.read_bytes().splitlines()) == TRAIN + VAL
 
     # Once the reference is kept, the data need not be here.
@@ -117,6 +129,13 @@ def test_images_and_logs_are_compared_with_the_champion(root: Path, tmp_path: Pa
         assert done.exit_code == status, (done.output, done.exception)
     assert len(log_files(log)) == 1
     assert monitor(log, "--days", 0).exit_code == 1
+
+    # What is predicted waits for the card; a log needs none once the reference is kept.
+    asked: list[str] = []
+    monkeypatch.setattr(turns, "card", lambda device: nullcontext(asked.append(device)))
+    for source in (log, alike):
+        CliRunner().invoke(app, ["monitor", str(source), "--days", "0"])
+    assert asked == ["cpu", "auto"]
 
 
 def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path) -> None:

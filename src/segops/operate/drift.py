@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from segops.monitor import sample as samples
 from segops.monitor.drift import Drift, Test, Unusual, compare
 from segops.monitor.page import sentence, value_of, write_drift_page
 from segops.monitor.reference import Images, Reference
+from segops.operate import turns
 from segops.operate.data_version import cached_data
 from segops.params.file import Params, load_params
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
@@ -37,6 +38,8 @@ from segops.voc.layout import SPLITS, TRAIN, open_layout
 from segops.words import counted
 
 KEPT = paths.STATE / "drift"
+MOST_KEPT = 10
+"""Models of which the observations of their data are kept; those of others are made again."""
 PAGE = Path("reports/drift.html")
 log = logging.getLogger("segops")
 
@@ -108,7 +111,7 @@ def monitor(
         source: A directory of images, or a prediction log.
         page: The HTML file to write.
         model: As of :func:`segops.release.resolve.resolved`; None: the champion.
-        device: Where images are predicted.
+        device: Where images are predicted; the turn of a graphics card is waited for.
         days: Compare only what came within so many days; None: as `monitor.days` says.
 
     Raises:
@@ -123,13 +126,18 @@ def monitor(
             f"{source}: no such file or directory. Expected a directory of images, or a log that "
             "`segops predict --log` wrote."
         )
-    with resolved_version(model, root) as (bundle, version):
+    with resolved_version(model, root) as (bundle, version), ExitStack() as turn:
         digest = bundle_digest(bundle)
+        directory = paths.state_home(root) / KEPT
+        kept = _kept(directory, digest, version)
+        if kept is not None and is_log(source):
+            device = "cpu"  # nothing is predicted
+        turn.enter_context(turns.card(device))
         predictor = load_bundle(bundle, device, digest)
         name = model or "the champion"
         if version is not None:
             name = f"version {version.number} ({model or 'the champion'})"
-        data_hash, reference = _reference(root, settings, predictor, digest, version)
+        data_hash, reference = kept or _made(root, settings, directory, predictor, digest, version)
         if is_log(source):
             sample = samples.of_log(predictor, digest, source, days)
         else:
@@ -208,24 +216,33 @@ def _notes(sample: samples.Sample) -> Iterator[str]:
         )
 
 
-def _reference(
+def _kept(directory: Path, digest: str, version: Version | None) -> tuple[str, Reference] | None:
+    """Return the hash of a version's data, and their observations where these are kept."""
+    data_hash = None if version is None else version.tags.get(tag("data_hash"))
+    if data_hash is None:
+        return None
+    kept = references.read_kept(references.kept_path(directory, digest, data_hash), digest)
+    return None if kept is None else (data_hash, kept)
+
+
+def _made(
     root: Path,
     settings: Params,
+    directory: Path,
     predictor: BundledPredictor,
     digest: str,
     version: Version | None,
 ) -> tuple[str, Reference]:
     """Return the hash of the model's data, and the observations of these."""
-    directory = paths.state_home(root) / KEPT
     data_hash = None if version is None else version.tags.get(tag("data_hash"))
-    if data_hash is not None:
-        kept = references.read_kept(references.kept_path(directory, digest, data_hash), digest)
-        if kept is not None:
-            return data_hash, kept
     with _images(root, settings, predictor, version, data_hash) as (found_hash, images):
         path = references.kept_path(directory, digest, found_hash)
         kept = references.read_kept(path, digest)
-        return found_hash, kept or references.measure(predictor, images, path, digest)
+        made = kept or references.measure(predictor, images, path, digest)
+    others = [one for one in directory.glob("*.jsonl") if one != path]
+    for old in sorted(others, key=lambda one: one.stat().st_mtime)[: -(MOST_KEPT - 1)]:
+        old.unlink(missing_ok=True)
+    return found_hash, made
 
 
 @contextmanager

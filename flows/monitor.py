@@ -12,7 +12,7 @@ from prefect.runtime import deployment
 from prefect.states import Completed
 
 from flows.failures import failed
-from flows.retrain import call, guarded, step
+from flows.retrain import guarded, step
 from flows.telling import tell
 from segops.operate import deployed
 from segops.report.markdown import escaped
@@ -21,6 +21,8 @@ from segops.runtime.errors import SegopsError
 if TYPE_CHECKING:
     from segops.operate.drift import Monitored
 
+TOO_FEW = "Too few images"
+"""Name of the state of a run that had nothing to compare; nobody is told."""
 SHOWN = 10
 """Most unusual images, and most statistics of a test, of the artifact."""
 
@@ -28,9 +30,15 @@ SHOWN = 10
 @step(task_run_name="compare")
 def compare(root: Path) -> Monitored | State[Any]:
     """Compare what `monitor.path` names with the data of the champion."""
-    from segops.operate.drift import monitor_watched
+    from segops.operate.drift import TooFewError, monitor_watched
 
-    return guarded(lambda: monitor_watched(root))
+    def look() -> Monitored | State[Any]:
+        try:
+            return monitor_watched(root)
+        except TooFewError as error:  # they are still to come
+            return Completed(name=TOO_FEW, message=str(error))
+
+    return guarded(look)
 
 
 @flow(
@@ -47,9 +55,14 @@ def monitor() -> State[Any]:
     ``params.yaml`` names, as in :mod:`flows.retrain`.
     """
     try:
-        found: Monitored = call(compare, deployed.of_run(deployment.id is not None))
+        root = deployed.of_run(deployment.id is not None)
+        run_compare: Any = compare
+        compared: State[Any] = run_compare(root, return_state=True)
+        found: Monitored = compared.result()
     except SegopsError as error:
         return failed(error)
+    if compared.name == TOO_FEW:
+        return Completed(name=TOO_FEW, message=compared.message)
     create_markdown_artifact(
         key="drift", markdown=drift_page(found), description="New images against the champion's"
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +21,8 @@ from flows.cause import started_by
 from segops import paths
 from segops.cli import app
 from segops.data.store import PackedStore, pack
-from segops.operate.drift import KEPT, PAGE
+from segops.operate import turns
+from segops.operate.drift import KEPT, MOST_KEPT, PAGE
 from segops.params.file import load_params
 from segops.predict.folder import predict_folder
 from segops.predict.log import log_files
@@ -82,9 +85,16 @@ def monitor(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["monitor", *map(str, arguments), "--device", "cpu"])
 
 
-def test_images_and_logs_are_compared_with_the_champion(root: Path, tmp_path: Path) -> None:
+def test_images_and_logs_are_compared_with_the_champion(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alike = fill(tmp_path / "alike", (ordinary(500 + seed) for seed in range(30)))
     (alike / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    (root / KEPT).mkdir()
+    for number in range(MOST_KEPT):
+        old = root / KEPT / f"old{number}.jsonl"
+        old.touch()
+        os.utime(old, (number, number))
     done = monitor(alike)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "No drift found in 30 images." in done.output
@@ -93,7 +103,9 @@ def test_images_and_logs_are_compared_with_the_champion(root: Path, tmp_path: Pa
     assert page.count("data:image/jpeg") == 24
     assert "12 images of train and 24 of val" in page
     assert "version 1 (the champion)" in page
-    [kept] = (root / KEPT).iterdir()
+    [kept] = (path for path in (root / KEPT).iterdir() if "old" not in path.name)
+    assert len(list((root / KEPT).iterdir())) == MOST_KEPT
+    assert not (root / KEPT / "old0.jsonl").exists()
     assert len(kept.read_bytes().splitlines()) == TRAIN + VAL
 
     # Once the reference is kept, the data need not be here.
@@ -118,6 +130,13 @@ def test_images_and_logs_are_compared_with_the_champion(root: Path, tmp_path: Pa
     assert len(log_files(log)) == 1
     assert monitor(log, "--days", 0).exit_code == 1
 
+    # What is predicted waits for the card; a log needs none once the reference is kept.
+    asked: list[str] = []
+    monkeypatch.setattr(turns, "card", lambda device: nullcontext(asked.append(device)))
+    for source in (log, alike):
+        CliRunner().invoke(app, ["monitor", str(source), "--days", "0"])
+    assert asked == ["cpu", "auto"]
+
 
 def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path) -> None:
     put_data(root, first=5000)
@@ -134,6 +153,10 @@ def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path) -> None:
         f"{few}: 3 images. A comparison takes at least 20 (monitor.min_images). Gather more."
     )
     assert "no such file" in str(monitor(tmp_path / "none").exception)
+    (tmp_path / "other").mkdir()
+    assert "0 images. A comparison takes" in str(monitor(tmp_path / "other").exception)
+    (tmp_path / "other/notes.txt").write_text("none")
+    assert "holds no image" in str(monitor(tmp_path / "other").exception)
     assert not (root / PAGE).exists()
 
 
@@ -168,6 +191,10 @@ def test_a_drift_that_the_flow_finds_starts_the_schedule(root: Path, tmp_path: P
         [page] = [one["data"] for one in server.read("artifacts") if one["key"] == "drift"]
         assert "| colour and sharpness | **drift** |" in page
         assert "brightness" in page
+        rw.set_params(root, monitor={"min_images": 31})
+        state = monitoring(return_state=True)
+        assert (state.type.value, state.name) == ("COMPLETED", "Too few images")
+        assert "30 images. A comparison takes at least 31" in state.message
         rw.set_params(root, monitor={"retrain": None})
         automations.put_drift(client, load_params(root))
         assert server.read("automations") == []

@@ -141,7 +141,7 @@ def compare(
     Colour and sharpness are compared with train and val. What passes the network is compared with
     val alone, and without the images of the sample that the model was trained on: its features and
     its confidence on these are others than on new images. Holm's correction holds the chance of
-    one false alarm, because an alarm, and not a list of findings, is what costs something.
+    any false alarm: each alarm costs a person's time or a training.
 
     Args:
         reference: The observations of the model's data.

@@ -78,10 +78,10 @@ def read_kept(path: Path, model: str) -> Reference | None:
         log.warning("%s: damaged; it is made again.", path)
         return None
     own = [one.observation for one in lines if one.model == model]
-    return Reference(
-        tuple(one for one in own if one.predicted is None),
-        tuple(one for one in own if one.predicted is not None),
-    )
+    # The tests take independent images: copies of an image count once.
+    train = {one.pixels: one for one in own if one.predicted is None}
+    val = {one.pixels: one for one in own if one.predicted is not None}
+    return Reference(tuple(train.values()), tuple(val.values()))
 
 
 def measure(predictor: BundledPredictor, images: Images, path: Path, model: str) -> Reference:

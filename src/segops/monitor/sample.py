@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +31,9 @@ class Sample:
 
     Attributes:
         images: The images.
-        total: How many there were to choose from.
+        total: How many there were to choose from, repeated ones too.
+        repeated: How many are left out because another has the same pixels: the tests take
+            independent images.
         failed: A message for each image that cannot be read.
         others: Lines of the log that another model wrote; they are left out.
         paths: The files of the images of a directory by their names; empty of a log.
@@ -41,6 +41,7 @@ class Sample:
 
     images: tuple[Watched, ...]
     total: int
+    repeated: int
     failed: tuple[str, ...]
     others: int
     paths: dict[str, Path]
@@ -52,17 +53,18 @@ def of_folder(predictor: BundledPredictor, source: Path, days: float | None = No
     Args:
         predictor: The model.
         source: An image or a directory; see :func:`segops.predict.sources.list_images`.
-        days: Only files that were changed within so many days.
+        days: Only files that came within so many days. The time is the kernel's, as a copy may
+            keep an older time of modification.
 
     Raises:
-        SegopsError: The directory is missing, or holds no image.
+        SegopsError: The directory is missing, or holds files and none of them is an image.
     """
     bands = predictor.model.get(opener.BANDS, ())
     above = source.parent if source.is_file() else source
     found = {path.relative_to(above).as_posix(): path for path in list_images(source, bands)}
     if days is not None:
         since = (datetime.now(UTC) - timedelta(days=days)).timestamp()
-        found = {name: path for name, path in found.items() if path.stat().st_mtime >= since}
+        found = {name: path for name, path in found.items() if path.lstat().st_ctime >= since}
     names = chosen(found)
     shas, pixels = (frozenset(predictor.model.get(key, {}).values()) for key in (IMAGES, PIXELS))
     with observing(predictor) as predict:
@@ -79,9 +81,12 @@ def of_folder(predictor: BundledPredictor, source: Path, days: float | None = No
         largest = max((_pixels(found[name], predictor.max_pixels) for name in names), default=1)
         at_once = images_at_once(predictor.device, largest, len(names))
         done = list(track(predict_parallel(watch, names, at_once), "Observing", len(names)))
-    images = tuple(one for one in done if isinstance(one, Watched))
+    watched = [one for one in done if isinstance(one, Watched)]
     failed = tuple(one for one in done if isinstance(one, str))
-    return Sample(images, len(found), failed, 0, found)
+    # Of several files with the same pixels, the one that the model is known to have seen.
+    images = {one.observation.pixels: one for one in sorted(watched, key=lambda one: one.is_seen)}
+    repeated = len(watched) - len(images)
+    return Sample(tuple(images.values()), len(found), repeated, failed, 0, found)
 
 
 def read_image(predictor: BundledPredictor, path: Path) -> NDArray[np.uint8]:
@@ -97,7 +102,9 @@ def _pixels(path: Path, limit: int) -> int:
 def of_log(
     predictor: BundledPredictor, model: str, source: Path, days: float | None = None
 ) -> Sample:
-    """At most :data:`MOST` lines of a prediction log that the model wrote, chosen by their hash.
+    """At most :data:`MOST` images of a prediction log, of those that the model predicted.
+
+    They are chosen by the hash of their pixels; of the lines of an image, the newest counts.
 
     Args:
         predictor: The model.
@@ -110,20 +117,22 @@ def of_log(
     """
     since = None if days is None else datetime.now(UTC) - timedelta(days=days)
     total = others = 0
-
-    def own() -> Iterator[tuple[str, int, Logged]]:
-        nonlocal total, others
-        for logged in read_log(source):
-            if since is not None and logged.time < since:
-                continue
-            if logged.model != model:
-                others += 1
-                continue
-            total += 1
-            key = f"{logged.observation.pixels} {logged.time.isoformat()} {total}"
-            yield files.sha256_bytes(key.encode()), total, logged
-
-    lines = [logged for *_, logged in heapq.nsmallest(MOST, own())]
+    known: set[str] = set()
+    newest: dict[str, Logged] = {}
+    for logged in read_log(source):
+        if since is not None and logged.time < since:
+            continue
+        if logged.model != model:
+            others += 1
+            continue
+        total += 1
+        key = logged.observation.pixels
+        known.add(key)
+        if key not in newest or newest[key].time <= logged.time:
+            newest[key] = logged
+        if len(newest) >= 2 * MOST:  # a long log does not fit into memory
+            newest = _first(newest)
+    lines = list(_first(newest).values())
     pixels = frozenset(predictor.model.get(PIXELS, {}).values())
     expected = len(predictor.class_names), len(statistic_names(predictor.channels))
     for one in lines:
@@ -138,7 +147,11 @@ def of_log(
     images = tuple(
         Watched(_name(one), one.observation, one.observation.pixels in pixels) for one in lines
     )
-    return Sample(images, total, (), others, {})
+    return Sample(images, total, total - len(known), (), others, {})
+
+
+def _first(newest: dict[str, Logged]) -> dict[str, Logged]:
+    return {key: newest[key] for key in chosen(newest, MOST)}
 
 
 def _name(one: Logged) -> str:

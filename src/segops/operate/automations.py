@@ -56,8 +56,8 @@ def put_drift(server: SyncPrefectClient, settings: Params) -> None:
             found = server.read_deployment_by_name(f"retrain/{settings.monitor.retrain}")
         except ObjectNotFound:
             log.warning(
-                "monitor.retrain: the server has no schedule %s, so a drift starts no run. `segops "
-                "schedule --name %s --cron ...` makes it; then start this one again.",
+                "monitor.retrain: the server has no schedule %s, so a drift starts no run. Make it "
+                "(`segops schedule --name %s --cron ...`), then make the one of drift again.",
                 settings.monitor.retrain, settings.monitor.retrain,
             )  # fmt: skip
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from segops.monitor import sample as samples
 from segops.monitor.drift import Drift, Test, Unusual, compare
 from segops.monitor.page import sentence, value_of, write_drift_page
 from segops.monitor.reference import Images, Reference
+from segops.operate import turns
 from segops.operate.data_version import cached_data
 from segops.params.file import Params, load_params
 from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
@@ -37,8 +38,14 @@ from segops.voc.layout import SPLITS, TRAIN, open_layout
 from segops.words import counted
 
 KEPT = paths.STATE / "drift"
+MOST_KEPT = 10
+"""Models of which the observations of their data are kept; those of others are made again."""
 PAGE = Path("reports/drift.html")
 log = logging.getLogger("segops")
+
+
+class TooFewError(SegopsError):
+    """There are fewer images than `monitor.min_images`."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +111,12 @@ def monitor(
         source: A directory of images, or a prediction log.
         page: The HTML file to write.
         model: As of :func:`segops.release.resolve.resolved`; None: the champion.
-        device: Where images are predicted.
+        device: Where images are predicted; the turn of a graphics card is waited for.
         days: Compare only what came within so many days; None: as `monitor.days` says.
 
     Raises:
-        SegopsError: There is no such model or source, too few images, or the model's data are not
-            to be had.
+        TooFewError: There are too few images.
+        SegopsError: There is no such model or source, or the model's data are not to be had.
         TransientError: MLflow does not answer.
     """
     settings = load_params(root)
@@ -119,20 +126,25 @@ def monitor(
             f"{source}: no such file or directory. Expected a directory of images, or a log that "
             "`segops predict --log` wrote."
         )
-    with resolved_version(model, root) as (bundle, version):
+    with resolved_version(model, root) as (bundle, version), ExitStack() as turn:
         digest = bundle_digest(bundle)
+        directory = paths.state_home(root) / KEPT
+        kept = _kept(directory, digest, version)
+        if kept is not None and is_log(source):
+            device = "cpu"  # nothing is predicted
+        turn.enter_context(turns.card(device))
         predictor = load_bundle(bundle, device, digest)
         name = model or "the champion"
         if version is not None:
             name = f"version {version.number} ({model or 'the champion'})"
-        data_hash, reference = _reference(root, settings, predictor, digest, version)
+        data_hash, reference = kept or _made(root, settings, directory, predictor, digest, version)
         if is_log(source):
             sample = samples.of_log(predictor, digest, source, days)
         else:
             sample = samples.of_folder(predictor, source, days)
         least = settings.monitor.min_images
         if len(sample.images) < least:
-            raise SegopsError(_too_few(source, sample, least, days))
+            raise TooFewError(_too_few(source, sample, least, days))
         drift = compare(
             reference, sample.images, predictor.class_names, predictor.channels,
             settings.monitor.alpha, least,
@@ -174,20 +186,24 @@ def monitor_watched(root: Path) -> Monitored:
 def _too_few(source: Path, sample: samples.Sample, least: int, days: float | None) -> str:
     within = "" if days is None else f" of the last {days:g} days"
     others = "" if not sample.others else f" ({sample.others} lines are of other models)"
+    repeated = "" if not sample.repeated else f" without {sample.repeated} repeated ones"
     failed = (
         ""
         if not sample.failed
         else (f"; {len(sample.failed)} cannot be read, the first: {sample.failed[0].rstrip('.')}")
     )
     return (
-        f"{source}: {counted(len(sample.images), 'image')}{within}{others}{failed}. A comparison "
-        f"takes at least {least} (monitor.min_images). Gather more."
+        f"{source}: {counted(len(sample.images), 'image')}{within}{repeated}{others}{failed}. "
+        f"A comparison takes at least {least} (monitor.min_images). Gather more."
     )
 
 
 def _notes(sample: samples.Sample) -> Iterator[str]:
-    if len(sample.images) + len(sample.failed) < sample.total:
-        yield f"{len(sample.images)} of {sample.total} images were chosen by their hash."
+    present = sample.total - sample.repeated
+    if len(sample.images) + len(sample.failed) < present:
+        yield f"{len(sample.images)} of {present} images were chosen by their hash."
+    if sample.repeated:
+        yield f"{counted(sample.repeated, 'repeated image')}: each image counts once."
     if sample.failed:
         yield f"{counted(len(sample.failed), 'image')} could not be read and are left out."
     if sample.others:
@@ -200,24 +216,33 @@ def _notes(sample: samples.Sample) -> Iterator[str]:
         )
 
 
-def _reference(
+def _kept(directory: Path, digest: str, version: Version | None) -> tuple[str, Reference] | None:
+    """Return the hash of a version's data, and their observations where these are kept."""
+    data_hash = None if version is None else version.tags.get(tag("data_hash"))
+    if data_hash is None:
+        return None
+    kept = references.read_kept(references.kept_path(directory, digest, data_hash), digest)
+    return None if kept is None else (data_hash, kept)
+
+
+def _made(
     root: Path,
     settings: Params,
+    directory: Path,
     predictor: BundledPredictor,
     digest: str,
     version: Version | None,
 ) -> tuple[str, Reference]:
     """Return the hash of the model's data, and the observations of these."""
-    directory = paths.state_home(root) / KEPT
     data_hash = None if version is None else version.tags.get(tag("data_hash"))
-    if data_hash is not None:
-        kept = references.read_kept(references.kept_path(directory, digest, data_hash), digest)
-        if kept is not None:
-            return data_hash, kept
     with _images(root, settings, predictor, version, data_hash) as (found_hash, images):
         path = references.kept_path(directory, digest, found_hash)
         kept = references.read_kept(path, digest)
-        return found_hash, kept or references.measure(predictor, images, path, digest)
+        made = kept or references.measure(predictor, images, path, digest)
+    others = [one for one in directory.glob("*.jsonl") if one != path]
+    for old in sorted(others, key=lambda one: one.stat().st_mtime)[: -(MOST_KEPT - 1)]:
+        old.unlink(missing_ok=True)
+    return found_hash, made
 
 
 @contextmanager

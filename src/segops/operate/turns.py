@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -126,12 +126,32 @@ def cards(root: Path) -> Iterator[None]:
     if choose_device(train.device) == "cpu":
         yield
         return
+    count, _ = choose_world(train, "cuda")
+    with devices(_gpus(range(count)), log.info):
+        yield
+
+
+@contextmanager
+def card(device: str) -> Iterator[None]:
+    """Hold the graphics card of predictions, so that a training beside them has its memory.
+
+    Args:
+        device: Where to predict, as of :func:`segops.runtime.opener.open_bundle`.
+    """
     import torch
 
-    count, _ = choose_world(train, "cuda")
-    found = [torch.cuda.get_device_properties(number) for number in range(count)]
-    with devices([f"gpu-{card.uuid}" for card in found], log.info):
+    if device == "cpu" or not torch.cuda.is_available():
         yield
+        return
+    number = 0 if device == "auto" else torch.device(device).index or 0
+    with devices(_gpus([number]), log.info):
+        yield
+
+
+def _gpus(numbers: Iterable[int]) -> list[str]:
+    import torch
+
+    return [f"gpu-{torch.cuda.get_device_properties(number).uuid}" for number in numbers]
 
 
 @contextmanager
@@ -174,7 +194,7 @@ def _lock(handle: int, path: Path, name: str, say: Say) -> None:
             return
         except BlockingIOError:
             if not told:
-                say(f"{name}: in use by another training{holder(path)}; this one waits.")
+                say(f"{name}: in use by another run{holder(path)}; this one waits.")
                 told = True
             time.sleep(POLL_SECONDS)
 

@@ -110,14 +110,15 @@ def list_images(source: Path, bands: Collection[str] = ()) -> list[Path]:
     """The images that :func:`find_images` finds, without a place for outputs.
 
     Raises:
-        SegopsError: `source` is missing, not readable or holds no image.
+        SegopsError: `source` is missing or not readable, or holds files and none is an image.
     """
     if source.is_file():
         return [source]
     _require_directory(source)
     others: Counter[str] = Counter()
     found = sorted(_images(source, None, bands, others))
-    _tell_others(source, others, bool(found))
+    if found or others:
+        _tell_others(source, others, bool(found))
     return found
 
 

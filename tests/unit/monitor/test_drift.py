@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from segops.files import sha256_bytes, sha256_file
+from segops.files import sha256_file
 from segops.monitor import sample as samples
 from segops.monitor.drift import (
     CLASSES,
@@ -169,18 +171,16 @@ def test_a_reference_is_kept_and_a_damaged_one_is_not_taken(
     predictor: BundledPredictor, tmp_path: Path
 ) -> None:
     images = {f"i{number}": ordinary(number) for number in range(8)}
-    ids = {"train": tuple(images)[:5], "val": tuple(images)[5:]}
+    images["copy"] = images["i0"]
+    ids = {"train": (*tuple(images)[:5], "copy"), "val": tuple(images)[5:8]}
     path = kept_path(tmp_path, "a" * 64, "b" * 64)
-
-    def order(number: int) -> str:
-        return sha256_bytes(f"i{number}".encode())
 
     made = measure(predictor, Images(ids, images.__getitem__, lambda _: (40, 56)), path, "a" * 64)
     assert (len(made.train), len(made.val)) == (5, 3)
     again = read_kept(path, "a" * 64)
     assert again is not None
     # What is kept equals what is observed again: other digits would be a drift.
-    assert again.train == tuple(observe(images[f"i{one}"]) for one in sorted(range(5), key=order))
+    assert set(again.train) == {observe(images[f"i{one}"]) for one in range(5)}
     content = path.read_bytes()
     measure(predictor, Images(ids, images.__getitem__, lambda _: (40, 56)), path, "a" * 64)
     assert path.read_bytes() == content
@@ -201,9 +201,43 @@ def test_a_log_gives_the_images_of_its_model(
     assert samples.of_log(predictor, "own", tmp_path, days=1).total == 5
     assert samples.of_log(predictor, "own", tmp_path, days=0).total == 0
     assert len(list(read_log(tmp_path))) == 6
+    for _ in range(2):
+        own.add(observations[5], "again.jpg")
+    sample = samples.of_log(predictor, "own", tmp_path)
+    assert (len(sample.images), sample.total, sample.repeated) == (5, 7, 2)
+    assert {one.name for one in sample.images} >= {"0.jpg", "again.jpg"}
     own.add(replace(observations[0], statistics=(1.0,)), "bad.jpg")
     with pytest.raises(SegopsError, match="1 statistics"):
         samples.of_log(predictor, "own", tmp_path)
+
+
+def test_of_a_long_log_the_same_images_are_chosen_whatever_their_order(
+    predictor: BundledPredictor,
+    observed: Observe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samples, "MOST", 4)
+    observations = observed([ordinary(seed) for seed in range(20)])
+    for name, order in (("up", 1), ("down", -1)):
+        log = PredictionLog(tmp_path / name, "own", names=True)
+        for one in [*observations, *observations][::order]:
+            log.add(one, one.pixels)
+    up, down = (samples.of_log(predictor, "own", tmp_path / name) for name in ("up", "down"))
+    assert {one.name for one in up.images} == {one.name for one in down.images}
+    assert (len(up.images), up.total, up.repeated) == (4, 40, 20)
+
+
+def test_a_copy_of_an_image_counts_once_and_comes_when_it_is_copied(
+    predictor: BundledPredictor, tmp_path: Path
+) -> None:
+    taken = [save(tmp_path / f"photos/{seed}.png", seed) for seed in range(3)]
+    shutil.copy(taken[0], tmp_path / "photos/copy.png")
+    for path in taken:
+        os.utime(path, (1e9, 1e9))
+    sample = samples.of_folder(predictor, tmp_path / "photos", days=1)
+    assert (len(sample.images), sample.total, sample.repeated) == (3, 4, 1)
+    assert samples.of_folder(predictor, tmp_path / "photos", days=0).total == 0
 
 
 def test_images_that_were_trained_on_are_known_by_their_file_and_by_their_pixels(

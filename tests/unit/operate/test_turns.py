@@ -7,9 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from segops.operate import turns
 from segops.runtime.errors import SegopsError
@@ -149,7 +152,7 @@ def test_a_device_in_use_is_waited_for_and_another_is_not(
     with turns.devices(["gpu-GPU-2", "gpu-GPU-1"], free, tmp_path):
         pass
     (sentence,) = said
-    assert sentence.startswith(f"gpu-GPU-1: in use by another training (process {other.pid} ")
+    assert sentence.startswith(f"gpu-GPU-1: in use by another run (process {other.pid} ")
 
 
 def test_a_name_leads_to_no_other_place_and_a_bad_file_stops_nothing(
@@ -165,5 +168,20 @@ def test_a_name_leads_to_no_other_place_and_a_bad_file_stops_nothing(
 
 def test_a_training_on_the_cpu_takes_no_device(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {device: cpu}\n")
-    with turns.cards(tmp_path):
+    with turns.cards(tmp_path), turns.card("cpu"):
         pass
+
+
+def test_predictions_hold_the_card_that_a_training_would_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No machine of the tests has a graphics card."""
+    held: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    properties = {0: SimpleNamespace(uuid="first"), 1: SimpleNamespace(uuid="second")}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
+    monkeypatch.setattr(turns, "devices", lambda names, _: nullcontext(held.extend(names)))
+    for device in ("auto", "cuda", "cuda:1", "cpu"):
+        with turns.card(device):
+            pass
+    assert held == ["gpu-first", "gpu-first", "gpu-second"]

@@ -55,7 +55,7 @@ def another_process(checkout: str = "/srv/one") -> Iterator[Owner]:
 
 def deploy(server: SyncPrefectClient, name: str) -> Any:
     """Deploy a flow named as the retraining flow, as `segops schedule` does."""
-    flow = server.create_flow_from_name(schedules.FLOW)
+    flow = server.create_flow_from_name(schedules.RETRAIN)
     schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 1 1 *"))
     return server.create_deployment(flow, name, paused=False, schedules=[schedule])
 

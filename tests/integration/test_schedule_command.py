@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (root / "flows/retrain.py").open("a") as file:
         file.write(LONG)
     return root
+
+
+@pytest.fixture
+def processes() -> Iterator[ExitStack]:
+    """Processes that end with the test."""
+    with ExitStack() as started:
+        yield started
 
 
 class Serve:
@@ -181,7 +190,7 @@ def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
 
 @pytest.mark.long
 def test_a_schedule_outlives_its_server(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ExitStack
 ) -> None:
     monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
@@ -189,17 +198,30 @@ def test_a_schedule_outlives_its_server(
         for name, value in first.settings().items():
             monkeypatch.setenv(name, value)
         port = int(first.address.rpartition(":")[2])
-        started = Serve(checkout).__enter__()
-    try:
-        until(lambda: "The schedule waits for it" in started.said.read_text(), 200)
-        with serving(tmp_path, port=port) as second:
-            until(lambda: started.said.read_text().count("is being served") == 2)
-            start_run(second)
-        started.process.send_signal(signal.SIGTERM)
-        assert started.ended() == 0
-        assert "stays active: " in started.said.read_text()
-    finally:
-        started.__exit__()
+        started = processes.enter_context(Serve(checkout))
+        nightly = processes.enter_context(Serve(checkout, "--name", "nightly"))
+        assert segops(checkout, "schedule", "pause", "weekly").returncode == 0
+    until(lambda: waits(started) == waits(nightly) == 1, 200)
+    with serving(tmp_path, port=port) as second:
+        until(lambda: started.said.read_text().count("is being served") == 2)
+        until(lambda: nightly.said.read_text().count("is being served") == 2)
+        assert deployment(second)["paused"]
+        assert not second.get("deployments/name/retrain/nightly")["paused"]
+        start_run(second)
+    nightly.process.send_signal(signal.SIGTERM)
+    assert nightly.ended() == 0
+    assert "stays active: " in nightly.said.read_text()
+    until(lambda: waits(started) == 2, 200)
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database, database:
+        database.execute("DELETE FROM variable")  # as when it is removed just before the server is
+    with serving(tmp_path, port=port) as third:
+        assert started.ended() == 0, started.said.read_text()
+        assert "Schedule weekly was removed or taken over." in started.said.read_text()
+        assert deployment(third)["paused"]
+
+
+def waits(started: Serve) -> int:
+    return started.said.read_text().count("The schedule waits for it")
 
 
 def test_a_plain_call_says_what_it_wants(checkout: Path) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import UUID
 
 import httpx
@@ -23,7 +24,8 @@ from flows.approve import approve
 from flows.monitor import monitor
 from flows.retrain import retrain
 from flows.signals import SIGNALS, stopped_by_signals
-from segops.operate import automations, crashes, schedules
+from segops.operate import automations, crashes, missed, schedules
+from segops.operate.owner import Owner
 from segops.params.file import load_params
 from segops.runtime.errors import SegopsError, TransientError
 
@@ -31,6 +33,9 @@ KEEP_SECONDS = 3.0
 """Time between two looks at whether the schedule is still this process's."""
 PRUNE_EVERY = 20
 """Looks between two prunings of runs that wait."""
+REFUSED = (400, 401, 403, 405, 422)
+"""Statuses of a server's answer that do not change with time."""
+LOST = "Schedule %s was removed or taken over."
 log = logging.getLogger("segops")
 
 
@@ -67,7 +72,7 @@ def serve(
     if settings is not None:
         settings.monitor.require_path()
     with stopped_by_signals(), server.for_schedules() as own, ExitStack() as undone:
-        owner = schedules.Owner.this_process(str(root))
+        owner = Owner.this_process(str(root))
         with schedules.client() as asked:
             schedules.require_flow(
                 asked, name, schedules.MONITOR if monitoring else schedules.RETRAIN
@@ -93,15 +98,21 @@ def serve(
             tags=[crashes.TAG],
         )
         beside = None if monitoring else approval
+        refused: httpx.HTTPStatusError | None = None
         while True:
             try:
-                if settings is not None:
-                    with schedules.client() as asked:
+                with schedules.client() as asked:
+                    if not schedules.holds(asked, name, claimed):
+                        log.info(LOST, name)
+                        return
+                    if refused is not None:
+                        raise _refusal(refused)
+                    if settings is not None:
                         automations.put_drift(asked, settings)
                 _serve_once(name, claimed, scheduled, beside, catch_up)
                 return
             except (ExceptionGroup, RuntimeError, httpx.HTTPError, TransientError) as error:
-                _await_server(own, error)
+                refused = _await_server(own, error)
 
 
 def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_up: bool) -> None:
@@ -118,24 +129,57 @@ def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_u
     )
     added: Any = runner.add_deployment(scheduled)
     deployment: UUID = added
+    scheduled.paused = None  # after an outage it stays paused where a person has paused it
     if approval is not None:
         runner.add_deployment(approval)
     with schedules.client() as asked:
         crashes.install(asked)
-        schedules.crash_unbegun(asked, deployment)
-        if skipped := schedules.skip_missed(asked, deployment, keep=int(catch_up)):
+        missed.crash_unbegun(asked, deployment)
+        if skipped := missed.skip_missed(asked, deployment, keep=int(catch_up)):
             log.info("%d missed runs are cancelled.", skipped)
     log.info("Schedule %s is being served; Ctrl-C ends it.", name)
     asyncio.run(_serve(runner, name, claimed, deployment))
 
 
-def _await_server(own: server.Server | None, error: Exception) -> None:
-    """Wait until the Prefect server answers again.
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what an error of Prefect's runner or client was made from."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _causes(one)
+    elif isinstance(error, httpx.HTTPError) or error.__cause__ is None:
+        yield error
+    else:
+        yield from _causes(error.__cause__)
+
+
+def _is_refusal(error: BaseException) -> TypeGuard[httpx.HTTPStatusError]:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED
+
+
+def _refusal(error: httpx.HTTPStatusError) -> SegopsError:
+    said = error.response.text.strip()[:500]
+    return SegopsError(
+        f"{error.request.url}: the Prefect server refuses a request of this schedule with status "
+        f"{error.response.status_code}: {said}. Check its credentials (PREFECT_API_AUTH_STRING) "
+        "and that it has this Prefect's version, then start the schedule again."
+    )
+
+
+def _await_server(own: server.Server | None, error: Exception) -> httpx.HTTPStatusError | None:
+    """Wait until the Prefect server answers again; return the answer that refused, if one did.
 
     Raises:
-        SegopsError: It is a server of this process, and has ended.
+        SegopsError: It is a server of this process, and has ended; or it refuses this process.
+        Exception: `error`, where it is no error of the server.
     """
-    log.warning("The Prefect server does not answer: %s. The schedule waits for it.", error)
+    causes = list(_causes(error))
+    for one in causes:
+        if not isinstance(one, RuntimeError | OSError | httpx.HTTPError | SegopsError):
+            raise error
+    words = "; ".join(dict.fromkeys(str(one) or type(one).__name__ for one in causes))
+    log.warning(
+        "The Prefect server does not answer: %s. The schedule waits for it.", words.rstrip(".")
+    )
     while True:
         if own is not None and not own.is_running:
             raise SegopsError(
@@ -143,9 +187,14 @@ def _await_server(own: server.Server | None, error: Exception) -> None:
                 "again; `segops ui prefect` in another process is a server that outlives it."
             )
         time.sleep(KEEP_SECONDS)
-        with suppress(SegopsError, httpx.HTTPError), schedules.client() as asked:
-            asked.hello()
-            return
+        try:
+            with schedules.client() as asked:
+                asked.hello()
+        except TransientError as failed:
+            for one in filter(_is_refusal, _causes(failed)):
+                raise _refusal(one) from None
+        else:
+            return next(filter(_is_refusal, causes), None)
 
 
 def _require_valid(cron: str, timezone: str) -> None:
@@ -203,7 +252,7 @@ async def _keep(name: str, claimed: UUID, deployment: UUID) -> None:
         looks += 1
         try:
             if not await asyncio.to_thread(_look, name, claimed, deployment, looks):
-                log.info("Schedule %s was removed or taken over.", name)
+                log.info(LOST, name)
                 return
         except SegopsError as error:  # the next look may succeed
             log.debug("%s", error)
@@ -214,7 +263,7 @@ def _look(name: str, claimed: UUID, deployment: UUID, looks: int) -> bool:
         if not schedules.holds(asked, name, claimed):
             return False
         if looks % PRUNE_EVERY == 0:
-            schedules.skip_missed(asked, deployment)
+            missed.skip_missed(asked, deployment)
         return True
 
 

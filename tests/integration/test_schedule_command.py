@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def processes() -> Iterator[ExitStack]:
+    """Processes that end with the test."""
+    with ExitStack() as started:
+        yield started
+
+
 class Serve:
     """A `segops schedule` process; leaving the block kills it and its children."""
 
@@ -97,13 +106,13 @@ def until(is_so: Callable[[], Any], seconds: float = 120) -> Any:
     return found
 
 
-def deployment(server: Serving) -> Any:
-    return server.get("deployments/name/retrain/weekly")
+def deployment(server: Serving, name: str = "weekly") -> Any:
+    return server.get(f"deployments/name/retrain/{name}")
 
 
-def start_run(server: Serving) -> str:
+def start_run(server: Serving, name: str = "weekly") -> str:
     """Start a run by hand and wait until its process runs the flow."""
-    path = f"deployments/{deployment(server)['id']}/create_flow_run"
+    path = f"deployments/{deployment(server, name)['id']}/create_flow_run"
     run = str(server.post(path, {}).raise_for_status().json()["id"])
     until(lambda: state(server, run) == "RUNNING")
     return run
@@ -180,8 +189,9 @@ def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_schedule_outlives_its_server(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ExitStack
 ) -> None:
     monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
@@ -189,17 +199,31 @@ def test_a_schedule_outlives_its_server(
         for name, value in first.settings().items():
             monkeypatch.setenv(name, value)
         port = int(first.address.rpartition(":")[2])
-        started = Serve(checkout).__enter__()
-    try:
-        until(lambda: "The schedule waits for it" in started.said.read_text(), 200)
-        with serving(tmp_path, port=port) as second:
-            until(lambda: started.said.read_text().count("is being served") == 2)
-            start_run(second)
-        started.process.send_signal(signal.SIGTERM)
-        assert started.ended() == 0
-        assert "stays active: " in started.said.read_text()
-    finally:
-        started.__exit__()
+        started = processes.enter_context(Serve(checkout))
+        nightly = processes.enter_context(Serve(checkout, "--name", "nightly"))
+        assert segops(checkout, "schedule", "pause", "weekly").returncode == 0
+    until(lambda: is_away(started) and is_away(nightly), 200)
+    with serving(tmp_path, port=port) as second:
+        until(lambda: not is_away(started) and not is_away(nightly))
+        assert deployment(second)["paused"]
+        assert not deployment(second, "nightly")["paused"]
+        start_run(second, "nightly")
+    nightly.process.send_signal(signal.SIGTERM)
+    assert nightly.ended() == 0
+    assert "stays active: " in nightly.said.read_text()
+    until(lambda: is_away(started), 200)
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database, database:
+        database.execute("DELETE FROM variable")  # as when it is removed just before the server is
+    with serving(tmp_path, port=port) as third:
+        assert started.ended() == 0, started.said.read_text()
+        assert "Schedule weekly was removed or taken over." in started.said.read_text()
+        assert deployment(third)["paused"]
+
+
+def is_away(started: Serve) -> bool:
+    """Whether a schedule waits for its server."""
+    said = started.said.read_text()
+    return said.rfind("The schedule waits for it") > said.rfind("is being served")
 
 
 def test_a_plain_call_says_what_it_wants(checkout: Path) -> None:

@@ -12,15 +12,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Pending, Scheduled
 
-from segops.operate import schedules
-from segops.operate.schedules import Owner
+from segops.operate import missed as missed_runs
+from segops.operate import owner, schedules
+from segops.operate.owner import Owner
 from segops.runtime.errors import SegopsError
+from tests.integration.conftest import ROOT
 from tests.support.prefect_server import Serving, serving
 
 
@@ -46,7 +50,7 @@ def another_process(checkout: str = "/srv/one") -> Iterator[Owner]:
     """A process that runs, as the owner of a schedule."""
     process = subprocess.Popen(["sleep", "600"])
     try:
-        created = schedules.psutil.Process(process.pid).create_time()
+        created = owner.created(psutil.Process(process.pid))
         yield replace(Owner.this_process(checkout), pid=process.pid, created=created)
     finally:
         process.kill()
@@ -55,7 +59,7 @@ def another_process(checkout: str = "/srv/one") -> Iterator[Owner]:
 
 def deploy(server: SyncPrefectClient, name: str) -> Any:
     """Deploy a flow named as the retraining flow, as `segops schedule` does."""
-    flow = server.create_flow_from_name(schedules.FLOW)
+    flow = server.create_flow_from_name(schedules.RETRAIN)
     schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 1 1 *"))
     return server.create_deployment(flow, name, paused=False, schedules=[schedule])
 
@@ -87,10 +91,34 @@ def test_an_ended_process_gives_way_to_its_own_checkout_alone(server: SyncPrefec
     assert schedules.holds(server, "weekly", again)
 
 
-def test_a_process_id_that_was_used_again_is_no_owner(server: SyncPrefectClient) -> None:
+def test_a_process_id_that_was_used_again_is_no_owner() -> None:
     with another_process() as first:
-        assert schedules.is_running(first)
-        assert not schedules.is_running(replace(first, created=first.created - 100))
+        assert owner.is_running(first)
+        assert not owner.is_running(replace(first, created=first.created - 100))
+        assert not owner.is_running(replace(first, boot="an earlier start of the machine"))
+
+
+def test_a_clock_that_is_set_ends_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with another_process() as first:
+        later = psutil.boot_time() + 7200
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: later)
+        assert owner.is_running(first)
+
+
+def test_the_approvals_of_a_work_pool_stay_as_they_are(server: SyncPrefectClient) -> None:
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert schedules.approvals(schedules.DEFAULT) not in {one["name"] for one in declared}
+    server.create_work_pool(WorkPoolCreate(name="gpu", type="process"))
+    flow = server.create_flow_from_name("approve")
+    server.create_deployment(flow, schedules.approvals("weekly"), work_pool_name="gpu")
+    mine = Owner.this_process("/srv/one")
+    with pytest.raises(SegopsError, match="work pool gpu runs the deployment approve/approval-wee"):
+        schedules.claim(server, "weekly", mine, replace=True)
+    assert server.read_variables() == []
+    server.create_deployment(flow, schedules.approvals("nightly"))
+    schedules.claim(server, "nightly", mine, replace=False)
+    schedules.remove(server, "nightly")
+    assert [one.name for one in server.read_deployments()] == ["approval-weekly"]
 
 
 def test_taking_over_names_the_process_that_ends(server: SyncPrefectClient) -> None:
@@ -178,8 +206,13 @@ def test_a_schedule_whose_process_was_killed_is_shown_paused_and_removed(
 
 @pytest.mark.parametrize(("keep", "left"), [(1, ["newest", "asked for"]), (0, ["asked for"])])
 def test_of_missed_runs_the_newest_is_made(
-    server: SyncPrefectClient, running: Serving, keep: int, left: list[str]
+    server: SyncPrefectClient,
+    running: Serving,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: int,
+    left: list[str],
 ) -> None:
+    monkeypatch.setattr(missed_runs, "PAGE", 2)
     deployment = deploy(server, "hourly")
     now = datetime.now(UTC)
     for hours, name in ((3, "oldest"), (2, "older"), (1, "newest")):
@@ -187,7 +220,7 @@ def test_of_missed_runs_the_newest_is_made(
     asked_for(server, deployment, "asked for", now - timedelta(hours=9))
     missed(server, running, deployment, "to come", now + timedelta(days=1))
     assert only(server).waiting == 4
-    assert schedules.skip_missed(server, deployment, keep) == 3 - keep
+    assert missed_runs.skip_missed(server, deployment, keep) == 3 - keep
     kinds = {run.name: run.state.type.value for run in server.read_flow_runs() if run.state}
     names = ("oldest", "older", "newest", "asked for", "to come")
     assert {name: kinds[name] for name in names} == {
@@ -199,7 +232,7 @@ def test_a_run_that_an_ended_process_had_taken_is_crashed(server: SyncPrefectCli
     deployment = deploy(server, "hourly")
     pending: Any = Pending()
     run = server.create_flow_run_from_deployment(deployment, state=pending)
-    schedules.crash_unbegun(server, deployment)
+    missed_runs.crash_unbegun(server, deployment)
     state = server.read_flow_run(run.id).state
     assert state is not None
     assert (state.type.value, state.message) == (

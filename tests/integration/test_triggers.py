@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -114,15 +115,32 @@ def test_a_run_that_fails_is_made_three_times_and_again_with_other_data(
 
 
 def test_a_remote_or_branch_that_is_not_there_is_named(root: Path, remote: Path) -> None:
-    with pytest.raises(
-        TransientError, match=r"`git fetch --quiet origin nowhere` failed: .*nowhere"
-    ):
-        Branch("origin/nowhere").look(root)
-    with pytest.raises(SegopsError, match="--branch --output=x: expected REMOTE/BRANCH"):
-        Branch("--output=x").look(root)
+    with pytest.raises(TransientError, match=r"--branch origin/nowhere: .*git fetch: .*nowhere"):
+        Branch("origin/nowhere").state(root)
+    made = root / "made"
+    for option in ("--output=x", f"origin/--upload-pack=touch {made}; git-upload-pack"):
+        with pytest.raises(SegopsError):
+            Branch(option).state(root)
+        assert not made.exists()
     shutil.rmtree(remote)
     with pytest.raises(TransientError, match="git fetch"):
-        Branch("origin/main").look(root)
+        Branch("origin/main").state(root)
+
+
+def test_a_clone_of_one_branch_follows_another(
+    root: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(root, "config", "remote.origin.fetch", "+refs/heads/main:refs/remotes/origin/main")
+    git(remote, "checkout", "-q", "-b", "other")
+    for md5 in (NEW, OLD):
+        point(remote, md5)
+        commit = git(remote, "rev-parse", "HEAD").strip()
+        with monkeypatch.context() as hook:
+            hook.setenv("GIT_DIR", str(root / "nowhere"))  # as in a hook of another repository
+            other = Branch("origin/other")
+            assert other.state(root) == commit
+            with other.opened(root, commit) as found:
+                assert found.md5 == md5
 
 
 def test_the_champions_data_start_no_run(root: Path, runs: Path) -> None:
@@ -160,28 +178,85 @@ def test_a_folder_that_still_changes_is_left_alone(
     old = triggers.time.time() - 86400
     for path in inbox.rglob("*"):
         os.utime(path, (old, old))  # as `cp -p` and rsync keep it
-    assert Folder(inbox, 60).look(with_dvc) is None
+    assert Folder(inbox, 60).state(with_dvc) is None
     assert triggers.watch(with_dvc, Folder(inbox, 60), 1, once=True) == 0
     assert not runs.exists()
     settle(inbox)
     assert triggers.watch(with_dvc, Folder(inbox, 1), 1, once=True) == 0
-    assert [line.partition(" | ")[0] for line in runs.read_text().splitlines()] == [
-        f"data use {inbox}",
-        "run",
-    ]
+    use, run = (line.partition(" | ")[0] for line in runs.read_text().splitlines())
+    assert use.startswith(f"data use {with_dvc / 'data'}/")
+    assert run == "run"
+    state = Folder(inbox, 0).state(with_dvc)
     (inbox / "JPEGImages" / "new.jpg").write_bytes(b"half a photograph")
-    assert Folder(inbox, 1).look(with_dvc) is None
+    assert Folder(inbox, 1).state(with_dvc) is None
+    assert state is not None
+    with Folder(inbox, 0).opened(with_dvc, state) as found:
+        assert found is None  # an upload began while the copy was made
+
+
+def test_an_inbox_is_compared_as_it_is_put_into_place(with_dvc: Path, tmp_path: Path) -> None:
+    inbox = shutil.copytree(with_dvc / "data/voc", tmp_path / "inbox")
+    (inbox / "readme.txt").write_text("a file that no list names")
+    watched = Folder(inbox, 0)
+    with watched.opened(with_dvc, str(watched.state(with_dvc))) as found:
+        assert found is not None
+        _, _, copy = found.commands[0]
+        own = Folder(Path(shutil.copytree(copy, tmp_path / "copy")), 0)
+    shutil.rmtree(with_dvc / "data/voc")
+    shutil.copytree(own.path, with_dvc / "data/voc")
+    assert found.md5 == pipeline.track_data(with_dvc, Path("data/voc"), print)
+    assert not list((with_dvc / "data").glob("segops-scratch-*"))
+
+
+def test_data_that_did_not_change_are_not_read_again(
+    with_dvc: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Folder(with_dvc / "data/voc", 0)
+    assert triggers.watch(with_dvc, watched, 1, once=True) == 0
+    monkeypatch.setattr(pipeline, "directory_md5", pytest.fail)
+    assert triggers.watch(with_dvc, watched, 1, once=True) == 0
+    assert len(runs.read_text().splitlines()) == 1
+
+
+def test_a_folder_whose_files_are_renamed_meanwhile_still_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "a.jpg.part"
+    part.touch()
+    scan = os.scandir
+
+    def scanned(path: str) -> Any:
+        """List a directory just before an upload gives its file its name."""
+        with scan(path) as entries:
+            found = list(entries)
+        if part.exists():
+            part.rename(part.with_suffix(""))
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(triggers.os, "walk", lambda top: [(top, [], [])])
+    monkeypatch.setattr(triggers.os, "scandir", scanned)
+    began = triggers.time.time()
+    assert triggers.last_change(tmp_path) >= began
+    assert (tmp_path / "a.jpg").exists()
+
+
+def test_a_machine_that_refuses_ends_no_watch(
+    root: Path, remote: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / triggers.WATCHED).mkdir(parents=True)  # where a file is to be written
+    with pytest.raises(SegopsError, match="a directory is in the place of a file"):
+        triggers.watch(root, Branch("origin/main"), 1, once=True)
 
 
 def test_the_data_directory_has_the_hash_that_dvc_gives_it(with_dvc: Path) -> None:
     data = with_dvc / "data/voc"
     settle(data)
-    found = Folder(data, 1).look(with_dvc)
-    assert found is not None
+    with Folder(data, 1).opened(with_dvc, "") as found:
+        assert found is not None
     assert found.commands == (("run",),)
     assert found.md5 == pipeline.track_data(with_dvc, Path("data/voc"), print)
     with pytest.raises(SegopsError, match=r"--folder .*nowhere: no such directory"):
-        Folder(with_dvc / "nowhere", 1).look(with_dvc)
+        Folder(with_dvc / "nowhere", 1).state(with_dvc)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from segops import pipeline
-from segops.operate.worktree import commit_of
+from segops.operate.worktree import GitError, commit_of, git
 from segops.params import yaml_guard
 from segops.params.data import DataParams
 from segops.params.file import parse_params
@@ -77,11 +76,12 @@ def tracked_md5(root: Path, revision: str, present: DataParams) -> tuple[str, st
 
 def _params(root: Path, revision: str, commit: str, present: DataParams) -> DataParams:
     """Return section `data` of the commit's parameters, else of the present ones."""
-    found = _git(root, "show", f"{commit}:./params.yaml")
-    if found.returncode:
+    try:
+        found = git(root, "show", f"{commit}:./params.yaml")
+    except GitError:
         return present
     try:
-        tree = yaml_guard.load(found.stdout.decode()) or {}
+        tree = yaml_guard.load(found) or {}
         return parse_params(tree, f"params.yaml of {revision}").data
     except (SegopsError, ValueError, yaml.YAMLError) as error:
         log.warning(
@@ -95,18 +95,19 @@ def _params(root: Path, revision: str, commit: str, present: DataParams) -> Data
 def _tracked(root: Path, data: Path, revision: str, commit: str) -> tuple[str, bool]:
     """Return the MD5 of the data directory, and whether its file is of DVC before 3.0."""
     pointer = data.with_name(f"{data.name}.dvc").as_posix()
-    found = _git(root, "show", f"{commit}:./{pointer}")
-    if found.returncode:
+    try:
+        found = git(root, "show", f"{commit}:./{pointer}")
+    except GitError:
         raise SegopsError(
             f"{pointer}: not in {revision}: that commit has no data that DVC tracks. "
             f"`git log --oneline -- {pointer}` lists the commits that have."
-        )
+        ) from None
     damaged = SegopsError(
         f"{pointer} of {revision}: expected a file of DVC that names a directory. Choose another "
         "commit."
     )
     try:
-        output = yaml_guard.load(found.stdout.decode())["outs"][0]
+        output = yaml_guard.load(found)["outs"][0]
         digest = str(output["md5"])
     except (ValueError, yaml.YAMLError, LookupError, TypeError):
         raise damaged from None
@@ -155,7 +156,3 @@ def cached_data(
             f"{data} {whose}: DVC's cache lacks {missing} of its {len(held)} files. {fetch}"
         )
     return held
-
-
-def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)

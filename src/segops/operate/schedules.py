@@ -16,14 +16,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import psutil
-
-from segops.record.lineage import started_by
+from segops.operate.missed import waiting
+from segops.operate.owner import Owner, is_running
 from segops.runtime.errors import SegopsError, TransientError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun, StateType, Variable
+    from prefect.client.schemas.objects import Variable
     from prefect.client.schemas.responses import DeploymentResponse
 
 RETRAIN, MONITOR = FLOWS = ("retrain", "monitor")
@@ -38,46 +37,6 @@ END_SECONDS = 120.0
 """Time that a process has to end after its schedule was taken from it."""
 STARTED = timedelta(minutes=2)
 """A process on another machine asks for runs this long after its start, at the latest."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that serves a schedule.
-
-    Attributes:
-        who: User and host.
-        host: The machine's name.
-        checkout: The workspace, an absolute path.
-        pid: The process.
-        created: When it started, in seconds since 1970, as psutil tells it.
-        since: When it took the schedule: UTC, ISO 8601.
-    """
-
-    who: str
-    host: str
-    checkout: str
-    pid: int
-    created: float
-    since: str
-
-    @classmethod
-    def this_process(cls, checkout: str) -> Owner:
-        """Return this process as an owner."""
-        process = psutil.Process()
-        return cls(
-            started_by(),
-            socket.gethostname(),
-            checkout,
-            process.pid,
-            process.create_time(),
-            datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    @property
-    def words(self) -> str:
-        """Who it is and where it lives."""
-        since = self.since[:16].replace("T", " ")
-        return f"process {self.pid} of {self.who} in {self.checkout}, since {since} UTC"
 
 
 @dataclass(frozen=True)
@@ -151,7 +110,7 @@ def require_name(name: str) -> None:
 
 def approvals(name: str) -> str:
     """Return the name of the deployment of approvals that is served beside a schedule."""
-    return "approval" if name == DEFAULT else f"approval-{name}"
+    return f"approval-{name}"
 
 
 def require_flow(server: SyncPrefectClient, name: str, flow: str) -> None:
@@ -193,6 +152,12 @@ def claim(
         raise SegopsError(
             f"Schedule {name}: work pool {found.work_pool_name} runs it. Choose another --name, or "
             f"end it with `segops schedule remove {name}`."
+        )
+    beside = _approval(server, name)
+    if beside is not None and beside.work_pool_name is not None:
+        raise SegopsError(
+            f"Schedule {name}: work pool {beside.work_pool_name} runs the deployment "
+            f"approve/{beside.name}, which this schedule would replace. Choose another --name."
         )
     ending: Owner | None = None
     while True:
@@ -252,32 +217,6 @@ def await_end(server: SyncPrefectClient, name: str, owner: Owner) -> None:
     )
 
 
-def skip_missed(server: SyncPrefectClient, deployment: UUID, keep: int = 1) -> int:
-    """Cancel the runs whose scheduled time has passed, save the newest `keep`; return how many.
-
-    Runs that a person or a trigger asked for stay.
-    """
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Cancelled
-
-    missed = [run for run in _waiting(server, deployment) if run.auto_scheduled]
-    for run in missed[keep:]:
-        state: Any = Cancelled(message="Its time has passed; a newer run is made.")
-        with suppress(ObjectNotFound):  # a pause deletes runs that wait
-            server.set_flow_run_state(run.id, state)
-    return len(missed[keep:])
-
-
-def crash_unbegun(server: SyncPrefectClient, deployment: UUID) -> None:
-    """Mark runs as crashed that an ended process took and did not begin."""
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed
-
-    for run in _runs(server, deployment, StateType.PENDING):
-        state: Any = Crashed(message="The process that took this run ended before it began.")
-        server.set_flow_run_state(run.id, state)
-
-
 def listed(server: SyncPrefectClient) -> list[Schedule]:
     """Return all schedules of a server, by name."""
     return sorted(
@@ -325,12 +264,12 @@ def remove(server: SyncPrefectClient, name: str) -> None:
         _required(server, name)
     if found is not None:
         server.delete_deployment(found.id)
-    with suppress(ObjectNotFound):
-        if held is not None:
-            _delete(server, held.id)
-            server.delete_deployment(
-                server.read_deployment_by_name(f"approve/{approvals(name)}").id
-            )
+    if held is not None:
+        _delete(server, held.id)
+        beside = _approval(server, name)
+        if beside is not None and beside.work_pool_name is None:
+            with suppress(ObjectNotFound):
+                server.delete_deployment(beside.id)
 
 
 def _variable(name: str) -> str:
@@ -380,17 +319,6 @@ def _polled(server: SyncPrefectClient, name: str, within: timedelta) -> bool:
     )
 
 
-def is_running(owner: Owner) -> bool:
-    """Whether an owner on this machine runs; its process id may be another process's now."""
-    try:
-        process = psutil.Process(owner.pid)
-        is_same: bool = process.create_time() == owner.created
-        is_zombie: bool = process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    return is_same and not is_zombie
-
-
 def _deployments(server: SyncPrefectClient) -> list[DeploymentResponse]:
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
@@ -399,6 +327,16 @@ def _deployments(server: SyncPrefectClient) -> list[DeploymentResponse]:
 
 def _named(server: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     return next((one for one in _deployments(server) if one.name == name), None)
+
+
+def _approval(server: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """Return the deployment of approvals that is, or would be, served beside a schedule."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return server.read_deployment_by_name(f"approve/{approvals(name)}")
+    except ObjectNotFound:
+        return None
 
 
 def _required(server: SyncPrefectClient, name: str) -> DeploymentResponse:
@@ -425,37 +363,5 @@ def _schedule(server: SyncPrefectClient, deployment: DeploymentResponse) -> Sche
         owner=None if held is None else _owner(held),
         is_served=pool is not None or _is_served(server, name, held),
         pool=pool,
-        waiting=len(_waiting(server, deployment.id)),
-    )
-
-
-def _waiting(server: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """Return a deployment's runs whose time has come, the latest first."""
-    from prefect.client.schemas.filters import FlowRunFilterExpectedStartTime
-    from prefect.client.schemas.objects import StateType
-
-    due = FlowRunFilterExpectedStartTime(before_=datetime.now(UTC))
-    return _runs(server, deployment, StateType.SCHEDULED, expected_start_time=due)
-
-
-def _runs(
-    server: SyncPrefectClient, deployment: UUID, kind: StateType, **more: Any
-) -> list[FlowRun]:
-    """Return a deployment's runs in a kind of state, the latest first; at most 200."""
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterDeploymentId,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    return server.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[kind])),
-            **more,
-        ),
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=200,
+        waiting=len(waiting(server, deployment.id)),
     )

@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from segops import files, logs, paths, pipeline
+from segops import faults, files, logs, paths, pipeline
 from segops.operate import data_version, messages, notify
+from segops.operate.turns import turn
+from segops.operate.worktree import GitError, commit_of, git
 from segops.params.file import load_params
 from segops.record.lineage import started_by, tag
 from segops.runtime.errors import SegopsError, TransientError
+from segops.voc.use import use
 
 WATCHED = paths.STATE / "watched.json"
 LOCK = paths.STATE / "watch.lock"
@@ -51,8 +55,15 @@ class Source(Protocol):
     def name(self) -> str:
         """What it is called in messages."""
 
-    def look(self, root: Path) -> Found | None:
-        """Return the data; None where they still change.
+    def state(self, root: Path) -> str | None:
+        """Return what is another one where the data may have changed; None while they change.
+
+        Raises:
+            SegopsError: There are none, or they are not readable.
+        """
+
+    def opened(self, root: Path, state: str) -> AbstractContextManager[Found | None]:
+        """Provide the data of a state; None where they have changed since.
 
         Raises:
             SegopsError: There are none, or they are not readable.
@@ -69,16 +80,23 @@ class Branch:
 
     name: str
 
-    def look(self, root: Path) -> Found:
-        """Fetch the branch and return its data."""
-        if self.name.startswith("-"):
-            raise SegopsError(f"--branch {self.name}: expected REMOTE/BRANCH such as origin/main.")
+    def state(self, root: Path) -> str:
+        """Fetch the branch and return its commit."""
         remote, _, branch = self.name.partition("/")
-        if branch and remote in _git(root, "remote").split():
-            _git(root, "fetch", "--quiet", remote, branch)
-        present = load_params(root).data
-        commit, md5 = data_version.tracked_md5(root, self.name, present)
-        return Found(md5, (("run", "--isolated", "--revision", commit),))
+        try:
+            if branch and remote in git(root, "remote").split():
+                # A clone of a single branch would not keep another one by its short name.
+                where = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
+                git(root, "fetch", "--quiet", remote, where, timeout=FETCH_SECONDS)
+        except GitError as error:
+            raise TransientError(f"--branch {self.name}: {error}") from None
+        return commit_of(root, self.name)
+
+    @contextmanager
+    def opened(self, root: Path, state: str) -> Iterator[Found]:
+        """Provide the data that a commit names."""
+        _, md5 = data_version.tracked_md5(root, state, load_params(root).data)
+        yield Found(md5, (("run", "--isolated", "--revision", state),))
 
 
 @dataclass(frozen=True)
@@ -98,31 +116,45 @@ class Folder:
         """The folder."""
         return str(self.path)
 
-    def look(self, root: Path) -> Found | None:
-        """Return the folder's data, or None where the last change is too recent."""
+    def state(self, root: Path) -> str | None:
+        """Return the time of the last change, or None where it is too recent."""
         if not self.path.is_dir():
             raise SegopsError(f"--folder {self.path}: no such directory.")
-        if time.time() - last_change(self.path) < self.quiet:
-            return None
-        run = ("run",)
-        own = (root / load_params(root).data.path).resolve()
+        changed = last_change(self.path)
+        return None if time.time() - changed < self.quiet else repr(changed)
+
+    @contextmanager
+    def opened(self, root: Path, state: str) -> Iterator[Found | None]:
+        """Provide the folder's data: a copy, as `segops data use` makes it, of another folder."""
+        data = load_params(root).data
+        own = (root / data.path).resolve()
         if self.path.resolve() == own:
-            commands: tuple[tuple[str, ...], ...] = (run,)
-        else:
-            commands = (("data", "use", str(self.path.resolve())), run)
-        return Found(pipeline.directory_md5(root, self.path), commands)
+            yield Found(pipeline.directory_md5(root, self.path), (("run",),))
+            return
+        with files.scratch(own.parent) as scratch:
+            copy = scratch / own.name
+            use(self.path, copy, reading=data.reading)
+            if repr(last_change(self.path)) != state:
+                yield None
+                return
+            md5 = pipeline.directory_md5(root, copy)
+            yield Found(md5, (("data", "use", str(copy)), ("run",)))
 
 
 def last_change(directory: Path) -> float:
     """Return when anything below a directory changed last, in seconds since 1970.
 
-    The time is the kernel's, since a copy may keep an older time of modification.
+    The time is the kernel's, since a copy may keep an older time of modification. It is now where
+    a file goes meanwhile, such as one that an upload renames.
     """
-    newest = directory.stat().st_ctime
-    for name, _, _ in os.walk(directory):
-        with os.scandir(name) as entries:
-            for entry in entries:
-                newest = max(newest, entry.stat(follow_symlinks=False).st_ctime)
+    try:
+        newest = directory.stat().st_ctime
+        for name, _, _ in os.walk(directory):
+            with os.scandir(name) as entries:
+                for entry in entries:
+                    newest = max(newest, entry.stat(follow_symlinks=False).st_ctime)
+    except FileNotFoundError:
+        return time.time()
     return newest
 
 
@@ -147,7 +179,8 @@ def watch(root: Path, source: Source, every: float, *, once: bool = False) -> in
     with files.exclusive(root / LOCK, "another `segops watch`"):
         while True:
             try:
-                status = _check(root, source)
+                with faults.named():
+                    status = _check(root, source)
             except SegopsError as error:
                 if once:
                     raise
@@ -159,22 +192,37 @@ def watch(root: Path, source: Source, every: float, *, once: bool = False) -> in
 
 
 def _check(root: Path, source: Source) -> int:
-    found = source.look(root)
-    if found is None:
+    state = source.state(root)
+    if state is None:
         log.info("%s still changes.", source.name)
         return 0
-    seen = _noted(root).get(source.name)
-    attempts, decided = 0, False
-    if isinstance(seen, dict) and seen.get("md5") == found.md5:
-        attempts, decided = seen["attempts"], seen.get("status") in DECIDED
-    if decided or attempts >= ATTEMPTS:
+    noted = _noted(root).get(source.name)
+    seen: dict[str, Any] = noted if isinstance(noted, dict) else {}
+    if seen.get("state") == state and not _is_due(root, seen):
         return 0
-    if champion_md5(root) == found.md5:
-        return 0
-    _note(root, source, md5=found.md5, attempts=attempts + 1)
+    with source.opened(root, state) as found:
+        if found is None:
+            log.info("%s still changes.", source.name)
+            return 0
+        if seen.get("md5") != found.md5:
+            seen = {"md5": found.md5, "attempts": 0}
+        seen = {**seen, "state": state}
+        _note(root, source, seen)
+        return _run_due(root, source, found, seen) if _is_due(root, seen) else 0
+
+
+def _is_due(root: Path, seen: dict[str, Any]) -> bool:
+    """Whether data start a run."""
+    is_over = seen.get("status") in DECIDED or seen["attempts"] >= ATTEMPTS
+    return not is_over and champion_md5(root) != seen["md5"]
+
+
+def _run_due(root: Path, source: Source, found: Found, seen: dict[str, Any]) -> int:
+    attempts = seen["attempts"]
+    _note(root, source, {**seen, "attempts": attempts + 1, "status": None})
     log.info("%s has new data (%s): a run starts.", source.name, found.md5)
     status = _run(root, source, found)
-    _note(root, source, md5=found.md5, attempts=attempts + 1, status=status)
+    _note(root, source, {**seen, "attempts": attempts + 1, "status": status})
     if status not in DECIDED and attempts + 1 == ATTEMPTS:
         what = f"{source.name}: {ATTEMPTS} runs of the same data"
         next_one = "The next one starts when the data change. `segops run` makes one now."
@@ -212,7 +260,10 @@ def _run(root: Path, source: Source, found: Found) -> int:
     }
     status, say = 0, logs.forwarding(log)
     for command in found.commands:
-        status, _ = pipeline.run_tied(root, ["segops", *command], say, variables)
+        with ExitStack() as held:
+            if command[0] != "run":  # which waits by itself
+                held.enter_context(turn(root / paths.RUN_LOCK, "another run", log.info))
+            status, _ = pipeline.run_tied(root, ["segops", *command], say, variables)
         if status != 0:
             break
     return status
@@ -227,34 +278,5 @@ def _noted(root: Path) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def _note(root: Path, source: Source, **values: Any) -> None:
+def _note(root: Path, source: Source, values: dict[str, Any]) -> None:
     files.write_json(root / WATCHED, {**_noted(root), source.name: values})
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """Return git's output.
-
-    Raises:
-        TransientError: It fails, or takes longer than :data:`FETCH_SECONDS`.
-    """
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=root,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=FETCH_SECONDS,
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        words = f"no answer within {FETCH_SECONDS} s"
-    except FileNotFoundError:
-        words = "git is not installed"
-    except subprocess.CalledProcessError as error:
-        words = (error.stderr.strip().splitlines() or ["it says nothing"])[-1]
-    else:
-        return done.stdout
-    raise TransientError(f"`git {' '.join(arguments)}` failed: {words}.")

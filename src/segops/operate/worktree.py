@@ -42,6 +42,7 @@ def git(
     *arguments: str,
     content: bytes | None = None,
     extra: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> str:
     """Run git without the repository's hooks, and return what it prints, stripped.
 
@@ -50,9 +51,10 @@ def git(
         arguments: Its arguments.
         content: Its standard input.
         extra: Environment variables.
+        timeout: Seconds that it may take.
 
     Raises:
-        GitError: It fails, or is not installed.
+        GitError: It fails, takes longer, or is not installed.
     """
     environment = {name: value for name, value in os.environ.items() if name not in PLACES}
     command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
@@ -64,7 +66,10 @@ def git(
             input=content or b"",
             capture_output=True,
             check=False,
+            timeout=timeout,
         )
+    except subprocess.TimeoutExpired:
+        raise GitError(f"{root}: git {arguments[0]}: no end within {timeout:.0f} s") from None
     except FileNotFoundError:
         raise GitError("git: no such command. Install git.") from None
     if done.returncode:

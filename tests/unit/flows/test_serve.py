@@ -1,0 +1,61 @@
+"""Which errors a schedule waits out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import serve
+from segops.runtime.errors import SegopsError, TransientError
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Refuses whoever asks."""
+
+    def do_GET(self) -> None:
+        self.send_error(401, "other credentials")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refusing() -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"}):
+            yield
+        server.shutdown()
+
+
+def nested(error: Exception) -> ExceptionGroup[Exception]:
+    """The form in which Prefect's runner raises."""
+    return ExceptionGroup("tasks", [ExceptionGroup("more tasks", [error])])
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_server_that_refuses_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "KEEP_SECONDS", 0)
+    with pytest.raises(SegopsError, match="refuses a request of this schedule with status 401"):
+        serve._await_server(None, nested(RuntimeError("Service exceeded error threshold.")))
+
+
+def test_an_error_of_the_code_is_not_waited_out() -> None:
+    with pytest.raises(ExceptionGroup, match="tasks"):
+        serve._await_server(None, nested(TypeError("a fault")))
+
+
+def test_the_cause_is_found_in_what_the_client_raises() -> None:
+    request = httpx.Request("POST", "http://127.0.0.1/api/deployments/")
+    answer = httpx.Response(422, request=request)
+    error = TransientError("no answer")
+    error.__cause__ = httpx.HTTPStatusError("422", request=request, response=answer)
+    (cause,) = serve._causes(nested(error))
+    assert serve._is_refusal(cause)
+    answer.status_code = 503
+    assert not serve._is_refusal(cause)

@@ -421,7 +421,10 @@ def share(root: Path, tree: Path, top: Path) -> None:
 
 @contextlib.contextmanager
 def unused_objects(
-    root: Path, worktrees: Sequence[Path], kept: Collection[str]
+    root: Path,
+    worktrees: Sequence[Path],
+    kept: Collection[str],
+    commits: Sequence[str] | None = None,
 ) -> Iterator[list[Path]]:
     """Yield the files of DVC's cache that nothing uses; no DVC process adds any in the block.
 
@@ -431,6 +434,7 @@ def unused_objects(
         root: The main checkout.
         worktrees: Its git worktrees.
         kept: MD5 of further files to keep, as DVC writes it.
+        commits: The tips of the branches that count; None: of all branches.
 
     Raises:
         DvcBusyError: Another DVC process holds a lock.
@@ -445,7 +449,8 @@ def unused_objects(
         # DVC warns of each output of a branch that never ran.
         held.callback(logging.getLogger("dvc").setLevel, logging.getLogger("dvc").level)
         logging.getLogger("dvc").setLevel(logging.ERROR)
-        everywhere = {"all_branches": True, "all_tags": True, "all_experiments": True}
+        branches = {"all_branches": True} if commits is None else {"revs": list(commits)}
+        everywhere = {**branches, "all_tags": True, "all_experiments": True}
         found = [repository.used_objs(force=True, **everywhere)]
         found += [one.used_objs(force=True) for one in others]
         used = {one.value for each in found for part in each.values() for one in part}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -21,9 +22,9 @@ from typer.testing import CliRunner
 
 from segops import files, paths, pipeline
 from segops.cli import app
-from segops.operate import archive
+from segops.operate import archive, results, worktree
 from segops.operate.backup import Backed, backup
-from segops.operate.clean import Wanted, clean, plan
+from segops.operate.clean import Plan, Wanted, clean, plan
 from segops.operate.restore import restore
 from segops.operate.runs import RECORD, Run
 from segops.predict.bundle import load_bundle
@@ -39,6 +40,7 @@ from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, challenge, release
 from tests.support.statements import private_pem
+from tests.unit.release.test_ledger import write_old
 
 CHAMPION = "models:/segops@champion"
 pytestmark = pytest.mark.slow
@@ -319,13 +321,119 @@ def test_what_the_gate_refused_goes_when_asked_for_and_a_pin_stays(root: Path) -
     assert promotion.gate(root).verdict == "promoted"
 
 
+def test_models_that_others_registered_stay(root: Path) -> None:
+    client = made.client(root)
+    place = root / "mlartifacts"
+    theirs = client.create_experiment("theirs", artifact_location=place.as_uri())
+    run = client.create_run(theirs)
+    model = client.create_logged_model(theirs, "classifier", run.info.run_id)
+    client.create_registered_model("classifier")
+    client.create_model_version(
+        "classifier", model.artifact_location, run.info.run_id, model_id=model.model_id
+    )
+    idle = client.create_run(theirs)
+    for one in (run, idle):
+        (place / one.info.run_id).mkdir(exist_ok=True)
+        (place / one.info.run_id / "notes.txt").write_text("theirs")
+    names = " ".join(one.name for one in plan(root, Wanted(0, rejected=True)).pieces)
+    assert "segops version 3" in names
+    for one in ("classifier", run.info.run_id, idle.info.run_id, model.model_id):
+        assert one not in names
+
+
+def an_object(root: Path, digest: str) -> Path:
+    """An object in DVC's cache."""
+    path = root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest)
+    return path
+
+
+def of_cache(found: Plan) -> set[str]:
+    return {one.name.replace("/", "") for one in found.pieces if one.kind == "DVC's cache"}
+
+
+def test_the_outputs_of_a_run_go_with_its_version_and_its_branch_stays(root: Path) -> None:
+    digests = {"1": 31 * "1" + "f", "3": 31 * "3" + "f", "99": 31 * "9" + "f"}
+    for version, digest in digests.items():
+        an_object(root, digest)
+        (root / "pointer").write_text(f"outs:\n- md5: {digest}\n  hash: md5\n  path: other\n")
+        commit = worktree.commit_files(
+            root, "HEAD", {"other.dvc": root / "pointer"},
+            results.message(f"night-{version}", "segops", version, "rejected"),
+        )  # fmt: skip
+        worktree.set_ref(root, results.branch_of(f"night-{version}"), commit)
+    assert of_cache(plan(root, NOW)) & {*digests.values()} == {digests["3"]}
+    clean(root, NOW, plan(root, NOW))
+    an_object(root, digests["3"])
+    assert of_cache(plan(root, NOW)) == {digests["3"]}, "the version is gone already"
+    assert "runs/night-3" in made.git(root, "branch", "--list", "runs/*")
+
+
+def test_the_cache_stays_where_the_record_of_the_releases_is_not_read(root: Path) -> None:
+    assert of_cache(plan(root, NOW))
+    other = root / "ledger/segops-0123456789ab.log"
+    other.touch()
+    found = plan(root, NOW)
+    assert of_cache(found) == set()
+    (note,) = [one for one in found.notes if other.name in one]
+    assert "MLFLOW_TRACKING_URI" in note
+    other.unlink()
+    (root / "mlflow.db").rename(root / "away.db")
+    found = plan(root, NOW)
+    assert of_cache(found) == set()
+    assert any("there is no record here" in one for one in found.notes)
+
+
+def test_a_version_that_is_young_keeps_its_data(root: Path) -> None:
+    data, unused = 31 * "d" + "f", 31 * "e" + "f"
+    an_object(root, data)
+    an_object(root, unused)
+    made.client(root).set_model_version_tag("segops", "3", "segops.data_md5", data)
+    assert {data, unused} <= of_cache(plan(root, NOW))
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        later = "UPDATE model_versions SET creation_time = creation_time + 86400000"
+        database.execute(f"{later} WHERE name = 'segops' AND version = 3")
+    found = plan(root, NOW)
+    assert not any("segops version 3" in one.name for one in found.pieces)
+    assert {data, unused} & of_cache(found) == {unused}
+
+
+def test_what_an_earlier_segops_released_is_named(root: Path) -> None:
+    write_old(root / "ledger.jsonl", version="3")
+    assert not any("segops version 3" in one.name for one in plan(root, NOW).pieces)
+    done = backup(root, root.with_name("backup.tar"))
+    assert done.versions["segops"] == ("1", "2", "3", "4", "5")
+    into = root.with_name("into")
+    restore(into, done.file)
+    assert (into / "ledger.jsonl").read_bytes() == (root / "ledger.jsonl").read_bytes()
+
+
+def test_a_promotion_while_a_backup_is_written_is_not_in_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, lines = archive.write, len(made.lines(root))
+
+    def busy(*arguments: Any) -> str:
+        made.use_data(root, seed=3)
+        assert release(root, seed=8, quality=0.95).verdict == "promoted"
+        (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+        return write(*arguments)
+
+    monkeypatch.setattr(archive, "write", busy)
+    done = backup(root, root.with_name("backup.tar"))
+    into = root.with_name("into")
+    assert restore(into, done.file).entries["segops"] == lines < len(made.lines(root))
+
+
 def test_what_is_young_or_within_the_budget_stays(root: Path) -> None:
     young = plan(root, Wanted())
     assert young.pieces == []
     assert len(young.young) == len(plan(root, NOW).pieces)
     assert plan(root, Wanted(older_than=0, budget=young.total)).pieces == []
     (first,) = plan(root, Wanted(older_than=0, budget=young.total - 1)).pieces
-    assert first.time == min(one.time for one in young.young)
+    record = [one for one in young.young if one.kind != "DVC's cache"]
+    assert first.time == min(one.time for one in record)
 
 
 def test_kept_worktrees_go_and_a_run_under_way_is_not_cleaned_around(root: Path) -> None:
@@ -341,6 +449,22 @@ def test_kept_worktrees_go_and_a_run_under_way_is_not_cleaned_around(root: Path)
         clean(root, NOW, seen)
     assert not (root / paths.RUNS / "bad").exists()
     assert len(plan(root, NOW).pieces) == len(seen.pieces) - 1
+
+
+def test_a_project_is_a_workspace_too(root: Path) -> None:
+    project = root / "tiles"
+    for name in ("dvc.yaml", "params.yaml"):
+        files.write_text(project / name, "{}\n")
+    seen = plan(root, NOW)
+    assert any("segops version 3" in one.name for one in seen.pieces)
+    with (
+        files.exclusive(project / paths.RUN_LOCK, "a run"),
+        pytest.raises(SegopsError, match="a run is under way"),
+    ):
+        clean(root, NOW, seen)
+    trained = made.client(root).get_model_version("segops", "3").tags["segops.weights_sha256"]
+    files.write_json(project / paths.TRAINING, {"weights_sha256": trained})
+    assert not any("segops version 3" in one.name for one in plan(root, NOW).pieces)
 
 
 CLEANING = """

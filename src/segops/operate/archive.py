@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated
 
@@ -74,10 +75,12 @@ def write(target: Path, manifest: Manifest, sources: Mapping[str, Path]) -> str:
         SegopsError: A file changed meanwhile, or the disk did not keep what was written.
         OSError: The disk is full, or a file cannot be read.
     """
-    listed = {
-        name: Member(sha256=files.sha256_file(path), bytes=path.stat().st_size)
-        for name, path in track(sources.items(), "Hashing", len(sources))
-    }
+    listed = {}
+    for name, path in track(sources.items(), "Hashing", len(sources)):
+        try:
+            listed[name] = Member(sha256=files.sha256_file(path), bytes=path.stat().st_size)
+        except FileNotFoundError:
+            raise _changed(path) from None
     content = files.json_text(
         manifest.model_copy(update={"files": listed}).model_dump(mode="json")
     ).encode()
@@ -85,11 +88,48 @@ def write(target: Path, manifest: Manifest, sources: Mapping[str, Path]) -> str:
         with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
             tar.addfile(_info(MANIFEST, len(content)), io.BytesIO(content))
             for name, path in track(sources.items(), "Copying", len(sources)):
-                with path.open("rb") as file:
-                    tar.addfile(_info(name, listed[name].bytes), file)
+                _add(tar, name, path, listed[name])
         with opened(temporary) as archive:
             archive.verify()
     return files.sha256_bytes(content)
+
+
+def _add(tar: tarfile.TarFile, name: str, path: Path, member: Member) -> None:
+    """Copy a file into the archive.
+
+    Raises:
+        SegopsError: It is another one than was listed.
+    """
+    try:
+        with path.open("rb") as file:
+            source = _Hashing(file)
+            with suppress(EOFError):
+                tar.addfile(_info(name, member.bytes), source)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise _changed(path) from None
+    if source.digest.hexdigest() != member.sha256:
+        raise _changed(path)
+
+
+class _Hashing:
+    """A file that is hashed while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.digest, self._file = hashlib.sha256(), file
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self.digest.update(content)
+        if len(content) < size:
+            raise EOFError
+        return content
+
+
+def _changed(path: Path) -> SegopsError:
+    return SegopsError(
+        f"{path}: another process changed or removed it while the backup was written. Nothing was "
+        "written, and a backup of this name stays as it was. Run `segops backup` again."
+    )
 
 
 def _info(name: str, size: int) -> tarfile.TarInfo:
@@ -152,7 +192,7 @@ class Archive:
                     f"{self.name}: a later segops wrote this backup. Update segops, then restore."
                 )
             return Manifest.model_validate_json(content)
-        except (ValidationError, ValueError, AttributeError):
+        except (ValidationError, ValueError, AttributeError, RecursionError):
             raise self.damaged(f"{MANIFEST} is of another form") from None
 
     def _members(self, directory: Path | None) -> Iterator[str]:
@@ -181,6 +221,8 @@ class Archive:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as file:
                     self._copy(member, digest, file)
+                    file.flush()
+                    os.fsync(file.fileno())
             if digest.hexdigest() != listed.sha256:
                 raise self.damaged(f"member {member.name!r} was changed")
             yield member.name

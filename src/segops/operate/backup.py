@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ from segops.record.tracking import (
     without_credentials,
 )
 from segops.release import named, signing
+from segops.release.ledger import EARLIER
 from segops.release.named import Held
 from segops.runtime.errors import SegopsError
 from segops.voc.cached import listed
@@ -78,7 +81,7 @@ def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
     """
     settings, home, done = load_params(root), paths.state_home(root), Backed(file)
     with files.exclusive(home / KEEP_LOCK, "a backup or a clean-up"), files.scratch() as scratch:
-        sources = dict(_checkout(root, home, settings, scratch))
+        sources: dict[str, Path] = {}
         kept: Sequence[Held] = ()
         if identity(root) != LOCAL:
             where = without_credentials(tracking_uri(root))
@@ -96,10 +99,14 @@ def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
                 locked(root, "registry"),
             ):
                 kept = [one for one in named.held(store, root) if one.names]
+                # The ledger's copies must not be newer than the database.
+                sources |= _checkout(root, home, settings, scratch)
                 if identity(root) == LOCAL:
                     moved.copy(home / moved.DATABASE, scratch / moved.DATABASE)
                     sources[moved.DATABASE] = scratch / moved.DATABASE
                     sources |= _artifacts(store, home, kept, done.notes)
+        else:
+            sources |= _checkout(root, home, settings, scratch)
         if with_data:
             sources |= _data(root, kept, done.notes)
         is_embedded = identity(root) == LOCAL
@@ -118,21 +125,28 @@ def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
     return done
 
 
-def _checkout(
-    root: Path, home: Path, settings: Params, scratch: Path
-) -> Iterator[tuple[str, Path]]:
-    """Yield name and place of the files that lie in the checkout."""
+def _checkout(root: Path, home: Path, settings: Params, scratch: Path) -> dict[str, Path]:
+    """Copy the files that lie in the checkout, which others may change; return name -> copy."""
     data = Path(settings.data.path)
-    for name in ("params.yaml", "dvc.yaml", "dvc.lock", f"{data}.dvc"):
-        if not Path(name).is_absolute() and (root / name).is_file():
-            yield name, root / name
+    names = ("params.yaml", "dvc.yaml", "dvc.lock", f"{data}.dvc")
+    found = {name: root / name for name in names if not Path(name).is_absolute()}
+    found[EARLIER] = home / EARLIER
     for directory in (paths.LEDGER, STATEMENTS):
-        yield from _below(home, home / directory)
+        found |= _below(home, home / directory)
+    copies = {}
+    with locked(root, "ledger"):
+        for name, path in found.items():
+            copy = scratch / "checkout" / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(path, copy)
+                copies[name] = copy
     private = signing.signer()
     if private is not None:
         public = scratch / "public.pem"
         public.write_bytes(signing.public_pem(private))
-        yield f"{KEYS}/{private.public_key.keyid}.pem", public
+        copies[f"{KEYS}/{private.public_key.keyid}.pem"] = public
+    return copies
 
 
 def _below(home: Path, directory: Path) -> Iterator[tuple[str, Path]]:

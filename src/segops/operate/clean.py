@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from segops import files, paths, pipeline
-from segops.operate import runs, worktree
+from segops.operate import results, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
 from segops.params.file import load_params
 from segops.record import moved
@@ -35,6 +34,7 @@ from segops.record.tracking import (
     without_credentials,
 )
 from segops.release import named, unnamed
+from segops.release.ledger import of_others
 from segops.release.named import Held
 from segops.runtime.errors import SegopsError
 from segops.voc.cached import listed
@@ -56,6 +56,7 @@ class Piece:
         time: When it was made, in seconds since 1970.
         bytes: The space that it takes.
         remove: Removes it.
+        versions: Names of the versions that go with it.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Piece:
     time: float
     bytes: int
     remove: Callable[[], object] = field(compare=False, repr=False)
+    versions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -137,7 +139,7 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
         for run in runs.every(home):
             if run.state == "running":
                 raise SegopsError(f"Run {run.name} is under way. Wait for its end, or stop it.")
-        for place in (home, *_worktrees(home)):
+        for place in worktree.workspaces(home):
             held.enter_context(files.exclusive(place / paths.RUN_LOCK, "a run"))
             held.enter_context(files.exclusive(place / paths.STAGE_LOCK, "a stage"))
         held.enter_context(locked(home, "record"))
@@ -157,7 +159,7 @@ def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
     found = Plan(total=sum(map(_bytes, _places(home))))
     pieces = [*_copies(home), *_reproductions(home), *_runs(home)]
     with ExitStack() as held:
-        kept: list[Held] = []
+        versions: list[Held] = []
         store: Store | None = None
         if identity(home) != LOCAL:
             where = without_credentials(tracking_uri(home))
@@ -181,14 +183,37 @@ def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
                     found.refused = sum(one.bytes for one in more) - sum(
                         one.bytes for one in pieces if one.kind == "record"
                     )
-        pieces += _cache(held, home, store, kept, found.notes)
         _choose(found, pieces, wanted)
+        if not (home / ".dvc/config").is_file():
+            pass
+        elif store is None:
+            found.notes.append(
+                "DVC's cache stays: there is no record here that says what releases need. Where it "
+                "is a server's, set MLFLOW_TRACKING_URI."
+            )
+        elif _knows_releases(home, found.notes):
+            gone = {name for one in found.pieces for name in one.versions}
+            staying = [one for one in versions if unnamed.name_of(one) not in gone]
+            commits = _commits(home, versions, staying)
+            _choose(found, _cache(held, home, store, staying, commits, found.notes), wanted)
         yield found
+
+
+def _knows_releases(home: Path, notes: list[str]) -> bool:
+    """Whether the record that was read names all releases that this checkout knows of."""
+    others = [path.name for path in of_others(home, identity(home))]
+    if others:
+        notes.append(
+            f"DVC's cache stays: {paths.LEDGER}/{', '.join(others)} name releases of another "
+            f"record than the one at {without_credentials(tracking_uri(home))}. Where that record "
+            "is a server's, set MLFLOW_TRACKING_URI; where nobody needs it, move the files away."
+        )
+    return not others
 
 
 def _choose(found: Plan, pieces: Sequence[Piece], wanted: Wanted) -> None:
     limit = time.time() - wanted.older_than
-    left = found.total
+    left = found.total - found.bytes
     for one in sorted(pieces, key=lambda piece: (piece.time, piece.name)):
         if one.time > limit:
             found.young.append(one)
@@ -201,9 +226,16 @@ def _record(
     store: Store, home: Path, versions: Sequence[Held], kept: Sequence[Held]
 ) -> list[Piece]:
     names = {unnamed.name_of(one) for one in kept}
-    weights = set(filter(None, map(_weights, (home, *_worktrees(home)))))
+    weights = set(filter(None, map(_weights, worktree.workspaces(home))))
     return [
-        Piece("record", one.name, one.time, sum(map(_bytes, one.directories)), one.remove)
+        Piece(
+            "record",
+            one.name,
+            one.time,
+            sum(map(_bytes, one.directories)),
+            one.remove,
+            one.versions,
+        )
         for one in unnamed.find(store, home, versions, names, weights)
     ]
 
@@ -217,12 +249,38 @@ def _weights(workspace: Path) -> str | None:
         return None
 
 
+def _commits(home: Path, versions: Sequence[Held], staying: Sequence[Held]) -> list[str] | None:
+    """Return the tips of the branches that count; None outside git.
+
+    The branch of a run's result does not count once its version is gone, or goes now. A later
+    version of the model shows that the record had it.
+    """
+    names = {(one.model, one.version.number) for one in staying}
+    newest: dict[str, int] = {}
+    for one in versions:
+        newest[one.model] = max(newest.get(one.model, 0), int(one.version.number))
+    form = "--format=%(objectname)%00%(refname)%00%(contents:subject)"
+    try:
+        lines = worktree.git(home, "for-each-ref", form, "refs/heads").split("\n")
+    except worktree.GitError:
+        return None
+    found = []
+    for commit, branch, subject in (line.split("\0", 2) for line in lines if line):
+        version = results.version_of(branch, subject)
+        if version is None or version in names or int(version[1]) > newest.get(version[0], 0):
+            found.append(commit)
+    return found
+
+
 def _cache(
-    held: ExitStack, home: Path, store: Store | None, kept: Sequence[Held], notes: list[str]
+    held: ExitStack,
+    home: Path,
+    store: Store,
+    kept: Sequence[Held],
+    commits: Sequence[str] | None,
+    notes: list[str],
 ) -> list[Piece]:
     """Return the objects of DVC's cache that neither git nor a kept version needs."""
-    if not (home / ".dvc/config").is_file():
-        return []
     cached = pipeline.cache_of(home)
     place = cached("0" * 32).parent.parent
     if not place.resolve().is_relative_to(home.resolve()):
@@ -232,7 +290,9 @@ def _cache(
         )
         return []
     needed = {md5 for one in kept for md5 in _needed(store, cached, one)}
-    unused = held.enter_context(pipeline.unused_objects(home, _worktrees(home), needed))
+    unused = held.enter_context(
+        pipeline.unused_objects(home, worktree.others(home), needed, commits)
+    )
     pieces = []
     for path in unused:
         found = path.stat()
@@ -242,10 +302,10 @@ def _cache(
     return pieces
 
 
-def _needed(store: Store | None, cached: Callable[[str], Path], one: Held) -> Iterator[str]:
+def _needed(store: Store, cached: Callable[[str], Path], one: Held) -> Iterator[str]:
     """Yield the MD5 of a version's data; where it is in use also of the outputs of its stages."""
     digests = {one.version.tags.get(tag("data_md5"), "")}
-    if one.is_in_use and store is not None:
+    if one.is_in_use:
         digests |= set(_outputs(store, one))
     for digest in digests:
         yield digest
@@ -305,23 +365,13 @@ def _runs(home: Path) -> Iterator[Piece]:
             )  # fmt: skip
 
 
-def _worktrees(home: Path) -> list[Path]:
-    """Return the workspaces in the git worktrees of a main checkout."""
-    places = worktree.every(home)
-    return [one for one in places if one != home and (one / "dvc.yaml").is_file()]
-
-
-def _git(home: Path, *arguments: str) -> bytes:
-    """Return what git prints; nothing outside a repository."""
-    return subprocess.run(
-        ["git", *arguments], cwd=home, env=pipeline.environment(), capture_output=True, check=False
-    ).stdout
-
-
 def _places(home: Path) -> list[Path]:
-    """Return what counts: record, DVC's cache, state."""
-    names = (*moved.DIRECTORIES, ".dvc/cache", str(paths.STATE))
-    return [*(home / name for name in names), *home.glob(f"{moved.DATABASE}*")]
+    """Return what counts: record, DVC's cache, state, also that of projects."""
+    names = (*moved.DIRECTORIES, ".dvc/cache")
+    states = {one / paths.STATE for one in worktree.workspaces(home) if one.is_relative_to(home)}
+    # The worktrees of runs lie in the state of the main checkout.
+    outer = [one for one in states if not one.parent.is_relative_to(home / paths.STATE)]
+    return [*(home / name for name in names), *sorted(outer), *home.glob(f"{moved.DATABASE}*")]
 
 
 def _bytes(place: Path) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -17,7 +19,7 @@ from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, STATEMENTS
 from segops.params.file import load_params
 from segops.record import moved
 from segops.record.tracking import LOCAL, identity, locked, session
-from segops.release.ledger import Ledger
+from segops.release.ledger import EARLIER, Ledger
 from segops.runtime.errors import SegopsError
 
 STAGING = paths.STATE / "restore"
@@ -25,7 +27,8 @@ UNDER_WAY = paths.STATE / "restore.json"
 """Says that a restore moves files into place; what lies there without a database is its own."""
 RECORD = (*moved.DIRECTORIES, str(paths.LEDGER), str(STATEMENTS), str(KEYS))
 """Directories that a restore puts into place."""
-CHECKOUT = ("params.yaml", "dvc.yaml", "dvc.lock")
+OBJECT = re.compile(rf"{CACHE}/[0-9a-f]{{2}}/[0-9a-f]{{30}}(\.dir)?")
+CHECKOUT = ("params.yaml", "dvc.yaml", "dvc.lock", EARLIER)
 log = logging.getLogger("segops")
 
 
@@ -62,6 +65,7 @@ def restore(root: Path, file: Path) -> Restored:
             record is a server's.
         TamperedError: The restored ledger was tampered with before it was backed up.
     """
+    _require_own(root)
     with archive.opened(file) as held:
         _require_known(held)
         held.verify()
@@ -105,8 +109,10 @@ def _restore(root: Path, home: Path, held: Archive, done: Restored) -> None:
         if database.is_file():
             _rewrite(database, Path(held.manifest.home), home, held)
         _place_cache(root, staging / CACHE)
-        done.kept += _place_checkout(root, staging, held.manifest)
-        files.write_json(home / UNDER_WAY, {"manifest": held.sha256})
+        done.kept += _place_checkout(root, home, staging, held.manifest)
+        listed = {name: one.sha256 for name, one in held.manifest.files.items()}
+        own = {name: sha256 for name, sha256 in listed.items() if _is_below(name, *RECORD)}
+        files.write_json(home / UNDER_WAY, {"manifest": held.sha256, "files": own})
         for name in RECORD:
             _place(staging / name, home / name)
         for end in ("-wal", "-shm", "-journal"):
@@ -118,10 +124,21 @@ def _restore(root: Path, home: Path, held: Archive, done: Restored) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _require_own(root: Path) -> None:
+    """Require that no checkout above a directory would get the record in its place."""
+    above = paths.checkout(root)
+    if above != root.resolve() and not (root / "dvc.yaml").is_file():
+        raise SegopsError(
+            f"{root}: lies in the checkout {above}, which would get the record. Choose a directory "
+            "outside of it; or restore into that checkout: `segops restore FILE` there."
+        )
+
+
 def _require_known(held: Archive) -> None:
     """Require that a backup writes where backups write, and nowhere else."""
     for name in held.manifest.files:
-        if not (_is_below(name, *RECORD, CACHE) or _is_checkout(name) or name == moved.DATABASE):
+        is_known = _is_below(name, *RECORD) or _is_checkout(name) or name == moved.DATABASE
+        if not (is_known or OBJECT.fullmatch(name)):
             raise held.damaged(f"{name!r} belongs into no backup")
 
 
@@ -138,16 +155,24 @@ def _is_checkout(name: str) -> bool:
 
 
 def _remove_unfinished(home: Path) -> None:
-    """Remove what a restore that was killed had moved into place."""
+    """Remove what a restore that was killed had moved into place, and nothing else."""
     if not (home / UNDER_WAY).is_file():
         return
     if not (home / moved.DATABASE).exists():
-        for name in RECORD:
-            shutil.rmtree(home / name, ignore_errors=True)
+        for name, sha256 in files.read_json(home / UNDER_WAY).get("files", {}).items():
+            path = home / name
+            if path.is_file() and files.sha256_file(path) == sha256:
+                path.unlink()
     (home / UNDER_WAY).unlink()
 
 
 def _require_no_record(home: Path) -> None:
+    for name in RECORD:
+        if (home / name).is_symlink() or (home / name).is_file():
+            raise SegopsError(
+                f"{home / name}: expected a directory or nothing; a restore replaces no file and "
+                "no link. Move it away, and repeat the command."
+            )
     found = [name for name in RECORD if any(one.is_file() for one in (home / name).rglob("*"))]
     if (home / moved.DATABASE).exists() and not _is_empty(home / moved.DATABASE):
         found.insert(0, moved.DATABASE)
@@ -199,6 +224,13 @@ def _place_cache(root: Path, source: Path) -> None:
     cached = pipeline.cache_of(root) if is_dvc else None
     for path in objects:
         digest = path.parent.name + path.name
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "md5").hexdigest() != digest.removesuffix(".dir"):
+                log.warning(
+                    "%s: the backup's object has another content, and was left out. `dvc fetch` "
+                    "may bring it.", digest,
+                )  # fmt: skip
+                continue
         default = paths.state_home(root) / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
         target = default if cached is None else cached(digest)
         if target.is_file():
@@ -215,15 +247,16 @@ def _place_cache(root: Path, source: Path) -> None:
                 temporary.chmod(0o444)
 
 
-def _place_checkout(root: Path, staging: Path, manifest: Manifest) -> list[str]:
+def _place_checkout(root: Path, home: Path, staging: Path, manifest: Manifest) -> list[str]:
     """Move files of the checkout into place where it lacks them; return those that differ."""
     differing = []
     for name, member in manifest.files.items():
         if not _is_checkout(name):
             continue
-        if not (root / name).exists():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).replace(root / name)
-        elif files.sha256_file(root / name) != member.sha256:
+        target = (home if name == EARLIER else root) / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).replace(target)
+        elif files.sha256_file(target) != member.sha256:
             differing.append(name)
     return differing

@@ -7,6 +7,7 @@ place.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,22 @@ def branch_of(name: str) -> str:
 def tag_of(model: str, version: str) -> str:
     """Return the full name of a release's tag."""
     return f"refs/tags/model/{model}/v{version}"
+
+
+def message(run: str, model: str, version: str, verdict: str) -> str:
+    """Return the message of the commit that holds a run's result."""
+    return f"Results of run {run}: {model} version {version}, {verdict}\n"
+
+
+def version_of(branch: str, subject: str) -> tuple[str, str] | None:
+    """Return model and version whose result a branch holds, or None.
+
+    Args:
+        branch: Full name of the branch.
+        subject: First line of the message of the commit at its top.
+    """
+    found = re.fullmatch(r"Results of run (\S+): (.+) version (\d+), \S+", subject)
+    return (found[2], found[3]) if found and branch == branch_of(found[1]) else None
 
 
 def commit(root: Path, parent: str, message: str) -> str:

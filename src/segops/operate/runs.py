@@ -100,7 +100,7 @@ class Workplace:
         self.write(model=model, version=version, verdict=verdict, started_by=started_by())
         if unchanged:
             return
-        message = f"Results of run {self.run.name}: {model} version {version}, {verdict}\n"
+        message = results.message(self.run.name, model, version, verdict)
         result = results.commit(self.root, self.run.commit, message)
         if not worktree.set_ref(self.root, results.branch_of(self.run.name), result):
             raise SegopsError(

@@ -151,6 +151,24 @@ def add(home: Path, tree: Path, commit: str) -> None:
     git(home, "worktree", "add", "--quiet", "--force", "--detach", str(tree), commit)
 
 
+def others(home: Path) -> list[Path]:
+    """Return the other git worktrees of a main checkout that are workspaces."""
+    return [one for one in every(home) if one != home and (one / "dvc.yaml").is_file()]
+
+
+def workspaces(home: Path) -> list[Path]:
+    """Return the main checkout, its worktrees, and the projects in each that git knows."""
+    tops = [home, *others(home)]
+    found = dict.fromkeys(tops)
+    for top in tops if head(home) is not None else ():
+        known = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "*dvc.yaml")
+        for name in filter(None, git(top, *known).split("\0")):
+            path = top / name
+            if path.name == "dvc.yaml" and path.with_name("params.yaml").is_file():
+                found[path.parent] = None
+    return list(found)
+
+
 def remove(home: Path, folder: Path) -> None:
     """Remove a folder with its worktree from the repository `home`.
 

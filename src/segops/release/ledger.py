@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,11 @@ ENTRY, HEAD = tag("entry"), tag("ledger_head")
 LIMIT_SECONDS = 120.0
 """How long a writer tries to append an entry that MLflow did not take, or that others overtook."""
 PAGE = 500
+EARLIER = "ledger.jsonl"
+"""The ledger file of an earlier segops, in the main checkout."""
 TAKEN_OVER = "taken_over"
 """Key of the details: SHA-256 of the line in a ledger file of an earlier segops."""
+COPY = re.compile(r"-[0-9a-f]{12}\.log$")
 log = logging.getLogger("segops")
 
 
@@ -59,8 +63,7 @@ class Ledger:
         self.store, self.root, self.model = store, root, model
         self.name = f"{model}{LEDGER_SUFFIX}"
         self.where = f"ledger {self.name} at {store.identity}"
-        place = files.sha256_bytes(store.identity.encode())[:12]
-        self.copy = paths.state_home(root) / paths.LEDGER / f"{model}-{place}.log"
+        self.copy = paths.state_home(root) / paths.LEDGER / f"{model}{_ending(store.identity)}"
         self._chain: Chain | None = None
 
     def last_seen(self) -> list[Entry]:
@@ -165,30 +168,12 @@ class Ledger:
         Raises:
             TamperedError: The file was tampered with.
         """
-        path = paths.state_home(self.root) / "ledger.jsonl"
-        if not path.is_file():
-            return 0
-        old = Chain(str(path))
-        hashes: list[str] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-            old.add(number, line)
-            if len(old.entries) != number:
-                raise old.tampered(f"line {number} does not fit the line before it")
-            hashes.append(old.head)
-        ours = [
-            (entry, sha256)
-            for entry, sha256 in zip(old.entries, hashes, strict=True)
-            if without_credentials(entry.registry) == self.store.identity
-            and entry.model == self.model
-        ]
-        held = {
-            entry.details[TAKEN_OVER]: entry.sequence
-            for entry in self.entries()
-            if TAKEN_OVER in entry.details
-        }
+        ours = self._earlier()
+        held = self._taken_over() if ours else {}
         missing = [pair for pair in ours if pair[1] not in held]
         if not missing:
             return 0
+        path = paths.state_home(self.root) / EARLIER
         begun = [sha256 for _, sha256 in ours][: len(held)]
         if len(held) != len(self.entries()) or list(held) != begun:
             log.warning(
@@ -210,6 +195,43 @@ class Ledger:
             numbers[entry.sequence] = written.sequence
         log.info("%s: %d lines were taken over into the %s.", path, len(missing), self.where)
         return len(missing)
+
+    def not_taken_over(self) -> list[Entry]:
+        """Return the entries of a ledger file of an earlier segops that the registry lacks.
+
+        Raises:
+            TamperedError: The file was tampered with.
+        """
+        ours = self._earlier()
+        held = self._taken_over() if ours else {}
+        return [entry for entry, sha256 in ours if sha256 not in held]
+
+    def _earlier(self) -> list[tuple[Entry, str]]:
+        """Return the entries of a ledger file of an earlier segops, each with its SHA-256."""
+        path = paths.state_home(self.root) / EARLIER
+        if not path.is_file():
+            return []
+        old = Chain(str(path))
+        hashes: list[str] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+            old.add(number, line)
+            if len(old.entries) != number:
+                raise old.tampered(f"line {number} does not fit the line before it")
+            hashes.append(old.head)
+        return [
+            (entry, sha256)
+            for entry, sha256 in zip(old.entries, hashes, strict=True)
+            if without_credentials(entry.registry) == self.store.identity
+            and entry.model == self.model
+        ]
+
+    def _taken_over(self) -> dict[str, int]:
+        """Return the SHA-256 of each line that was taken over -> the number of its entry."""
+        return {
+            entry.details[TAKEN_OVER]: entry.sequence
+            for entry in self.entries()
+            if TAKEN_OVER in entry.details
+        }
 
     def verify(self) -> Chain:
         """Read all lines from the registry, and compare them with the copy and the tag.
@@ -359,6 +381,26 @@ class Ledger:
                 )
         except OSError as error:
             log.warning("%s: the copy of the ledger was not written: %s", self.copy, error.strerror)
+
+
+def of_others(root: Path, identity: str) -> list[Path]:
+    """Return the copies of ledgers of other registries than the named one in the main checkout.
+
+    Args:
+        root: A workspace.
+        identity: The registry, as :func:`segops.record.tracking.identity` names it.
+    """
+    found = (paths.state_home(root) / paths.LEDGER).glob("*.log")
+    return sorted(
+        path
+        for path in found
+        if COPY.search(path.name) and not path.name.endswith(_ending(identity))
+    )
+
+
+def _ending(identity: str) -> str:
+    """Return how the names of the copies of a registry's ledgers end."""
+    return f"-{files.sha256_bytes(identity.encode())[:12]}.log"
 
 
 def _kept(path: Path) -> list[tuple[int, str]]:

@@ -22,6 +22,8 @@ PIN = tag("pin")
 """Tag with which a person keeps a version; its value says why."""
 REFUSED = "refused"
 """Reason of a version of which the ledger says nothing but that the gate did not promote it."""
+NOT_OURS = "not registered by segops"
+"""Reason of a version that somebody else registered: it is not segops' to remove."""
 PAGE = 500
 log = logging.getLogger("segops")
 
@@ -134,7 +136,9 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
         by_version[number].append(f"alias {alias}")
     ledger = Ledger(store, root, model)
     try:
-        for number, words in _by_ledger(ledger.entries()).items():
+        # What an earlier segops wrote is taken over by the next change of an alias.
+        entries = [*ledger.entries(), *ledger.not_taken_over()]
+        for number, words in _by_ledger(entries).items():
             by_version[number].append(words)
         default: tuple[str, ...] = ()
     except TamperedError as error:
@@ -148,7 +152,8 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
         for entity in page:
             version = Version(str(entity.version), str(entity.run_id or ""), dict(entity.tags))
             pin = ("pinned",) if PIN in version.tags else ()
-            names = (*by_version[version.number], *pin, *default)
+            other = () if version.bundle_digest else (NOT_OURS,)
+            names = (*by_version[version.number], *pin, *default, *other)
             yield Held(
                 model, version, entity.creation_timestamp / 1000, str(entity.model_id or ""),
                 str(entity.source), names,

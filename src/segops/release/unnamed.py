@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
 
+from segops.record.lineage import tag
 from segops.record.moved import ARTIFACTS
 from segops.record.runs import WEIGHTS, is_training
 from segops.record.tracking import Store
@@ -26,12 +27,14 @@ class Unnamed:
 
     Attributes:
         name: What people call it.
+        versions: Names of the versions that go with it.
         time: When its last part was made, in seconds since 1970.
         directories: Its files.
         remove: Removes it. A process that is killed meanwhile leaves the rest to be found again.
     """
 
     name: str
+    versions: tuple[str, ...]
     time: float
     directories: tuple[Path, ...]
     remove: Callable[[], None]
@@ -67,18 +70,19 @@ def find(
     # A run in a workspace may be registered next; one that trains writes.
     present = {number for number, run in runs.items() if run.data.tags.get(WEIGHTS) in weights}
     training = {number for number, run in runs.items() if is_training(run)}
+    others = {number for number, run in runs.items() if not _is_ours(run)}
     kept_runs = {one.version.run_id for one in staying} | present | training
     case = _Case(store, home / ARTIFACTS, runs, models)
     for model_id, model in models.items():
         run = model.source_run_id or ""
-        if run in kept_runs and run not in present | training and model_id not in kept_models:
+        if run in kept_runs - present - training - others and model_id not in kept_models:
             found = [one for one in leaving if one.model_id == model_id]
             yield case.unnamed(f"model {model_id}", None, [model_id], found)
     by_run: dict[str, list[str]] = {number: [] for number in runs}
     for model_id, model in models.items():
         by_run.setdefault(model.source_run_id or "", []).append(model_id)
     for run_id in (*runs, *(one for one in case.on_disk(RUN) if one not in runs)):
-        if run_id in kept_runs:
+        if run_id in kept_runs | others:
             continue
         found = [one for one in leaving if one.version.run_id == run_id]
         one = case.unnamed(f"run {run_id}", run_id, by_run.get(run_id, []), found)
@@ -87,6 +91,11 @@ def find(
     for model_id in case.on_disk(MODEL):
         if model_id not in models and model_id not in kept_models:
             yield case.unnamed(f"model {model_id}", None, [model_id], [])
+
+
+def _is_ours(run: Run) -> bool:
+    """Whether segops made a run; other people's runs in the same database stay."""
+    return any(name.startswith(tag("")) for name in run.data.tags)
 
 
 def name_of(held: Held) -> str:
@@ -135,9 +144,9 @@ class _Case:
             times.append((run.info.end_time or run.info.start_time or 0) / 1000)
         if not times:
             times = [place.stat().st_mtime for place in directories]
-        words = ", ".join(name_of(one) for one in versions)
-        shown = f"{name} ({words})" if words else name
-        return Unnamed(shown, max(times, default=0.0), directories, remove)
+        names = tuple(map(name_of, versions))
+        shown = f"{name} ({', '.join(names)})" if names else name
+        return Unnamed(shown, names, max(times, default=0.0), directories, remove)
 
 
 def _runs(store: Store, experiments: list[str]) -> Iterator[Run]:

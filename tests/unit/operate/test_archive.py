@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -14,7 +15,7 @@ import pytest
 from segops import files
 from segops.operate import archive
 from segops.operate.archive import Manifest
-from segops.operate.restore import restore
+from segops.operate.restore import UNDER_WAY, restore
 from segops.runtime.errors import SegopsError
 
 CONTENT = b"ledger"
@@ -74,6 +75,10 @@ HARMFUL: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "absolute": (lambda: (manifest("/ledger/x"), member("/ledger/x")), "belongs into no backup"),
     "two spellings": (lambda: (manifest("ledger//x"), member("ledger//x")), "leads out"),
     "code": (lambda: (manifest("src/x.py"), member("src/x.py")), "belongs into no backup"),
+    "other names in the cache": (
+        lambda: (manifest("cache/md5/..a/bcd"), member("cache/md5/..a/bcd")),
+        "belongs into no backup",
+    ),
     "hook": (lambda: (manifest(".git/x.dvc"), member(".git/x.dvc")), "belongs into no backup"),
     "link": (
         lambda: (manifest(), member(content=b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")),
@@ -136,3 +141,91 @@ def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SegopsError, match=r"a record already \(ledger\)"):
         restore(tmp_path, file)
     assert (tmp_path / GOOD).read_text() == "mine"
+
+
+def test_a_manifest_that_is_nested_too_deep(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "backup.tar", "w") as tar:
+        info, content = member("manifest.json", b"[" * 200_000)
+        tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(SegopsError, match="of another form"):
+        restore(tmp_path / "new", tmp_path / "backup.tar")
+
+
+def test_a_directory_in_a_checkout_is_refused(tmp_path: Path) -> None:
+    file = made(tmp_path / "backup.tar", manifest(), member())
+    above = tmp_path / "above"
+    (above / ".dvc").mkdir(parents=True)
+    (above / "dvc.yaml").touch()
+    with pytest.raises(SegopsError, match=f"lies in the checkout {above}"):
+        restore(above / "copy", file)
+    assert sorted(path.name for path in above.iterdir()) == [".dvc", "dvc.yaml"]
+    restore(above, file)
+    assert (above / GOOD).read_bytes() == CONTENT
+
+
+def test_a_link_is_not_replaced(tmp_path: Path) -> None:
+    file = made(tmp_path / "backup.tar", manifest(), member())
+    into, disk = tmp_path / "new", tmp_path / "disk"
+    into.mkdir()
+    disk.mkdir()
+    (into / "mlartifacts").symlink_to(disk)
+    with pytest.raises(SegopsError, match="mlartifacts: expected a directory or nothing"):
+        restore(into, file)
+    assert not (into / "ledger").exists()
+
+
+def test_after_a_killed_restore_only_its_own_files_go(tmp_path: Path) -> None:
+    file = made(tmp_path / "backup.tar", manifest(), member())
+    own = {GOOD: files.sha256_bytes(CONTENT), "ledger/changed": files.sha256_bytes(CONTENT)}
+    files.write_json(tmp_path / UNDER_WAY, {"manifest": "", "files": own})
+    for name, content in {GOOD: CONTENT, "ledger/changed": b"+", "ledger/later": b"x"}.items():
+        files.write_bytes(tmp_path / name, content)
+    with pytest.raises(SegopsError, match="a record already"):
+        restore(tmp_path, file)
+    left = sorted(path.name for path in (tmp_path / "ledger").iterdir())
+    assert left == ["changed", "later"]
+
+
+def test_an_object_with_other_content_does_not_come_into_the_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = hashlib.md5(CONTENT).hexdigest()
+    names = [f"cache/md5/{one[:2]}/{one[2:]}" for one in (right, "0" * 32)]
+    listed = manifest()["files"][GOOD]
+    tree = manifest(files=dict.fromkeys(names, listed))
+    restore(tmp_path / "new", made(tmp_path / "backup.tar", tree, *map(member, names)))
+    held = [one for one in (tmp_path / "new/.dvc/cache").rglob("*") if one.is_file()]
+    assert [one.parent.name + one.name for one in held] == [right]
+    assert "has another content" in caplog.text
+
+
+class Changing(dict[str, Path]):
+    """Sources of which one changes once all are hashed."""
+
+    def __init__(self, sources: dict[str, Path], changed: Any) -> None:
+        super().__init__(sources)
+        self.changed = changed
+
+    def items(self) -> Any:
+        yield from super().items()
+        if self.changed is not None:
+            self.changed(*self.values())
+            self.changed = None
+
+
+def reverse(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("changed", [reverse, cut, Path.unlink])
+def test_a_file_that_changes_while_it_is_backed_up_is_named(tmp_path: Path, changed: Any) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    start = Manifest.model_validate(manifest(files={}))
+    with pytest.raises(SegopsError, match="another process changed or removed it"):
+        archive.write(tmp_path / "backup.tar", start, Changing({GOOD: source}, changed))
+    assert not (tmp_path / "backup.tar").exists()

@@ -237,8 +237,10 @@ def write_old(path: Path, version: str = "7") -> None:
 
 def test_an_old_file_is_taken_over_once(ledger: Ledger, tmp_path: Path, caplog: Any) -> None:
     write_old(tmp_path / "ledger.jsonl")
+    assert [entry.version for entry in ledger.not_taken_over()] == ["7", "7", "7"]
     with caplog.at_level("INFO"):
         assert ledger.take_over() == 3
+    assert ledger.not_taken_over() == []
     assert "3 lines were taken over" in caplog.text
     assert [entry.sequence for entry in ledger.entries()] == [1, 2, 3]
     assert ledger.entries()[1].details["decision"] == 1

@@ -11,7 +11,7 @@ umask 077
 base="${1:-$(dirname "$0")}"
 directory="$base/secrets"
 mkdir -p "$directory" "$base/state/postgres" "$base/state/storage" "$base/state/tls" \
-  "$base/state/backups"
+  "$base/state/backups" "$base/state/empty"
 
 random() {
   head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'

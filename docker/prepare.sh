@@ -52,6 +52,11 @@ keep s3.json <<END
       "name": "segops",
       "credentials": [{"accessKey": "segops", "secretKey": "$(cat "$directory/s3_secret")"}],
       "actions": ["Admin", "Read", "Write", "List", "Tagging"]
+    },
+    {
+      "name": "people",
+      "credentials": [{"accessKey": "people", "secretKey": "$(random)"}],
+      "actions": ["Read:segops-data", "Write:segops-data", "List:segops-data", "Tagging:segops-data"]
     }
   ]
 }

@@ -107,6 +107,54 @@ def test_every_service_is_confined_and_waits_for_what_it_needs() -> None:
     assert tree["services"]["tls"]["ports"] == ["127.0.0.1:443:8443"]
 
 
+def test_tls_leads_to_every_server_that_people_use() -> None:
+    """By Caddy and by the ingress, over a network or policy that lets it through."""
+    names = {"mlflow": "mlflow:5000", "prefect": "prefect:4200", "s3": "storage:8333"}
+    places = re.findall(
+        r"^(\w+)\.\{\$SEGOPS_DOMAIN\} \{\n\ttls internal\n\treverse_proxy \{\$\w+:(\S+)\}",
+        (DOCKER / "Caddyfile").read_text(),
+        re.MULTILINE,
+    )
+    assert dict(places) == names
+    services = interpolated(DOCKER / "compose.yaml")["services"]
+    assert services["tls"]["networks"] == ["front"]
+    (ingress,) = [one["spec"] for one in objects() if one["kind"] == "Ingress"]
+    backends = {
+        rule["host"].split(".")[0]: rule["http"]["paths"][0]["backend"]["service"]
+        for rule in ingress["rules"]
+    }
+    told = {name: f"{one['name']}:{one['port']['number']}" for name, one in backends.items()}
+    assert told == names
+    assert ingress["tls"][0]["hosts"] == [rule["host"] for rule in ingress["rules"]]
+    policies = [one["spec"] for one in objects() if one["kind"] == "NetworkPolicy"]
+    open_ports = {
+        port["port"]
+        for policy in policies
+        for rule in policy.get("ingress", [])
+        if any("namespaceSelector" in one for one in rule["from"])
+        for port in rule["ports"]
+    }
+    for place in names.values():
+        service, port = place.split(":")
+        assert "front" in services[service]["networks"], service
+        assert int(port) in open_ports, service
+
+
+def test_a_backup_reads_nothing_that_still_changes() -> None:
+    """The page stops whatever writes into what the backup reads."""
+    services = interpolated(DOCKER / "compose.yaml")["services"]
+    (line,) = re.findall(r"compose.yaml stop (.*)", (DOCKER.parent / "docs/how-to/team.md").read_text())
+    read = {one["source"] for one in services["backup"]["volumes"] if one.get("read_only")}
+    writers = {
+        name
+        for name, service in services.items()
+        for one in service.get("volumes", [])
+        if isinstance(one, dict) and one["source"] in read and not one.get("read_only")
+    }
+    assert writers == {"storage"}
+    assert writers <= set(line.split())
+
+
 @pytest.mark.parametrize("path", sorted(DOCKER.glob("*Dockerfile")), ids=lambda path: path.name)
 def test_dockerfiles_have_no_finding(path: Path) -> None:
     done = subprocess.run(["hadolint", str(path)], capture_output=True, text=True)
@@ -176,7 +224,11 @@ def test_prepare_makes_what_compose_mounts_and_keeps_it(tmp_path: Path) -> None:
         for path in (tmp_path / "secrets").iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert made == before
-    assert json.loads(made["s3.json"])["identities"][0]["credentials"][0]["secretKey"]
+    own, people = json.loads(made["s3.json"])["identities"]
+    (ours,), (theirs,) = own["credentials"], people["credentials"]
+    assert ours["secretKey"] != theirs["secretKey"]
+    # People write no artifacts past MLflow's logins.
+    assert {action.partition(":")[2] for action in people["actions"]} == {"segops-data"}
     assert re.fullmatch(r"segops:[0-9a-f]{64}", made["prefect_auth"])
     sources = {
         mount["source"].removeprefix("./")

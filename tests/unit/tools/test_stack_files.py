@@ -143,7 +143,9 @@ def test_tls_leads_to_every_server_that_people_use() -> None:
 def test_a_backup_reads_nothing_that_still_changes() -> None:
     """The page stops whatever writes into what the backup reads."""
     services = interpolated(DOCKER / "compose.yaml")["services"]
-    (line,) = re.findall(r"compose.yaml stop (.*)", (DOCKER.parent / "docs/how-to/team.md").read_text())
+    (line,) = re.findall(
+        r"compose.yaml stop (.*)", (DOCKER.parent / "docs/how-to/team.md").read_text()
+    )
     read = {one["source"] for one in services["backup"]["volumes"] if one.get("read_only")}
     writers = {
         name

@@ -11,7 +11,7 @@ umask 077
 base="${1:-$(dirname "$0")}"
 directory="$base/secrets"
 mkdir -p "$directory" "$base/state/postgres" "$base/state/storage" "$base/state/tls" \
-  "$base/state/backups"
+  "$base/state/backups" "$base/state/empty"
 
 random() {
   head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'
@@ -52,6 +52,11 @@ keep s3.json <<END
       "name": "segops",
       "credentials": [{"accessKey": "segops", "secretKey": "$(cat "$directory/s3_secret")"}],
       "actions": ["Admin", "Read", "Write", "List", "Tagging"]
+    },
+    {
+      "name": "people",
+      "credentials": [{"accessKey": "people", "secretKey": "$(random)"}],
+      "actions": ["Read:segops-data", "Write:segops-data", "List:segops-data", "Tagging:segops-data"]
     }
   ]
 }

@@ -3,21 +3,41 @@
 #
 #   rank.sh COMMAND...
 #
-# The first pod runs the command of the flow run. The others prepare the same data in a clone of their
-# own, because one checkout runs one pipeline at a time, and then run their ranks.
+# The first pod runs the command of the flow run. Its stage train says where it begins
+# (segops.operate.ranks); the other pods wait for that, and run their ranks in the same directory, with
+# the same code, parameters and data. They end with it where nothing trains on several machines.
 set -eu
 
 export SEGOPS_NODE="${JOB_COMPLETION_INDEX:?it comes from a Job with completionMode Indexed}"
 export SEGOPS_MAIN="${SEGOPS_MAIN:?NAME:PORT of the first pod}"
-workspace="${SEGOPS_WORKSPACE:?the checkout that all pods mount}"
+all="${SEGOPS_WORKSPACE:?the checkout that all pods mount}/.segops/ranks"
+export SEGOPS_RANKS="$all/${JOB_NAME:?the name of the Job}"
 
-[ "$SEGOPS_NODE" -ne 0 ] || exec "$@"
+if [ "$SEGOPS_NODE" -eq 0 ]; then
+  mkdir -p "$SEGOPS_RANKS"
+  find "$all" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
+  # A shell lets its background commands ignore SIGINT, and so would their children.
+  env --default-signal=INT,QUIT "$@" &
+  child=$!
+  trap 'kill -TERM "$child" || true' TERM INT
+  status=0
+  wait "$child" || status=$?
+  while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
+    status=0
+    wait "$child" || status=$?
+  done
+  : > "$SEGOPS_RANKS/ended"
+  exit "$status"
+fi
 
-clone="${TMPDIR:-/tmp}/rank-$SEGOPS_NODE"
-git clone --quiet --shared "$workspace" "$clone"
-cd "$clone"
-cp "$workspace/params.yaml" .
-dvc cache dir --quiet --local "$workspace/.dvc/cache"
-dvc checkout --quiet data/voc.dvc
-dvc repro augment
+trap 'exit 143' TERM INT # the first process of a container has no default for them
+until [ -e "$SEGOPS_RANKS/train" ]; do
+  if [ -e "$SEGOPS_RANKS/ended" ]; then
+    echo "The run of the first pod ended without a training on several machines."
+    exit 0
+  fi
+  sleep 1
+done
+cd "$(cat "$SEGOPS_RANKS/train")"
+[ ! -d src/segops ] || export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 exec segops stage train

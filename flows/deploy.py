@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +15,33 @@ import yaml
 
 from flows import server
 from segops import pipeline
-from segops.operate import crashes, deployed
+from segops.operate import automations, crashes, deployed
+from segops.params import yaml_guard
+from segops.params.file import load_params
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
 FILE = "prefect.yaml"
 COMPARED = ("entrypoint", "parameters", "work_pool_name", "job_variables", "tags", "pull_steps")
 """Fields of a deployment that are compared as they stand; limit and schedules are compared too."""
+KINDS = ("cron", "interval", "rrule")
+"""Schedules of Prefect; the key names the value."""
+log = logging.getLogger("segops")
 
 
-def deploy(root: Path, pool_type: str, template: Path | None) -> list[str]:
+def deploy(root: Path, pool_type: str, template: Path | None, *, resume: bool = False) -> list[str]:
     """Make the work pools and deployments of ``prefect.yaml``, and read them back.
+
+    What was paused or resumed on the server stays so; the log names all else that is overwritten.
 
     Args:
         root: The checkout that holds the file.
         pool_type: Type of a work pool that is made: `process` or `kubernetes`.
         template: JSON file of a work pool's base job template; None: that of the type.
+        resume: Whether deployments and schedules become active or paused as the file says.
 
     Returns:
         The names of the deployments, `FLOW/NAME`.
@@ -42,25 +53,36 @@ def deploy(root: Path, pool_type: str, template: Path | None) -> list[str]:
         for pool in dict.fromkeys(one["work_pool_name"] for one in wanted.values()):
             _make_pool(client, pool, pool_type, template)
         crashes.install(client)
+        held = _held(client, wanted)
+        for difference in _differences(client, wanted):
+            log.info("%s; this is brought up to date.", difference)
         command = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", FILE]
         status, lines = pipeline.run_tied(root, command, lambda _line: None)
         if status != 0:
             raise SegopsError(f"{FILE}: Prefect does not take it: {_cause(lines)}")
+        if not resume:
+            _keep_paused(client, held, _held(client, wanted))
         if differences := list(_differences(client, wanted)):
             raise SegopsError(
                 f"{FILE}: the server holds something else than was deployed: "
                 f"{'; '.join(differences)}."
             )
+        automations.put_drift(client, load_params(root))
         return list(wanted)
 
 
 def differences(root: Path) -> list[str]:
     """Return what differs between ``prefect.yaml`` and the server, one sentence each.
 
+    What is paused on the server is no difference; the log names it.
+
     Raises:
         SegopsError: A variable is missing, the file is not usable, or the server refuses.
     """
     with _prepared(root) as (client, wanted):
+        for name, one in _held(client, wanted).items():
+            if one.paused or not all(schedule.active for schedule in one.schedules):
+                log.info("%s: it, or a schedule of it, is paused on the server.", name)
         return list(_differences(client, wanted))
 
 
@@ -97,7 +119,7 @@ def _wanted(root: Path, workspace: Path) -> dict[str, dict[str, Any]]:
     from prefect.flows import load_flow_arguments_from_entrypoint
 
     try:
-        tree = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
+        tree = yaml_guard.load((root / FILE).read_text(encoding="utf-8"))
         steps = json.loads(
             json.dumps(tree["pull"]).replace("{{ workspace }}", json.dumps(str(workspace))[1:-1])
         )
@@ -108,14 +130,14 @@ def _wanted(root: Path, workspace: Path) -> dict[str, dict[str, Any]]:
             found[f"{flow}/{one['name']}"] = {
                 "entrypoint": entrypoint,
                 "parameters": one.get("parameters") or {},
-                "concurrency_limit": one.get("concurrency_limit"),
+                "concurrency_limit": _limit(one.get("concurrency_limit")),
                 "work_pool_name": one["work_pool"]["name"],
                 "job_variables": one["work_pool"].get("job_variables") or {},
                 "tags": one.get("tags") or [],
                 "pull_steps": one.get("pull", steps),
-                "schedules": sorted(_schedule(line) for line in one.get("schedules") or []),
+                "schedules": sorted(map(_schedule, one.get("schedules") or [])),
             }
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise SegopsError(
             f"{root / FILE}: not usable: {type(error).__name__}: {error}. Compare it with the file "
             "of a new checkout."
@@ -123,30 +145,77 @@ def _wanted(root: Path, workspace: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _limit(value: Any) -> tuple[int, str] | None:
+    """Return how many runs go on at once, and what becomes of one more."""
+    if value is None:
+        return None
+    options = value if isinstance(value, dict) else {"limit": value}
+    return options["limit"], options.get("collision_strategy", "ENQUEUE")
+
+
 def _schedule(line: dict[str, Any]) -> str:
-    timezone = line.get("timezone") or "UTC"
-    active = "active" if line.get("active", True) else "paused"
-    return f"{line['cron']} {timezone} {active}"
+    kind = next((kind for kind in KINDS if line.get(kind) is not None), None)
+    if kind is None:
+        raise ValueError(f"a schedule has none of {', '.join(KINDS)}")
+    value = line[kind]
+    if kind == "rrule":  # the server writes a start into it
+        from prefect.client.schemas.schedules import RRuleSchedule
+
+        value = str(RRuleSchedule(rrule=value).to_rrule())
+    elif kind == "interval":
+        value = timedelta(seconds=value) if isinstance(value, int | float) else value
+    return f"{kind} {value} {line.get('timezone') or 'UTC'}"
+
+
+def _held(
+    client: SyncPrefectClient, wanted: dict[str, dict[str, Any]]
+) -> dict[str, DeploymentResponse]:
+    """Return those of the deployments that the server has."""
+    from prefect.exceptions import ObjectNotFound
+
+    found = {}
+    for name in wanted:
+        with suppress(ObjectNotFound):
+            found[name] = client.read_deployment_by_name(name)
+    return found
+
+
+def _keep_paused(
+    client: SyncPrefectClient,
+    before: dict[str, DeploymentResponse],
+    after: dict[str, DeploymentResponse],
+) -> None:
+    """Pause and resume deployments and schedules as they were, where Prefect made them anew."""
+    for name, old in before.items():
+        new = after[name]
+        states = {_schedule(one.schedule.model_dump()): bool(one.active) for one in old.schedules}
+        for one in new.schedules:
+            # A schedule that is new stays paused where all others were.
+            is_active = bool(one.active) and (not states or any(states.values()))
+            is_active = states.get(_schedule(one.schedule.model_dump()), is_active)
+            if is_active is not one.active:
+                client.update_deployment_schedule(new.id, one.id, active=is_active)
+        if old.paused is not new.paused:
+            (client.pause_deployment if old.paused else client.resume_deployment)(new.id)
 
 
 def _differences(client: SyncPrefectClient, wanted: dict[str, dict[str, Any]]) -> Iterator[str]:
-    from prefect.exceptions import ObjectNotFound
-
+    found = _held(client, wanted)
     for name, expected in wanted.items():
-        try:
-            held = client.read_deployment_by_name(name)
-        except ObjectNotFound:
+        held = found.get(name)
+        if held is None:
             yield f"{name}: the server has no such deployment"
             continue
         there = {field: getattr(held, field, None) for field in COMPARED}
-        limit = held.global_concurrency_limit
-        there["concurrency_limit"] = limit.limit if limit else None
-        there["schedules"] = sorted(
-            _schedule({**one.schedule.model_dump(), "active": one.active}) for one in held.schedules
-        )
+        limit, options = held.global_concurrency_limit, held.concurrency_options
+        strategy = options.collision_strategy.value if options else "ENQUEUE"
+        there["concurrency_limit"] = (limit.limit, strategy) if limit else None
+        there["schedules"] = sorted(_schedule(one.schedule.model_dump()) for one in held.schedules)
         for field, value in expected.items():
             if there[field] != value:
                 yield f"{name}: {field} is {there[field]!r}, {FILE} says {value!r}"
+    if not client.read_automations_by_name(crashes.NAME):
+        yield f"the server has no automation {crashes.NAME!r}, which marks crashed runs"
 
 
 def _make_pool(client: SyncPrefectClient, name: str, kind: str, template: Path | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -16,13 +18,20 @@ from segops.runtime.errors import SegopsError
 from tests.integration.conftest import ROOT
 from tests.support.prefect_server import Serving, serving
 
+SCHEDULES: list[dict[str, Any]] = [
+    {"cron": "0 3 * * 1", "timezone": "UTC"},
+    {"interval": 3600},
+    {"rrule": "FREQ=DAILY;COUNT=3"},
+]
+LIMIT = {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "checkout"
     root.mkdir()
     (root / "dvc.yaml").write_text("stages: {}\n")
-    for name in ("prefect.yaml", "flows"):
+    for name in ("prefect.yaml", "params.yaml", "flows"):
         (root / name).symlink_to(ROOT / name)
     monkeypatch.setenv("SEGOPS_WORKSPACE", str(root))
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
@@ -36,6 +45,11 @@ def change(root: Path, **values: object) -> None:
     tree["deployments"][0].update(values)
     (root / "prefect.yaml").unlink()
     (root / "prefect.yaml").write_text(yaml.safe_dump(tree))
+
+
+def deployment(server: Serving, name: str) -> dict[str, Any]:
+    (found,) = [one for one in server.read("deployments") if one["name"] == name]
+    return found
 
 
 def plainly(root: Path, server: Serving, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +82,29 @@ def test_deployments_are_made_checked_and_refused(
             assert step == {"segops.operate.deployed.enter": {"directory": str(checkout)}}
 
         # Prefect's own command is refused with a sentence where the variable is missing.
+        # What a person pauses or resumes stays so, and nothing else of theirs.
+        weekly, drift = (deployment(server, name) for name in ("weekly", "drift"))
+        assert (weekly["paused"], drift["paused"]) == (False, True)
+        (schedule,) = weekly["schedules"]
+        path = f"{server.address}/api/deployments/{weekly['id']}/schedules/{schedule['id']}"
+        login = httpx.BasicAuth(*server.credentials.split(":"))
+        assert httpx.patch(path, json={"active": False}, auth=login).status_code == 204
+        assert server.post(f"deployments/{drift['id']}/resume_deployment", {}).status_code == 200
+        assert deploy.differences(checkout) == []
+        kept = (checkout / "prefect.yaml").read_text()
+        change(checkout, schedules=SCHEDULES, concurrency_limit=LIMIT)
+        deploy.deploy(checkout, "process", None)
+        assert deploy.differences(checkout) == []
+        held = deployment(server, "weekly")["schedules"]
+        assert [one["active"] for one in held] == [False] * len(SCHEDULES)
+        assert not deployment(server, "drift")["paused"]
+        deploy.deploy(checkout, "process", None, resume=True)
+        held = deployment(server, "weekly")["schedules"]
+        assert [one["active"] for one in held] == [True] * len(SCHEDULES)
+        assert deployment(server, "drift")["paused"]
+        (checkout / "prefect.yaml").write_text(kept)
+        deploy.deploy(checkout, "process", None)
+
         before = server.read("deployments")
         refused = plainly(checkout, server)
         assert refused.returncode == 1
@@ -78,8 +115,8 @@ def test_deployments_are_made_checked_and_refused(
         change(checkout, parameters={"force": True}, schedules=[{"cron": "0 4 * * 1"}])
         parameters, schedules = deploy.differences(checkout)
         assert parameters.startswith("retrain/weekly: parameters is {'force': False}")
-        assert "0 3 * * 1 UTC active" in schedules
-        assert "0 4 * * 1 UTC active" in schedules
+        assert "cron 0 3 * * 1 UTC" in schedules
+        assert "cron 0 4 * * 1 UTC" in schedules
         monkeypatch.setenv("SEGOPS_WORKSPACE", str(ROOT))
         assert any("pull_steps" in line for line in deploy.differences(checkout))
 
@@ -101,3 +138,10 @@ def test_deploy_names_the_variable_that_is_missing(
         monkeypatch.delenv("SEGOPS_WORKSPACE")
         with pytest.raises(SegopsError, match="SEGOPS_WORKSPACE is not set"):
             deploy.differences(checkout)
+
+
+@pytest.mark.parametrize("schedule", ["0 3 * * 1", {"crn": "0 3 * * 1"}])
+def test_deploy_says_where_the_file_is_no_use(checkout: Path, schedule: object) -> None:
+    change(checkout, schedules=[schedule])
+    with pytest.raises(SegopsError, match=r"prefect\.yaml: not usable"):
+        deploy._wanted(checkout, checkout)

@@ -136,6 +136,22 @@ def test_two_machines_train_as_one_with_two_devices(root: Path, tmp_path: Path) 
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.long
+def test_two_machines_train_in_one_directory(root: Path, tmp_path: Path) -> None:
+    """As the pods of docker/rank.sh do, on a volume that both mount."""
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["train"].update(epochs=2, devices=1, nodes=2)
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    there = {"SEGOPS_RANKS": str(tmp_path), "GLOO_SOCKET_IFNAME": "lo"}
+    there["SEGOPS_MAIN"] = f"127.0.0.1:{free_port()}"
+    machines = [stage(root, SEGOPS_NODE=str(node), **there) for node in range(2)]
+    for one in machines:
+        said, _ = one.communicate(timeout=120)
+        assert one.returncode == 0, said
+    assert (tmp_path / "train").read_text() == str(root)
+    assert files.read_json(root / paths.TRAINING)["nodes"] == 2
+
+
 @pytest.mark.parametrize(
     ("main", "node", "message"),
     [

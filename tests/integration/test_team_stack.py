@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from tests.support import registry_workspace as made
 from tests.support.mlflow_server import await_answer, free_port
 from tests.support.prefect_server import Serving
 from tests.support.registry_workspace import release
-from tests.support.team import BUCKET, Team, team
+from tests.support.team import BUCKET, DATA, ROOT, Team, team
 
 pytestmark = pytest.mark.slow
 
@@ -139,19 +141,19 @@ def test_another_page_or_name_or_nobody_is_refused(client: Team) -> None:
 
 def test_data_travel_through_the_bucket(client: Team, tmp_path: Path) -> None:
     """`dvc push` in one checkout; another, which has the pointer alone, gets them in a run."""
+    (page,) = re.findall(r"`(dvc remote add [^`]+)`", (ROOT / "docs/how-to/team.md").read_text())
     first, second = tmp_path / "a", tmp_path / "b"
     for root in (first, second):
         made.git(tmp_path, "init", "-q", root.name)
         dvc(root, "init", "-q")
-        dvc(root, "remote", "add", "-d", "team", f"s3://{BUCKET}/dvc")
-        dvc(root, "remote", "modify", "team", "endpointurl", client.s3)
+        dvc(root, *shlex.split(page)[1:])
         (root / "data").mkdir()
     (first / "data/voc").mkdir()
     (first / "data/voc/image.txt").write_text("a photograph")
     pipeline.track_data(first, Path("data/voc"), print)
     dvc(first, "push", "data/voc.dvc")
     digest = yaml.safe_load((first / "data/voc.dvc").read_text())["outs"][0]["md5"]
-    assert f"dvc/files/md5/{digest[:2]}/{digest[2:]}" in client.keys("dvc/")
+    assert f"dvc/files/md5/{digest[:2]}/{digest[2:]}" in client.keys("dvc/", DATA)
     shutil.copy(first / "data/voc.dvc", second / "data")
     pipeline.sync_data(second, Path("data/voc"), print)
     assert (second / "data/voc/image.txt").read_text() == "a photograph"

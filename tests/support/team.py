@@ -27,7 +27,7 @@ from tests.support import mlflow_server
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-BUCKET = "segops"
+BUCKET, DATA = "segops", "segops-data"
 ABSENT = ("torch", "dvc", "cv2", "albumentations", "great_expectations")
 """Modules that the servers' image does not have."""
 WITHOUT = f"""
@@ -125,10 +125,11 @@ class Team:
             "AWS_ACCESS_KEY_ID": "segops",
             "AWS_SECRET_ACCESS_KEY": self.secret("s3_secret"),
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.s3,
         }
 
-    def keys(self, prefix: str) -> list[str]:
-        """The names of the objects in the bucket under a prefix."""
+    def keys(self, prefix: str, bucket: str = BUCKET) -> list[str]:
+        """The names of the objects in a bucket under a prefix."""
         client = self.client()
         found = boto3.resource(
             "s3",
@@ -136,7 +137,7 @@ class Team:
             region_name="us-east-1",
             aws_access_key_id=client["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=client["AWS_SECRET_ACCESS_KEY"],
-        ).Bucket(BUCKET)
+        ).Bucket(bucket)
         return [one.key for one in found.objects.filter(Prefix=prefix)]
 
 

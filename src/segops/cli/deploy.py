@@ -22,15 +22,20 @@ def deploy(
     pool_template: Annotated[
         Path | None, typer.Option(help="JSON file with the work pool's base job template.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Make active what was paused on the server, where the file says so."),
+    ] = False,
 ) -> None:
     """Make the work pools and deployments of prefect.yaml, and check what the server then has.
 
+    What was paused on the server stays paused.
     SEGOPS_WORKSPACE names the checkout in which the worker trains, PREFECT_API_URL the server.
     """
     root = checkout()
     module = flow_module(root, "deploy")
     if not check:
-        for name in module.deploy(root, pool_type, pool_template):
+        for name in module.deploy(root, pool_type, pool_template, resume=resume):
             console.say(f"{name} is deployed.")
         return
     if differences := module.differences(root):

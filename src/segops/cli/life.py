@@ -75,7 +75,7 @@ def stage(
 def _run_stage(name: str, fresh: bool) -> None:
     from segops import logs, pipeline
     from segops.code import stage_names
-    from segops.operate import turns
+    from segops.operate import ranks, turns
     from segops.params.file import load_params
     from segops.train.launch import launch, takes_lock
 
@@ -94,6 +94,8 @@ def _run_stage(name: str, fresh: bool) -> None:
         pipeline.running_stage(root, name) if holds else nullcontext(),
         turns.cards(root) if holds and name == "train" else nullcontext(),
     ):
+        if holds and name == "train":
+            ranks.announce(root)
         if name == "train" and launch(root):
             return
         importlib.import_module(f"segops.stages.{name}").run(root)

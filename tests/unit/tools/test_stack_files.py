@@ -7,7 +7,8 @@ import os
 import re
 import stat
 import subprocess
-from pathlib import Path
+import sys
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import kubernetes_validate
@@ -106,6 +107,56 @@ def test_every_service_is_confined_and_waits_for_what_it_needs() -> None:
     assert tree["services"]["tls"]["ports"] == ["127.0.0.1:443:8443"]
 
 
+def test_tls_leads_to_every_server_that_people_use() -> None:
+    """By Caddy and by the ingress, over a network or policy that lets it through."""
+    names = {"mlflow": "mlflow:5000", "prefect": "prefect:4200", "s3": "storage:8333"}
+    places = re.findall(
+        r"^(\w+)\.\{\$SEGOPS_DOMAIN\} \{\n\ttls internal\n\treverse_proxy \{\$\w+:(\S+)\}",
+        (DOCKER / "Caddyfile").read_text(),
+        re.MULTILINE,
+    )
+    assert dict(places) == names
+    services = interpolated(DOCKER / "compose.yaml")["services"]
+    assert services["tls"]["networks"] == ["front"]
+    (ingress,) = [one["spec"] for one in objects() if one["kind"] == "Ingress"]
+    backends = {
+        rule["host"].split(".")[0]: rule["http"]["paths"][0]["backend"]["service"]
+        for rule in ingress["rules"]
+    }
+    told = {name: f"{one['name']}:{one['port']['number']}" for name, one in backends.items()}
+    assert told == names
+    assert ingress["tls"][0]["hosts"] == [rule["host"] for rule in ingress["rules"]]
+    policies = [one["spec"] for one in objects() if one["kind"] == "NetworkPolicy"]
+    open_ports = {
+        port["port"]
+        for policy in policies
+        for rule in policy.get("ingress", [])
+        if any("namespaceSelector" in one for one in rule["from"])
+        for port in rule["ports"]
+    }
+    for place in names.values():
+        service, port = place.split(":")
+        assert "front" in services[service]["networks"], service
+        assert int(port) in open_ports, service
+
+
+def test_a_backup_reads_nothing_that_still_changes() -> None:
+    """The page stops whatever writes into what the backup reads."""
+    services = interpolated(DOCKER / "compose.yaml")["services"]
+    (line,) = re.findall(
+        r"compose.yaml stop (.*)", (DOCKER.parent / "docs/how-to/team.md").read_text()
+    )
+    read = {one["source"] for one in services["backup"]["volumes"] if one.get("read_only")}
+    writers = {
+        name
+        for name, service in services.items()
+        for one in service.get("volumes", [])
+        if isinstance(one, dict) and one["source"] in read and not one.get("read_only")
+    }
+    assert writers == {"storage"}
+    assert writers <= set(line.split())
+
+
 @pytest.mark.parametrize("path", sorted(DOCKER.glob("*Dockerfile")), ids=lambda path: path.name)
 def test_dockerfiles_have_no_finding(path: Path) -> None:
     done = subprocess.run(["hadolint", str(path)], capture_output=True, text=True)
@@ -175,7 +226,11 @@ def test_prepare_makes_what_compose_mounts_and_keeps_it(tmp_path: Path) -> None:
         for path in (tmp_path / "secrets").iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert made == before
-    assert json.loads(made["s3.json"])["identities"][0]["credentials"][0]["secretKey"]
+    own, people = json.loads(made["s3.json"])["identities"]
+    (ours,), (theirs,) = own["credentials"], people["credentials"]
+    assert ours["secretKey"] != theirs["secretKey"]
+    # People write no artifacts past MLflow's logins.
+    assert {action.partition(":")[2] for action in people["actions"]} == {"segops-data"}
     assert re.fullmatch(r"segops:[0-9a-f]{64}", made["prefect_auth"])
     sources = {
         mount["source"].removeprefix("./")
@@ -205,14 +260,129 @@ def test_the_entry_point_hands_secrets_over(tmp_path: Path) -> None:
     assert "docker/prepare.sh" in done.stderr
 
 
-def test_the_first_pod_of_several_runs_the_flow() -> None:
-    told = {"PATH": os.environ["PATH"], "SEGOPS_WORKSPACE": "/workspace"}
-    command = [DOCKER / "rank.sh", "sh", "-c", 'printf %s "$SEGOPS_NODE $SEGOPS_MAIN"']
-    environment = {**told, "JOB_COMPLETION_INDEX": "0", "SEGOPS_MAIN": "run-x-0.ranks:29400"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "0 run-x-0.ranks:29400")
-    for missing in ("JOB_COMPLETION_INDEX", "SEGOPS_MAIN", "SEGOPS_WORKSPACE"):
-        less = {name: value for name, value in environment.items() if name != missing}
-        done = subprocess.run(command, env=less, capture_output=True, text=True)
-        assert done.returncode != 0
-        assert missing in done.stderr
+def ranked(tmp_path: Path, node: int, *command: str, **given: str) -> subprocess.Popen[str]:
+    """Start docker/rank.sh as one pod of a Job."""
+    commands = tmp_path / "bin"
+    commands.mkdir(exist_ok=True)
+    tool = commands / "segops"  # it tells what a rank would be started with
+    tool.write_text('#!/bin/sh\necho "$* in $PWD with $SEGOPS_NODE $SEGOPS_MAIN $PYTHONPATH"\n')
+    tool.chmod(0o755)
+    environment = {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "SEGOPS_WORKSPACE": str(tmp_path),
+        "JOB_NAME": "run-x",
+        "JOB_COMPLETION_INDEX": str(node),
+        "SEGOPS_MAIN": "run-x-0.ranks:29400",
+    }
+    given = environment | given
+    return subprocess.Popen(
+        [DOCKER / "rank.sh", *command],
+        env={name: value for name, value in given.items() if value},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def begin(root: Path) -> str:
+    """The command of a flow run whose stage train begins in a directory."""
+    return (
+        "import sys; from pathlib import Path; from segops.operate import ranks; "
+        f"ranks.announce(Path({str(root)!r})); print('trained'); sys.exit(3)"
+    )
+
+
+def test_the_pods_of_a_training_run_in_the_directory_of_the_first(tmp_path: Path) -> None:
+    root = tmp_path / "worktree"
+    (root / "src/segops").mkdir(parents=True)
+    (root / "params.yaml").write_text("train: {nodes: 2}\n")
+    other = ranked(tmp_path, 1)
+    path = os.pathsep.join(sys.path)
+    first = ranked(tmp_path, 0, sys.executable, "-c", begin(root), PYTHONPATH=path)
+    said, _ = first.communicate(timeout=60)
+    assert (first.returncode, said) == (3, "trained\n")
+    # It may look only after the end of so short a training, and then has nothing to do.
+    said, _ = other.communicate(timeout=60)
+    assert other.returncode == 0
+    place = tmp_path / ".segops/ranks/run-x"
+    assert sorted(path.name for path in place.iterdir()) == ["ended", "train"]
+    (place / "ended").unlink()
+    said, _ = ranked(tmp_path, 1, PYTHONPATH="more").communicate(timeout=60)
+    told = f"stage train in {root} with 1 run-x-0.ranks:29400 {root}/src:more"
+    assert said.strip() == told
+
+
+def test_pods_end_with_a_run_that_trains_nothing_on_several_machines(tmp_path: Path) -> None:
+    root = tmp_path / "alone"
+    root.mkdir()
+    (root / "params.yaml").write_text("train: {nodes: 1}\n")
+    other = ranked(tmp_path, 1)
+    path = os.pathsep.join(sys.path)
+    ranked(tmp_path, 0, sys.executable, "-c", begin(root), PYTHONPATH=path).communicate(timeout=60)
+    said, _ = other.communicate(timeout=60)
+    assert (other.returncode, said) == (
+        0,
+        "The run of the first pod ended without a training on several machines.\n",
+    )
+
+
+def test_the_first_pod_hands_signals_to_the_flow_and_its_status_on(tmp_path: Path) -> None:
+    waits = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); "
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, flush=True); time.sleep(60)"
+    )
+    first = ranked(tmp_path, 0, sys.executable, "-c", waits)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "False\n"
+    first.terminate()
+    assert first.wait(30) == 5
+    assert (tmp_path / ".segops/ranks/run-x/ended").is_file()
+
+
+@pytest.mark.parametrize(
+    "missing", ["JOB_COMPLETION_INDEX", "SEGOPS_MAIN", "SEGOPS_WORKSPACE", "JOB_NAME"]
+)
+def test_a_pod_without_its_place_among_several_says_so(tmp_path: Path, missing: str) -> None:
+    one = ranked(tmp_path, 0, "true", **{missing: ""})
+    said, _ = one.communicate(timeout=30)
+    assert one.returncode != 0
+    assert missing in said
+
+
+def test_no_service_sees_what_another_keeps(tmp_path: Path) -> None:
+    """A directory that is mounted shows no password and no data directory of another service."""
+    tree = interpolated(DOCKER / "compose.yaml")
+    base = PurePosixPath("/checkout/docker")
+
+    def at(source: str) -> PurePosixPath:
+        return PurePosixPath(os.path.normpath(base / source))
+
+    def mounts(service: dict[str, Any]) -> list[tuple[PurePosixPath, PurePosixPath]]:
+        found = []
+        for one in service.get("volumes", []):
+            source, target = (
+                one.split(":")[:2] if isinstance(one, str) else (one["source"], one["target"])
+            )
+            found.append((at(source), PurePosixPath(target)))
+        return found
+
+    kept = {at(one["file"]) for one in tree["secrets"].values()} | {
+        source
+        for service in tree["services"].values()
+        for source, _ in mounts(service)
+        if source.is_relative_to(base / "state") and source.name != "empty"
+    }
+    assert len(kept) == len(tree["secrets"]) + 4
+    shown = {
+        (name, str(one))
+        for name, service in tree["services"].items()
+        for source, target in mounts(service)
+        for one in kept
+        if one.is_relative_to(source) and one != source
+        if not any(
+            (target / one.relative_to(source)).is_relative_to(other)
+            for _, other in mounts(service)
+            if other != target and other.is_relative_to(target)
+        )
+    }
+    assert shown == set()

@@ -107,6 +107,7 @@ def serve(
                         return
                     if refused is not None:
                         raise _refusal(refused)
+                    scheduled.paused = schedules.is_paused(asked, name, about)
                     if settings is not None:
                         automations.put_drift(asked, settings)
                 _serve_once(name, claimed, scheduled, beside, catch_up)
@@ -129,7 +130,6 @@ def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_u
     )
     added: Any = runner.add_deployment(scheduled)
     deployment: UUID = added
-    scheduled.paused = None  # after an outage it stays paused where a person has paused it
     if approval is not None:
         runner.add_deployment(approval)
     with schedules.client() as asked:

@@ -234,6 +234,12 @@ def pause(server: SyncPrefectClient, name: str) -> None:
     server.pause_deployment(_required(server, name).id)
 
 
+def is_paused(server: SyncPrefectClient, name: str, description: str) -> bool:
+    """Whether a schedule that was deployed with a description is paused; another one counts not."""
+    found = _named(server, name)
+    return found is not None and found.description == description and bool(found.paused)
+
+
 def resume(server: SyncPrefectClient, name: str) -> None:
     """Resume a paused schedule.
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -144,9 +144,7 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
             held.enter_context(files.exclusive(place / paths.STAGE_LOCK, "a stage"))
         held.enter_context(locked(home, "record"))
         held.enter_context(locked(home, "registry"))
-        with _planned(home, wanted) as found:
-            names = {(one.kind, one.name) for one in seen.pieces}
-            found.pieces = [one for one in found.pieces if (one.kind, one.name) in names]
+        with _planned(home, wanted, {(one.kind, one.name) for one in seen.pieces}) as found:
             for one in found.pieces:
                 one.remove()
             found.pieces += worktrees
@@ -154,8 +152,13 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
 
 
 @contextmanager
-def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
-    """Yield the plan; its pieces can be removed within the block."""
+def _planned(
+    home: Path, wanted: Wanted, seen: Collection[tuple[str, str]] | None = None
+) -> Iterator[Plan]:
+    """Yield the plan; its pieces can be removed within the block.
+
+    Where kinds and names are given that were `seen`, nothing else goes.
+    """
     found = Plan(total=sum(map(_bytes, _places(home))))
     pieces = [*_copies(home), *_reproductions(home), *_runs(home)]
     with ExitStack() as held:
@@ -183,7 +186,7 @@ def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
                     found.refused = sum(one.bytes for one in more) - sum(
                         one.bytes for one in pieces if one.kind == "record"
                     )
-        _choose(found, pieces, wanted)
+        _choose(found, pieces, wanted, seen)
         if not (home / ".dvc/config").is_file():
             pass
         elif store is None:
@@ -195,7 +198,8 @@ def _planned(home: Path, wanted: Wanted) -> Iterator[Plan]:
             gone = {name for one in found.pieces for name in one.versions}
             staying = [one for one in versions if unnamed.name_of(one) not in gone]
             commits = _commits(home, versions, staying)
-            _choose(found, _cache(held, home, store, staying, commits, found.notes), wanted)
+            unused = _cache(held, home, store, staying, commits, found.notes)
+            _choose(found, unused, wanted, seen)
         yield found
 
 
@@ -211,12 +215,19 @@ def _knows_releases(home: Path, notes: list[str]) -> bool:
     return not others
 
 
-def _choose(found: Plan, pieces: Sequence[Piece], wanted: Wanted) -> None:
+def _choose(
+    found: Plan,
+    pieces: Sequence[Piece],
+    wanted: Wanted,
+    seen: Collection[tuple[str, str]] | None = None,
+) -> None:
     limit = time.time() - wanted.older_than
     left = found.total - found.bytes
     for one in sorted(pieces, key=lambda piece: (piece.time, piece.name)):
         if one.time > limit:
             found.young.append(one)
+        elif seen is not None and (one.kind, one.name) not in seen:
+            continue
         elif wanted.budget is None or left > wanted.budget:
             found.pieces.append(one)
             left -= one.bytes

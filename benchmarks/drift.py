@@ -52,6 +52,8 @@ MODEL = {
 """A network that learns the generated images in minutes on two cores."""
 KINDS = 8
 """Kinds of objects; every scene's first object is of the kind of its number."""
+SHOWN = 4
+"""The kind of the first object of every scene after the shift of labels."""
 
 
 def photograph(image: Pixels, quality: int = JPEG_QUALITY) -> Pixels:
@@ -166,14 +168,18 @@ def main() -> None:
         kind: np.array(observed(predictor, list(map(change, few)), kind), object)
         for kind, change in DRIFTS.items()
     }
-    numbers = np.arange(len(pool))
-    others["label shift"] = pool[numbers % KINDS < KINDS // 2]  # half of the kinds is gone
+    shifted = [KINDS * (1000 + number) + SHOWN for number in range(len(few))]
+    others["label shift"] = np.array(
+        observed(predictor, list(map(new_image, shifted)), "label shift"), object
+    )
 
     def draw(random: np.random.Generator, size: int, changed: NDArray[np.object_] | None) -> Drift:
         order = random.permutation(len(pool))
         val, sample = pool[order[:VAL]], pool[order[VAL : VAL + size]]
         if changed is not None:
-            sample = random.choice(changed, size, replace=False)
+            # No changed image of val itself: it would look like val.
+            free = np.setdiff1d(np.arange(len(changed)), order[:VAL])
+            sample = changed[random.choice(free, size, replace=False)]
         watched = [Watched(str(number), one) for number, one in enumerate(sample)]
         given = Reference(tuple(reference), tuple(val))
         return compare(given, watched, predictor.class_names, 3, ALPHA, LEAST)

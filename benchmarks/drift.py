@@ -5,9 +5,9 @@
 
 A small network is trained on generated images. Each repetition draws 80 new images as val and 50 or
 200 others as the sample, and compares them as the command does; `same` is the rate of false alarms,
-all others are found drifts, each with its 95 % interval (Clopper and Pearson). The last table holds
-the features of new images against those of training images: a network knows these better, which
-is why val is the reference.
+all others are found drifts, each with its 95 % interval (Clopper and Pearson). The last lines say
+how often the features of new images raise a false alarm against those of the images that the
+network was trained on, which it may know better, and against those of others.
 """
 
 from __future__ import annotations

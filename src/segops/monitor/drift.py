@@ -139,9 +139,9 @@ def compare(
     """Compare a sample with the reference.
 
     Colour and sharpness are compared with train and val. What passes the network is compared with
-    val alone, and without the images of the sample that the model was trained on: its features and
-    its confidence on these are others than on new images. Holm's correction holds the chance of
-    any false alarm: each alarm costs a person's time or a training.
+    val alone, and without the images of the sample that the model was trained on: its confidence
+    on these is higher than on new images, and its features may be others. Holm's correction holds
+    the chance of any false alarm: each alarm costs a person's time or a training.
 
     Args:
         reference: The observations of the model's data.

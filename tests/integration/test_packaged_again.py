@@ -123,6 +123,7 @@ def test_words_that_changed_after_the_packaging_are_not_where_it_was_made(
     shutil.copytree(bundles.ROOM, reworded, ignore=shutil.ignore_patterns("__pycache__"))
     with (reworded / "windows.py").open("a") as file:
         file.write("# In other words.\n")
+    shutil.copy(bundles.ROOM.with_name("__init__.py"), reworded.parent)
     monkeypatch.setattr(bundles, "ROOM", reworded)
     (root / "constraints.txt").write_text("torch==2.15.0\n# another\n")
     made.git(root, "commit", "-qam", "other words")

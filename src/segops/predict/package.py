@@ -86,21 +86,22 @@ def package(
     with files.atomic_directory(target_dir) as temporary:
         (temporary / opener.MODEL).write_text(text, encoding="utf-8")
         (temporary / opener.WEIGHTS).write_bytes(weights.read_bytes())
-        for name, content in _code().items():
+        for name, content in _code(ROOM).items():
             copy = temporary / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)
 
 
-def is_by_this_code(bundle: Path, source: Path = ROOM.parent) -> bool:
+def is_by_this_code(bundle: Path, source: Path | None = None) -> bool:
     """Whether this code would package the same files, to the byte.
 
     A change of docstrings makes no stage stale, but it changes the copies of the code.
 
     Args:
         bundle: The bundle.
-        source: The directory of another checkout's package `segops`.
+        source: The directory of another checkout's package `segops`; None: this code's.
     """
+    source = ROOM.parent if source is None else source
     if not (source / opener.RUNTIME).is_dir():
         return False
     held, code_files = opener.read_bundle(bundle), _code(source / opener.RUNTIME)
@@ -118,7 +119,7 @@ def _version(source: Path) -> str | None:
     return None if found is None else found[1]
 
 
-def _code(room: Path = ROOM) -> dict[str, bytes]:
+def _code(room: Path) -> dict[str, bytes]:
     """The runtime's files and the list of the libraries, by their path in a bundle."""
     runtime = {
         path.relative_to(room.parent).as_posix(): path.read_bytes()

@@ -57,7 +57,7 @@ def monitor(
     if json:
         typer.echo(files.json_text(found.to_json()), nl=False)
         raise typer.Exit(DRIFTED if found.drift.drifted else 0)
-    table = Table("test", "p, corrected", "found", title="Drift", title_justify="left")
+    table = Table("what", "p, corrected", "found", title="Drift", title_justify="left")
     for test in found.drift.tests:
         words = "drift" if test.drifted else "no drift"
         table.add_row(test.name, f"{test.corrected:.4f}", words)

@@ -48,8 +48,10 @@ def _http(address: str, path: str) -> str | None:
         httpx.get(bare.geturl().rstrip("/") + path, timeout=SECONDS, verify=False)
     except httpx.TimeoutException:
         return f"no answer within {SECONDS:.0f} s"
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except httpx.HTTPError as error:
         return str(error).rstrip(".") or type(error).__name__
+    except (httpx.InvalidURL, ValueError):
+        return "not a valid address"  # its error would show a part, which may be a password
     return None
 
 
@@ -71,6 +73,6 @@ def _database(address: str, usual_port: int, first: bytes) -> str | None:
         return f"no answer within {SECONDS:.0f} s"
     except OSError as error:
         return error.strerror or str(error)
-    except (ValueError, OverflowError) as error:  # a name or a port that there cannot be
-        return str(error)
+    except (ValueError, OverflowError):  # a name or a port that there cannot be
+        return "not a valid address"
     return None

@@ -77,7 +77,7 @@ def test_an_answer_that_does_not_end_is_none() -> None:
 
 
 def test_an_address_without_a_host_is_told() -> None:
-    assert reach.silence("http://[::1/x", "/health") == "Invalid IPv6 URL"
+    assert reach.silence("http://[::1/x", "/health") == "not a valid address"
     assert reach.silence("mysql://127.0.0.1:99999/x")
     assert reach.silence("http://", "/health")
     assert reach.silence("http://127.0.0.1:none", "/health")

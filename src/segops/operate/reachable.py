@@ -16,6 +16,7 @@ from segops import faults, reach
 from segops.operate import dvc_config
 from segops.operate.surroundings import DoubtError, UnfitError, prefect_home, require_prefect
 from segops.record import tracking
+from segops.words import counted
 
 RUNS = "/api/2.0/mlflow/experiments/search?max_results=1"
 """A small question to MLflow's server that needs credentials where the server asks for any."""
@@ -112,7 +113,7 @@ def _sqlite(database: Path) -> str:
         raise UnfitError(
             f"{database}: {error}. End what uses it, or put a backup in its place."
         ) from None
-    return f"{database}, {runs} runs"
+    return f"{database}, {counted(runs, 'run')}"
 
 
 def _status(url: str, **options: Any) -> int:

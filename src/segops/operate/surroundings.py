@@ -164,7 +164,7 @@ def address_space(_: Path) -> str:
             f"A process may map {limit >> 20} MiB of memory here; torch needs "
             f"{MEMORY_NEEDED >> 20}. Raise the limit: `ulimit -v unlimited`."
         )
-    return f"{_shown(limit if limit < 0 else limit >> 20)} MiB of address space"
+    return f"{_shown(limit if limit < 0 else limit >> 20, ' MiB of')} address space"
 
 
 def shared_memory(root: Path) -> str:
@@ -238,5 +238,5 @@ def _unwritable(path: Path) -> str:
         return f"{path} cannot be written: {error.strerror}"
 
 
-def _shown(limit: int) -> str:
-    return "any number of" if limit == resource.RLIM_INFINITY else str(limit)
+def _shown(limit: int, unit: str = "") -> str:
+    return "unlimited" if limit == resource.RLIM_INFINITY else f"{limit}{unit}"

@@ -32,8 +32,8 @@ def decoders(path: Path) -> Iterator[str]:
             case ast.ImportFrom(module="PIL"):
                 own = ("Plugin", "ImageFile", "ImageSequence")
                 names = [alias.name for alias in node.names if alias.name.endswith(own)]
-                # Two modules ask an image that is open for its tags.
-                names = [name for name in names if name != "TiffImagePlugin"]
+                # Modules that ask an image that is open for its tags or its checksums.
+                names = [one for one in names if one not in ("TiffImagePlugin", "PngImagePlugin")]
             case ast.ImportFrom(level=0, module=str(module)):
                 names = [one for one in (module, *(a.name for a in node.names)) if one in DECODERS]
         yield from (f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)} {one}" for one in names)

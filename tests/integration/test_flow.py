@@ -253,7 +253,7 @@ def test_a_scheduled_run_takes_no_directory(server: Serving, scheduled: tuple[An
 def test_an_approval_is_served_beside_the_schedule(
     server: Serving, scheduled: tuple[Any, Path]
 ) -> None:
-    deployment = asyncio.run(read_deployment("approve/approval"))
+    deployment = asyncio.run(read_deployment("approve/approval-scheduled"))
     assert set(deployment.parameter_openapi_schema["properties"]) == {"version", "reason"}
     state = started(server, deployment, {"version": "7", "reason": "looked at it"})
     assert (state["type"], state["message"][:25]) == ("FAILED", "segops has no version '7'")

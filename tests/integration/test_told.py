@@ -198,7 +198,8 @@ def test_a_failed_and_a_killed_run_of_a_schedule_are_told_without_a_traceback(
         )
     try:
         until(lambda: "is being served" in said.read_text(), said.read_text)
-        made = start(server, "approve/approval-scheduled", {"version": "7", "reason": "looked at it"})
+        wanted = {"version": "7", "reason": "looked at it"}
+        made = start(server, "approve/approval-scheduled", wanted)
         until(lambda: hook.got, said.read_text)
         state = state_of(server, made)
         killed = start(server, "retrain/scheduled", {})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -86,14 +88,23 @@ def test_mlflow_without_the_driver_of_its_database(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("{}\n")
     (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(module="psycopg2"))
-    done = subprocess.run(
-        ["segops", "rollback", "--reason", "none"], cwd=tmp_path, capture_output=True, text=True,
-        env=pipeline.environment()
-        | {
-            "PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}",
-            "MLFLOW_TRACKING_URI": "postgresql://me:secret@127.0.0.1:1/none",
-        },
-    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"N")  # PostgreSQL's: no TLS
+
+        threading.Thread(target=answer, daemon=True).start()
+        done = subprocess.run(
+            ["segops", "rollback", "--reason", "none"], cwd=tmp_path, capture_output=True,
+            text=True,
+            env=pipeline.environment()
+            | {
+                "PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}",
+                "MLFLOW_TRACKING_URI": f"postgresql://me:secret@127.0.0.1:{server.getsockname()[1]}/none",
+            },
+        )  # fmt: skip
     assert done.returncode == 1
     assert "pip install 'segops[team]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segops.augment.policy import build_policy
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.params.file import Params, load_params
 from segops.progress import track
 from segops.runtime.classes import VOC_CLASSES, VOID

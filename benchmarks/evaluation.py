@@ -31,7 +31,7 @@ from pathlib import Path
 import yaml
 
 from segops import paths
-from segops.data.store import pack
+from segops.data.packing import pack
 from segops.params.file import load_params
 from segops.params.hardware import HardwareParams
 from segops.runtime.classes import VOC_CLASSES

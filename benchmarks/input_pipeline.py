@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from segops.augment.policy import build_policy
 from segops.data.datasets import TrainDataset, train_loader
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams
 from segops.runtime.bands import IMAGENET_MEAN_COLOR
 from segops.runtime.classes import VOC_CLASSES, VOID

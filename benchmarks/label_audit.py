@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from benchmarks.common import REPOSITORY
 from segops import files, paths
 from segops.augment.policy import build_policy
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.label_check.audit import KEPT, LabelAudit, audit_labels
 from segops.label_check.folds import BUNDLE, divide
 from segops.params.file import load_params

@@ -29,9 +29,10 @@ from segops.data.copy_paste import CopyPaste
 from segops.data.datasets import TrainDataset
 from segops.data.device.augmentation import device_batches
 from segops.data.imbalance import RareFirst
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.store import IMAGES as STORED_IMAGES
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.evaluate.scoring import Predicted, judge
 from segops.label_check.judge import judge as judge_labels
 from segops.params.augment import AugmentParams

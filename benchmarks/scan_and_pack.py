@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.quality.facts import scan
 from segops.runtime.bands import RGB
 from segops.runtime.classes import VOC_CLASSES

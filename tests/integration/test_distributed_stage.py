@@ -27,7 +27,7 @@ from tests.support.ranks import TWO, free_port, on_ranks
 def root(tiny_voc: Path, tmp_path: Path) -> Path:
     """A workspace as the stages before train leave it, for two CPU ranks."""
     from segops.augment.policy import build_policy
-    from segops.data.store import pack
+    from segops.data.packing import pack
     from segops.params.file import load_params
     from segops.voc.layout import open_layout
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from segops import paths
 from segops.cli import evaluate as command
 from segops.cli.common import Terminal
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.scoring import Predicted, Tally, judge

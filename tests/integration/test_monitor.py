@@ -20,7 +20,8 @@ from typer.testing import CliRunner, Result
 from flows.cause import started_by
 from segops import paths
 from segops.cli import app
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.operate import turns
 from segops.operate.drift import KEPT, MOST_KEPT, PAGE
 from segops.params.file import load_params

@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from segops import files, paths
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.operate.reproduce import reproduce
 from segops.predict.bundle import bundle_digest
 from segops.record import runs

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from segops import cli, files, paths
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.predict.bundle import bundle_digest
 from segops.release import looks, promotion
 from segops.release.status import status

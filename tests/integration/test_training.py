@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from segops import code, files, paths, pipeline
 from segops.augment.policy import build_policy
-from segops.data.store import pack
+from segops.data.packing import pack
 from segops.params.file import load_params
 from segops.stages.train import FOLLOW_LOG
 from segops.voc.layout import open_layout

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segops.data.store import pack
+from segops.data.packing import pack
 from segops.params.samples import CopyPasteParams
 from segops.predict import parts
 from segops.runtime.classes import VOC_CLASSES

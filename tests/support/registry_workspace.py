@@ -24,7 +24,8 @@ import yaml
 from mlflow import MlflowClient
 
 from segops import files, paths
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import kept_masks
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.metrics.catalogue import compute_metrics

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from segops.augment.policy import build_policy
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams

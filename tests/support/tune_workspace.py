@@ -9,7 +9,7 @@ import yaml
 
 from segops import files, paths
 from segops.augment.policy import build_policy
-from segops.data.store import pack
+from segops.data.packing import pack
 from segops.params.file import load_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.voc.layout import open_layout

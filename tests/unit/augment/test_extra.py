@@ -12,8 +12,9 @@ import yaml
 
 from segops.augment.policy import Policy, build_policy
 from segops.data.datasets import TrainDataset, train_loader
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.files import read_json
 from segops.params.augment import AugmentParams
 from segops.params.file import load_params

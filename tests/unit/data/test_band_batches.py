@@ -10,8 +10,9 @@ from segops.augment.policy import Policy, build_policy
 from segops.data.copy_paste import CopyPaste
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device.augmentation import device_batches
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams
 from segops.params.samples import CopyPasteParams
 from tests.support.band_data import CLASSES, IN_ONE_FILE, write_band_data

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.quality.facts import data_hash, scan
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError

@@ -17,8 +17,9 @@ from segops.data.copy_paste import CopyPaste, Source, cut_out
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device.augmentation import device_batches
 from segops.data.imbalance import pixel_counts, rare_classes
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.files import sha256_tree
 from segops.params.augment import AugmentParams
 from segops.params.samples import CopyPasteParams

@@ -20,8 +20,9 @@ from segops.augment.policy import Policy, build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
 from segops.data.device.augmentation import BatchAugmentation, device_batches
 from segops.data.device.batch_color import apply, encode, hsv_to_rgb, rgb_to_hsv
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams
 from segops.runtime.bands import IMAGENET_MEAN_COLOR
 from segops.runtime.classes import VOC_CLASSES, VOID

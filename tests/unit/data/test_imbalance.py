@@ -21,8 +21,9 @@ from segops.data.imbalance import (
     pixel_counts,
     rare_classes,
 )
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout

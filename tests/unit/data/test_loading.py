@@ -15,8 +15,9 @@ from torch import Tensor
 
 from segops.augment.policy import build_policy, sample_seed
 from segops.data.datasets import TrainDataset, train_loader
+from segops.data.packing import pack
 from segops.data.samplers import BatchStream, EpochSampler
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams
 from segops.runtime.classes import VOC_CLASSES
 from segops.voc.layout import open_layout

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.data import store as store_module
-from segops.data.store import PackedStore, pack
+from segops.data import packing
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.files import read_json, sha256_tree, write_json
 from segops.params.data import DataParams
 from segops.params.file import load_params
@@ -76,8 +77,8 @@ def test_packing_bounds_the_pixels_that_its_threads_decode_at_a_time(
         given.extend((size(place), limit) for place in places)
         return pipelined(places, *others, size=size, limit=limit)
 
-    monkeypatch.setattr(store_module, "pipelined", observed)
-    monkeypatch.setattr(store_module, "PIXELS_AT_ONCE", 40)
+    monkeypatch.setattr(packing, "pipelined", observed)
+    monkeypatch.setattr(packing, "PIXELS_AT_ONCE", 40)
     pack(small, tmp_path / "packed", VOC_CLASSES, workers=8)
     assert given == [(5 * 7, 40)] * 9
 
@@ -204,10 +205,10 @@ def test_all_bad_files_are_listed(small: Layout, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from segops.data import store
+from segops.data import packing
 from segops.voc.layout import open_layout
-store.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-store.pack(open_layout(Path(sys.argv[1])), Path(sys.argv[2]), ("background", "aeroplane"))
+packing.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+packing.pack(open_layout(Path(sys.argv[1])), Path(sys.argv[2]), ("background", "aeroplane"))
 """
 
 
@@ -233,7 +234,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module, "write_json", full)
+    monkeypatch.setattr(packing, "write_json", full)
     with pytest.raises(SegopsError, match="the disk is full"):
         pack(small, tmp_path / "packed", VOC_CLASSES)
     assert {path.name for path in tmp_path.iterdir()} == {"voc"}

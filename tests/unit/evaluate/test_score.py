@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import kept_masks
 from segops.evaluate.bootstrap import COLUMNS, miou_from_counts, true_classes
 from segops.evaluate.score import Scores, score

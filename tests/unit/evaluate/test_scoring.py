@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import scoring
 from segops.evaluate.pictures import image_scores
 from segops.evaluate.score import ERRORS

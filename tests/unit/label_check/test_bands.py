@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.label_check import audit
 from segops.predict.bundle import load_bundle
 from segops.report.labels_page import write_labels_page

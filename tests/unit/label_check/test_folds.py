@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.label_check.folds import FoldStore, divide, for_folds
 from segops.params.file import parse_params
 from segops.runtime.classes import VOC_CLASSES

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.label_check.judge import judge
 from segops.predict import parts as dividing
 from segops.predict.bundle import BundledPredictor, load_bundle

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from segops import paths
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.kept_champion import ChampionEvaluation

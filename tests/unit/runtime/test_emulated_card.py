@@ -14,7 +14,8 @@ from torch import nn
 
 from segops.data.datasets import TrainDataset
 from segops.data.device.augmentation import BatchAugmentation
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.device_confusion import DeviceConfusion
 from segops.runtime.classes import VOC_CLASSES, VOID

@@ -12,7 +12,8 @@ from PIL import Image
 
 from segops.augment.geometry import Warp
 from segops.augment.policy import Policy, build_policy
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.files import read_json
 from segops.params.file import load_params
 from segops.paths import AUGMENTATION_SHEET, PACKED, POLICY

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segops import paths
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import kept_champion
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_classes
 from segops.evaluate.kept_champion import ChampionEvaluation

@@ -15,8 +15,9 @@ from segmentation_models_pytorch.encoders import get_encoder
 from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.data.imbalance import class_weights
+from segops.data.packing import pack
 from segops.data.selection_split import selection_split
-from segops.data.store import PackedStore, pack
+from segops.data.store import PackedStore
 from segops.params.file import load_params, parse_params
 from segops.predict.bundle import read_model
 from segops.runtime.classes import VOC_CLASSES

@@ -10,7 +10,8 @@ import pytest
 
 from segops.augment.policy import build_policy
 from segops.code import stage_code
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.params.file import Params, parse_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.train.fingerprint import encoder_file, fingerprint, training_parts

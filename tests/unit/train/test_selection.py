@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.metrics.confusion import confusion_matrix
 from segops.predict import parts as dividing
 from segops.runtime.classes import VOC_CLASSES

@@ -105,10 +105,11 @@ def for_folds(settings: Params, epochs: int | None) -> Params:
     A model to start from, and a teacher, may have seen the images.
     """
     changes: dict[str, Any] = {}
-    models = {"model.start_from": settings.model.start_from, "train.teacher": settings.train.teacher}
-    for key in (name for name, value in models.items() if value is not None):
-        log.info("%s is left out: that model may have seen the images.", key)
-        changes[key] = None
+    start, teacher = settings.model.start_from, settings.train.teacher
+    for key, model in (("model.start_from", start), ("train.teacher", teacher)):
+        if model is not None:
+            log.info("%s is left out: that model may have seen the images.", key)
+            changes[key] = None
     if epochs is not None:
         changes |= {"train.epochs": epochs, "train.iterations": None}
         if settings.train.warmup_epochs >= epochs:

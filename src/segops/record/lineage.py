@@ -181,7 +181,7 @@ def packaging(root: Path) -> Lineage:
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
-    """Return what ``metrics/training.json`` says: weights before and after, teacher, device, seed."""
+    """Return what ``metrics/training.json`` says: weights, teacher, device, seed."""
     names = (*TRAINING_FIELDS, START_FIELD, TEACHER_FIELD, "teacher_model")
     known = {name: training.get(name) for name in names}
     return Lineage(

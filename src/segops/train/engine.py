@@ -179,7 +179,8 @@ class Engine:
     def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
         if weight := self.job.auxiliary_weight:
             logits, auxiliary = self.model(images, with_auxiliary=True)
-            loss = self._output_loss(images, logits, masks) + weight * self.loss(auxiliary, masks)
+            loss: Tensor = self._output_loss(images, logits, masks)
+            loss = loss + weight * self.loss(auxiliary, masks)
         else:
             loss = self._output_loss(images, self.model(images), masks)
         if self._penalised:
@@ -195,7 +196,8 @@ class Engine:
         share = self.job.params.distillation.weight
         with torch.no_grad(), self.fabric.autocast():
             wanted = self.teacher(images)
-        return (1 - share) * loss + share * self._soft_targets(logits, wanted, masks)
+        soft: Tensor = self._soft_targets(logits, wanted, masks)
+        return (1 - share) * loss + share * soft
 
     def _opened_teacher(self) -> nn.Module:
         """The teacher's network; rank zero sends the files of its bundle to the others."""

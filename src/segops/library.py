@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -308,11 +308,12 @@ def fit(
     model = tree["model"]
     if model["encoder_weights"] and Path(model["encoder_weights"]).expanduser().is_file():
         model["encoder_weights"] = str(Path(model["encoder_weights"]).expanduser().resolve())
-    if model["start_from"] is None:
-        return _trained(root, source, tree)
-    home = paths.workspace() if model["start_from"].startswith("models:") else Path()
-    with resolved(model["start_from"], home) as bundle:
-        model["start_from"] = str(bundle.resolve())
+    with ExitStack() as bundles:
+        for section, key in (("model", "start_from"), ("train", "teacher")):
+            if (named := tree[section][key]) is not None:
+                home = paths.workspace() if named.startswith("models:") else Path()
+                bundle = bundles.enter_context(resolved(named, home))
+                tree[section][key] = str(bundle.resolve())
         return _trained(root, source, tree)
 
 

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
+from segops.runtime.networks.zoo import ModelSpec
 from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import launch, loop
 from segops.train.hardware import build_fabric
 from segops.train.loop import TrainingResult, train
 from segops.train.selection import selection_confusion
 from tests.support.ranks import TWO, on_ranks
-from tests.support.training import Jobs, job_maker, save_always
+from tests.support.training import Jobs, job_maker, save_always, teacher_of
 
 
 @pytest.fixture
@@ -95,6 +97,23 @@ def test_two_ranks_take_the_step_of_two_parts(job: Jobs) -> None:
         np.testing.assert_allclose(first["last"][name], parts.last[name], atol=2e-4, rtol=1e-3)
     for two, one in zip(first["rows"], parts.rows, strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+
+
+def test_ranks_learn_from_the_teacher_that_the_first_rank_has(job: Jobs, tmp_path: Path) -> None:
+    spec = ModelSpec("plain_cnn", "", len(VOC_CLASSES), {"width": 8})
+    teacher = teacher_of(spec, tmp_path / "teacher")
+    given = {**TWO, "optimizer": "sgd", "iterations": 3, "warmup_epochs": 0, "teacher": "there"}
+
+    def act(rank: int) -> dict[str, Any]:
+        own = {"teacher": teacher if rank == 0 else None}
+        return plain(train(job("two", **given, more=own)))
+
+    first, second = on_ranks(act)
+    more = {"teacher": teacher}
+    parts = train(job("parts", **given | {"devices": 1, "accumulate": 2}, more=more))
+    for name in [name for name, one in parts.last.items() if one.ndim and "running" not in name]:
+        np.testing.assert_array_equal(first["last"][name], second["last"][name])
+        np.testing.assert_allclose(first["last"][name], parts.last[name], atol=2e-4, rtol=1e-3)
 
 
 RICH: dict[str, Any] = {

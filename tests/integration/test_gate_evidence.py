@@ -139,10 +139,11 @@ def test_a_file_has_the_licence_that_the_user_states(root: Path) -> None:
     assert tags[LICENCE] == "unknown"
 
 
-def test_the_digest_of_the_encoder_weights_is_a_material(root: Path) -> None:
+def test_the_digests_of_what_a_model_was_made_from_are_materials(root: Path) -> None:
     made.train(root, seed=1)
     tree = files.read_json(root / paths.TRAINING)
-    files.write_json(root / paths.TRAINING, tree | {"start_sha256": "5" * 64})
+    made_from = {"start_sha256": "5" * 64, "teacher_model": "models:/segops/9"}
+    files.write_json(root / paths.TRAINING, tree | made_from | {"teacher_digest": "6" * 64})
     made.set_params(root, model={"architecture": "unet", "encoder_weights": "swsl"})
     registered = register(root, record(root))
     promotion.promote(root, promotion.gate(root))
@@ -150,6 +151,8 @@ def test_the_digest_of_the_encoder_weights_is_a_material(root: Path) -> None:
     materials = {one.name: one for one in statement.materials(tags, PREFIX)}
     assert materials["encoder weights"].digest == {"sha256": "5" * 64}
     assert materials["encoder weights"].annotations == {"licence": "cc-by-nc-4.0"}
+    assert materials["teacher"].digest == {"sha256": "6" * 64}
+    assert tags[tag("teacher_model")] == "models:/segops/9"
 
 
 def test_params_that_were_edited_after_the_training_do_not_count(root: Path) -> None:

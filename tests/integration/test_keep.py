@@ -30,6 +30,7 @@ from segops.operate.runs import RECORD, Run
 from segops.pipeline import tracked
 from segops.predict.bundle import load_bundle
 from segops.record import kept_lineage
+from segops.record.lineage import START_FIELD, TEACHER_FIELD, tag
 from segops.release import promotion, versions
 from segops.release.audit import audit
 from segops.release.named import PIN
@@ -398,6 +399,16 @@ def test_a_version_that_is_young_keeps_its_data(root: Path) -> None:
     found = plan(root, NOW)
     assert not any("segops version 3" in one.name for one in found.pieces)
     assert {data, unused} & of_cache(found) == {unused}
+
+
+@pytest.mark.parametrize(
+    ("field", "of"), [(START_FIELD, "weights_sha256"), (TEACHER_FIELD, "bundle_digest")]
+)
+def test_what_a_release_was_made_from_stays(field: str, of: str, root: Path) -> None:
+    client = made.client(root)
+    digest = client.get_model_version("segops", "3").tags[tag(of)]
+    client.set_model_version_tag("segops", "2", tag(field), digest)
+    assert not any("segops version 3" in one.name for one in plan(root, NOW).pieces)
 
 
 def test_what_an_earlier_segops_released_is_named(root: Path) -> None:

@@ -9,13 +9,13 @@ import os
 import resource
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segops.augment.policy import build_policy
 from segops.data.packing import pack
@@ -24,12 +24,14 @@ from segops.params.augment import AugmentParams
 from segops.params.hardware import HardwareParams
 from segops.params.train import TrainParams
 from segops.runtime.classes import VOC_CLASSES
-from segops.runtime.networks.zoo import ModelSpec
+from segops.runtime.networks.zoo import ModelSpec, build
 from segops.train import checkpoint as checkpoints
 from segops.train import loop
 from segops.train.history import TrainingLog
 from segops.train.loop import Job, TrainingResult, train
+from segops.train.teacher import Teacher
 from segops.voc.layout import open_layout
+from tests.support.bundles import write_bundle
 
 HARDWARE = HardwareParams(workers=0, threads=1)
 BASE: dict[str, Any] = {
@@ -160,3 +162,17 @@ def with_little_room(room: int, act: Callable[[], None]) -> str:
     process.join()
     assert process.exitcode == 0, said
     return said
+
+
+def teacher_of(
+    spec: ModelSpec,
+    directory: Path,
+    network: nn.Module | None = None,
+    names: Sequence[str] = VOC_CLASSES,
+) -> Teacher:
+    """A teacher whose bundle lies in `directory`; without a network its weights are random."""
+    if network is None:
+        torch.manual_seed(5)
+        network = build(spec)
+    write_bundle(directory, network, spec, names, {}, {})
+    return Teacher.of(directory, "there", names, spec.channels)

@@ -58,6 +58,7 @@ PROTOCOL: dict[str, Any] = {
     "train.gradient_clip": None,
     "train.ema_decay": None,
     "train.loss": "cross_entropy",
+    "train.teacher": None,
     "train.class_weights": None,
     "train.schedule": "poly",
     "train.warmup_epochs": 0,

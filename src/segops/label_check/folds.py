@@ -102,12 +102,14 @@ def _hash(image_id: str) -> str:
 def for_folds(settings: Params, epochs: int | None) -> Params:
     """The workspace's parameters on one device, from no trained model, of a given length.
 
-    A model to start from may have seen the images.
+    A model to start from, and a teacher, may have seen the images.
     """
     changes: dict[str, Any] = {}
-    if settings.model.start_from is not None:
-        log.info("model.start_from is left out: that model may have seen the images.")
-        changes["model.start_from"] = None
+    start, teacher = settings.model.start_from, settings.train.teacher
+    for key, model in (("model.start_from", start), ("train.teacher", teacher)):
+        if model is not None:
+            log.info("%s is left out: that model may have seen the images.", key)
+            changes[key] = None
     if epochs is not None:
         changes |= {"train.epochs": epochs, "train.iterations": None}
         if settings.train.warmup_epochs >= epochs:

@@ -15,7 +15,11 @@ from segops.runtime.errors import SegopsError
 
 FIXED = ("data.path", "gate", "registry", "validate")
 """What a run from outside may not override: what it may read, and what decides."""
-FILES = {"model.start_from": "models:", "model.encoder_weights": "imagenet"}
+FILES = {
+    "model.start_from": "models:",
+    "model.encoder_weights": "imagenet",
+    "train.teacher": "models:",
+}
 """Parameters that may name a file -> beginning of the values that name none."""
 
 
@@ -143,5 +147,5 @@ def _names_no_file(key: str, value: Any) -> bool:
         return key in FILES
     from segops.models.pretrained import is_file
 
-    is_name = key == "model.start_from" or not is_file(str(value))
+    is_name = FILES[key] == "models:" or not is_file(str(value))
     return is_name and str(value).startswith(FILES[key])

@@ -37,6 +37,19 @@ Loss = Annotated[
 ClassWeights = Literal["median_frequency", "effective_number"] | tuple[NonNegative, ...] | None
 
 
+class DistillationParams(Section):
+    """How a network learns from its teacher."""
+
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="Share of the teacher's soft targets in the loss of the network's output; the "
+        "masks have the rest.",
+    )
+    temperature: Positive = Field(
+        2.0, description="What both networks' logits are divided by; above 1: softer targets."
+    )
+
+
 class TrainParams(Section):
     """The training loop."""
 
@@ -87,6 +100,13 @@ class TrainParams(Section):
         description="Weights of the classes in cross_entropy, ohem and focal: from train's pixel "
         "counts, or a list in id order.",
     )
+    teacher: str | None = Field(
+        None,
+        description="Trained model of the same classes whose class probabilities are learned "
+        "beside the masks: `models:/NAME@champion`, `models:/NAME/VERSION` or a bundle's "
+        "directory; null: none.",
+    )
+    distillation: DistillationParams = DistillationParams()
     schedule: Literal["poly", "cosine", "step", "plateau"] = Field(
         "poly", description="Learning-rate schedule after warm-up."
     )

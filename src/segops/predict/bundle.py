@@ -166,10 +166,19 @@ def read_model(directory: Path) -> dict[str, Any]:
     return model
 
 
+def read_files(directory: Path) -> dict[str, bytes]:
+    """Content of every file of a bundle by its relative path, without byte code.
+
+    Raises:
+        SegopsError: The directory is no bundle.
+    """
+    with _own_errors():
+        return opener.read_bundle(directory)
+
+
 def bundle_digest(directory: Path) -> str:
     """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal."""
-    with _own_errors():
-        return opener.digest(opener.read_bundle(directory))
+    return opener.digest(read_files(directory))
 
 
 @contextmanager

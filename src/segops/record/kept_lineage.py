@@ -119,7 +119,8 @@ def fetch(store: Store, name: str, run_id: str, tags: Mapping[str, str], home: P
         kept[TRAINED_WITH] = source.read(TRAINED_WITH)
 
     training = source.training(tags[tag("weights_sha256")])
-    known = {"precision": tags.get(tag("precision")), "start_model": training.get("start_model")}
+    named = {name: training.get(name) for name in ("start_model", "teacher_model")}
+    known = {"precision": tags.get(tag("precision")), **named}
     return KeptLineage(
         commit=commit,
         packaged_at=packaged_at if other_code else None,

@@ -81,6 +81,8 @@ FIRST_PARAMS_FIELD = "trained_with"
 """SHA-256 of the ``params.yaml`` that was first recorded with the training."""
 START_FIELD = "start_sha256"
 """SHA-256 of the weights that the training started from; a random start has none."""
+TEACHER_FIELD = "teacher_digest"
+"""Digest of the bundle whose predictions the training learned; most have no teacher."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
 PROJECT_FIELD = "project"
@@ -179,8 +181,9 @@ def packaging(root: Path) -> Lineage:
 
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
-    """Return what ``metrics/training.json`` says: weights before and after, device, seed."""
-    known = {name: training.get(name) for name in (*TRAINING_FIELDS, START_FIELD)}
+    """Return what ``metrics/training.json`` says: weights, teacher, device, seed."""
+    names = (*TRAINING_FIELDS, START_FIELD, TEACHER_FIELD, "teacher_model")
+    known = {name: training.get(name) for name in names}
     return Lineage(
         _prefixed({name: str(value) for name, value in known.items() if value is not None})
     )

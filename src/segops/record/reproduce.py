@@ -139,9 +139,9 @@ def worktree_params(
 ) -> dict[str, str]:
     """Return replacements for parameters that would mean something else in a later worktree.
 
-    An alias in ``model.start_from`` may point to another version by then, untracked files exist in
-    the main checkout only, and another processor may choose another precision. `training` is the
-    content of ``metrics/training.json``.
+    The alias of a model to start from or of a teacher may point to another version by then,
+    untracked files exist in the main checkout only, and another processor may choose another
+    precision. `training` is the content of ``metrics/training.json``.
 
     Returns:
         Shell words by dotted key; `$main` is the main checkout.
@@ -149,15 +149,19 @@ def worktree_params(
     replaced: dict[str, str] = {}
     project = project_of(root)
     main = f'"$main"/{shlex.quote(project)}' if project else '"$main"'
-    start, weights = model.start_from, model.encoder_weights
-    start_model, precision = training.get("start_model"), training.get("precision")
+    weights, precision = model.encoder_weights, training.get("precision")
+    models = {
+        "model.start_from": (model.start_from, training.get("start_model")),
+        "train.teacher": (train.teacher, training.get("teacher_model")),
+    }
     if train.precision == "auto" and precision is not None:
         replaced["train.precision"] = shlex.quote(precision)
-    if start is not None and start.startswith("models:"):
-        if "@" in start and start_model is not None:
-            replaced["model.start_from"] = shlex.quote(start_model)
-    elif start is not None and not Path(start).expanduser().is_absolute():
-        replaced["model.start_from"] = f"{main}/{shlex.quote(start)}"
+    for key, (address, found) in models.items():
+        if address is not None and address.startswith("models:"):
+            if "@" in address and found is not None:
+                replaced[key] = shlex.quote(found)
+        elif address is not None and not Path(address).expanduser().is_absolute():
+            replaced[key] = f"{main}/{shlex.quote(address)}"
     if weights is not None and not Path(weights).is_absolute() and (root / weights).is_file():
         replaced["model.encoder_weights"] = f"{main}/{shlex.quote(weights)}"
     return replaced

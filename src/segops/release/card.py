@@ -223,6 +223,10 @@ def _recipe(facts: Facts) -> Iterator[tuple[str, str]]:
     start = str(weights) if weights else "random weights" if facts.params else ""
     yield "started from", f"{start}, licence {licence or 'unknown'}" if weights else start
     yield "loss", _loss(param("train.loss"))
+    if param("train.teacher"):
+        share = param("train.distillation.weight")
+        teacher = facts.lineage("teacher_model") or param("train.teacher")
+        yield "teacher", f"{teacher}, {share:.0%} of the loss"
     optimizer, lr, schedule = (param(f"train.{one}") for one in ("optimizer", "lr", "schedule"))
     if optimizer:
         yield "optimizer", f"{optimizer}, learning rate {lr}, schedule {schedule}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from segops.params.registry import LEDGER_SUFFIX
-from segops.record.lineage import START_FIELD, tag
+from segops.record.lineage import START_FIELD, TEACHER_FIELD, tag
 from segops.record.tracking import Store, is_missing
 from segops.release import releases, versions
 from segops.release.chain import Entry, TamperedError
@@ -24,6 +24,9 @@ REFUSED = "refused"
 """Reason of a version of which the ledger says nothing but that the gate did not promote it."""
 NOT_OURS = "not registered by segops"
 """Reason of a version that somebody else registered: it is not segops' to remove."""
+NEEDED = {START_FIELD: "start", TEACHER_FIELD: "teacher"}
+"""Field of a version's lineage that holds the weights or the bundle of another version, without
+which it cannot be made again -> what that version is to it."""
 PAGE = 500
 log = logging.getLogger("segops")
 
@@ -72,20 +75,17 @@ def held(store: Store, root: Path) -> list[Held]:
         MlflowException: The registry does not answer.
     """
     found = [one for model in _models(store) for one in _of_model(store, root, model)]
-    # A training that starts from another version's weights needs that version.
-    needed = {one.version.tags.get(tag(START_FIELD)): one for one in found if one.names}
-    waiting = list(needed)
+    waiting = [one for one in found if one.names]
     while waiting:
-        weights = waiting.pop()
-        for number, one in enumerate(found):
-            if weights and one.version.weights == weights and not one.names:
-                later = needed[weights]
-                words = f"start of {later.model} version {later.version.number}"
-                found[number] = replace(one, names=(words,))
-                start = one.version.tags.get(tag(START_FIELD))
-                if start not in needed:
-                    needed[start] = found[number]
-                    waiting.append(start)
+        later = waiting.pop()
+        for field, role in NEEDED.items():
+            digest = later.version.tags.get(tag(field))
+            for number, one in enumerate(found):
+                held_by = (one.version.weights, one.version.bundle_digest)
+                if digest and digest in held_by and not one.names:
+                    words = f"{role} of {later.model} version {later.version.number}"
+                    found[number] = replace(one, names=(words,))
+                    waiting.append(found[number])
     return found
 
 

@@ -42,6 +42,7 @@ MATERIALS: dict[str, tuple[str, str]] = {
     "environment": ("environment.txt", "sha256"),
     "weights_sha256": ("weights.safetensors", "sha256"),
     "start_sha256": ("encoder weights", "sha256"),
+    "teacher_digest": ("teacher", "sha256"),
 }
 """Field of the lineage -> name of the material, and the kind of its digest."""
 NOTES = {

@@ -6,7 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint, launch
 from segops.train.devices import Device, choose_device, choose_world
 from segops.train.fingerprint import (
+    OF_FIRST_RANK,
     PRECISION,
-    START,
     encoder_file,
     fingerprint,
     training_parts,
@@ -41,6 +42,7 @@ from segops.train.history import TrainingLog
 from segops.train.job import Job, TrainingResult, TrainingSettings
 from segops.train.loop import train
 from segops.train.start import Start, all_images
+from segops.train.teacher import Teacher
 
 FOLLOW_LOG = paths.STATE / "follow.log"
 CURVES = ["epoch", "step", "lr", "train_loss", "selection_miou"]
@@ -119,10 +121,11 @@ def build_job(
             f"{'' if store.channels == RGB else f' or of {store.channels} channels'}, or set it "
             "to null."
         )
+    teacher = _teacher(root, settings, store)
     executor = choose_executor(settings.augment.device, device, policy)
     parts = training_parts(
         settings, store, serialised, local, device, precision,
-        ranks=devices * nodes, executor=executor, start=start,
+        ranks=devices * nodes, executor=executor, start=start, teacher=teacher,
     )  # fmt: skip
     if settings.train.precision == "auto":
         parts = _with_begun_precision(root / paths.RESUME, parts, device)
@@ -140,6 +143,7 @@ def build_job(
         auxiliary_weight=settings.model.auxiliary_weight,
         class_weights=class_weights(store, ids, settings.train.class_weights),
         start=start,
+        teacher=teacher,
         copy_paste=settings.augment.copy_paste if settings.augment.copy_paste.p else None,
         background=serialised.get(BACKGROUND),
         augment_device=executor,
@@ -150,12 +154,12 @@ def _with_begun_precision(directory: Path, parts: dict[str, str], device: Device
     """Take the precision from an interrupted training if the parts differ in nothing else.
 
     Thus a training that continues on another device, where `auto` would choose another precision,
-    keeps its own. The model to start from is not compared, because only rank zero knows it.
+    keeps its own. The models that only rank zero knows are not compared.
     """
     begun = None if wants_fresh() else checkpoint.parts_of_interrupted(directory)
     if begun is None or not can_compute(begun.get(PRECISION, ""), device):
         return parts
-    if {*checkpoint.differing(parts, begun)} - {START} != {PRECISION}:
+    if {*checkpoint.differing(parts, begun)} - OF_FIRST_RANK != {PRECISION}:
         return parts
     return {**parts, PRECISION: begun[PRECISION]}
 
@@ -192,10 +196,24 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
 
     The other ranks get its weights and its normalisation, a buffer, when Fabric wraps the network.
     """
-    model = settings.model.start_from
-    if model is None or launch.rank():
+    if settings.model.start_from is None or launch.rank():
         return None
-    # Not part of the hashed code: the weights enter the fingerprint by their content.
+    with _found(root, settings, settings.model.start_from) as (bundle, model):
+        return Start.of(bundle, model)
+
+
+def _teacher(root: Path, settings: TrainingSettings, store: PackedStore) -> Teacher | None:
+    """Return the teacher, on rank zero only; the other ranks get it from rank zero."""
+    if settings.train.teacher is None or launch.rank():
+        return None
+    with _found(root, settings, settings.train.teacher) as (bundle, model):
+        return Teacher.of(bundle, model, store.class_names, store.channels)
+
+
+@contextmanager
+def _found(root: Path, settings: TrainingSettings, model: str) -> Iterator[tuple[Path, str]]:
+    """Yield the bundle of a model that a parameter names, and the model's permanent address."""
+    # Not part of the hashed code: the model enters the fingerprint by its content.
     from segops.record import tracking
     from segops.release import resolve
 
@@ -208,22 +226,24 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
     else:
         place = str(root / Path(model).expanduser())
     with resolve.resolved(place, root) as bundle:
-        return Start.of(bundle, model)
+        yield bundle, model
 
 
 def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingResult) -> None:
     store, seed, ids = job.store, job.params.seed, job.store.ids("train")
-    start = job.start
-    images, pixels = ({}, {}) if start is None else (start.training_images, start.training_pixels)
+    made_from = {"start_from": job.start, "teacher": job.teacher}
+    earlier = {role: one for role, one in made_from.items() if one is not None}
+    images = {role: one.training_images for role, one in earlier.items()}
+    pixels = {role: one.training_pixels for role, one in earlier.items()}
     write_trained(
         root / paths.TRAINED,
         outcome.network,
         job.spec,
         store.class_names,
         # With the selection split, which chose the checkpoint.
-        all_images({name: store.image_sha256(name) for name in ids}, images),
+        all_images({name: store.image_sha256(name) for name in ids}, **images),
         {"train_hash": store.split_hash("train"), "seed": seed},
-        all_images(store.pixel_hashes(ids), pixels),
+        all_images(store.pixel_hashes(ids), **pixels),
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
     files.write_bytes(root / paths.LAST_WEIGHTS, safetensors.torch.save(last))
@@ -250,6 +270,8 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         "augment_device": job.augment_device,
         "start_model": None if job.start is None else job.start.model,
         "start_sha256": _start_sha256(job),
+        "teacher_model": None if job.teacher is None else job.teacher.model,
+        "teacher_digest": None if job.teacher is None else job.teacher.digest,
         "nondeterministic": list(outcome.nondeterministic),
     }
     files.write_json(root / paths.TRAINING, training)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from segops.models.loading import load_start
-from segops.models.losses import Loss
+from segops.models.losses import Loss, SoftTargets
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
@@ -21,6 +21,7 @@ from segops.train.hardware import choose_layout, compiled
 from segops.train.job import Job
 from segops.train.optimizers import FACTOR, build_optimizer, parameter_groups
 from segops.train.ranks import freeze_unused, synchronise_norms
+from segops.train.teacher import Teacher
 
 
 class Engine:
@@ -33,6 +34,7 @@ class Engine:
     Attributes:
         network: The network; its state dict is the model's.
         loss: Maps logits and masks to a scalar.
+        teacher: The network whose class probabilities are learned; None without ``train.teacher``.
         average: The moving average of the weights; None without ``train.ema_decay``.
 
     Raises:
@@ -57,6 +59,8 @@ class Engine:
                 self.network = synchronise_norms(self.network, fabric)
             freeze_unused(self.network, job.auxiliary_weight > 0, fabric.device)
         self.loss: Any = Loss(params.loss, job.class_weights).to(fabric.device)
+        self.teacher = None if params.teacher is None else self._opened_teacher()
+        self._soft_targets = SoftTargets(params.distillation.temperature)
         # Weights, without biases and the scales and shifts of norms.
         weights = [weight for weight in self.network.parameters() if weight.ndim > 1]
         self._penalised = weights if params.l1 else []
@@ -175,13 +179,30 @@ class Engine:
     def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
         if weight := self.job.auxiliary_weight:
             logits, auxiliary = self.model(images, with_auxiliary=True)
-            loss: Tensor = self.loss(logits, masks) + weight * self.loss(auxiliary, masks)
+            loss: Tensor = self._output_loss(images, logits, masks)
+            loss = loss + weight * self.loss(auxiliary, masks)
         else:
-            loss = self.loss(self.model(images), masks)
+            loss = self._output_loss(images, self.model(images), masks)
         if self._penalised:
             weights: list[Tensor] = [weight for weight in self._penalised if weight.requires_grad]
             loss = loss + self.job.params.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum()
         return loss
+
+    def _output_loss(self, images: Tensor, logits: Tensor, masks: Tensor) -> Tensor:
+        """The loss of the network's output: against the masks, and against the teacher's output."""
+        loss: Tensor = self.loss(logits, masks)
+        if self.teacher is None:
+            return loss
+        share = self.job.params.distillation.weight
+        with torch.no_grad(), self.fabric.autocast():
+            wanted = self.teacher(images)
+        soft: Tensor = self._soft_targets(logits, wanted, masks)
+        return (1 - share) * loss + share * soft
+
+    def _opened_teacher(self) -> nn.Module:
+        """The teacher's network; rank zero sends the files of its bundle to the others."""
+        teacher: Teacher = self.fabric.broadcast(self.job.teacher)
+        return teacher.network().to(self.fabric.device).to(memory_format=self.layout)
 
     def _seed(self, step: int) -> None:
         seed, rank = self.job.params.seed, self.fabric.global_rank

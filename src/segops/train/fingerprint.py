@@ -13,10 +13,13 @@ from segops.files import sha256_bytes, sha256_file, sha256_lines
 from segops.models.pretrained import is_file
 from segops.train.job import TrainingSettings
 from segops.train.start import Start
+from segops.train.teacher import Teacher
 
 STAGE = "train"
-START = "start"
-"""Name of the part for the model that a training starts from; only rank zero has this part."""
+START, TEACHER = "start", "teacher"
+"""Names of the parts for the model that a training starts from and for its teacher."""
+OF_FIRST_RANK = frozenset({START, TEACHER})
+"""Parts that rank zero alone has, because it alone fetches the models."""
 PRECISION = "precision"
 """Name of the part that holds the precision itself in place of a hash."""
 
@@ -32,6 +35,7 @@ def training_parts(
     ranks: int = 1,
     executor: str = "cpu",
     start: Start | None = None,
+    teacher: Teacher | None = None,
 ) -> dict[str, str]:
     """Hashes of all that a training depends on, by name, and the precision itself.
 
@@ -45,15 +49,19 @@ def training_parts(
         ranks: Devices of all machines; batch norm sees the part of a batch on one device.
         executor: Device that augments batches; the noise of two devices differs in bits.
         start: The model to start from.
+        teacher: The model whose class probabilities are learned.
     """
     model = settings.model.model_dump(mode="json")
     if encoder_file:  # its content enters, not its path
         model["encoder_weights"] = sha256_file(encoder_file)
     if start:
         model.pop("start_from")
+    train = settings.train.model_dump(mode="json")
+    if teacher:
+        train.pop("teacher")
     parameters = {
         "model": model,
-        "train": settings.train.model_dump(mode="json"),
+        "train": train,
         "classes": list(store.class_names),
     }
     pasted = settings.augment.copy_paste
@@ -69,10 +77,12 @@ def training_parts(
         "device": content_hash([device, ranks, executor]),
         PRECISION: precision,
     }
-    if start is None:
-        return parts
-    # The start model's images do not enter: they change the model's record, not its weights.
-    return parts | {START: content_hash([start.sha256, start.mean, start.std])}
+    # The images of these models do not enter: they change the model's record, not its weights.
+    if start is not None:
+        parts[START] = content_hash([start.sha256, start.mean, start.std])
+    if teacher is not None:
+        parts[TEACHER] = teacher.digest
+    return parts
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from segops.runtime.networks.zoo import ModelSpec
 from segops.train.checkpoint import Weights
 from segops.train.history import TrainingLog
 from segops.train.start import Start
+from segops.train.teacher import Teacher
 
 
 class TrainingSettings(Sections):
@@ -46,6 +47,7 @@ class Job:
         auxiliary_weight: Weight of the auxiliary head's loss; 0: the network has no such head.
         class_weights: Weights of the classes in losses that support them, in id order.
         start: The trained model to start from, in place of `encoder_weights`.
+        teacher: The model whose class probabilities are learned; on rank zero only.
         copy_paste: Settings of objects copied between train images; None: no copies.
         background: The class that is no object to copy; None: every class is one.
         augment_device: Device that augments batches, `cpu` or `gpu`.
@@ -64,6 +66,7 @@ class Job:
     auxiliary_weight: float = 0.0
     class_weights: tuple[float, ...] | None = None
     start: Start | None = None
+    teacher: Teacher | None = None
     copy_paste: CopyPasteParams | None = None
     background: int | None = None
     augment_device: str = "cpu"

@@ -25,7 +25,7 @@ from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import checkpoint as checkpoints
 from segops.train.checkpoint import Best, Checkpoint
 from segops.train.engine import Engine, result_of, without_auxiliary
-from segops.train.fingerprint import START
+from segops.train.fingerprint import OF_FIRST_RANK
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job, TrainingResult
 from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
@@ -82,7 +82,8 @@ class _Training:
             )
         if self.is_first and self.selection:
             warn_of_absent_classes(job.store, ids, self.selection)
-        require_equal({name: part for name, part in job.parts.items() if name != START}, fabric)
+        everywhere = job.parts.keys() - OF_FIRST_RANK
+        require_equal({name: job.parts[name] for name in everywhere}, fabric)
         self.dataset, self.sampler = build_samples(job, ids)
         self.workers = workers
         self.schedule = Schedule.of(params, len(self.sampler))

@@ -76,13 +76,14 @@ def _values(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, .
     return found
 
 
-def all_images(own: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Hashes by id of all training images of a model (`own`) and of its start model (`earlier`).
+def all_images(own: Mapping[str, str], **earlier: Mapping[str, str]) -> dict[str, str]:
+    """Hashes by id of the training images of a model (`own`) and of the models it was made from.
 
-    An id of the start model that names another image here gets a prefix.
+    An id of such a model that names another image here gets the argument's name as a prefix.
     """
     images = dict(own)
-    for image_id, digest in earlier.items():
-        if images.setdefault(image_id, digest) != digest:
-            images[f"start_from/{image_id}"] = digest
+    for role, theirs in earlier.items():
+        for image_id, digest in theirs.items():
+            if images.setdefault(image_id, digest) != digest:
+                images[f"{role}/{image_id}"] = digest
     return images

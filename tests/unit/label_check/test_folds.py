@@ -66,8 +66,10 @@ def test_a_fold_trains_on_its_images_wherever_it_is_opened(store: PackedStore) -
 
 
 def test_a_model_to_start_from_may_have_seen_the_images() -> None:
-    settings = parse_params({"model": {"start_from": "models:/segops@champion"}})
+    champion = "models:/segops@champion"
+    settings = parse_params({"model": {"start_from": champion}, "train": {"teacher": champion}})
     assert for_folds(settings, None).model.start_from is None
+    assert for_folds(settings, None).train.teacher is None
     short = for_folds(settings, 1).train
     assert (short.epochs, short.iterations, short.warmup_epochs) == (1, None, 0)
 

@@ -26,6 +26,8 @@ from segops.runtime.errors import SegopsError
         {"model": {"encoder_weights": "../weights.safetensors"}},
         {"model.encoder_weights": "imagenet/../weights.safetensors"},
         {"model.encoder_weights": "imagenet.pth"},
+        {"train.teacher": "/home/somebody/model"},
+        {"train": {"teacher": None}},
     ],
 )
 def test_a_run_from_outside_chooses_no_file_and_weakens_no_gate(overrides: dict[str, Any]) -> None:
@@ -40,6 +42,7 @@ def test_a_run_from_outside_may_train_otherwise() -> None:
             "augment.hflip": 0.5,
             "model.start_from": "models:/segops@champion",
             "model.encoder_weights": None,
+            "train.teacher": "models:/segops/3",
             "data.max_pixels": 1000,
         }
     )

@@ -80,6 +80,18 @@ def test_what_means_the_same_everywhere_stays(tmp_path: Path) -> None:
     assert worktree_params(tmp_path, model, AUTO, {}) == {}
 
 
+def test_a_teacher_is_the_one_that_taught(tmp_path: Path) -> None:
+    training = {"teacher_model": "models:/segops/3", "start_model": "models:/segops/2"}
+    for written, becomes in (
+        ("models:/segops@champion", {"train.teacher": "models:/segops/3"}),
+        ("models:/segops/1", {}),
+        ("old/model", {"train.teacher": '"$main"/old/model'}),
+        ("/old/model", {}),
+    ):
+        train = TrainParams(precision="fp32", teacher=written)
+        assert worktree_params(tmp_path, ModelParams(), train, training) == becomes
+
+
 def test_weights_of_the_encoder_are_looked_up_in_the_main_checkout(tmp_path: Path) -> None:
     (tmp_path / "my weights.safetensors").write_bytes(b"weights")
     model = ModelParams(encoder_weights="my weights.safetensors")

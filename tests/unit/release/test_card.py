@@ -76,6 +76,16 @@ def test_a_card_says_all() -> None:
     assert "d" * 64 in page(facts_of())
 
 
+def test_a_card_names_the_teacher() -> None:
+    params = PARAMS | {"train.teacher": "models:/segops@champion"}
+    params |= {"train.distillation.weight": "0.25"}
+    tags = TAGS | {tag("teacher_model"): "models:/segops/3"}
+    assert "**teacher**: models:/segops/3, 25% of the loss\n" in page(
+        facts_of(params=params, tags=tags)
+    )
+    assert "teacher" not in page(facts_of())
+
+
 def test_a_card_says_which_channels_an_image_has() -> None:
     for channels, bands, words in (("null", '["Depth"]', "RGB, Depth"),
                                    ("6", "[]", "6 bands of each image file")):  # fmt: skip

@@ -19,7 +19,8 @@ from segops.data.packing import pack
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.params.file import load_params, parse_params
-from segops.predict.bundle import read_model
+from segops.predict.bundle import bundle_digest, read_model
+from segops.predict.seen import seen_images
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
@@ -184,6 +185,54 @@ def test_a_start_model_that_is_not_there_is_named(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     with pytest.raises(SegopsError, match=message):
         job(root, {"model": {"architecture": "plain_cnn", "start_from": start}})
+
+
+def test_a_training_has_a_teacher(root: Path) -> None:
+    """Its digest is told, its images count as seen, the bundle of the student holds none of it."""
+    store = PackedStore(root / paths.PACKED)
+    own = {one: store.image_sha256(one) for one in store.ids("train")}
+    val = store.ids("val")[0]
+    directory = bundle(root, {store.ids("train")[0]: "0" * 64, val: store.image_sha256(val)})
+    tree = {
+        "model": {"architecture": "plain_cnn", "options": {"width": 4}},
+        "augment": {"crop": [64, 64]},
+        "train": {"iterations": 2, "batch_size": 3, "warmup_epochs": 0, "device": "cpu",
+                  "precision": "fp32", "teacher": "started"},
+    }  # fmt: skip
+    made = job(root, tree)
+    assert made.teacher is not None
+    assert made.parts["teacher"] == made.teacher.digest == bundle_digest(directory)
+    stage.run(root)
+    training = files.read_json(root / paths.TRAINING)
+    told = [training[name] for name in ("teacher_model", "teacher_digest", "start_model")]
+    assert told == ["started", bundle_digest(directory), None]
+    assert training["fingerprint"] == made.history.fingerprint
+    model = read_model(root / paths.TRAINED)
+    first = f"teacher/{store.ids('train')[0]}"
+    assert model["training_images"] == {**own, first: "0" * 64, val: store.image_sha256(val)}
+    assert seen_images(model) >= {store.image_sha256(val)}  # by which the gate refuses it
+    alone = {**tree, "train": {**tree["train"], "teacher": None}}
+    weights = files.sha256_file(root / paths.LAST_WEIGHTS)
+    job(root, alone)
+    stage.run(root)
+    assert files.sha256_file(root / paths.LAST_WEIGHTS) != weights
+    assert files.read_json(root / paths.TRAINING)["teacher_digest"] is None
+
+
+def test_a_teacher_that_cannot_teach_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    directory = bundle(root, {})
+    content = read_model(directory)
+    files.write_json(
+        directory / "model.json", content | {"class_names": ["ground", *content["class_names"][1:]]}
+    )
+    for teacher, message in (
+        ("absent", r"absent: no bundle there"),
+        ("models:/segops@champion", r"there is no record of runs and models"),
+        ("started", r"train\.teacher: started: .*class 0 is 'ground', expected 'background'"),
+    ):
+        with pytest.raises(SegopsError, match=message):
+            job(root, {"train": {"teacher": teacher}})
 
 
 def test_class_weights_count_the_images_that_are_trained_on(root: Path) -> None:

@@ -16,6 +16,7 @@ from segops.params.file import Params, parse_params
 from segops.runtime.classes import VOC_CLASSES
 from segops.train.fingerprint import encoder_file, fingerprint, training_parts
 from segops.train.start import Start
+from segops.train.teacher import Teacher
 from segops.voc.layout import open_layout
 
 
@@ -78,6 +79,21 @@ def test_the_start_model_counts_by_its_weights(store: PackedStore) -> None:
         moved = parts(store, tree, start=replace(start, **difference))
         assert changed(first, moved) == {"start"}
     assert "start" not in parts(store)
+
+
+def test_the_teacher_counts_by_its_digest(store: PackedStore) -> None:
+    tree = {"train": {"teacher": "models:/segops@champion"}}
+    teacher = Teacher({}, "a" * 64, "models:/segops/3", {}, {})
+    first = parts(store, tree, teacher=teacher)
+    moved = {"train": {"teacher": "models:/segops/3"}}
+    renamed = replace(teacher, model="there", training_images={"one": "1" * 64})
+    assert changed(first, parts(store, moved, teacher=renamed)) == set()
+    assert changed(first, parts(store, tree, teacher=replace(teacher, digest="b" * 64))) == {
+        "teacher"
+    }
+    softer = {"train": {**tree["train"], "distillation": {"temperature": 4.0}}}
+    assert changed(first, parts(store, softer, teacher=teacher)) == {"parameters"}
+    assert "teacher" not in parts(store)
 
 
 def test_data(store: PackedStore, tiny_voc: Path, tmp_path: Path) -> None:

@@ -11,5 +11,6 @@ All are made of operations that have deterministic kernels on CUDA: one-dimensio
 """
 
 from .build import LOSSES, Loss
+from .soft_targets import SoftTargets
 
-__all__ = ["LOSSES", "Loss"]
+__all__ = ["LOSSES", "Loss", "SoftTargets"]

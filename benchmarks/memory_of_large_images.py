@@ -215,13 +215,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.at) as name:
         small = Path(name) / "small"
         make(small, 600)
-        print(f"{'MiB at':>10} " + " ".join(f"{part:>9}" for part in PARTS) + "  read a sample")
+        print("growth of private memory, MiB")
         for megapixels in arguments.megapixels:
             root = Path(name) / str(megapixels)
             make(root, round(megapixels**0.5) * 1000)
-            found = {part: measure(part, root, small) for part in PARTS}
-            cells = " ".join(f"{growth / MIB:9.0f}" for growth, _ in found.values())
-            print(f"{megapixels:7} MP {cells}  {found['samples'][1]}", flush=True)
+            for part in PARTS:
+                growth, said = measure(part, root, small)
+                print(f"{megapixels:7} MP {part:>9} {growth / MIB:9.0f}  {said}", flush=True)
 
 
 if __name__ == "__main__":

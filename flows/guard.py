@@ -1,7 +1,6 @@
 """Refuses requests to a server from other pages in a browser; programs and its own page may ask.
 
-A browser sends requests to this machine for any page that it shows, and names their origin
-(``Origin``, ``Sec-Fetch-Site``) and host (``Host``). Checking the host stops DNS rebinding.
+See :func:`segops.serve.guard.refusal`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segops.serve.guard import refusal
 
 POLICY = (
     "frame-ancestors 'none'; connect-src 'self'; img-src 'self' data: blob:; form-action 'self'"
@@ -40,42 +41,23 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
-        if refusal is None and self._is_known(scope):
+        why = refusal(scope, self._hosts)
+        if why is None and self._is_known(scope):
             await self._app(scope, receive, _with_policy(send))
-        elif refusal is None and scope["type"] == "http":
+        elif why is None and scope["type"] == "http":
             asks = {"WWW-Authenticate": 'Basic realm="segops"'}
             answer = PlainTextResponse("Log in.\n", status_code=401, headers=asks)
             await answer(scope, receive, _with_policy(send))
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": refusal or "Log in."})
+            await send({"type": "websocket.close", "code": 1008, "reason": why or "Log in."})
         else:
-            await PlainTextResponse(f"{refusal}\n", status_code=403)(scope, receive, send)
+            await PlainTextResponse(f"{why}\n", status_code=403)(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
         if self._login is None or scope["path"] == HEALTH:
             return True
         given = Headers(scope=scope).get("authorization", "")
         return secrets.compare_digest(given.encode("latin-1"), self._login)
-
-    def _refusal(self, scope: Scope) -> str | None:
-        headers = Headers(scope=scope)
-        hosts = headers.getlist("host")
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return f"This server answers to {', '.join(sorted(self._hosts))} alone."
-        own = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")}
-        if any(origin.lower() not in own for origin in headers.getlist("origin")):
-            return "This server answers no page but its own."
-        if set(headers.getlist("sec-fetch-site")) <= {"none", "same-origin"}:
-            return None
-        # A link that a person follows; the linking page cannot read the answer.
-        is_link = (
-            scope["type"] == "http"
-            and scope["method"] == "GET"
-            and headers.get("sec-fetch-mode") == "navigate"
-            and headers.get("sec-fetch-dest") == "document"
-        )
-        return None if is_link else "This server answers no page but its own."
 
 
 def _with_policy(send: Send) -> Send:

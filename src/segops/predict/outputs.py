@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -148,15 +149,18 @@ def _write(path: Path, predicted: PredictedImage, kind: str) -> str | None:
             temporary.write_bytes(encode_mask(predicted.mask, predicted.classes.palette()))
         elif kind == "overlay":
             drawn = draw_overlay(predicted.image, predicted.mask, predicted.classes)
-            _save(temporary, drawn)
+            temporary.write_bytes(encode_jpeg(drawn))
         elif kind == "probabilities" and predicted.probabilities is not None:
             np.save(temporary, predicted.probabilities)
         elif predicted.activation is not None:
-            _save(temporary, heat_overlay(*predicted.activation))
+            temporary.write_bytes(encode_jpeg(heat_overlay(*predicted.activation)))
         return files.sha256_file(temporary)
 
 
-def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode a picture, uint8 (H, W, 3), RGB; one above a JPEG's largest size is made smaller."""
     picture = Image.fromarray(pixels)
-    picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))  # a JPEG's largest size
-    picture.save(path, "JPEG", quality=90)
+    picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

@@ -19,10 +19,10 @@ from .errors import SegopsError
 from .images import (
     CONSUMER_FORMATS,
     decode_consumer_image,
-    image_size,
     load_image,
     lower_bytes,
     require_pixels,
+    stored_size,
 )
 from .rgb import orientation
 
@@ -145,10 +145,20 @@ def extent(path: Path) -> tuple[int, int] | None:
     """Stored width and height of an image of any bands, by its header; None where it has none."""
     try:
         with path.open("rb") as file:
-            if signatures.image_format(file.read(signatures.LENGTH)) == "TIFF":
-                tags = _read_tags(file)
-                return int(tags[Tiff.IMAGEWIDTH]), int(tags[Tiff.IMAGELENGTH])
-        return image_size(path)
+            return stored_extent(file)
+    except OSError:
+        return None
+
+
+def stored_extent(file: IO[bytes]) -> tuple[int, int] | None:
+    """As :func:`extent`, of an open file."""
+    try:
+        start = file.read(signatures.LENGTH)
+        file.seek(0)
+        if signatures.image_format(start) != "TIFF":
+            return stored_size(file)
+        tags = _read_tags(file)
+        return int(tags[Tiff.IMAGEWIDTH]), int(tags[Tiff.IMAGELENGTH])
     except Exception:
         # Damaged tags can raise any exception; decoding says what is wrong.
         return None

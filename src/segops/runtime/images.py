@@ -185,16 +185,21 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         _require_file(path)
         with path.open("rb") as file:
-            size = header_size(file.read(HEADER))
-            if size is not None:
-                return size
-            file.seek(0)
-            with _open(file, CONSUMER_FORMATS) as image:
-                return image.size
+            return stored_size(file)
     except FileNotFoundError:
         raise SegopsError(f"{path}: no such file.") from None
     except Exception as error:
         raise _undecodable(str(path), error) from error
+
+
+def stored_size(file: IO[bytes]) -> tuple[int, int]:
+    """As :func:`image_size`, of an open file; damaged headers can raise any exception."""
+    size = header_size(file.read(HEADER))
+    if size is not None:
+        return size
+    file.seek(0)
+    with _open(file, CONSUMER_FORMATS) as image:
+        return image.size
 
 
 def read_content(path: Path) -> bytes:

@@ -1,0 +1,108 @@
+"""`segops serve`: serves a model over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from segops.cli.common import checkout, console
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory; without it, "
+            "the champion. An alias is followed."
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Serve a second model beside it (?model=compare)."),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Device to predict on; auto: the GPU if there is one."),
+    ] = "auto",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: a free one.")] = 8080,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Worker processes; without it, one a core or GPU."),
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")
+    ] = 32,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="Seconds from the upload to the answer, else 504.")
+    ] = 30.0,
+    max_body: Annotated[
+        float, typer.Option(metavar="MIB", min=0.01, help="Largest body of a request.")
+    ] = 32.0,
+    max_pixels: Annotated[
+        float, typer.Option(metavar="MILLIONS", min=0.001, help="Largest image, in megapixels.")
+    ] = 16.0,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Clients' keys, one a line; SEGOPS_SERVE_KEYS may hold keys too. Without keys, "
+            "every program of this machine may ask.",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="A page that may ask, such as https://app.example."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Take marks of wrong regions (POST /marks) as labelme files, for `segops data "
+            "import labelme`.",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Append figures and features of every image predicted, and no pixels, to this "
+            "prediction log, for `segops monitor`.",
+        ),
+    ] = None,
+) -> None:
+    """Serve a model over HTTP until stopped: images in, masks out."""
+    from segops.serve.pool import Limits
+    from segops.serve.server import serve as run
+    from segops.serve.settings import Settings, devices, read_keys
+
+    named = [one for one in (model, compare) if one is not None]
+    root = None
+    if model is None or any(one.startswith("models:") for one in named):
+        root = checkout()
+    settings = Settings(
+        model=model or champion(root),
+        compare=compare,
+        root=root,
+        devices=devices(device, workers),
+        host=host,
+        port=port,
+        limits=Limits(queue, deadline, int(max_body * (1 << 20)), int(max_pixels * 1e6)),
+        keys=read_keys(key_file),
+        cors=tuple(cors or ()),
+        record=record,
+        log=log,
+    )
+    run(settings, console.say)
+
+
+def champion(root: Path | None) -> str:
+    """Return the URI of the champion of a workspace's model."""
+    from segops.params.file import load_params
+
+    assert root is not None
+    return f"models:/{load_params(root).registry.model}@champion"

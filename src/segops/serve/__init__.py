@@ -1,0 +1,1 @@
+"""The prediction server: one process that answers requests, and worker processes that predict."""

@@ -1,0 +1,126 @@
+"""Reads the body of a request within limits of size and time, and splits multipart bodies."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from starlette.requests import Request
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+
+from segops.serve.errors import RequestError
+
+GRACE_SECONDS = 10.0
+"""Time that every upload has, however slow the client is."""
+SLOWEST = 64 << 10
+"""Bytes a second that an upload must reach on average after that."""
+MOST_PARTS = 64
+LONGEST_BOUNDARY = 70
+"""Characters; RFC 2046."""
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A part of a body.
+
+    Attributes:
+        field: The name of its field; `image` for a body that is no multipart.
+        name: The file's name without directories, for messages and answers.
+        content: Its bytes.
+        is_file: Whether the client named a file.
+    """
+
+    field: str
+    name: str
+    content: bytes
+    is_file: bool = True
+
+
+async def uploads(request: Request, max_body: int) -> list[Upload]:
+    """Read the parts of a request's body; a body that is no multipart is one image.
+
+    Raises:
+        RequestError: The body is empty or no multipart (400), too slow (408), or too large (413).
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    content = await read(request, max_body)
+    if not content:
+        raise RequestError(400, "The body is empty; send an image's bytes, or multipart/form-data.")
+    if kind.lower() != "multipart/form-data":
+        return [Upload("image", "image", content)]
+    return _parts(content, options.get("boundary", ""))
+
+
+async def read(request: Request, max_body: int) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        RequestError: As :func:`uploads`.
+    """
+    too_large = RequestError(
+        413, f"The body has more than {max_body / (1 << 20):g} MiB (--max-body); send less."
+    )
+    stated = request.headers.get("content-length", "")
+    if stated.isascii() and stated.isdigit() and int(stated) > max_body:
+        raise too_large
+    loop = asyncio.get_running_loop()
+    began, content, more = loop.time(), bytearray(), True
+    while more:
+        try:
+            async with asyncio.timeout_at(began + GRACE_SECONDS + len(content) / SLOWEST):
+                message = await request.receive()
+        except TimeoutError:
+            raise RequestError(
+                408, f"The upload is slower than {SLOWEST >> 10} KiB a second; send it again."
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise RequestError(400, "The client closed the connection during the upload.")
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(content) > max_body:
+            raise too_large
+    return bytes(content)
+
+
+def _parts(content: bytes, boundary: str) -> list[Upload]:
+    if not boundary or len(boundary) > LONGEST_BOUNDARY or not boundary.isascii():
+        raise RequestError(400, "The Content-Type of a multipart body must name its boundary.")
+    decoder = MultipartDecoder(boundary.encode(), max_parts=MOST_PARTS)
+    found: list[Upload] = []
+    head: Field | File | None = None
+    data = bytearray()
+    try:
+        decoder.receive_data(content)
+        decoder.receive_data(None)
+        while not isinstance(event := decoder.next_event(), Epilogue | NeedData):
+            if isinstance(event, Field | File):
+                head, data = event, bytearray()
+            elif isinstance(event, Data) and head is not None:
+                data += event.data
+                if not event.more_data:
+                    found.append(_upload(head, bytes(data)))
+    except RequestEntityTooLarge:
+        raise RequestError(
+            413, f"The body has more than {MOST_PARTS} parts; send several requests."
+        ) from None
+    except (ValueError, AttributeError):  # what the decoder raises on malformed parts
+        raise RequestError(
+            400, "The multipart body is malformed or ends early; send it again."
+        ) from None
+    return found
+
+
+def _upload(head: Field | File, content: bytes) -> Upload:
+    field = str(head.name or "")
+    named = head.filename if isinstance(head, File) else ""
+    return Upload(field, file_name(named) or field or "image", content, isinstance(head, File))
+
+
+def file_name(name: str) -> str:
+    """Return a client's name of a file without directories and characters that do not print."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    return "".join(one for one in last if one.isprintable())[:LONGEST_NAME]

@@ -1,0 +1,120 @@
+"""What every request passes: counts and times for the metrics, and the end of unread bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import h11
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from segops.serve.metrics import Metrics
+
+DRAIN_SECONDS = 10.0
+DRAIN_BYTES = 256 << 20
+HEAD_SECONDS = 10.0
+"""Time that a client has for the head of a request."""
+SLOW_HEAD = b"The head of the request was not complete in time."
+
+
+class Edge:
+    """Counts requests, and reads what a refused request still sends.
+
+    A client reads the answer once it has sent its body; where the connection is closed before, it
+    sees a broken connection and not the reason.
+
+    Args:
+        app: The server.
+        metrics: What counts.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        names = {name for name, _ in scope["headers"]}
+        unread = bool(names & {b"content-length", b"transfer-encoding"})
+        began, status = time.perf_counter(), 500
+
+        async def reading() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and bool(message.get("more_body"))
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if unread:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            elif unread and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                await _drain(reading)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, reading, sending)
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.request(scope["path"], status, time.perf_counter() - began)
+
+
+async def _drain(receive: Receive) -> None:
+    seen = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while seen < DRAIN_BYTES:
+                message = await receive()
+                seen += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 that gives a client `HEAD_SECONDS` for the head of a request."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._head = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._head is None and self.conn.trailing_data[0]:
+            self._head = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _too_slow(self) -> None:
+        self._head = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
+                b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(SLOW_HEAD), SLOW_HEAD)
+            )
+            self.transport.close()

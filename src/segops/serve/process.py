@@ -1,0 +1,99 @@
+"""The server's side of a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from segops.children import child_environment
+from segops.runtime.errors import SegopsError
+from segops.serve import wire
+from segops.serve.wire import Message
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+END_SECONDS = 5.0
+log = logging.getLogger("segops")
+
+
+class EndedError(Exception):
+    """The worker process has ended."""
+
+
+class Process:
+    """A worker process; create it with :meth:`start`.
+
+    Attributes:
+        pid: Its id.
+        device: Device of its networks.
+    """
+
+    def __init__(
+        self,
+        child: asyncio.subprocess.Process,
+        device: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._child = child
+        self._reader, self._writer = reader, writer
+        self.pid, self.device = child.pid, device
+
+    @classmethod
+    async def start(cls, runtime: str, device: str) -> Process:
+        """Start a worker process for models of a runtime on a device."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "segops.serve.worker",
+                str(theirs.fileno()), runtime, device,
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**child_environment(), **(ONE_THREAD if device == "cpu" else {})},
+                start_new_session=True,  # Ctrl-C is for the server
+            )  # fmt: skip
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(child, device, reader, writer)
+
+    async def ask(self, head: dict[str, Any], parts: Sequence[bytes] = ()) -> Message:
+        """Send a message and wait for the answer.
+
+        Raises:
+            EndedError: The process has ended.
+        """
+        try:
+            self._writer.writelines(wire.packed(head, parts))
+            await self._writer.drain()
+            return await wire.read(self._reader)
+        except (asyncio.IncompleteReadError, OSError):
+            raise EndedError from None
+
+    async def load(self, key: str, directory: str, **settings: Any) -> None:
+        """Open a model and make the smoke test.
+
+        Raises:
+            SegopsError: The model cannot be opened, or fails the test.
+            EndedError: The process has ended.
+        """
+        answer = await self.ask({"do": "load", "key": key, "directory": directory, **settings})
+        if "error" in answer.head:
+            raise SegopsError(answer.head["error"]["message"])
+
+    async def end(self, *, at_once: bool = False) -> None:
+        """End the process: after the image that it predicts, or at once."""
+        self._writer.close()
+        with suppress(ProcessLookupError):
+            if at_once:
+                os.killpg(self.pid, signal.SIGKILL)
+            try:
+                await asyncio.wait_for(self._child.wait(), END_SECONDS)
+            except TimeoutError:
+                os.killpg(self.pid, signal.SIGKILL)
+                await self._child.wait()

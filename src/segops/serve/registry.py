@@ -1,0 +1,164 @@
+"""The process that follows the registry: it finds, checks and fetches the models to serve.
+
+MLflow takes seconds to import and hundreds of megabytes, so the server's process does without it.
+This one is started as ``python -m segops.serve.registry`` with a request on standard input, and
+writes a line of JSON whenever a model is to be served. It ends when its standard input is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from segops import logs
+from segops.runtime.errors import SegopsError, TransientError
+
+POLL_SECONDS = 1.0
+KEPT = 3
+"""Fetched models of a key that are kept: workers of the one before may start again."""
+log = logging.getLogger("segops")
+
+
+class Followed:
+    """A registered model that is served.
+
+    Args:
+        key: Its key at the server.
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        root: The workspace.
+        place: Directory for what is fetched.
+    """
+
+    def __init__(self, key: str, uri: str, root: Path, place: Path) -> None:
+        self.key, self._uri, self._root, self._place = key, uri, root, place
+        self._served = self._refused = ""
+        self._fetched: list[Path] = []
+
+    def look(self) -> dict[str, Any] | None:
+        """Return the model where it is another than before and may be served, else None.
+
+        Raises:
+            SegopsError: It must not be served.
+            TransientError: The registry does not answer.
+        """
+        from segops.params.file import load_params
+        from segops.record.tracking import session
+        from segops.release import resolve, versions
+
+        with session(self._root, load_params(self._root).registry, create=False) as store:
+            name, version = resolve.find_version(store, self._uri)
+            if version.number == self._served:
+                return None
+            alias = resolve.parsed(self._uri)["alias"]
+            told = _told(store, self._root, name, version, alias == versions.CHAMPION)
+            directory = self._fetch(store, name, version)
+        self._served = version.number
+        return {"key": self.key, "directory": str(directory), "told": told}
+
+    def _fetch(self, store: Any, name: str, version: Any) -> Path:
+        """Copy a version's bundle, whose digest is checked: MLflow's copy may be cleaned up."""
+        from segops import files
+        from segops.record.artifact import checked_bundle
+
+        target = self._place / f"{self.key}-{version.number}-{len(self._fetched)}"
+        with files.scratch() as scratch:
+            bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
+            shutil.copytree(bundle, target)
+        self._fetched.append(target)
+        for old in self._fetched[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+
+def _told(store: Any, root: Path, name: str, version: Any, is_champion: bool) -> dict[str, Any]:
+    """Return what `GET /model` tells of a version that the ledger vouches for.
+
+    Raises:
+        SegopsError: The ledger says nothing of this artifact as a champion, or was tampered with.
+    """
+    from segops.release import releases, vouched
+    from segops.release.ledger import Ledger
+
+    ledger = Ledger(store, root, name)
+    entries = ledger.entries()
+    released = releases.read(entries).digests.get(version.number)
+    if (is_champion or released is not None) and released != version.bundle_digest:
+        which = "another artifact" if released else "no such champion"
+        raise SegopsError(
+            f"{name} version {version.number}: the ledger names {which}, so it is not served. "
+            "`segops audit` says more."
+        )
+    registered = store.client.get_model_version(name, version.number)
+    return {
+        "name": name,
+        "version": version.number,
+        "digest": version.bundle_digest,
+        "card": registered.description or "",
+        "lineage": dict(version.tags),
+        "lineage_doubt": vouched.why_not(ledger, version),
+    }
+
+
+def follow(request: dict[str, Any], out: IO[str], stop: IO[Any]) -> None:
+    """Write a line for every model that is to be served, until `stop` is closed.
+
+    Args:
+        request: `root`, `place` and `models`, key -> URI.
+        out: Gets the lines.
+        stop: Standard input.
+    """
+    root, place = Path(request["root"]), Path(request["place"])
+    followed = [Followed(key, uri, root, place) for key, uri in request["models"].items()]
+    said: dict[str, str] = {}
+    while True:
+        for one in followed:
+            for line in _news(one, said):
+                print(json.dumps(line), file=out, flush=True)
+        if not any("@" in uri for uri in request["models"].values()) and not said:
+            return
+        if select.select([stop], [], [], POLL_SECONDS)[0]:
+            return
+
+
+def _news(one: Followed, said: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield a line where there is news of a model; the same trouble is told once."""
+    try:
+        found = one.look()
+    except Exception as error:
+        text = str(error) if isinstance(error, SegopsError) else f"{type(error).__name__}: {error}"
+        if said.get(one.key) != text:
+            said[one.key] = text
+            transient = isinstance(error, TransientError) or not isinstance(error, SegopsError)
+            yield {"key": one.key, "error": text, "transient": transient}
+    else:
+        said.pop(one.key, None)
+        if found is not None:
+            yield found
+
+
+def main() -> None:
+    """Follow what standard input asks for; lines go to standard output, the log to the other."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if logs.wants_json():
+        logs.use_json()
+    # Unbuffered, so that select sees what was not read.
+    with os.fdopen(0, "rb", buffering=0) as stop:
+        line = b""
+        while not line.endswith(b"\n"):
+            if not (more := stop.read(1)):
+                return
+            line += more
+        follow(json.loads(line), out, stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Runs the server until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from segops import files
+from segops.runtime.errors import SegopsError
+from segops.serve.app import application
+from segops.serve.edge import Edge, Protocol
+from segops.serve.guard import Guard, Keys
+from segops.serve.metrics import Metrics
+from segops.serve.pool import Pool
+from segops.serve.serving import Serving
+from segops.serve.settings import Settings
+
+HTTP_PORT = 80
+MOST_CONNECTIONS = 1000
+KEEP_ALIVE_SECONDS = 30
+log = logging.getLogger("segops")
+
+
+def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Serve until a signal stops it: then requests under way are answered first.
+
+    Args:
+        settings: How to serve.
+        say: Called with each line to print.
+
+    Raises:
+        SegopsError: The port is taken, or the model cannot be served.
+    """
+    bound = _bound(settings.host, settings.port)
+    with bound, files.scratch() as place:
+        asyncio.run(_serve(settings, bound, place, say))
+
+
+async def _serve(
+    settings: Settings, bound: socket.socket, place: Path, say: Callable[[str], None]
+) -> None:
+    pool = Pool(
+        settings.runtime,
+        settings.devices,
+        settings.limits,
+        None if settings.log is None else str(settings.log.resolve()),
+    )
+    metrics = Metrics(pool)
+    serving = Serving(settings, pool, metrics, place)
+    port = bound.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app(settings, pool, metrics, port),
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(settings.limits.deadline) + 5,
+        )
+    )
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"Serving on http://{shown}:{port} (Ctrl-C ends it)")
+    async with _following(serving, server) as following:
+        await server.serve(sockets=[bound])
+    await pool.end()
+    if following.done() and not following.cancelled() and (error := following.exception()):
+        raise error
+
+
+@asynccontextmanager
+async def _following(serving: Serving, server: uvicorn.Server) -> AsyncIterator[asyncio.Task[None]]:
+    """Bring models to the workers beside the server; its failure at the start ends the server."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            server.should_exit = True
+
+    task = asyncio.create_task(serving.run())
+    task.add_done_callback(ended)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
+    """Return the routes behind all that refuses a request."""
+    routes: ASGIApp = application(pool, metrics, settings.record)
+    if settings.cors:
+        routes = CORSMiddleware(
+            routes,
+            allow_origins=settings.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "x-api-key", "content-type"],
+            expose_headers=["segops-model", "segops-confidence", "retry-after"],
+        )
+    keys = Keys(settings.keys)
+    # A page that came under another name (DNS rebinding) knows no key, so any host may be named.
+    hosts = None if keys else allowed_hosts(settings.host, port)
+    return Edge(Guard(routes, hosts, settings.cors, keys), metrics)
+
+
+def allowed_hosts(host: str, port: int) -> list[str]:
+    """Return the values of ``Host`` that a server on this machine answers to."""
+    names = [f"[{host}]" if ":" in host else host, "127.0.0.1", "localhost", "[::1]"]
+    hosts = [f"{name}:{port}" for name in names]
+    return hosts + names if port == HTTP_PORT else hosts
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SegopsError(f"--host {host}: no address of this machine: {error.strerror}.") from None
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise SegopsError(
+            f"{host}:{port}: {error.strerror}. Stop what listens there, or choose another --port."
+        ) from None
+    return bound

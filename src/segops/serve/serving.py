@@ -1,0 +1,172 @@
+"""Brings the models to the workers: at the start, and whenever the registry names another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from segops.children import child_environment
+from segops.predict.bundle import bundle_digest, read_model
+from segops.runtime import opener
+from segops.runtime.classes import Classes
+from segops.runtime.errors import SegopsError
+from segops.serve.answer import legend
+from segops.serve.metrics import Metrics
+from segops.serve.pool import Pool, Source
+from segops.serve.settings import Settings
+
+RESTART_SECONDS = 5.0
+LONGEST_LINE = 1 << 24
+"""Bytes of a line of the registry's process; a model card is a few thousand."""
+log = logging.getLogger("segops")
+
+
+class Serving:
+    """Keeps the pool's models those that the settings name.
+
+    Args:
+        settings: How to serve.
+        pool: Predicts.
+        metrics: Counts changes.
+        place: Directory for what is fetched from the registry.
+
+    Attributes:
+        failure: Why the first models cannot be served; None while they may be.
+    """
+
+    def __init__(self, settings: Settings, pool: Pool, metrics: Metrics, place: Path) -> None:
+        self._settings, self._pool, self._metrics, self._place = settings, pool, metrics, place
+        self._found: dict[str, Source] = {}
+        self.failure: SegopsError | None = None
+
+    async def run(self) -> None:
+        """Serve the models, then follow the registry until cancelled.
+
+        Raises:
+            SegopsError: The first models cannot be served.
+        """
+        await self._pool.prepare()
+        registered = {}
+        for key, model in self._settings.models.items():
+            if model.startswith("models:"):
+                registered[key] = model
+            else:
+                directory = Path(model)
+                self._found[key] = await asyncio.to_thread(local_source, directory, self._settings)
+        if not registered:
+            await self._take_over()
+            return
+        while True:
+            async with self._registry(registered) as lines:
+                async for line in lines:
+                    await self._hear(json.loads(line))
+            if not any("@" in uri for uri in registered.values()):
+                return
+            log.error("The process that follows the registry ended; it is started again.")
+            await asyncio.sleep(RESTART_SECONDS)
+
+    async def _hear(self, news: dict[str, Any]) -> None:
+        key = news["key"]
+        if "error" in news:
+            if not self._pool.models:
+                raise SegopsError(news["error"])
+            if not news["transient"]:
+                self._metrics.changes.labels("refused").inc()
+            log.warning("%s The model stays as it is.", news["error"])
+            return
+        directory, told = Path(news["directory"]), news["told"]
+        held = self._pool.models.get(key)
+        found = await asyncio.to_thread(_source, directory, told["digest"], told, self._settings)
+        self._found[key] = found
+        if held is not None and held.digest == found.digest and held.told == found.told:
+            return
+        if self._found.keys() != self._settings.models.keys():
+            return  # the other one is still to come
+        try:
+            await self._take_over()
+        except SegopsError as error:
+            if not self._pool.models:
+                raise
+            self._found = dict(self._pool.models)
+            self._metrics.changes.labels("refused").inc()
+            log.error(
+                "%s version %s is not served: %s The model before stays.",
+                told["name"], told["version"], error,
+            )  # fmt: skip
+
+    async def _take_over(self) -> None:
+        models = {key: self._found[key] for key in self._settings.models}
+        await self._pool.serve(models)
+        self._metrics.changes.labels("taken").inc()
+        for key, source in models.items():
+            told = source.told
+            log.info(
+                "Serving %s %s (%s).", told["name"], told["version"] or told["digest"][:12], key
+            )
+
+    @asynccontextmanager
+    async def _registry(self, models: Mapping[str, str]) -> AsyncIterator[asyncio.StreamReader]:
+        """Run the process that follows the registry; yield its lines."""
+        assert self._settings.root is not None
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "segops.serve.registry",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env=child_environment(), start_new_session=True, limit=LONGEST_LINE,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        request = {
+            "root": str(self._settings.root.resolve()),
+            "place": str(self._place),
+            "models": dict(models),
+        }
+        try:
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            await child.stdin.drain()
+            yield child.stdout
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+
+
+def local_source(directory: Path, settings: Settings) -> Source:
+    """Return the model of a directory; it is in no registry.
+
+    Raises:
+        SegopsError: There is none.
+    """
+    if not (directory / opener.MODEL).is_file():
+        raise SegopsError(
+            f"{directory}: no bundle there (it lacks {opener.MODEL}). Expected a bundle's "
+            "directory, models:/NAME@ALIAS or models:/NAME/VERSION."
+        )
+    digest = bundle_digest(directory)
+    told: dict[str, Any] = {
+        "name": directory.resolve().name,
+        "version": None,
+        "digest": digest,
+        "card": "",
+        "lineage": {},
+        "lineage_doubt": "it was not taken from a registry",
+    }
+    return _source(directory, digest, told, settings)
+
+
+def _source(directory: Path, digest: str, told: Mapping[str, Any], settings: Settings) -> Source:
+    model = read_model(directory)
+    classes = Classes.of_model(model)
+    more = {
+        "classes": legend(classes),
+        "background": classes.background_name,
+        "channels": len(model["spec"].get("mean", ())) or 3,
+        "runtime": settings.runtime,
+        "settings": model.get("predict") or {},
+    }
+    return Source(str(directory.resolve()), digest, {**told, **more})

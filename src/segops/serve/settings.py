@@ -1,0 +1,118 @@
+"""What `segops serve` is told by its options and the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from segops.runtime.errors import SegopsError
+from segops.serve.pool import Limits
+from segops.threads import cores
+
+KEYS = "SEGOPS_SERVE_KEYS"
+"""The environment variable with the clients' keys, separated by spaces or commas."""
+SHORTEST_KEY = 16
+Runtime = Literal["torch", "onnx", "openvino"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a bundle's directory.
+        compare: A second model, the same; None: none.
+        root: The workspace; None: the models are directories.
+        runtime: What runs the networks.
+        devices: Device of each worker process: `cpu` or `cuda:N`.
+        host: Address to listen on.
+        port: Its port; 0: a free one.
+        limits: What bounds a request.
+        keys: Keys of clients; none: every request is answered.
+        cors: Origins of other pages that may ask.
+        record: Directory for marks; None: marks are not taken.
+        log: Directory of the prediction log; None: none is kept.
+    """
+
+    model: str
+    compare: str | None = None
+    root: Path | None = None
+    runtime: Runtime = "torch"
+    devices: tuple[str, ...] = ("cpu",)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    limits: Limits = field(default_factory=Limits)
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    cors: tuple[str, ...] = ()
+    record: Path | None = None
+    log: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.keys and not is_loopback(self.host):
+            raise SegopsError(
+                f"--host {self.host}: other machines could ask without a key. Give the clients' "
+                f"keys with --key-file or {KEYS}, or listen on 127.0.0.1."
+            )
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The models by their keys."""
+        second = {} if self.compare is None else {"compare": self.compare}
+        return {"main": self.model, **second}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """Return the keys of a file, one a line, and of the environment, which loses them.
+
+    Empty lines and lines that begin with # are passed over.
+
+    Raises:
+        SegopsError: The file cannot be read or holds no key, or a key is too short.
+    """
+    keys = os.environ.pop(KEYS, "").replace(",", " ").split()  # workers do not get it
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SegopsError(f"--key-file {path}: not readable: {error}.") from None
+        own = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not own:
+            raise SegopsError(f"--key-file {path}: holds no key; expected one a line.")
+        keys += own
+    if any(len(key) < SHORTEST_KEY or not key.isprintable() or " " in key for key in keys):
+        raise SegopsError(
+            f"A key is shorter than {SHORTEST_KEY} characters, or holds a space. `openssl rand "
+            "-hex 32` makes a good one."
+        )
+    return tuple(keys)
+
+
+def devices(wanted: Literal["auto", "cpu", "cuda"], workers: int | None) -> tuple[str, ...]:
+    """Return the device of each worker; without a number of workers, one a core or GPU.
+
+    Only a system with NVIDIA's driver asks torch, which takes seconds.
+
+    Raises:
+        SegopsError: There is no GPU, and one is wanted.
+    """
+    gpus = 0
+    if wanted != "cpu" and Path("/proc/driver/nvidia/version").exists():
+        import torch
+
+        gpus = torch.cuda.device_count()
+    if wanted == "cuda" and not gpus:
+        raise SegopsError("--device cuda: there is no usable GPU. Set it to auto or cpu.")
+    if gpus:
+        return tuple(f"cuda:{number % gpus}" for number in range(workers or gpus))
+    return ("cpu",) * (workers or cores())

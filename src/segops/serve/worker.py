@@ -1,0 +1,175 @@
+"""A worker process: opens models and predicts one image at a time on one thread.
+
+The server starts it as ``python -m segops.serve.worker DESCRIPTOR RUNTIME DEVICE`` with its end of
+a socket pair. It answers one message after another and ends when the server's end is closed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segops import faults, logs
+from segops.runtime.errors import SegopsError
+from segops.serve import wire
+from segops.serve.answer import PNG, Model, Wanted
+from segops.serve.errors import RequestError
+
+SMOKE_SIDE = 96
+"""Side of the synthetic image of the smoke test, in pixels."""
+log = logging.getLogger("segops")
+
+
+class Worker:
+    """Answers the server's messages.
+
+    Args:
+        device: Device of the networks.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._models: dict[str, Model] = {}
+        self._open = ExitStack()
+
+    def answer(
+        self, head: dict[str, Any], parts: list[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Answer a message.
+
+        Args:
+            head: The message; its key `do` says what to do.
+            parts: Bytes that belong to it.
+
+        Returns:
+            The answer and its bytes. An answer with the key `error` holds status and message.
+        """
+        try:
+            return getattr(self, f"do_{head['do']}")(head, parts)  # type: ignore[no-any-return]
+        except RequestError as error:
+            return {"error": error.told()}, []
+        except SegopsError as error:
+            return {"error": {"status": 500, "message": str(error)}}, []
+        except Exception as error:
+            if faults.is_shortage(error) or isinstance(error, MemoryError):
+                message = "This image does not fit into the server's memory; make it smaller."
+                return {"error": {"status": 503, "message": message}}, []
+            log.exception("An image could not be predicted.")
+            message = "The server failed on this image; its log says why."
+            return {"error": {"status": 500, "message": message}}, []
+
+    def do_load(self, head: dict[str, Any], _: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+        """Open a model under a key, and let it predict a synthetic image."""
+        from segops.predict.bundle import load_bundle
+
+        predictor = load_bundle(Path(head["directory"]), self._device, head["digest"])
+        limit = min(predictor.max_pixels, head["max_pixels"])
+        model = Model(predictor, limit)
+        _smoke(model)
+        if head["log"] is not None:
+            from segops.predict.log import PredictionLog
+            from segops.predict.observe import observing
+
+            observed = PredictionLog(Path(head["log"]), head["digest"])
+            observe = self._open.enter_context(observing(predictor))
+            model = Model(predictor, limit, observed, observe)
+        self._models[head["key"]] = model
+        return {}, []
+
+    def do_predict(
+        self, head: dict[str, Any], parts: list[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Predict an image."""
+        model = self._models[head["key"]]
+        confidence, content = model.answer(parts[0], head["name"], Wanted(**head["wanted"]))
+        return {"confidence": confidence}, [content]
+
+    def do_photograph(
+        self, head: dict[str, Any], parts: list[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Check an image for a mark; see :func:`segops.serve.marks.photograph`."""
+        from segops.serve.marks import photograph
+
+        suffix, content, (width, height) = photograph(
+            self._models[head["key"]], parts[0], head["name"]
+        )
+        return {"suffix": suffix, "width": width, "height": height}, [content]
+
+
+def _smoke(model: Model) -> None:
+    """Check that a model predicts a synthetic image as a request's.
+
+    Raises:
+        SegopsError: It does not.
+    """
+    channels = model.predictor.channels
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (SMOKE_SIDE, SMOKE_SIDE + 1, channels), np.uint8
+    )
+    if channels == 3:
+        from PIL import Image
+
+        from segops.runtime.masks import decode_mask
+
+        buffer = BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        confidence, content = model.answer(buffer.getvalue(), "the synthetic image", Wanted(PNG))
+        mask = decode_mask(content, "the mask of the synthetic image")
+    else:
+        prediction = model.predictor.predict(pixels)
+        mask, confidence = prediction.mask, prediction.confidence
+    classes = len(model.predictor.class_names)
+    if mask.shape != pixels.shape[:2] or mask.max() >= classes or not 0 < confidence <= 1 + 1e-6:
+        raise SegopsError(
+            f"The smoke test failed: a mask of shape {mask.shape} with ids up to {mask.max()} and "
+            f"confidence {confidence}; expected {pixels.shape[:2]}, ids below {classes}, and a "
+            "confidence within 0 to 1."
+        )
+
+
+def main() -> None:
+    """Answer messages until the server's end of the connection is closed."""
+    descriptor, runtime, device = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its workers
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if logs.wants_json():
+        logs.use_json()
+    log.setLevel(logging.INFO)
+    _use_one_thread(runtime, device)
+    worker = Worker(device)
+    with socket.socket(fileno=descriptor) as connection:
+        while (message := wire.receive(connection)) is not None:
+            head, parts = worker.answer(*message)
+            del message
+            try:
+                wire.send(connection, head, parts)
+            except OSError:
+                break
+    os._exit(0)  # at once: what libraries do at the end of a process takes time
+
+
+def _use_one_thread(runtime: str, device: str) -> None:
+    """Import what opening a model needs while the server finds the model; one thread a worker."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    if runtime == "torch":
+        torch = importlib.import_module("torch")
+        if device == "cpu":
+            torch.set_num_threads(1)
+        # A bundle brings its own code, which imports the same libraries.
+        importlib.import_module("segops.runtime.load")
+
+
+if __name__ == "__main__":
+    main()

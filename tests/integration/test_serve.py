@@ -313,9 +313,9 @@ def test_a_mark_is_taken_up_as_labelme(server: Served) -> None:
     name = answer.json()["image"]
     assert (marks / name).read_bytes() == content
     (image,) = labelme.read(marks).images
-    labels, indices = image.draw((90, 60))
-    assert labels[indices[20, 20]] == "dog"
-    assert labels[indices[6, 75]] == "cat"
+    marked = image.draw((90, 60))
+    assert marked.labels[marked.indices[20, 20]] == "dog"
+    assert marked.labels[marked.indices[6, 75]] == "cat"
     for bad, status in (
         ({"class": "unicorn", "polygon": [[1, 1], [2, 2], [1, 3]]}, 404),
         ({"class": "cat", "polygon": [[1, 1], [2, 2]]}, 400),
@@ -356,7 +356,7 @@ def test_a_worker_that_dies_loses_its_image_alone(bundle: Path, tmp_path: Path) 
 
 def test_a_full_queue_and_a_deadline(bundle: Path, tmp_path: Path) -> None:
     large = picture(4000, 3000, form="JPEG")
-    options = ("--workers", "1", "--queue", "2")
+    options = ("--workers", "1", "--queue", "2", "--deadline", "600")
     with serving(tmp_path, "--model", str(bundle), *options) as server:
         with ThreadPoolExecutor(8) as pool:
             asked = [pool.submit(server.client.post, "/predict", content=large) for _ in range(8)]

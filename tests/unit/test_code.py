@@ -258,7 +258,7 @@ def test_templates_belong_to_the_pages_that_they_make() -> None:
         for stage in code.stage_names()
     }
     shared = {"base.html", "parts.html", "style.css", "scroll.js"}
-    own = {"evaluation.html", "evaluation.css", "evaluation.js", "gallery.html"}
+    own = {"evaluation.html", "controls.css", "evaluation.css", "evaluation.js", "gallery.html"}
     assert files["validate"] == shared | {"validation.html"}
     assert files["evaluate"] == shared | own
     assert not files["train"] | files["package"] | files["prepare"] | files["augment"]

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from segops.serve import examples, marks, replies
+from segops.serve import examples, marks, page, replies
 from segops.serve.answer import JPEG, JSON, NPY, PNG, Wanted
 from segops.serve.body import Upload, uploads
 from segops.serve.errors import RequestError
@@ -38,6 +38,7 @@ def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
     # Swagger's page loads its script from another server, which a server offline cannot.
     app = FastAPI(title="segops serve", docs_url=None, redoc_url=None, responses=examples.ERRORS)
     app.state.pool = pool
+    app.include_router(page.router())
 
     @app.exception_handler(RequestError)
     async def _refused(_: Request, error: RequestError) -> Response:

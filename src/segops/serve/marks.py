@@ -1,4 +1,4 @@
-"""Marks of wrong regions: a photograph and a labelme file each, for `segops data import labelme`."""
+"""Marks of wrong regions: photographs with labelme files, for `segops data import labelme`."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def write(directory: Path, mark: Mark, suffix: str, content: bytes, size: tuple[
         tree = json.loads(label.read_text(encoding="utf-8"))
     elif sum(1 for _ in directory.glob("*.json")) >= MOST_PHOTOGRAPHS:
         raise RequestError(507, f"{MOST_PHOTOGRAPHS:,} photographs are marked already.")
-    shape = {
+    shape: dict[str, Any] = {
         "label": mark.name,
         "points": [list(corner) for corner in mark.polygon],
         "group_id": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -40,6 +41,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
         SegopsError: The port is taken, or the model cannot be served.
     """
     bound = _bound(settings.host, settings.port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn takes the signals while it serves, and raises them again once it has stopped.
+        signal.signal(number, lambda *_: None)
     with bound, files.scratch() as place:
         asyncio.run(_serve(settings, bound, place, say))
 

@@ -1,0 +1,1 @@
+"""Tests of the prediction server without a server."""

@@ -1,0 +1,124 @@
+"""Multipart bodies, names and forms."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from segops.serve import body
+from segops.serve.app import _accepted, _form
+from segops.serve.errors import RequestError
+
+
+def request(content: bytes, headers: dict[str, str], pause: float = 0.0) -> Request:
+    """A request whose body comes in chunks of 1,000 bytes."""
+    chunks = [content[at : at + 1000] for at in range(0, len(content), 1000)] or [b""]
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": raw}, receive)
+
+
+def read(content: bytes, headers: dict[str, str], most: int = 1 << 20) -> list[body.Upload]:
+    return asyncio.run(body.uploads(request(content, headers), most))
+
+
+def encoded(files: Any, data: Any = None) -> tuple[bytes, dict[str, str]]:
+    made = httpx.Request("POST", "http://x/", files=files, data=data)
+    return made.read(), {"content-type": made.headers["content-type"]}
+
+
+def test_parts_come_with_their_bytes() -> None:
+    binary = bytes(range(256)) * 20 + b"\r\n--\r\n"
+    files = [("image", ("a.png", binary)), ("image", ("C:\\b\\c.png", b"\r\n"))]
+    parts = read(*encoded(files, {"mark": "{}"}))
+    found = [(one.field, one.name, one.content, one.is_file) for one in parts]
+    assert sorted(found) == [
+        ("image", "a.png", binary, True),
+        ("image", "c.png", b"\r\n", True),
+        ("mark", "mark", b"{}", False),
+    ]
+
+
+def test_another_body_is_an_image() -> None:
+    (one,) = read(b"bytes", {"content-type": "image/png"})
+    assert (one.field, one.content, one.is_file) == ("image", b"bytes", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"", "image/png", 400),
+        (b"text", "multipart/form-data", 400),
+        (b"text", f"multipart/form-data; boundary={'x' * 71}", 400),
+        (b"no boundary in here", "multipart/form-data; boundary=x", 400),
+        (b"--x\r\n\r\n\r\nno name\r\n--x--\r\n", "multipart/form-data; boundary=x", 400),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nno end',
+            "multipart/form-data; boundary=x",
+            400,
+        ),
+        (b"--x\r\n\xff: \xff\r\n\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x", 400),
+    ],
+)
+def test_malformed_bodies(content: bytes, kind: str, status: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        read(content, {"content-type": kind})
+    assert caught.value.status == status
+
+
+def test_too_many_parts() -> None:
+    files = [("image", ("a.png", b"x"))] * (body.MOST_PARTS + 1)
+    with pytest.raises(RequestError, match="parts") as caught:
+        read(*encoded(files))
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "5001"}])
+def test_large_bodies_are_refused_by_their_length_or_on_the_way(headers: dict[str, str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        read(bytes(5001), headers, most=5000)
+    assert caught.value.status == 413
+    assert len(read(bytes(5000), {}, most=5000)[0].content) == 5000
+
+
+def test_a_slow_upload_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "GRACE_SECONDS", 0.05)
+    slow = request(bytes(10_000), {}, pause=0.03)
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(body.read(slow, 1 << 20))
+    assert caught.value.status == 408
+    monkeypatch.setattr(body, "SLOWEST", 1000)
+    steady = request(bytes(10_000), {}, pause=0.03)
+    assert len(asyncio.run(body.read(steady, 1 << 20))) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("", "image/png"),
+        ("*/*", "image/png"),
+        ("application/json", "application/json"),
+        ("image/*;q=0.5, application/json;q=0.4", "image/png"),
+        ("text/html, application/json;q=0.9, */*;q=0.1", "application/json"),
+        ("image/jpeg;q=0, */*", "image/png"),
+        ("text/html", 406),
+        ("image/png;q=much", 400),
+    ],
+)
+def test_the_form_that_a_client_accepts(accept: str, form: str | int) -> None:
+    asked = request(b"", {"accept": accept})
+    forms = ("image/png", "application/json", "image/jpeg")
+    if isinstance(form, str):
+        assert _form(_accepted(asked), forms) == form
+    else:
+        with pytest.raises(RequestError) as caught:
+            _form(_accepted(asked), forms)
+        assert caught.value.status == form

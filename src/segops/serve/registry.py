@@ -20,7 +20,7 @@ from typing import IO, Any
 from segops import logs
 from segops.runtime.errors import SegopsError, TransientError
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.5
 KEPT = 3
 """Fetched models of a key that are kept: workers of the one before may start again."""
 log = logging.getLogger("segops")

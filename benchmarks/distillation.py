@@ -24,7 +24,8 @@ from torch import nn
 
 from benchmarks.common import job_of, settings_of
 from segops.data.selection_split import selection_split
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.params.file import Params
 from segops.params.model import ModelParams
 from segops.predict.bundle import load_bundle

@@ -12,7 +12,13 @@ from segops.runtime.errors import SegopsError
 
 
 def predict(
-    source: Annotated[Path, typer.Argument(help="An image or a directory of images.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="An image, a directory of images, a list (.txt, .lst, .list) of paths or "
+            "addresses, or s3://BUCKET/PREFIX."
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +53,14 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict images again whose outputs exist.")
     ] = False,
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Images of a shard. More images than one shard's are shared by all processes "
+            "that are started with the same arguments, on every machine that sees the output.",
+        ),
+    ] = 1000,
     log: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +87,7 @@ def predict(
     with resolved(model, Path() if is_bundle else checkout()) as bundle:
         outcome = predict_folder(
             source, bundle, output, options, device=device, overwrite=overwrite,
-            observations=log, log_names=log_names,
+            observations=log, log_names=log_names, shard_size=shard_size,
         )  # fmt: skip
     console.say(
         f"{outcome.before} done before, {outcome.now} done now, in {output}; "
@@ -81,4 +95,7 @@ def predict(
     )
     if outcome.failed:
         listed = "\n  ".join(printable(failure, lines=False) for failure in outcome.failed)
-        raise SegopsError(f"{len(outcome.failed)} image(s) could not be done:\n  {listed}")
+        further = outcome.failures - len(outcome.failed)
+        if further:
+            listed += f"\n  and {further} more: see the column error of {outcome.table}"
+        raise SegopsError(f"{outcome.failures} image(s) could not be done:\n  {listed}")

@@ -6,8 +6,8 @@ import logging
 import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,18 @@ from segops.runtime.bands import RGB, extent, false_colour
 from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 
-from . import outputs
+from . import bucket, outputs
 from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
 from .explain import explanation, require_class
 from .image_files import File, decode_files, read_files
-from .journal import FORMAT, JOURNAL, LOCK, FinishedImage, Journal
+from .image_list import Source
+from .journal import FORMAT, LOCK, FinishedImage, Journal
 from .log import PredictionLog
 from .observe import Observation, Observe, observing
 from .outputs import Options, PredictedImage
-from .sources import Source, find_images
-from .table import TABLE, write_table
+from .shards import Result, Round
+from .sources import find_sources
+from .work import FolderResult, Work
 
 IMAGES_AT_ONCE = 32
 BYTES_AT_ONCE = 512 << 20
@@ -45,28 +47,14 @@ LARGEST_PROBABILITIES = 1 << 30
 THREADS = max(4, min(16, 2 * cores()))
 """Threads that read and write images; one further thread predicts."""
 
+SHARD_SIZE = 1000
+"""Images of a shard: processes share a run shard by shard."""
+
 log = logging.getLogger("segops")
 
 
-@dataclass(frozen=True)
-class FolderResult:
-    """What a run did.
-
-    Attributes:
-        now: Number of images predicted in this run.
-        before: Number of images that earlier runs predicted.
-        failed: A message for each image that could not be predicted.
-        table: The table of all images.
-    """
-
-    now: int
-    before: int
-    failed: list[str]
-    table: Path
-
-
 def predict_folder(
-    source: Path,
+    source: Path | str,
     bundle: Path,
     output: Path,
     options: Options | None = None,
@@ -75,6 +63,7 @@ def predict_folder(
     overwrite: bool = False,
     observations: Path | None = None,
     log_names: bool = False,
+    shard_size: int = SHARD_SIZE,
 ) -> FolderResult:
     """Write a palette PNG ``NAME.png`` and what `options` ask for of every image, and a table.
 
@@ -84,11 +73,16 @@ def predict_folder(
     :func:`segops.predict.table.write_table`. A killed run leaves whole files only, and the next
     run ends with the same bytes as a run that was not killed.
 
+    More than `shard_size` images are shared among all processes that are started with the same
+    arguments, see :mod:`segops.predict.shards`; fewer are done by one process, and a second one is
+    refused.
+
     A model of further directories of bands (`data.bands`) takes them from files beside an image's;
     see :func:`segops.predict.image_files.read_files`.
 
     Args:
-        source: An image, or a directory; see :func:`segops.predict.sources.find_images`.
+        source: An image, a directory, a list or an address in a bucket; see
+            :func:`segops.predict.sources.find_sources`.
         bundle: A model bundle's directory.
         output: Directory of the outputs. Outputs of earlier runs may be replaced.
         options: The files beside the mask; None: an overlay.
@@ -97,6 +91,7 @@ def predict_folder(
         observations: Directory of the prediction log that gets a line for every image predicted;
             see :mod:`segops.predict.log`.
         log_names: Whether these lines name the images.
+        shard_size: Images of a shard, at least 1.
 
     Raises:
         SegopsError: The source, the output, the class to explain or the bundle is not usable, a
@@ -105,33 +100,30 @@ def predict_folder(
     options = options or Options()
     model = read_model(bundle)
     require_class(options.explain, model.get("class_names", ()))
-    sources = find_images(source, output, model.get(opener.BANDS, ()))
+    found = find_sources(source, output, model.get(opener.BANDS, ()))
     digest = bundle_digest(bundle)
     predictor = load_bundle(bundle, device, digest)
-    with _named_write_errors(output), files.exclusive(output / LOCK, "a prediction"):
-        directories = {image.mask_path.parent for image in sources}
-        outputs.remove_temporary({output, (output / JOURNAL).parent, *directories})
-        journal = Journal(output)
-        finished = False
-        try:
-            with ThreadPoolExecutor(1, "predict") as predicting, ExitStack() as stack:
-                run = _Run(predictor, digest, journal, options, overwrite, predicting)
-                if observations is not None:
-                    run.observed = PredictionLog(observations, digest, names=log_names)
-                    run.observe = stack.enter_context(observing(predictor))
-                # On an error or Ctrl-C, images under way end before the pool and the journal do.
-                with closing(run.results(sources)) as made:
-                    results = list(track(made, "predict", len(sources)))
-            rows = (
-                (image.name, result if isinstance(result, str) else run.entry(image))
-                for image, result in zip(sources, results, strict=True)
-            )
-            write_table(output / TABLE, predictor.class_names, rows)
-            finished = True
-        finally:
-            journal.close(compact=finished)
-    failed = [result for result in results if isinstance(result, str)]
-    return FolderResult(results.count(True), results.count(False), failed, output / TABLE)
+    work = Work(found, shard_size, output, predictor.class_names)
+    plan = {
+        "source": str(source) if "://" in str(source) else str(Path(source).resolve()),
+        "images": found.digest(),
+        "shard_size": shard_size,
+        "options": asdict(options),
+        "overwrite": overwrite,
+        "model": digest,
+        "device": torch.device(predictor.device).type,
+    }
+    alone = files.exclusive(output / LOCK, "a prediction") if len(work) == 1 else nullcontext()
+    with _named_write_errors(output), alone, ExitStack() as stack:
+        shared = Round(output, plan, len(work))
+        journal = stack.enter_context(closing(Journal(output)))
+        predicting = stack.enter_context(ThreadPoolExecutor(1, "predict"))
+        scratch = stack.enter_context(files.scratch())
+        run = _Run(predictor, digest, journal, options, overwrite, predicting, scratch)
+        if observations is not None:
+            run.observed = PredictionLog(observations, digest, names=log_names)
+            run.observe = stack.enter_context(observing(predictor))
+        return work.do(shared, journal, run)
 
 
 @dataclass
@@ -144,6 +136,7 @@ class _Run:
     options: Options
     overwrite: bool
     predicting: ThreadPoolExecutor
+    scratch: Path
     observed: PredictionLog | None = None
     observe: Observe | None = None
 
@@ -151,16 +144,27 @@ class _Run:
         self.device = str(torch.device(self.predictor.device).type)
         self.classes = len(self.predictor.class_names)
 
-    def results(self, sources: list[Source]) -> Generator[bool | str, None, None]:
+    def images(
+        self, sources: list[Source], label: str
+    ) -> Generator[tuple[bool | str, Result], None, None]:
+        """As :meth:`segops.predict.work.Predicts.images`."""
+        with closing(self._results(sources)) as made:
+            for source, done in zip(sources, track(made, label, len(sources)), strict=True):
+                yield done, done if isinstance(done, str) else self._entry(source)
+
+    def _results(self, sources: list[Source]) -> Generator[bool | str, None, None]:
         """For each image: True once predicted, False if an earlier run did, else what is wrong."""
-        if self.options.probabilities:
+        remote = any(source.url for source in sources)
+        if self.options.probabilities and not remote:
             size = sum(self._probabilities_size(*self._extent(source)) for source in sources)
             log.info("probabilities: %.2f GiB in %d file(s)", size / 2**30, len(sources))
-        yield from pipelined(
-            sources, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
-        )
+        fetched = bucket.fetched(sources, self.scratch)
+        with closing(fetched) if remote else nullcontext(sources) as items:
+            yield from pipelined(
+                items, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
+            )
 
-    def entry(self, source: Source) -> FinishedImage:
+    def _entry(self, source: Source) -> FinishedImage:
         """The journal's entry of an image that is finished."""
         entry = self.journal.get(source.mask)
         assert entry is not None, source.name
@@ -182,7 +186,7 @@ class _Run:
         return 2 * self.classes * width * height if self.options.probabilities else 0
 
     def _do(self, source: Source) -> bool | str:
-        """Read, predict and write an image; see :meth:`results`. Runs in a thread."""
+        """Read, predict and write an image; see :meth:`_results`. Runs in a thread."""
         sha256: str | None = None
         try:
             held = self._files(source)
@@ -211,6 +215,13 @@ class _Run:
         """The files of an image whose name and kind are usable."""
         if source.path.exists() and not source.path.is_file():
             raise SegopsError(f"{source.path}: is no file.")
+        try:
+            return self._read(source)
+        finally:
+            if source.url is not None:
+                source.path.unlink(missing_ok=True)
+
+    def _read(self, source: Source) -> list[File]:
         if len(os.fsencode(Path(source.mask).stem)) > outputs.LONGEST_STEM:
             raise SegopsError(
                 f"{source.path}: its name is too long for the names of its outputs; expected at "
@@ -307,8 +318,10 @@ def _named_write_errors(path: Path) -> Iterator[None]:
 def _message(source: Source, error: BaseException) -> str:
     if isinstance(error, SegopsError):
         text = str(error)
-        return text if str(source.path) in text else f"{source.path}: {text}"
+        if source.url is not None:
+            text = text.replace(str(source.path), source.url)
+        return text if source.place in text else f"{source.place}: {text}"
     return (
-        f"{source.path}: does not fit into memory. Predict it by windows: set predict.mode to auto "
-        "or window and package the model anew, or use another --device."
+        f"{source.place}: does not fit into memory. Predict it by windows: set predict.mode to "
+        "auto or window and package the model anew, or use another --device."
     )

@@ -8,7 +8,8 @@ SHA-256 and not by time, because copies and checkouts change the time and no pix
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -17,9 +18,12 @@ from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
 from segops import files, paths
 
+from .image_list import Lines
 from .outputs import KINDS, path_of
 
 JOURNAL = paths.STATE / "predictions.jsonl"
+SHARDS = paths.STATE / "shards"
+"""Where a run keeps what is done of it, and by whom; see :mod:`segops.predict.shards`."""
 LOCK = paths.STATE / "predict.lock"
 FORMAT = 1
 
@@ -61,8 +65,12 @@ _ENTRY = TypeAdapter(FinishedImage)
 class Journal:
     """The journal of a directory of outputs; its methods may be called from any thread.
 
+    A run in one shard appends to the directory's journal. Where several shards are shared, the
+    process that holds one appends to a journal of the shard, and the process that ends last puts
+    all together.
+
     Args:
-        output: The directory; the caller holds its lock.
+        output: The directory.
 
     Raises:
         SegopsError: A pipe or the like lies in the journal's place.
@@ -73,21 +81,16 @@ class Journal:
         self._path = output / JOURNAL
         self._path.parent.mkdir(parents=True, exist_ok=True)
         files.require_files(self._path.parent)
-        self._file = self._path.open("a+b", buffering=0)
         self._lock = Lock()
-        # Lines and not objects, which would take several times their memory.
-        self._lines: dict[str, bytes] = {}
-        end = 0
-        for line in _whole_lines(self._path):
-            end += len(line)
-            if entry := _parsed(line):
-                self._lines[entry.mask] = line
-        self._file.truncate(end)
+        self._lines = Lines()
+        self._file = self._path.open("a+b", buffering=0)
+        self._file.truncate(self._take(self._path))
 
     def get(self, mask: str) -> FinishedImage | None:
         """The entry of a mask, by the mask's path below the directory of the outputs."""
-        line = self._lines.get(mask)
-        return None if line is None else _parsed(line)
+        with self._lock:
+            line = self._lines.get(mask)
+        return None if line is None else parsed(line)
 
     def add(self, entry: FinishedImage) -> None:
         """Append the entry of a finished image.
@@ -95,30 +98,67 @@ class Journal:
         Raises:
             OSError: The line cannot be written whole; the journal is as it was before.
         """
-        line = json.dumps(asdict(entry), allow_nan=False).encode() + b"\n"
+        line = line_of(entry)
         with self._lock:
             files.append(self._file, line)
-            self._lines[entry.mask] = line
+            self._lines.put(entry.mask, line)
 
-    def close(self, *, compact: bool = False) -> None:
-        """Close the file.
+    @contextmanager
+    def of_shard(self, path: Path, earlier: Iterable[Path]) -> Iterator[None]:
+        """Append to a new file meanwhile.
 
         Args:
-            compact: First rewrite it: sorted, one line for each mask whose file exists.
+            path: The file.
+            earlier: Files of the same shard by processes that were killed; their entries count.
         """
-        if compact:
-            masks = (mask for mask in sorted(self._lines) if (self._output / mask).is_file())
-            with files.atomic_path(self._path) as temporary, temporary.open("wb") as file:
-                file.writelines(self._lines[mask] for mask in masks)
+        for other in earlier:
+            self._take(other)
+        usual = self._file
+        with path.open("xb", buffering=0) as self._file:
+            try:
+                yield
+            finally:
+                self._file = usual
+
+    def absorb(self, paths: Iterable[Path]) -> None:
+        """Take over the entries of journals of shards."""
+        for path in paths:
+            self._take(path)
+
+    def put(self, entry: FinishedImage) -> None:
+        """Take over an entry, without appending it to a file."""
+        with self._lock:
+            self._lines.put(entry.mask, line_of(entry))
+
+    def compact(self) -> None:
+        """Rewrite the journal: sorted, one line for each mask whose file exists."""
+        with files.atomic_path(self._path) as temporary, temporary.open("wb") as file:
+            for mask, line in self._lines.in_order():
+                if (self._output / mask).is_file():
+                    file.write(line)
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
+        self._lines.close()
+
+    def _take(self, path: Path) -> int:
+        """Take the entries of a file; the number of its bytes in whole lines."""
+        end = 0
+        for line in _whole_lines(path):
+            end += len(line)
+            if entry := parsed(line):
+                with self._lock:
+                    self._lines.put(entry.mask, line)
+        return end
 
 
 def outputs_in(directory: Path) -> set[Path]:
     """The files that predictions wrote into a directory; empty where it has no journal."""
-    path = directory / JOURNAL
-    if not path.is_file():
+    if not (directory / JOURNAL).is_file():
         return set()
-    entries = filter(None, map(_parsed, _whole_lines(path)))
+    paths = [directory / JOURNAL, *(directory / SHARDS).glob(f"*{JOURNAL.suffix}")]
+    entries = filter(None, (parsed(line) for path in paths for line in _whole_lines(path)))
     return {path_of(directory / entry.mask, kind) for entry in entries for kind in entry.outputs}
 
 
@@ -131,7 +171,12 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
-def _parsed(line: bytes) -> FinishedImage | None:
+def line_of(entry: FinishedImage) -> bytes:
+    """An entry as :func:`parsed` reads it."""
+    return json.dumps(asdict(entry), allow_nan=False).encode() + b"\n"
+
+
+def parsed(line: bytes) -> FinishedImage | None:
     """The entry of a line; None for a line of another version or of something else."""
     try:
         entry = _ENTRY.validate_python(FinishedImage(**json.loads(line)))

@@ -1,4 +1,4 @@
-"""The images of a file or a directory, and the place of their outputs."""
+"""The images of a file, a directory, a list or a bucket, and the place of their outputs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from segops.runtime.errors import SegopsError
 
+from . import bucket
+from .image_list import SourceList
 from .journal import JOURNAL, outputs_in
 from .table import TABLE
 
@@ -24,33 +25,11 @@ SUFFIXES = (
 )
 """Suffixes of the formats that :mod:`segops.runtime.images` decodes."""
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An image to predict.
-
-    Attributes:
-        path: Path of the file.
-        name: Its path below the directory of the images, with slashes.
-        output: The directory of all outputs.
-    """
-
-    path: Path
-    name: str
-    output: Path
-
-    @property
-    def mask(self) -> str:
-        """The mask's path below the directory of the outputs, with slashes."""
-        return f"{self.name.removesuffix(self.path.suffix)}.png"
-
-    @property
-    def mask_path(self) -> Path:
-        """The mask's path."""
-        return self.output / self.mask
+LISTS = (".list", ".lst", ".txt")
+"""Suffixes of a file that names an image, or the address of one, in each line."""
 
 
-def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list[Source]:
+def find_sources(source: Path | str, output: Path, bands: Collection[str] = ()) -> SourceList:
     """The images of `source`, sorted by name.
 
     Sub-directories are searched. Linked directories (a link can lead back to its own directory),
@@ -58,7 +37,9 @@ def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list
     A warning counts other files by their suffix.
 
     Args:
-        source: An image, or a directory of images (any of `SUFFIXES`, in either case).
+        source: An image; a directory of images (any of `SUFFIXES`, in either case); a list (any of
+            `LISTS`), see :func:`_add_list`; or ``s3://BUCKET/PREFIX``, see
+            :func:`segops.predict.bucket.images`.
         output: Directory of the outputs; images keep their relative place in it.
         bands: Names of directories below `source` that hold bands of images, and no image.
 
@@ -68,11 +49,28 @@ def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list
     """
     if output.exists() and not output.is_dir():
         raise SegopsError(f"{output}: is no directory. Give one for the outputs.")
-    if source.is_file():
-        single = Source(source, source.name, output)
+    found = SourceList(output)
+    text = str(source)
+    if "://" in text:
+        others: Counter[str] = Counter()
+        for name, address in bucket.images(text, SUFFIXES, others):
+            found.add(name, address)
+        _tell_others(text, others, bool(found))
+        return found
+    source = Path(source)
+    if source.is_file() and source.suffix.lower() in LISTS:
+        _add_list(source, output, found)
+    elif source.is_file():
+        found.add(source.name, str(source))
+        (single,) = found.part(0, 1)
         if single.mask_path.resolve() == source.resolve():
             raise SegopsError(f"{source}: its mask would replace it. Give another --output.")
-        return [single]
+    else:
+        _add_directory(source, output, bands, found)
+    return found
+
+
+def _add_directory(source: Path, output: Path, bands: Collection[str], found: SourceList) -> None:
     _require_directory(source)
     images_in, masks_in = source.resolve(), output.resolve()
     inside = images_in in masks_in.parents
@@ -84,30 +82,62 @@ def find_images(source: Path, output: Path, bands: Collection[str] = ()) -> list
                 "Give a new or empty directory with --output."
             )
     others: Counter[str] = Counter()
-    sources = [
-        Source(path, path.relative_to(source).as_posix(), output)
-        for path in _images(source, masks_in if inside else None, bands, others)
-    ]
-    _tell_others(source, others, bool(sources))
-    sources.sort(key=lambda image: image.name)
-    by_mask: dict[str, Source] = {}
-    for image in sources:
-        other = by_mask.setdefault(image.mask, image)
-        if other is not image:
-            raise SegopsError(
-                f"{image.path} and {other.path}: both masks would be {image.mask_path}. Rename one."
-            )
+    for path in _images(source, masks_in if inside else None, bands, others):
+        found.add(path.relative_to(source).as_posix(), str(path))
+    _tell_others(source, others, bool(found))
+    if inside or masks_in not in (images_in, *images_in.parents):
+        return
+    for directory in found.directories():
         # The next run would take masks among the images for images.
-        if not inside and (masks_in / image.mask).is_relative_to(images_in):
+        place = masks_in / directory.relative_to(output)
+        if place.is_relative_to(images_in):
             raise SegopsError(
-                f"{output}: the mask {image.mask_path} would lie among the images of "
-                f"{images_in}. Give a directory of its own with --output."
+                f"{output}: the masks of {place} would lie among the images of {images_in}. Give "
+                "a directory of its own with --output."
             )
-    return sources
+
+
+def _add_list(path: Path, output: Path, images: SourceList) -> None:
+    """Add the images that a file names, line by line.
+
+    A line is a path, relative to the list's directory or absolute, or ``s3://BUCKET/KEY``. Below
+    the directory of the outputs an image keeps its path from the list's directory; one that lies
+    elsewhere keeps its whole path, without the leading slash, as an address does without
+    ``s3://``. Empty lines are skipped.
+    """
+    above = f"{os.path.abspath(path.parent)}{os.sep}"  # noqa: PTH100  links stay as written
+    again = 0
+    same = output.resolve() == path.parent.resolve()
+    masks_in = above if same else f"{output.resolve()}{os.sep}"
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            text = os.fsdecode(line.rstrip(b"\r\n"))
+            if not text.strip():
+                continue
+            if "\0" in text:
+                raise SegopsError(
+                    f"{path}:{number}: holds a zero byte, as no path does. Expected a text file "
+                    "with a path, or s3://BUCKET/KEY, in each line."
+                )
+            if "://" in text:
+                name = bucket.name_of(text, f"{path}:{number}")
+            else:
+                text = os.path.normpath(above + text if text[0] != os.sep else text)
+                name = text.removeprefix(above).lstrip(os.sep)
+                if text == masks_in + name:
+                    raise SegopsError(
+                        f"{output}: the mask of {text} ({path}:{number}) would lie beside its "
+                        "image. Give a directory of its own with --output."
+                    )
+            again += not images.add(name, text)
+    if not images:
+        raise SegopsError(f"{path}: names no image. Expected a path in each line.")
+    if again:
+        log.warning("%s: %d line(s) name an image that an earlier line names.", path, again)
 
 
 def list_images(source: Path, bands: Collection[str] = ()) -> list[Path]:
-    """The images that :func:`find_images` finds, without a place for outputs.
+    """The images that :func:`find_sources` finds, without a place for outputs.
 
     Raises:
         SegopsError: `source` is missing or not readable, or holds files and none is an image.
@@ -127,7 +157,7 @@ def _require_directory(source: Path) -> None:
         raise SegopsError(f"{source}: no such file or directory. Expected images.")
 
 
-def _tell_others(source: Path, others: Counter[str], has_images: bool) -> None:
+def _tell_others(source: Path | str, others: Counter[str], has_images: bool) -> None:
     """Name the suffixes of the files that are no images: a warning, or an error without images."""
     if not has_images:
         raise SegopsError(

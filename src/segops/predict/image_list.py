@@ -1,0 +1,187 @@
+"""The images of a prediction in the order of their names, a million of them in little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from segops.runtime.errors import SegopsError
+
+REMOTE = "s3://"
+"""Start of an address in a bucket."""
+
+_CACHE = "PRAGMA cache_size=-32768"
+"""32 MiB of memory; SQLite keeps the rest in a temporary file, which ends with the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image to predict.
+
+    Attributes:
+        path: Path of the file.
+        name: Its path below the directory of the images, with slashes.
+        output: The directory of all outputs.
+        url: Its address in a bucket, for messages; None for a file of this machine.
+    """
+
+    path: Path
+    name: str
+    output: Path
+    url: str | None = None
+
+    @property
+    def mask(self) -> str:
+        """The mask's path below the directory of the outputs, with slashes."""
+        return mask_of(self.name)
+
+    @property
+    def mask_path(self) -> Path:
+        """The mask's path."""
+        return self.output / self.mask
+
+    @property
+    def place(self) -> str:
+        """What messages call it: its address or its path."""
+        return self.url or str(self.path)
+
+
+class SourceList:
+    """Sources sorted by name, each with a mask of its own.
+
+    Fill it with :meth:`add`; after the first question it takes no more.
+
+    Args:
+        output: Directory of the outputs.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._added = 0
+        self._sorted = False
+        # An empty name: SQLite holds the table in memory, and in an unnamed file once it is large.
+        self._table = sqlite3.connect("", isolation_level=None)
+        self._table.execute(_CACHE)
+        self._table.execute("PRAGMA journal_mode=OFF")
+        self._table.execute("CREATE TABLE added (name BLOB, mask BLOB PRIMARY KEY, place BLOB)")
+        self._table.execute("BEGIN")
+
+    def add(self, name: str, place: str) -> bool:
+        """Add a source; false where the same one is in already.
+
+        Args:
+            name: Its path below the directory of the images, with slashes.
+            place: Its path, or its address in a bucket.
+
+        Raises:
+            SegopsError: Another source has the same mask.
+        """
+        mask = mask_of(name)
+        row = (_bytes(name), _bytes(mask), os.fsencode(place))
+        try:
+            self._table.execute("INSERT INTO added VALUES (?, ?, ?)", row)
+        except sqlite3.IntegrityError:
+            query = "SELECT place FROM added WHERE mask = ?"
+            (other,) = self._table.execute(query, row[1:2]).fetchone()
+            if other == row[2]:
+                return False
+            raise SegopsError(
+                f"{place} and {os.fsdecode(other)}: both masks would be "
+                f"{self._output / mask}. Rename one."
+            ) from None
+        self._added += 1
+        return True
+
+    def __len__(self) -> int:
+        """Number of sources."""
+        return self._added
+
+    def __bool__(self) -> bool:
+        """Whether there is a source."""
+        return self._added > 0
+
+    def part(self, start: int, count: int) -> Iterator[Source]:
+        """Yield at most `count` sources from the one with the number `start` on."""
+        self._sort()
+        query = "SELECT name, place FROM sorted WHERE rowid > ? AND rowid <= ? ORDER BY rowid"
+        for name, place in self._table.execute(query, (start, start + count)):
+            yield self._source(_text(name), os.fsdecode(place))
+
+    def digest(self) -> str:
+        """SHA-256 of the names in their order, in hexadecimal."""
+        self._sort()
+        digest = hashlib.sha256()
+        for (name,) in self._table.execute("SELECT name FROM sorted ORDER BY rowid"):
+            digest.update(name + b"\0")
+        return digest.hexdigest()
+
+    def directories(self) -> Iterator[Path]:
+        """Yield the directories of all masks, some several times."""
+        last = None
+        for source in self.part(0, len(self)):
+            if source.mask_path.parent != last:
+                last = source.mask_path.parent
+                yield last
+
+    def _source(self, name: str, place: str) -> Source:
+        path, url = (Path(), place) if place.startswith(REMOTE) else (Path(place), None)
+        return Source(path, name, self._output, url)
+
+    def _sort(self) -> None:
+        if not self._sorted:
+            self._sorted = True
+            self._table.execute(
+                "CREATE TABLE sorted AS SELECT name, place FROM added ORDER BY name"
+            )
+            self._table.execute("DROP TABLE added")
+            self._table.execute("COMMIT")
+
+
+def mask_of(name: str) -> str:
+    """The path of a mask below the directory of the outputs, by its source's name."""
+    return posixpath.splitext(name)[0] + ".png"
+
+
+class Lines:
+    """Lines of bytes by name, a million of them in little memory; for any thread under a lock."""
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._table.execute(_CACHE)
+        self._table.execute("PRAGMA journal_mode=OFF")
+        self._table.execute("CREATE TABLE lines (name BLOB PRIMARY KEY, line BLOB)")
+        self._table.execute("BEGIN")
+
+    def get(self, name: str) -> bytes | None:
+        """The line of a name."""
+        query = "SELECT line FROM lines WHERE name = ?"
+        found = self._table.execute(query, (_bytes(name),)).fetchone()
+        return None if found is None else found[0]
+
+    def put(self, name: str, line: bytes) -> None:
+        """Give a name its line, in place of an earlier one."""
+        row = (_bytes(name), line)
+        self._table.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", row)
+
+    def in_order(self) -> Iterator[tuple[str, bytes]]:
+        """Yield names and lines, sorted by name."""
+        for name, line in self._table.execute("SELECT name, line FROM lines ORDER BY name"):
+            yield _text(name), line
+
+    def close(self) -> None:
+        """Free the memory and the temporary file."""
+        self._table.close()
+
+
+def _bytes(text: str) -> bytes:
+    """A text as bytes that sort as it does; a file's name may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")

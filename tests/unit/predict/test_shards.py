@@ -1,0 +1,303 @@
+"""A prediction of many images is shared among processes, and a killed one's work is done again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from segops.predict import leases, outputs, shards
+from segops.predict.folder import predict_folder
+from segops.predict.journal import JOURNAL, SHARDS, outputs_in
+from segops.predict.leases import Lease, Watch
+from segops.predict.outputs import Options
+from segops.predict.shards import Round
+from segops.runtime.errors import SegopsError
+from tests.support.folder_runs import contents, finished_image, make_bundle, save, shown, table
+
+COUNT, SIZE = 23, 4
+SHARD_COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "photos"
+    for seed in range(COUNT - 1):
+        save(folder / f"{seed % 3}/{seed}.png", seed, height=30 + seed)
+    (folder / "1/broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one process writes that nothing disturbs."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    outcome = predict_folder(photos, bundle, output)
+    assert (outcome.now, outcome.failures) == (COUNT - 1, 1)
+    return contents(output)
+
+
+def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def share(photos: Path, bundle: Path, output: Path) -> None:
+    predict_folder(photos, bundle, output, shard_size=SIZE)
+
+
+def share_slowly(photos: Path, bundle: Path, output: Path) -> None:
+    """Share a prediction, and take so long for each image that others get shards too."""
+    write = outputs.write
+
+    def slow(*arguments: object) -> object:
+        time.sleep(0.2)
+        return write(*arguments)  # type: ignore[arg-type]
+
+    outputs.write = slow  # type: ignore[assignment]
+    share(photos, bundle, output)
+
+
+def awaited(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_one_process_writes_the_same_in_shards_of_any_size(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    for size in (1, 7, COUNT):
+        output = tmp_path / str(size)
+        outcome = predict_folder(photos, bundle, output, shard_size=size)
+        assert (outcome.now, outcome.before, outcome.failures) == (COUNT - 1, 0, 1)
+        assert contents(output) == whole
+        # Each shard finds what is done by its part of the journal.
+        again = predict_folder(photos, bundle, output, shard_size=size + 1)
+        assert (again.now, again.before, again.failures) == (0, COUNT - 1, 1)
+        assert contents(output) == whole
+
+
+def test_two_processes_started_apart_write_what_one_writes(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path, one_thread: None
+) -> None:
+    output = tmp_path / "out"
+    first = start(share_slowly, photos, bundle, output)
+    awaited(lambda: any((output / SHARDS).glob("shard-*.lease")))
+    outcome = predict_folder(photos, bundle, output, shard_size=SIZE)
+    first.join(60)
+    assert first.exitcode == 0
+    assert 0 < outcome.now < COUNT - 1
+    assert contents(output) == whole
+
+
+def test_what_a_killed_process_had_is_done_again(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path, one_thread: None
+) -> None:
+    output = tmp_path / "out"
+    killed = start(share_slowly, photos, bundle, output)
+    other = start(share_slowly, photos, bundle, output)
+    awaited(lambda: any((output / SHARDS).glob("shard-*.results")))
+    assert killed.pid is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert not (output / "predictions.csv").exists()
+    other.join(60)
+    assert other.exitcode == 0
+    assert contents(output) == whole
+
+
+def test_a_run_whose_processes_were_all_killed_goes_on(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path, one_thread: None
+) -> None:
+    output = tmp_path / "out"
+    for results in (1, 3):
+        killed = start(share_slowly, photos, bundle, output)
+        awaited(lambda count=results: len(list((output / SHARDS).glob("shard-*.results"))) >= count)
+        assert killed.pid is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.join(60)
+    # Outputs that are not yet in the directory's journal are known as outputs all the same.
+    masks = set(output.rglob("[!.]*.png"))
+    assert len(masks & outputs_in(output)) >= 3 * SIZE - 1
+    outcome = predict_folder(photos, bundle, output, shard_size=SIZE)
+    assert outcome.before >= 3 * SIZE - 1
+    assert (outcome.now + outcome.before, outcome.failures) == (COUNT - 1, 1)
+    assert contents(output) == whole
+
+
+def test_a_killed_run_of_other_images_gives_way_and_keeps_what_it_did(
+    photos: Path, bundle: Path, tmp_path: Path, one_thread: None
+) -> None:
+    output = tmp_path / "out"
+    killed = start(share_slowly, photos, bundle, output)
+    awaited(lambda: any((output / SHARDS).glob("shard-*.results")))
+    assert killed.pid is not None
+    with pytest.raises(SegopsError, match="a prediction of other images, with other options"):
+        predict_folder(photos, bundle, output, Options(overlay=False), shard_size=SIZE)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join(60)
+    done = len({one for one in outputs_in(output) if one.name.endswith(".overlay.jpg")})
+    outcome = predict_folder(photos, bundle, output, Options(overlay=False))
+    assert (outcome.before, outcome.now) == (done, COUNT - 1 - done)
+    assert done >= SIZE - 1
+
+
+def test_the_table_is_made_again_after_a_kill_in_its_making(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path, one_thread: None
+) -> None:
+    def die_in_the_end(at: str) -> None:
+        def die(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if at == "journal":
+            outputs.remove_temporary = die  # type: ignore[assignment]
+        else:
+            shards._retire = die
+        share(photos, bundle, output)
+
+    output = tmp_path / "out"
+    for at in ("journal", "removal"):
+        process = start(die_in_the_end, at)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert (output / SHARDS).is_dir()
+    outcome = predict_folder(photos, bundle, output, shard_size=SIZE)
+    assert (outcome.now, outcome.before, outcome.failures) == (0, COUNT - 1, 1)
+    assert contents(output) == whole
+
+
+def leave(path: Path, machine: str, owner: str = "far:1") -> bytes:
+    """A lease of another machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"owner": owner, "machine": machine, "token": "t", "count": "1"}).encode()
+    path.write_bytes(content)
+    return content
+
+
+def test_a_lease_of_another_machine_is_over_once_its_counter_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.5)
+    path, watch = tmp_path / "shard-0.lease", Watch()
+    leave(path, "elsewhere")
+    os.utime(path, (2e9, 2e9))  # its clock is far ahead
+    stop = Event()
+
+    def beat() -> None:
+        count = 1
+        while not stop.wait(0.1):
+            count += 1
+            path.write_bytes(path.read_bytes()[:-3] + f"{count % 10}".encode() + b'"}')
+
+    beating = Thread(target=beat)
+    beating.start()
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        assert watch.take(path) is None
+        time.sleep(0.05)
+    assert watch.is_live(path)
+    stop.set()
+    beating.join()
+    began = time.monotonic()
+    while (lease := watch.take(path)) is None:
+        time.sleep(0.05)
+    assert 0.3 < time.monotonic() - began < 5
+    with lease:
+        assert lease.is_held()
+        assert leases.owner(path.read_bytes()).endswith(f":{os.getpid()}")
+        with pytest.raises(FileExistsError):
+            Lease(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lease_beats_and_notices_that_it_was_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    path = tmp_path / "shard-0.lease"
+    with Lease(path) as lease:
+        first = path.read_bytes()
+        awaited(lambda: path.read_bytes() != first)
+        assert len(path.read_bytes()) == len(first)
+        assert Watch().take(path) is None
+        path.unlink()
+        other = leave(path, "elsewhere")
+        assert lease.lost.wait(5)
+    assert path.read_bytes() == other  # not this process's to remove
+
+
+def test_a_shard_whose_lease_is_lost_is_left_to_the_other_process(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.3)
+    output, taken = tmp_path / "out", list[Path]()
+    write = outputs.write
+
+    def overtaken(mask: Path, *arguments: object) -> object:
+        if not taken:
+            (lease,) = (output / SHARDS).glob("shard-*.lease")
+            taken.append(lease)
+            lease.unlink()
+            leave(lease, "elsewhere")
+        return write(mask, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outputs, "write", overtaken)
+    outcome = predict_folder(photos, bundle, output, shard_size=SIZE)
+    assert "another process took it over" in caplog.text
+    assert (outcome.now + outcome.before, outcome.failures) == (COUNT - 1, 1)
+    assert contents(output) == whole
+
+
+def test_a_run_on_another_machine_is_waited_for_before_it_is_replaced(
+    photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.5)
+    output = tmp_path / "out"
+    Round(output, {"of": "other images"}, 2)
+    leave(output / SHARDS / "shard-1.lease", "elsewhere")
+    began = time.monotonic()
+    outcome = predict_folder(photos, bundle, output)
+    assert time.monotonic() - began >= 0.5
+    assert outcome.now == COUNT - 1
+
+
+def test_results_are_those_that_were_given(tmp_path: Path) -> None:
+    run = Round(tmp_path, {"of": "tests"}, 1)
+    entry = finished_image((2, 1), 0.5, (1, 1))
+    strange = replace(entry, mask="b\udce9.png")
+    given = [entry, "b\udce9.png: broken,\nby far", strange, "{}", "null"]
+    for shard, lease in run.todo():
+        assert lease.is_held()
+        run.finish(shard, given)
+    assert list(run.results(0)) == given
+    assert not (tmp_path / JOURNAL).exists()
+    assert shown(tmp_path) == set()
+
+
+def test_the_table_has_the_rows_of_all_shards_in_order(
+    photos: Path, bundle: Path, tmp_path: Path
+) -> None:
+    predict_folder(photos, bundle, tmp_path / "out", shard_size=5)
+    rows = table(tmp_path / "out")
+    assert list(rows) == sorted(rows)
+    assert len(rows) == COUNT
+    assert "broken.jpg" in rows["1/broken.jpg"]["error"]

@@ -17,6 +17,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.utilities.services import critical_service_loop
 from pydantic import ValidationError
 
 from flows import server
@@ -122,6 +123,7 @@ def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_u
     Raises:
         RuntimeError: Prefect's runner gave up, because the server does not answer.
     """
+    _log_retries()
     runner = Runner(
         name=f"segops-{name}",
         limit=2,  # one retraining; an approval does not wait for it
@@ -139,6 +141,21 @@ def _serve_once(name: str, claimed: UUID, scheduled: Any, approval: Any, catch_u
             log.info("%d missed runs are cancelled.", skipped)
     log.info("Schedule %s is being served; Ctrl-C ends it.", name)
     asyncio.run(_serve(runner, name, claimed, deployment))
+
+
+def _log_retries() -> None:
+    """Have Prefect's loops log, at DEBUG, the tracebacks that they print where no server answers.
+
+    :func:`_await_server` says in a line why no server answers.
+    """
+    defaults = critical_service_loop.__defaults__ or ()
+    critical_service_loop.__defaults__ = tuple(
+        _log_words if one is print else one for one in defaults
+    )
+
+
+def _log_words(words: str = "") -> None:
+    log.debug("%s", words.strip())
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

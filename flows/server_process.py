@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import os
 import socket
 import sys
 import threading
 import time
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from segops.operate import crashes
 from segops.params.notify import HISTORY_HOURS
 from segops.runtime.errors import SegopsError
 
@@ -103,7 +106,30 @@ def _app(once: bool) -> ASGIApp | None:
         from prefect.server.services.perpetual_services import perpetual_service
 
         perpetual_service(enabled_getter=lambda: True, run_in_ephemeral=True)(schedule_vacuum_tasks)
+    else:
+        asyncio.run(_wait_for_heartbeats())
     return create_app(ephemeral=once)
+
+
+async def _wait_for_heartbeats() -> None:
+    """Let the runs that are watched be silent for the allowed time from now on.
+
+    While no server ran they could send no heartbeat; Prefect would mark them as crashed at once.
+    """
+    import sqlalchemy
+    from prefect.server.database import provide_database_interface
+
+    database = provide_database_interface()
+    buckets, automations = database.AutomationBucket, database.Automation
+    named = sqlalchemy.select(automations.id).where(automations.name == crashes.NAME)
+    now = datetime.now(UTC)
+    # A new database has no tables yet; the start of the server tells what else is wrong with it.
+    with suppress(sqlalchemy.exc.DBAPIError):
+        async with database.session_context(begin_transaction=True) as session:
+            waiting = sqlalchemy.select(buckets).where(buckets.automation_id.in_(named))
+            for one in await session.scalars(waiting):
+                one.start, one.end = now, now + (one.end - one.start)
+    await (await database.engine()).dispose()
 
 
 def _bound_history() -> None:

@@ -70,20 +70,28 @@ def finish(root: Path) -> str:
 def test_another_commit_is_made(workspace: Path) -> None:
     before = git(workspace, "rev-parse", "HEAD")
     with training(workspace) as ended:
-        with (workspace / "src/segops/words.py").open("a") as code:
-            code.write("\n# another comment\n")
+        code = workspace / "src/segops/files.py"
+        code.write_text(f"{code.read_text()}\n# another comment\n")
         git(workspace, "commit", "-qam", "another")
     assert ended[0] == 0, ended
-    tags = made.snapshot(workspace)["runs"][finish(workspace)]["tags"]
+    run = finish(workspace)
+    tags = made.snapshot(workspace)["runs"][run]["tags"]
     assert tags["segops.code_commit"] == before
 
 
 def test_a_parameter_is_changed(workspace: Path) -> None:
+    """The result of the old value is not taken for one of the new value."""
+    params = (workspace / "params.yaml").read_text()
     with training(workspace) as ended:
-        set_params(workspace, train={"lr": 0.0123})
-    assert ended[0] == 0, ended
+        set_params(workspace, train={"lr": 0.0123}, gate={"margin": 0.5})
+    assert ended[0] == 1, ended
+    assert "changed while stage train ran: train.lr from 0.001 to 0.0123." in ended[1]
     (train,) = [one for one in pipeline.states(workspace) if one.name == "train"]
-    assert train.state == "stale", "what was trained knows nothing of the new rate"
+    assert train.state == "stale"
+    (workspace / "params.yaml").write_text(params)
+    lines: list[str] = []
+    assert pipeline.run_stage(workspace, "train", lines.append) == "ran"
+    assert "Continuing an interrupted training" in "".join(lines)
 
 
 def test_a_photograph_is_changed(workspace: Path) -> None:

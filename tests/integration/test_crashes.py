@@ -21,6 +21,8 @@ from tests.support.prefect_server import Serving, serving
 pytestmark = pytest.mark.slow
 SILENCE = timedelta(seconds=10)
 """The shortest that Prefect takes."""
+EVALUATED_EVERY = 5
+"""Seconds between two looks of Prefect's server at its automations."""
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +77,29 @@ def test_a_silent_run_is_marked_and_one_that_others_watch_is_not(running: Servin
 
 
 @pytest.mark.long
-def test_a_run_that_ended_with_its_server_is_marked_by_the_next_one(tmp_path: Path) -> None:
+def test_a_server_that_was_away_waits_for_heartbeats_first(tmp_path: Path) -> None:
+    """A run that lives could send none; one that ended meanwhile is marked in the end."""
+    silence = 3 * SILENCE
     with serving(tmp_path) as first:
         with schedules.client() as client:
-            crashes.install(client, SILENCE)
-        run = begun([crashes.TAG])
-        beat(run)
+            crashes.install(client, silence)
+        lives, ended = begun([crashes.TAG]), begun([crashes.TAG])
+        beat(ended)
         servers.deliver()
-        until(lambda: "prefect.flow-run.heartbeat" in str(first.post("events/filter", {}).json()))
+        until(lambda: "prefect.flow-run.heartbeat" in events(first))
         psutil.Process(first.pid).kill()
+    time.sleep(silence.total_seconds() + 2)
     with serving(tmp_path) as second:
-        until(lambda: second.get(f"flow_runs/{run.id}")["state"]["type"] == "CRASHED")
+        time.sleep(EVALUATED_EVERY + 3)
+        assert {one["state"]["type"] for one in second.read("flow_runs")} == {"RUNNING"}
+        beat(lives)
+        servers.deliver()
+        until(lambda: second.get(f"flow_runs/{ended.id}")["state"]["type"] == "CRASHED")
+        assert second.get(f"flow_runs/{lives.id}")["state"]["type"] == "RUNNING"
+
+
+def events(server: Serving) -> list[str]:
+    return [one["event"] for one in server.post("events/filter", {}).json()["events"]]
 
 
 def until(is_so: Callable[[], bool]) -> None:

@@ -203,6 +203,7 @@ def test_a_schedule_outlives_its_server(
         nightly = processes.enter_context(Serve(checkout, "--name", "nightly"))
         assert segops(checkout, "schedule", "pause", "weekly").returncode == 0
     until(lambda: is_away(started) and is_away(nightly), 200)
+    assert "Traceback" not in started.said.read_text()
     with serving(tmp_path, port=port) as second:
         until(lambda: not is_away(started) and not is_away(nightly))
         assert deployment(second)["paused"]

@@ -133,16 +133,18 @@ def _wanted(older_than: str, budget: str | None, rejected: bool) -> Wanted:
 
 def _show(found: Plan) -> None:
     """Print what a clean-up would remove, and what it leaves."""
+    from segops.operate.clean import freed
+
     pieces = sorted(found.pieces, key=lambda piece: piece.kind)
     if pieces:
         table = Table("what", "number", "size", title="May go", title_justify="left")
         for kind, group in groupby(pieces, key=lambda piece: piece.kind):
             each = list(group)
-            table.add_row(kind, str(len(each)), _size(sum(piece.bytes for piece in each)))
+            table.add_row(kind, str(len(each)), _size(freed(each)))
         console.print(table)
     shown = [piece for piece in pieces if piece.kind != "DVC's cache"]
     for piece in shown[:MOST_NAMED]:
-        console.say(f"{piece.kind}: {piece.name}, {_size(piece.bytes)}")
+        console.say(f"{piece.kind}: {piece.name}, {_size(piece.space.total)}")
     if len(shown) > MOST_NAMED:
         console.say(f"and {len(shown) - MOST_NAMED} more")
     for note in found.notes:

@@ -76,6 +76,7 @@ def _run_stage(name: str, fresh: bool) -> None:
     from segops import logs, pipeline
     from segops.code import stage_names
     from segops.operate import ranks, turns
+    from segops.params.constant import constant_params
     from segops.params.file import load_params
     from segops.train.launch import launch, takes_lock
 
@@ -96,9 +97,9 @@ def _run_stage(name: str, fresh: bool) -> None:
     ):
         if holds and name == "train":
             ranks.announce(root)
-        if name == "train" and launch(root):
-            return
-        importlib.import_module(f"segops.stages.{name}").run(root)
+        with constant_params(root, name) if holds else nullcontext():
+            if name != "train" or not launch(root):
+                importlib.import_module(f"segops.stages.{name}").run(root)
 
 
 def record(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from segops import files, paths
 from segops.operate import results, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
+from segops.operate.space import Space, Tally, taken
 from segops.params.file import load_params
 from segops.pipeline import cache
 from segops.record import moved
@@ -55,7 +55,7 @@ class Piece:
         kind: Where it lies.
         name: What people call it.
         time: When it was made, in seconds since 1970.
-        bytes: The space that it takes.
+        space: The space of its files.
         remove: Removes it.
         versions: Names of the versions that go with it.
     """
@@ -63,7 +63,7 @@ class Piece:
     kind: Kind
     name: str
     time: float
-    bytes: int
+    space: Space
     remove: Callable[[], object] = field(compare=False, repr=False)
     versions: tuple[str, ...] = ()
 
@@ -89,12 +89,17 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Bytes that the clean-up frees."""
-        return sum(one.bytes for one in self.pieces)
+        return freed(self.pieces)
 
     @property
     def young_bytes(self) -> int:
         """Bytes that could go, but for their age."""
-        return sum(one.bytes for one in self.young)
+        return freed(self.young)
+
+
+def freed(pieces: Iterable[Piece]) -> int:
+    """Return the bytes that are free once pieces are removed."""
+    return Tally(one.space for one in pieces).bytes
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def _planned(
 
     Where kinds and names are given that were `seen`, nothing else goes.
     """
-    found = Plan(total=sum(map(_bytes, _places(home))))
+    found = Plan(total=taken(*_places(home)).total)
     pieces = [*_copies(home), *_reproductions(home), *_runs(home)]
     with ExitStack() as held:
         versions: list[Held] = []
@@ -184,9 +189,8 @@ def _planned(
                 if not wanted.rejected and refused:
                     others = [one for one in kept if not one.is_only_refused]
                     more = _record(store, home, versions, others)
-                    found.refused = sum(one.bytes for one in more) - sum(
-                        one.bytes for one in pieces if one.kind == "record"
-                    )
+                    present = (one for one in pieces if one.kind == "record")
+                    found.refused = freed(more) - freed(present)
         _choose(found, pieces, wanted, seen)
         if not (home / ".dvc/config").is_file():
             pass
@@ -223,15 +227,15 @@ def _choose(
     seen: Collection[tuple[str, str]] | None = None,
 ) -> None:
     limit = time.time() - wanted.older_than
-    left = found.total - found.bytes
+    gone = Tally(one.space for one in found.pieces)
     for one in sorted(pieces, key=lambda piece: (piece.time, piece.name)):
         if one.time > limit:
             found.young.append(one)
         elif seen is not None and (one.kind, one.name) not in seen:
             continue
-        elif wanted.budget is None or left > wanted.budget:
+        elif wanted.budget is None or found.total - gone.bytes > wanted.budget:
             found.pieces.append(one)
-            left -= one.bytes
+            gone.add(one.space)
 
 
 def _record(
@@ -244,7 +248,7 @@ def _record(
             "record",
             one.name,
             one.time,
-            sum(map(_bytes, one.directories)),
+            taken(*one.directories),
             one.remove,
             one.versions,
         )
@@ -305,10 +309,10 @@ def _cache(
     unused = held.enter_context(cache.unused_objects(home, worktree.others(home), needed, commits))
     pieces = []
     for path in unused:
-        found = path.stat()
         name = path.relative_to(place).as_posix()
         # The moment at which it came into the cache: its content may be older.
-        pieces.append(Piece("DVC's cache", name, found.st_ctime, found.st_size, path.unlink))
+        came = path.stat().st_ctime
+        pieces.append(Piece("DVC's cache", name, came, taken(path), path.unlink))
     return pieces
 
 
@@ -350,8 +354,8 @@ def _outputs(store: Store, one: Held) -> Iterator[str]:
 def _copies(home: Path) -> Iterator[Piece]:
     """Yield the copies of the database as it was before its checkout was moved."""
     for path in home.glob(f"{moved.DATABASE}-in-*"):
-        found = path.stat()
-        yield Piece("copy of the database", path.name, found.st_mtime, found.st_size, path.unlink)
+        made = path.stat().st_mtime
+        yield Piece("copy of the database", path.name, made, taken(path), path.unlink)
 
 
 def _reproductions(home: Path) -> Iterator[Piece]:
@@ -359,7 +363,7 @@ def _reproductions(home: Path) -> Iterator[Piece]:
     for folder in (home / paths.STATE).glob("reproduce-*"):
         if folder.is_dir():
             yield Piece(
-                "worktree", folder.name, folder.stat().st_mtime, _bytes(folder),
+                "worktree", folder.name, folder.stat().st_mtime, taken(folder),
                 partial(worktree.remove, home, folder),
             )  # fmt: skip
 
@@ -370,7 +374,7 @@ def _runs(home: Path) -> Iterator[Piece]:
         if run.state != "running":
             folder = runs.home_of(home) / run.name
             yield Piece(
-                "worktree", f"run {run.name}", folder.stat().st_mtime, _bytes(folder),
+                "worktree", f"run {run.name}", folder.stat().st_mtime, taken(folder),
                 partial(runs.clean, home, run.name),
             )  # fmt: skip
 
@@ -382,15 +386,3 @@ def _places(home: Path) -> list[Path]:
     # The worktrees of runs lie in the state of the main checkout.
     outer = [one for one in states if not one.parent.is_relative_to(home / paths.STATE)]
     return [*(home / name for name in names), *sorted(outer), *home.glob(f"{moved.DATABASE}*")]
-
-
-def _bytes(place: Path) -> int:
-    """Return the space that a file, or the files below a directory, take; links take none."""
-    if place.is_file():
-        return place.stat().st_size
-    total = 0
-    for directory, _, names in os.walk(place):
-        for path in (Path(directory, name) for name in names):
-            with suppress(FileNotFoundError):  # a run may end meanwhile
-                total += 0 if path.is_symlink() else path.stat().st_size
-    return total

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from segops import faults, paths, reach
 from segops.runtime.errors import SegopsError
@@ -111,6 +112,26 @@ def home(_: Path) -> str:
     return f"Prefect's home is {path}"
 
 
+def require_prefect_address(url: str) -> None:
+    """Check that a Prefect server's address is one; Prefect cannot be imported where it is none.
+
+    Raises:
+        UnfitError: It is no address.
+    """
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # of brackets or the port
+        is_address = False
+    if not is_address:
+        from segops.record.tracking import without_credentials
+
+        raise UnfitError(
+            f"PREFECT_API_URL is {without_credentials(url)}; expected an address such as "
+            "http://127.0.0.1:4200/api."
+        )
+
+
 def require_prefect(url: str) -> None:
     """Check that a Prefect server answers at an address, in ten seconds at the most.
 
@@ -120,10 +141,7 @@ def require_prefect(url: str) -> None:
     from segops.record.tracking import without_credentials
 
     shown = without_credentials(url)
-    if not url.startswith(("http://", "https://")):
-        raise UnfitError(
-            f"PREFECT_API_URL is {shown}; expected an address such as http://127.0.0.1:4200/api."
-        )
+    require_prefect_address(url)
     if reason := reach.silence(url, "/health"):
         raise UnfitError(
             f"{shown}: no Prefect server answers ({reason}). Start it, or unset PREFECT_API_URL."

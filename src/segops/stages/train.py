@@ -78,7 +78,8 @@ def _train(root: Path, settings: TrainingSettings) -> None:
         return
     _write(root, settings, job, outcome)
     job.history.end()
-    checkpoint.remove(root / paths.RESUME)
+    if TrainingSettings.read(root) == settings:  # else the result is not taken
+        checkpoint.remove(root / paths.RESUME)
     log.info(
         "Trained %d steps; weights of epoch %d%s.",
         outcome.steps,

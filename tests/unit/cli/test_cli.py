@@ -34,6 +34,14 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
+def test_an_address_that_prefect_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://[::1/x")
+    done = segops("schedule", "list")
+    assert done.returncode == 1
+    assert "PREFECT_API_URL is http://[::1/x; expected an address such as" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [("run",), ("status",), ("stage", "train"), ("record",), ("rollback", "--reason", "x")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.services import critical_service_loop
 
 from flows import serve
 from segops.runtime.errors import SegopsError, TransientError
@@ -59,3 +61,13 @@ def test_the_cause_is_found_in_what_the_client_raises() -> None:
     assert serve._is_refusal(cause)
     answer.status_code = 503
     assert not serve._is_refusal(cause)
+
+
+def test_a_loop_of_prefect_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    async def away() -> None:
+        raise httpx.ConnectError("refused")
+
+    serve._log_retries()
+    with pytest.raises(RuntimeError, match="Service exceeded error threshold"):
+        asyncio.run(critical_service_loop(away, interval=0))
+    assert capsys.readouterr() == ("", "")

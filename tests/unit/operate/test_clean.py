@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from segops.operate.clean import DAY, Piece, Plan, Wanted, _choose
+from segops.operate.space import Space, taken
 
 
 def chosen(wanted: Wanted, total: int = 100) -> tuple[list[str], list[str]]:
     now = time.time()
     pieces = [
-        Piece("record", f"of {days} days", now - days * DAY, 10, lambda: None)
+        Piece("record", f"of {days} days", now - days * DAY, Space(10), lambda: None)
         for days in (1, 40, 90, 31)
     ]
     plan = Plan(total=total)
@@ -38,3 +40,24 @@ def test_the_oldest_go_first_until_it_fits(wanted: Wanted, goes: list[str]) -> N
 
 def test_what_is_young_is_told() -> None:
     assert chosen(Wanted(budget=0))[1] == ["of 1 days"]
+
+
+def test_a_file_of_several_names_counts_once_and_is_free_with_the_last(tmp_path: Path) -> None:
+    cache, run, data = (tmp_path / name for name in ("cache", "run", "data"))
+    for place in (cache, run, data):
+        place.mkdir()
+    (cache / "in use").write_bytes(bytes(100))
+    (data / "in use").hardlink_to(cache / "in use")
+    (cache / "unused").write_bytes(bytes(20))
+    for name in ("first", "second"):
+        (run / name).hardlink_to(cache / "unused")
+    (run / "own").write_bytes(bytes(3))
+    (run / "link").symlink_to(cache / "in use")
+    assert taken(cache, run).total == 123
+    assert taken(cache, run, data).bytes == 123
+    spaces = [taken(cache / "in use"), taken(run), taken(cache / "unused")]
+    pieces = [Piece("worktree", str(at), at, one, lambda: None) for at, one in enumerate(spaces)]
+    assert [Plan(pieces[:count]).bytes for count in (1, 2, 3)] == [0, 3, 23]
+    plan = Plan(total=123)
+    _choose(plan, [*pieces, Piece("record", "v", 9, Space(50), lambda: None)], Wanted(budget=100))
+    assert plan.pieces == pieces

@@ -140,7 +140,9 @@ def test_a_server_of_mlflow_that_never_answers_is_told(
             surroundings.require(root)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "http://127.0.0.1:9/api"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:4200/api", "http://127.0.0.1:9/api", "http://[::1/x", "http://a:70000/api"]
+)
 def test_a_prefect_server_that_is_away_is_told(root: Path, url: str) -> None:
     said = refused(checked(root, {"PREFECT_API_URL": url}))
     assert "PREFECT_API_URL" in said

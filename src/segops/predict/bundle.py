@@ -128,6 +128,11 @@ class BundledPredictor:
         probabilities: NDArray[np.float32] = self._call("predict_probabilities", image)
         return probabilities
 
+    def batch_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As :meth:`segops.runtime.predictor.Predictor.batch_logits`."""
+        logits: NDArray[np.float32] = self._call("batch_logits", images)
+        return logits
+
     @property
     def network(self) -> nn.Module:
         """The network, built by the bundle's own code."""

@@ -23,8 +23,8 @@ from typing import Any
 from torch import nn
 
 from benchmarks.common import job_of, settings_of
-from segops.data.selection_split import selection_split
 from segops.data.packing import pack
+from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.params.file import Params
 from segops.params.model import ModelParams

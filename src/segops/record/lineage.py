@@ -83,6 +83,8 @@ START_FIELD = "start_sha256"
 """SHA-256 of the weights that the training started from; a random start has none."""
 TEACHER_FIELD = "teacher_digest"
 """Digest of the bundle whose predictions the training learned; most have no teacher."""
+MADE_FROM_FIELDS = (START_FIELD, TEACHER_FIELD, "teacher_model")
+"""The other models that a training was made from; the last is the teacher's address."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
 PROJECT_FIELD = "project"
@@ -182,8 +184,7 @@ def packaging(root: Path) -> Lineage:
 
 def outcome(training: Mapping[str, Any]) -> Lineage:
     """Return what ``metrics/training.json`` says: weights, teacher, device, seed."""
-    names = (*TRAINING_FIELDS, START_FIELD, TEACHER_FIELD, "teacher_model")
-    known = {name: training.get(name) for name in names}
+    known = {name: training.get(name) for name in (*TRAINING_FIELDS, *MADE_FROM_FIELDS)}
     return Lineage(
         _prefixed({name: str(value) for name, value in known.items() if value is not None})
     )

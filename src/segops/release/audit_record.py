@@ -15,7 +15,7 @@ def run(case: Case) -> str:
     """The run is there, and its tags are those of the version."""
     tags = case.run.data.tags
     names = [*lineage.ORIGIN_FIELDS, *lineage.TRAINING_FIELDS]
-    names += [lineage.PATCH_FIELD, lineage.FIRST_PARAMS_FIELD, lineage.START_FIELD]
+    names += [lineage.PATCH_FIELD, lineage.FIRST_PARAMS_FIELD, *lineage.MADE_FROM_FIELDS]
     if case.is_latest:
         names += [*lineage.DATA_FIELDS, *lineage.PACKAGE_FIELDS]
     stated = [tag(name) for name in names if tag(name) in case.tags]

@@ -93,8 +93,8 @@ def _tags(store: Store, run_id: str, digest: str) -> dict[str, str]:
     names = {tag(name) for name in (*lineage.LINEAGE_FIELDS, lineage.PATCH_FIELD)}
     names |= {tag(name) for name in (*lineage.PACKAGE_FIELDS, *lineage.MACHINE_FIELDS)}
     names |= {EVALUATED_AS, runs.FINGERPRINT, weights.LICENCE}
-    names |= {tag(lineage.FIRST_PARAMS_FIELD), tag(lineage.START_FIELD)}
-    names |= {tag(lineage.PROJECT_FIELD)}
+    names |= {tag(lineage.FIRST_PARAMS_FIELD), tag(lineage.PROJECT_FIELD)}
+    names |= {tag(name) for name in lineage.MADE_FROM_FIELDS}
     is_evaluated = run.data.tags.get(tag("bundle_digest")) == digest
     if not is_evaluated:  # the run's evaluation tags describe a different bundle
         names -= {tag(name) for name in (*lineage.DATA_FIELDS, *lineage.PACKAGE_FIELDS)}

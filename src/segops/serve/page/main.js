@@ -127,7 +127,8 @@ function take(files, passedOver) {
   const room = intake.MOST - pictures.length;
   const added = files.slice(0, room).map((file) => new Picture(file));
   const said = [];
-  if (passedOver) said.push(`${passedOver} files that are no images were passed over.`);
+  if (passedOver === 1) said.push("1 file that is no image was passed over.");
+  if (passedOver > 1) said.push(`${passedOver} files that are no images were passed over.`);
   if (files.length > room) said.push(`This page holds ${intake.MOST} images; the rest was left.`);
   find("#passed-over").textContent = said.join(" ");
   if (!added.length) return;
@@ -230,6 +231,7 @@ find("#clear").addEventListener("click", () => {
   [pictures, chosen, figures] = [[], null, []];
   [state.lit, state.explained] = [null, null];
   if (state.view === "activation") view("overlay");
+  find("#figures").replaceChildren();
   find("#result").hidden = true;
   find("#clear").hidden = true;
   find("#strip").hidden = true;

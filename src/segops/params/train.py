@@ -46,7 +46,7 @@ class DistillationParams(Section):
         "masks have the rest.",
     )
     temperature: Positive = Field(
-        2.0, description="What both networks' logits are divided by; above 1: softer targets."
+        1.0, description="What both networks' logits are divided by; above 1: softer targets."
     )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from segops.data.selection_split import selection_split
 from segops.models.losses import SoftTargets
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
-from segops.train.hardware import build_fabric
-from segops.train.loop import batches_of, build_samples, train
+from segops.train.loop import Job, train
 from segops.train.teacher import Teacher
 from tests.support.training import Jobs, assert_equal, interrupt, same, teacher_of
 from tests.unit.models.test_losses import loss_named
@@ -115,28 +114,28 @@ def test_in_half_precision(precision: str, job: Jobs, teacher: Teacher) -> None:
 
 @pytest.mark.slow
 def test_a_student_comes_closer_to_its_teacher(job: Jobs, tmp_path: Path) -> None:
-    """On images that it did not see."""
-    trained = train(job("teacher", options={"width": 16}, epochs=20))
+    """A teacher that was trained briefly: masks and its predictions differ."""
+    shared: dict[str, Any] = {"selection_share": 0, "warmup_epochs": 0, "loss": "cross_entropy"}
+    trained = train(job("teacher", options={"width": 16}, epochs=6, **shared))
     spec = ModelSpec("plain_cnn", "", len(VOC_CLASSES), {"width": 16})
     teacher = teacher_of(spec, tmp_path / "bundle", trained.network)
-    given: dict[str, Any] = {**NARROW, "epochs": 8, "selection_share": 0.3}
+    given: dict[str, Any] = {**shared, "options": {"width": 8}, "epochs": 20}
     alone = train(job("alone", **given))
     given |= {"teacher": "there", "distillation": {"weight": 0.9, "temperature": 1.0}}
     taught = train(job("taught", **given, more={"teacher": teacher}))
     apart = [_apart(one.network, teacher, job(**given)) for one in (taught, alone)]
-    assert apart[0] < 0.8 * apart[1], apart
+    assert apart[0] < 0.5 * apart[1], apart
 
 
-def _apart(network: nn.Module, teacher: Teacher, given: Any) -> float:
-    """KL divergence of a network from its teacher, in nats, on the selection split."""
-    _, selection = selection_split(given.store.ids("train"), given.params.selection_share)
-    assert selection
-    dataset, sampler = build_samples(given, selection)
-    fabric = build_fabric(given.params)[0]
-    divergence, values = SoftTargets(1.0), []
-    with torch.no_grad():
-        for images, masks in batches_of(given, fabric, dataset, sampler, 4, (0, 0), 0):
-            values.append(divergence(network.eval()(images), teacher.network()(images), masks))
+@torch.no_grad()
+def _apart(network: nn.Module, teacher: Teacher, given: Job) -> float:
+    """KL divergence of a network from its teacher on the images of train, in nats."""
+    network.eval()
+    guide, divergence, values = teacher.network(), SoftTargets(1.0), []
+    for image_id in given.store.ids("train"):
+        image = torch.from_numpy(np.array(given.store.image(image_id))).permute(2, 0, 1)[None]
+        mask = torch.from_numpy(np.array(given.store.mask(image_id)))[None]
+        values.append(divergence(network(image), guide(image), mask))
     return float(torch.stack(values).mean())
 
 

@@ -42,7 +42,7 @@ from segops.quality.facts import scan
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.images import image_size, read_image
 from segops.runtime.masks import write_mask
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.train.selection import selection_confusion
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
 from tests.support.large_image import Brightest, windowed
@@ -111,7 +111,7 @@ def part_batches(root: Path) -> None:
 def part_selection(root: Path) -> None:
     """Score the images that choose a checkpoint."""
     store = PackedStore(root / "packed")
-    predictor = Predictor(Brightest(len(VOC_CLASSES)), VOC_CLASSES)
+    predictor = TorchPredictor(Brightest(len(VOC_CLASSES)), VOC_CLASSES)
     alone = Fabric(accelerator="cpu", devices=1)
     selection_confusion(predictor, store, store.ids("val"), alone)
 

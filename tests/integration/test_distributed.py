@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from segops.runtime.errors import SegopsError
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import launch, loop
 from segops.train.hardware import build_fabric
 from segops.train.loop import TrainingResult, train
@@ -76,7 +76,7 @@ def test_ranks_share_images_scores_and_weights(job: Jobs) -> None:
     whole.engine.network.load_state_dict(
         {name: torch.from_numpy(one) for name, one in first["last"].items()}
     )
-    predictor = Predictor(whole.engine.network, given.store.class_names)
+    predictor = TorchPredictor(whole.engine.network, given.store.class_names)
     alone = selection_confusion(predictor, given.store, whole.selection, whole.fabric)
     assert np.array_equal(first["matrix"], alone)
     labelled = [given.store.mask(one) != 255 for one in whole.selection]

@@ -290,6 +290,7 @@ def test_many_bad_requests_change_nothing(server: Served) -> None:
                 times.append(good_seconds())
         return float(np.median(times))
 
+    await_true(lambda: server.metric("segops_workers") == 2, server.process, server.log)
     first = round_of(200)
     held = memory()
     last = round_of(int(os.environ.get("SEGOPS_BAD_REQUESTS", "600")))
@@ -352,6 +353,11 @@ def test_a_worker_that_dies_loses_its_image_alone(bundle: Path, tmp_path: Path) 
             assert error(lost.result())[0] == 503
             assert waits.result().status_code == 200
         assert server.metric("segops_worker_restarts") == 1
+        # One that ends while it is idle costs no request.
+        (worker,) = server.workers()
+        worker.kill()
+        await_true(lambda: server.metric("segops_worker_restarts") == 2, server.process, server.log)
+        assert server.client.post("/predict", content=picture()).status_code == 200
 
 
 def test_a_full_queue_and_a_deadline(bundle: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from segops.release.rollback import rollback
 from tests.support import registry_workspace as made
 from tests.support.prediction_server import Served, await_true, picture, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @contextmanager
@@ -104,6 +104,10 @@ def test_the_champion_is_followed_without_a_lost_request(tmp_path: Path) -> None
         assert server.client.get("/model").json()["version"] == "1"
 
 
+def spoil(tensor: torch.Tensor) -> None:
+    tensor.data.fill_(torch.nan)
+
+
 def test_a_model_that_fails_its_smoke_test_is_not_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,16 +115,17 @@ def test_a_model_that_fails_its_smoke_test_is_not_served(
     made.release(root, seed=1, quality=0.5)
     first = expected(root, content)
     with serving(tmp_path / "out", "--workers", "1", root=root) as server:
-        # The weights of the next one are not finite; the gate looks at the counts alone.
-        with monkeypatch.context() as patched:
-            patched.setattr(torch.nn.init, "normal_", lambda tensor: tensor.data.fill_(torch.nan))
-            made.release(root, seed=2, quality=0.9)
-        assert made.aliases(root)["champion"] == "2"
         with asking(server, content) as seen:
+            # The weights of the next one are not finite; the gate looks at the counts alone.
+            with monkeypatch.context() as patched:
+                patched.setattr(torch.nn.init, "normal_", spoil)
+                made.release(root, seed=2, quality=0.9)
+            assert made.aliases(root)["champion"] == "2"
             await_true(
                 lambda: server.metric("segops_model_changes_total", outcome="refused") == 1,
-                server.process, server.log,
-            )  # fmt: skip
+                server.process,
+                server.log,
+            )
         assert set(seen) == {(200, "segops/1", first)}
         assert "segops version 2 is not served" in server.log.read_text()
         assert server.client.get("/ready").status_code == 200

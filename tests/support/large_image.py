@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segops.runtime.images import MASK_FORMATS, load_image
 from segops.runtime.inference import Inference
 from segops.runtime.predict_settings import PredictSettings
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 
 HEIGHT, WIDTH = 12_000, 9_000
 
@@ -52,10 +52,10 @@ class Peak:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
 
 
-def windowed(network: Brightest, window: int) -> Predictor:
+def windowed(network: Brightest, window: int) -> TorchPredictor:
     names = [str(one) for one in range(network.classes)]
     settings = PredictSettings(mode="window", window=(window, window), overlap=0.25)
-    return Predictor(network, names, inference=Inference(settings))
+    return TorchPredictor(network, names, inference=Inference(settings))
 
 
 def strips(height: int, width: int) -> None:

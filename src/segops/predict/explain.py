@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
-from segops.runtime.predictor import Predictor, evaluating, require_finite
+from segops.runtime.predictor import require_finite
+from segops.runtime.torch_predictor import TorchPredictor, evaluating
 
 from .bundle import BundledPredictor
 from .deepest import inner_of, pass_deepest
@@ -29,7 +30,7 @@ LARGEST_PICTURE = 4_000_000
 AUTO = "auto"
 
 
-Explainable = Predictor | BundledPredictor
+Explainable = TorchPredictor | BundledPredictor
 
 
 def require_class(name: str | None, class_names: Sequence[str]) -> None:
@@ -129,7 +130,7 @@ def explain(
         heat = heat[..., : image.shape[0], : image.shape[1]]
         if heat.shape[-2:] != (height, width):
             heat = functional.interpolate(heat, size=(height, width), mode="bilinear")
-    require_finite(heat)
+    require_finite(bool(heat.isfinite().all()))
     top = heat.max()
     activation: NDArray[np.float32] = (heat[0, 0] / top if top > 0 else heat[0, 0]).cpu().numpy()
     return activation

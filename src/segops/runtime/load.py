@@ -13,10 +13,10 @@ from .inference import Inference
 from .networks.zoo import ModelSpec, build
 from .opener import BIT_DEPTH
 from .predict_settings import PredictSettings
-from .predictor import Predictor
+from .torch_predictor import TorchPredictor
 
 
-def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
+def load(model: dict[str, Any], weights: bytes, device: str) -> TorchPredictor:
     """Build the network and load the weights.
 
     The signature never changes: every version of segops calls it in bundles of every other version.
@@ -45,7 +45,7 @@ def load(model: dict[str, Any], weights: bytes, device: str) -> Predictor:
         network.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise SegopsError(f"weights.safetensors does not fit model.json: {error}") from error
-    return Predictor(
+    return TorchPredictor(
         network.eval().to(device),
         model["class_names"],
         device,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-Window = Callable[[slice, slice], Tensor]
-"""Probabilities float32 (C, h, w) of a window, by its rows and columns; a tensor of its own."""
+from .arrays import Arrays
 
-Strip = tuple[slice, slice, Tensor]
+Window = Callable[[slice, slice], Any]
+"""Probabilities float32 (C, h, w) of a window, by its rows and columns; an array of its own."""
+
+Strip = tuple[slice, slice, Any]
 """Rows, columns and probabilities float32 (C, h, w) of a finished part of an image."""
 
 
@@ -26,7 +29,7 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
     return [*range(0, length - window, step), length - window]
 
 
-def weights(length: int, device: torch.device | str = "cpu") -> Tensor:
+def weights(length: int) -> NDArray[np.float32]:
     """Weights of a window's pixels along one side: a Hann window between the pixels' edges.
 
     They fall towards the window's border, where a network has the least context, and the weights of
@@ -37,8 +40,9 @@ def weights(length: int, device: torch.device | str = "cpu") -> Tensor:
         Pielawski, Wählby: Introducing Hann windows for reducing edge-effects in patch-based image
         segmentation, PLOS ONE 15(3), 2020; shifted by half a pixel.
     """
-    middles = torch.arange(length, device=device, dtype=torch.float64) + 0.5
-    return torch.sin(torch.pi / length * middles).square().float()
+    middles = np.arange(length) + 0.5
+    found: NDArray[np.float32] = np.square(np.sin(np.pi / length * middles)).astype(np.float32)
+    return found
 
 
 def blend(
@@ -46,7 +50,7 @@ def blend(
     window: tuple[int, int],
     overlap: float,
     predict: Window,
-    device: torch.device | str = "cpu",
+    arrays: Arrays,
 ) -> Iterator[Strip]:
     """Predict an image in windows; overlapping windows are averaged by their weights.
 
@@ -59,24 +63,24 @@ def blend(
         window: Height and width of a window; a longer one is cut to the image.
         overlap: Share of a window that its neighbour also covers, 0..0.9.
         predict: Called once for each window.
-        device: Device of the tensors that `predict` returns.
+        arrays: The library of the arrays that `predict` returns.
 
     Yields:
-        Parts that cover the image once; a tensor is valid until the next part is requested.
+        Parts that cover the image once; an array is valid until the next part is requested.
     """
     height, width = size
     window_height, window_width = min(window[0], height), min(window[1], width)
     if window_height * width <= height * window_width:
-        yield from _downwards(size, (window_height, window_width), overlap, predict, device)
+        yield from _downwards(size, (window_height, window_width), overlap, predict, arrays)
         return
 
-    def turned(rows: slice, columns: slice) -> Tensor:
-        return predict(columns, rows).transpose(1, 2)
+    def turned(rows: slice, columns: slice) -> Any:
+        return predict(columns, rows).swapaxes(1, 2)
 
     for columns, rows, probabilities in _downwards(
-        (width, height), (window_width, window_height), overlap, turned, device
+        (width, height), (window_width, window_height), overlap, turned, arrays
     ):
-        yield rows, columns, probabilities.transpose(1, 2)
+        yield rows, columns, probabilities.swapaxes(1, 2)
 
 
 def _downwards(
@@ -84,35 +88,37 @@ def _downwards(
     window: tuple[int, int],
     overlap: float,
     predict: Window,
-    device: torch.device | str,
+    arrays: Arrays,
 ) -> Iterator[Strip]:
     (height, width), (window_height, window_width) = size, window
     tops = starts(height, window_height, overlap)
     lefts = starts(width, window_width, overlap)
-    down, across = weights(window_height, device), weights(window_width, device)
+    sides = weights(window_height), weights(window_width)
+    down, across = map(arrays.send, sides)
     # Weights are products over a grid of windows, and so are their sums.
-    total_down = _totals(height, tops, down)
-    total_across = _totals(width, lefts, across)
-    strip: Tensor | None = None
+    total_down = arrays.send(_totals(height, tops, sides[0]))
+    total_across = arrays.send(_totals(width, lefts, sides[1]))
+    strip: Any = None
     for top, following in zip(tops, [*tops[1:], height], strict=True):
         for left in lefts:
             columns = slice(left, left + window_width)
             found = predict(slice(top, top + window_height), columns)
-            found.mul_(down[:, None] * across)
+            found *= down[:, None] * across
             if strip is None:
-                strip = found.new_zeros((found.shape[0], window_height, width))
+                strip = arrays.zeros((found.shape[0], window_height, width))
             for inside, place in _ring(top, top + window_height, window_height):
                 strip[:, place, columns] += found[:, inside.start - top : inside.stop - top]
         assert strip is not None
         for rows, place in _ring(top, following, window_height):
             part = strip[:, place]
-            yield rows, slice(0, width), part.div_(total_down[rows, None] * total_across)
-            part.zero_()
+            part /= total_down[rows, None] * total_across
+            yield rows, slice(0, width), part
+            part[...] = 0
 
 
-def _totals(length: int, begins: Sequence[int], weight: Tensor) -> Tensor:
+def _totals(length: int, begins: Sequence[int], weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum of the windows' weights at each pixel of a side, float32 (length,)."""
-    total = weight.new_zeros(length)
+    total = np.zeros(length, np.float32)
     for begin in begins:
         total[begin : begin + len(weight)] += weight
     return total

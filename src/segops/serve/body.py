@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -40,14 +42,72 @@ class Upload:
     is_file: bool = True
 
 
-async def uploads(request: Request, max_body: int) -> list[Upload]:
+class Budget:
+    """Bounds the bytes of all bodies that the server holds at a time.
+
+    Args:
+        most: Bytes.
+
+    Attributes:
+        held: Bytes that are held now.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self.held = most, 0
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """Give back what a request takes when it ends."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.held -= share.taken
+
+    def take(self, size: int) -> None:
+        """Take so many bytes.
+
+        Raises:
+            RequestError: There are too few left (429).
+        """
+        if self.held + size > self._most:
+            raise RequestError(
+                429, "The server holds too many uploads; try again in a second.",
+                {"Retry-After": "1"},
+            )  # fmt: skip
+        self.held += size
+
+
+class Share:
+    """The part of a budget that one request takes.
+
+    Attributes:
+        taken: Bytes.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.taken = budget, 0
+
+    def take(self, size: int) -> None:
+        """As :meth:`Budget.take`."""
+        self._budget.take(size)
+        self.taken += size
+
+
+async def uploads(request: Request, max_body: int, share: Share) -> list[Upload]:
     """Read the parts of a request's body; a body that is no multipart is one image.
 
+    Args:
+        request: The request.
+        max_body: Bytes of the largest body.
+        share: Counts the body.
+
     Raises:
-        RequestError: The body is empty or no multipart (400), too slow (408), or too large (413).
+        RequestError: The body is empty or no multipart (400), too slow (408), or too large (413),
+            or the server holds too many (429).
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
-    content = await read(request, max_body)
+    content = await read(request, max_body, share)
     if not content:
         raise RequestError(400, "The body is empty; send an image's bytes, or multipart/form-data.")
     if kind.lower() != "multipart/form-data":
@@ -55,8 +115,8 @@ async def uploads(request: Request, max_body: int) -> list[Upload]:
     return _parts(content, options.get("boundary", ""))
 
 
-async def read(request: Request, max_body: int) -> bytes:
-    """Read the whole body.
+async def read(request: Request, max_body: int, share: Share) -> bytes:
+    """Read the whole body; arguments as of :func:`uploads`.
 
     Raises:
         RequestError: As :func:`uploads`.
@@ -79,6 +139,7 @@ async def read(request: Request, max_body: int) -> bytes:
             ) from None
         if message["type"] == "http.disconnect":
             raise RequestError(400, "The client closed the connection during the upload.")
+        share.take(len(message.get("body", b"")))
         content += message.get("body", b"")
         more = message.get("more_body", False)
         if len(content) > max_body:

@@ -108,24 +108,21 @@ class Pool:
         """Workers that can predict."""
         return sum(lane.process is not None for lane in self._lanes)
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [lane.process.pid for lane in self._lanes if lane.process is not None]
-
     async def prepare(self) -> None:
-        """Start the first workers, which import their libraries while the models are found."""
-        self._spare = [await Process.start(self._runtime, one) for one in self._devices]
+        """Start the first worker, which imports its libraries while the models are found."""
+        self._spare = [await Process.start(self._runtime, self._devices[0])]
 
     async def serve(self, models: Mapping[str, Source]) -> None:
         """Let new workers open these models, and take over if all pass the smoke test.
 
+        The first models are served as soon as one worker has opened them; the others follow.
+
         Raises:
             SegopsError: One cannot be opened, or fails the test; the models before stay.
         """
-        if not self._spare:
-            await self.prepare()
         processes, self._spare = self._spare, []
+        if not processes:
+            processes = [await Process.start(self._runtime, one) for one in self._devices]
         opened = await asyncio.gather(
             *(self._open(process, models) for process in processes), return_exceptions=True
         )
@@ -135,7 +132,9 @@ class Pool:
             if isinstance(failures[0], EndedError):
                 raise SegopsError("The worker ended while it opened the model; its log says why.")
             raise failures[0]
-        before, self._lanes = self._lanes, [_Lane(self, models, one) for one in processes]
+        rest = self._devices[len(processes) :]
+        lanes = [_Lane(self, models, one.device, one) for one in processes]
+        before, self._lanes = self._lanes, lanes + [_Lane(self, models, one) for one in rest]
         self.models = models
         for lane in before:
             lane.retire()
@@ -157,7 +156,7 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         job = _Job(head, [image], loop.time() + self.limits.deadline)
-        self._queue.put_nowait(job)
+        self.put(job)
         try:
             async with asyncio.timeout_at(job.deadline):
                 return await job.answer
@@ -195,6 +194,10 @@ class Pool:
                 max_pixels=self.limits.max_pixels,
             )  # fmt: skip
 
+    def put(self, job: _Job) -> None:
+        """Let an image wait."""
+        self._queue.put_nowait(job)
+
     async def next_job(self) -> _Job:
         """Wait for the next image that somebody still waits for."""
         while True:
@@ -202,9 +205,8 @@ class Pool:
             if not job.answer.done():
                 return job
 
-    async def restarted(self, models: Mapping[str, Source], device: str) -> Process:
-        """Start a worker in place of one that ended; try until it opens its models."""
-        self.restarts += 1
+    async def started(self, models: Mapping[str, Source], device: str) -> Process:
+        """Start a worker that opens models; try until it does."""
         for attempt in range(1 << 30):
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
             process = await Process.start(self._runtime, device)
@@ -214,7 +216,7 @@ class Pool:
                 await process.end(at_once=True)
                 if not isinstance(error, EndedError | SegopsError):
                     raise
-                log.error("A worker could not be started again: %s", str(error) or "it ended.")
+                log.error("A worker could not be started: %s", str(error) or "it ended.")
             else:
                 return process
         raise AssertionError
@@ -223,10 +225,11 @@ class Pool:
 class _Lane:
     """A place for one worker: it takes images from the queue until it is retired."""
 
-    def __init__(self, pool: Pool, models: Mapping[str, Source], process: Process) -> None:
-        self._pool, self._models = pool, models
-        self._device = process.device
-        self.process: Process | None = process
+    def __init__(
+        self, pool: Pool, models: Mapping[str, Source], device: str, process: Process | None = None
+    ) -> None:
+        self._pool, self._models, self._device = pool, models, device
+        self.process = process
         self._is_busy = self._is_retired = False
         self.task = asyncio.create_task(self._work())
 
@@ -240,8 +243,11 @@ class _Lane:
         try:
             while not self._is_retired:
                 if self.process is None:
-                    self.process = await self._pool.restarted(self._models, self._device)
-                job = await self._pool.next_job()
+                    self.process = await self._pool.started(self._models, self._device)
+                job = await self._next(self.process)
+                if job is None:
+                    await self._lose(self.process, "ended while it was idle")
+                    continue
                 self._is_busy = True
                 self._pool.running += 1
                 try:
@@ -253,6 +259,30 @@ class _Lane:
             if self.process is not None:
                 await self.process.end()
 
+    async def _next(self, process: Process) -> _Job | None:
+        """Wait for an image; None where the worker ends before."""
+        waited: tuple[asyncio.Future[_Job], asyncio.Future[None]] = (
+            asyncio.ensure_future(self._pool.next_job()),
+            asyncio.ensure_future(process.ended()),
+        )
+        job, ended = waited
+        is_taken = False
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            is_taken = not ended.done()
+            return job.result() if is_taken else None
+        finally:
+            ended.cancel()
+            if job.done() and not is_taken:
+                self._pool.put(job.result())
+            job.cancel()
+
+    async def _lose(self, process: Process, why: str) -> None:
+        log.warning("Worker %d %s; another one is started.", process.pid, why)
+        self.process = None
+        self._pool.restarts += 1
+        await process.end(at_once=True)
+
     async def _answer(self, job: _Job, process: Process) -> None:
         try:
             async with asyncio.timeout_at(job.deadline):
@@ -260,11 +290,7 @@ class _Lane:
         except (EndedError, TimeoutError) as error:
             is_late = isinstance(error, TimeoutError)
             job.fail(*((504, LATE) if is_late else (503, ENDED)))
-            log.warning(
-                "Worker %d %s.", process.pid, "was too slow and is ended" if is_late else "ended"
-            )
-            self.process = None
-            await process.end(at_once=True)
+            await self._lose(process, "was too slow and is ended" if is_late else "ended")
         else:
             if not job.answer.done():
                 job.answer.set_result((answer, self._models))

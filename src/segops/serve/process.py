@@ -86,6 +86,10 @@ class Process:
         if "error" in answer.head:
             raise SegopsError(answer.head["error"]["message"])
 
+    async def ended(self) -> None:
+        """Wait until the process has ended."""
+        await self._child.wait()
+
     async def end(self, *, at_once: bool = False) -> None:
         """End the process: after the image that it predicts, or at once."""
         self._writer.close()

@@ -20,10 +20,14 @@ from typing import IO, Any
 from segops import logs
 from segops.runtime.errors import SegopsError, TransientError
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.5
 KEPT = 3
 """Fetched models of a key that are kept: workers of the one before may start again."""
 log = logging.getLogger("segops")
+
+
+class ChangingError(SegopsError):
+    """Another process is making this version champion; it is served once that is done."""
 
 
 class Followed:
@@ -45,6 +49,7 @@ class Followed:
         """Return the model where it is another than before and may be served, else None.
 
         Raises:
+            ChangingError: It is not champion yet.
             SegopsError: It must not be served.
             TransientError: The registry does not answer.
         """
@@ -81,6 +86,7 @@ def _told(store: Any, root: Path, name: str, version: Any, is_champion: bool) ->
     """Return what `GET /model` tells of a version that the ledger vouches for.
 
     Raises:
+        ChangingError: The ledger does not say yet that it was made champion.
         SegopsError: The ledger says nothing of this artifact as a champion, or was tampered with.
     """
     from segops.release import releases, vouched
@@ -88,7 +94,12 @@ def _told(store: Any, root: Path, name: str, version: Any, is_champion: bool) ->
 
     ledger = Ledger(store, root, name)
     entries = ledger.entries()
-    released = releases.read(entries).digests.get(version.number)
+    history = releases.read(entries)
+    released = history.digests.get(version.number)
+    pending = history.pending
+    is_pending = pending is not None and pending.version == version.number
+    if is_champion and released is None and is_pending:
+        raise ChangingError(f"{name} version {version.number} is being made champion.")
     if (is_champion or released is not None) and released != version.bundle_digest:
         which = "another artifact" if released else "no such champion"
         raise SegopsError(
@@ -131,16 +142,27 @@ def _news(one: Followed, said: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yield a line where there is news of a model; the same trouble is told once."""
     try:
         found = one.look()
+    except ChangingError as error:
+        if said.get(one.key) != str(error):
+            said[one.key] = str(error)
+            yield {"key": one.key, "waiting": str(error)}
     except Exception as error:
         text = str(error) if isinstance(error, SegopsError) else f"{type(error).__name__}: {error}"
         if said.get(one.key) != text:
             said[one.key] = text
-            transient = isinstance(error, TransientError) or not isinstance(error, SegopsError)
+            transient = not isinstance(error, SegopsError) or _may_pass(error)
             yield {"key": one.key, "error": text, "transient": transient}
     else:
         said.pop(one.key, None)
         if found is not None:
             yield found
+
+
+def _may_pass(error: SegopsError) -> bool:
+    """Whether it is the registry that is away, and no fault of a model."""
+    from segops.record.tracking import NoRecordError
+
+    return isinstance(error, TransientError | NoRecordError)
 
 
 def main() -> None:

@@ -73,6 +73,9 @@ class Serving:
 
     async def _hear(self, news: dict[str, Any]) -> None:
         key = news["key"]
+        if "waiting" in news:
+            log.info("%s It is served once that is done.", news["waiting"])
+            return
         if "error" in news:
             if not self._pool.models:
                 raise SegopsError(news["error"])

@@ -21,7 +21,7 @@ from segops.data.samplers import BatchStream, EpochSampler
 from segops.data.selection_split import selection_split
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import checkpoint as checkpoints
 from segops.train.checkpoint import Best, Checkpoint
 from segops.train.engine import Engine, result_of, without_auxiliary
@@ -90,7 +90,7 @@ class _Training:
         self.epochs = -(-self.steps // len(self.sampler))
         self.plateau = Plateau(params.step_factor, params.plateau_patience)
         self.engine = Engine(job, fabric)
-        self.predictor = Predictor(
+        self.predictor = TorchPredictor(
             self.engine.result, job.store.class_names, fabric.device, channels=job.spec.channels
         )
         tolerated = 0 if self.engine.scale is None else FP16_TOLERATED

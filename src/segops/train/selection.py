@@ -18,7 +18,7 @@ from segops.metrics.device_confusion import DeviceConfusion
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.parts import parts
 from segops.runtime.errors import SegopsError
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 
 IMAGES_A_FETCH = 32
 """Images whose counts are on the device at a time; 255 classes take half a megabyte an image."""
@@ -27,7 +27,7 @@ log = logging.getLogger("segops")
 
 
 def selection_miou(
-    predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
+    predictor: TorchPredictor, store: PackedStore, ids: Sequence[str], fabric: Any
 ) -> float:
     """MIoU on the selection split `ids`, in 0..1, computed as evaluation computes it on val.
 
@@ -64,7 +64,7 @@ def warn_of_absent_classes(
 
 
 def selection_confusion(
-    predictor: Predictor, store: PackedStore, ids: Sequence[str], fabric: Any
+    predictor: TorchPredictor, store: PackedStore, ids: Sequence[str], fabric: Any
 ) -> NDArray[np.int64]:
     """The confusion matrix of :func:`selection_miou`, (classes, classes), rows are truth.
 

@@ -28,7 +28,7 @@ from segops.predict.package import ENTRIES, LIBRARIES, ROOM
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from tests.support.bundles import weights_sha256, write_bundle
 
 NAMES = ("background", "cat", "dog")
@@ -67,7 +67,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_it_predicts_what_the_network_predicts(tmp_path: Path, spec: ModelSpec) -> None:
     network = made(spec=spec).to(memory_format=torch.channels_last)
     write_bundle(tmp_path / "bundle", network, spec, NAMES, IMAGES, {})
-    direct, loaded = Predictor(network, NAMES), load_bundle(tmp_path / "bundle")
+    direct, loaded = TorchPredictor(network, NAMES), load_bundle(tmp_path / "bundle")
     for seed in range(3):
         expected, found = direct.predict(picture(seed)), loaded.predict(picture(seed))
         np.testing.assert_array_equal(found.mask, expected.mask)
@@ -163,7 +163,7 @@ def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) ->
     )
     assert changed != text
     code.write_text(changed)
-    expected = Predictor(made(), NAMES).predict(picture())
+    expected = TorchPredictor(made(), NAMES).predict(picture())
     first, second = load_bundle(bundle), load_bundle(other)
     for _ in range(2):
         np.testing.assert_array_equal(first.predict(picture()).mask, expected.mask)
@@ -171,7 +171,9 @@ def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) ->
         assert not found.mask.any()
         assert found.confidence == 0.25
         second, first = load_bundle(other), load_bundle(bundle)
-    np.testing.assert_array_equal(Predictor(made(), NAMES).predict(picture()).mask, expected.mask)
+    np.testing.assert_array_equal(
+        TorchPredictor(made(), NAMES).predict(picture()).mask, expected.mask
+    )
 
 
 def test_an_error_of_the_bundles_code_is_one_of_ours(bundle: Path) -> None:
@@ -319,7 +321,7 @@ def test_it_works_where_segops_is_not_installed(bundle: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
-    expected = Predictor(made(), NAMES).predict_bytes((tmp_path / "image.png").read_bytes())
+    expected = TorchPredictor(made(), NAMES).predict_bytes((tmp_path / "image.png").read_bytes())
     assert found["masks"] == [expected[0].hex()] * 2
     assert found["confidence"] == pytest.approx([expected[1]] * 2, abs=1e-6)
     assert found["index"] == ["a", "b"]

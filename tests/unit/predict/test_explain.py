@@ -17,7 +17,7 @@ from segops.predict.explain import LONGEST_SIDE, explain
 from segops.report.overlay import heat_overlay
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ARCHITECTURES, build
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from tests.support.bundles import write_bundle
 from tests.support.networks import CLASSES, random_images, small, wake
 
@@ -88,7 +88,7 @@ def test_a_network_whose_gradient_is_known(class_id: int) -> None:
     image = np.random.default_rng(3).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     region = np.zeros((16, 24), dtype=bool)
     region[3:9, 5:20] = True
-    found = explain(Predictor(network, ("a", "b")), image, class_id, region)
+    found = explain(TorchPredictor(network, ("a", "b")), image, class_id, region)
     expected = by_hand(network, image, class_id, region)
     large = functional.interpolate(
         torch.from_numpy(expected)[None, None], size=(16, 24), mode="bilinear"
@@ -99,7 +99,9 @@ def test_a_network_whose_gradient_is_known(class_id: int) -> None:
 
 def test_a_network_that_looks_at_colour_is_explained_by_colour() -> None:
     """Red speaks for class 1, which the right third is; blue for class 0."""
-    predictor = Predictor(Known([[0.0, 0, 1], [1, 0, 0], [-1, -1, -1]]), ("blue", "red", "none"))
+    predictor = TorchPredictor(
+        Known([[0.0, 0, 1], [1, 0, 0], [-1, -1, -1]]), ("blue", "red", "none")
+    )
     image = two_colours()
     red, blue = explain(predictor, image, 1), explain(predictor, image, 0)
     assert red.shape == (16, 24)
@@ -113,12 +115,12 @@ def test_a_network_that_looks_at_colour_is_explained_by_colour() -> None:
 
 def test_without_a_region_the_pixels_of_the_class_are_explained() -> None:
     network = Known([[0.1, -0.3, 0.9], [0.9, 0.7, -0.2]])
-    predictor, image = Predictor(network, ("a", "b")), two_colours()
+    predictor, image = TorchPredictor(network, ("a", "b")), two_colours()
     seen = predictor.predict_mask(image) == 1
     assert 0 < seen.sum() < seen.size
     own = explain(predictor, image, 1)
     assert np.array_equal(own, explain(predictor, image, 1, seen))
-    never = Predictor(Known([[1.0, 1, 1], [0.5, 0.1, 0.2]]), ("a", "b"))
+    never = TorchPredictor(Known([[1.0, 1, 1], [0.5, 0.1, 0.2]]), ("a", "b"))
     everywhere = np.ones(image.shape[:2], dtype=bool)
     assert np.array_equal(explain(never, image, 1), explain(never, image, 1, everywhere))
 
@@ -129,7 +131,7 @@ def test_every_architecture_of_the_zoo(architecture: str) -> None:
     network = build(small(architecture))
     wake(network)
     image = zoo_image(41, 70)  # padded below and on the right
-    predictor = Predictor(network, NAMES)
+    predictor = TorchPredictor(network, NAMES)
     maps = [explain(predictor, image, class_id) for class_id in range(3)]
     for one in maps:
         assert one.shape == (41, 70)
@@ -155,8 +157,8 @@ def test_the_network_is_left_as_it_was(architecture: str) -> None:
     hooks = [len(module._forward_hooks) for module in network.modules()]
     image = zoo_image()
     with torch.inference_mode():
-        first = explain(Predictor(network, NAMES), image, 1)
-    assert np.array_equal(first, explain(Predictor(network, NAMES), image, 1))
+        first = explain(TorchPredictor(network, NAMES), image, 1)
+    assert np.array_equal(first, explain(TorchPredictor(network, NAMES), image, 1))
     assert modes == [module.training for module in network.modules()]
     assert hooks == [len(module._forward_hooks) for module in network.modules()]
     assert [one.requires_grad for one in parameters] == [False] * (len(parameters) - 1) + [True]
@@ -174,7 +176,7 @@ def test_a_bundle_is_explained_by_its_own_network(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", network, spec, NAMES, {}, {})
     bundled, image = load_bundle(tmp_path / "bundle"), zoo_image()
     assert type(bundled.network) is not type(network)
-    expected = explain(Predictor(network, NAMES), image, 1)
+    expected = explain(TorchPredictor(network, NAMES), image, 1)
     assert np.allclose(explain(bundled, image, 1), expected, atol=1e-5)
 
 
@@ -200,7 +202,7 @@ def test_a_large_image_is_shrunk_and_its_region_too() -> None:
     image[:, LONGEST_SIDE:] = (250, 0, 0)
     region = np.zeros(image.shape[:2], dtype=bool)
     region[20, 2000] = True  # less than a pixel of the shrunk image
-    found = explain(Predictor(network, ("blue", "red")), image, 1, region)
+    found = explain(TorchPredictor(network, ("blue", "red")), image, 1, region)
     assert sizes == [(13, LONGEST_SIDE)]
     assert found.shape == image.shape[:2]
     assert found[:, LONGEST_SIDE + 40 :].min() > 0.95
@@ -210,7 +212,7 @@ def test_a_large_image_is_shrunk_and_its_region_too() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 33), (37, 2)])
 def test_small_images(shape: tuple[int, int]) -> None:
     torch.manual_seed(3)
-    predictor = Predictor(build(small("unet")), NAMES)
+    predictor = TorchPredictor(build(small("unet")), NAMES)
     found = explain(predictor, zoo_image(*shape), 1)
     assert found.shape == shape
     assert np.isfinite(found).all()
@@ -219,7 +221,7 @@ def test_small_images(shape: tuple[int, int]) -> None:
 def test_a_broken_network_is_told_of() -> None:
     network = Known([[float("nan"), 0, 0]])
     with pytest.raises(SegopsError, match="not finite"):
-        explain(Predictor(network, ("a",)), two_colours(), 0, np.ones((16, 24), dtype=bool))
+        explain(TorchPredictor(network, ("a",)), two_colours(), 0, np.ones((16, 24), dtype=bool))
 
 
 def test_a_heat_map_leaves_the_photograph_where_nothing_is() -> None:

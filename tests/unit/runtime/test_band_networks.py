@@ -21,7 +21,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import PredictSettings
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from tests.support.networks import small
 
 MEAN, STD = (0.1, 0.2, 0.3, 0.4, 0.5), (0.5, 0.4, 0.3, 0.2, 0.1)
@@ -74,7 +74,7 @@ def test_a_training_may_start_from_an_rgb_model_of_other_classes() -> None:
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_a_predictor_takes_files_and_pixels_of_all_bands(channels: int) -> None:
-    predictor = Predictor(build(spec_of("plain_cnn", channels)), NAMES, channels=channels)
+    predictor = TorchPredictor(build(spec_of("plain_cnn", channels)), NAMES, channels=channels)
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40, channels), dtype=np.uint8)
     buffer = BytesIO()
     Image.fromarray(pixels, {2: "LA", 4: "RGBA"}[channels]).save(buffer, "PNG")
@@ -95,9 +95,9 @@ def test_the_crf_compares_the_colours_that_pictures_show(channels: int) -> None:
     network = build(spec_of("plain_cnn", channels))
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40, channels), dtype=np.uint8)
     settings = PredictSettings.model_validate({"crf": {"iterations": 2}, "flip": True})
-    refined = Predictor(network, NAMES, inference=Inference(settings), channels=channels)
+    refined = TorchPredictor(network, NAMES, inference=Inference(settings), channels=channels)
     plain = PredictSettings.model_validate({"flip": True})
-    unrefined = Predictor(network, NAMES, inference=Inference(plain), channels=channels)
+    unrefined = TorchPredictor(network, NAMES, inference=Inference(plain), channels=channels)
     shown = pixels[..., [0, 1, 2] if channels == 4 else [0, 0, 0]]
     probabilities = torch.from_numpy(unrefined.predict_probabilities(pixels))
     expected = refine(probabilities, torch.from_numpy(shown), settings.crf).numpy()

@@ -27,8 +27,8 @@ from segops.runtime.images import (
     image_size,
 )
 from segops.runtime.masks import decode_mask
-from segops.runtime.predictor import Predictor
 from segops.runtime.rgb import orientation
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.voc.layout import Layout, open_layout
 from tests.support.folder_runs import make_bundle
 from tests.support.large_image import Brightest
@@ -248,7 +248,7 @@ def test_predicting_asks_no_other_reader(
     assert f"{photos / 'jpg00.jpg'}: not decodable: a PostScript (EPS) file; expected JPEG" in said
     for content, _ in OTHERS.values():
         with pytest.raises(SegopsError, match="image in row 3: not decodable"):
-            Predictor(Brightest(3), ("a", "b", "c")).predict_bytes(content, "image in row 3")
+            TorchPredictor(Brightest(3), ("a", "b", "c")).predict_bytes(content, "image in row 3")
     assert others == []
     assert not ghostscript.exists()
 

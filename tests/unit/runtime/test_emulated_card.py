@@ -22,7 +22,7 @@ from segops.runtime.crf import refine
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import CrfSettings, PredictSettings
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.voc.layout import open_layout
 from tests.support.emulated_card import CARD, Card, on_emulated_card
 from tests.unit.data.test_device_augment import STRONG_GEOMETRY, policy_of
@@ -147,12 +147,12 @@ def test_a_prediction(way: str) -> None:
     network = lively(image)
     settings = WAYS[way]
     inference = None if settings is None else Inference(settings)
-    here = Predictor(network, NAMES, "cpu", inference)
+    here = TorchPredictor(network, NAMES, "cpu", inference)
     expected, probabilities = here.predict(image), here.predict_probabilities(image)
     assert len(np.unique(expected.mask)) > 1
 
     def act(_: Card) -> None:
-        there = Predictor(network.to(CARD), NAMES, CARD, inference)
+        there = TorchPredictor(network.to(CARD), NAMES, CARD, inference)
         assert next(network.parameters()).is_cuda
         assert there.predict_ids(image).is_cuda
         assert all(one.is_cuda for one in there.predict_tensors(image))

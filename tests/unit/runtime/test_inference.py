@@ -16,7 +16,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import CrfSettings, PredictSettings
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 
 NAMES = ("background", "cat", "dog")
 
@@ -70,9 +70,9 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def predictor(network: nn.Module, classes: int = 3, **settings: object) -> Predictor:
+def predictor(network: nn.Module, classes: int = 3, **settings: object) -> TorchPredictor:
     chosen = PredictSettings.of_bundle(settings)
-    return Predictor(network, NAMES[:classes], inference=Inference(chosen))
+    return TorchPredictor(network, NAMES[:classes], inference=Inference(chosen))
 
 
 def sigmoid(value: float) -> float:
@@ -101,7 +101,7 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_the_mirrored_prediction_is_turned_back_and_averaged() -> None:
     found = predictor(LeftHalf(), 2, flip=True)
     image = picture(6, 10)
-    once = Predictor(LeftHalf(), NAMES[:2]).predict_probabilities(image)
+    once = TorchPredictor(LeftHalf(), NAMES[:2]).predict_probabilities(image)
     np.testing.assert_allclose(once[1, :, :5], sigmoid(4), rtol=1e-6)
     np.testing.assert_allclose(once[1, :, 5:], 0.5, rtol=1e-6)
     # Each half is "left" once: sure in one of two predictions.
@@ -148,7 +148,7 @@ def test_scales_and_flip_equal_their_definition_in_float64(size: tuple[int, int]
 
 def test_flipping_changes_nothing_for_a_network_that_sees_no_sides() -> None:
     image = picture(21, 34)
-    plain = Predictor(Symmetric(), NAMES)
+    plain = TorchPredictor(Symmetric(), NAMES)
     found = predictor(Symmetric(), flip=True)
     np.testing.assert_allclose(
         found.predict_probabilities(image), plain.predict_probabilities(image), atol=1e-5
@@ -160,7 +160,7 @@ def test_flipping_changes_nothing_for_a_network_that_sees_no_sides() -> None:
     )
     exact = predictor(Brightest(), flip=True)  # per pixel: to the bit
     np.testing.assert_array_equal(
-        exact.predict_mask(image), Predictor(Brightest(), NAMES).predict_mask(image)
+        exact.predict_mask(image), TorchPredictor(Brightest(), NAMES).predict_mask(image)
     )
 
 
@@ -274,7 +274,7 @@ def test_a_lower_matmul_precision_of_the_caller_is_not_ours() -> None:
 
     torch.set_float32_matmul_precision("medium")
     try:
-        Predictor(Asks(), NAMES).predict(picture(3, 3))
+        TorchPredictor(Asks(), NAMES).predict(picture(3, 3))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import decode_mask
 from segops.runtime.networks.zoo import ModelSpec, build
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 
 NAMES = ("background", "cat", "dog")
 
@@ -62,7 +62,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 @settings(max_examples=30, deadline=None)
 def test_mask_and_confidence_equal_their_definition(height: int, width: int, seed: int) -> None:
     image = picture(height, width, seed)
-    found = Predictor(Brightest(), NAMES).predict(image)
+    found = TorchPredictor(Brightest(), NAMES).predict(image)
     logits = image.astype(np.float64) / 32
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
     assert found.mask.dtype == np.uint8
@@ -74,7 +74,7 @@ def test_mask_and_confidence_equal_their_definition(height: int, width: int, see
 def test_a_mask_has_the_images_own_size_and_no_void(
     network: nn.Module, size: tuple[int, int]
 ) -> None:
-    predictor = Predictor(network, NAMES)
+    predictor = TorchPredictor(network, NAMES)
     found = predictor.predict(picture(*size))
     assert found.mask.shape == size
     assert found.mask.max() < 3
@@ -89,22 +89,22 @@ def test_predicting_leaves_modes_gradients_statistics_and_random_state(network: 
     modes = [one.training for one in network.modules()]
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random = torch.get_rng_state()
-    Predictor(network, NAMES).predict(picture(20, 30))
+    TorchPredictor(network, NAMES).predict(picture(20, 30))
     assert [one.training for one in network.modules()] == modes
     assert torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
     with pytest.raises(SegopsError):
-        Predictor(network, NAMES[:2]).predict(picture(20, 30))
+        TorchPredictor(network, NAMES[:2]).predict(picture(20, 30))
     assert [one.training for one in network.modules()] == modes
 
 
 def test_it_predicts_in_evaluation_mode_and_in_float32(network: nn.Module) -> None:
     image = picture(40, 50)
-    expected = Predictor(network.eval(), NAMES).predict(image)
+    expected = TorchPredictor(network.eval(), NAMES).predict(image)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Predictor(network.train(), NAMES).predict(image)
+        found = TorchPredictor(network.train(), NAMES).predict(image)
     np.testing.assert_array_equal(found.mask, expected.mask)
     assert found.confidence == expected.confidence
 
@@ -112,24 +112,24 @@ def test_it_predicts_in_evaluation_mode_and_in_float32(network: nn.Module) -> No
 @pytest.mark.filterwarnings("error")
 def test_views_that_cannot_be_written_are_taken(network: nn.Module) -> None:
     image = picture(32, 40)
-    expected = Predictor(network, NAMES).predict(image).mask
+    expected = TorchPredictor(network, NAMES).predict(image).mask
     image.flags.writeable = False
-    np.testing.assert_array_equal(Predictor(network, NAMES).predict(image).mask, expected)
+    np.testing.assert_array_equal(TorchPredictor(network, NAMES).predict(image).mask, expected)
     turned = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
-    np.testing.assert_array_equal(Predictor(network, NAMES).predict(turned).mask, expected)
+    np.testing.assert_array_equal(TorchPredictor(network, NAMES).predict(turned).mask, expected)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_output_that_is_not_finite_is_an_error(value: float) -> None:
     with pytest.raises(SegopsError, match="not finite"):
-        Predictor(Faulty(value=value), NAMES).predict(picture(4, 4))
+        TorchPredictor(Faulty(value=value), NAMES).predict(picture(4, 4))
     with pytest.raises(SegopsError, match="not finite"):
-        Predictor(Faulty(value=value), NAMES).predict_mask(picture(4, 4))
+        TorchPredictor(Faulty(value=value), NAMES).predict_mask(picture(4, 4))
 
 
 def test_a_network_with_other_classes_is_an_error() -> None:
     with pytest.raises(SegopsError, match=r"\(1, 5, 4, 6\); expected \(1, 3, 4, 6\)"):
-        Predictor(Faulty(channels=5), NAMES).predict(picture(4, 6))
+        TorchPredictor(Faulty(channels=5), NAMES).predict(picture(4, 6))
 
 
 @pytest.mark.parametrize(
@@ -137,26 +137,26 @@ def test_a_network_with_other_classes_is_an_error() -> None:
 )
 def test_other_arrays_are_refused(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="expected uint8 of"):
-        Predictor(Brightest(), NAMES).predict(image)
+        TorchPredictor(Brightest(), NAMES).predict(image)
 
 
 def test_bytes_give_a_palette_mask_of_the_images_size() -> None:
     image = picture(12, 17)
-    content, confidence = Predictor(Brightest(), NAMES).predict_bytes(
+    content, confidence = TorchPredictor(Brightest(), NAMES).predict_bytes(
         encoded(Image.fromarray(image))
     )
     assert Image.open(BytesIO(content)).mode == "P"
     np.testing.assert_array_equal(decode_mask(content, "mask"), image.argmax(axis=2))
     again = base64.b64encode(encoded(Image.fromarray(image))).decode()
-    assert Predictor(Brightest(), NAMES).predict_bytes(again) == (content, confidence)
+    assert TorchPredictor(Brightest(), NAMES).predict_bytes(again) == (content, confidence)
 
 
 def test_an_exif_orientation_turns_the_mask_too() -> None:
     image = Image.fromarray(picture(12, 17))
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn it clockwise to see it
-    turned = Predictor(Brightest(), NAMES).predict_bytes(encoded(image, exif=exif))[0]
-    plain = Predictor(Brightest(), NAMES).predict_bytes(encoded(image))[0]
+    turned = TorchPredictor(Brightest(), NAMES).predict_bytes(encoded(image, exif=exif))[0]
+    plain = TorchPredictor(Brightest(), NAMES).predict_bytes(encoded(image))[0]
     np.testing.assert_array_equal(
         decode_mask(turned, "mask"), np.rot90(decode_mask(plain, "mask"), k=-1)
     )
@@ -168,13 +168,13 @@ def test_an_exif_orientation_turns_the_mask_too() -> None:
 def test_images_of_other_modes_are_read_as_rgb(network: nn.Module, mode: str, kind: str) -> None:
     content = encoded(Image.fromarray(picture(12, 17)).convert(mode), kind)
     expected = np.array(Image.open(BytesIO(content)).convert("RGB"))
-    predictor = Predictor(network, NAMES)
+    predictor = TorchPredictor(network, NAMES)
     mask = decode_mask(predictor.predict_bytes(content)[0], "mask")
     np.testing.assert_array_equal(mask, predictor.predict(expected).mask)
 
 
 def test_what_is_no_image_is_refused_by_name() -> None:
-    predictor = Predictor(Brightest(), NAMES)
+    predictor = TorchPredictor(Brightest(), NAMES)
     floating = Image.fromarray(np.zeros((4, 4), np.float32))
     for content, words in (
         (b"not an image", "image 7.*not an image"),
@@ -190,4 +190,4 @@ def test_what_is_no_image_is_refused_by_name() -> None:
 @pytest.mark.parametrize("names", [(), tuple(str(one) for one in range(256))])
 def test_the_number_of_classes_is_bounded(names: tuple[str, ...]) -> None:
     with pytest.raises(SegopsError, match="expected 1 to 255"):
-        Predictor(Brightest(), names)
+        TorchPredictor(Brightest(), names)

@@ -18,7 +18,7 @@ from segops.runtime.inference import Inference
 from segops.runtime.load import load
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import CrfSettings, PredictSettings
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 
 NAMES = ["background", "cat", "dog"]
 SPEC = {"architecture": "plain_cnn", "encoder": "", "classes": 3, "options": {"width": 4}}
@@ -30,14 +30,14 @@ def network() -> nn.Module:
     return build(ModelSpec(**SPEC)).eval()
 
 
-def loaded(network: nn.Module, predict: dict[str, Any] | None) -> Predictor:
+def loaded(network: nn.Module, predict: dict[str, Any] | None) -> TorchPredictor:
     model: dict[str, Any] = {"spec": SPEC, "class_names": NAMES}
     if predict is not None:
         model["predict"] = json.loads(json.dumps(predict))  # as it lies in the file
     return load(model, safetensors.torch.save(network.state_dict()), "cpu")
 
 
-def settings_of(predictor: Predictor) -> PredictSettings:
+def settings_of(predictor: TorchPredictor) -> PredictSettings:
     assert isinstance(predictor.inference, Inference)
     return predictor.inference.settings
 
@@ -77,7 +77,7 @@ def test_the_parameters_defaults_are_these_but_for_the_mode() -> None:
 
 def test_a_bundle_that_says_nothing_predicts_plainly(network: nn.Module) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    expected = Predictor(network, NAMES).predict(image)
+    expected = TorchPredictor(network, NAMES).predict(image)
     for predict in (None, {}, {"flip": False}, {"mode": "auto"}, {"scales": [1.0]}):
         predictor = loaded(network, predict)
         found = predictor.predict(image)
@@ -93,11 +93,11 @@ def test_a_bundle_predicts_as_it_says(network: nn.Module) -> None:
     predictor = loaded(network, {"flip": True, "mode": "window", "window": [16, 24]})
     settings = PredictSettings(mode="window", window=(16, 24), flip=True)
     assert settings_of(predictor) == settings
-    expected = Predictor(network, NAMES, inference=Inference(settings))
+    expected = TorchPredictor(network, NAMES, inference=Inference(settings))
     np.testing.assert_array_equal(
         predictor.predict_probabilities(image), expected.predict_probabilities(image)
     )
-    plain = Predictor(network, NAMES).predict_probabilities(image)
+    plain = TorchPredictor(network, NAMES).predict_probabilities(image)
     assert np.abs(predictor.predict_probabilities(image) - plain).max() > 1e-4
 
 

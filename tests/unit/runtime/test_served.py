@@ -18,8 +18,8 @@ from segops.runtime.inference import Inference
 from segops.runtime.masks import decode_mask
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import PredictSettings
-from segops.runtime.predictor import Predictor
 from segops.runtime.pyfunc_model import BundledSegmenter
+from segops.runtime.torch_predictor import TorchPredictor
 from tests.support.bundles import write_bundle
 
 NAMES = ("background", "cat", "dog")
@@ -54,13 +54,15 @@ def test_a_served_model_predicts_as_its_bundle_says(tmp_path: Path) -> None:
     contents = [encoded(Image.fromarray(photograph)), encoded(Image.fromarray(deep))]
     found = model.predict(None, pd.DataFrame({"image": contents}))
 
-    expected = Predictor(network, NAMES, inference=Inference(PredictSettings.of_bundle(PREDICT)))
+    expected = TorchPredictor(
+        network, NAMES, inference=Inference(PredictSettings.of_bundle(PREDICT))
+    )
     grey = np.repeat((deep >> 4).astype(np.uint8)[..., None], 3, axis=2)
     for row, image in zip(found.itertuples(), (photograph, grey), strict=True):
         prediction = expected.predict(image)
         np.testing.assert_array_equal(decode_mask(row.mask, "mask"), prediction.mask)
         assert row.confidence == pytest.approx(prediction.confidence, rel=1e-6)
-    plain = Predictor(network, NAMES).predict(photograph).confidence
+    plain = TorchPredictor(network, NAMES).predict(photograph).confidence
     assert abs(found["confidence"][0] - plain) > 1e-4  # or equal figures would say little
 
     for content, words in (

@@ -15,7 +15,7 @@ from torch import nn
 from segops.runtime.inference import Inference
 from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.predict_settings import PredictSettings
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from tests.support import large_image
 
 NAMES = ("background", "cat", "dog")
@@ -54,7 +54,7 @@ def test_sides_that_no_stride_divides(
         {"mode": "window", "window": (32, 40)},
     ):
         inference = Inference(PredictSettings.of_bundle(settings))
-        found = Predictor(networks[name], NAMES, inference=inference).predict(image)
+        found = TorchPredictor(networks[name], NAMES, inference=inference).predict(image)
         assert found.mask.shape == size
         assert found.mask.max() < 3
         assert 1 / 3 <= found.confidence <= 1
@@ -67,8 +67,8 @@ def test_what_lies_below_and_right_of_the_image_is_not_in_the_mask(
 ) -> None:
     # Padding keeps the pixel grid: an image of a stride's multiple is predicted without it.
     image = picture(64, 96)
-    small = Predictor(networks["plain_cnn"], NAMES).predict_probabilities(image[:61, :95])
-    large = Predictor(networks["plain_cnn"], NAMES).predict_probabilities(image)
+    small = TorchPredictor(networks["plain_cnn"], NAMES).predict_probabilities(image[:61, :95])
+    large = TorchPredictor(networks["plain_cnn"], NAMES).predict_probabilities(image)
     np.testing.assert_allclose(small[:, :24, :48], large[:, :24, :48], atol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_very_elongated_images(networks: dict[str, nn.Module], size: tuple[int, 
     image = picture(*size)
     window = PredictSettings(mode="window", window=(256, 256), overlap=0.75, flip=True)
     for inference in (None, Inference(window)):
-        found = Predictor(networks["plain_cnn"], NAMES, inference=inference).predict(image)
+        found = TorchPredictor(networks["plain_cnn"], NAMES, inference=inference).predict(image)
         assert found.mask.shape == size
         assert found.mask.max() < 3
 

@@ -10,8 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from segops.serve import body
-from segops.serve.app import _accepted, _form
 from segops.serve.errors import RequestError
+from segops.serve.predicting import accepted, chosen
 
 
 def request(content: bytes, headers: dict[str, str], pause: float = 0.0) -> Request:
@@ -27,7 +27,8 @@ def request(content: bytes, headers: dict[str, str], pause: float = 0.0) -> Requ
 
 
 def read(content: bytes, headers: dict[str, str], most: int = 1 << 20) -> list[body.Upload]:
-    return asyncio.run(body.uploads(request(content, headers), most))
+    with body.Budget(1 << 22).share() as share:
+        return asyncio.run(body.uploads(request(content, headers), most, share))
 
 
 def encoded(files: Any, data: Any = None) -> tuple[bytes, dict[str, str]]:
@@ -91,13 +92,25 @@ def test_large_bodies_are_refused_by_their_length_or_on_the_way(headers: dict[st
 
 def test_a_slow_upload_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "GRACE_SECONDS", 0.05)
+    share = body.Share(body.Budget(1 << 20))
     slow = request(bytes(10_000), {}, pause=0.03)
     with pytest.raises(RequestError) as caught:
-        asyncio.run(body.read(slow, 1 << 20))
+        asyncio.run(body.read(slow, 1 << 20, share))
     assert caught.value.status == 408
     monkeypatch.setattr(body, "SLOWEST", 1000)
     steady = request(bytes(10_000), {}, pause=0.03)
-    assert len(asyncio.run(body.read(steady, 1 << 20))) == 10_000
+    assert len(asyncio.run(body.read(steady, 1 << 20, share))) == 10_000
+
+
+def test_all_bodies_together_are_bounded() -> None:
+    budget = body.Budget(8000)
+    with budget.share() as first:
+        asyncio.run(body.read(request(bytes(5000), {}), 1 << 20, first))
+        with pytest.raises(RequestError) as caught, budget.share() as second:
+            asyncio.run(body.read(request(bytes(5000), {}), 1 << 20, second))
+        assert caught.value.status == 429
+        assert budget.held == 5000
+    assert budget.held == 0
 
 
 @pytest.mark.parametrize(
@@ -117,8 +130,8 @@ def test_the_form_that_a_client_accepts(accept: str, form: str | int) -> None:
     asked = request(b"", {"accept": accept})
     forms = ("image/png", "application/json", "image/jpeg")
     if isinstance(form, str):
-        assert _form(_accepted(asked), forms) == form
+        assert chosen(accepted(asked), forms) == form
     else:
         with pytest.raises(RequestError) as caught:
-            _form(_accepted(asked), forms)
+            chosen(accepted(asked), forms)
         assert caught.value.status == form

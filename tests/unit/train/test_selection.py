@@ -14,7 +14,7 @@ from segops.data.store import PackedStore, pack
 from segops.metrics.confusion import confusion_matrix
 from segops.predict import parts as dividing
 from segops.runtime.classes import VOC_CLASSES
-from segops.runtime.predictor import Predictor
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import selection
 from segops.voc.layout import open_layout
 from tests.support.large_image import Brightest
@@ -27,7 +27,7 @@ def test_each_image_counts_once(
 ) -> None:
     pack(open_layout(generated_voc), tmp_path / "packed", VOC_CLASSES)
     store = PackedStore(tmp_path / "packed")
-    predictor, ids = Predictor(lively(store), VOC_CLASSES), store.ids("val")
+    predictor, ids = TorchPredictor(lively(store), VOC_CLASSES), store.ids("val")
     expected = sum(
         confusion_matrix(store.mask(one), predictor.predict_mask(store.image(one)), 21)
         for one in ids
@@ -45,7 +45,7 @@ def test_a_large_image_is_predicted_in_parts(
     """A network that looks at each pixel alone predicts the same in parts."""
     pack(open_layout(generated_voc), tmp_path / "packed", VOC_CLASSES)
     store = PackedStore(tmp_path / "packed")
-    predictor, ids = Predictor(Brightest(21), VOC_CLASSES), store.ids("val")
+    predictor, ids = TorchPredictor(Brightest(21), VOC_CLASSES), store.ids("val")
     sizes: list[tuple[int, int]] = []
     predict = predictor.predict_ids
 

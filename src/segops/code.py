@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ DECISIVE: dict[str, tuple[str, ...]] = {
     "lightning_fabric": ("lightning-fabric",),
     "matplotlib": ("matplotlib",),
     "numpy": ("numpy",),
+    "onnx": ("onnx",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
     "pandas": ("pandas", "pyarrow"),
     "pyarrow": ("pyarrow",),
     "safetensors": ("safetensors",),
@@ -114,9 +117,18 @@ def stage_codes() -> dict[str, StageCode]:
             with suppress(OSError):  # the installation may be read-only
                 write_json(_cache_path(), {"state": state, "stages": stages})
     return {
-        stage: StageCode(parts["modules"], {name: version(name) for name in parts["libraries"]})
+        stage: StageCode(parts["modules"], _versions(parts["libraries"]))
         for stage, parts in stages.items()
     }
+
+
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the version of each distribution that is installed; the others decide nothing."""
+    versions = {}
+    for name in libraries:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _state() -> str:

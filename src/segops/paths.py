@@ -21,9 +21,11 @@ POLICY = Path("models/augmentation.json")
 TRAINED = Path("models/trained")
 SEGMENTER = Path("models/segmenter")
 PACKAGE = Path("models/package.json")
+EXPORTS = Path("models/export")
 LAST_WEIGHTS = Path("models/last.safetensors")
 TRAINING = Path("metrics/training.json")
 EVALUATION = Path("metrics/evaluation.json")
+EXPORT_PARITY = Path("metrics/exports.json")
 COUNTS = Path("metrics/counts.parquet")
 KEPT_MASKS = Path("metrics/kept_masks.json")
 LEARNING_CURVES = Path("plots/learning.csv")
@@ -36,6 +38,8 @@ EVALUATION_PAGE = Path("reports/evaluation.html")
 
 # State that is no output: the copies of ledgers; locks, resume state, live history, kept scores.
 LEDGER = Path("ledger")
+EXPORT_LIST = "exports.json"
+"""In the directory of the exports: their digests by the name of their form."""
 STATE = Path(".segops")
 RUN_LOCK = STATE / "run.lock"
 STAGE_LOCK = STATE / "stage.lock"

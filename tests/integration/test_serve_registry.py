@@ -34,6 +34,7 @@ def asking(server: Served, content: bytes) -> Iterator[Counter[tuple[int, str, b
                 answer = client.post("/predict", content=content)
                 key = answer.status_code, answer.headers.get("segops-model", ""), answer.content
                 seen[key] += 1
+                time.sleep(0.05)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:

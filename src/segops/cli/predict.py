@@ -20,6 +20,10 @@ def predict(
             "the champion."
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"],
+        typer.Option(help="torch: the model itself; else the export of it that the gate offers."),
+    ] = "torch",
     output: Annotated[
         Path, typer.Option(help="Directory for masks, overlays and the table.")
     ] = Path("predictions"),
@@ -70,7 +74,7 @@ def predict(
 
     options = Options(not no_overlay, probabilities, explain)
     is_bundle = model is not None and not model.startswith("models:")
-    with resolved(model, Path() if is_bundle else checkout()) as bundle:
+    with resolved(model, Path() if is_bundle else checkout(), runtime) as bundle:
         outcome = predict_folder(
             source, bundle, output, options, device=device, overwrite=overwrite,
             observations=log, log_names=log_names,

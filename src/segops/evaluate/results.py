@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from segops import files, paths
-from segops.evaluate import kept_champion, kept_masks
+from segops.evaluate import exports, kept_champion, kept_masks
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
@@ -34,6 +34,7 @@ def write_results(
     settings: EvaluateParams,
     pictures: bool,
     registered: str,
+    parity: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the evaluation, the table of counts, some masks, the plots and the page.
 
@@ -51,6 +52,7 @@ def write_results(
         settings: Level, resamples and seed of the intervals.
         pictures: Whether the page shows photographs.
         registered: Name of the registered model, for the page.
+        parity: What :func:`segops.evaluate.exports.judge` says of its exports.
 
     Raises:
         SegopsError: The split has no labelled pixel.
@@ -76,7 +78,9 @@ def write_results(
         evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         registered=registered,
         classes=scores.classes,
+        exports=exports.rows(parity),
     )
+    files.write_json(root / paths.EXPORT_PARITY, parity)
     files.write_json(root / paths.EVALUATION, found)
     with files.atomic_path(root / paths.COUNTS) as temporary:
         scores.counts.to_parquet(temporary, index=False)

@@ -21,6 +21,7 @@ from segops.children import child_environment
 from segops.data.store import PackedStore
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
+from segops.predict.bundle import weights_sha256
 from segops.progress import track
 from segops.runtime import opener
 from segops.runtime.classes import Classes
@@ -241,7 +242,7 @@ def _score(
         "class_names": names,
         **Classes.of_model(model).to_model(),
         "bundle_digest": files.sha256_tree(bundle) if expected is None else expected,
-        "weights_sha256": files.sha256_file(bundle / opener.WEIGHTS),
+        "weights_sha256": weights_sha256(bundle),
     }
     with files.atomic_directory(out) as temporary:
         described = []

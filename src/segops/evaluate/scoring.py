@@ -60,7 +60,7 @@ from segops.evaluate.score import (
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import class_pixels
 from segops.metrics.split_figures import ImageFigures, SplitFigures, judge_image
-from segops.predict.bundle import BundledPredictor, load_bundle
+from segops.predict.bundle import TORCH, BundledPredictor, load_bundle
 from segops.predict.machine import describe
 from segops.predict.parallel import images_at_once, predict_parallel
 from segops.runtime.errors import SegopsError
@@ -255,7 +255,11 @@ def _score(
 
 def _open(request: dict[str, Any], predict: dict[str, Any] | None) -> BundledPredictor:
     predictor = load_bundle(
-        Path(request["bundle"]), request["device"], request["expected_digest"], predict
+        Path(request["bundle"]),
+        request["device"],
+        request["expected_digest"],
+        predict,
+        request["threads"],
     )
     if predict is not None and not predictor.says_confidence:
         raise SegopsError(
@@ -270,7 +274,9 @@ def _at_once(
     request: dict[str, Any], predictor: BundledPredictor, store: PackedStore, scale: float
 ) -> int:
     """How many images to predict at a time."""
-    if request["timed"]:  # to be timed, the network must have the machine for itself
+    # To be timed, the network must have the machine for itself; an export's runtime takes all of
+    # its threads for one image.
+    if request["timed"] or predictor.runtime != TORCH:
         return 1
     images: list[str] = request["images"]
     largest = max((math.prod(store.size(one)) for one in images), default=1)
@@ -320,8 +326,7 @@ def _predict(
     start = time.perf_counter()
     try:
         if details and predictor.says_confidence:
-            ids, probabilities = predictor.predict_tensors(store.image(image_id))
-            mask, top = ids.cpu().numpy(), probabilities.cpu().numpy()
+            mask, top = predictor.predict_tensors(store.image(image_id))
         else:
             mask = predictor.predict_mask(store.image(image_id))
     except SegopsError as error:

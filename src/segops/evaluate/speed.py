@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -20,12 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from segops import files
 from segops.children import child_environment
 from segops.data.store import PackedStore
 from segops.evaluate.score import last_words
 from segops.progress import track
 from segops.runtime.errors import SegopsError
+from segops.threads import cores
 
 IMAGES = 4
 FEWEST, MOST = 7, 101
@@ -39,6 +43,9 @@ class Timing:
 
     Attributes:
         milliseconds: Median over the passes of the mean time an image.
+        p50: Median over all predictions, in milliseconds.
+        p95: Their 95th percentile.
+        peak_mib: Most memory that the process had, MiB; None where the system does not say.
         images: Number of images of a pass.
         passes: Number of passes; two before them warm up.
         device: Torch device.
@@ -46,6 +53,9 @@ class Timing:
     """
 
     milliseconds: float
+    p50: float
+    p95: float
+    peak_mib: float | None
     images: int
     passes: int
     device: str
@@ -91,21 +101,25 @@ def measure(
             for bundle, digest in bundles
         ]
         started = [worker.read() for worker in workers]
-        turns: list[tuple[_Worker, list[float]]] = [(worker, []) for worker in workers]
+        turns: list[tuple[_Worker, list[list[float]]]] = [(worker, []) for worker in workers]
         passes = _passes(max(facts["seconds"] for facts in started))
         for number in track(range(passes), "Measuring the time of an image", passes):
             # Each model is as often the first of a round as the last.
             for worker, own in turns if number % 2 else turns[::-1]:
-                own.append(worker.ask()["seconds"])
+                own.append(worker.ask()["each"])
+        peaks = [worker.ask()["peak_mib"] for worker in workers]
     return [
         Timing(
-            milliseconds=1000 * statistics.median(own) / len(request["images"]),
+            milliseconds=1000 * statistics.median(map(statistics.mean, own)),
+            p50=1000 * float(np.quantile(own, 0.5)),
+            p95=1000 * float(np.quantile(own, 0.95)),
+            peak_mib=peak,
             images=len(request["images"]),
             passes=passes,
             device=facts["device"],
             threads=facts["threads"],
         )
-        for facts, (_, own) in zip(started, turns, strict=True)
+        for facts, (_, own), peak in zip(started, turns, peaks, strict=True)
     ]
 
 
@@ -173,32 +187,51 @@ def _worker(request: dict[str, Any]) -> Iterator[_Worker]:
 def _serve(request: dict[str, Any], channel: TextIO) -> None:
     """Carry out a request in the worker until its parent closes the pipe."""
     import cv2
-    import torch
 
-    from segops.predict.bundle import load_bundle
+    from segops.predict.bundle import TORCH, load_bundle, read_model, runtime_of
 
-    if request["threads"] is not None:
-        torch.set_num_threads(request["threads"])
+    bundle, threads = Path(request["bundle"]), request["threads"]
+    uses_torch = runtime_of(read_model(bundle)) == TORCH
+    if uses_torch:  # what an export needs of memory is without it
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        threads = torch.get_num_threads()
     cv2.setNumThreads(1)
     store = PackedStore(Path(request["store"]))
     images = [store.image(image_id) for image_id in request["images"]]
-    predictor = load_bundle(Path(request["bundle"]), request["device"], request["digest"])
+    predictor = load_bundle(
+        bundle, request["device"], request["digest"], threads=None if uses_torch else threads
+    )
 
-    def seconds() -> float:
-        start = time.perf_counter()
+    def each() -> list[float]:
+        seconds = []
         for image in images:
+            start = time.perf_counter()
             predictor.predict_mask(image)
-        return time.perf_counter() - start
+            seconds.append(time.perf_counter() - start)
+        return seconds
 
-    seconds()  # the first pass takes longer
+    each()  # the first pass takes longer
     facts = {
         "device": str(predictor.device),
-        "threads": torch.get_num_threads(),
-        "seconds": seconds(),
+        "threads": threads or cores(),
+        "seconds": sum(each()),
     }
     print(json.dumps(facts), file=channel, flush=True)
     for _ in sys.stdin:
-        print(json.dumps({"seconds": seconds()}), file=channel, flush=True)
+        answer = {"each": each(), "peak_mib": peak_mib()}
+        print(json.dumps(answer), file=channel, flush=True)
+
+
+def peak_mib() -> float | None:
+    """Most memory that this process had since it was started, in MiB; None where Linux is not."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    return None if found is None else int(found[1]) / 1024
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from segops.params.base import Sections, read_yaml, require_sections
 from segops.params.checked_model import CheckedModelParams
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
+from segops.params.export import ExportParams, refusal
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
@@ -44,6 +45,7 @@ class Params(Sections):
     model: CheckedModelParams = CheckedModelParams()
     train: TrainParams = TrainParams()
     predict: PredictSettings = PredictSettings()
+    export: ExportParams = ExportParams()
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
     gate: GateParams = GateParams()
@@ -77,6 +79,13 @@ class Params(Sections):
                 f"train.class_weights has {len(weights)} numbers, data.classes has {len(names)} "
                 "names; expected one for each, in id order"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_exported(self) -> Params:
+        reason = refusal(self.model.architecture, self.predict.crf.iterations)
+        if self.export.formats and reason is not None:
+            raise ValueError(f"export.formats: {reason}, or leave export.formats empty")
         return self
 
     @model_validator(mode="after")

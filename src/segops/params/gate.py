@@ -10,6 +10,25 @@ from segops.params.base import Probability
 from segops.runtime.section import Count, Positive, Section
 
 
+class ExportGate(Section):
+    """The bounds within which an export is offered; beyond them it stays measured."""
+
+    max_miou_loss: Probability | None = Field(
+        0.01, description="Largest loss of mIoU on val against the model; null: not checked."
+    )
+    max_class_loss: Probability | None = Field(
+        0.05, description="Largest loss of IoU of any class; null: not checked."
+    )
+    max_milliseconds: Positive | None = Field(
+        None,
+        description="Largest time of an image, the 95th percentile on the CPU of the machine that "
+        "evaluates; null: not checked.",
+    )
+    max_mib: Positive | None = Field(
+        None, description="Largest size of the export's files, MiB; null: not checked."
+    )
+
+
 class GateParams(Section):
     """The conditions that a challenger must fulfil to be promoted."""
 
@@ -41,6 +60,7 @@ class GateParams(Section):
         description="Licences that you state for weights whose licence is not known, by the value "
         "of `model.encoder_weights` or `model.start_from`.",
     )
+    export: ExportGate = ExportGate()
     max_looks: Count | None = Field(
         None, description="Most versions to gate on one val; null: counted, without a limit."
     )

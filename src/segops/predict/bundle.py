@@ -29,9 +29,14 @@ from segops.runtime.predict_settings import PredictSettings
 from segops.voc.reading import Bands
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from segops.runtime.predictor import Prediction
+
+
+TORCH = "torch"
+EXPORT = "export"
+"""Key of an export's ``model.json``: what it is of, and how other software runs it."""
 
 
 class BundledPredictor:
@@ -44,6 +49,7 @@ class BundledPredictor:
         class_names: The names in id order.
         classes: The classes with their colours and their background.
         device: The device of the network.
+        runtime: What runs the network: :data:`TORCH`, or the format of an export.
     """
 
     def __init__(self, inner: Any, model: dict[str, Any]) -> None:
@@ -52,6 +58,7 @@ class BundledPredictor:
         self.class_names: tuple[str, ...] = tuple(inner.class_names)
         self.classes = Classes.of_model(model)
         self.device: Any = inner.device
+        self.runtime: str = runtime_of(model)
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """As :meth:`segops.runtime.predictor.Predictor.predict`."""
@@ -109,15 +116,22 @@ class BundledPredictor:
         """Whether :meth:`predict_tensors` works; the code of old bundles lacks it."""
         return hasattr(self._inner, "predict_tensors")
 
-    def predict_tensors(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`, where there is one."""
+    def predict_tensors(
+        self, image: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """As :meth:`segops.runtime.predictor.Predictor.predict_tensors`, in NumPy's arrays."""
         mask, top = self._call("predict_tensors", image)
-        return mask, top
+        return _fetched(mask), _fetched(top)
 
     def predict_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As :meth:`segops.runtime.predictor.Predictor.predict_probabilities`."""
         probabilities: NDArray[np.float32] = self._call("predict_probabilities", image)
         return probabilities
+
+    def batch_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As :meth:`segops.runtime.predictor.Predictor.batch_logits`."""
+        logits: NDArray[np.float32] = self._call("batch_logits", images)
+        return logits
 
     @property
     def network(self) -> nn.Module:
@@ -132,6 +146,11 @@ class BundledPredictor:
 
     def _get(self, name: str) -> Any:
         if not hasattr(self._inner, name):
+            if self.runtime != TORCH:
+                raise SegopsError(
+                    f"This model is an export for {self.runtime}, which has no {name}. Use the "
+                    "model that it was made of."
+                )
             raise SegopsError(
                 f"The model's bundle has no {name}: it was made by segops "
                 f"{self.model.get('segops_version', '(unknown)')}, before bundles had it. "
@@ -145,8 +164,11 @@ def load_bundle(
     device: str = "cpu",
     expected_digest: str | None = None,
     predict: Mapping[str, Any] | None = None,
+    threads: int | None = None,
 ) -> BundledPredictor:
-    """Open a bundle with the code that lies in it.
+    """Open a bundle, or an export, with the code that lies in it.
+
+    Nothing here imports torch, but for the code of a bundle that needs it.
 
     Arguments as of :func:`segops.runtime.opener.open_bundle`.
 
@@ -156,14 +178,33 @@ def load_bundle(
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise SegopsError(f"device {device!r}: expected auto, cpu, cuda or cuda:N.")
     with _own_errors():
-        inner = opener.open_bundle(directory, device, expected_digest, predict)
+        inner = opener.open_bundle(directory, device, expected_digest, predict, threads)
     return BundledPredictor(inner, read_model(directory))
+
+
+def runtime_of(model: Mapping[str, Any]) -> str:
+    """What runs the network of a bundle or export, by its ``model.json``."""
+    form = str(model.get("format"))
+    return form if form in (opener.ONNX, opener.OPENVINO) else TORCH
+
+
+def _fetched(values: Any) -> Any:
+    """An array of torch as one of NumPy; arrays of NumPy as they are."""
+    return values.cpu().numpy() if hasattr(values, "cpu") else values
 
 
 def read_model(directory: Path) -> dict[str, Any]:
     """Content of a bundle's ``model.json``, read without running any of the bundle's code."""
     model: dict[str, Any] = files.read_json(directory / opener.MODEL)
     return model
+
+
+def weights_sha256(directory: Path) -> str:
+    """SHA-256 of a bundle's weights, or of those that an export was made of, in hexadecimal."""
+    model = read_model(directory)
+    if EXPORT in model:
+        return str(model[EXPORT]["weights_sha256"])
+    return files.sha256_file(directory / opener.WEIGHTS)
 
 
 def bundle_digest(directory: Path) -> str:

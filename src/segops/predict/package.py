@@ -38,6 +38,8 @@ LIBRARIES = (
 
 ENTRIES = ("segops.runtime.load", "segops.runtime.opener", "segops.runtime.pyfunc_model")
 """The modules of a bundle's runtime that other code calls."""
+EXPORTED = "exported"
+"""The package of the runtime that exports have and bundles have not."""
 ROOM = Path(segops.__file__).with_name(opener.RUNTIME)
 """The directory that is copied into every bundle."""
 
@@ -86,7 +88,7 @@ def package(
     with files.atomic_directory(target_dir) as temporary:
         (temporary / opener.MODEL).write_text(text, encoding="utf-8")
         (temporary / opener.WEIGHTS).write_bytes(weights.read_bytes())
-        for name, content in _code(ROOM).items():
+        for name, content in _copied(ROOM).items():
             copy = temporary / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)
@@ -104,12 +106,12 @@ def is_by_this_code(bundle: Path, source: Path | None = None) -> bool:
     source = ROOM.parent if source is None else source
     if not (source / opener.RUNTIME).is_dir():
         return False
-    held, code_files = opener.read_bundle(bundle), _code(source / opener.RUNTIME)
+    held, copied = opener.read_bundle(bundle), _copied(source / opener.RUNTIME)
     own = {name for name in held if name.startswith(f"{opener.RUNTIME}/")}
     return (
         json.loads(held[opener.MODEL]).get("segops_version") == _version(source)
-        and own <= code_files.keys()
-        and all(held.get(name) == content for name, content in code_files.items())
+        and own <= copied.keys()
+        and all(held.get(name) == content for name, content in copied.items())
     )
 
 
@@ -119,18 +121,28 @@ def _version(source: Path) -> str | None:
     return None if found is None else found[1]
 
 
-def _code(room: Path) -> dict[str, bytes]:
+def _copied(room: Path) -> dict[str, bytes]:
     """The runtime's files and the list of the libraries, by their path in a bundle."""
-    runtime = {
+    return {REQUIREMENTS: requirements(LIBRARIES).encode(), **code_files(room)}
+
+
+def code_files(room: Path, exported: bool = False) -> dict[str, bytes]:
+    """The runtime's files by their path in a bundle or, with `exported`, in an export.
+
+    Args:
+        room: The directory of the runtime.
+        exported: Whether to add what runs networks in other forms.
+    """
+    return {
         path.relative_to(room.parent).as_posix(): path.read_bytes()
         for path in sorted(room.rglob("*.py"))
+        if exported or EXPORTED not in path.relative_to(room).parts
     }
-    return {REQUIREMENTS: requirements().encode(), **runtime}
 
 
-def requirements() -> str:
-    """Lines of a ``requirements.txt`` with the exact versions installed here.
+def requirements(libraries: Sequence[str] = LIBRARIES) -> str:
+    """Lines of a ``requirements.txt`` with the exact versions of libraries installed here.
 
     The local label of a build (`+cu130`) is left out: only the builder's own index has it.
     """
-    return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in LIBRARIES)
+    return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in libraries)

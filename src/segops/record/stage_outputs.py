@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segops import files, paths
 from segops.metrics.catalogue import recorded
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import TORCH, bundle_digest
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -21,6 +21,7 @@ EVALUATED = (
     paths.CONFUSION_PLOT,
     paths.CLASS_PLOT,
     paths.EVALUATION_PAGE,
+    paths.EXPORT_PARITY,
 )
 """Files that belong to an evaluation."""
 TRAINED = (
@@ -46,6 +47,20 @@ TRAINING_NUMBERS = {
 """Name in MLflow -> key in ``metrics/training.json``."""
 
 
+EXPORT_NUMBERS = (
+    "miou",
+    "miou_difference",
+    "boundary_iou",
+    "worst_class_difference",
+    "differing_pixels",
+    "mib",
+    "milliseconds_p50",
+    "milliseconds_p95",
+    "peak_mib",
+)
+"""Keys of the parity of an export that MLflow shows as `export_FORM_KEY`."""
+
+
 @dataclass(frozen=True)
 class Results:
     """The outputs of the stages.
@@ -53,6 +68,7 @@ class Results:
     Attributes:
         evaluation: ``metrics/evaluation.json`` where it describes this bundle, else None.
         weights_sha256: Computed from the bundle, as is `bundle_digest`.
+        exports: By the name of its form, the parity of each export of this bundle.
     """
 
     root: Path
@@ -60,6 +76,7 @@ class Results:
     evaluation: Mapping[str, Any] | None
     weights_sha256: str
     bundle_digest: str
+    exports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Path:
@@ -78,6 +95,12 @@ class Results:
         if self.evaluation is None:
             return found
         found |= recorded(self.evaluation)
+        found |= {
+            f"export_{name}_{key}": float(figures[key])
+            for name, figures in self.exports.items()
+            for key in EXPORT_NUMBERS
+            if figures.get(key) is not None
+        }
         for name, key in EVALUATION_NUMBERS.items():
             value = self.evaluation.get(key)
             found[name] = math.nan if value is None else float(value)
@@ -112,4 +135,17 @@ def read(root: Path) -> Results:
         evaluation = files.read_json(root / paths.EVALUATION)
         if evaluation.get("bundle_digest") != digest:
             evaluation = None
-    return Results(root, training, evaluation, weights, digest)
+    exports = {} if evaluation is None else exports_of(root, digest)
+    return Results(root, training, evaluation, weights, digest, exports)
+
+
+def exports_of(root: Path, digest: str) -> dict[str, dict[str, Any]]:
+    """The parity of the exports of a bundle, by the name of their form.
+
+    Empty where ``metrics/exports.json`` is of another bundle, or of a run without exports.
+    """
+    path = root / paths.EXPORT_PARITY
+    parity = files.read_json(path) if path.is_file() else {}
+    if parity.get(TORCH, {}).get("bundle_digest") != digest:
+        return {}
+    return {name: figures for name, figures in parity.items() if name != TORCH}

@@ -15,6 +15,7 @@ from segops.predict.package import is_by_this_code
 from segops.record import (
     artifact,
     columns,
+    exports,
     leftovers,
     lineage,
     reproduce,
@@ -119,6 +120,7 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
             *columns.fill(store, run_id),
         ],
         "files": _files(store, run_id, results),
+        "exports": exports.keep(store, store.client.get_run(run_id), results),
     }
     changed = [name for name, parts in added.items() if parts]
     if artifact.find(store, run_id, results.bundle_digest) is None:

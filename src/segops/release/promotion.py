@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segops import files, paths
 from segops.params.file import Params, load_params
 from segops.record.lineage import started_by
+from segops.record.stage_outputs import exports_of
 from segops.record.tracking import BusyError, session
-from segops.release import pairing, releases, signing, versions
+from segops.release import exports, pairing, releases, signing, versions
 from segops.release.chain import Entry, TamperedError, finite
 from segops.release.changes import Registry, change, changing, open_registry, prepared, publish
-from segops.release.evidence import Comparison
+from segops.release.evidence import Comparison, Evidence
 from segops.release.gate import Decision, decide
 from segops.release.gather import Gathered, gather, unreachable
 from segops.release.kept_statements import KEY, keep
@@ -160,6 +162,13 @@ def _withdraw_candidate(registry: Registry, version: str) -> None:
         versions.set_alias(registry.store, registry.model, CANDIDATE, None)
 
 
+def _exports(root: Path, settings: Params, evidence: Evidence) -> dict[str, Any]:
+    """The detail of a decision on the exports; none without exports of the challenger."""
+    digest = getattr(evidence.challenger, "bundle_digest", None)
+    known = {} if digest is None else exports_of(root, digest)
+    return {exports.EXPORTS: exports.decided(known, settings.gate.export)} if known else {}
+
+
 def _write_down(
     registry: Registry,
     settings: Params,
@@ -186,6 +195,7 @@ def _write_down(
                 model.bundle_digest: pairing.digest(model.counts) for model in gathered.counts
             },
             **({MASKS: files.sha256_file(masks)} if masks.is_file() else {}),
+            **_exports(registry.root, settings, evidence),
         }
     )
     if entries:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from segops import files
 from segops.params.file import load_params
+from segops.predict.bundle import TORCH, read_model, runtime_of
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
@@ -21,24 +22,28 @@ URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d
 
 
 @contextmanager
-def resolved(model: str | None, root: Path) -> Iterator[Path]:
-    """Yield a model's bundle; the digest of a registered model is checked first.
+def resolved(model: str | None, root: Path, runtime: str = TORCH) -> Iterator[Path]:
+    """Yield a model's bundle or an export of it; the digest of a registered one is checked first.
 
     Args:
         model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a bundle's directory, or None for
             the champion of the workspace's model.
         root: The workspace.
+        runtime: `torch`, or the form of an export, such as `onnx`. Of a registered model it is one
+            that the gate's decision offers; a directory must be of this runtime itself.
 
     Raises:
-        SegopsError: There is no such model, or its artifact was changed after registration.
+        SegopsError: There is no such model or offered export, or its artifact was changed.
         TransientError: MLflow does not answer.
     """
-    with resolved_version(model, root) as (bundle, _):
+    with resolved_version(model, root, runtime) as (bundle, _):
         yield bundle
 
 
 @contextmanager
-def resolved_version(model: str | None, root: Path) -> Iterator[tuple[Path, Version | None]]:
+def resolved_version(
+    model: str | None, root: Path, runtime: str = TORCH
+) -> Iterator[tuple[Path, Version | None]]:
     """As :func:`resolved`, with the version; None of a bundle's directory."""
     if model is not None and not model.startswith("models:"):
         if not (Path(model) / opener.MODEL).is_file():
@@ -46,11 +51,21 @@ def resolved_version(model: str | None, root: Path) -> Iterator[tuple[Path, Vers
                 f"{model}: no bundle there (it lacks model.json). Expected a bundle's directory, "
                 "models:/NAME@ALIAS or models:/NAME/VERSION."
             )
+        own = runtime_of(read_model(Path(model)))
+        if runtime not in (TORCH, own) and runtime.partition("-")[0] != own:
+            raise SegopsError(
+                f"{model}: is of runtime {own}, not {runtime}. `segops export {model}` makes an "
+                "export."
+            )
         yield Path(model), None
         return
+    from segops.record import exports as kept
     from segops.record.artifact import checked_bundle  # these import MLflow, which takes seconds
     from segops.record.tracking import session
     from segops.release import versions
+    from segops.release.exports import require_offered
+    from segops.release.ledger import Ledger
+    from segops.release.releases import last_decision
 
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
@@ -58,7 +73,13 @@ def resolved_version(model: str | None, root: Path) -> Iterator[tuple[Path, Vers
     with files.scratch() as scratch:
         with session(root, settings, create=False) as store:
             name, version = find_version(store, uri)
-            bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
+            if runtime == TORCH:
+                bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
+            else:
+                decision = last_decision(Ledger(store, root, name).entries(), version.number)
+                details = {} if decision is None else decision.details
+                digest = require_offered(details, runtime, f"{name} version {version.number}")
+                bundle = kept.fetch(store, version.run_id, digest, scratch)
         yield bundle, version
 
 

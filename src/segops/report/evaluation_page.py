@@ -56,6 +56,7 @@ def write_evaluation_page(
     evaluated: str = "",
     registered: str = "",
     classes: Classes | None = None,
+    exports: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -76,6 +77,7 @@ def write_evaluation_page(
         registered: Name of the registered model that it is or may become a version of.
         classes: The classes with their colours and background; None: as `evaluation` says, in VOC's
             colours.
+        exports: Parity of its exports, the model first; see :mod:`segops.evaluate.exports`.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -102,6 +104,7 @@ def write_evaluation_page(
         "reliability": reliability(evaluation, opponents),
         "matrix": _matrix(confusion, names),
         "curves": _curves(learning_curves),
+        "exports": exports,
         "kinds": kinds_of(background_of(evaluation)),
         "about": about,
         "evaluated": evaluated,

@@ -26,10 +26,20 @@ BIT_DEPTH = "bit_depth"
 16 are taken."""
 BANDS = "bands"
 """Key of ``model.json``: names of the directories whose files hold a band each; missing: none."""
+THREADS = "threads"
+"""Key of the description that a loader gets: threads of an export's runtime; missing: its own
+choice. It is never in the file."""
 FORMAT = 2
 """Format of new bundles."""
-ENTRIES = {"1": "predict.load", str(FORMAT): "load"}
-"""Module of the runtime that loads the model, by the format of the bundle."""
+ONNX, OPENVINO = "onnx", "openvino"
+"""Formats of exports: :mod:`segops.export` makes them of bundles."""
+ENTRIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "1": ("predict.load", (WEIGHTS,)),
+    str(FORMAT): ("load", (WEIGHTS,)),
+    ONNX: ("exported.onnx_network", ("model.onnx",)),
+    OPENVINO: ("exported.openvino_network", ("model.xml", "model.bin")),
+}
+"""By format: the module of the runtime that loads the model, and the files that hold it."""
 
 
 class BundleError(Exception):
@@ -41,14 +51,17 @@ def open_bundle(
     device: str = "cpu",
     expected_digest: str | None = None,
     predict: Mapping[str, Any] | None = None,
+    threads: int | None = None,
 ) -> Any:
-    """Open a bundle and return its own predictor.
+    """Open a bundle or an export and return its own predictor.
 
     Args:
         directory: The bundle.
         device: A torch device, or `auto`: the GPU if there is one, else the CPU.
         expected_digest: Digest that the bundle must have, checked before its code is run.
         predict: Settings in place of the bundle's own.
+        threads: CPU threads of an export's runtime; None: its own choice. Those of torch are set
+            for the whole process, not here.
 
     Raises:
         BundleError: The directory is no bundle, or has another digest.
@@ -66,14 +79,16 @@ def open_bundle(
         raise BundleError(f"{directory / MODEL}: not JSON: {error}.") from None
     if not isinstance(model, dict):
         raise BundleError(f"{directory / MODEL}: not the description of a model. Get it anew.")
-    entry = ENTRIES.get(str(model.get("format")))
-    if entry is None:
+    entry, names = ENTRIES.get(str(model.get("format")), ("", ()))
+    if not entry:
         raise BundleError(
             f"{directory / MODEL}: format {model.get('format')!r}; this code reads "
-            f"{' and '.join(ENTRIES)}. Use the version of segops that made it."
+            f"{', '.join(ENTRIES)}. Use the version of segops that made it."
         )
     if not {"spec", "class_names"} <= model.keys():
         raise BundleError(f"{directory / MODEL}: lacks spec or class_names. Get it anew.")
+    if missing := [name for name in names if name not in contents]:
+        raise BundleError(f"{directory}: lacks {', '.join(missing)}. Get it anew.")
     if f"{RUNTIME}/{entry.replace('.', '/')}.py" not in contents:
         raise BundleError(
             f"{directory}: of format {model['format']} by its {MODEL}, but its {RUNTIME} lacks "
@@ -81,11 +96,13 @@ def open_bundle(
         )
     if predict is not None:
         model["predict"] = dict(predict)
+    if threads is not None:
+        model[THREADS] = threads
     package = f"segops_bundle_{found}"
     if not any(getattr(finder, "package", None) == package for finder in sys.meta_path):
         sys.meta_path.append(_Runtime(contents, directory, package))
     loader = importlib.import_module(f"{package}.{entry}")
-    return loader.load(model, contents[WEIGHTS], device)
+    return loader.load(model, *(contents[name] for name in names), device)
 
 
 def read_bundle(directory: Path) -> dict[str, bytes]:
@@ -99,7 +116,9 @@ def read_bundle(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and "__pycache__" not in path.relative_to(directory).parts
     }
-    missing = [name for name in (MODEL, WEIGHTS, f"{RUNTIME}/__init__.py") if name not in contents]
+    missing = [name for name in (MODEL, f"{RUNTIME}/__init__.py") if name not in contents]
+    if not any(all(name in contents for name in names) for _, names in ENTRIES.values()):
+        missing.append(WEIGHTS)
     if missing:
         raise BundleError(
             f"{directory}: not a model bundle: {', '.join(missing)} missing. "

@@ -138,6 +138,11 @@ class Predictor:
                     found[:, rows, columns] = self.arrays.fetch(probabilities)
         return found
 
+    def batch_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits float32 (N, C, H, W) of images uint8 (N, B, H, W), as the network gives them."""
+        with self._running():
+            return self.arrays.fetch(self._network(self.arrays.send(images)))
+
     def predict_bytes(self, content: bytes | str, name: str = "image") -> tuple[bytes, float]:
         """Predict the bytes of an image file (JPEG, PNG, ...), or these in base64.
 

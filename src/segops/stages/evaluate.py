@@ -8,7 +8,7 @@ from threading import Thread
 
 from segops import files, paths
 from segops.data.store import PackedStore
-from segops.evaluate import kept_masks
+from segops.evaluate import exports, kept_masks
 from segops.evaluate.score import EXPLAINED, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
@@ -53,10 +53,13 @@ def run(root: Path) -> None:
             VAL,
             scratch / "scores",
             threads=settings.hardware.threads,
-            masks=shown or kept_masks.chosen(store, store.ids(VAL)),
+            masks=shown or bool(exports.exports(root)) or kept_masks.chosen(store, store.ids(VAL)),
             explain=EXPLAINED if shown else 0,
         )
         from segops.evaluate.results import write_results
+
+        threads = settings.hardware.threads
+        parity = exports.judge(root, bundle, scores, store, VAL, settings.evaluate, threads)
 
         found = write_results(
             root,
@@ -67,6 +70,7 @@ def run(root: Path) -> None:
             settings.evaluate,
             shown,
             registered=settings.registry.model,
+            parity=parity,
         )
     log.info("%s", sentence(found))
 

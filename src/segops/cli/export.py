@@ -1,0 +1,58 @@
+"""`segops export`: writes a model in another form, for other runtimes than torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from segops.cli.common import checkout, console
+from segops.runtime.errors import SegopsError
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Directory of the export; it must not exist.")],
+    form: Annotated[
+        Literal["onnx", "openvino"], typer.Option("--format", help="The format.")
+    ] = "onnx",
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(
+            help="In INT8, calibrated on train of this checkout's data (export.calibration_images)."
+        ),
+    ] = None,
+) -> None:
+    """Export a model, to predict with it where there is no torch.
+
+    `segops predict --model OUTPUT` predicts with what is written. The gate has not judged it: what
+    a run exports (`export.formats`) is scored beside the model.
+    """
+    from segops import paths
+    from segops.export import make
+    from segops.release.resolve import resolved
+
+    if output.exists():
+        raise SegopsError(f"{output}: exists already. Name a directory that does not.")
+    is_bundle = not model.startswith("models:")
+    root = Path() if is_bundle and quantize is None else checkout()
+    name = form if quantize is None else f"{form}-{quantize}"
+    ids: tuple[str, ...] = ()
+    images = iter(())
+    if quantize is not None:
+        from segops.data.store import PackedStore
+        from segops.export.calibration import chosen
+        from segops.params.file import load_params
+
+        store = PackedStore(root / paths.PACKED)
+        ids = chosen(store, load_params(root).export.calibration_images)
+        images = (store.image(one) for one in ids)
+    with resolved(model, root) as bundle:
+        digest = make.export(bundle, {name: output}, ids, images)[name]
+    console.say(f"{output}: {name}, digest {digest[:12]}.")

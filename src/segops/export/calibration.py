@@ -1,0 +1,20 @@
+"""Chooses the images on which INT8 is calibrated."""
+
+from __future__ import annotations
+
+import hashlib
+
+from segops.data.store import PackedStore
+from segops.voc.layout import TRAIN
+
+
+def chosen(store: PackedStore, count: int) -> tuple[str, ...]:
+    """The ids of at most `count` images of train, those of the smallest hashes, in that order.
+
+    So the choice depends on the ids alone, and a further image moves at most one of the others.
+    """
+    return tuple(sorted(store.ids(TRAIN), key=_rank)[:count])
+
+
+def _rank(image_id: str) -> str:
+    return hashlib.sha256(f"calibration\t{image_id}".encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""Which exports of a model are offered, by their parity and `gate.export`. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from segops.params.gate import ExportGate
+from segops.runtime.errors import SegopsError
+
+EXPORTS = "exports"
+"""Detail of a decision: what :func:`decided` says."""
+
+
+def refusals(figures: Mapping[str, Any], policy: ExportGate) -> list[str]:
+    """Why an export is not offered; empty where it is.
+
+    What is to be checked and was not measured is a reason, so that nothing slips through.
+
+    Args:
+        figures: Its figures, as :func:`segops.evaluate.exports.judge` says them.
+        policy: The bounds.
+    """
+    if figures.get("error"):
+        return [f"it is broken: {figures['error']}"]
+    worst = figures.get("worst_class")
+    checks = (
+        ("max_miou_loss", _loss(figures, "miou_difference"), "it loses {:.4f} of mIoU", "is"),
+        (
+            "max_class_loss",
+            _loss(figures, "worst_class_difference"),
+            f"class {worst} loses {{:.4f}} of IoU",
+            "is",
+        ),
+        (
+            "max_milliseconds",
+            figures.get("milliseconds_p95"),
+            "an image takes {:.1f} ms (95th percentile)",
+            "are",
+        ),
+        ("max_mib", figures.get("mib"), "it has {:.3f} MiB", "are"),
+    )
+    reasons = []
+    for key, value, words, verb in checks:
+        most = getattr(policy, key)
+        if most is None:
+            continue
+        if not isinstance(value, int | float) or math.isnan(value):
+            reasons.append(f"its figure for gate.export.{key} was not measured")
+        elif value > most:
+            limit = f"at most {most:g} (gate.export.{key}) {verb} allowed"
+            reasons.append(f"{words.format(value)}; {limit}")
+    return reasons
+
+
+def decided(exports: Mapping[str, Mapping[str, Any]], policy: ExportGate) -> dict[str, Any]:
+    """What a decision says of each export, by the name of its form.
+
+    Args:
+        exports: Their figures, by the name of their form.
+        policy: The bounds.
+
+    Returns:
+        For each form its figures, whether it is `offered`, and the `reasons` against it.
+    """
+    found = {}
+    for name, figures in sorted(exports.items()):
+        reasons = refusals(figures, policy)
+        found[name] = {**figures, "offered": not reasons, "reasons": reasons}
+    return found
+
+
+def _loss(figures: Mapping[str, Any], key: str) -> float | None:
+    value = figures.get(key)
+    return None if value is None else -float(value)
+
+
+def require_offered(details: Mapping[str, Any], form: str, model: str) -> str:
+    """The digest of an export by the decision on its model.
+
+    Args:
+        details: Details of the decision.
+        form: Name of the form.
+        model: What messages call the model.
+
+    Raises:
+        SegopsError: There is no such export, or it is not offered.
+    """
+    exports: Mapping[str, Any] = details.get(EXPORTS) or {}
+    one = exports.get(form)
+    if one is None:
+        has = ", ".join(name for name, other in exports.items() if other["offered"]) or "none"
+        raise SegopsError(
+            f"{model}: it was released without an export {form} (it has: {has}). "
+            "`segops export` makes one, which no gate has judged; a run with export.formats in "
+            "params.yaml makes one that is judged."
+        )
+    if not one["offered"]:
+        raise SegopsError(
+            f"{model}: its export {form} is not offered: {'; '.join(one['reasons'])}. Take "
+            "another --runtime."
+        )
+    return str(one["digest"])

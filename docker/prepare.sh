@@ -11,7 +11,7 @@ umask 077
 base="${1:-$(dirname "$0")}"
 directory="$base/secrets"
 mkdir -p "$directory" "$base/state/postgres" "$base/state/storage" "$base/state/tls" \
-  "$base/state/backups" "$base/state/empty"
+  "$base/state/backups" "$base/state/empty" "$base/state/exports"
 
 random() {
   head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'
@@ -29,6 +29,7 @@ random | keep postgres_password
 random | keep s3_secret
 random | keep mlflow_admin_password
 random | keep mlflow_flask_secret
+random | keep serve_keys
 printf 'segops:%s\n' "$(random)" | keep prefect_auth
 
 password="$(cat "$directory/postgres_password")"

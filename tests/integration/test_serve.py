@@ -26,6 +26,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from segops.export import make
 from segops.importers import labelme
 from segops.predict import log as prediction_log
 from segops.predict.bundle import BundledPredictor, load_bundle
@@ -33,7 +34,7 @@ from segops.predict.outputs import draw_overlay, encode_jpeg
 from segops.runtime.masks import decode_mask
 from tests.support.prediction_server import Served, await_true, picture, serving, write_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KEY = "0123456789abcdef-a-key"
 
 
@@ -443,6 +444,27 @@ def leave(server: Served) -> None:
             f"{server.client.base_url}/predict", content=picture(4000, 3000), timeout=0.2,
             trust_env=False,
         )  # fmt: skip
+
+
+def test_an_export_is_served_without_torch(bundle: Path, tmp_path: Path) -> None:
+    exported, content = tmp_path / "onnx", picture(seed=3)
+    make.export(bundle, {"onnx": exported})
+    expected = load_bundle(exported, threads=1).predict_bytes(content)[0]
+    with serving(
+        tmp_path, "--model", str(exported), "--runtime", "onnx", "--workers", "1",
+        "--log", str(tmp_path / "log"),
+    ) as server:  # fmt: skip
+        assert server.client.get("/model").json()["runtime"] == "onnx"
+        assert server.client.post("/predict", content=content).content == expected
+        (worker,) = server.workers()
+        assert not [one for one in worker.memory_maps() if "libtorch" in one.path]
+        asked = {"explain": "cat"}
+        json_form = {"Accept": "application/json"}
+        answer = server.client.post("/predict", content=content, params=asked, headers=json_form)
+        assert error(answer)[0] == 501
+    (logged,) = prediction_log.read_log(tmp_path / "log")
+    assert logged.observation.predicted is not None
+    assert logged.observation.predicted.embedding is None
 
 
 @pytest.mark.parametrize(

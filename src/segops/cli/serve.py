@@ -22,6 +22,13 @@ def serve(
         str | None,
         typer.Option(metavar="MODEL", help="Serve a second model beside it (?model=compare)."),
     ] = None,
+    runtime: Annotated[
+        Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"],
+        typer.Option(
+            help="torch: the model itself; else the export of it that the gate offers. A directory "
+            "is served as what it is."
+        ),
+    ] = "torch",
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         typer.Option(help="Device to predict on; auto: the GPU if there is one."),
@@ -88,6 +95,7 @@ def serve(
         model=model or champion(root),
         compare=compare,
         root=root,
+        runtime=runtime,
         devices=devices(device, workers),
         host=host,
         port=port,

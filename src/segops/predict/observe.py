@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from threading import local
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from segops.runtime.bands import RGB, false_colour
 from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import Prediction
 from segops.voc.hashes import pixel_hash
 
-from .bundle import BundledPredictor
-from .deepest import inner_of, pass_deepest
+from .bundle import TORCH, BundledPredictor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 STATISTICS = (
     *("brightness", "contrast", "red", "blue", "saturation", "sharpness", "noise"),
@@ -44,7 +44,7 @@ class Predicted:
         shares: The share of the image, 0..1, that is predicted as each class, in id order.
         confidence: Mean probability of the top class, 0..1.
         entropy: Mean entropy of the class probabilities, 0..1 (1: all classes alike); None where
-            the bundle's code is too old to give access to its network.
+            the bundle's code is too old to give access to its network, and for exports.
         embedding: float16 (D,), the mean of the encoder's coarsest features over the image; None
             as `entropy`.
     """
@@ -146,10 +146,10 @@ def observing(predictor: BundledPredictor) -> Iterator[Observe]:
     """
     passes = _Passes()
     classes = len(predictor.class_names)
-    try:
-        network = predictor.network
-    except SegopsError:  # a bundle of old code
-        network = None
+    network: nn.Module | None = None
+    if predictor.runtime == TORCH:
+        with suppress(SegopsError):  # a bundle of old code
+            network = predictor.network
 
     def predict(image: NDArray[np.uint8]) -> tuple[Prediction, Observation]:
         passes.reset()
@@ -166,6 +166,8 @@ def observing(predictor: BundledPredictor) -> Iterator[Observe]:
 
     with ExitStack() as hooks:
         if network is not None:
+            from .deepest import inner_of, pass_deepest  # an export is observed without torch
+
             inner = inner_of(network)
             hooks.callback(network.register_forward_pre_hook(passes.note_size).remove)
             hooks.callback(inner.register_forward_pre_hook(passes.note_padded).remove)
@@ -218,6 +220,8 @@ class _Passes(local):
         """The embedding and the entropy; None where no pass was seen."""
         if self.features is None or self.entropy is None:
             return None, None
+        import torch
+
         mean = (self.features / self.weight).clamp(-_LARGEST_HALF, _LARGEST_HALF)
         half: NDArray[np.float16] = mean.to(torch.float16).cpu().numpy()
         return half, float(self.entropy) / self.weight

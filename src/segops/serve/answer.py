@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segops.predict.bundle import BundledPredictor
+from segops.predict.bundle import TORCH, BundledPredictor
 from segops.predict.image_files import decode_files
 from segops.predict.outputs import draw_overlay, encode_jpeg
 from segops.runtime import signatures
@@ -92,13 +92,13 @@ class Model:
             return self._probabilities(image)
         top: NDArray[np.float32] | None = None
         if wanted.confidence_map and self.observe is None:
-            mask, top = map(as_array, self.predictor.predict_tensors(image))
+            mask, top = self.predictor.predict_tensors(image)
             confidence = float(top.mean(dtype=np.float64))
         else:
             prediction = self._predicted(image, name)
             mask, confidence = prediction.mask, prediction.confidence
             if wanted.confidence_map:
-                top = as_array(self.predictor.predict_tensors(image)[1])
+                top = self.predictor.predict_tensors(image)[1]
         if wanted.form == PNG:
             return confidence, self._png(mask)
         if wanted.form == JPEG:
@@ -189,7 +189,7 @@ class Model:
             raise RequestError(
                 404, f"explain={name}: the model has no such class; GET /model lists its classes."
             )
-        if not hasattr(self.predictor.device, "type"):
+        if self.predictor.runtime != TORCH:
             raise RequestError(
                 501, "Only the torch runtime explains a class; this server runs another one."
             )
@@ -209,11 +209,6 @@ def legend(classes: Any) -> list[dict[str, Any]]:
         {"id": number, "name": name, "color": f"#{bytes(colors[number]).hex()}"}
         for number, name in enumerate(classes.names)
     ]
-
-
-def as_array(values: Any) -> NDArray[Any]:
-    """Return a tensor of any runtime, on any device, as an array."""
-    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
 
 
 def _grey(values: NDArray[np.float32]) -> bytes:

@@ -75,7 +75,7 @@ class Pool:
     """Predicts images in worker processes.
 
     Args:
-        runtime: The runtime of the models.
+        library: What the workers import at once: `torch` or `none`.
         devices: The device of each worker; on `cpu` a worker has one thread.
         limits: What bounds a request.
         log_directory: The prediction log; None: none is kept.
@@ -87,10 +87,10 @@ class Pool:
     """
 
     def __init__(
-        self, runtime: str, devices: Sequence[str], limits: Limits, log_directory: str | None
+        self, library: str, devices: Sequence[str], limits: Limits, log_directory: str | None
     ) -> None:
         self.limits = limits
-        self._runtime, self._devices = runtime, devices
+        self._library, self._devices = library, devices
         self._log = log_directory
         self._queue: asyncio.Queue[_Job] = asyncio.Queue()
         self._lanes: list[_Lane] = []
@@ -110,7 +110,7 @@ class Pool:
 
     async def prepare(self) -> None:
         """Start the first worker, which imports its libraries while the models are found."""
-        self._spare = [await Process.start(self._runtime, self._devices[0])]
+        self._spare = [await Process.start(self._library, self._devices[0])]
 
     async def serve(self, models: Mapping[str, Source]) -> None:
         """Let new workers open these models, and take over if all pass the smoke test.
@@ -122,7 +122,7 @@ class Pool:
         """
         processes, self._spare = self._spare, []
         if not processes:
-            processes = [await Process.start(self._runtime, one) for one in self._devices]
+            processes = [await Process.start(self._library, one) for one in self._devices]
         opened = await asyncio.gather(
             *(self._open(process, models) for process in processes), return_exceptions=True
         )
@@ -209,7 +209,7 @@ class Pool:
         """Start a worker that opens models; try until it does."""
         for attempt in range(1 << 30):
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
-            process = await Process.start(self._runtime, device)
+            process = await Process.start(self._library, device)
             try:
                 await self._open(process, models)
             except BaseException as error:

@@ -46,14 +46,14 @@ class Process:
         self.pid, self.device = child.pid, device
 
     @classmethod
-    async def start(cls, runtime: str, device: str) -> Process:
-        """Start a worker process for models of a runtime on a device."""
+    async def start(cls, library: str, device: str) -> Process:
+        """Start a worker process on a device; it imports a library, `torch` or `none`, at once."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "segops.serve.worker",
-                str(theirs.fileno()), runtime, device,
+                str(theirs.fileno()), library, device,
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**child_environment(), **(ONE_THREAD if device == "cpu" else {})},

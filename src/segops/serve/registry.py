@@ -36,12 +36,14 @@ class Followed:
     Args:
         key: Its key at the server.
         uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        runtime: `torch`, or the form of an export that the gate offers.
         root: The workspace.
         place: Directory for what is fetched.
     """
 
-    def __init__(self, key: str, uri: str, root: Path, place: Path) -> None:
-        self.key, self._uri, self._root, self._place = key, uri, root, place
+    def __init__(self, key: str, uri: str, runtime: str, root: Path, place: Path) -> None:
+        self.key, self._uri, self._runtime = key, uri, runtime
+        self._root, self._place = root, place
         self._served = self._refused = ""
         self._fetched: list[Path] = []
 
@@ -63,19 +65,17 @@ class Followed:
                 return None
             alias = resolve.parsed(self._uri)["alias"]
             told = _told(store, self._root, name, version, alias == versions.CHAMPION)
-            directory = self._fetch(store, name, version)
+        directory = self._fetch(f"models:/{name}/{version.number}", version.number)
         self._served = version.number
         return {"key": self.key, "directory": str(directory), "told": told}
 
-    def _fetch(self, store: Any, name: str, version: Any) -> Path:
-        """Copy a version's bundle, whose digest is checked: MLflow's copy may be cleaned up."""
-        from segops import files
-        from segops.record.artifact import checked_bundle
+    def _fetch(self, uri: str, number: str) -> Path:
+        """Copy a version whose digest is checked: MLflow's copy may be cleaned up."""
+        from segops.release.resolve import resolved
 
-        target = self._place / f"{self.key}-{version.number}-{len(self._fetched)}"
-        with files.scratch() as scratch:
-            bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
-            shutil.copytree(bundle, target)
+        target = self._place / f"{self.key}-{number}-{len(self._fetched)}"
+        with resolved(uri, self._root, self._runtime) as found:
+            shutil.copytree(found, target)
         self._fetched.append(target)
         for old in self._fetched[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
@@ -121,18 +121,19 @@ def follow(request: dict[str, Any], out: IO[str], stop: IO[Any]) -> None:
     """Write a line for every model that is to be served, until `stop` is closed.
 
     Args:
-        request: `root`, `place` and `models`, key -> URI.
+        request: `root`, `place`, `runtime`, and `models`, key -> URI.
         out: Gets the lines.
         stop: Standard input.
     """
     root, place = Path(request["root"]), Path(request["place"])
-    followed = [Followed(key, uri, root, place) for key, uri in request["models"].items()]
+    models, runtime = request["models"], request["runtime"]
+    followed = [Followed(key, uri, runtime, root, place) for key, uri in models.items()]
     said: dict[str, str] = {}
     while True:
         for one in followed:
             for line in _news(one, said):
                 print(json.dumps(line), file=out, flush=True)
-        if not any("@" in uri for uri in request["models"].values()) and not said:
+        if not any("@" in uri for uri in models.values()) and not said:
             return
         if select.select([stop], [], [], POLL_SECONDS)[0]:
             return

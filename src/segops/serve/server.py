@@ -21,7 +21,7 @@ from segops.serve.edge import Edge, Protocol
 from segops.serve.guard import Guard, Keys
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Pool
-from segops.serve.serving import Serving
+from segops.serve.serving import Serving, library
 from segops.serve.settings import Settings
 
 HTTP_PORT = 80
@@ -40,19 +40,24 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     Raises:
         SegopsError: The port is taken, or the model cannot be served.
     """
+    imported = library(settings)
     bound = _bound(settings.host, settings.port)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn takes the signals while it serves, and raises them again once it has stopped.
         signal.signal(number, lambda *_: None)
     with bound, files.scratch() as place:
-        asyncio.run(_serve(settings, bound, place, say))
+        asyncio.run(_serve(settings, imported, bound, place, say))
 
 
 async def _serve(
-    settings: Settings, bound: socket.socket, place: Path, say: Callable[[str], None]
+    settings: Settings,
+    imported: str,
+    bound: socket.socket,
+    place: Path,
+    say: Callable[[str], None],
 ) -> None:
     pool = Pool(
-        settings.runtime,
+        imported,
         settings.devices,
         settings.limits,
         None if settings.log is None else str(settings.log.resolve()),

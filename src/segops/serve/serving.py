@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from segops.children import child_environment
-from segops.predict.bundle import bundle_digest, read_model
-from segops.runtime import opener
+from segops.predict.bundle import TORCH, bundle_digest, read_model, runtime_of
+from segops.release.resolve import resolved
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.serve.answer import legend
@@ -57,8 +57,7 @@ class Serving:
             if model.startswith("models:"):
                 registered[key] = model
             else:
-                directory = Path(model)
-                self._found[key] = await asyncio.to_thread(local_source, directory, self._settings)
+                self._found[key] = await asyncio.to_thread(local_source, Path(model))
         if not registered:
             await self._take_over()
             return
@@ -85,7 +84,7 @@ class Serving:
             return
         directory, told = Path(news["directory"]), news["told"]
         held = self._pool.models.get(key)
-        found = await asyncio.to_thread(_source, directory, told["digest"], told, self._settings)
+        found = await asyncio.to_thread(_source, directory, told)
         self._found[key] = found
         if held is not None and held.digest == found.digest and held.told == found.told:
             return
@@ -127,6 +126,7 @@ class Serving:
         request = {
             "root": str(self._settings.root.resolve()),
             "place": str(self._place),
+            "runtime": self._settings.runtime,
             "models": dict(models),
         }
         try:
@@ -139,37 +139,48 @@ class Serving:
             await child.wait()
 
 
-def local_source(directory: Path, settings: Settings) -> Source:
+def library(settings: Settings) -> str:
+    """Return what workers import at once: `torch` where a model runs by it, else `none`.
+
+    Raises:
+        SegopsError: A directory holds no model, or one of another runtime than is asked for.
+    """
+    runtimes: list[str] = []
+    for model in settings.models.values():
+        if model.startswith("models:"):
+            runtimes.append(settings.runtime)
+        else:
+            with resolved(model, Path(), settings.runtime) as directory:
+                runtimes.append(runtime_of(read_model(directory)))
+    return TORCH if TORCH in runtimes else "none"
+
+
+def local_source(directory: Path) -> Source:
     """Return the model of a directory; it is in no registry.
 
     Raises:
         SegopsError: There is none.
     """
-    if not (directory / opener.MODEL).is_file():
-        raise SegopsError(
-            f"{directory}: no bundle there (it lacks {opener.MODEL}). Expected a bundle's "
-            "directory, models:/NAME@ALIAS or models:/NAME/VERSION."
-        )
-    digest = bundle_digest(directory)
     told: dict[str, Any] = {
         "name": directory.resolve().name,
         "version": None,
-        "digest": digest,
+        "digest": bundle_digest(directory),
         "card": "",
         "lineage": {},
         "lineage_doubt": "it was not taken from a registry",
     }
-    return _source(directory, digest, told, settings)
+    return _source(directory, told)
 
 
-def _source(directory: Path, digest: str, told: Mapping[str, Any], settings: Settings) -> Source:
+def _source(directory: Path, told: Mapping[str, Any]) -> Source:
     model = read_model(directory)
     classes = Classes.of_model(model)
     more = {
         "classes": legend(classes),
         "background": classes.background_name,
         "channels": len(model["spec"].get("mean", ())) or 3,
-        "runtime": settings.runtime,
+        "runtime": runtime_of(model),
         "settings": model.get("predict") or {},
     }
-    return Source(str(directory.resolve()), digest, {**told, **more})
+    # An export has a digest of its own beside that of its version.
+    return Source(str(directory.resolve()), bundle_digest(directory), {**told, **more})

@@ -15,7 +15,7 @@ from segops.threads import cores
 KEYS = "SEGOPS_SERVE_KEYS"
 """The environment variable with the clients' keys, separated by spaces or commas."""
 SHORTEST_KEY = 16
-Runtime = Literal["torch", "onnx", "openvino"]
+Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Settings:
         model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a bundle's directory.
         compare: A second model, the same; None: none.
         root: The workspace; None: the models are directories.
-        runtime: What runs the networks.
+        runtime: `torch`, or the form of the export to serve of a registered model; a directory
+            is served as what it is.
         devices: Device of each worker process: `cpu` or `cuda:N`.
         host: Address to listen on.
         port: Its port; 0: a free one.

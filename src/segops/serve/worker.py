@@ -1,7 +1,8 @@
 """A worker process: opens models and predicts one image at a time on one thread.
 
-The server starts it as ``python -m segops.serve.worker DESCRIPTOR RUNTIME DEVICE`` with its end of
-a socket pair. It answers one message after another and ends when the server's end is closed.
+The server starts it as ``python -m segops.serve.worker DESCRIPTOR LIBRARY DEVICE`` with its end of
+a socket pair; the library, `torch` or `none`, is imported at once. It answers one message after
+another and ends when the server's end is closed.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class Worker:
         """Open a model under a key, and let it predict a synthetic image."""
         from segops.predict.bundle import load_bundle
 
-        predictor = load_bundle(Path(head["directory"]), self._device, head["digest"])
+        threads = 1 if self._device == "cpu" else None
+        predictor = load_bundle(
+            Path(head["directory"]), self._device, head["digest"], threads=threads
+        )
         limit = min(predictor.max_pixels, head["max_pixels"])
         model = Model(predictor, limit)
         _smoke(model)
@@ -139,13 +143,13 @@ def _smoke(model: Model) -> None:
 
 def main() -> None:
     """Answer messages until the server's end of the connection is closed."""
-    descriptor, runtime, device = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    descriptor, library, device = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its workers
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if logs.wants_json():
         logs.use_json()
     log.setLevel(logging.INFO)
-    _use_one_thread(runtime, device)
+    _use_one_thread(library, device)
     worker = Worker(device)
     with socket.socket(fileno=descriptor) as connection:
         while (message := wire.receive(connection)) is not None:
@@ -158,12 +162,12 @@ def main() -> None:
     os._exit(0)  # at once: what libraries do at the end of a process takes time
 
 
-def _use_one_thread(runtime: str, device: str) -> None:
+def _use_one_thread(library: str, device: str) -> None:
     """Import what opening a model needs while the server finds the model; one thread a worker."""
     import cv2
 
     cv2.setNumThreads(1)
-    if runtime == "torch":
+    if library == "torch":
         torch = importlib.import_module("torch")
         if device == "cpu":
             torch.set_num_threads(1)

@@ -68,7 +68,7 @@ def job(template: dict[str, Any]) -> dict[str, Any]:
 
 def pods() -> list[tuple[str, dict[str, Any]]]:
     found = [one for one in objects() if one["kind"] in ("Deployment", "Job")]
-    assert len(found) == 7
+    assert len(found) == 8
     return [(str(one["metadata"]), one["spec"]["template"]["spec"]) for one in found]
 
 
@@ -109,7 +109,7 @@ def test_every_service_is_confined_and_waits_for_what_it_needs() -> None:
 
 def test_tls_leads_to_every_server_that_people_use() -> None:
     """By Caddy and by the ingress, over a network or policy that lets it through."""
-    names = {"mlflow": "mlflow:5000", "prefect": "prefect:4200", "s3": "storage:8333"}
+    names = {"mlflow": "mlflow:5000", "prefect": "prefect:4200", "s3": "storage:8333", "serve": "serve:8080"}
     places = re.findall(
         r"^(\w+)\.\{\$SEGOPS_DOMAIN\} \{\n\ttls internal\n\treverse_proxy \{\$\w+:(\S+)\}",
         (DOCKER / "Caddyfile").read_text(),
@@ -372,7 +372,7 @@ def test_no_service_sees_what_another_keeps(tmp_path: Path) -> None:
         for source, _ in mounts(service)
         if source.is_relative_to(base / "state") and source.name != "empty"
     }
-    assert len(kept) == len(tree["secrets"]) + 4
+    assert len(kept) == len(tree["secrets"]) + 5
     shown = {
         (name, str(one))
         for name, service in tree["services"].items()

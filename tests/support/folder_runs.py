@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -13,12 +14,16 @@ from PIL import Image
 from torch import nn
 
 from segops import files
+from segops.predict import video_file
 from segops.predict.journal import FORMAT, FinishedImage
 from segops.predict.table import TABLE
 from segops.runtime.networks.zoo import ModelSpec, build
 from tests.support.bundles import write_bundle
 
 NAMES = ("background", "cat", "dog")
+CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "FFV1", ".webm": "VP80"}
+"""What OpenCV writes into a video of a suffix."""
+
 SPEC = ModelSpec("plain_cnn", "", 3, {"width": 8})
 
 
@@ -50,6 +55,18 @@ def save(path: Path, seed: int = 0, height: int = 37, width: int = 50, **options
     """An image file of the kind that its ending says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(seed, height, width)).save(path, **options)
+    return path
+
+
+def film(path: Path, count: int = 11, height: int = 38, width: int = 50, rate: float = 25) -> Path:
+    """A video of the kind that its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fourcc = cv2.VideoWriter.fourcc(*CODECS[path.suffix])
+    with video_file._quiet():  # FFmpeg asks at its first use how much it may say
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, rate, (width, height))
+    for seed in range(count):
+        writer.write(picture(seed // 3, height, width)[..., ::-1].copy())
+    writer.release()
     return path
 
 

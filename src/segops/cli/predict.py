@@ -15,7 +15,7 @@ def predict(
     source: Annotated[
         str,
         typer.Argument(
-            help="An image, a directory of images, a list (.txt, .lst, .list) of paths or "
+            help="An image, a video, a directory of both, a list (.txt, .lst, .list) of paths or "
             "addresses, or s3://BUCKET/PREFIX."
         ),
     ],
@@ -53,6 +53,14 @@ def predict(
             "the image's largest class that is not background.",
         ),
     ] = None,
+    smooth: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Frames over which a video's probabilities are averaged (an exponential mean); 1: "
+            "each frame by itself.",
+        ),
+    ] = 1,
     no_overlay: Annotated[bool, typer.Option("--no-overlay", help="Write no overlays.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict images again whose outputs exist.")
@@ -79,6 +87,9 @@ def predict(
 ) -> None:
     """Write a palette PNG and an overlay for every image, and predictions.csv.
 
+    A video gets NAME.avi (grey, a pixel's value is its class id), NAME.overlay.mp4 and, with a row
+    for each frame, NAME.frames.csv.
+
     Images with complete outputs are skipped. Images that cannot be read are named, all others are
     predicted, and the exit status is 1.
     """
@@ -86,20 +97,21 @@ def predict(
     from segops.predict.outputs import Options
     from segops.release.resolve import resolved
 
-    options = Options(not no_overlay, probabilities, explain)
+    options = Options(not no_overlay, probabilities, explain, smooth)
     is_bundle = model is not None and not model.startswith("models:")
     with resolved(model, Path() if is_bundle else checkout(), runtime) as bundle:
         outcome = predict_folder(
             source, bundle, output, options, device=device, overwrite=overwrite,
             observations=log, log_names=log_names, shard_size=shard_size,
         )  # fmt: skip
+    table = outcome.table or f"{output / '*.frames.csv'}"
     console.say(
         f"{outcome.before} done before, {outcome.now} done now, in {output}; "
-        f"shares and confidence in {outcome.table}."
+        f"shares and confidence in {table}."
     )
     if outcome.failed:
         listed = "\n  ".join(printable(failure, lines=False) for failure in outcome.failed)
         further = outcome.failures - len(outcome.failed)
         if further:
-            listed += f"\n  and {further} more: see the column error of {outcome.table}"
+            listed += f"\n  and {further} more: see the column error of {table}"
         raise SegopsError(f"{outcome.failures} image(s) could not be done:\n  {listed}")

@@ -32,6 +32,7 @@ from .observe import Observation, Observe, observing
 from .outputs import Options, PredictedImage
 from .shards import Result, Round
 from .sources import find_sources
+from .video import VideoJob
 from .work import FolderResult, Work
 
 IMAGES_AT_ONCE = 32
@@ -75,13 +76,13 @@ def predict_folder(
 
     More than `shard_size` images are shared among all processes that are started with the same
     arguments, see :mod:`segops.predict.shards`; fewer are done by one process, and a second one is
-    refused.
+    refused. A video is predicted as :mod:`segops.predict.video` says.
 
     A model of further directories of bands (`data.bands`) takes them from files beside an image's;
     see :func:`segops.predict.image_files.read_files`.
 
     Args:
-        source: An image, a directory, a list or an address in a bucket; see
+        source: An image, a video, a directory, a list or an address in a bucket; see
             :func:`segops.predict.sources.find_sources`.
         bundle: A model bundle's directory.
         output: Directory of the outputs. Outputs of earlier runs may be replaced.
@@ -106,7 +107,8 @@ def predict_folder(
     work = Work(found, shard_size, output, predictor.class_names)
     plan = {
         "source": str(source) if "://" in str(source) else str(Path(source).resolve()),
-        "images": found.digest(),
+        "images": found.images.digest(),
+        "videos": found.videos.digest(),
         "shard_size": shard_size,
         "options": asdict(options),
         "overwrite": overwrite,
@@ -151,6 +153,19 @@ class _Run:
         with closing(self._results(sources)) as made:
             for source, done in zip(sources, track(made, label, len(sources)), strict=True):
                 yield done, done if isinstance(done, str) else self._entry(source)
+
+    def video(self, source: Source) -> tuple[bool | str, Result]:
+        """As :meth:`segops.predict.work.Predicts.video`."""
+        job = VideoJob(
+            source, self.predictor, self.model, self.device, self.journal, self.options,
+            self.predicting,
+        )  # fmt: skip
+        try:
+            done = job.run(self.overwrite)
+        except SegopsError as error:
+            message = _message(source, error)
+            return message, message
+        return done, self._entry(source)
 
     def _results(self, sources: list[Source]) -> Generator[bool | str, None, None]:
         """For each image: True once predicted, False if an earlier run did, else what is wrong."""

@@ -21,24 +21,26 @@ _CACHE = "PRAGMA cache_size=-32768"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image to predict.
+    """An image, or a video, to predict.
 
     Attributes:
         path: Path of the file.
         name: Its path below the directory of the images, with slashes.
         output: The directory of all outputs.
         url: Its address in a bucket, for messages; None for a file of this machine.
+        suffix: Suffix of the first output: that of a mask.
     """
 
     path: Path
     name: str
     output: Path
     url: str | None = None
+    suffix: str = ".png"
 
     @property
     def mask(self) -> str:
         """The mask's path below the directory of the outputs, with slashes."""
-        return mask_of(self.name)
+        return mask_of(self.name, self.suffix)
 
     @property
     def mask_path(self) -> Path:
@@ -58,10 +60,11 @@ class SourceList:
 
     Args:
         output: Directory of the outputs.
+        suffix: As of :class:`Source`.
     """
 
-    def __init__(self, output: Path) -> None:
-        self._output = output
+    def __init__(self, output: Path, suffix: str = ".png") -> None:
+        self._output, self._suffix = output, suffix
         self._added = 0
         self._sorted = False
         # An empty name: SQLite holds the table in memory, and in an unnamed file once it is large.
@@ -81,7 +84,7 @@ class SourceList:
         Raises:
             SegopsError: Another source has the same mask.
         """
-        mask = mask_of(name)
+        mask = mask_of(name, self._suffix)
         row = (_bytes(name), _bytes(mask), os.fsencode(place))
         try:
             self._table.execute("INSERT INTO added VALUES (?, ?, ?)", row)
@@ -130,7 +133,7 @@ class SourceList:
 
     def _source(self, name: str, place: str) -> Source:
         path, url = (Path(), place) if place.startswith(REMOTE) else (Path(place), None)
-        return Source(path, name, self._output, url)
+        return Source(path, name, self._output, url, self._suffix)
 
     def _sort(self) -> None:
         if not self._sorted:
@@ -142,9 +145,9 @@ class SourceList:
             self._table.execute("COMMIT")
 
 
-def mask_of(name: str) -> str:
+def mask_of(name: str, suffix: str) -> str:
     """The path of a mask below the directory of the outputs, by its source's name."""
-    return posixpath.splitext(name)[0] + ".png"
+    return posixpath.splitext(name)[0] + suffix
 
 
 class Lines:

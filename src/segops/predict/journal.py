@@ -24,6 +24,8 @@ from .outputs import KINDS, path_of
 JOURNAL = paths.STATE / "predictions.jsonl"
 SHARDS = paths.STATE / "shards"
 """Where a run keeps what is done of it, and by whom; see :mod:`segops.predict.shards`."""
+VIDEOS = paths.STATE / "videos"
+"""Where the masks of a video's frames lie until the videos are written."""
 LOCK = paths.STATE / "predict.lock"
 FORMAT = 1
 

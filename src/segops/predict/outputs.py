@@ -22,7 +22,11 @@ _SUFFIXES = {
     "overlay": ".overlay.jpg",
     "probabilities": ".probabilities.npy",
     "explain": ".explain.jpg",
+    "video": ".avi",
+    "video-overlay": ".overlay.mp4",
+    "frames": ".frames.csv",
 }
+MASK_VIDEO = _SUFFIXES["video"]
 KINDS = frozenset(_SUFFIXES)
 LONGEST_STEM = 200
 """Bytes of a name: with a suffix and the addition of a temporary file, it must stay below 255."""
@@ -32,8 +36,8 @@ _STRIP = 1 << 20
 
 _JPEG_SIDE = 65_500
 _TEMPORARY = re.compile(
-    r"\.(.+\.(png|overlay\.jpg|probabilities\.npy|explain\.jpg)|predictions\.(csv|jsonl))"
-    r"\.[a-z0-9_]{8}\.(png|jpg|npy|csv|jsonl)"
+    r"\.(.+\.(png|overlay\.jpg|probabilities\.npy|explain\.jpg|avi|overlay\.mp4|frames\.csv)"
+    r"|predictions\.(csv|jsonl))\.[a-z0-9_]{8}\.(png|jpg|npy|csv|jsonl|avi|mp4)"
 )
 
 
@@ -46,11 +50,14 @@ class Options:
         probabilities: ``NAME.probabilities.npy``: float16 (C, H, W) in 0..1, of 2 C bytes a pixel.
         explain: ``NAME.explain.jpg``: where the network looked for the class of this name, or for
             the mask's largest class that is not background (`auto`).
+        smooth: Frames over which a video's probabilities are averaged; 1: none. See
+            :mod:`segops.predict.video`.
     """
 
     overlay: bool = True
     probabilities: bool = False
     explain: str | None = None
+    smooth: int = 1
 
     def kinds(self) -> list[str]:
         """The kinds of outputs; the kind of an explanation includes the class."""
@@ -59,6 +66,11 @@ class Options:
         kinds += ["probabilities"] if self.probabilities else []
         kinds += [f"explain {self.explain}"] if self.explain is not None else []
         return kinds
+
+    def video_kinds(self) -> list[str]:
+        """The kinds of a video's outputs; they include what smoothed them."""
+        kinds = ["video", "frames", *(["video-overlay"] if self.overlay else [])]
+        return [f"{kind} {self.smooth}" if self.smooth > 1 else kind for kind in kinds]
 
 
 @dataclass(frozen=True)

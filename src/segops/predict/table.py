@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from segops import files
@@ -13,23 +14,28 @@ from .journal import FinishedImage
 TABLE = "predictions.csv"
 _FIRST = ("image", "width", "height", "confidence")
 _LAST = ("error",)
+_FRAME = ("frame", "seconds", "confidence")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """Characters with which a spreadsheet begins a formula, which it would run; the last four are the
 wide forms of the first four."""
 
 
-def columns(class_names: Sequence[str]) -> list[str]:
-    """The table's columns.
+def columns(
+    class_names: Sequence[str],
+    first: tuple[str, ...] = _FIRST,
+    last: tuple[str, ...] = _LAST,
+) -> list[str]:
+    """The table's columns: those of the classes between the `first` and the `last`.
 
     `class` is put before the name of a class that equals another column's name or that a
     spreadsheet would take for a formula.
     """
-    fixed = {*_FIRST, *_LAST}
+    fixed = {*first, *last}
     classes = [
         f"class {name}" if name in fixed or name.startswith(_FORMULA) else name
         for name in class_names
     ]
-    return [*_FIRST, *classes, *_LAST]
+    return [*first, *classes, *last]
 
 
 def write_table(
@@ -60,6 +66,34 @@ def write_table(
             shares = (pixels / total for pixels in entry.pixels)
             figures = [f"{value:.6g}" for value in (entry.confidence, *shares)]
             writer.writerow([image, entry.width, entry.height, *figures, ""])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A row of :func:`write_frames`.
+
+    Attributes:
+        seconds: Time of the frame in the video.
+        confidence: Mean over the pixels of the top class's probability.
+        shares: The share of the frame, 0..1, that is predicted as each class.
+    """
+
+    seconds: float
+    confidence: float
+    shares: Sequence[float]
+
+
+def write_frames(path: Path, class_names: Sequence[str], frames: Iterable[Frame]) -> None:
+    """Write the table of a video, with a row for each frame, to a path that is not yet in use.
+
+    Figures have six significant digits, times three behind the point.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(cell, columns(class_names, _FRAME, ())))
+        for number, frame in enumerate(frames):
+            figures = [f"{value:.6g}" for value in (frame.confidence, *frame.shares)]
+            writer.writerow([number, f"{frame.seconds:.3f}", *figures])
 
 
 def cell(text: str, prefix: str = "") -> str:

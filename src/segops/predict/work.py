@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 from . import outputs
-from .image_list import Source, SourceList
-from .journal import JOURNAL, FinishedImage, Journal
+from .image_list import Source
+from .journal import JOURNAL, VIDEOS, FinishedImage, Journal
 from .leases import Lease
 from .shards import Result, Round
+from .sources import Found
 from .table import TABLE, write_table
 
 MESSAGES = 1000
@@ -28,15 +30,15 @@ class FolderResult:
     """What a run did.
 
     Attributes:
-        table: The table of all images.
-        now: Number of images predicted by this process.
+        table: The table of all images; None where there are only videos.
+        now: Number of images and videos predicted by this process.
         before: Number that earlier runs predicted, or other processes of this run.
         failures: Number that could not be predicted. A process whose run goes on in others when
             its own work is done knows its own only.
         failed: A message for each of them, of `MESSAGES` at most.
     """
 
-    table: Path
+    table: Path | None
     now: int = 0
     before: int = 0
     failures: int = 0
@@ -55,37 +57,41 @@ class FolderResult:
 
 
 class Predicts(Protocol):
-    """What predicts images."""
+    """What predicts images and videos."""
 
     def images(
         self, sources: list[Source], label: str
     ) -> Generator[tuple[bool | str, Result], None, None]:
         """Yield, for each image, what :meth:`FolderResult.add` takes, and its result."""
 
+    def video(self, source: Source) -> tuple[bool | str, Result]:
+        """The same for a video."""
+
 
 @dataclass
 class Work:
-    """The work of a run, in shards.
+    """The work of a run, in shards: those of the images, then one for each video.
 
     Attributes:
         found: What is to be predicted.
         shard_size: Images of a shard.
         output: Directory of the outputs.
         class_names: The names in id order.
+        journal: Its journal.
     """
 
-    found: SourceList
+    found: Found
     shard_size: int
     output: Path
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        self._shards = -(-len(self.found) // self.shard_size)
-        self._outcome = FolderResult(self.output / TABLE)
+        self._shards = -(-len(self.found.images) // self.shard_size)
+        self._outcome = FolderResult(self.output / TABLE if self.found.images else None)
 
     def __len__(self) -> int:
         """Number of shards."""
-        return self._shards
+        return self._shards + len(self.found.videos)
 
     def do(self, run: Round, journal: Journal, predicts: Predicts) -> FolderResult:
         """Do the shards that this process gets, until all are done, and end the run."""
@@ -112,19 +118,29 @@ class Work:
         done: list[bool | str] = []
         results: list[Result] = []
         own, earlier = run.journal_files(shard)
-        with nullcontext() if len(self) == 1 else journal.of_shard(own, earlier):
-            # On an error or Ctrl-C, images under way end before the pool and the journal do.
-            label = f"predict, shard {shard + 1} of {len(self)}" if len(self) > 1 else "predict"
-            with closing(predicts.images(list(self._images(shard)), label)) as made:
-                for what, result in made:
-                    done.append(what)
-                    results.append(result)
-                    if lease.lost.is_set():
-                        return
+        writing = nullcontext() if len(self) == 1 else journal.of_shard(own, earlier)
+        # On an error or Ctrl-C, images under way end before the pool and the journal do.
+        with writing, closing(self._made(shard, predicts)) as made:
+            for what, result in made:
+                done.append(what)
+                results.append(result)
+                if lease.lost.is_set():
+                    return
         if lease.is_held():
             run.finish(shard, results)
             for what in done:
                 self._outcome.add(what)
+
+    def _made(
+        self, shard: int, predicts: Predicts
+    ) -> Generator[tuple[bool | str, Result], None, None]:
+        if shard < self._shards:
+            label = f"predict, shard {shard + 1} of {self._shards}"
+            sources = list(self._images(shard))
+            yield from predicts.images(sources, label if self._shards > 1 else "predict")
+        else:
+            for video in self.found.videos.part(shard - self._shards, 1):
+                yield predicts.video(video)
 
     def _put_together(self, run: Round, journal: Journal, ended: FolderResult) -> None:
         """Write the table and the journal, and clear what killed processes left half-written."""
@@ -138,10 +154,15 @@ class Work:
                 yield source.name, result
 
         images = (results(shard, self._images(shard)) for shard in range(self._shards))
-        write_table(self._outcome.table, self.class_names, chain.from_iterable(images))
+        if self._outcome.table is not None:
+            write_table(self._outcome.table, self.class_names, chain.from_iterable(images))
+        for number, source in enumerate(self.found.videos.part(0, len(self.found.videos))):
+            list(results(self._shards + number, iter([source])))
         journal.compact()
+        directories = (self.found.images.directories(), self.found.videos.directories())
+        shutil.rmtree(self.output / VIDEOS, ignore_errors=True)
         state = (self.output / JOURNAL).parent
-        outputs.remove_temporary(chain((self.output, state), self.found.directories()))
+        outputs.remove_temporary(chain((self.output, state), *directories))
 
     def _images(self, shard: int) -> Iterator[Source]:
-        return self.found.part(shard * self.shard_size, self.shard_size)
+        return self.found.images.part(shard * self.shard_size, self.shard_size)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from segops.cli import app
 from segops.runtime.errors import SegopsError
-from tests.support.folder_runs import make_bundle, save, shown
+from tests.support.folder_runs import film, make_bundle, save, shown
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,19 @@ def test_what_failed_is_listed_after_the_rest(photos: Path, bundle: Path) -> Non
     assert "1 image(s) could not be done:\n  " in str(done.exception)
     assert "broken.jpg: not decodable" in str(done.exception)
     assert "predictions.csv" in shown(Path("out"))
+
+
+def test_a_video_and_a_list_can_be_asked_for(photos: Path, bundle: Path) -> None:
+    (photos / "two.txt").write_text("0.jpg\n1.jpg\n")
+    done = predict(photos / "two.txt", bundle, "--shard-size", "1", "--no-overlay")
+    assert "0 done before, 2 done now, in predictions; " in done.output
+    assert shown(Path("predictions")) == {"predictions.csv", "0.png", "1.png"}
+    film(photos / "clip.mp4")
+    done = predict(photos / "clip.mp4", bundle, "--output", "out", "--smooth", "3")
+    assert "1 done now, in out; shares and confidence in out/*.frames.csv." in done.output
+    assert shown(Path("out")) == {"clip.avi", "clip.overlay.mp4", "clip.frames.csv"}
+    assert predict(photos, bundle, "--shard-size", "0").exit_code == 2
+    assert predict(photos, bundle, "--smooth", "0").exit_code == 2
 
 
 def test_mistakes_are_named_before_any_work(photos: Path, bundle: Path) -> None:

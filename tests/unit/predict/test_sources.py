@@ -117,7 +117,7 @@ def test_many_lines_take_little_memory(tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from segops.predict.sources import find_sources\n"
         "def used(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
-        "before = used(); found = find_sources(Path(sys.argv[1]), Path('out'))\n"
+        "before = used(); found = find_sources(Path(sys.argv[1]), Path('out')).images\n"
         "found.digest(); print(len(found), used() - before, [*found.part(77_777, 2)][1].name)"
     )
     count = 200_000

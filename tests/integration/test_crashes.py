@@ -25,9 +25,9 @@ EVALUATED_EVERY = 5
 """Seconds between two looks of Prefect's server at its automations."""
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("prefect")) as server:
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Serving]:
+    with serving(tmp_path) as server:
         yield server
 
 

@@ -27,6 +27,7 @@ from segops import faults, files, logs, paths, pipeline
 from segops.operate import deployed, surroundings
 from segops.operate.place import Wanted, chosen
 from segops.params.file import load_params
+from segops.pipeline import tracked
 from segops.report.figures import sentence
 from segops.report.markdown import escaped
 from segops.runtime.errors import SegopsError, TransientError
@@ -127,7 +128,7 @@ def ready(root: Path) -> State[Any] | None:
 @step(task_run_name="data")
 def data(root: Path, path: Path) -> State[Any] | None:
     """Make the data and their ``.dvc`` file agree: pull missing data, track new data."""
-    return guarded(lambda: pipeline.sync_data(root, path, get_run_logger().info))
+    return guarded(lambda: tracked.sync_data(root, path, get_run_logger().info))
 
 
 @step(task_run_name="record")

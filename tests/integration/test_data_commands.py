@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from segops import paths, pipeline
+from segops.pipeline import tracked
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 from tests.integration.conftest import dvc, segops, set_params
@@ -89,9 +90,9 @@ def test_dvc_is_not_started_on_a_pipe(workspace: Path) -> None:
     for step in (
         partial(pipeline.states, workspace),
         partial(pipeline.is_unchanged, workspace, "validate"),
-        partial(pipeline.require_tracked, workspace, data),
-        partial(pipeline.sync_data, workspace, data, print),
-        partial(pipeline.track_data, workspace, data, print),
+        partial(tracked.require_tracked, workspace, data),
+        partial(tracked.sync_data, workspace, data, print),
+        partial(tracked.track_data, workspace, data, print),
     ):
         with pytest.raises(SegopsError) as refused:
             step()
@@ -107,7 +108,7 @@ def test_a_checkout_may_lie_anywhere(name: str, workspace: Path) -> None:
     states = {state.name: state.state for state in pipeline.states(root)}
     assert states["validate"] == "stale"
     assert not pipeline.is_unchanged(root, "validate")
-    pipeline.require_tracked(root, Path("data/voc"))
+    tracked.require_tracked(root, Path("data/voc"))
 
 
 @pytest.mark.parametrize("link", ["data/linked", "linked/voc"])
@@ -125,7 +126,7 @@ def test_data_behind_a_link_are_refused_before_anything_is_copied(
     place.unlink()  # the advice
     (workspace / link).parent.mkdir(exist_ok=True)
     with pytest.raises(SegopsError, match="no such directory"):
-        pipeline.sync_data(workspace, Path(link), print)
+        tracked.sync_data(workspace, Path(link), print)
 
 
 @pytest.mark.parametrize("name", ["a?b", "a{b", "a}b", "a%41b"])

@@ -67,7 +67,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("params/tune.py", DEED, set()),
     ("params/compatibility.py", DEED, set()),
     ("params/compatibility.json", add(""), set()),
-    ("pipeline.py", DEED, set()),
+    ("pipeline/__init__.py", DEED, set()),
     ("cli/life.py", DEED, set()),
     ("paths.py", DEED, set()),
     # Code that decides some.

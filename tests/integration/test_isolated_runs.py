@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from segops import files, paths, pipeline
 from segops.cli.runs import app, run_options
 from segops.operate import place, results, runs, turns, worktree
+from segops.pipeline import tracked
 from segops.runtime.errors import SegopsError
 from tests.integration.conftest import dvc, git
 from tests.support import registry_workspace as made
@@ -94,7 +95,7 @@ def test_the_checkout_is_free_while_a_run_is_under_way(
     """The user edits, asks for the status and runs the pipeline; neither sees the other."""
     mark = tmp_path / "go"
     with opened(checkout) as work:
-        pipeline.sync_data(work.root, Path("data/voc"), print)
+        tracked.sync_data(work.root, Path("data/voc"), print)
         stage = subprocess.Popen(
             ["dvc", "repro"], cwd=work.root,
             env={**pipeline.environment(), "WAIT_FOR": str(mark)},
@@ -128,7 +129,7 @@ def test_a_run_sees_what_is_committed_and_shares_cache_and_record(
         assert (work.root / "params.yaml").read_text() == "# kept\ntrain:\n  epochs: 3\n  lr: 0.5\n"
         assert paths.state_home(work.root) == checkout
         assert os.environ["PYTHONPATH"] == f"{work.root}/src:/elsewhere"
-        pipeline.sync_data(work.root, Path("data/voc"), print)
+        tracked.sync_data(work.root, Path("data/voc"), print)
         assert (work.root / "data/voc/a.txt").read_text() == "first\n"
         local = work.root / ".dvc" / "config.local"
         assert local.stat().st_mode & 0o777 == 0o600

@@ -20,13 +20,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from mlflow.tracking._tracking_service import utils
 from typer.testing import CliRunner
 
-from segops import files, paths, pipeline
+from segops import files, paths
 from segops.cli import app
 from segops.operate import archive, results, worktree
 from segops.operate.backup import Backed, backup
 from segops.operate.clean import Plan, Wanted, clean, plan
 from segops.operate.restore import restore
 from segops.operate.runs import RECORD, Run
+from segops.pipeline import tracked
 from segops.predict.bundle import load_bundle
 from segops.record import kept_lineage
 from segops.release import promotion, versions
@@ -56,7 +57,7 @@ def begin_dvc(root: Path) -> None:
 def track(root: Path, words: str) -> None:
     """Let DVC track data with the same images, of another hash."""
     (root / "data/voc/notes.txt").write_text(words)
-    pipeline.track_data(root, Path("data/voc"), print)
+    tracked.track_data(root, Path("data/voc"), print)
 
 
 @pytest.fixture(scope="module")

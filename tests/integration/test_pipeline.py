@@ -11,6 +11,7 @@ from PIL import Image
 
 from segops import files, paths, pipeline
 from segops.data.store import PackedStore
+from segops.pipeline import tracked
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import TEST, Layout
 from tests.integration.conftest import dvc, segops, set_params
@@ -99,7 +100,7 @@ def test_a_stage_is_refused_while_another_is_under_way(workspace: Path) -> None:
 def test_missing_data_are_named(workspace: Path) -> None:
     (workspace / "data/voc.dvc").unlink()
     with pytest.raises(SegopsError, match="no such directory"):
-        pipeline.sync_data(workspace, Path("data/elsewhere"), log.info)
+        tracked.sync_data(workspace, Path("data/elsewhere"), log.info)
 
 
 def test_new_content_is_tracked_and_forgets_the_sample_remote(workspace: Path) -> None:
@@ -107,7 +108,7 @@ def test_new_content_is_tracked_and_forgets_the_sample_remote(workspace: Path) -
     pointer.write_text(pointer.read_text() + "  remote: sample\n  push: false\n")
     assert dvc(workspace, "remote", "add", "sample", "data/sample").returncode == 0
     (workspace / "data/voc/extra.txt").write_text("new")
-    pipeline.sync_data(workspace, Path("data/voc"), log.info)
+    tracked.sync_data(workspace, Path("data/voc"), log.info)
     assert "remote" not in pointer.read_text()
     assert pipeline.is_unchanged(workspace, "data/voc.dvc")
 
@@ -119,7 +120,7 @@ def test_a_pointer_that_moved_on_brings_its_data(workspace: Path) -> None:
     extra.write_text("new")
     assert dvc(workspace, "add", "data/voc").returncode == 0
     pointer.write_text(first)  # as a git pull or checkout does
-    pipeline.sync_data(workspace, Path("data/voc"), log.info)
+    tracked.sync_data(workspace, Path("data/voc"), log.info)
     assert not extra.exists()
     assert pointer.read_text() == first
 

@@ -15,6 +15,7 @@ from segops.cli.common import checkout as chosen
 from segops.operate import results, runs
 from segops.params.model import ModelParams
 from segops.params.train import TrainParams
+from segops.pipeline import tracked
 from segops.record import lineage
 from segops.record.lineage import tag
 from segops.record.reproduce import making_script, worktree_params
@@ -90,7 +91,7 @@ def test_a_run_of_a_project_in_a_worktree(project: Path) -> None:
     with runs.opened(project, "night", "HEAD", {"train.lr": 0.5}, print) as work:
         home = project.parent / paths.RUNS / "night" / runs.TREE
         assert work.root == home / "tiles"
-        pipeline.sync_data(work.root, Path("data/voc"), print)
+        tracked.sync_data(work.root, Path("data/voc"), print)
         assert (work.root / "data" / "voc" / "a.txt").read_text() == "tile\n"
         made = results.commit(work.root, work.run.commit, "x\n")
         changed = git(project, "diff", "--name-only", "main", made).split()

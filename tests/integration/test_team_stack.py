@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from segops import pipeline
 from segops.params.registry import RegistryParams
+from segops.pipeline import tracked
 from segops.record.login import login
 from segops.record.tracking import session
 from tests.integration.conftest import dvc as run_dvc
@@ -152,10 +152,10 @@ def test_data_travel_through_the_bucket(client: Team, tmp_path: Path) -> None:
         (root / "data").mkdir()
     (first / "data/voc").mkdir()
     (first / "data/voc/image.txt").write_text("a photograph")
-    pipeline.track_data(first, Path("data/voc"), print)
+    tracked.track_data(first, Path("data/voc"), print)
     dvc(first, "push", "data/voc.dvc")
     digest = yaml.safe_load((first / "data/voc.dvc").read_text())["outs"][0]["md5"]
     assert f"dvc/files/md5/{digest[:2]}/{digest[2:]}" in client.keys("dvc/", DATA)
     shutil.copy(first / "data/voc.dvc", second / "data")
-    pipeline.sync_data(second, Path("data/voc"), print)
+    tracked.sync_data(second, Path("data/voc"), print)
     assert (second / "data/voc/image.txt").read_text() == "a photograph"

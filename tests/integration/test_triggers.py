@@ -14,10 +14,11 @@ import pytest
 import typer
 import yaml
 
-from segops import files, paths, pipeline
+from segops import files, paths, pipeline, tied
 from segops.cli import app
 from segops.operate import notify, triggers
 from segops.operate.triggers import Branch, Folder
+from segops.pipeline import tracked
 from segops.record.lineage import tag
 from segops.runtime.errors import SegopsError, TransientError
 from tests.support.channels import webhook
@@ -48,7 +49,7 @@ def runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a process in the place of `segops` writes how it was called; it ends with status 0."""
     (root / "segops").mkdir()
     (root / "segops/__init__.py").touch()
-    (root / "segops/tied.py").write_text((Path(pipeline.__file__).parent / "tied.py").read_text())
+    (root / "segops/tied.py").write_text(Path(tied.__file__).read_text())
     (root / "segops/__main__.py").write_text(SAYS)
     monkeypatch.setenv("PYTHONPATH", str(root))
     ends_with(root, 0)
@@ -204,7 +205,7 @@ def test_an_inbox_is_compared_as_it_is_put_into_place(with_dvc: Path, tmp_path: 
         own = Folder(Path(shutil.copytree(copy, tmp_path / "copy")), 0)
     shutil.rmtree(with_dvc / "data/voc")
     shutil.copytree(own.path, with_dvc / "data/voc")
-    assert found.md5 == pipeline.track_data(with_dvc, Path("data/voc"), print)
+    assert found.md5 == tracked.track_data(with_dvc, Path("data/voc"), print)
     assert not list((with_dvc / "data").glob("segops-scratch-*"))
 
 
@@ -213,7 +214,7 @@ def test_data_that_did_not_change_are_not_read_again(
 ) -> None:
     watched = Folder(with_dvc / "data/voc", 0)
     assert triggers.watch(with_dvc, watched, 1, once=True) == 0
-    monkeypatch.setattr(pipeline, "directory_md5", pytest.fail)
+    monkeypatch.setattr(tracked, "directory_md5", pytest.fail)
     assert triggers.watch(with_dvc, watched, 1, once=True) == 0
     assert len(runs.read_text().splitlines()) == 1
 
@@ -254,7 +255,7 @@ def test_the_data_directory_has_the_hash_that_dvc_gives_it(with_dvc: Path) -> No
     with Folder(data, 1).opened(with_dvc, "") as found:
         assert found is not None
     assert found.commands == (("run",),)
-    assert found.md5 == pipeline.track_data(with_dvc, Path("data/voc"), print)
+    assert found.md5 == tracked.track_data(with_dvc, Path("data/voc"), print)
     with pytest.raises(SegopsError, match=r"--folder .*nowhere: no such directory"):
         Folder(with_dvc / "nowhere", 1).state(with_dvc)
 

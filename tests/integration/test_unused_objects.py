@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segops import pipeline
+from segops.pipeline import cache
 from tests.integration.conftest import git
 
 
@@ -43,7 +43,7 @@ def test_what_git_and_worktrees_name_stays(
     git(workspace, "worktree", "add", "-q", "--detach", str(other))
     point(other, worktree)
     point(workspace, present)
-    with pipeline.unused_objects(workspace, [other], {kept}) as found:
+    with cache.unused_objects(workspace, [other], {kept}) as found:
         assert sorted(found) == sorted(objects[digest] for digest in unused)
     told = capfd.readouterr()
     assert "missing version info" not in told.out + told.err

@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from segops import faults, pipeline
+from segops.pipeline import tracked
 from segops.runtime.errors import SegopsError
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def test_dvc_without_the_driver_of_a_remote_says_what_to_install(
     monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT / 'src'}")
     lines: list[str] = []
     with pytest.raises(SegopsError, match=says):
-        pipeline.sync_data(tmp_path, Path("data/voc"), lines.append)
+        tracked.sync_data(tmp_path, Path("data/voc"), lines.append)
     assert not [line for line in lines if "dvc.org" in line or "Traceback" in line]
 
 

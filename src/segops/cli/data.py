@@ -30,11 +30,12 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download VOC 2012, VOC 2007 or SBD (the 10,582-image trainaug list) and track it."""
-    from segops import paths, pipeline
+    from segops import paths
+    from segops.pipeline import tracked
     from segops.voc.fetch import DATASETS, fetch
 
     root, target = _data_target()
-    pipeline.require_tracked(root, target)
+    tracked.require_tracked(root, target)
     fetch(DATASETS[name], root / target, root / paths.STATE / "downloads", mirror)
     _track(root, target)
 
@@ -51,13 +52,13 @@ def data_use(
     ] = False,
 ) -> None:
     """Copy your own data set in VOC layout into place and track it."""
-    from segops import pipeline
     from segops.params.file import load_params
+    from segops.pipeline import tracked
     from segops.voc.use import use
 
     root, target = _data_target()
     if without is not None or strip or path.resolve() != (root / target).resolve():
-        pipeline.require_tracked(root, target)
+        tracked.require_tracked(root, target)
     use(path, root / target, _read_ids(without), load_params(root).data.reading, strip)
     _track(root, target)
 
@@ -116,11 +117,11 @@ def data_import(
 
     Photographs keep their bytes. data.classes in params.yaml is set to the imported classes.
     """
-    from segops import pipeline
     from segops.importers.command import Options, run
+    from segops.pipeline import tracked
 
     root, target = _data_target()
-    pipeline.require_tracked(root, target)
+    tracked.require_tracked(root, target)
     options = Options(
         images=images, masks=masks, values=values, colors=colors, threshold=threshold,
         classes=_listed(classes), merge=tuple(merge or ()), ignore=_listed(ignore), lists=lists,
@@ -145,20 +146,20 @@ def _listed(text: str | None) -> tuple[str, ...]:
 
 
 def _data_target() -> tuple[Path, Path]:
-    from segops import pipeline
     from segops.params.file import load_params
+    from segops.pipeline import tracked
 
     root = checkout()
     target = Path(load_params(root).data.path)
-    pipeline.require_no_link(root, target)
+    tracked.require_no_link(root, target)
     return root, target
 
 
 def _track(root: Path, target: Path) -> None:
-    from segops import pipeline
+    from segops.pipeline import tracked
     from segops.voc.layout import open_layout
 
-    digest = pipeline.track_data(root, target, log.debug)
+    digest = tracked.track_data(root, target, log.debug)
     counts = ", ".join(
         f"{len(ids)} {split}" for split, ids in open_layout(root / target).splits().items()
     )

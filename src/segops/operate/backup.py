@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from segops import __version__, files, paths, pipeline
+from segops import __version__, files, paths
 from segops.operate import archive
 from segops.operate.archive import Manifest
 from segops.params.file import Params, load_params
+from segops.pipeline import cache
 from segops.record import moved
 from segops.record.lineage import tag
 from segops.record.tracking import (
@@ -178,7 +179,7 @@ def place_of(address: str) -> Path | None:
 
 def _data(root: Path, kept: Sequence[Held], notes: list[str]) -> Iterator[tuple[str, Path]]:
     """Yield the objects of DVC's cache with the data of versions; note those that lack some."""
-    cached = pipeline.cache_of(root)
+    cached = cache.cache_of(root)
     by_digest = {one.version.tags.get(tag("data_md5"), ""): one for one in kept}
     for digest, one in by_digest.items():
         words = f"The data of {one.model} version {one.version.number}"

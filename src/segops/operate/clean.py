@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import yaml
 
-from segops import files, paths, pipeline
+from segops import files, paths
 from segops.operate import results, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
 from segops.params.file import load_params
+from segops.pipeline import cache
 from segops.record import moved
 from segops.record.lineage import tag
 from segops.record.reproduce import bundle_directory
@@ -292,7 +293,7 @@ def _cache(
     notes: list[str],
 ) -> list[Piece]:
     """Return the objects of DVC's cache that neither git nor a kept version needs."""
-    cached = pipeline.cache_of(home)
+    cached = cache.cache_of(home)
     place = cached("0" * 32).parent.parent
     if not place.resolve().is_relative_to(home.resolve()):
         notes.append(
@@ -301,9 +302,7 @@ def _cache(
         )
         return []
     needed = {md5 for one in kept for md5 in _needed(store, cached, one)}
-    unused = held.enter_context(
-        pipeline.unused_objects(home, worktree.others(home), needed, commits)
-    )
+    unused = held.enter_context(cache.unused_objects(home, worktree.others(home), needed, commits))
     pieces = []
     for path in unused:
         found = path.stat()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from segops import pipeline
 from segops.operate.worktree import GitError, commit_of, git
 from segops.params import yaml_guard
 from segops.params.data import DataParams
 from segops.params.file import parse_params
+from segops.pipeline import cache
 from segops.runtime.errors import SegopsError
 from segops.voc.cached import MD5, linked, listed
 
@@ -137,7 +137,7 @@ def cached_data(
     Raises:
         SegopsError: DVC's cache lacks some of them.
     """
-    cached = pipeline.cache_of(root, is_legacy=is_legacy)
+    cached = cache.cache_of(root, is_legacy=is_legacy)
     pointer = data.with_name(f"{data.name}.dvc").as_posix()
     fetch = (
         f"`dvc fetch --all-commits {shlex.quote(pointer)}` gets it from the remote, where one has "

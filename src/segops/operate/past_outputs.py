@@ -11,10 +11,11 @@ from pathlib import Path
 
 import yaml
 
-from segops import paths, pipeline
+from segops import paths
 from segops.operate import worktree
 from segops.operate.results import DIRECTORY
 from segops.params import yaml_guard
+from segops.pipeline import cache
 from segops.runtime.errors import SegopsError
 
 WORKSPACE = "this checkout"
@@ -78,7 +79,7 @@ class Outputs:
     @cached_property
     def _cached(self) -> Callable[[str], Path] | None:
         try:
-            return pipeline.cache_of(paths.state_home(self.root))
+            return cache.cache_of(paths.state_home(self.root))
         except SegopsError:
             return None  # no repository of DVC
 

@@ -12,11 +12,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from segops import files, paths, pipeline
+from segops import files, paths
 from segops.operate import archive
 from segops.operate.archive import Archive, Manifest
 from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, STATEMENTS
 from segops.params.file import load_params
+from segops.pipeline import cache
 from segops.record import moved
 from segops.record.tracking import LOCAL, identity, locked, session
 from segops.release.ledger import EARLIER, Ledger
@@ -221,7 +222,7 @@ def _place_cache(root: Path, source: Path) -> None:
     if not objects:
         return
     is_dvc = (root / ".dvc/config").is_file()
-    cached = pipeline.cache_of(root) if is_dvc else None
+    cached = cache.cache_of(root) if is_dvc else None
     for path in objects:
         digest = path.parent.name + path.name
         with path.open("rb") as file:

@@ -24,6 +24,7 @@ from segops import edit, faults, files, paths, pipeline
 from segops.operate import results, worktree
 from segops.operate.turns import is_held, turn
 from segops.params.file import load_params
+from segops.pipeline import cache
 from segops.record.lineage import started_by
 from segops.runtime.errors import SegopsError
 
@@ -221,7 +222,7 @@ def _prepare(root: Path, home: Path, tree: Path, commit: str, overrides: Mapping
     if not ignored.is_file():
         files.write_text(ignored, "*\n")
     worktree.add(home, tree, commit)
-    pipeline.share(root, tree, worktree.top(root))
+    cache.share(root, tree, worktree.top(root))
     inner = tree / worktree.place(root)
     if overrides:
         edit.plan(inner, overrides, "the run's parameters").write()

@@ -21,6 +21,7 @@ from segops.operate import data_version, messages, notify
 from segops.operate.turns import turn
 from segops.operate.worktree import GitError, commit_of, git
 from segops.params.file import load_params
+from segops.pipeline import tracked
 from segops.record.lineage import started_by, tag
 from segops.runtime.errors import SegopsError, TransientError
 from segops.voc.use import use
@@ -129,7 +130,7 @@ class Folder:
         data = load_params(root).data
         own = (root / data.path).resolve()
         if self.path.resolve() == own:
-            yield Found(pipeline.directory_md5(root, self.path), (("run",),))
+            yield Found(tracked.directory_md5(root, self.path), (("run",),))
             return
         with files.scratch(own.parent) as scratch:
             copy = scratch / own.name
@@ -137,7 +138,7 @@ class Folder:
             if repr(last_change(self.path)) != state:
                 yield None
                 return
-            md5 = pipeline.directory_md5(root, copy)
+            md5 = tracked.directory_md5(root, copy)
             yield Found(md5, (("data", "use", str(copy)), ("run",)))
 
 

@@ -1,4 +1,4 @@
-"""Drives DVC: reads the stages of ``dvc.yaml`` and their state, runs a stage, tracks the data."""
+"""Drives DVC: reads the stages of ``dvc.yaml`` and their state, and runs a stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +81,7 @@ def is_unchanged(root: Path, target: str) -> bool:
 
     The stage ``code``, which DVC always runs, is unchanged if it would write the same files again.
     """
-    with _repository(root) as repository:
+    with opened(root) as repository:
         if _changes(repository, root, target):
             return False
     return target != CODE or not _changed_code(root, code.stage_codes())
@@ -101,7 +101,7 @@ def states(root: Path) -> list[StageState]:
 
     states: list[StageState] = []
     recorded, present = _recorded_code(root), code.stage_codes()
-    with _repository(root) as repository:
+    with opened(root) as repository:
         for name, upstream in _graph(repository, root):
             runs = {state.name for state in states if state.state in ("stale", "perhaps")} - {CODE}
             causes = [stage for stage in upstream if stage in runs]
@@ -215,7 +215,7 @@ def run_stage(
             if not (line.startswith(failure.DVC_FAILED) and place.exists()):
                 on_line(line)
 
-        status, lines = _dvc(root, command, forward, {failure.PLACE: str(place)})
+        status, lines = run_dvc(root, command, forward, {failure.PLACE: str(place)})
         text = "\n".join(lines)
         if status != 0:
             cause = failure.cause(stage, place, lines)
@@ -253,219 +253,17 @@ def running(root: Path) -> str | None:
     return str(written["stage"]) if is_same and is_alive else None
 
 
-def sync_data(root: Path, data: Path, on_line: Callable[[str], None]) -> None:
-    """Make the data directory, relative to `root`, and its ``.dvc`` file agree without losing data.
-
-    Missing data are pulled. If the ``.dvc`` file changed (as by `git pull`), its data are checked
-    out. Content that is not in DVC's cache is new data and is tracked. `on_line` is called with
-    every line that DVC prints.
-
-    Raises:
-        SegopsError: The data are neither in the workspace nor in a remote.
-    """
-    require_no_link(root, data)
-    pointer = _pointer(data)
-    if not (root / pointer).is_file():
-        if not (root / data).is_dir():
-            raise SegopsError(
-                f"{data}: no such directory. `segops data use PATH` puts a data set there, "
-                "`segops data fetch voc2012` gets PASCAL VOC, "
-                "or set data.path in params.yaml to where it lies."
-            )
-        track_data(root, data, on_line)
-        return
-    if is_unchanged(root, str(pointer)):
-        return
-    status, lines = _dvc(root, ["checkout", str(pointer)], log.debug)
-    if status != 0 and not _unsaved(lines):
-        status, lines = _dvc(root, ["pull", str(pointer)], on_line)
-    if status == 0:
-        return
-    if not _unsaved(lines):
-        raise SegopsError(
-            f"{data}: no such directory, and no remote provides it: {lines[-1].strip()}. "
-            "`segops data use PATH` or `segops data fetch voc2012` puts data there."
-        )
-    on_line(f"{data} holds new content: it is tracked with DVC.")
-    track_data(root, data, on_line)
-
-
-def require_no_link(root: Path, data: Path) -> None:
-    """Refuse a data directory that is a link, or lies behind one.
-
-    Raises:
-        SegopsError: It is, and DVC would refuse to track it.
-    """
-    for path in (data, *data.parents):
-        if (root / path).is_symlink():
-            raise SegopsError(
-                f"{path}: a link to {(root / path).readlink()}; DVC tracks no directory behind a "
-                "link. Remove the link; `segops data use PATH` then copies the files to "
-                f"{data}, where the file system can without taking their space again."
-            )
-
-
-def _pointer(data: Path) -> Path:
-    return data.with_name(f"{data.name}.dvc")
-
-
-def _unsaved(lines: list[str]) -> bool:
-    """Whether DVC refused because the directory has content that is not in its cache."""
-    return any("unsaved files" in line for line in lines)
-
-
-def require_tracked(root: Path, data: Path) -> None:
-    """Raise if the data directory has content that DVC does not track and that would be lost.
-
-    Raises:
-        SegopsError: It holds content that is not tracked.
-    """
-    pointer = _pointer(data)
-    if not (root / data).exists():
-        return
-    if not (root / pointer).is_file() or not is_unchanged(root, str(pointer)):
-        raise SegopsError(
-            f"{data}: holds content that DVC does not track and that would be lost. "
-            f"`dvc add {data}` tracks it; or move it away."
-        )
-
-
-def track_data(root: Path, data: Path, on_line: Callable[[str], None]) -> str:
-    """Track the data directory with DVC, and return the MD5 that DVC gives it.
-
-    The shipped sample comes from a remote inside the repository. Other data must never be pushed
-    there, so the remote's name is removed from the ``.dvc`` file.
-
-    Raises:
-        SegopsError: DVC refuses.
-    """
-    pointer = root / _pointer(data)
-    if pointer.is_file():
-        tree = yaml.safe_load(pointer.read_text(encoding="utf-8"))
-        for output in tree["outs"]:
-            output.pop("remote", None)
-            output.pop("push", None)
-        pointer.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    files.require_files(root / data)
-    status, lines = _dvc(root, ["add", str(data)], on_line)
-    if status != 0:
-        raise SegopsError(f"{data}: DVC cannot track it: {lines[-1].strip()}")
-    tracked: str = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
-    return tracked
-
-
-def directory_md5(root: Path, directory: Path) -> str:
-    """Return the MD5 that DVC would give a directory; nothing is tracked.
-
-    Raises:
-        SegopsError: It holds what is no file, or is not readable.
-    """
-    from dvc.fs import localfs
-    from dvc_data.hashfile.build import build
-
-    files.require_files(directory)
-    with _repository(root) as repository:
-        _, _, tree = build(
-            repository.cache.local,
-            str(directory.resolve()),
-            localfs,
-            "md5",
-            dry_run=True,
-            ignore=repository.dvcignore,
-        )
-        return str(tree.hash_info.value)
-
-
-def cache_of(root: Path, *, is_legacy: bool = False) -> Callable[[str], Path]:
-    """Return what tells where DVC's cache keeps, or would keep, the file of an MD5.
-
-    `is_legacy`: that of DVC before 3.0, whose ``.dvc`` files name no hash.
-    """
-    with _repository(root) as repository:
-        cache = repository.cache.legacy if is_legacy else repository.cache.local
-        return lambda digest: Path(cache.oid_to_path(digest))
-
-
-def share(root: Path, tree: Path, top: Path) -> None:
-    """Let a worktree use DVC's cache, remotes and credentials of a checkout.
-
-    No lock of the checkout's DVC is taken.
-
-    Args:
-        root: A workspace of the checkout.
-        tree: The worktree.
-        top: The root of the checkout.
-
-    Raises:
-        SegopsError: The checkout or the worktree is no repository of DVC.
-    """
-    from dvc.config import Config
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(root)) as repository:
-            directory = tree / Path(repository.root_dir).relative_to(top) / Repo.DVC_DIR
-            local = repository.config.load_one("local")
-            local["cache"]["dir"] = str(repository.cache.local_cache_dir)
-        # DVC's files for this worktree alone go when it goes.
-        local["core"]["site_cache_dir"] = str(directory / "tmp" / "site")
-        if not directory.is_dir():
-            raise SegopsError(f"{directory}: no such directory. `dvc init`, and commit .dvc.")
-        (directory / Config.CONFIG_LOCAL).touch(mode=0o600)  # it may hold credentials
-        with Config(str(directory)).edit("local") as written:
-            written.update(local)
-    except DvcException as error:
-        raise SegopsError(f"{root}: DVC cannot read its configuration: {error}") from error
-
-
-@contextlib.contextmanager
-def unused_objects(
-    root: Path,
-    worktrees: Sequence[Path],
-    kept: Collection[str],
-    commits: Sequence[str] | None = None,
-) -> Iterator[list[Path]]:
-    """Yield the files of DVC's cache that nothing uses; no DVC process adds any in the block.
-
-    Used is what the workspace, a worktree, a branch, a tag or an experiment names.
-
-    Args:
-        root: The main checkout.
-        worktrees: Its git worktrees.
-        kept: MD5 of further files to keep, as DVC writes it.
-        commits: The tips of the branches that count; None: of all branches.
-
-    Raises:
-        DvcBusyError: Another DVC process holds a lock.
-        SegopsError: DVC cannot read a branch, a tag or a worktree.
-    """
-    from dvc.repo import Repo, lock_repo
-
-    with _repository(root) as repository, contextlib.ExitStack() as held:
-        others = [held.enter_context(Repo(str(one))) for one in worktrees]
-        for one in (repository, *others):
-            held.enter_context(lock_repo(one))
-        # DVC warns of each output of a branch that never ran.
-        held.callback(logging.getLogger("dvc").setLevel, logging.getLogger("dvc").level)
-        logging.getLogger("dvc").setLevel(logging.ERROR)
-        branches = {"all_branches": True} if commits is None else {"revs": list(commits)}
-        everywhere = {**branches, "all_tags": True, "all_experiments": True}
-        found = [repository.used_objs(force=True, **everywhere)]
-        found += [one.used_objs(force=True) for one in others]
-        used = {one.value for each in found for part in each.values() for one in part}
-        cache = repository.cache.local
-        used |= set(kept)
-        yield [Path(cache.oid_to_path(one)) for one in cache.all() if one not in used]
-
-
-def _dvc(
+def run_dvc(
     root: Path,
     arguments: list[str],
     on_line: Callable[[str], None],
     variables: Mapping[str, str] | None = None,
 ) -> tuple[int, list[str]]:
-    """Run DVC in a separate process group that ends with this process."""
+    """Run DVC; its lines of advice are left out. See :func:`run_tied`.
+
+    Raises:
+        SegopsError: The package for a kind of remote is missing.
+    """
 
     def forward(text: str) -> None:
         if not text.startswith(HINTS):
@@ -530,7 +328,13 @@ def run_tied(
 
 
 @contextlib.contextmanager
-def _repository(root: Path) -> Iterator[Any]:
+def opened(root: Path) -> Iterator[Any]:
+    """Yield a workspace's repository of DVC, locked where no other process holds the lock.
+
+    Raises:
+        DvcBusyError: Another DVC process holds a lock that the block needs.
+        SegopsError: DVC cannot read the pipeline, or a file is not readable.
+    """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo, lock_repo

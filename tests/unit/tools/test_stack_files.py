@@ -109,7 +109,12 @@ def test_every_service_is_confined_and_waits_for_what_it_needs() -> None:
 
 def test_tls_leads_to_every_server_that_people_use() -> None:
     """By Caddy and by the ingress, over a network or policy that lets it through."""
-    names = {"mlflow": "mlflow:5000", "prefect": "prefect:4200", "s3": "storage:8333", "serve": "serve:8080"}
+    names = {
+        "mlflow": "mlflow:5000",
+        "prefect": "prefect:4200",
+        "s3": "storage:8333",
+        "serve": "serve:8080",
+    }
     places = re.findall(
         r"^(\w+)\.\{\$SEGOPS_DOMAIN\} \{\n\ttls internal\n\treverse_proxy \{\$\w+:(\S+)\}",
         (DOCKER / "Caddyfile").read_text(),

@@ -3,8 +3,8 @@
 The teacher is the network of the repository's ``params.yaml``, trained as they say; the student is
 the plain CNN at half of its width. Both students of a seed start from the same weights and see the
 same batches: they differ in `train.teacher` alone. The data are the shipped sample, generated anew.
-Settings are tried on the selection split (``--split selection``), never on val. Printed are the mIoU
-of each seed's students in points, and the mean of the differences.
+Settings are tried on the selection split (``--split selection``), never on val. Printed are the
+mIoU of each seed's students in points, and the mean of the differences.
 Run: ``python -m benchmarks.distillation [--epochs 20] [--seeds 3] [--split val] ...``; ``--keep
 DIRECTORY`` keeps the data and the teacher for the next run.
 """

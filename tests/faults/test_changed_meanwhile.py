@@ -59,7 +59,7 @@ def training(root: Path) -> Iterator[list[Any]]:
 
 def finish(root: Path) -> str:
     """Run the stages behind train, and record; the id of the run."""
-    for stage in ("package", "evaluate"):
+    for stage in ("package", "export", "evaluate"):
         pipeline.run_stage(root, stage, print)
     done = segops(root, "record")
     assert done.returncode == 0, done.stdout + done.stderr

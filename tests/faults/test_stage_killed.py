@@ -34,7 +34,7 @@ try:
 except SegopsError as error:
     sys.exit(f"{error}")
 """
-STAGES = ("code", "validate", "prepare", "augment", "train", "package", "evaluate")
+STAGES = ("code", "validate", "prepare", "augment", "train", "package", "export", "evaluate")
 WHO = ("starter", "stage", "all")
 SLOW = (("starter", "prepare"), ("stage", "package"))
 """The faults that stand for the others in the slow tier."""

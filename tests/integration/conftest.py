@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "model": {"architecture": "plain_cnn"},
     "train": {"epochs": 3, "batch_size": 4, "warmup_epochs": 0, "selection_share": 0.2},
     "predict": {},
+    "export": {},
     "evaluate": {"bootstrap_samples": 200},
     "report": {"pictures": True},
     "registry": {"model": "segops"},

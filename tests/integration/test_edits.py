@@ -39,7 +39,7 @@ def laid_out_anew(text: str) -> str:
 
 
 DEED = add("ANOTHER = 1")
-EVERYTHING = {"validate", "prepare", "augment", "train", "package", "evaluate"}
+EVERYTHING = {"validate", "prepare", "augment", "train", "package", "export", "evaluate"}
 
 EDITS: list[tuple[str, Edit, set[str]]] = [
     # Words and layout.
@@ -80,23 +80,26 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("report/html.py", DEED, {"validate", "evaluate"}),
     ("report/augmentation.py", DEED, {"augment"}),
     ("augment/geometry.py", DEED, {"augment", "train"}),
-    ("runtime/predict_settings.py", DEED, {"package", "evaluate"}),
-    ("runtime/windows.py", DEED, {"package"}),
-    ("runtime/pyfunc_model.py", DEED, {"package"}),
+    ("runtime/predict_settings.py", DEED, {"package", "export", "evaluate"}),
+    ("runtime/windows.py", DEED, {"package", "export"}),
+    ("runtime/pyfunc_model.py", DEED, {"package", "export"}),
+    ("runtime/exported/onnx_network.py", DEED, {"export"}),
+    ("export/graph.py", DEED, {"export"}),
     ("models/losses/regions.py", DEED, {"train"}),
     ("train/schedules.py", DEED, {"train"}),
     ("params/train.py", say("Field(1e-3", "Field(2e-3"), {"train"}),
-    ("runtime/networks/zoo.py", DEED, {"train", "package"}),
+    ("runtime/networks/zoo.py", DEED, {"train", "package", "export"}),
     ("params/data.py", DEED, EVERYTHING),
     ("files.py", DEED, EVERYTHING),
 ]
 LIBRARIES = [
     ("prefect", set()),
-    ("pydantic", {"package"}),  # the bundle needs it
-    ("mlflow", {"package"}),  # it writes down what the model needs to be served
+    ("pydantic", {"package", "export"}),  # the bundle needs it
+    ("mlflow", {"package", "export"}),  # it writes down what the model needs to be served
     ("great-expectations", {"validate"}),
     ("albumentations", {"augment", "train"}),
-    ("torch", {"train", "package", "evaluate"}),
+    ("torch", {"train", "package", "export", "evaluate"}),
+    ("onnxscript", {"export"}),
 ]
 PARAMETERS = [
     ({"gate": {"min_miou": 0.1}}, set()),
@@ -107,6 +110,8 @@ PARAMETERS = [
     ({"registry": {"model": "cracks"}}, {"evaluate"}),
     ({"registry": {"experiment": "cracks"}}, set()),
     ({"predict": {"flip": True}}, {"package"}),
+    ({"export": {"calibration_images": 9}}, {"export"}),
+    ({"gate": {"export": {"max_mib": 9.0}}}, set()),
     ({"train": {"lr": 0.5}}, {"train"}),
 ]
 

@@ -22,7 +22,7 @@ log = logging.getLogger("segops")
 def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
     stages = pipeline.states(workspace)
     assert [stage.name for stage in stages] == [
-        "code", "validate", "prepare", "augment", "train", "package", "evaluate",
+        "code", "validate", "prepare", "augment", "train", "package", "export", "evaluate",
     ]  # fmt: skip
     upstream = {stage.name: set(stage.upstream) for stage in stages}
     assert upstream["prepare"] == {"code", "validate"}
@@ -32,7 +32,7 @@ def test_stages_come_after_what_they_depend_on(workspace: Path) -> None:
 def test_repro_writes_every_declared_output(reproduced: Path) -> None:
     for path in (
         paths.VERDICT, paths.POLICY, paths.AUGMENTATION_SHEET, paths.TRAINED, paths.SEGMENTER,
-        paths.PACKAGE, paths.LAST_WEIGHTS,
+        paths.PACKAGE, paths.LAST_WEIGHTS, paths.EXPORTS, paths.EXPORT_PARITY,
         paths.EVALUATION, paths.COUNTS, paths.EVALUATION_PAGE, paths.VALIDATION_PAGE,
     ):  # fmt: skip
         assert (reproduced / path).exists(), path

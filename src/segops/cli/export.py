@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,7 +45,7 @@ def export(
     root = Path() if is_bundle and quantize is None else checkout()
     name = form if quantize is None else f"{form}-{quantize}"
     ids: tuple[str, ...] = ()
-    images = iter(())
+    images: Iterator[Any] = iter(())
     if quantize is not None:
         from segops.data.store import PackedStore
         from segops.export.calibration import chosen

@@ -55,12 +55,13 @@ def grid_means() -> Iterator[None]:
     The exporter knows ``functional.adaptive_avg_pool2d``, which layers and ``interpolate`` in mode
     `area` call, for one size of features only.
     """
-    pool = functional.adaptive_avg_pool2d
-    functional.adaptive_avg_pool2d = grid_mean
+    module: Any = functional
+    pool = module.adaptive_avg_pool2d
+    module.adaptive_avg_pool2d = grid_mean
     try:
         yield
     finally:
-        functional.adaptive_avg_pool2d = pool
+        module.adaptive_avg_pool2d = pool
 
 
 def grid_mean(features: Tensor, output_size: Any) -> Tensor:

@@ -31,6 +31,9 @@ _WELL_KNOWN = (
     *("tu-vit_tiny_patch16_224", "tu-vit_base_patch16_224", "tu-resnet50c"),
 )
 
+NOT_EXPORTED: dict[str, str] = {}
+"""Architectures that cannot be exported, and why; a test exports all others."""
+
 
 @dataclass(frozen=True)
 class Compatibility:
@@ -125,6 +128,23 @@ def refusal(
         f"--architecture {architecture}` lists them); {encoder} works with "
         f"{', '.join(sorted(works)) or 'no architecture here'}."
     )
+
+
+def export_refusal(architecture: str, crf_iterations: int) -> str | None:
+    """Why a model cannot be exported; None where it can.
+
+    Args:
+        architecture: Name of the architecture.
+        crf_iterations: `predict.crf.iterations`.
+    """
+    if architecture in NOT_EXPORTED:
+        return f"model.architecture {architecture} cannot be exported: {NOT_EXPORTED[architecture]}"
+    if crf_iterations:
+        return (
+            f"predict.crf.iterations is {crf_iterations}: an export has no dense CRF, which takes "
+            "torch; set it to 0"
+        )
+    return None
 
 
 def require_tried(kind: str, name: str, known: Collection[str]) -> None:

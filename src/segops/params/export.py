@@ -8,9 +8,6 @@ from pydantic import AfterValidator, Field
 
 from segops.runtime.section import Count, Section
 
-NOT_EXPORTED: dict[str, str] = {}
-"""Architectures that the exporter cannot export, and why."""
-
 Format = Literal["onnx", "openvino"]
 
 
@@ -38,15 +35,3 @@ class ExportParams(Section):
         description="Images of train that set the scales of INT8, chosen by a stable hash of "
         "their ids.",
     )
-
-
-def refusal(architecture: str, crf_iterations: int) -> str | None:
-    """Why a model cannot be exported; None where it can."""
-    if architecture in NOT_EXPORTED:
-        return f"model.architecture {architecture} cannot be exported: {NOT_EXPORTED[architecture]}"
-    if crf_iterations:
-        return (
-            f"predict.crf.iterations is {crf_iterations}: an export has no dense CRF, which takes "
-            "torch; set it to 0"
-        )
-    return None

@@ -15,9 +15,10 @@ from pydantic import Field, ValidationError, model_validator
 from segops.params.augment import AugmentParams
 from segops.params.base import Sections, read_yaml, require_sections
 from segops.params.checked_model import CheckedModelParams
+from segops.params.compatibility import export_refusal
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
-from segops.params.export import ExportParams, refusal
+from segops.params.export import ExportParams
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
 from segops.params.messages import listed, problems
@@ -83,7 +84,7 @@ class Params(Sections):
 
     @model_validator(mode="after")
     def _can_be_exported(self) -> Params:
-        reason = refusal(self.model.architecture, self.predict.crf.iterations)
+        reason = export_refusal(self.model.architecture, self.predict.crf.iterations)
         if self.export.formats and reason is not None:
             raise ValueError(f"export.formats: {reason}, or leave export.formats empty")
         return self

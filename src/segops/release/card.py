@@ -15,6 +15,8 @@ from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
 from segops.params.registry import CardParams
 from segops.record.lineage import tag
 from segops.release.chain import Entry
+from segops.release.exports import EXPORTS
+from segops.release.exports import sentence as sentence_of_export
 from segops.report.card_pictures import Picture
 from segops.report.figures import level, sentence
 from segops.report.html import decimal, render
@@ -311,17 +313,20 @@ def _worst(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _gate(facts: Facts, checked: bool) -> dict[str, Any]:
     decision = facts.decision
     if decision is None:
-        return {"summary": "Not decided yet.", "checks": []}
+        return {"summary": "Not decided yet.", "checks": [], "exports": []}
     compared = decision.details.get("champion")
     against = f"compared with version {compared}" if compared else "without a champion before it"
     summary = f"{decision.verdict} at {decision.time[:16].replace('T', ' ')} UTC, {against}."
+    told = decision.details.get(EXPORTS) or {}
+    exports = [escaped(sentence_of_export(name, one)) for name, one in sorted(told.items())]
     if not checked:
-        return {"summary": escaped(f"{summary} {decision.reason[:600]}"), "checks": []}
+        short = escaped(f"{summary} {decision.reason[:600]}")
+        return {"summary": short, "checks": [], "exports": exports}
     checks = [
         escaped(f"{_outcome(one)}: {one['sentence']}")
         for one in decision.details.get("checks") or ()
     ]
-    return {"summary": escaped(summary), "checks": checks}
+    return {"summary": escaped(summary), "checks": checks, "exports": exports}
 
 
 def _outcome(check: Mapping[str, Any]) -> str:

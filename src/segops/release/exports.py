@@ -102,3 +102,19 @@ def require_offered(details: Mapping[str, Any], form: str, model: str) -> str:
             "another --runtime."
         )
     return str(one["digest"])
+
+
+def sentence(name: str, one: Mapping[str, Any]) -> str:
+    """What people read of an export in a decision.
+
+    Args:
+        name: Name of its form.
+        one: What :func:`decided` says of it.
+    """
+    if not one["offered"]:
+        return f"{name} is not offered: {'; '.join(one['reasons'])}."
+    return (
+        f"{name} is offered: mIoU {one['miou']:.3f} ({one['miou_difference']:+.4f} against the "
+        f"model), {one['differing_pixels']:.3%} of the pixels differ, {one['mib']:.1f} MiB, "
+        f"{one['milliseconds_p95']:.1f} ms an image (95th percentile, CPU)."
+    )

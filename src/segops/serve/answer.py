@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PNG, JPEG, NPY, JSON = "image/png", "image/jpeg", "application/x-npy", "application/json"
 LARGEST_ANSWER = 256 << 20
 """Bytes of the probabilities of an image; the worker holds three times as many."""
+log = logging.getLogger("segops")
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ class Model:
         if self.observe is None or self.log is None:
             return self.predictor.predict(image)
         prediction, observation = self.observe(image)
-        self.log.add(observation, name)
+        try:
+            self.log.add(observation, name)
+        except OSError as error:  # the client gets its mask all the same
+            log.error("The prediction log lacks a line: %s.", error.strerror)
         return prediction
 
     def _probabilities(self, image: NDArray[np.uint8]) -> tuple[float, bytes]:

@@ -54,6 +54,11 @@ def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
         told = RequestError(error.status_code, message, dict(error.headers or {}))
         return error_reply(told)
 
+    @app.exception_handler(Exception)
+    async def _failed(_: Request, __: Exception) -> Response:
+        # Starlette raises the exception again, for the log.
+        return error_reply(RequestError(500, "The server failed; its log says why."))
+
     @app.get("/health", summary="Whether the server's process works.")
     async def _health() -> dict[str, str]:
         return {"status": "ok"}
@@ -125,5 +130,8 @@ async def _marked(pool: Pool, record: Path, parts: Sequence[Upload]) -> str:
     if (failed := answer.get("error")) is not None:
         raise RequestError(**failed)
     size = answer["width"], answer["height"]
-    # Not in a thread: marks of the same photograph are written one after another.
-    return marks.write(record, mark, answer["suffix"], content[0], size)
+    try:
+        # Not in a thread: marks of the same photograph are written one after another.
+        return marks.write(record, mark, answer["suffix"], content[0], size)
+    except OSError as error:
+        raise RequestError(507, f"The mark cannot be written: {error.strerror}.") from error

@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 from segops import files, paths
 from segops.data.store import PackedStore, pack
 from segops.evaluate import exports
-from segops.evaluate.exports import TORCH
+from segops.evaluate.score import score
 from segops.export import make
 from segops.params.evaluate import EvaluateParams
 from segops.params.gate import ExportGate
-from segops.predict.bundle import bundle_digest, load_bundle
+from segops.predict.bundle import TORCH, bundle_digest, load_bundle
 from segops.release.exports import refusals
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.masks import write_mask
@@ -92,7 +92,7 @@ def test_int8_is_measured_and_loses_something(workspace: Path) -> None:
     assert one["miou_low"] <= one["miou_difference"] <= one["miou_high"]
     assert one["worst_class_difference"] <= one["miou_difference"]
     assert one["worst_class"] in VOC_CLASSES
-    assert 0 < one["differing_pixels"] < 0.3
+    assert 0 < one["differing_pixels"] < 0.5
     strict = ExportGate(max_miou_loss=0, max_class_loss=0)
     reasons = " ".join(refusals(one, strict))
     assert "gate.export.max_miou_loss" in reasons
@@ -140,6 +140,7 @@ def pad_otherwise(model: Any) -> None:
     """Padding by a grey far from the mean, in place of the mean colour."""
     (node,) = [one for one in model.graph.node if one.op_type == "Pad"]
     model.graph.initializer.append(numpy_helper.from_array(np.array(40, np.float32), "grey"))
+    node.input.extend([""] * (3 - len(node.input)))
     node.input[2] = "grey"
 
 
@@ -192,8 +193,6 @@ def test_a_broken_export_is_found_out(
     digest = bundle_digest(network.parent)
     files.write_json(tmp_path / paths.EXPORTS / paths.EXPORT_LIST, {"onnx": digest})
     store = PackedStore(workspace / paths.PACKED)
-    from segops.evaluate.score import score
-
     bundle = workspace / paths.SEGMENTER
     scores = score(bundle, store, "val", tmp_path / "scores", threads=1, masks=True)
     settings = EvaluateParams(bootstrap_samples=100)

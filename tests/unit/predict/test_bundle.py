@@ -24,7 +24,7 @@ from torch import nn
 from segops import code, files
 from segops.predict import package
 from segops.predict.bundle import bundle_digest, load_bundle, read_model
-from segops.predict.package import ENTRIES, LIBRARIES, ROOM
+from segops.predict.package import ENTRIES, LIBRARIES, ROOM, code_files
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
@@ -158,8 +158,8 @@ def test_two_bundles_with_other_code_do_not_mix(bundle: Path, tmp_path: Path) ->
     code = other / "runtime" / "predictor.py"
     text = code.read_text()
     changed = text.replace(
-        "return Prediction(mask.cpu().numpy(), float(confidence / mask.numel()))",
-        "return Prediction((0 * mask).cpu().numpy(), 0.25)",
+        "return Prediction(self.arrays.fetch(mask), float(confidence / prod(mask.shape)))",
+        "return Prediction(self.arrays.fetch(0 * mask), 0.25)",
     )
     assert changed != text
     code.write_text(changed)
@@ -243,7 +243,9 @@ def test_every_library_that_the_code_imports_is_required(bundle: Path) -> None:
 
 def test_only_what_predicting_takes_travels() -> None:
     needed = set(code.closure(ENTRIES, ["segops.library"]).values()) - {code.ROOT / "__init__.py"}
-    assert set(ROOM.rglob("*.py")) == needed
+    copied = {ROOM.parent / name for name in code_files(ROOM)}
+    assert copied == needed
+    assert {path for path in ROOM.rglob("*.py") if "exported" not in path.parts} == needed
 
 
 ALONE = """

@@ -1,0 +1,84 @@
+"""Exports from the stage to `segops predict --runtime`: measured, decided, kept and fetched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segops import files, paths
+from segops.runtime.masks import read_mask
+from tests.integration.conftest import dvc, segops, set_params
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def exported(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose champion has an offered float32 export and an INT8 one that is not."""
+    root = tmp_path_factory.mktemp("exported") / "workspace"
+    record = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
+    shutil.copytree(reproduced, root, symlinks=True, ignore=record)
+    set_params(
+        root,
+        export={"formats": ["onnx"], "quantize": "int8", "calibration_images": 4},
+        gate={"min_miou": 0.0, "export": {"max_miou_loss": 1e-4, "max_class_loss": 1e-3}},
+    )
+    done = dvc(root, "repro")
+    assert done.returncode == 0, done.stderr
+    assert "Running stage 'export'" in done.stdout
+    assert "Running stage 'train'" not in done.stdout
+    done = segops(root, "promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+def test_the_export_that_the_gate_offers_predicts_in_the_models_place(exported: Path) -> None:
+    parity = files.read_json(exported / paths.EXPORT_PARITY)
+    assert set(parity) == {"torch", "onnx", "onnx-int8"}
+    images = str(exported / "data/voc/JPEGImages")
+    runtimes = ("torch", "onnx")
+    for runtime in runtimes:
+        done = segops(
+            exported, "predict", images, "--runtime", runtime, "--output", f"by-{runtime}"
+        )
+        assert done.returncode == 0, done.stderr
+    masks = sorted((exported / "by-onnx").glob("*.png"))
+    assert masks
+    differing = [
+        (read_mask(one) != read_mask(exported / "by-torch" / one.name)).mean() for one in masks
+    ]
+    assert np.mean(differing) < 1e-3
+    if parity["onnx-int8"]["miou_difference"] < -1e-4:
+        done = segops(exported, "predict", images, "--runtime", "onnx-int8", "--output", "no")
+        assert done.returncode == 1
+        assert "not offered" in done.stderr
+        assert not (exported / "no").exists()
+    done = segops(exported, "predict", images, "--runtime", "openvino", "--output", "no")
+    assert done.returncode == 1
+    assert "without an export openvino (it has: onnx" in done.stderr
+    card = segops(exported, "card").stdout
+    assert "onnx is offered" in card
+
+
+def test_the_command_exports_a_version(exported: Path) -> None:
+    done = segops(exported, "export", "models:/segops@champion", "--output", "mine")
+    assert done.returncode == 0, done.stderr
+    digest = files.read_json(exported / paths.EXPORT_PARITY)["onnx"]["digest"]
+    assert digest[:12] in done.stdout  # the same bytes as the stage wrote
+    again = segops(exported, "export", "models:/segops@champion", "--output", "mine")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+def test_a_changed_export_is_not_run(exported: Path) -> None:
+    digest = files.read_json(exported / paths.EXPORT_PARITY)["onnx"]["digest"]
+    (kept,) = exported.rglob(f"exports/{digest}/model.onnx")
+    with kept.open("ab") as file:
+        file.write(b"\0")
+    images = str(exported / "data/voc/JPEGImages")
+    done = segops(exported, "predict", images, "--runtime", "onnx", "--output", "no")
+    assert done.returncode == 1
+    assert "They were changed" in done.stderr

@@ -10,7 +10,7 @@ BENCHMARKS := confusion scan_and_pack input_pipeline training_step data_bound_tr
   openmp_spin crf label_audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-long lint format bench bench-evaluation bench-gpu clean
+.PHONY: help install demo test test-slow test-long lint format bench bench-evaluation bench-serving bench-gpu clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: install ## Run the benchmarks that need no GPU
 
 bench-evaluation: install ## Measure the whole evaluation against prediction alone (15 minutes)
 	@$(BIN)/python -m benchmarks.evaluation
+
+bench-serving: install ## Measure segops serve beside MLflow's server; needs a champion (20 minutes)
+	@$(BIN)/python -m benchmarks.serving
 
 bench-gpu: install ## Measure all that a GPU has to show, in a few minutes
 	@$(BIN)/python -m benchmarks.gpu --json bench-gpu.json

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,8 +222,8 @@ def running(start: Callable[[], Server]) -> Iterator[Server]:
                     break
             except OSError:
                 pass
-            if server.process.poll() is not None or time.monotonic() - began > START_SECONDS:
-                raise SystemExit(f"{server.name} does not start")
+            lives = server.process.poll() is None and time.monotonic() - began < START_SECONDS
+            require(lives, f"{server.name} does not start")
             time.sleep(0.02)
         server.first = time.monotonic() - began
         yield server
@@ -238,26 +239,24 @@ def running(start: Callable[[], Server]) -> Iterator[Server]:
 def load(server: Server, clients: int, seconds: float) -> None:
     """Let clients ask without a pause; keep the rate and the latencies."""
     found: list[float] = []
-    barrier = threading.Barrier(clients + 1)
+    barrier = threading.Barrier(clients + 1, timeout=START_SECONDS)
 
     def client() -> None:
         connection = server.connection()
         server.ask(connection)
+        connection.close()  # a server may close it while this client waits for the others
         barrier.wait()
         end = time.monotonic() + seconds
         while (began := time.monotonic()) < end:
-            status = server.ask(connection)
-            if status != 200:
-                raise SystemExit(f"{server.name}: status {status}")
+            require(server.ask(connection) == 200, f"{server.name} refuses a good request")
             found.append(time.monotonic() - began)
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    began = time.monotonic()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(client) for _ in range(clients)]
+        barrier.wait()
+        began = time.monotonic()
+        for one in asking:
+            one.result()
     server.rates.setdefault(clients, []).append(len(found) / (time.monotonic() - began))
     server.latencies.setdefault(clients, []).extend(found)
 
@@ -284,24 +283,12 @@ def bare_rate(bundle: Path, image: Path, seconds: float) -> float:
 
 def memory(server: Server, requests: int, bad: int) -> dict[str, float]:
     """Memory of the server after 100 requests, and after all good and bad ones."""
-    connection = server.connection()
-    for _ in range(100):
-        server.ask(connection)
+    ask(server, 100)
     before = server.memory()
-    later = threading.Thread(target=send_bad, args=(server, bad))
-    later.start()
-    many = [
-        threading.Thread(
-            target=lambda: [
-                server.ask(one) for one in [server.connection()] for _ in range(requests // 4)
-            ]
-        )
-        for _ in range(4)
-    ]
-    for thread in many:
-        thread.start()
-    for thread in (later, *many):
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask, server, requests // 4) for _ in range(4)]
+        for one in [pool.submit(send_bad, server, bad), *asking]:
+            one.result()
     text = status_text(server)
     answered = sum(float(one) for one in re.findall(r'path="/predict",status="\d+"} (\S+)', text))
     return {
@@ -311,6 +298,19 @@ def memory(server: Server, requests: int, bad: int) -> dict[str, float]:
     }
 
 
+def ask(server: Server, count: int) -> None:
+    """Ask for so many masks, one after another."""
+    connection = server.connection()
+    for _ in range(count):
+        require(server.ask(connection) == 200, f"{server.name} refuses a good request")
+
+
+def require(condition: bool, otherwise: str) -> None:
+    """End the benchmark where a condition does not hold."""
+    if not condition:
+        raise SystemExit(otherwise)
+
+
 def send_bad(server: Server, count: int) -> None:
     """Send bodies that are no images."""
     for number in range(count):
@@ -318,8 +318,7 @@ def send_bad(server: Server, count: int) -> None:
         connection.request("POST", "/predict", BAD[number % len(BAD)])
         answer = connection.getresponse()
         answer.read()
-        if answer.status not in (400, 415, 422, 429):
-            raise SystemExit(f"a bad request got status {answer.status}")
+        require(answer.status in (400, 415, 422, 429), f"a bad one got status {answer.status}")
         connection.close()
 
 

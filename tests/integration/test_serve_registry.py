@@ -79,7 +79,7 @@ def test_the_champion_is_followed_without_a_lost_request(tmp_path: Path) -> None
             serves(server, "1")
             time.sleep(0.5)
         assert set(seen) == {(200, "segops/1", first), (200, "segops/2", second)}
-        assert taken < 60  # seconds on a machine that has nothing else to do
+        assert taken < 120  # a few seconds where the machine has nothing else to do
 
         # The registry goes away: nothing changes, and the log says so once.
         (root / "mlflow.db").rename(root / "away.db")

@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +18,10 @@ import yaml
 from compose_spec import PyCompose
 
 from flows import deploy
+from segops.cli import serve
+from segops.runtime.exported.build import IMAGES, LOGITS
+from segops.serve.metrics import Metrics
+from segops.serve.pool import Limits, Pool
 
 DOCKER = Path(__file__).parents[3] / "docker"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")
@@ -194,6 +199,51 @@ def test_every_pod_is_confined() -> None:
                     variable["name"],
                 ):
                     assert variable["value"].startswith("/run/secrets/"), (name, variable)
+
+
+def test_the_serving_image_gets_options_that_the_server_has() -> None:
+    dockerfile = (DOCKER / "serve.Dockerfile").read_text()
+    entry, command = (
+        json.loads(found)
+        for found in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", dockerfile, re.M)
+    )
+    assert entry[:4] == ["python", "-m", "segops", "serve"]
+    (pod,) = [pod for name, pod in pods() if "'serve'" in name]
+    service = interpolated(DOCKER / "compose.yaml")["services"]["serve"]
+    known = {f"--{name.replace('_', '-')}" for name in signature(serve.serve).parameters}
+    for options in (entry[4:], command, service["command"], pod["containers"][0]["args"]):
+        assert {one.partition("=")[0] for one in options} <= known, options
+
+
+def test_the_autoscaler_reads_a_metric_that_the_server_has() -> None:
+    (scaler,) = [one["spec"] for one in objects() if one["kind"] == "HorizontalPodAutoscaler"]
+    deployments = {
+        one["metadata"]["name"]: one["spec"] for one in objects() if one["kind"] == "Deployment"
+    }
+    deployment = deployments[scaler["scaleTargetRef"]["name"]]
+    assert "replicas" not in deployment  # each `kubectl apply` would set it back
+    pool = Pool("torch", ("cpu",), Limits(), None)
+    names = {line.split()[0] for line in Metrics(pool).text().decode().splitlines()}
+    assert scaler["metrics"][0]["pods"]["metric"]["name"] in names
+
+
+def test_the_page_for_other_servers_fits_the_exports_and_kubernetes() -> None:
+    page = (DOCKER.parent / "docs/how-to/serve-elsewhere.md").read_text()
+    (text,) = re.findall(r"^```pbtxt$(.*?)^```$", page, re.M | re.S)
+    names = re.findall(r'(\w+) \[ \{ name: "(\w+)" data_type: TYPE_FP32 dims', text)
+    assert names == [("input", IMAGES), ("output", LOGITS)]
+    found = [yaml.safe_load(one) for one in re.findall(r"^```yml$(.*?)^```$", page, re.M | re.S)]
+    prometheus, adapter, kserve, deployment = found
+    series = adapter["rules"][0]["seriesQuery"].partition("{")[0]
+    (scaler,) = [one["spec"] for one in objects() if one["kind"] == "HorizontalPodAutoscaler"]
+    assert scaler["metrics"][0]["pods"]["metric"]["name"] == series
+    labels = {one.get("target_label") for one in prometheus["scrape_configs"][0]["relabel_configs"]}
+    assert labels >= set(adapter["rules"][0]["resources"]["overrides"])
+    kubernetes_validate.validate(deployment, KUBERNETES, strict=True)
+    # The specification of KServe's predictor is a pod's, with keys of its own.
+    pod = {key: kserve["spec"]["predictor"][key] for key in ("containers", "volumes")}
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "segops"}, "spec": pod}
+    kubernetes_validate.validate(made, KUBERNETES, strict=True)
 
 
 def test_only_the_worker_may_talk_to_the_cluster() -> None:

@@ -32,13 +32,13 @@ export async function classIds(base64, classes) {
   const values = new Uint8Array(width * height);
   const colors = classes.map((one) => rgbOf(one.color));
   const known = new Map(colors.map(([r, g, b], id) => [(r << 16) | (g << 8) | b, id]));
+  let before = -1, id = 0; // neighbours mostly have one colour
   for (let pixel = 0, at = 0; pixel < values.length; pixel += 1, at += 4) {
     const color = (data[at] << 16) | (data[at + 1] << 8) | data[at + 2];
-    let id = known.get(color);
-    if (id === undefined) {
+    if (color !== before) {
+      before = color;
       // Some browsers change pixels a little, so that pages cannot recognise their users.
-      id = nearest(colors, data[at], data[at + 1], data[at + 2]);
-      known.set(color, id);
+      id = known.get(color) ?? nearest(colors, data[at], data[at + 1], data[at + 2]);
     }
     values[pixel] = id;
   }
@@ -58,16 +58,23 @@ export async function greyValues(base64) {
   return {width, height, values};
 }
 
-/** Draw values as the colours `[r, g, b, alpha]` of a table. */
+/** A colour as a canvas holds it in 32 bits: the first byte is red on every machine of today. */
+const packed = ([red, green, blue, alpha]) =>
+  ((alpha << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red)) >>> 0;
+
+/** Draw values as the colours `[r, g, b, alpha]` of a table; a value may have an outline. */
 function colored({width, height, values}, table, outline = null) {
   const canvas = canvasOf(width, height);
   const image = new ImageData(width, height);
-  for (let pixel = 0, at = 0; pixel < values.length; pixel += 1, at += 4) {
+  const drawn = new Uint32Array(image.data.buffer);
+  const inner = table.map(packed);
+  const edge = outline === null ? [] : outline.map((one) => (one === null ? 0 : packed(one)));
+  for (let pixel = 0; pixel < values.length; pixel += 1) {
     const value = values[pixel];
-    const isEdge = outline !== null && outline[value] !== null
+    const isEdge = edge[value]
       && (((pixel + 1) % width !== 0 && values[pixel + 1] !== value)
         || (pixel + width < values.length && values[pixel + width] !== value));
-    image.data.set(isEdge ? outline[value] : table[value], at);
+    drawn[pixel] = isEdge ? edge[value] : inner[value];
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;

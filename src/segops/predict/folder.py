@@ -162,7 +162,9 @@ class _Run:
         )  # fmt: skip
         try:
             done = job.run(self.overwrite)
-        except SegopsError as error:
+        except (SegopsError, RuntimeError, MemoryError) as error:
+            if not _is_expected(error):
+                raise
             message = _message(source, error)
             return message, message
         return done, self._entry(source)
@@ -214,9 +216,7 @@ class _Run:
             pixels = decode_files(held, self.predictor)
             predicted, observation = self.predicting.submit(self._predict, pixels).result()
         except (SegopsError, RuntimeError, MemoryError) as error:
-            expected = isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError)
-            # On the CPU, torch's error for a lack of memory has no class of its own.
-            if not expected and "can't allocate memory" not in str(error):
+            if not _is_expected(error):
                 raise
             self._remove_outdated(source, sha256)
             return _message(source, error)
@@ -328,6 +328,14 @@ def _named_write_errors(path: Path) -> Iterator[None]:
             f"{error.filename or path}: cannot be written: {error.strerror or error}. Correct this "
             "and run the same command again: it continues where it stopped."
         ) from None
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error is the image's own, or a lack of memory."""
+    if isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError):
+        return True
+    # On the CPU, torch's error for a lack of memory has no class of its own.
+    return "can't allocate memory" in str(error)
 
 
 def _message(source: Source, error: BaseException) -> str:

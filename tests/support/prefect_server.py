@@ -75,8 +75,15 @@ class Serving:
 
 @contextmanager
 def serving(home: Path, *, once: bool = False, port: int = 0) -> Iterator[Serving]:
-    """Start a server on a home's database, whose clients in this process use it."""
-    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_HOME: home}):
+    """Start a server on a home's database, whose clients in this process use it.
+
+    Another server may be in use around it.
+    """
+    others = {PREFECT_API_URL, PREFECT_API_AUTH_STRING}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        temporary_settings({PREFECT_HOME: home}, restore_defaults=others),
+    ):
         patch.setenv("PREFECT_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
         running = server.Server(port, once=once)

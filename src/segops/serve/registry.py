@@ -44,7 +44,7 @@ class Followed:
     def __init__(self, key: str, uri: str, runtime: str, root: Path, place: Path) -> None:
         self.key, self._uri, self._runtime = key, uri, runtime
         self._root, self._place = root, place
-        self._served = self._refused = ""
+        self._served = ""
         self._fetched: list[Path] = []
 
     def look(self) -> dict[str, Any] | None:
@@ -65,17 +65,28 @@ class Followed:
                 return None
             alias = resolve.parsed(self._uri)["alias"]
             told = _told(store, self._root, name, version, alias == versions.CHAMPION)
-        directory = self._fetch(f"models:/{name}/{version.number}", version.number)
+        directory = self._fetch(name, version)
         self._served = version.number
         return {"key": self.key, "directory": str(directory), "told": told}
 
-    def _fetch(self, uri: str, number: str) -> Path:
-        """Copy a version whose digest is checked: MLflow's copy may be cleaned up."""
+    def _fetch(self, name: str, version: Any) -> Path:
+        """Copy a version, which MLflow's store may lose or change while it is served.
+
+        Raises:
+            SegopsError: What was copied is not what the ledger names.
+        """
+        from segops.predict.bundle import TORCH, bundle_digest
         from segops.release.resolve import resolved
 
-        target = self._place / f"{self.key}-{number}-{len(self._fetched)}"
-        with resolved(uri, self._root, self._runtime) as found:
+        target = self._place / f"{self.key}-{version.number}-{len(self._fetched)}"
+        shutil.rmtree(target, ignore_errors=True)  # of a copy that broke off
+        with resolved(f"models:/{name}/{version.number}", self._root, self._runtime) as found:
             shutil.copytree(found, target)
+        if self._runtime == TORCH and bundle_digest(target) != version.bundle_digest:
+            raise SegopsError(
+                f"{name} version {version.number}: its artifact was changed, so it is not served. "
+                "`segops audit` says more."
+            )
         self._fetched.append(target)
         for old in self._fetched[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)

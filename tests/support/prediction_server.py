@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,24 @@ def picture(width: int = 90, height: int = 60, seed: int = 0, form: str = "PNG")
     buffer = BytesIO()
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(buffer, form)
     return buffer.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + checksum
+
+
+def png(*sizes: int, rows: bytes) -> bytes:
+    """A grey PNG with a header for each of some sides in pixels, and these rows."""
+    heads = (side.to_bytes(4, "big") * 2 + b"\x08\0\0\0\0" for side in sizes)
+    start = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(b"IHDR", head) for head in heads)
+    return start + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def two_headers() -> bytes:
+    """A PNG whose first header says 10 x 10 pixels, and whose second one says 3000 x 3000."""
+    return png(10, 3000, rows=bytes(3001 * 3000))
 
 
 @contextmanager

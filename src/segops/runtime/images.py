@@ -266,6 +266,9 @@ def load_image(
     """
     try:
         with _open(BytesIO(content), formats) as image:
+            if image.format == "PNG" and header_size(content[:HEADER]) not in (None, image.size):
+                # Pillow takes the last header, other readers the first.
+                raise OSError("two headers that say different sizes")
             require_pixels(image.size, name, max_pixels, key)
             if image.format == "PNG":
                 verify(image)

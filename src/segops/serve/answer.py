@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.predict.bundle import TORCH, BundledPredictor
-from segops.predict.image_files import decode_files
 from segops.predict.outputs import draw_overlay, encode_jpeg
 from segops.runtime import signatures
-from segops.runtime.bands import false_colour, stored_extent
+from segops.runtime.bands import decode_consumer_bands, false_colour, stored_extent
 from segops.runtime.errors import SegopsError
 from segops.runtime.file_kinds import describe
 from segops.runtime.images import CONSUMER_FORMATS
@@ -64,7 +63,7 @@ class Model:
 
     Attributes:
         predictor: Predicts.
-        max_pixels: Images of more pixels are refused by their header.
+        max_pixels: Images of more pixels are refused before they are decoded.
         log: The prediction log, where one is kept.
         observe: Predicts and observes for the log.
     """
@@ -91,7 +90,7 @@ class Model:
         image = self.decoded(content, name)
         self._require_explainable(wanted)
         if wanted.form == NPY:
-            return self._probabilities(image)
+            return self._probabilities(image, name)
         top: NDArray[np.float32] | None = None
         if wanted.confidence_map and self.observe is None:
             mask, top = self.predictor.predict_tensors(image)
@@ -139,7 +138,8 @@ class Model:
                     f"{name}: {width} x {height} pixels; this server takes at most "
                     f"{self.max_pixels:,}. Make the image smaller.",
                 )
-            return decode_files([(name, content)], self.predictor)
+            depth, channels = self.predictor.bit_depth, self.predictor.channels
+            return decode_consumer_bands(content, name, self.max_pixels, channels, depth)
         except SegopsError as error:
             raise RequestError(422, str(error)) from None
 
@@ -153,7 +153,7 @@ class Model:
             log.error("The prediction log lacks a line: %s.", error.strerror)
         return prediction
 
-    def _probabilities(self, image: NDArray[np.uint8]) -> tuple[float, bytes]:
+    def _probabilities(self, image: NDArray[np.uint8], name: str) -> tuple[float, bytes]:
         height, width = image.shape[:2]
         size = 2 * len(self.predictor.class_names) * width * height
         if size > LARGEST_ANSWER:
@@ -162,6 +162,8 @@ class Model:
                 f"The probabilities would take {size >> 20} MiB; this server sends at most "
                 f"{LARGEST_ANSWER >> 20}. Make the image smaller, or ask for the mask.",
             )
+        if self.observe is not None:
+            self._predicted(image, name)
         found = self.predictor.predict_probabilities(image)
         confidence = float(found.max(axis=0).mean(dtype=np.float64))
         buffer = BytesIO()

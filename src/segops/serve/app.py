@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -103,19 +104,22 @@ def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
             return await predicting.answer(request, pool, metrics, model, wanted, share)
 
     if record is not None:
+        writing = asyncio.Lock()
 
         @app.post("/marks", summary="Mark a wrong region.", openapi_extra=examples.MARKS)
         async def _marks(request: Request) -> Response:
             pool.require_place()
             with budget.share() as share:
                 parts = await uploads(request, pool.limits.max_body, share)
-                name = await _marked(pool, record, parts)
+                name = await _marked(pool, record, parts, writing)
             return JSONResponse({"image": name}, 201)
 
     return app
 
 
-async def _marked(pool: Pool, record: Path, parts: Sequence[Upload]) -> str:
+async def _marked(
+    pool: Pool, record: Path, parts: Sequence[Upload], writing: asyncio.Lock
+) -> str:
     """Write a mark; return the name of the photograph's file."""
     images = [part for part in parts if part.is_file and part.field == FIELD]
     said = [part for part in parts if part.field == MARK]
@@ -131,7 +135,9 @@ async def _marked(pool: Pool, record: Path, parts: Sequence[Upload]) -> str:
         raise RequestError(**failed)
     size = answer["width"], answer["height"]
     try:
-        # Not in a thread: marks of the same photograph are written one after another.
-        return marks.write(record, mark, answer["suffix"], content[0], size)
+        async with writing:  # marks of the same photograph share a file
+            return await asyncio.to_thread(
+                marks.write, record, mark, answer["suffix"], content[0], size
+            )
     except OSError as error:
         raise RequestError(507, f"The mark cannot be written: {error.strerror}.") from error

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from segops.serve.answer import Model
 
 LONGEST_NOTE = 2000
-MOST_CORNERS = 10_000
+MOST_CORNERS = 1_000
 MOST_SHAPES = 200
 """Marks of a photograph."""
 MOST_PHOTOGRAPHS = 10_000
+MOST_BYTES = 10 << 30
+"""Bytes of a directory of marks; a new photograph is refused beyond."""
+LONGEST_CLASS = 200
 NAME_LENGTH = 20
 """Hexadecimal digits of a photograph's SHA-256 that name its files."""
 
@@ -39,7 +42,7 @@ class Mark(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
-    name: Annotated[str, Field(alias="class")]
+    name: Annotated[str, Field(alias="class", max_length=LONGEST_CLASS)]
     polygon: Annotated[list[tuple[float, float]], Field(min_length=3, max_length=MOST_CORNERS)]
 
 
@@ -113,8 +116,9 @@ def write(directory: Path, mark: Mark, suffix: str, content: bytes, size: tuple[
         The name of the photograph's file.
 
     Raises:
-        RequestError: The polygon lies outside of the image (400), or there are too many marks
-            (507).
+        RequestError: The polygon lies outside of the image (400); there are too many marks, or
+            the photograph's label file is none of labelme's (507).
+        OSError: A file cannot be read or written.
     """
     width, height = size
     if not all(0 <= x <= width and 0 <= y <= height for x, y in mark.polygon):
@@ -134,9 +138,9 @@ def write(directory: Path, mark: Mark, suffix: str, content: bytes, size: tuple[
         "imageWidth": width,
     }
     if label.is_file():
-        tree = json.loads(label.read_text(encoding="utf-8"))
-    elif sum(1 for _ in directory.glob("*.json")) >= MOST_PHOTOGRAPHS:
-        raise RequestError(507, f"{MOST_PHOTOGRAPHS:,} photographs are marked already.")
+        tree = _label_file(label)
+    else:
+        _require_room(directory, len(content))
     shape: dict[str, Any] = {
         "label": mark.name,
         "points": [list(corner) for corner in mark.polygon],
@@ -154,6 +158,28 @@ def write(directory: Path, mark: Mark, suffix: str, content: bytes, size: tuple[
         files.write_bytes(image, content)
     files.write_json(label, tree)
     return image.name
+
+
+def _label_file(path: Path) -> dict[str, Any]:
+    # A person may have changed it with labelme since.
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        tree = None
+    if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
+        raise RequestError(507, f"{path.name}, of this photograph, is no label file of labelme.")
+    return tree
+
+
+def _require_room(directory: Path, size: int) -> None:
+    labels = 0
+    for path in directory.iterdir():
+        labels += path.suffix == ".json"
+        size += path.stat().st_size
+    if labels >= MOST_PHOTOGRAPHS:
+        raise RequestError(507, f"{MOST_PHOTOGRAPHS:,} photographs are marked already.")
+    if size > MOST_BYTES:
+        raise RequestError(507, f"The marks take {MOST_BYTES >> 30} GiB already.")
 
 
 def _area(polygon: list[tuple[float, float]]) -> float:

@@ -77,6 +77,7 @@ def test_marks_of_a_photograph_share_a_file(tmp_path: Path) -> None:
         (b'{"class": "cat"}', 400),
         (b'{"class": "cat", "polygon": [[1, 1], [2, 2], [1, NaN]]}', 400),
         (b'{"class": "cat", "polygon": [[1, 1], [2, 2], [1, 3]], "more": 1}', 400),
+        (b'{"class": "%s", "polygon": [[1, 1], [2, 2], [1, 3]]}' % (b"x" * 201), 400),
         (b'{"class": "../cat", "polygon": [[1, 1], [2, 2], [1, 3]]}', 404),
     ],
 )
@@ -99,3 +100,19 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError) as caught:
         marks.write(tmp_path, mark, ".png", b"two", (90, 60))
     assert caught.value.status == 507
+    monkeypatch.setattr(marks, "MOST_PHOTOGRAPHS", 9)
+    monkeypatch.setattr(marks, "MOST_BYTES", 600)
+    with pytest.raises(RequestError, match="GiB") as caught:
+        marks.write(tmp_path, mark, ".png", bytes(600), (90, 60))
+    assert caught.value.status == 507
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"shapes": {}}', "cut"])
+def test_a_label_file_that_is_none_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    mark = marks.Mark(**{"class": "cat", "polygon": SQUARE})
+    name = marks.write(tmp_path, mark, ".png", b"one", (90, 60))
+    label = (tmp_path / name).with_suffix(".json")
+    label.write_text(text)
+    with pytest.raises(RequestError, match="no label file") as caught:
+        marks.write(tmp_path, mark, ".png", b"one", (90, 60))
+    assert (caught.value.status, label.read_text()) == (507, text)

@@ -362,6 +362,34 @@ def test_the_page_says_that_the_server_is_gone(
             assert page.run("document.querySelector('#trouble').hidden")
 
 
+def test_predictions_of_another_version_are_made_anew(
+    bundle: Path, images: list[Path], tmp_path: Path
+) -> None:
+    """Its classes have other names, so ids of the version before would be told wrongly."""
+    other = tmp_path / "other"
+    write_model(other, seed=2, classes=("background", *(f"kind {one}" for one in range(20))))
+    asked = ("--workers", "1")
+    with tab(tmp_path) as page:
+        with serving(tmp_path / "server", "--model", str(bundle), *asked) as server:
+            page.open(str(server.client.base_url))
+            page.wait("document.querySelector('#model').innerText.includes('21 classes')")
+            show(page, images[:1])
+        same = ("--port", str(server.port))
+        with serving(tmp_path / "again", "--model", str(other), *asked, *same) as server:
+            page.choose_files("#files", images[1:2])
+            page.wait(f"{DONE} === 2 && document.querySelector('#model').innerText.includes('other')")
+            for number, image in enumerate(images[:2]):
+                page.run(f"document.querySelectorAll('.thumb')[{number}].click()")
+                answer = json.loads(answered(server, image, "application/json"))
+                seen = [one for one in answer["results"][0]["classes"] if one["pixels"]]
+                seen.sort(key=lambda one: -one["share"])
+                assert page.run(
+                    "[...document.querySelectorAll('#legend tbody tr .name')]"
+                    ".map((one) => one.innerText)"
+                ) == [one["name"] for one in seen]
+        assert page.troubles == []
+
+
 def test_the_policy_and_the_types_of_the_page(server: Served) -> None:
     for path, kind in (
         ("/", "text/html"),

@@ -66,12 +66,12 @@ class Served:
         return 0.0
 
 
-def write_model(target: Path, seed: int) -> str:
+def write_model(target: Path, seed: int, classes: tuple[str, ...] = VOC_CLASSES) -> str:
     """Write a bundle whose masks hold several classes; return its digest."""
     torch.manual_seed(seed)
     network = build(SPEC)
     torch.nn.init.normal_(network.network.get_parameter("score.weight"))
-    write_bundle(target, network, SPEC, VOC_CLASSES, {}, {})
+    write_bundle(target, network, SPEC, classes, {}, {})
     return bundle_digest(target)
 
 

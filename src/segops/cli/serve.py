@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from segops.cli.common import checkout, console
+
+
+def _number(value: float) -> float:
+    if math.isnan(value):  # which no bound of an option refuses
+        raise typer.BadParameter("nan is no number.")
+    return value
 
 
 def serve(
@@ -45,13 +52,13 @@ def serve(
         int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")
     ] = 32,
     deadline: Annotated[
-        float, typer.Option(min=0.1, help="Seconds from the upload to the answer, else 504.")
+        float, typer.Option(min=0.1, max=86400, callback=_number, help="Seconds from the upload to the answer, else 504.")
     ] = 30.0,
     max_body: Annotated[
-        float, typer.Option(metavar="MIB", min=0.01, help="Largest body of a request.")
+        float, typer.Option(metavar="MIB", min=0.01, max=4096, callback=_number, help="Largest body of a request.")
     ] = 32.0,
     max_pixels: Annotated[
-        float, typer.Option(metavar="MILLIONS", min=0.001, help="Largest image, in megapixels.")
+        float, typer.Option(metavar="MILLIONS", min=0.001, max=200, callback=_number, help="Largest image, in megapixels.")
     ] = 16.0,
     key_file: Annotated[
         Path | None,
@@ -85,7 +92,7 @@ def serve(
     """Serve a model over HTTP until stopped: images in, masks out."""
     from segops.serve.pool import Limits
     from segops.serve.server import serve as run
-    from segops.serve.settings import Settings, devices, read_keys
+    from segops.serve.settings import Settings, devices, origin, read_keys
 
     named = [one for one in (model, compare) if one is not None]
     root = None
@@ -101,7 +108,7 @@ def serve(
         port=port,
         limits=Limits(queue, deadline, int(max_body * (1 << 20)), int(max_pixels * 1e6)),
         keys=read_keys(key_file),
-        cors=tuple(cors or ()),
+        cors=tuple(map(origin, cors or ())),
         record=record,
         log=log,
     )

@@ -19,7 +19,7 @@ from segops.serve.replies import error_reply
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 """What needs no key: the page asks for the key itself, and probes have none."""
 OPEN_BELOW = "/page/"
-NO_OTHER_PAGE = "This server answers no page but its own."
+NO_OTHER_PAGE = "Requests from other web pages are refused."
 
 
 def refusal(
@@ -31,12 +31,14 @@ def refusal(
         scope: The ASGI request.
         hosts: Allowed values of ``Host``, in lower case: `NAME:PORT`, or `NAME` for the scheme's
             default port; None: any.
-        origins: Origins of other pages that may ask.
+        origins: Origins of other pages that may ask, in lower case.
     """
     headers = Headers(scope=scope)
     named = headers.getlist("host")
-    if len(named) != 1 or (hosts is not None and named[0].lower() not in hosts):
-        return f"This server answers to {', '.join(sorted(hosts or ()))} alone."
+    if len(named) != 1:
+        return "A request names one host, in one header `Host`."
+    if hosts is not None and named[0].lower() not in hosts:
+        return f"This server answers to {', '.join(sorted(hosts))} alone."
     own = {f"{scheme}://{named[0].lower()}" for scheme in ("http", "https")}
     asking = {origin.lower() for origin in headers.getlist("origin")}
     if asking and asking <= set(origins):
@@ -91,7 +93,7 @@ class Guard:
         self, app: ASGIApp, hosts: Collection[str] | None, origins: Collection[str], keys: Keys
     ) -> None:
         self._app, self._keys = app, keys
-        self._hosts, self._origins = hosts, frozenset(one.lower() for one in origins)
+        self._hosts, self._origins = hosts, frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI request."""
@@ -113,10 +115,8 @@ class Guard:
 
     def _is_known(self, scope: Scope) -> bool:
         path = scope["path"]
-        if not self._keys or path in OPEN or path.startswith(OPEN_BELOW):
-            return True
-        # A browser asks without a key whether it may ask with one.
-        return scope["method"] == "OPTIONS" or self._keys.knows(Headers(scope=scope))
+        is_open = not self._keys or path in OPEN or path.startswith(OPEN_BELOW)
+        return is_open or self._keys.knows(Headers(scope=scope))
 
 
 def _hash(key: str) -> bytes:

@@ -110,26 +110,27 @@ async def _following(serving: Serving, server: uvicorn.Server) -> AsyncIterator[
 
 def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
     """Return the routes behind all that refuses a request."""
-    routes: ASGIApp = application(pool, metrics, settings.record)
+    keys = Keys(settings.keys)
+    # A page that came under another name (DNS rebinding) knows no key, so any host may be named.
+    hosts = None if keys else allowed_hosts(settings.host, port)
+    routes = application(pool, metrics, settings.record)
+    guarded: ASGIApp = Guard(routes, hosts, settings.cors, keys)
     if settings.cors:
-        routes = CORSMiddleware(
-            routes,
+        guarded = CORSMiddleware(  # outside, so that a page can read why it is refused
+            guarded,
             allow_origins=settings.cors,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "x-api-key", "content-type"],
             expose_headers=["segops-model", "segops-confidence", "retry-after"],
         )
-    keys = Keys(settings.keys)
-    # A page that came under another name (DNS rebinding) knows no key, so any host may be named.
-    hosts = None if keys else allowed_hosts(settings.host, port)
-    return Edge(Guard(routes, hosts, settings.cors, keys), metrics)
+    return Edge(guarded, metrics)
 
 
-def allowed_hosts(host: str, port: int) -> list[str]:
+def allowed_hosts(host: str, port: int) -> set[str]:
     """Return the values of ``Host`` that a server on this machine answers to."""
-    names = [f"[{host}]" if ":" in host else host, "127.0.0.1", "localhost", "[::1]"]
-    hosts = [f"{name}:{port}" for name in names]
-    return hosts + names if port == HTTP_PORT else hosts
+    names = {f"[{host}]" if ":" in host else host, "127.0.0.1", "localhost", "[::1]"}
+    hosts = {f"{name}:{port}" for name in names}
+    return hosts | names if port == HTTP_PORT else hosts
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,8 @@ from segops.threads import cores
 KEYS = "SEGOPS_SERVE_KEYS"
 """The environment variable with the clients' keys, separated by spaces or commas."""
 SHORTEST_KEY = 16
+ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+"""What a browser sends as ``Origin``."""
 NVIDIA = Path("/proc/driver/nvidia/version")
 """Exists where NVIDIA's driver is loaded."""
 Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
@@ -35,7 +39,7 @@ class Settings:
         port: Its port; 0: a free one.
         limits: What bounds a request.
         keys: Keys of clients; none: every request is answered.
-        cors: Origins of other pages that may ask.
+        cors: Origins of other pages that may ask, as :func:`origin` returns them.
         record: Directory for marks; None: marks are not taken.
         log: Directory of the prediction log; None: none is kept.
     """
@@ -75,6 +79,33 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def origin(text: str) -> str:
+    """Return an origin as browsers write it: in lower case, without the scheme's own port.
+
+    Raises:
+        SegopsError: The text is none.
+    """
+    found = text.lower()
+    if not ORIGIN.fullmatch(found):
+        raise SegopsError(
+            f"--cors {text}: no origin; expected scheme, host and port of the page alone, such as "
+            "https://app.example or http://localhost:3000."
+        )
+    return found.removesuffix(":443" if found.startswith("https") else ":80")
+
+
+def _taken_from_environment() -> str:
+    """Remove the keys from the environment, and from what other programs see of it."""
+    keys = os.environ.get(KEYS, "")
+    if keys:
+        # The system shows (`ps e`) the memory that the process began with, which `pop` leaves.
+        getenv = ctypes.CDLL(None).getenv
+        getenv.restype = ctypes.c_void_p
+        ctypes.memset(getenv(KEYS.encode()), 0, len(os.fsencode(keys)))
+    os.environ.pop(KEYS, None)
+    return keys
+
+
 def read_keys(path: Path | None) -> tuple[str, ...]:
     """Return the keys of a file, one a line, and of the environment, which loses them.
 
@@ -83,20 +114,20 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
     Raises:
         SegopsError: The file cannot be read or holds no key, or a key is too short.
     """
-    keys = os.environ.pop(KEYS, "").replace(",", " ").split()  # workers do not get it
+    keys = _taken_from_environment().replace(",", " ").split()
     if path is not None:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SegopsError(f"--key-file {path}: not readable: {error}.") from None
-        own = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        own = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
         if not own:
             raise SegopsError(f"--key-file {path}: holds no key; expected one a line.")
         keys += own
-    if any(len(key) < SHORTEST_KEY or not key.isprintable() or " " in key for key in keys):
+    if any(len(key) < SHORTEST_KEY or not re.fullmatch("[!-~]+", key) for key in keys):
         raise SegopsError(
-            f"A key is shorter than {SHORTEST_KEY} characters, or holds a space. `openssl rand "
-            "-hex 32` makes a good one."
+            f"A key is shorter than {SHORTEST_KEY} characters, or holds a space or a character "
+            "beyond ASCII. `openssl rand -hex 32` makes a good one."
         )
     return tuple(keys)
 

@@ -41,6 +41,12 @@ async function learn() {
     + `${models[0].classes.length} classes · ${models[0].runtime}`;
   find("#marks").hidden = !told.marks;
   about(models);
+  for (const one of pictures) {
+    if (one.state === "working" || !one.isOld(models)) continue;
+    if (one === chosen && marking.isOpen) marking.end();
+    one.wait();
+    strip.say(one);
+  }
   if (chosen) choose(chosen);
 }
 
@@ -106,20 +112,16 @@ async function run(picture) {
   });
   if (failure && [0, 401].includes(failure.status)) {
     // Not the image's fault: all wait until the server answers again.
-    picture.answers.clear();
-    picture.state = "waiting";
+    picture.wait();
     told = null;
     refuse(failure);
-  } else if ([...picture.answers.values()].some((one) => isNews(one.used))) {
-    learn(); // another version was promoted meanwhile
+  } else if (told && picture.isOld(told.models)) {
+    told = null; // another version was promoted meanwhile
+    learn();
   }
   if (!pictures.includes(picture)) return;
   strip.say(picture);
   if (picture === chosen) present(true);
-}
-
-function isNews(used) {
-  return used && told && !told.models.some((model) => model.digest === used.digest);
 }
 
 // ---- What is shown.

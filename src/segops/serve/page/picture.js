@@ -17,6 +17,21 @@ export class Picture {
     this.marks = [];
   }
 
+  /** Drop the predictions and wait for new ones. */
+  wait() {
+    this.answers.clear();
+    this.maps.clear();
+    this.state = "waiting";
+  }
+
+  /** Whether a prediction is not of the version that is among the models now. */
+  isOld(models) {
+    return models.some((model) => {
+      const answer = this.answers.get(model.key);
+      return answer && !answer.error && (!answer.result || answer.digest !== model.digest);
+    });
+  }
+
   forget() {
     URL.revokeObjectURL(this.url);
     this.thumb.remove();
@@ -28,8 +43,12 @@ export class Picture {
       try {
         const {model: used, results: [result]} =
           await predict(this.file, model.key, {mask: true}, waiting);
+        if (used.digest !== model.digest) {
+          this.answers.set(model.key, {}); // of a newer version, whose classes are not known here
+          return;
+        }
         const ids = await layers.classIds(result.mask, model.classes);
-        this.answers.set(model.key, {result, ids, used});
+        this.answers.set(model.key, {result, ids, digest: used.digest});
       } catch (error) {
         this.answers.set(model.key, {error});
       }

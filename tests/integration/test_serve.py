@@ -262,7 +262,9 @@ def test_slow_clients_are_told_so(server: Served) -> None:
         assert server.client.post("/predict", content=picture()).status_code == 200
         assert not any(one.done() for one in waiting)
         for one in waiting:
-            assert one.result().startswith(b"HTTP/1.1 408 ")
+            start, _, refused = one.result().partition(b"\r\n\r\n")
+            assert start.startswith(b"HTTP/1.1 408 ")
+            assert json.loads(refused)["error"]["status"] == 408
 
 
 def test_many_bad_requests_change_nothing(server: Served) -> None:

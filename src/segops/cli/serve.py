@@ -52,13 +52,29 @@ def serve(
         int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")
     ] = 32,
     deadline: Annotated[
-        float, typer.Option(min=0.1, max=86400, callback=_number, help="Seconds from the upload to the answer, else 504.")
+        float,
+        typer.Option(
+            min=0.1,
+            max=86400,
+            callback=_number,
+            help="Seconds from the upload to the answer, else 504.",
+        ),
     ] = 30.0,
     max_body: Annotated[
-        float, typer.Option(metavar="MIB", min=0.01, max=4096, callback=_number, help="Largest body of a request.")
+        float,
+        typer.Option(
+            metavar="MIB", min=0.01, max=4096, callback=_number, help="Largest body of a request."
+        ),
     ] = 32.0,
     max_pixels: Annotated[
-        float, typer.Option(metavar="MILLIONS", min=0.001, max=200, callback=_number, help="Largest image, in megapixels.")
+        float,
+        typer.Option(
+            metavar="MILLIONS",
+            min=0.001,
+            max=200,
+            callback=_number,
+            help="Largest image, in megapixels.",
+        ),
     ] = 16.0,
     key_file: Annotated[
         Path | None,

@@ -35,7 +35,13 @@ def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
         record: Directory for marks; None: they are not taken.
     """
     # Swagger's page loads its script from another server, which a server offline cannot.
-    app = FastAPI(title="segops serve", docs_url=None, redoc_url=None, responses=examples.ERRORS)
+    app = FastAPI(
+        title="segops serve",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=examples.ERRORS,
+    )
     app.state.pool = pool
     app.include_router(page.router())
     budget = Budget(HELD_BODIES * pool.limits.max_body)
@@ -117,9 +123,7 @@ def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
     return app
 
 
-async def _marked(
-    pool: Pool, record: Path, parts: Sequence[Upload], writing: asyncio.Lock
-) -> str:
+async def _marked(pool: Pool, record: Path, parts: Sequence[Upload], writing: asyncio.Lock) -> str:
     """Write a mark; return the name of the photograph's file."""
     images = [part for part in parts if part.is_file and part.field == FIELD]
     said = [part for part in parts if part.field == MARK]

@@ -1,22 +1,25 @@
-"""What every request passes: counts and times for the metrics, and the end of unread bodies."""
+"""What handles every request first and last: counts and times, and the end of unread bodies."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import h11
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from segops.serve.errors import RequestError
 from segops.serve.metrics import Metrics
+from segops.serve.replies import error_reply
 
 DRAIN_SECONDS = 10.0
 DRAIN_BYTES = 256 << 20
 HEAD_SECONDS = 10.0
 """Time that a client has for the head of a request."""
-SLOW_HEAD = b"The head of the request was not complete in time."
 
 
 class Edge:
@@ -112,9 +115,20 @@ class Protocol(H11Protocol):
     def _too_slow(self) -> None:
         self._head = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
-                b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%s"
-                % (len(SLOW_HEAD), SLOW_HEAD)
-            )
-            self.transport.close()
+            self._refuse(408, "The head of the request was not complete in time.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        reply = error_reply(RequestError(status, message))
+        head = h11.Response(
+            status_code=status,
+            headers=[*reply.raw_headers, (b"connection", b"close")],
+            reason=HTTPStatus(status).phrase,
+        )
+        with suppress(h11.LocalProtocolError):  # the answer to this request has begun
+            events = (head, h11.Data(data=bytes(reply.body)), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        self.transport.close()

@@ -18,7 +18,7 @@ _ERROR = {
 _TOLD = {
     400: ("The request is malformed.", "The body is empty; send an image's bytes."),
     401: ("The key is missing or wrong.", "This server asks for a key."),
-    403: ("The request comes from another page.", "This server answers no page but its own."),
+    403: ("The request comes from another page.", "Requests from other web pages are refused."),
     404: ("There is no such class, model or path.", "model=b: no such model; there is main."),
     406: ("The answer has no form that the client accepts.", "Accept: text/css: expected ..."),
     408: ("The upload is too slow.", "The upload is slower than 64 KiB a second."),
@@ -26,9 +26,11 @@ _TOLD = {
     415: ("The body is no image.", "image: not an image: a PDF file."),
     422: ("The image cannot be decoded.", "image: not decodable: image file is truncated."),
     429: ("The queue is full; `Retry-After` says when to try again.", "32 images wait already."),
+    500: ("The server failed.", "The server failed; its log says why."),
     501: ("This runtime cannot do that.", "Only the torch runtime explains a class."),
     503: ("There is no model yet, or the worker ended.", "The model is being loaded."),
     504: ("The prediction was too slow.", "The prediction was not ready in time (--deadline)."),
+    507: ("The mark has no room.", "This photograph has 200 marks already."),
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {

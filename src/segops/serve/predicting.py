@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ SHORT = ("name", "version", "digest")
 FIELD = "image"
 FORMS = (PNG, JSON, JPEG, NPY)
 MANY_FORMS = (JSON, ZIP)
+QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?|\.[0-9]+")
 
 
 async def answer(
@@ -95,28 +97,39 @@ async def _left(request: Request) -> None:
         pass
 
 
-def accepted(request: Request) -> list[str]:
-    """Return the media types that the client accepts, the dearest first."""
-    found: list[tuple[float, str]] = []
+def accepted(request: Request) -> dict[str, float]:
+    """Return the media ranges that the client names, with their qualities, 0..1.
+
+    Raises:
+        RequestError: A quality is none (400).
+    """
+    found: dict[str, float] = {}
     for part in ",".join(request.headers.getlist("accept")).split(","):
         kind, *options = (one.strip().lower() for one in part.split(";"))
         quality = next((one[2:] for one in options if one.startswith("q=")), "1")
-        try:
-            found.append((float(quality), kind))
-        except ValueError:
-            raise RequestError(400, f"Accept: q={quality} is no number.") from None
-    found.sort(key=lambda one: -one[0])
-    return [kind for quality, kind in found if kind and quality > 0] or ["*/*"]
+        if not QUALITY.fullmatch(quality):
+            raise RequestError(400, f"Accept: q={quality}: expected a number of 0 to 1.")
+        if kind:
+            found[kind] = float(quality)
+    return found or {"*/*": 1.0}
 
 
-def chosen(kinds: Sequence[str], forms: Sequence[str]) -> str:
-    """Return the first form that the client accepts.
+def chosen(kinds: Mapping[str, float], forms: Sequence[str]) -> str:
+    """Return the form of the highest quality; of equal ones that which the client names first.
+
+    The most specific range decides the quality of a form (RFC 9110, 12.5.1).
 
     Raises:
         RequestError: It accepts none (406).
     """
-    for kind in kinds:
-        for form in forms:
-            if kind in ("*/*", form) or (kind.endswith("/*") and form.startswith(kind[:-1])):
-                return form
+    order = list(kinds)
+
+    def rank(form: str) -> tuple[float, int]:
+        ranges = (form, f"{form.split('/')[0]}/*", "*/*")
+        found = next((one for one in ranges if one in kinds), None)
+        return (0.0, 0) if found is None else (kinds[found], -order.index(found))
+
+    form = max(forms, key=rank)
+    if rank(form)[0] > 0:
+        return form
     raise RequestError(406, f"Accept: {', '.join(kinds)}: expected one of {', '.join(forms)} here.")

@@ -14,6 +14,8 @@ from starlette.responses import Response
 from segops.serve.errors import RequestError
 
 JSON, ZIP = "application/json", "application/zip"
+LONGEST_STEM = 200
+"""Bytes; most file systems take names of 255."""
 
 
 class Result(NamedTuple):
@@ -70,7 +72,10 @@ def several(results: Sequence[Result], form: str, model: Mapping[str, Any]) -> R
         for number, result in enumerate(results, 1):
             entry: dict[str, Any] = {"name": result.name}
             if result.error is None:
-                entry["mask"] = f"{number:04}-{PurePosixPath(result.name).stem}.png"
+                stem = (
+                    PurePosixPath(result.name).stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+                )
+                entry["mask"] = f"{number:04}-{stem}.png"
                 entry["confidence"] = result.confidence
                 archive.writestr(entry["mask"], result.content)
             else:

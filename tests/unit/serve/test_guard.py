@@ -97,7 +97,9 @@ def test_other_programs_do_not_see_the_keys() -> None:
     assert KEY not in seen
 
 
-@pytest.mark.parametrize("content", ["", "# nothing\n", " # indented and long\n", KEY + "ä", "short\n", f"{KEY} {KEY}\n"])
+@pytest.mark.parametrize(
+    "content", ["", "# nothing\n", " # indented and long\n", KEY + "ä", "short\n", f"{KEY} {KEY}\n"]
+)
 def test_unusable_keys(tmp_path: Path, content: str) -> None:
     file = tmp_path / "keys"
     file.write_text(content)

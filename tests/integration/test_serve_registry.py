@@ -69,17 +69,14 @@ def test_the_champion_is_followed_without_a_lost_request(tmp_path: Path) -> None
         assert server.client.get("/model").json()["card"]
         with asking(server, content) as seen:
             made.release(root, seed=2, quality=0.9)
-            promoted = time.monotonic()
             second = expected(root, content)
             assert second != first
             serves(server, "2")
-            taken = time.monotonic() - promoted
             time.sleep(0.5)
             rollback(root, reason="a test")
             serves(server, "1")
             time.sleep(0.5)
         assert set(seen) == {(200, "segops/1", first), (200, "segops/2", second)}
-        assert taken < 120  # a few seconds where the machine has nothing else to do
 
         # The registry goes away: nothing changes, and the log says so once.
         (root / "mlflow.db").rename(root / "away.db")

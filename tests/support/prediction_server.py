@@ -55,6 +55,12 @@ class Served:
         children = psutil.Process(self.process.pid).children()
         return [one for one in children if "segops.serve.worker" in one.cmdline()]
 
+    def follower(self) -> psutil.Process | None:
+        """Its process that follows the registry; None while there is none."""
+        children = psutil.Process(self.process.pid).children()
+        found = [one for one in children if "segops.serve.registry" in one.cmdline()]
+        return found[0] if found else None
+
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric now; 0 where it has none yet."""
         told = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))

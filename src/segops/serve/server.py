@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,8 @@ from segops.serve.settings import Settings
 
 HTTP_PORT = 80
 MOST_CONNECTIONS = 1000
+OPEN_FILES = 4 * MOST_CONNECTIONS
+"""Connections above the limit are answered too, with 503."""
 KEEP_ALIVE_SECONDS = 30
 log = logging.getLogger("segops")
 
@@ -42,11 +45,20 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """
     imported = library(settings)
     bound = _bound(settings.host, settings.port)
+    _raise_open_files()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn takes the signals while it serves, and raises them again once it has stopped.
         signal.signal(number, lambda *_: None)
     with bound, files.scratch() as place:
         asyncio.run(_serve(settings, imported, bound, place, say))
+
+
+def _raise_open_files() -> None:
+    """Let all connections and workers be open at a time; a usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:
+        most = OPEN_FILES if hard < 0 else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(

@@ -24,7 +24,7 @@ END_SECONDS = 5.0
 
 @cache
 def _pipe() -> tuple[int, int]:
-    """The two ends of a pipe to which nobody writes: the kernel closes it when this process ends."""
+    """The ends of a pipe to which nobody writes; the kernel closes it when this process ends."""
     return os.pipe()
 
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from segops import files
 from segops.runtime.errors import SegopsError
 from segops.serve.app import application
+from segops.serve.body import Budget
 from segops.serve.edge import Edge, Protocol
 from segops.serve.guard import Guard, Keys
 from segops.serve.metrics import Metrics
@@ -30,6 +31,8 @@ MOST_CONNECTIONS = 1000
 OPEN_FILES = 4 * MOST_CONNECTIONS
 """Connections above the limit are answered too, with 503."""
 KEEP_ALIVE_SECONDS = 30
+HELD_BODIES = 16
+"""Bodies of the largest size that the server holds at a time, or more smaller ones."""
 log = logging.getLogger("segops")
 
 
@@ -122,7 +125,8 @@ async def _following(serving: Serving, server: uvicorn.Server) -> AsyncIterator[
 
 def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
     """Return the routes behind all that refuses a request."""
-    routes: ASGIApp = application(pool, metrics, settings.record)
+    budget = Budget(HELD_BODIES * pool.limits.max_body)
+    routes: ASGIApp = application(pool, metrics, settings.record, budget)
     if settings.cors:
         routes = CORSMiddleware(
             routes,
@@ -134,7 +138,7 @@ def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
     keys = Keys(settings.keys)
     # A page that came under another name (DNS rebinding) knows no key, so any host may be named.
     hosts = None if keys else allowed_hosts(settings.host, port)
-    return Edge(Guard(routes, hosts, settings.cors, keys), metrics)
+    return Edge(Guard(routes, hosts, settings.cors, keys), metrics, budget)
 
 
 def allowed_hosts(host: str, port: int) -> list[str]:

@@ -290,7 +290,9 @@ def memory(server: Server, requests: int, bad: int) -> dict[str, float]:
         for one in [pool.submit(send_bad, server, bad), *asking]:
             one.result()
     text = status_text(server)
-    answered = sum(float(one) for one in re.findall(r'path="/predict",status="\d+"} (\S+)', text))
+    answered = sum(
+        float(one) for one in re.findall(r'path="/predict",status="(?:200|4\d\d)"} (\S+)', text)
+    )
     return {
         "MiB after 100": before,
         "MiB at the end": server.memory(),

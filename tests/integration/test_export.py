@@ -12,7 +12,7 @@ from segops import files, paths
 from segops.runtime.masks import read_mask
 from tests.integration.conftest import dvc, segops, set_params
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

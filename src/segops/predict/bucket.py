@@ -98,12 +98,10 @@ def fetched(sources: Iterable[Source], directory: Path) -> Generator[Source, Non
         path = directory / f"{uuid4().hex}{suffix if len(suffix) < 9 else ''}"
         with _named(source.url):
             try:
-                content = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+                _client().download_file(bucket, key, str(path), Config=_in_one_thread())
             except Exception as error:
                 if _code(error) not in _MISSING:
                     raise
-            else:
-                path.write_bytes(content)
         return replace(source, path=path)
 
     yield from pipelined(sources, fetch, AT_ONCE, AHEAD)
@@ -139,6 +137,14 @@ def _client() -> Any:
             max_pool_connections=AT_ONCE, retries={"mode": "standard", "total_max_attempts": 6}
         )
         return boto3.client("s3", config=options)
+
+
+@cache
+def _in_one_thread() -> Any:
+    """How a file is written piece by piece, never whole in memory, by the thread that fetches."""
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(use_threads=False)
 
 
 @contextmanager

@@ -199,16 +199,6 @@ def read_model(directory: Path) -> dict[str, Any]:
     return model
 
 
-def read_files(directory: Path) -> dict[str, bytes]:
-    """Content of every file of a bundle by its relative path, without byte code.
-
-    Raises:
-        SegopsError: The directory is no bundle.
-    """
-    with _own_errors():
-        return opener.read_bundle(directory)
-
-
 def weights_sha256(directory: Path) -> str:
     """SHA-256 of a bundle's weights, or of those that an export was made of, in hexadecimal."""
     model = read_model(directory)
@@ -219,7 +209,8 @@ def weights_sha256(directory: Path) -> str:
 
 def bundle_digest(directory: Path) -> str:
     """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal."""
-    return opener.digest(read_files(directory))
+    with _own_errors():
+        return opener.digest(opener.read_bundle(directory))
 
 
 @contextmanager

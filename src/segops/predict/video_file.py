@@ -112,10 +112,16 @@ def open_video(path: Path, max_pixels: int) -> Video:
         )  # fmt: skip
         require_pixels((width, height), str(path), max_pixels)
         rate = capture.get(cv2.CAP_PROP_FPS)
-        frames = 0
+        frames, last = 0, 0.0
         while capture.grab():
             frames += 1
-    if frames < said * (1 - _MISSING_SHARE) - _MISSING_FRAMES:
+            last = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    decoded = frames
+    if path.suffix.lower() in (".mkv", ".webm") and rate > 0:
+        # Matroska counts no frames: OpenCV says the duration times the rate, and a recorder may
+        # have left out frames that show nothing new. What was cut off ends early.
+        decoded = max(frames, int(last * rate) + 1)
+    if decoded < said * (1 - _MISSING_SHARE) - _MISSING_FRAMES:
         raise SegopsError(
             f"{path}: damaged: {frames} of about {said} frames can be decoded. Copy the file "
             "again, or save what is left of it as a video of its own."

@@ -15,6 +15,8 @@ from segops.threads import cores
 KEYS = "SEGOPS_SERVE_KEYS"
 """The environment variable with the clients' keys, separated by spaces or commas."""
 SHORTEST_KEY = 16
+NVIDIA = Path("/proc/driver/nvidia/version")
+"""Exists where NVIDIA's driver is loaded."""
 Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 
 
@@ -108,7 +110,7 @@ def devices(wanted: Literal["auto", "cpu", "cuda"], workers: int | None) -> tupl
         SegopsError: There is no GPU, and one is wanted.
     """
     gpus = 0
-    if wanted != "cpu" and Path("/proc/driver/nvidia/version").exists():
+    if wanted != "cpu" and NVIDIA.exists():
         import torch
 
         gpus = torch.cuda.device_count()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -10,7 +12,6 @@ from pathlib import Path
 from torch import nn
 
 from segops import files
-from segops.predict import bundle as bundles
 from segops.predict import seen
 from segops.runtime import opener
 from segops.runtime.bands import RGB
@@ -51,8 +52,9 @@ class Teacher:
             SegopsError: `bundle` is no bundle, or its model has other classes or is one for images
                 of other channels.
         """
-        contents = bundles.read_files(bundle)
-        described = bundles.read_model(bundle)
+        with _named(model):
+            contents = opener.read_bundle(bundle)
+        described = json.loads(contents[opener.MODEL])
         _require_same_classes(model, described.get("class_names", ()), class_names)
         own = len(described.get("spec", {}).get("mean", ())) or RGB
         if own != channels:
@@ -76,8 +78,19 @@ class Teacher:
                 path = scratch / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            predictor = bundles.load_bundle(scratch, expected_digest=self.digest)
-        return predictor.network.eval().requires_grad_(False)
+            with _named(self.model):
+                network: nn.Module = opener.open_bundle(scratch, "cpu", self.digest).network
+        return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """Raise a SegopsError that names the teacher in place of the opener's error."""
+    # Not by `predict.bundle`: how images are predicted does not decide a training.
+    try:
+        yield
+    except opener.BundleError as error:
+        raise SegopsError(f"{KEY}: {model}: {error}") from error
 
 
 def _require_same_classes(model: str, theirs: Sequence[str], ours: Sequence[str]) -> None:

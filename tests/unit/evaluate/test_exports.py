@@ -14,7 +14,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from segops import files, paths
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.evaluate import exports
 from segops.evaluate.score import score
 from segops.export import make

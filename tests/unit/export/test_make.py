@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from segops.children import child_environment
-from segops.data.store import PackedStore, pack
+from segops.data.packing import pack
+from segops.data.store import PackedStore
 from segops.export import make
 from segops.export.calibration import chosen
 from segops.predict.bundle import EXPORT, BundledPredictor, bundle_digest, load_bundle

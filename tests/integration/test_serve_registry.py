@@ -78,6 +78,12 @@ def test_the_champion_is_followed_without_a_lost_request(tmp_path: Path) -> None
             time.sleep(0.5)
         assert set(seen) == {(200, "segops/1", first), (200, "segops/2", second)}
 
+        # The process that follows the registry dies: the next one goes on, and fetches anew.
+        follower = server.follower()
+        assert follower is not None
+        follower.kill()
+        await_true(lambda: server.follower() not in (None, follower), server.process, server.log)
+
         # The registry goes away: nothing changes, and the log says so once.
         (root / "mlflow.db").rename(root / "away.db")
         await_true(
@@ -100,6 +106,7 @@ def test_the_champion_is_followed_without_a_lost_request(tmp_path: Path) -> None
         assert "version 3: the ledger names no such champion" in server.log.read_text()
         assert server.client.post("/predict", content=content).content == first
         assert server.client.get("/model").json()["version"] == "1"
+        assert "FileExistsError" not in server.log.read_text()
 
 
 def spoil(tensor: torch.Tensor) -> None:
@@ -146,3 +153,11 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
         for key, mask in (("main", second), ("compare", first)):
             answer = server.client.post("/predict", content=content, params={"model": key})
             assert answer.content == mask
+    # One version is served though the process that should find it dies before.
+    fixed = ("--model", "models:/segops/1", "--workers", "1")
+    with serving(tmp_path / "fixed", *fixed, root=root, ready=False) as server:
+        await_true(lambda: server.follower() is not None, server.process, server.log)
+        follower = server.follower()
+        assert follower is not None
+        follower.kill()
+        serves(server, "1")

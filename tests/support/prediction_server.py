@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -53,8 +53,19 @@ class Served:
 
     def workers(self) -> list[psutil.Process]:
         """Its workers."""
-        children = psutil.Process(self.process.pid).children()
-        return [one for one in children if "segops.serve.worker" in one.cmdline()]
+        return self._children("segops.serve.worker")
+
+    def follower(self) -> psutil.Process | None:
+        """Its process that follows the registry; None while there is none."""
+        return next(iter(self._children("segops.serve.registry")), None)
+
+    def _children(self, module: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.Error):  # it ended
+                if module in child.cmdline():
+                    found.append(child)
+        return found
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric now; 0 where it has none yet."""

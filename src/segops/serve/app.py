@@ -22,17 +22,16 @@ from segops.serve.predicting import FIELD
 from segops.serve.replies import error_reply
 
 MARK = "mark"
-HELD_BODIES = 16
-"""Bodies of the largest size that the server holds at a time, or more smaller ones."""
 
 
-def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
+def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budget) -> FastAPI:
     """Return the routes over a pool of workers.
 
     Args:
         pool: Predicts.
         metrics: Counts images, and is told at ``/metrics``.
         record: Directory for marks; None: they are not taken.
+        budget: Counts the bodies of requests.
     """
     # Swagger's page loads its script from another server, which a server offline cannot.
     app = FastAPI(
@@ -44,7 +43,6 @@ def application(pool: Pool, metrics: Metrics, record: Path | None) -> FastAPI:
     )
     app.state.pool = pool
     app.include_router(page.router())
-    budget = Budget(HELD_BODIES * pool.limits.max_body)
 
     @app.exception_handler(RequestError)
     async def _refused(_: Request, error: RequestError) -> Response:

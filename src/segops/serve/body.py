@@ -11,7 +11,15 @@ from pathlib import PurePosixPath
 from starlette.requests import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
-from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+from werkzeug.sansio.multipart import (
+    Data,
+    Epilogue,
+    Field,
+    File,
+    MultipartDecoder,
+    NeedData,
+    Preamble,
+)
 
 from segops.serve.errors import RequestError
 
@@ -23,6 +31,11 @@ MOST_PARTS = 64
 LONGEST_BOUNDARY = 70
 """Characters; RFC 2046."""
 LONGEST_NAME = 200
+SLICE = 64 << 10
+"""Bytes of a multipart body that are split at a time; other requests have their turn after each."""
+LONGEST_HEAD = 16 << 10
+"""Bytes of the header lines of a part, or of what comes before the first part."""
+MALFORMED = "The multipart body is malformed or ends early; send it again."
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class Upload:
 
 
 class Budget:
-    """Bounds the bytes of all bodies that the server holds at a time.
+    """Bounds the bytes of all bodies, of requests and answers, that the server holds at a time.
 
     Args:
         most: Bytes.
@@ -63,6 +76,15 @@ class Budget:
             yield share
         finally:
             self.held -= share.taken
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count the bytes of an answer until it is sent; new uploads wait for it, never it."""
+        self.held += size
+        try:
+            yield
+        finally:
+            self.held -= size
 
     def take(self, size: int) -> None:
         """Take so many bytes.
@@ -112,7 +134,7 @@ async def uploads(request: Request, max_body: int, share: Share) -> list[Upload]
         raise RequestError(400, "The body is empty; send an image's bytes, or multipart/form-data.")
     if kind.lower() != "multipart/form-data":
         return [Upload("image", "image", content)]
-    return _parts(content, options.get("boundary", ""))
+    return await _parts(content, options.get("boundary", ""))
 
 
 async def read(request: Request, max_body: int, share: Share) -> bytes:
@@ -147,32 +169,45 @@ async def read(request: Request, max_body: int, share: Share) -> bytes:
     return bytes(content)
 
 
-def _parts(content: bytes, boundary: str) -> list[Upload]:
+async def _parts(content: bytes, boundary: str) -> list[Upload]:
     if not boundary or len(boundary) > LONGEST_BOUNDARY or not boundary.isascii():
         raise RequestError(400, "The Content-Type of a multipart body must name its boundary.")
     decoder = MultipartDecoder(boundary.encode(), max_parts=MOST_PARTS)
+    slices = (content[at : at + SLICE] for at in range(0, len(content), SLICE))
     found: list[Upload] = []
     head: Field | File | None = None
     data = bytearray()
     try:
-        decoder.receive_data(content)
-        decoder.receive_data(None)
-        while not isinstance(event := decoder.next_event(), Epilogue | NeedData):
-            if isinstance(event, Field | File):
-                head, data = event, bytearray()
-            elif isinstance(event, Data) and head is not None:
-                data += event.data
-                if not event.more_data:
-                    found.append(_upload(head, bytes(data)))
+        for one in (*slices, None):
+            decoder.receive_data(one)
+            while not isinstance(event := decoder.next_event(), Epilogue | NeedData):
+                if isinstance(event, Preamble):
+                    _require_short(len(event.data))
+                elif isinstance(event, Field | File):
+                    _require_short(sum(len(name) + len(value) for name, value in event.headers))
+                    head, data = event, bytearray()
+                elif isinstance(event, Data) and head is not None:
+                    data += event.data
+                    if not event.more_data:
+                        found.append(_upload(head, bytes(data)))
+                        head = None
+            if head is None and not isinstance(event, Epilogue):
+                _require_short(len(decoder.buffer))
+            await asyncio.sleep(0)
     except RequestEntityTooLarge:
         raise RequestError(
             413, f"The body has more than {MOST_PARTS} parts; send several requests."
         ) from None
     except (ValueError, AttributeError):  # what the decoder raises on malformed parts
-        raise RequestError(
-            400, "The multipart body is malformed or ends early; send it again."
-        ) from None
+        raise RequestError(400, MALFORMED) from None
     return found
+
+
+def _require_short(size: int) -> None:
+    if size > LONGEST_HEAD:
+        raise RequestError(
+            400, f"The multipart body has over {LONGEST_HEAD >> 10} KiB beside the parts' contents."
+        )
 
 
 def _upload(head: Field | File, content: bytes) -> Upload:

@@ -1,9 +1,10 @@
-"""What handles every request first and last: counts and times, and the end of unread bodies."""
+"""What handles every request first and last: metrics, unread bodies, and the pace of answers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +13,7 @@ import h11
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from segops.serve.body import GRACE_SECONDS, SLOWEST, Budget
 from segops.serve.errors import RequestError
 from segops.serve.metrics import Metrics
 from segops.serve.replies import error_reply
@@ -20,21 +22,27 @@ DRAIN_SECONDS = 10.0
 DRAIN_BYTES = 256 << 20
 HEAD_SECONDS = 10.0
 """Time that a client has for the head of a request."""
+ABORT = "segops.abort"
+"""Key of a request's state: closes its connection at once."""
+SLICE = 64 << 10
+"""Bytes of an answer that are given to the connection at a time."""
 
 
 class Edge:
     """Counts requests, and reads what a refused request still sends.
 
     A client reads the answer once it has sent its body; where the connection is closed before, it
-    sees a broken connection and not the reason.
+    sees a broken connection and not the reason. A client that reads its answer more slowly than an
+    upload may come loses its connection, for the answer is in memory until then.
 
     Args:
         app: The server.
         metrics: What counts.
+        budget: Counts the bytes of answers that are being sent.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, budget: Budget) -> None:
+        self._app, self._metrics, self._budget = app, metrics, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI request."""
@@ -57,11 +65,12 @@ class Edge:
                 status = message["status"]
                 if unread:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
-            elif unread and not message.get("more_body"):
-                await send({**message, "more_body": True})
+            elif content := message.get("body", b""):
+                await _in_time(self._pieces(content, send), len(content), scope)
+                message = {**message, "body": b""}
+            if unread and message["type"] == "http.response.body" and not message.get("more_body"):
                 await _drain(reading)
-                message = {"type": "http.response.body", "body": b""}
-            await send(message)
+            await _in_time(send(message), 0, scope)
 
         self._metrics.in_flight.inc()
         try:
@@ -69,6 +78,23 @@ class Edge:
         finally:
             self._metrics.in_flight.dec()
             self._metrics.request(scope["path"], status, time.perf_counter() - began)
+
+    async def _pieces(self, content: bytes, send: Send) -> None:
+        with self._budget.holding(len(content)):
+            for at in range(0, len(content), SLICE):
+                piece = content[at : at + SLICE]
+                # It waits until the client has read most of what was sent before.
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+async def _in_time(sent: Awaitable[None], size: int, scope: Scope) -> None:
+    """Await that `size` bytes are sent; close the connection where the client is too slow."""
+    try:
+        async with asyncio.timeout(GRACE_SECONDS + size / SLOWEST):
+            await sent
+    except TimeoutError:
+        scope["state"][ABORT]()
+        await asyncio.sleep(0)  # uvicorn learns of it, and drops what is sent from now on
 
 
 async def _drain(receive: Receive) -> None:
@@ -92,6 +118,7 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self.app_state = {**self.app_state, ABORT: transport.abort}
         self._head = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def data_received(self, data: bytes) -> None:

@@ -8,7 +8,9 @@ new workers: they open it, pass the smoke test and take over; the old ones finis
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ from segops.serve.wire import Message
 RETRY_SECONDS = (0.0, 0.5, 2.0, 10.0, 30.0)
 """Pauses before a worker is started again, the more often it failed in a row."""
 ENDED = "The process that predicted this image ended; send the image again."
+RECENT = 8
+"""The seconds of so many images say how long an image takes at least."""
 LATE = "The prediction was not ready in time (--deadline); send a smaller image, or try later."
 log = logging.getLogger("segops")
 
@@ -46,7 +50,8 @@ class Limits:
 
     Attributes:
         queue: Images that may wait.
-        deadline: Seconds from the end of the upload to the answer.
+        deadline: Seconds from the end of the upload to the answer, and the most that a worker has
+            for an image.
         max_body: Bytes of a request's body.
         max_pixels: Pixels of an image.
     """
@@ -58,7 +63,16 @@ class Limits:
 
 
 @dataclass
-class _Job:
+class Job:
+    """An image that waits or is predicted.
+
+    Attributes:
+        head: The message to the worker.
+        parts: The image's bytes.
+        deadline: Time of the loop until which its client waits.
+        answer: The worker's answer, and the models that it was given with.
+    """
+
     head: dict[str, Any]
     parts: list[bytes]
     deadline: float
@@ -67,6 +81,7 @@ class _Job:
     )
 
     def fail(self, status: int, message: str) -> None:
+        """Let the client get an error, where it still waits."""
         if not self.answer.done():
             self.answer.set_exception(RequestError(status, message))
 
@@ -92,9 +107,10 @@ class Pool:
         self.limits = limits
         self._library, self._devices = library, devices
         self._log = log_directory
-        self._queue: asyncio.Queue[_Job] = asyncio.Queue()
+        self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._lanes: list[_Lane] = []
         self._spare: list[Process] = []
+        self._seconds: deque[float] = deque(maxlen=RECENT)
         self.models: Mapping[str, Source] = {}
         self.restarts = self.running = 0
 
@@ -121,17 +137,18 @@ class Pool:
             SegopsError: One cannot be opened, or fails the test; the models before stay.
         """
         processes, self._spare = self._spare, []
-        if not processes:
-            processes = [await Process.start(self._library, one) for one in self._devices]
-        opened = await asyncio.gather(
-            *(self._open(process, models) for process in processes), return_exceptions=True
-        )
-        failures = [error for error in opened if isinstance(error, BaseException)]
-        if failures:
+        try:
+            if not processes:
+                for device in self._devices:
+                    processes.append(await Process.start(self._library, device))
+            await asyncio.gather(*(self._open(process, models) for process in processes))
+        except BaseException as error:
             await asyncio.gather(*(process.end(at_once=True) for process in processes))
-            if isinstance(failures[0], EndedError):
-                raise SegopsError("The worker ended while it opened the model; its log says why.")
-            raise failures[0]
+            if isinstance(error, EndedError):
+                raise SegopsError(
+                    "The worker ended while it opened the model; its log says why."
+                ) from None
+            raise
         rest = self._devices[len(processes) :]
         lanes = [_Lane(self, models, one.device, one) for one in processes]
         before, self._lanes = self._lanes, lanes + [_Lane(self, models, one) for one in rest]
@@ -154,27 +171,50 @@ class Pool:
         Raises:
             RequestError: The worker ended (503), or the deadline passed (504).
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(head, [image], loop.time() + self.limits.deadline)
-        self.put(job)
+        (job,) = self.put([(head, image)])
+        return await self.answer(job)
+
+    def put(self, images: Sequence[tuple[dict[str, Any], bytes]]) -> list[Job]:
+        """Let images wait, all or none; arguments as of :meth:`predict`.
+
+        Raises:
+            RequestError: As :meth:`require_place`.
+        """
+        self.require_place(len(images))
+        deadline = asyncio.get_running_loop().time() + self.limits.deadline
+        jobs = [Job(head, [image], deadline) for head, image in images]
+        for job in jobs:
+            self._queue.put_nowait(job)
+        return jobs
+
+    async def answer(self, job: Job) -> tuple[Message, Mapping[str, Source]]:
+        """Wait for the answer to an image; result and errors as of :meth:`predict`."""
         try:
             async with asyncio.timeout_at(job.deadline):
                 return await job.answer
         except TimeoutError:
             raise RequestError(504, LATE) from None
 
-    def require_place(self) -> None:
-        """Check that another image may wait.
+    def require_place(self, count: int = 1) -> None:
+        """Check that so many more images may wait.
 
         Raises:
-            RequestError: No model is served yet (503), or the queue is full (429).
+            RequestError: No model is served yet (503), more images than may ever wait (413), or
+                the queue is too full (429).
         """
         if not self.models:
             raise RequestError(503, "The model is being loaded.", {"Retry-After": "2"})
-        if self.waiting >= self.limits.queue:
+        if count > self.limits.queue:
+            raise RequestError(
+                413,
+                f"{count} images: at most {self.limits.queue} may wait (--queue); send several "
+                "requests.",
+            )
+        if self.waiting + count > self.limits.queue:
             raise RequestError(
                 429,
-                f"{self.waiting} images wait already (--queue); try again in a second.",
+                f"{self.waiting} images wait already, of {self.limits.queue} (--queue); try again "
+                "in a second.",
                 {"Retry-After": "1"},
             )
 
@@ -194,32 +234,46 @@ class Pool:
                 max_pixels=self.limits.max_pixels,
             )  # fmt: skip
 
-    def put(self, job: _Job) -> None:
-        """Let an image wait."""
+    def put_back(self, job: Job) -> None:
+        """Let an image wait again that no worker began."""
         self._queue.put_nowait(job)
 
-    async def next_job(self) -> _Job:
-        """Wait for the next image that somebody still waits for."""
+    async def next_job(self) -> Job:
+        """Wait for the next image whose client still waits, and for long enough.
+
+        An image that would be late is not begun, so that a worker has time for those behind it.
+        One that waited less than a tenth of the deadline is begun however long the last ones took.
+        """
+        loop = asyncio.get_running_loop()
         while True:
             job = await self._queue.get()
+            least = min(*self._seconds, 0.9 * self.limits.deadline) if self._seconds else 0.0
+            if job.deadline - loop.time() < least:
+                job.fail(504, LATE)
             if not job.answer.done():
                 return job
 
+    def took(self, seconds: float) -> None:
+        """Note how long a worker needed for an image."""
+        self._seconds.append(seconds)
+
     async def started(self, models: Mapping[str, Source], device: str) -> Process:
         """Start a worker that opens models; try until it does."""
-        for attempt in range(1 << 30):
+        for attempt in itertools.count():
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
-            process = await Process.start(self._library, device)
+            process = None
             try:
+                process = await Process.start(self._library, device)
                 await self._open(process, models)
             except BaseException as error:
-                await process.end(at_once=True)
-                if not isinstance(error, EndedError | SegopsError):
+                if process is not None:
+                    await process.end(at_once=True)
+                if not isinstance(error, Exception):
                     raise
                 log.error("A worker could not be started: %s", str(error) or "it ended.")
             else:
                 return process
-        raise AssertionError
+        raise AssertionError  # the count does not end
 
 
 class _Lane:
@@ -259,9 +313,9 @@ class _Lane:
             if self.process is not None:
                 await self.process.end()
 
-    async def _next(self, process: Process) -> _Job | None:
+    async def _next(self, process: Process) -> Job | None:
         """Wait for an image; None where the worker ends before."""
-        waited: tuple[asyncio.Future[_Job], asyncio.Future[None]] = (
+        waited: tuple[asyncio.Future[Job], asyncio.Future[None]] = (
             asyncio.ensure_future(self._pool.next_job()),
             asyncio.ensure_future(process.ended()),
         )
@@ -274,7 +328,7 @@ class _Lane:
         finally:
             ended.cancel()
             if job.done() and not is_taken:
-                self._pool.put(job.result())
+                self._pool.put_back(job.result())
             job.cancel()
 
     async def _lose(self, process: Process, why: str) -> None:
@@ -283,14 +337,24 @@ class _Lane:
         self._pool.restarts += 1
         await process.end(at_once=True)
 
-    async def _answer(self, job: _Job, process: Process) -> None:
+    async def _answer(self, job: Job, process: Process) -> None:
+        """Let the worker predict an image; it has the deadline from now on, as any image has.
+
+        The client may be gone before, or have its 504: the answer is dropped then.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            async with asyncio.timeout_at(job.deadline):
+            async with asyncio.timeout(self._pool.limits.deadline):
                 answer = await process.ask(job.head, job.parts)
         except (EndedError, TimeoutError) as error:
             is_late = isinstance(error, TimeoutError)
+            if is_late:
+                self._pool.took(self._pool.limits.deadline)
             job.fail(*((504, LATE) if is_late else (503, ENDED)))
             await self._lose(process, "was too slow and is ended" if is_late else "ended")
         else:
             if not job.answer.done():
                 job.answer.set_result((answer, self._models))
+            if "confidence" in answer.head:  # neither an error nor a check for a mark
+                self._pool.took(loop.time() - began)

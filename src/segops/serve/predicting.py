@@ -16,7 +16,7 @@ from segops.serve.answer import JPEG, JSON, NPY, PNG, Wanted
 from segops.serve.body import Share, Upload, uploads
 from segops.serve.errors import RequestError
 from segops.serve.metrics import Metrics
-from segops.serve.pool import Pool, Source
+from segops.serve.pool import Job, Pool, Source
 from segops.serve.replies import ZIP, Result
 
 SHORT = ("name", "version", "digest")
@@ -50,46 +50,53 @@ async def answer(
         raise RequestError(400, f"The multipart body holds no file in a field named `{FIELD}`.")
     is_many = len(images) > 1
     form = chosen(kinds, MANY_FORMS if is_many else (*FORMS, ZIP))
-    pool.require_place()  # others may have come during the upload
     wanted = dataclasses.replace(wanted, form=PNG if form == ZIP else form)
-    results, models = await _predicted(request, pool, key, images, wanted)
+    results = await _predicted(request, pool, key, images, wanted)
     for result in results:
         outcome = "predicted" if result.error is None else str(result.error.status)
         metrics.images.labels(outcome).inc()
-    told = {name: models[key].told[name] for name in SHORT}
+    # A promotion may come between two images; each one keeps the model that predicted it.
+    models = [result.model for result in results if result.model is not None]
+    model = models[-1] if models else _short(pool.models[key])
     if is_many or form == ZIP:
-        return replies.several(results, form, told)
-    return replies.single(results[0], form, told)
+        return replies.several(results, form, model)
+    return replies.single(results[0], form, model)
+
+
+def _short(source: Source) -> dict[str, Any]:
+    return {name: source.told[name] for name in SHORT}
 
 
 async def _predicted(
     request: Request, pool: Pool, key: str, images: Sequence[Upload], wanted: Wanted
-) -> tuple[list[Result], Mapping[str, Source]]:
+) -> list[Result]:
     """Predict images, each with its own result; stop where the client has gone."""
-    models = pool.models
+    head = {"do": "predict", "key": key, "wanted": vars(wanted)}
+    jobs = pool.put([({**head, "name": image.name}, image.content) for image in images])
 
-    async def one(image: Upload) -> Result:
-        nonlocal models
-        head = {"do": "predict", "key": key, "name": image.name, "wanted": vars(wanted)}
+    async def one(name: str, job: Job) -> Result:
         try:
-            (answer, parts), models = await pool.predict(head, image.content)
+            (answer, parts), models = await pool.answer(job)
         except RequestError as error:
-            return Result(image.name, error=error)
+            return Result(name, error=error)
+        model = _short(models[key])
         if (failed := answer.get("error")) is not None:
-            return Result(image.name, error=RequestError(**failed))
-        return Result(image.name, parts[0], answer["confidence"])
+            return Result(name, error=RequestError(**failed), model=model)
+        return Result(name, parts[0], answer["confidence"], model=model)
 
-    work = asyncio.gather(*(one(image) for image in images))
+    work = asyncio.gather(*(one(image.name, job) for image, job in zip(images, jobs, strict=True)))
     leaving = asyncio.ensure_future(_left(request))
     waited: set[asyncio.Future[Any]] = {work, leaving}
     try:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise RequestError(499, "The client closed the connection.")
-        return await work, models
+        return await work
     finally:
         leaving.cancel()
         work.cancel()
+        for job in jobs:
+            job.answer.cancel()
 
 
 async def _left(request: Request) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 import sys
+from asyncio.subprocess import Process as Child
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from segops.children import child_environment
@@ -19,7 +20,33 @@ from segops.serve.wire import Message
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 END_SECONDS = 5.0
-log = logging.getLogger("segops")
+
+
+@cache
+def _pipe() -> tuple[int, int]:
+    """The ends of a pipe to which nobody writes; the kernel closes it when this process ends."""
+    return os.pipe()
+
+
+async def start(module: str, *arguments: str, fds: Sequence[int] = (), **options: Any) -> Child:
+    """Start a module in a process group of its own that ends when this process ends.
+
+    Args:
+        module: Its name, `segops.serve.NAME`.
+        arguments: Its arguments.
+        fds: Descriptors that it gets.
+        options: As of :func:`asyncio.create_subprocess_exec`.
+
+    Raises:
+        OSError: This machine starts no further process.
+    """
+    tied, _ = _pipe()
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "segops.tied", str(tied), module, *arguments,
+        pass_fds=[tied, *fds],
+        start_new_session=True,  # Ctrl-C is for the server
+        **options,
+    )  # fmt: skip
 
 
 class EndedError(Exception):
@@ -36,7 +63,7 @@ class Process:
 
     def __init__(
         self,
-        child: asyncio.subprocess.Process,
+        child: Child,
         device: str,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -51,14 +78,16 @@ class Process:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "segops.serve.worker",
-                str(theirs.fileno()), library, device,
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**child_environment(), **(ONE_THREAD if device == "cpu" else {})},
-                start_new_session=True,  # Ctrl-C is for the server
-            )  # fmt: skip
+            try:
+                child = await start(
+                    "segops.serve.worker", str(theirs.fileno()), library, device,
+                    fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env={**child_environment(), **(ONE_THREAD if device == "cpu" else {})},
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
         reader, writer = await asyncio.open_connection(sock=ours)
         return cls(child, device, reader, writer)
 

@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -21,9 +22,6 @@ from segops import logs
 from segops.runtime.errors import SegopsError, TransientError
 
 POLL_SECONDS = 1.5
-KEPT = 3
-"""Fetched models of a key that are kept: workers of the one before may start again."""
-log = logging.getLogger("segops")
 
 
 class ChangingError(SegopsError):
@@ -38,14 +36,13 @@ class Followed:
         uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         runtime: `torch`, or the form of an export that the gate offers.
         root: The workspace.
-        place: Directory for what is fetched.
+        place: Directory for what is fetched; the server removes what it does not use any more.
     """
 
     def __init__(self, key: str, uri: str, runtime: str, root: Path, place: Path) -> None:
         self.key, self._uri, self._runtime = key, uri, runtime
         self._root, self._place = root, place
         self._served = ""
-        self._fetched: list[Path] = []
 
     def look(self) -> dict[str, Any] | None:
         """Return the model where it is another than before and may be served, else None.
@@ -65,31 +62,28 @@ class Followed:
                 return None
             alias = resolve.parsed(self._uri)["alias"]
             told = _told(store, self._root, name, version, alias == versions.CHAMPION)
-        directory = self._fetch(name, version)
+        directory = self._fetch(f"models:/{name}/{version.number}", told["digest"])
         self._served = version.number
         return {"key": self.key, "directory": str(directory), "told": told}
 
-    def _fetch(self, name: str, version: Any) -> Path:
-        """Copy a version, which MLflow's store may lose or change while it is served.
+    def _fetch(self, uri: str, digest: str) -> Path:
+        """Copy a version whose digest is checked: MLflow's copy may be cleaned up.
 
         Raises:
-            SegopsError: What was copied is not what the ledger names.
+            SegopsError: The registry names another digest than the one that the ledger vouches for.
         """
-        from segops.predict.bundle import TORCH, bundle_digest
-        from segops.release.resolve import resolved
+        from segops.release.resolve import resolved_version
 
-        target = self._place / f"{self.key}-{version.number}-{len(self._fetched)}"
-        shutil.rmtree(target, ignore_errors=True)  # of a copy that broke off
-        with resolved(f"models:/{name}/{version.number}", self._root, self._runtime) as found:
-            shutil.copytree(found, target)
-        if self._runtime == TORCH and bundle_digest(target) != version.bundle_digest:
-            raise SegopsError(
-                f"{name} version {version.number}: its artifact was changed, so it is not served. "
-                "`segops audit` says more."
-            )
-        self._fetched.append(target)
-        for old in self._fetched[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        with resolved_version(uri, self._root, self._runtime) as (found, version):
+            if version is None or version.bundle_digest != digest:
+                raise SegopsError(f"{uri}: its digest in the registry changed while it was read.")
+            # The processes of this server before may have fetched the same version.
+            target = Path(tempfile.mkdtemp(prefix=f"{self.key}-", dir=self._place))
+            try:
+                shutil.copytree(found, target, dirs_exist_ok=True)
+            except BaseException:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
         return target
 
 

@@ -26,18 +26,32 @@ class Result(NamedTuple):
         content: The worker's bytes; empty where it failed.
         confidence: Mean probability of the top class.
         error: Why there is no prediction.
+        model: What answers tell of the model that took the image; None where none did.
     """
 
     name: str
     content: bytes = b""
     confidence: float = 0.0
     error: RequestError | None = None
+    model: Mapping[str, Any] | None = None
 
-    def as_json(self) -> bytes:
-        """Return the entry of `results`; the worker made it where the image was predicted."""
-        if self.error is None:
+    def differing(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key `model` of its entry, where another model took it than the answer says."""
+        return {} if self.model in (None, model) else {"model": self.model}
+
+    def as_json(self, model: Mapping[str, Any]) -> bytes:
+        """Return the entry of `results`; the worker made it where the image was predicted.
+
+        Args:
+            model: The model of the whole answer.
+        """
+        more = self.differing(model)
+        if self.error is not None:
+            entry = {"name": self.name, "error": self.error.told(), **more}
+            return json.dumps(entry).encode()
+        if not more:
             return self.content
-        return json.dumps({"name": self.name, "error": self.error.told()}).encode()
+        return self.content.removesuffix(b"}") + b"," + json.dumps(more).encode()[1:]
 
 
 def error_reply(error: RequestError) -> Response:
@@ -70,7 +84,7 @@ def several(results: Sequence[Result], form: str, model: Mapping[str, Any]) -> R
     listed: list[dict[str, Any]] = []
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
         for number, result in enumerate(results, 1):
-            entry: dict[str, Any] = {"name": result.name}
+            entry: dict[str, Any] = {"name": result.name, **result.differing(model)}
             if result.error is None:
                 stem = (
                     PurePosixPath(result.name).stem.encode()[:LONGEST_STEM].decode(errors="ignore")
@@ -92,5 +106,5 @@ def label(model: Mapping[str, Any]) -> str:
 
 
 def _document(results: Sequence[Result], model: Mapping[str, Any]) -> bytes:
-    entries = b",".join(result.as_json() for result in results)
+    entries = b",".join(result.as_json(model) for result in results)
     return b'{"model":' + json.dumps(model).encode() + b',"results":[' + entries + b"]}"

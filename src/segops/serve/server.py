@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 from segops import files
 from segops.runtime.errors import SegopsError
 from segops.serve.app import application
+from segops.serve.body import Budget
 from segops.serve.edge import Edge, Protocol
 from segops.serve.guard import Guard, Keys
 from segops.serve.metrics import Metrics
@@ -26,7 +28,11 @@ from segops.serve.settings import Settings
 
 HTTP_PORT = 80
 MOST_CONNECTIONS = 1000
+OPEN_FILES = 4 * MOST_CONNECTIONS
+"""Connections above the limit are answered too, with 503."""
 KEEP_ALIVE_SECONDS = 30
+HELD_BODIES = 16
+"""Bodies of the largest size that the server holds at a time, or more smaller ones."""
 log = logging.getLogger("segops")
 
 
@@ -42,11 +48,20 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """
     imported = library(settings)
     bound = _bound(settings.host, settings.port)
+    _raise_open_files()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn takes the signals while it serves, and raises them again once it has stopped.
         signal.signal(number, lambda *_: None)
     with bound, files.scratch() as place:
         asyncio.run(_serve(settings, imported, bound, place, say))
+
+
+def _raise_open_files() -> None:
+    """Let all connections and workers be open at a time; a usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:
+        most = OPEN_FILES if hard < 0 else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(
@@ -113,7 +128,8 @@ def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
     keys = Keys(settings.keys)
     # A page that came under another name (DNS rebinding) knows no key, so any host may be named.
     hosts = None if keys else allowed_hosts(settings.host, port)
-    routes = application(pool, metrics, settings.record)
+    budget = Budget(HELD_BODIES * pool.limits.max_body)
+    routes = application(pool, metrics, settings.record, budget)
     guarded: ASGIApp = Guard(routes, hosts, settings.cors, keys)
     if settings.cors:
         guarded = CORSMiddleware(  # outside, so that a page can read why it is refused
@@ -123,7 +139,7 @@ def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
             allow_headers=["authorization", "x-api-key", "content-type"],
             expose_headers=["segops-model", "segops-confidence", "retry-after"],
         )
-    return Edge(guarded, metrics)
+    return Edge(guarded, metrics, budget)
 
 
 def allowed_hosts(host: str, port: int) -> set[str]:

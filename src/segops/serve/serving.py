@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from segops.predict.bundle import TORCH, bundle_digest, read_model, runtime_of
 from segops.release.resolve import resolved
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
+from segops.serve import process
 from segops.serve.answer import legend
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Pool, Source
@@ -34,16 +36,13 @@ class Serving:
         settings: How to serve.
         pool: Predicts.
         metrics: Counts changes.
-        place: Directory for what is fetched from the registry.
-
-    Attributes:
-        failure: Why the first models cannot be served; None while they may be.
+        place: Directory for copies of the models, from which workers open them.
     """
 
     def __init__(self, settings: Settings, pool: Pool, metrics: Metrics, place: Path) -> None:
         self._settings, self._pool, self._metrics, self._place = settings, pool, metrics, place
         self._found: dict[str, Source] = {}
-        self.failure: SegopsError | None = None
+        self._copies: set[str] = set()
 
     async def run(self) -> None:
         """Serve the models, then follow the registry until cancelled.
@@ -57,17 +56,21 @@ class Serving:
             if model.startswith("models:"):
                 registered[key] = model
             else:
-                self._found[key] = await asyncio.to_thread(local_source, Path(model))
+                self._found[key] = await asyncio.to_thread(local_source, Path(model), self._place)
         if not registered:
             await self._take_over()
             return
         while True:
-            async with self._registry(registered) as lines:
-                async for line in lines:
-                    await self._hear(json.loads(line))
-            if not any("@" in uri for uri in registered.values()):
+            why = "it ended"
+            try:
+                async with self._registry(registered) as lines:
+                    async for line in lines:
+                        await self._hear(json.loads(line))
+            except (OSError, ValueError) as error:  # of the process, of a worker, or of a line
+                why = f"{type(error).__name__}: {error}"
+            if self._pool.models and not any("@" in uri for uri in registered.values()):
                 return
-            log.error("The process that follows the registry ended; it is started again.")
+            log.error("The process that follows the registry is started again: %s.", why)
             await asyncio.sleep(RESTART_SECONDS)
 
     async def _hear(self, news: dict[str, Any]) -> None:
@@ -83,24 +86,35 @@ class Serving:
             log.warning("%s The model stays as it is.", news["error"])
             return
         directory, told = Path(news["directory"]), news["told"]
+        self._copies.add(str(directory))
         held = self._pool.models.get(key)
-        found = await asyncio.to_thread(_source, directory, told)
-        self._found[key] = found
-        if held is not None and held.digest == found.digest and held.told == found.told:
-            return
-        if self._found.keys() != self._settings.models.keys():
-            return  # the other one is still to come
         try:
-            await self._take_over()
-        except SegopsError as error:
+            found = await asyncio.to_thread(_source, directory, told)
+            if held is not None and held.digest == found.digest and held.told == found.told:
+                return
+            self._found[key] = found
+            if self._found.keys() == self._settings.models.keys():  # else one is still to come
+                await self._take_over()
+        except OSError:
+            raise  # this machine lacks something; the model is no worse for it
+        except Exception as error:
+            name = f"{told['name']} version {told['version']}"
+            text = str(error) if isinstance(error, SegopsError) else _unexpected(error)
             if not self._pool.models:
-                raise
-            self._found = dict(self._pool.models)
+                raise SegopsError(f"{name} cannot be served: {text}") from error
             self._metrics.changes.labels("refused").inc()
-            log.error(
-                "%s version %s is not served: %s The model before stays.",
-                told["name"], told["version"], error,
-            )  # fmt: skip
+            log.error("%s is not served: %s The model before stays.", name, text)
+        finally:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the copies of models that are neither served nor about to be."""
+        if self._pool.models:
+            self._found = dict(self._pool.models)
+        used = {source.directory for source in self._found.values()}
+        for directory in self._copies - used:
+            shutil.rmtree(directory, ignore_errors=True)
+        self._copies &= used
 
     async def _take_over(self) -> None:
         models = {key: self._found[key] for key in self._settings.models}
@@ -116,10 +130,9 @@ class Serving:
     async def _registry(self, models: Mapping[str, str]) -> AsyncIterator[asyncio.StreamReader]:
         """Run the process that follows the registry; yield its lines."""
         assert self._settings.root is not None
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "segops.serve.registry",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            env=child_environment(), start_new_session=True, limit=LONGEST_LINE,
+        child = await process.start(
+            "segops.serve.registry", stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, env=child_environment(), limit=LONGEST_LINE,
         )  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
@@ -155,25 +168,43 @@ def library(settings: Settings) -> str:
     return TORCH if TORCH in runtimes else "none"
 
 
-def local_source(directory: Path) -> Source:
-    """Return the model of a directory; it is in no registry.
+def local_source(directory: Path, place: Path) -> Source:
+    """Return the model of a directory, copied to `place`; it is in no registry.
+
+    Workers open it whenever one starts again, so a change of the directory must not reach them.
 
     Raises:
         SegopsError: There is none.
     """
+    copy = Path(tempfile.mkdtemp(dir=place))
+    shutil.copytree(directory, copy, dirs_exist_ok=True)
     told: dict[str, Any] = {
         "name": directory.resolve().name,
         "version": None,
-        "digest": bundle_digest(directory),
+        "digest": bundle_digest(copy),
         "card": "",
         "lineage": {},
         "lineage_doubt": "it was not taken from a registry",
     }
-    return _source(directory, told)
+    return _source(copy, told)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}."
 
 
 def _source(directory: Path, told: Mapping[str, Any]) -> Source:
+    """Return what is served of a directory.
+
+    Raises:
+        SegopsError: It holds no model that this segops understands, or another artifact than `told`
+            says.
+    """
     model = read_model(directory)
+    digest = bundle_digest(directory)
+    # An export has a digest of its own beside that of its version.
+    if runtime_of(model) == TORCH and digest != told["digest"]:
+        raise SegopsError(f"The artifact has the digest {digest}; expected {told['digest']}.")
     classes = Classes.of_model(model)
     more = {
         "classes": legend(classes),
@@ -182,5 +213,4 @@ def _source(directory: Path, told: Mapping[str, Any]) -> Source:
         "runtime": runtime_of(model),
         "settings": model.get("predict") or {},
     }
-    # An export has a digest of its own beside that of its version.
-    return Source(str(directory.resolve()), bundle_digest(directory), {**told, **more})
+    return Source(str(directory), digest, {**told, **more})

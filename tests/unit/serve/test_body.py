@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -14,9 +15,11 @@ from segops.serve.errors import RequestError
 from segops.serve.predicting import accepted, chosen
 
 
-def request(content: bytes, headers: dict[str, str], pause: float = 0.0) -> Request:
-    """A request whose body comes in chunks of 1,000 bytes."""
-    chunks = [content[at : at + 1000] for at in range(0, len(content), 1000)] or [b""]
+def request(
+    content: bytes, headers: dict[str, str], pause: float = 0.0, step: int = 1000
+) -> Request:
+    """A request whose body comes in chunks of `step` bytes."""
+    chunks = [content[at : at + step] for at in range(0, len(content), step)] or [b""]
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(pause)
@@ -140,3 +143,46 @@ def test_the_form_that_a_client_accepts(accept: str, form: str | int) -> None:
         with pytest.raises(RequestError) as caught:
             chosen(accepted(asked), forms)
         assert caught.value.status == form
+
+
+HEAD = b'--x\r\nContent-Disposition: form-data; name="image"; filename="'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEAD + b'\\"' * (1 << 22) + b'"\r\n\r\nx\r\n--x--\r\n',
+        b"--x\r\n" + b"a: b\r\n" * (1 << 20) + b"\r\nx\r\n--x--\r\n",
+        b"\n" * (8 << 20),
+        b"--x\r\n" + b"a: bbbbbbbb\r\n" * 4000 + HEAD[5:] + b'a"\r\n\r\nx\r\n--x--\r\n',
+    ],
+)
+def test_what_is_no_content_of_a_part_is_bounded(content: bytes) -> None:
+    began = time.process_time()
+    with body.Budget(1 << 24).share() as share, pytest.raises(RequestError) as caught:
+        one = request(content, {"content-type": "multipart/form-data; boundary=x"}, step=1 << 16)
+        asyncio.run(body.uploads(one, 1 << 24, share))
+    assert caught.value.status == 400
+    assert time.process_time() - began < 2
+
+
+def test_others_have_their_turn_while_a_body_is_split() -> None:
+    content = HEAD + b'a"\r\n\r\n' + b"\r" * (8 << 20) + b"\r\n--x--\r\n"
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> list[body.Upload]:
+        counting = asyncio.create_task(count())
+        try:
+            return await body._parts(content, "x")
+        finally:
+            counting.cancel()
+
+    (part,) = asyncio.run(both())
+    assert len(part.content) == 8 << 20
+    assert turns > 100

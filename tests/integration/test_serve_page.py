@@ -142,7 +142,7 @@ def test_a_class_is_lit_by_keyboard_and_by_a_click_in_the_picture(
     np.testing.assert_array_equal(pixels(page, "overlay")[..., 3] == 255, lit)
     # The focus stays on the class, whose table was made anew.
     assert page.run("document.activeElement.ariaPressed") == "true"
-    assert page.text("#said") == f"{name} is lit."
+    assert page.text("#said") == f"{name} is highlighted."
     page.press("Escape")
     page.wait("!document.querySelector('canvas.veil')")
     page.click(".stage", 0.5, 0.5)

@@ -33,7 +33,7 @@ def serve(
         Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"],
         typer.Option(
             help="torch: the model itself; else the export of it that the gate offers. A directory "
-            "is served as what it is."
+            "has its own runtime."
         ),
     ] = "torch",
     device: Annotated[
@@ -46,7 +46,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: a free one.")] = 8080,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Worker processes; without it, one a core or GPU."),
+        typer.Option(min=1, max=256, help="Worker processes; without it, one for each core or GPU."),
     ] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")

@@ -1,4 +1,4 @@
-"""What a worker makes of an image: decodes it, predicts it, and encodes what the request asks for.
+"""A worker decodes an image, predicts it, and encodes what the request asks for.
 
 This module runs in a worker. torch is imported by what needs it, so that a worker of another
 runtime needs no torch.
@@ -24,7 +24,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.file_kinds import describe
 from segops.runtime.images import CONSUMER_FORMATS
 from segops.runtime.masks import encode_mask
-from segops.serve.errors import RequestError
+from segops.serve.errors import RequestError, no_class
 from segops.serve.polygons import polygons
 
 if TYPE_CHECKING:
@@ -105,16 +105,16 @@ class Model:
         if wanted.form == JPEG:
             drawn = draw_overlay(false_colour(image), mask, self.predictor.classes)
             return confidence, encode_jpeg(drawn)
-        told = self._told(name, mask, confidence)
+        entry = self._entry(name, mask, confidence)
         if wanted.mask:
-            told["mask"] = _base64(self._png(mask))
+            entry["mask"] = _base64(self._png(mask))
         if wanted.polygons:
-            told["polygons"] = polygons(mask, self.predictor.classes)
+            entry["polygons"] = polygons(mask, self.predictor.classes)
         if top is not None:
-            told["confidence_map"] = _base64(_grey(top))
+            entry["confidence_map"] = _base64(_grey(top))
         if wanted.explain is not None:
-            told["activation"] = self._activation(image, mask, wanted.explain)
-        return confidence, json.dumps(told).encode()
+            entry["activation"] = self._activation(image, mask, wanted.explain)
+        return confidence, json.dumps(entry).encode()
 
     def decoded(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode an image, uint8 (H, W, C), as `segops predict` does.
@@ -170,7 +170,7 @@ class Model:
         np.save(buffer, found.astype(np.float16), allow_pickle=False)
         return confidence, buffer.getvalue()
 
-    def _told(self, name: str, mask: NDArray[np.uint8], confidence: float) -> dict[str, Any]:
+    def _entry(self, name: str, mask: NDArray[np.uint8], confidence: float) -> dict[str, Any]:
         height, width = mask.shape
         classes = self.predictor.classes
         counts = np.bincount(mask.ravel(), minlength=len(classes.names))
@@ -193,9 +193,7 @@ class Model:
         if name is None:
             return
         if name not in self.predictor.class_names:
-            raise RequestError(
-                404, f"explain={name}: the model has no such class; GET /model lists its classes."
-            )
+            raise no_class(f"explain={name}")
         if self.predictor.runtime != TORCH:
             raise RequestError(
                 501, "Only the torch runtime explains a class; this server runs another one."

@@ -29,7 +29,7 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
 
     Args:
         pool: Predicts.
-        metrics: Counts images, and is told at ``/metrics``.
+        metrics: Counts images, and is shown at ``/metrics``.
         record: Directory for marks; None: they are not taken.
         budget: Counts the bodies of requests.
     """
@@ -56,8 +56,7 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
     @app.exception_handler(HTTPException)
     async def _unknown(request: Request, error: HTTPException) -> Response:
         message = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists all."
-        told = RequestError(error.status_code, message, dict(error.headers or {}))
-        return error_reply(told)
+        return error_reply(RequestError(error.status_code, message, dict(error.headers or {})))
 
     @app.exception_handler(Exception)
     async def _failed(_: Request, __: Exception) -> Response:
@@ -80,8 +79,7 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
 
     @app.get("/model", summary="The models: classes, card, lineage, settings.")
     async def _model() -> Response:
-        if not pool.models:
-            raise RequestError(503, "No model is loaded yet.", {"Retry-After": "2"})
+        pool.require_model()
         models = [{"key": key, **source.told} for key, source in pool.models.items()]
         return JSONResponse({**models[0], "models": models, "marks": record is not None})
 

@@ -1,4 +1,4 @@
-"""The error that ends a request, and how it is told."""
+"""The error that ends a request, and its form in answers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ class RequestError(Exception):
         self.message = message
         self.headers = headers or {}
 
-    def told(self) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         """Return what the client reads: status and message."""
         return {"status": self.status, "message": self.message}
+
+
+def no_class(asked: str) -> RequestError:
+    """The error of a request that asks for a class that the model lacks."""
+    return RequestError(
+        404, f"{asked}: the model has no such class; GET /model lists its classes."
+    )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segops import files
 from segops.runtime.errors import SegopsError
-from segops.serve.errors import RequestError
+from segops.serve.errors import RequestError, no_class
 
 if TYPE_CHECKING:
     from segops.serve.answer import Model
@@ -63,9 +63,7 @@ def parsed(content: bytes, classes: Collection[str]) -> Mark:
             '{"note": "...", "class": "cat", "polygon": [[1, 1], [9, 1], [9, 9]]}.',
         ) from None
     if mark.name not in classes:
-        raise RequestError(
-            404, f"class {mark.name}: the model has no such class; GET /model lists its classes."
-        )
+        raise no_class(f"class {mark.name}")
     return mark
 
 

@@ -47,7 +47,7 @@ class Result(NamedTuple):
         """
         more = self.differing(model)
         if self.error is not None:
-            entry = {"name": self.name, "error": self.error.told(), **more}
+            entry = {"name": self.name, "error": self.error.body(), **more}
             return json.dumps(entry).encode()
         if not more:
             return self.content
@@ -56,7 +56,7 @@ class Result(NamedTuple):
 
 def error_reply(error: RequestError) -> Response:
     """Return the answer to a request that failed as a whole."""
-    text = json.dumps({"error": error.told()})
+    text = json.dumps({"error": error.body()})
     return Response(text, error.status, error.headers, JSON)
 
 
@@ -65,10 +65,10 @@ def single(result: Result, form: str, model: Mapping[str, Any]) -> Response:
     headers = {"segops-model": label(model)}
     if result.error is not None:
         headers |= result.error.headers
-        error = result.error.told()
+        error = result.error.body()
         entry = {"name": result.name, "error": error}
-        told = json.dumps({"error": error, "model": model, "results": [entry]})
-        return Response(told, result.error.status, headers, JSON)
+        text = json.dumps({"error": error, "model": model, "results": [entry]})
+        return Response(text, result.error.status, headers, JSON)
     if form == JSON:
         return Response(_document([result], model), 200, headers, JSON)
     headers["segops-confidence"] = f"{result.confidence:.6f}"
@@ -86,14 +86,12 @@ def several(results: Sequence[Result], form: str, model: Mapping[str, Any]) -> R
         for number, result in enumerate(results, 1):
             entry: dict[str, Any] = {"name": result.name, **result.differing(model)}
             if result.error is None:
-                stem = (
-                    PurePosixPath(result.name).stem.encode()[:LONGEST_STEM].decode(errors="ignore")
-                )
-                entry["mask"] = f"{number:04}-{stem}.png"
+                stem = PurePosixPath(result.name).stem.encode()[:LONGEST_STEM]
+                entry["mask"] = f"{number:04}-{stem.decode(errors='ignore')}.png"
                 entry["confidence"] = result.confidence
                 archive.writestr(entry["mask"], result.content)
             else:
-                entry["error"] = result.error.told()
+                entry["error"] = result.error.body()
             listed.append(entry)
         archive.writestr("results.json", json.dumps({"model": model, "results": listed}))
     return Response(buffer.getvalue(), 200, headers, ZIP)

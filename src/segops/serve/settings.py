@@ -1,4 +1,4 @@
-"""What `segops serve` is told by its options and the environment."""
+"""The settings of `segops serve`, from its options and the environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Settings:
         compare: A second model, the same; None: none.
         root: The workspace; None: the models are directories.
         runtime: `torch`, or the form of the export to serve of a registered model; a directory
-            is served as what it is.
+            has its own runtime.
         devices: Device of each worker process: `cpu` or `cuda:N`.
         host: Address to listen on.
         port: Its port; 0: a free one.
@@ -133,7 +133,7 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
 
 
 def devices(wanted: Literal["auto", "cpu", "cuda"], workers: int | None) -> tuple[str, ...]:
-    """Return the device of each worker; without a number of workers, one a core or GPU.
+    """Return the device of each worker; without a number of workers, one for each core or GPU.
 
     Only a system with NVIDIA's driver asks torch, which takes seconds.
 

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from segops import faults, logs
+from segops.runtime.bands import RGB
 from segops.runtime.errors import SegopsError
 from segops.serve import wire
 from segops.serve.answer import PNG, Model, Wanted
@@ -28,6 +30,7 @@ from segops.serve.errors import RequestError
 
 SMOKE_SIDE = 96
 """Side of the synthetic image of the smoke test, in pixels."""
+Answer = tuple[dict[str, Any], list[bytes]]
 log = logging.getLogger("segops")
 
 
@@ -42,10 +45,15 @@ class Worker:
         self._device = device
         self._models: dict[str, Model] = {}
         self._open = ExitStack()
+        self._tasks: dict[str, Callable[[dict[str, Any], list[bytes]], Answer]] = {
+            "load": self._load,
+            "predict": self._predict,
+            "photograph": self._photograph,
+        }
 
     def answer(
         self, head: dict[str, Any], parts: list[bytes]
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> Answer:
         """Answer a message.
 
         Args:
@@ -56,9 +64,9 @@ class Worker:
             The answer and its bytes. An answer with the key `error` holds status and message.
         """
         try:
-            return getattr(self, f"do_{head['do']}")(head, parts)  # type: ignore[no-any-return]
+            return self._tasks[head["do"]](head, parts)
         except RequestError as error:
-            return {"error": error.told()}, []
+            return {"error": error.body()}, []
         except SegopsError as error:
             return {"error": {"status": 500, "message": str(error)}}, []
         except Exception as error:
@@ -69,7 +77,7 @@ class Worker:
             message = "The server failed on this image; its log says why."
             return {"error": {"status": 500, "message": message}}, []
 
-    def do_load(self, head: dict[str, Any], _: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    def _load(self, head: dict[str, Any], _: list[bytes]) -> Answer:
         """Open a model under a key, and let it predict a synthetic image."""
         from segops.predict.bundle import load_bundle
 
@@ -90,17 +98,17 @@ class Worker:
         self._models[head["key"]] = model
         return {}, []
 
-    def do_predict(
+    def _predict(
         self, head: dict[str, Any], parts: list[bytes]
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> Answer:
         """Predict an image."""
         model = self._models[head["key"]]
         confidence, content = model.answer(parts[0], head["name"], Wanted(**head["wanted"]))
         return {"confidence": confidence}, [content]
 
-    def do_photograph(
+    def _photograph(
         self, head: dict[str, Any], parts: list[bytes]
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> Answer:
         """Check an image for a mark; see :func:`segops.serve.marks.photograph`."""
         from segops.serve.marks import photograph
 
@@ -120,7 +128,7 @@ def _smoke(model: Model) -> None:
     pixels = np.random.default_rng(0).integers(
         0, 256, (SMOKE_SIDE, SMOKE_SIDE + 1, channels), np.uint8
     )
-    if channels == 3:
+    if channels == RGB:
         from PIL import Image
 
         from segops.runtime.masks import decode_mask

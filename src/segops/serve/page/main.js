@@ -164,7 +164,7 @@ function present(isNew) {
   }
   const canExplain = told?.models[0].runtime === "torch";
   legend.show(chosen, figures.map((one) => one.model), state, light, canExplain ? explain : null);
-  find("#hint").textContent = "Choose a class, or a place in the picture, to light it."
+  find("#hint").textContent = "Choose a class, or a place in the picture, to highlight it."
     + (canExplain ? "" : " This runtime cannot explain a class; torch can.");
   const answers = figures.map((one) => one.answer);
   find("#result").classList.toggle("nothing", answers.every((one) => one?.error));
@@ -201,7 +201,7 @@ function tellResult() {
 
 function light(name) {
   state.lit = state.lit === name ? null : name;
-  announce(state.lit === null ? "No class is lit." : `${name} is lit.`);
+  announce(state.lit === null ? "No class is highlighted." : `${name} is highlighted.`);
   present(false);
 }
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 def test_a_worker_that_dies_loses_its_image_alone(bundle: Path, tmp_path: Path) -> None:
     large = picture(4000, 3000, form="JPEG")
-    with serving(tmp_path, "--model", str(bundle), "--workers", "1") as server:
+    options = ("--workers", "1", "--deadline", "600")
+    with serving(tmp_path, "--model", str(bundle), *options) as server:
         (worker,) = server.workers()
         with ThreadPoolExecutor() as pool:
             lost = pool.submit(server.client.post, "/predict", content=large)
@@ -75,6 +77,25 @@ def test_a_full_queue_and_a_deadline(bundle: Path, tmp_path: Path) -> None:
             lambda: server.client.post("/predict", content=picture()).status_code == 200,
             server.process, server.log,
         )  # fmt: skip
+
+
+def test_more_images_than_a_worker_can_predict_cost_no_worker(bundle: Path, tmp_path: Path) -> None:
+    large = picture(4000, 3000, form="JPEG")
+    predictor = load_bundle(bundle, threads=1)
+    began = time.monotonic()
+    predictor.predict_bytes(large)
+    seconds = time.monotonic() - began
+    options = ("--workers", "1", "--deadline", f"{4 * seconds + 0.5:.1f}")
+    with serving(tmp_path, "--model", str(bundle), *options) as server:
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(server.client.post, "/predict", content=large) for _ in range(24)]
+            statuses = [one.result().status_code for one in asked]
+        assert set(statuses) == {200, 504}
+        assert statuses.count(200) > 3
+        assert server.metric("segops_worker_restarts") == 0
+        many = [("image", (f"{number}.png", picture())) for number in range(33)]
+        assert error(server.client.post("/predict", files=many))[0] == 413
+        assert server.client.post("/predict", files=many[:32]).status_code == 200
 
 
 def test_keys_and_other_pages(bundle: Path, tmp_path: Path) -> None:
@@ -116,6 +137,20 @@ def test_a_stop_answers_what_is_under_way(bundle: Path, tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGTERM)
             assert asked.result().status_code == 200
         assert server.process.wait(60) == 0
+        assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_workers_end_with_a_server_that_is_killed(bundle: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, "--model", str(bundle), "--workers", "1") as server:
+        children = server.workers()
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(server.client.post, "/predict", content=picture(4000, 3000))
+            await_true(
+                lambda: server.metric("segops_images_running") == 1, server.process, server.log
+            )
+            server.process.kill()
+            with pytest.raises(httpx.TransportError):
+                asked.result()
         assert not psutil.wait_procs(children, timeout=10)[1]
 
 

@@ -46,7 +46,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: a free one.")] = 8080,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Worker processes; without it, one for each core or GPU."),
+        typer.Option(min=1, max=256, help="Worker processes (default: one a core or GPU)."),
     ] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")

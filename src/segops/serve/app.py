@@ -69,8 +69,9 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
 
     @app.get("/ready", summary="Whether a model is loaded and passed its smoke test.")
     async def _ready() -> dict[str, str]:
-        if not pool.models or not pool.live:
-            raise RequestError(503, "No model is loaded yet.", {"Retry-After": "2"})
+        pool.require_model()
+        if not pool.live:
+            raise RequestError(503, "The workers are being started.", {"Retry-After": "2"})
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Counts and times in Prometheus' text format.")

@@ -27,6 +27,4 @@ class RequestError(Exception):
 
 def no_class(asked: str) -> RequestError:
     """The error of a request that asks for a class that the model lacks."""
-    return RequestError(
-        404, f"{asked}: the model has no such class; GET /model lists its classes."
-    )
+    return RequestError(404, f"{asked}: the model has no such class; GET /model lists its classes.")

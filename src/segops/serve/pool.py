@@ -195,6 +195,15 @@ class Pool:
         except TimeoutError:
             raise RequestError(504, LATE) from None
 
+    def require_model(self) -> None:
+        """Check that a model is served.
+
+        Raises:
+            RequestError: None is yet (503).
+        """
+        if not self.models:
+            raise RequestError(503, "The model is being loaded.", {"Retry-After": "2"})
+
     def require_place(self, count: int = 1) -> None:
         """Check that so many more images may wait.
 
@@ -202,8 +211,7 @@ class Pool:
             RequestError: No model is served yet (503), more images than may ever wait (413), or
                 the queue is too full (429).
         """
-        if not self.models:
-            raise RequestError(503, "The model is being loaded.", {"Retry-After": "2"})
+        self.require_model()
         if count > self.limits.queue:
             raise RequestError(
                 413,

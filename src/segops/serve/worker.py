@@ -51,9 +51,7 @@ class Worker:
             "photograph": self._photograph,
         }
 
-    def answer(
-        self, head: dict[str, Any], parts: list[bytes]
-    ) -> Answer:
+    def answer(self, head: dict[str, Any], parts: list[bytes]) -> Answer:
         """Answer a message.
 
         Args:
@@ -98,17 +96,13 @@ class Worker:
         self._models[head["key"]] = model
         return {}, []
 
-    def _predict(
-        self, head: dict[str, Any], parts: list[bytes]
-    ) -> Answer:
+    def _predict(self, head: dict[str, Any], parts: list[bytes]) -> Answer:
         """Predict an image."""
         model = self._models[head["key"]]
         confidence, content = model.answer(parts[0], head["name"], Wanted(**head["wanted"]))
         return {"confidence": confidence}, [content]
 
-    def _photograph(
-        self, head: dict[str, Any], parts: list[bytes]
-    ) -> Answer:
+    def _photograph(self, head: dict[str, Any], parts: list[bytes]) -> Answer:
         """Check an image for a mark; see :func:`segops.serve.marks.photograph`."""
         from segops.serve.marks import photograph
 

@@ -160,4 +160,8 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
         follower = server.follower()
         assert follower is not None
         follower.kill()
+        await_true(
+            lambda: server.client.get("/ready").status_code == 200, server.process, server.log
+        )
+        assert "is started again" in server.log.read_text()
         serves(server, "1")

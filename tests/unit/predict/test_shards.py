@@ -7,15 +7,18 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from segops.predict import leases, outputs, shards
+from segops.predict import folder, leases, outputs, shards
 from segops.predict.folder import predict_folder
 from segops.predict.journal import JOURNAL, SHARDS, outputs_in
 from segops.predict.leases import Lease, Watch
@@ -272,7 +275,8 @@ def test_a_run_on_another_machine_is_waited_for_before_it_is_replaced(
 ) -> None:
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.5)
     output = tmp_path / "out"
-    Round(output, {"of": "other images"}, 2)
+    with Round(output, {"of": "other images"}, 2):
+        pass
     leave(output / SHARDS / "shard-1.lease", "elsewhere")
     began = time.monotonic()
     outcome = predict_folder(photos, bundle, output)
@@ -281,16 +285,199 @@ def test_a_run_on_another_machine_is_waited_for_before_it_is_replaced(
 
 
 def test_results_are_those_that_were_given(tmp_path: Path) -> None:
-    run = Round(tmp_path, {"of": "tests"}, 1)
     entry = finished_image((2, 1), 0.5, (1, 1))
     strange = replace(entry, mask="b\udce9.png")
     given = [entry, "b\udce9.png: broken,\nby far", strange, "{}", "null"]
-    for shard, lease in run.todo():
-        assert lease.is_held()
-        run.finish(shard, given)
-    assert list(run.results(0)) == given
+    with Round(tmp_path, {"of": "tests"}, 1) as run:
+        for shard, lease in run.todo():
+            assert lease.is_held()
+            run.finish(shard, given)
+        assert list(run.results(0)) == given
     assert not (tmp_path / JOURNAL).exists()
     assert shown(tmp_path) == set()
+
+
+def finish_all(run: Round) -> None:
+    for shard, _ in run.todo():
+        run.finish(shard, [])
+
+
+def test_a_process_between_two_shards_keeps_its_run(tmp_path: Path) -> None:
+    with Round(tmp_path, {"of": "A"}, 2) as run:
+        with pytest.raises(SegopsError, match="a prediction of other images, with other options"):
+            Round(tmp_path, {"of": "B"}, 2)
+        finish_all(run)
+        assert run.end(lambda lease: lease.require())
+    assert not list((tmp_path / SHARDS).parent.glob(".shards*"))
+    with Round(tmp_path, {"of": "B"}, 2) as run:
+        finish_all(run)
+        assert run.end(lambda lease: lease.require())
+
+
+def test_a_process_that_is_paused_as_its_run_ends_knows_that_it_ended(tmp_path: Path) -> None:
+    with Round(tmp_path, {"of": "A"}, 2) as first, Round(tmp_path, {"of": "A"}, 2) as second:
+        finish_all(first)
+        assert first.end(lambda lease: lease.require())
+        with Round(tmp_path, {"of": "B"}, 2):
+            assert list(second.todo()) == []
+            assert not second.end(lambda _: pytest.fail("another process ended the run"))
+        assert not list((tmp_path / SHARDS).parent.glob(".shards*"))
+
+
+def test_a_process_whose_run_was_taken_for_a_killed_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "POLL_SECONDS", 0.01)
+    with Round(tmp_path, {"of": "A"}, 2) as paused:
+        for path in (tmp_path / SHARDS).glob("*.lease"):
+            path.unlink()  # as if another machine had seen it stand still
+        with Round(tmp_path, {"of": "B"}, 2) as other:
+            assert list(paused.todo()) == []
+            with pytest.raises(SegopsError, match="another prediction began there"):
+                paused.end(lambda _: pytest.fail("its run is gone"))
+            finish_all(other)
+            assert other.end(lambda lease: lease.require())
+
+
+def test_who_wakes_up_while_it_ends_a_run_leaves_the_next_run_alone(tmp_path: Path) -> None:
+    with Round(tmp_path, {"of": "A"}, 1) as paused, Round(tmp_path, {"of": "A"}, 1) as second:
+        finish_all(paused)
+        later = list[Round]()
+
+        def overtaken(_: Lease) -> None:
+            (tmp_path / SHARDS / "table.lease").unlink()
+            assert second.end(lambda lease: lease.require())
+            later.append(Round(tmp_path, {"of": "C"}, 2))
+
+        assert not paused.end(overtaken)
+        (run,) = later
+        with run:
+            finish_all(run)
+            assert run.end(lambda lease: lease.require())
+
+
+def test_who_wakes_up_replaces_no_table_and_removes_nothing(
+    photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, journal = tmp_path / "out", tmp_path / "out" / JOURNAL
+    predict_folder(photos, bundle, output)
+    half = output / ".predictions.csv.abcdefgh.csv"
+
+    class Paused(Round):
+        def results(self, shard: int) -> Iterator[shards.Result]:
+            yield from super().results(shard)
+            if not half.exists():  # the first call: another process takes over what this one does
+                (self._directory / "table.lease").unlink()
+                for path in (output / "predictions.csv", journal, half):
+                    path.write_bytes(b"of a later run")
+                leave(self._directory / "table.lease", "elsewhere")
+                self._directory.rename(self._directory.with_name("gone"))
+
+    monkeypatch.setattr(folder, "Round", Paused)
+    monkeypatch.setattr(shards, "POLL_SECONDS", 0.01)
+    with pytest.raises(SegopsError, match="another prediction began there"):
+        predict_folder(photos, bundle, output)
+    for path in (output / "predictions.csv", journal, half):
+        assert path.read_bytes() == b"of a later run"
+
+
+def test_a_resumed_run_predicts_what_changed_meanwhile(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    for seed in range(6):
+        save(photos / f"{seed}.png", seed)
+    (photos / "1.png").write_bytes(b"broken")
+    write = outputs.write
+
+    def interrupted(mask: Path, *arguments: object) -> object:
+        if mask.name == "4.png":
+            raise KeyboardInterrupt
+        return write(mask, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(outputs, "write", interrupted)
+        predict_folder(photos, bundle, output, shard_size=2)
+    assert len(list((output / SHARDS).glob("*.results"))) == 2
+    save(photos / "0.png", 99)
+    save(photos / "1.png", 1)
+    (output / "2.png").unlink()
+    outcome = predict_folder(photos, bundle, output, shard_size=2)
+    assert (outcome.now + outcome.before, outcome.failures) == (6, 0)
+    assert 1 <= outcome.before <= 2  # 3.png, and 5.png if it was under way
+    predict_folder(photos, bundle, tmp_path / "fresh")
+    assert contents(output) == contents(tmp_path / "fresh")
+
+
+def test_a_process_that_joins_keeps_what_the_others_did(tmp_path: Path) -> None:
+    with Round(tmp_path, {"of": "A"}, 2) as first:
+        todo = first.todo()
+        shard, _ = next(todo)
+        first.finish(shard, [])
+        with Round(tmp_path, {"of": "A"}, 2) as second:
+            assert list(second.results(shard)) == []
+            todo.close()
+            with closing(second.todo()) as left:
+                assert next(left)[0] == 1 - shard
+
+
+def test_what_was_under_way_before_a_pause_is_not_written(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 1)
+    output, taken, late = tmp_path / "out", list[Path](), list[Path]()
+    predict, write = folder._Run._predict, outputs.write
+
+    def overtaken(self: folder._Run, image: NDArray[np.uint8]) -> object:
+        if not taken:
+            (lease,) = (output / SHARDS).glob("shard-*.lease")
+            taken.append(lease)
+            lease.unlink()
+            leave(lease, "elsewhere")
+        return predict(self, image)
+
+    def spied(mask: Path, *arguments: object) -> object:
+        if taken and taken[0].exists() and b"elsewhere" in taken[0].read_bytes():
+            late.append(mask)
+        return write(mask, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder._Run, "_predict", overtaken)
+    monkeypatch.setattr(outputs, "write", spied)
+    predict_folder(photos, bundle, output)
+    assert taken
+    assert late == []
+    assert contents(output) == whole
+
+
+def test_a_lease_that_is_given_back_and_made_anew_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, over = tmp_path / "shard-0.lease", Watch._over
+    leave(path, "elsewhere")
+
+    def late(self: Watch, path: Path) -> bytes | None:
+        path.unlink()
+        try:
+            return over(self, path)
+        finally:
+            path.touch()  # another process makes it, and has not yet written it
+
+    monkeypatch.setattr(Watch, "_over", late)
+    assert Watch().take(path) is None
+    assert path.read_bytes() == b""
+
+
+def test_a_lease_that_is_moved_aside_for_a_moment_is_still_held(tmp_path: Path) -> None:
+    path, aside = tmp_path / "shard-0.lease", tmp_path / "aside"
+    with Lease(path) as lease:
+        path.rename(aside)
+        back = Timer(leases._SECOND_LOOK_SECONDS / 5, aside.rename, [path])
+        back.start()
+        assert lease.is_held()
+        back.join()
+        assert lease.is_held()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_has_the_rows_of_all_shards_in_order(

@@ -42,8 +42,8 @@ POLL_SECONDS = 0.5
 _PLAN = "plan.json"
 _TABLE = "table"
 _PROCESS = "process-"
-_ENDED_SECONDS = 3600.0
-"""A process that does not fetch its lease of an ended run for so long was killed."""
+_LEFT_SECONDS = 3600.0
+"""What lies beside the directory for so long is of a killed process."""
 
 log = logging.getLogger("segops")
 
@@ -278,7 +278,7 @@ def _ended(directory: Path, process: str) -> Path:
 
 
 def _retire(directory: Path, watch: Watch | None = None) -> None:
-    """Remove a directory at once for all who look, and what killed processes left.
+    """Remove a directory at once for all who look, and what killed processes left long ago.
 
     Args:
         directory: The directory of a run.
@@ -288,11 +288,11 @@ def _retire(directory: Path, watch: Watch | None = None) -> None:
     aside = directory.with_name(f".{directory.name}.{uuid4().hex}")
     with suppress(FileNotFoundError):
         directory.rename(aside)
-    for path in aside.glob(f"{_PROCESS}*") if watch is not None else ():
-        if watch is not None and watch.is_live(path) is not False:
-            path.rename(_ended(directory, path.name))
+        for path in aside.glob(f"{_PROCESS}*"):
+            if watch is not None and watch.is_live(path) is not False:
+                path.rename(_ended(directory, path.name))
+    shutil.rmtree(aside, ignore_errors=True)
     for path in directory.parent.glob(f".{directory.name}.*"):
-        shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError):  # not there any more
-            if time.time() - path.stat().st_mtime > _ENDED_SECONDS:
-                path.unlink()
+        with suppress(OSError):  # another process was quicker
+            if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +113,19 @@ def finished_image(
         pixels=list(pixels),
         outputs={"mask": "sha"},
     )
+
+
+def awaited(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def leave(path: Path, machine: str, owner: str = "far:1") -> bytes:
+    """A lease of another machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"owner": owner, "machine": machine, "token": "t", "count": "1"}).encode()
+    path.write_bytes(content)
+    return content

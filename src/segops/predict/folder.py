@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from .explain import explanation, require_class
 from .image_files import File, decode_files, read_files
 from .image_list import Source
 from .journal import FORMAT, LOCK, FinishedImage, Journal
+from .leases import Lease
 from .log import PredictionLog
 from .observe import Observation, Observe, observing
 from .outputs import Options, PredictedImage
@@ -117,7 +119,7 @@ def predict_folder(
     }
     alone = files.exclusive(output / LOCK, "a prediction") if len(work) == 1 else nullcontext()
     with _named_write_errors(output), alone, ExitStack() as stack:
-        shared = Round(output, plan, len(work))
+        shared = stack.enter_context(Round(output, plan, len(work)))
         journal = stack.enter_context(closing(Journal(output)))
         predicting = stack.enter_context(ThreadPoolExecutor(1, "predict"))
         scratch = stack.enter_context(files.scratch())
@@ -147,18 +149,18 @@ class _Run:
         self.classes = len(self.predictor.class_names)
 
     def images(
-        self, sources: list[Source], label: str
+        self, sources: list[Source], label: str, lease: Lease
     ) -> Generator[tuple[bool | str, Result], None, None]:
         """As :meth:`segops.predict.work.Predicts.images`."""
-        with closing(self._results(sources)) as made:
+        with closing(self._results(sources, lease)) as made:
             for source, done in zip(sources, track(made, label, len(sources)), strict=True):
                 yield done, done if isinstance(done, str) else self._entry(source)
 
-    def video(self, source: Source) -> tuple[bool | str, Result]:
+    def video(self, source: Source, lease: Lease) -> tuple[bool | str, Result]:
         """As :meth:`segops.predict.work.Predicts.video`."""
         job = VideoJob(
             source, self.predictor, self.model, self.device, self.journal, self.options,
-            self.predicting,
+            self.predicting, lease,
         )  # fmt: skip
         try:
             done = job.run(self.overwrite)
@@ -169,7 +171,7 @@ class _Run:
             return message, message
         return done, self._entry(source)
 
-    def _results(self, sources: list[Source]) -> Generator[bool | str, None, None]:
+    def _results(self, sources: list[Source], lease: Lease) -> Generator[bool | str, None, None]:
         """For each image: True once predicted, False if an earlier run did, else what is wrong."""
         remote = any(source.url for source in sources)
         if self.options.probabilities and not remote:
@@ -177,8 +179,9 @@ class _Run:
             log.info("probabilities: %.2f GiB in %d file(s)", size / 2**30, len(sources))
         fetched = bucket.fetched(sources, self.scratch)
         with closing(fetched) if remote else nullcontext(sources) as items:
+            do = partial(self._do, lease)
             yield from pipelined(
-                items, self._do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
+                items, do, THREADS, IMAGES_AT_ONCE - 1, size=self._size, limit=BYTES_AT_ONCE
             )
 
     def _entry(self, source: Source) -> FinishedImage:
@@ -202,7 +205,7 @@ class _Run:
         """Bytes of an image's probabilities; 0 where the options do not ask for them."""
         return 2 * self.classes * width * height if self.options.probabilities else 0
 
-    def _do(self, source: Source) -> bool | str:
+    def _do(self, lease: Lease, source: Source) -> bool | str:
         """Read, predict and write an image; see :meth:`_results`. Runs in a thread."""
         sha256: str | None = None
         try:
@@ -218,8 +221,10 @@ class _Run:
         except (SegopsError, RuntimeError, MemoryError) as error:
             if not _is_expected(error):
                 raise
+            lease.require()
             self._remove_outdated(source, sha256)
             return _message(source, error)
+        lease.require()
         self._write(source, sha256, predicted)
         if self.observed is not None and observation is not None:
             with _named_write_errors(source.path):

@@ -5,8 +5,9 @@ is over when its counter has stood still for a while, measured by the clock of t
 watches: two machines' clocks need not agree. On one machine there is no wait: the kernel frees the
 lock on the file when its process ends, however it ends.
 
-A lease spares work, and nothing rests on it: what is written under a lease is the same whoever
-writes it, and is written whole.
+Within a run a lease spares work: what is written under it is the same whoever writes it, and is
+written whole. A process that was paused may wake after its run has ended and a run of another model
+began, so it asks for its lease before each file that it puts in place.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 """A lease whose counter stands still for so long is over."""
 
+_SECOND_LOOK_SECONDS = 0.05
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 log = logging.getLogger("segops")
+
+
+class LostLeaseError(Exception):
+    """Another process has taken over what this one was doing."""
 
 
 class Lease:
@@ -41,6 +47,7 @@ class Lease:
         path: Its file.
 
     Attributes:
+        path: Its file; set it anew where its directory is renamed.
         lost: Set once another process is known to have taken it over.
 
     Raises:
@@ -48,7 +55,7 @@ class Lease:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._token = uuid4().hex
         self._count = 0
         self._ended, self.lost = Event(), Event()
@@ -78,23 +85,39 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         """Give the lease back."""
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give the lease back; a second time does nothing."""
+        if self._ended.is_set():
+            return
         self._ended.set()
         self._thread.join()
         if self.is_held():
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
 
     def is_held(self) -> bool:
         """Whether no other process has taken the lease over, as after a pause of this one."""
-        if not self.lost.is_set():
-            try:
-                if _field(self._path.read_bytes(), "token") != self._token:
-                    self.lost.set()
-            except FileNotFoundError:
+        if not self.lost.is_set() and not self._is_there():
+            # Another process may have moved the file aside for a moment; see Watch.take.
+            time.sleep(_SECOND_LOOK_SECONDS)
+            if not self._is_there():
                 self.lost.set()
-            except OSError:
-                pass  # a fault of the shared disk: others take over once it lasts
         return not self.lost.is_set()
+
+    def require(self) -> None:
+        """Raise LostLeaseError unless the lease is held."""
+        if not self.is_held():
+            raise LostLeaseError(self.path.stem)
+
+    def _is_there(self) -> bool:
+        try:
+            return _field(self.path.read_bytes(), "token") == self._token
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # a fault of the shared disk: others take over once it lasts
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS) and self.is_held():
@@ -124,7 +147,10 @@ class Watch:
         """The lease of a file; None while another process has it."""
         with suppress(FileExistsError):
             return Lease(path)
-        content = self._over(path)
+        try:
+            content = self._over(path)
+        except FileNotFoundError:
+            return None  # given back meanwhile: whoever makes it next has it
         if content is None:
             return None
         aside = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -141,18 +167,18 @@ class Watch:
 
     def is_live(self, path: Path) -> bool | None:
         """Whether a lease's process lives; None as long as this is not known."""
-        if self._over(path) is not None:
+        try:
+            if self._over(path) is not None:
+                return False
+        except FileNotFoundError:
             return False
         return True if path in self._moved or _owner_is_here(path) else None
 
     def _over(self, path: Path) -> bytes | None:
         """The content of a lease that is over; None for others."""
-        try:
-            content = path.read_bytes()
-            if _is_here(content):
-                return content if _is_unlocked(path) else None
-        except FileNotFoundError:
-            return b""  # given back meanwhile
+        content = path.read_bytes()
+        if _is_here(content):
+            return content if _is_unlocked(path) else None
         seen, since = self._seen.get(path, (None, 0.0))
         if seen != content:
             if seen is not None:

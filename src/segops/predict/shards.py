@@ -4,12 +4,17 @@ The images are divided into shards, by their order; a video is a shard too. The 
 run makes the directory `SHARDS` in the outputs:
 
     plan.json           what the run predicts, and how: a process with another plan is refused
+    process-TOKEN.lease a process that takes part
     shard-N.lease       who works on a shard; see :mod:`segops.predict.leases`
     shard-N.TOKEN.jsonl the journal of the process that worked on it
-    shard-N.results     what came of every image, written whole once the shard is done
+    shard-N.RUN.results what came of every image, written whole once the shard is done
 
 Who finds all shards done takes the lease `table`, puts the results together and removes the
-directory. A run of one shard, which most are, goes the same way alone.
+directory; it puts the leases of the other processes beside it, which tells them that the run ended.
+A run of one shard, which most are, goes the same way alone.
+
+A run without a live process was killed. The next process begins a new one in its place, and finds
+in the journals what is done, by the content of each image.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,6 +41,10 @@ POLL_SECONDS = 0.5
 
 _PLAN = "plan.json"
 _TABLE = "table"
+_PROCESS = "process-"
+_LEFT_SECONDS = 3600.0
+"""What lies beside the directory for so long is of a killed process."""
+
 log = logging.getLogger("segops")
 
 Result = FinishedImage | str
@@ -44,6 +53,8 @@ Result = FinishedImage | str
 
 class Round:
     """A run of a prediction by one or several processes, from its plan to its table.
+
+    This process takes part from the making until the end of the ``with`` block.
 
     Args:
         output: Directory of the outputs.
@@ -55,10 +66,19 @@ class Round:
     """
 
     def __init__(self, output: Path, plan: Mapping[str, Any], shards: int) -> None:
-        self._directory = output / SHARDS
+        self._output, self._directory = output, output / SHARDS
         self._shards = shards
         self._watch = Watch()
-        self._token = self._join(output, dict(plan))
+        self._process = f"{_PROCESS}{uuid4().hex}{leases.SUFFIX}"
+        self._token, self._lease = self._join(dict(plan))
+
+    def __enter__(self) -> Round:
+        """Return the run."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take part no longer."""
+        self._lease.give_back()
 
     def todo(self) -> Generator[tuple[int, Lease], None, None]:
         """Yield the shards that this process is to do, each under its lease.
@@ -77,7 +97,7 @@ class Round:
                     continue
                 idle = False
                 with lease:
-                    if not self._results(shard).is_file():
+                    if not self._results(shard).is_file() and self._is_on():
                         yield shard, lease
             if not left or not idle:
                 continue
@@ -112,12 +132,16 @@ class Round:
                 entry = parsed(line)
                 yield json.loads(line) if entry is None else entry
 
-    def end(self, put_together: Callable[[], None]) -> bool:
+    def end(self, put_together: Callable[[Lease], None]) -> bool:
         """End the run once every shard is done; false where another process ends it.
 
         Args:
-            put_together: Makes the table and whatever else is made of all results. It may run
-                again after a process that was killed in it.
+            put_together: Makes the table and whatever else is made of all results, under a lease
+                that it asks for before it replaces or removes a file. It may run again after a
+                process that was killed in it.
+
+        Raises:
+            SegopsError: The run was ended by a process that took it for a killed one.
         """
         while self._is_on():
             lease = self._take(_TABLE)
@@ -126,60 +150,93 @@ class Round:
                 continue
             with lease:
                 if self._is_on():
-                    put_together()
-                    _retire(self._directory)
+                    try:
+                        put_together(lease)
+                        lease.require()
+                    except Exception:
+                        if lease.is_held():
+                            raise
+                        continue  # another process took it over, and ends the run or has ended it
+                    self._lease.give_back()
+                    _retire(self._directory, self._watch)
                     return True
-        return False
+        for _ in range(4):
+            with suppress(FileNotFoundError):
+                _ended(self._directory, self._process).unlink()
+                return False
+            time.sleep(POLL_SECONDS)
+        raise SegopsError(
+            f"{self._output}: another prediction began there while this one did not answer, and "
+            "ended it. Run the same command again: it continues where it stopped."
+        )
 
-    def _join(self, output: Path, plan: dict[str, Any]) -> str:
-        """Make the run's directory, or join the run that has the same plan; the run's token."""
+    def _join(self, plan: dict[str, Any]) -> tuple[str, Lease]:
+        """Make the run's directory, or join a live run that has the same plan.
+
+        Returns:
+            The run's token, and the lease of this process in it.
+        """
         told = False
         while True:
             token = uuid4().hex
-            if self._make({**plan, "run": token}):
-                return token
+            if made := self._make({**plan, "run": token}):
+                return token, made
             found = self._plan()
             token = str(found.pop("run", ""))
-            if found == plan:
-                log.debug("joining run %s", token)
-                return token
-            live = [self._watch.is_live(path) for path in self._directory.glob(f"*{leases.SUFFIX}")]
+            live = self._live()
+            if any(live) and found == plan:
+                with suppress(FileNotFoundError):
+                    lease = Lease(self._directory / self._process)
+                    if self._plan().get("run") == token:
+                        log.debug("joining run %s", token)
+                        return token, lease
+                    lease.give_back()
+                continue
             if any(live):
                 raise SegopsError(
-                    f"{output}: a prediction of other images, with other options or of another "
-                    "model is under way there. Wait for it to end, start this one with the same "
-                    "arguments to share it, or give another --output."
+                    f"{self._output}: a prediction of other images, with other options or of "
+                    "another model is under way there. Wait for it to end, start this one with "
+                    "the same arguments to share it, or give another --output."
                 )
             if None in live:
                 if not told:
                     told = True
                     log.info(
                         "%s: another prediction began there; waiting for %.0f s to see whether it "
-                        "still runs", output, leases.EXPIRY_SECONDS,
+                        "still runs", self._output, leases.EXPIRY_SECONDS,
                     )  # fmt: skip
                 time.sleep(POLL_SECONDS)
                 continue
             # It was killed. What it finished stays finished.
-            journal = Journal(output)
-            journal.absorb(self._directory.glob(f"*{JOURNAL.suffix}"))
-            journal.compact()
-            journal.close()
-            if self._plan().get("run", "") == token:
-                _retire(self._directory)
+            with closing(Journal(self._output)) as journal:
+                journal.absorb(self.journals())
+                if self._plan().get("run", "") == token and set(self._live()) <= {False}:
+                    journal.compact()
+                    _retire(self._directory)
 
-    def _make(self, plan: dict[str, Any]) -> bool:
-        """Make the directory with its plan, whole; false where there is one."""
+    def _live(self) -> list[bool | None]:
+        """Whether each lease's process lives, as :meth:`Watch.is_live` says."""
+        paths = self._directory.glob(f"*{leases.SUFFIX}")
+        return [self._watch.is_live(path) for path in paths]
+
+    def _make(self, plan: dict[str, Any]) -> Lease | None:
+        """Make the directory, whole, with its plan and a lease; None where there is one."""
         temporary = self._directory.with_name(f".{self._directory.name}.{uuid4().hex}")
         temporary.mkdir(parents=True)
-        files.write_json(temporary / _PLAN, plan)
+        lease = None
         try:
+            files.write_json(temporary / _PLAN, plan)
+            lease = Lease(temporary / self._process)
             temporary.rename(self._directory)
         except OSError:
+            if lease is not None:
+                lease.give_back()
             if self._directory.is_dir() or not temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
-                return False
+                return None
             raise
-        return True
+        lease.path = self._directory / self._process
+        return lease
 
     def _plan(self) -> dict[str, Any]:
         try:
@@ -208,17 +265,34 @@ class Round:
         return ", ".join(sorted(found))
 
     def _results(self, shard: int) -> Path:
-        return self._directory / f"{_name(shard)}.results"
+        return self._directory / f"{_name(shard)}.{self._token}.results"
 
 
 def _name(shard: int) -> str:
     return f"shard-{shard}"
 
 
-def _retire(directory: Path) -> None:
-    """Remove a directory at once for all who look, and those that killed processes left."""
+def _ended(directory: Path, process: str) -> Path:
+    """Where the lease of a process lies once its run has ended."""
+    return directory.with_name(f".{directory.name}.{process}")
+
+
+def _retire(directory: Path, watch: Watch | None = None) -> None:
+    """Remove a directory at once for all who look, and what killed processes left long ago.
+
+    Args:
+        directory: The directory of a run.
+        watch: Knows which of its processes were killed; the others are told that the run ended.
+            None: it did not end, and nobody is told.
+    """
     aside = directory.with_name(f".{directory.name}.{uuid4().hex}")
     with suppress(FileNotFoundError):
         directory.rename(aside)
+        for path in aside.glob(f"{_PROCESS}*"):
+            if watch is not None and watch.is_live(path) is not False:
+                path.rename(_ended(directory, path.name))
+    shutil.rmtree(aside, ignore_errors=True)
     for path in directory.parent.glob(f".{directory.name}.*"):
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # another process was quicker
+            if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

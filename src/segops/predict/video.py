@@ -15,13 +15,13 @@ counts with the weight 2 / (N + 1), the mean before it with the rest.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ from . import outputs
 from .bundle import BundledPredictor
 from .image_list import Source
 from .journal import FORMAT, VIDEOS, FinishedImage, Journal
+from .leases import Lease
 from .outputs import Options, draw_overlay, path_of
 from .table import Frame, write_frames
 from .video_file import Video, open_video, writing
@@ -49,7 +50,6 @@ SEGMENT_FRAMES = 256
 LARGEST_STATE = 1 << 30
 """Bytes of the probabilities of a frame that smoothing keeps."""
 
-_KEY = "video.json"
 log = logging.getLogger("segops")
 
 
@@ -74,6 +74,7 @@ class VideoJob:
         journal: Gets the entry of the video.
         options: Whether to draw an overlay, and how to smooth.
         predicting: The one thread that predicts.
+        lease: Asked for before the outputs are replaced.
     """
 
     source: Source
@@ -83,6 +84,7 @@ class VideoJob:
     journal: Journal
     options: Options
     predicting: ThreadPoolExecutor
+    lease: Lease
 
     def run(self, overwrite: bool) -> bool:
         """Predict the video; false if an earlier run did.
@@ -90,6 +92,7 @@ class VideoJob:
         Raises:
             SegopsError: The file cannot be read as a video, or the model takes other images.
             OSError: A file cannot be written.
+            LostLeaseError: Another process has the lease.
         """
         if self.predictor.channels != RGB:
             raise SegopsError(
@@ -102,6 +105,7 @@ class VideoJob:
         mask, kinds = self.source.mask_path, self.options.video_kinds()
         earlier = self.journal.get(self.source.mask)
         if earlier and (earlier.image, earlier.model) != (content, self.model):
+            self.lease.require()
             outputs.remove(mask, earlier.outputs, {})
         elif (
             earlier
@@ -119,18 +123,14 @@ class VideoJob:
         if earlier is not None:
             outputs.remove(mask, earlier.outputs, entry.outputs)
         self.journal.add(entry)
-        shutil.rmtree(segments)
+        shutil.rmtree(segments, ignore_errors=True)
         return True
 
     def _segments(self, content: str) -> Path:
-        """The directory of the segments, without those of another prediction."""
-        name = sha256(self.source.mask.encode(errors="surrogateescape")).hexdigest()[:16]
-        directory = self.source.output / VIDEOS / name
-        key = [content, self.model, self.device, self.options.smooth]
-        if not (directory / _KEY).is_file() or files.read_json(directory / _KEY) != key:
-            shutil.rmtree(directory, ignore_errors=True)
-            files.write_json(directory / _KEY, key)
-        return directory
+        """The directory of the segments, one for all that decides what is in them."""
+        key = [self.source.mask, content, self.model, self.device, self.options.smooth]
+        name = files.sha256_bytes(json.dumps(key).encode())[:16]
+        return self.source.output / VIDEOS / name
 
     def _predict(self, video: Video, directory: Path) -> None:
         """Write the segments that are not there yet."""
@@ -175,6 +175,13 @@ class VideoJob:
             by_kind = {kind.partition(" ")[0]: path for kind, path in paths.items()}
             with closing(self._frames(video, directory, by_kind, written)) as frames:
                 write_frames(by_kind.pop("frames"), self.predictor.class_names, frames)
+            if written.frames != video.frames:
+                # A process that went on with the video ended it, and removed the segments.
+                self.lease.require()
+                raise SegopsError(
+                    f"{directory}: holds {written.frames} predicted frames of {video.frames}: a "
+                    "file was removed. Run the same command again."
+                )
             for kind, path in by_kind.items():
                 # OpenCV does not say that the disk is full.
                 if open_video(path, video.width * video.height * 2).frames != written.frames:
@@ -185,6 +192,7 @@ class VideoJob:
             hashes: dict[str, str | None] = {
                 kind: files.sha256_file(path) for kind, path in paths.items()
             }
+            self.lease.require()
         if written.varies:
             log.warning(
                 "%s: its frames follow at varying times; the videos written show %.6g a second. "

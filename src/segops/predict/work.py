@@ -60,11 +60,15 @@ class Predicts(Protocol):
     """What predicts images and videos."""
 
     def images(
-        self, sources: list[Source], label: str
+        self, sources: list[Source], label: str, lease: Lease
     ) -> Generator[tuple[bool | str, Result], None, None]:
-        """Yield, for each image, what :meth:`FolderResult.add` takes, and its result."""
+        """Yield, for each image, what :meth:`FolderResult.add` takes, and its result.
 
-    def video(self, source: Source) -> tuple[bool | str, Result]:
+        Raises:
+            LostLeaseError: Another process has the lease; what is not yet written stays so.
+        """
+
+    def video(self, source: Source, lease: Lease) -> tuple[bool | str, Result]:
         """The same for a video."""
 
 
@@ -88,6 +92,7 @@ class Work:
     def __post_init__(self) -> None:
         self._shards = -(-len(self.found.images) // self.shard_size)
         self._outcome = FolderResult(self.output / TABLE if self.found.images else None)
+        self._ended = self._outcome
 
     def __len__(self) -> int:
         """Number of shards."""
@@ -105,9 +110,9 @@ class Work:
                     lease.lost.set()
                 if lease.lost.is_set():
                     log.warning("shard %d: another process took it over meanwhile", shard + 1)
-        ended = FolderResult(self._outcome.table)
-        if not run.end(lambda: self._put_together(run, journal, ended)):
+        if not run.end(lambda lease: self._put_together(run, journal, lease)):
             return self._outcome
+        ended = self._ended
         ended.now = self._outcome.now
         ended.before = max(0, ended.before - ended.now)
         return ended
@@ -120,7 +125,7 @@ class Work:
         own, earlier = run.journal_files(shard)
         writing = nullcontext() if len(self) == 1 else journal.of_shard(own, earlier)
         # On an error or Ctrl-C, images under way end before the pool and the journal do.
-        with writing, closing(self._made(shard, predicts)) as made:
+        with writing, closing(self._made(shard, predicts, lease)) as made:
             for what, result in made:
                 done.append(what)
                 results.append(result)
@@ -132,19 +137,20 @@ class Work:
                 self._outcome.add(what)
 
     def _made(
-        self, shard: int, predicts: Predicts
+        self, shard: int, predicts: Predicts, lease: Lease
     ) -> Generator[tuple[bool | str, Result], None, None]:
         if shard < self._shards:
             label = f"predict, shard {shard + 1} of {self._shards}"
             sources = list(self._images(shard))
-            yield from predicts.images(sources, label if self._shards > 1 else "predict")
+            yield from predicts.images(sources, label if self._shards > 1 else "predict", lease)
         else:
             for video in self.found.videos.part(shard - self._shards, 1):
-                yield predicts.video(video)
+                yield predicts.video(video, lease)
 
-    def _put_together(self, run: Round, journal: Journal, ended: FolderResult) -> None:
+    def _put_together(self, run: Round, journal: Journal, lease: Lease) -> None:
         """Write the table and the journal, and clear what killed processes left half-written."""
         journal.absorb(run.journals())
+        self._ended = ended = FolderResult(self._outcome.table)
 
         def results(shard: int, sources: Iterator[Source]) -> Iterator[tuple[str, Result]]:
             for source, result in zip(sources, run.results(shard), strict=True):
@@ -152,13 +158,16 @@ class Work:
                 if isinstance(result, FinishedImage):
                     journal.put(result)
                 yield source.name, result
+            lease.require()  # the table of an older run replaces none
 
         images = (results(shard, self._images(shard)) for shard in range(self._shards))
         if self._outcome.table is not None:
             write_table(self._outcome.table, self.class_names, chain.from_iterable(images))
         for number, source in enumerate(self.found.videos.part(0, len(self.found.videos))):
             list(results(self._shards + number, iter([source])))
+        lease.require()
         journal.compact()
+        lease.require()
         directories = (self.found.images.directories(), self.found.videos.directories())
         shutil.rmtree(self.output / VIDEOS, ignore_errors=True)
         state = (self.output / JOURNAL).parent

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Event, Thread
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from segops.predict import leases, outputs, shards
+from segops.predict import folder, leases, outputs, shards
 from segops.predict.folder import predict_folder
 from segops.predict.journal import JOURNAL, SHARDS, outputs_in
-from segops.predict.leases import Lease, Watch
 from segops.predict.outputs import Options
 from segops.predict.shards import Round
 from segops.runtime.errors import SegopsError
-from tests.support.folder_runs import contents, finished_image, make_bundle, save, shown, table
+from tests.support.folder_runs import (
+    awaited,
+    contents,
+    leave,
+    make_bundle,
+    save,
+    table,
+)
 
 COUNT, SIZE = 23, 4
 SHARD_COUNT = 6
@@ -71,13 +76,6 @@ def share_slowly(photos: Path, bundle: Path, output: Path) -> None:
 
     outputs.write = slow  # type: ignore[assignment]
     share(photos, bundle, output)
-
-
-def awaited(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_one_process_writes_the_same_in_shards_of_any_size(
@@ -184,66 +182,6 @@ def test_the_table_is_made_again_after_a_kill_in_its_making(
     assert contents(output) == whole
 
 
-def leave(path: Path, machine: str, owner: str = "far:1") -> bytes:
-    """A lease of another machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"owner": owner, "machine": machine, "token": "t", "count": "1"}).encode()
-    path.write_bytes(content)
-    return content
-
-
-def test_a_lease_of_another_machine_is_over_once_its_counter_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.5)
-    path, watch = tmp_path / "shard-0.lease", Watch()
-    leave(path, "elsewhere")
-    os.utime(path, (2e9, 2e9))  # its clock is far ahead
-    stop = Event()
-
-    def beat() -> None:
-        count = 1
-        while not stop.wait(0.1):
-            count += 1
-            path.write_bytes(path.read_bytes()[:-3] + f"{count % 10}".encode() + b'"}')
-
-    beating = Thread(target=beat)
-    beating.start()
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
-        assert watch.take(path) is None
-        time.sleep(0.05)
-    assert watch.is_live(path)
-    stop.set()
-    beating.join()
-    began = time.monotonic()
-    while (lease := watch.take(path)) is None:
-        time.sleep(0.05)
-    assert 0.3 < time.monotonic() - began < 5
-    with lease:
-        assert lease.is_held()
-        assert leases.owner(path.read_bytes()).endswith(f":{os.getpid()}")
-        with pytest.raises(FileExistsError):
-            Lease(path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lease_beats_and_notices_that_it_was_taken_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
-    path = tmp_path / "shard-0.lease"
-    with Lease(path) as lease:
-        first = path.read_bytes()
-        awaited(lambda: path.read_bytes() != first)
-        assert len(path.read_bytes()) == len(first)
-        assert Watch().take(path) is None
-        path.unlink()
-        other = leave(path, "elsewhere")
-        assert lease.lost.wait(5)
-    assert path.read_bytes() == other  # not this process's to remove
-
-
 def test_a_shard_whose_lease_is_lost_is_left_to_the_other_process(
     photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
@@ -272,7 +210,8 @@ def test_a_run_on_another_machine_is_waited_for_before_it_is_replaced(
 ) -> None:
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.5)
     output = tmp_path / "out"
-    Round(output, {"of": "other images"}, 2)
+    with Round(output, {"of": "other images"}, 2):
+        pass
     leave(output / SHARDS / "shard-1.lease", "elsewhere")
     began = time.monotonic()
     outcome = predict_folder(photos, bundle, output)
@@ -280,17 +219,86 @@ def test_a_run_on_another_machine_is_waited_for_before_it_is_replaced(
     assert outcome.now == COUNT - 1
 
 
-def test_results_are_those_that_were_given(tmp_path: Path) -> None:
-    run = Round(tmp_path, {"of": "tests"}, 1)
-    entry = finished_image((2, 1), 0.5, (1, 1))
-    strange = replace(entry, mask="b\udce9.png")
-    given = [entry, "b\udce9.png: broken,\nby far", strange, "{}", "null"]
-    for shard, lease in run.todo():
-        assert lease.is_held()
-        run.finish(shard, given)
-    assert list(run.results(0)) == given
-    assert not (tmp_path / JOURNAL).exists()
-    assert shown(tmp_path) == set()
+def test_who_wakes_up_replaces_no_table_and_removes_nothing(
+    photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, journal = tmp_path / "out", tmp_path / "out" / JOURNAL
+    predict_folder(photos, bundle, output)
+    half = output / ".predictions.csv.abcdefgh.csv"
+
+    class Paused(Round):
+        def results(self, shard: int) -> Iterator[shards.Result]:
+            yield from super().results(shard)
+            if not half.exists():  # the first call: another process takes over what this one does
+                (self._directory / "table.lease").unlink()
+                for path in (output / "predictions.csv", journal, half):
+                    path.write_bytes(b"of a later run")
+                leave(self._directory / "table.lease", "elsewhere")
+                self._directory.rename(self._directory.with_name("gone"))
+
+    monkeypatch.setattr(folder, "Round", Paused)
+    monkeypatch.setattr(shards, "POLL_SECONDS", 0.01)
+    with pytest.raises(SegopsError, match="another prediction began there"):
+        predict_folder(photos, bundle, output)
+    for path in (output / "predictions.csv", journal, half):
+        assert path.read_bytes() == b"of a later run"
+
+
+def test_a_resumed_run_predicts_what_changed_meanwhile(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    for seed in range(6):
+        save(photos / f"{seed}.png", seed)
+    (photos / "1.png").write_bytes(b"broken")
+    write = outputs.write
+
+    def interrupted(mask: Path, *arguments: object) -> object:
+        if mask.name == "4.png":
+            raise KeyboardInterrupt
+        return write(mask, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(outputs, "write", interrupted)
+        predict_folder(photos, bundle, output, shard_size=2)
+    assert len(list((output / SHARDS).glob("*.results"))) == 2
+    save(photos / "0.png", 99)
+    save(photos / "1.png", 1)
+    (output / "2.png").unlink()
+    outcome = predict_folder(photos, bundle, output, shard_size=2)
+    assert (outcome.now + outcome.before, outcome.failures) == (6, 0)
+    assert 1 <= outcome.before <= 2  # 3.png, and 5.png if it was under way
+    predict_folder(photos, bundle, tmp_path / "fresh")
+    assert contents(output) == contents(tmp_path / "fresh")
+
+
+def test_what_was_under_way_before_a_pause_is_not_written(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 1)
+    output, taken, late = tmp_path / "out", list[Path](), list[Path]()
+    predict, write = folder._Run._predict, outputs.write
+
+    def overtaken(self: folder._Run, image: NDArray[np.uint8]) -> object:
+        if not taken:
+            (lease,) = (output / SHARDS).glob("shard-*.lease")
+            taken.append(lease)
+            lease.unlink()
+            leave(lease, "elsewhere")
+        return predict(self, image)
+
+    def spied(mask: Path, *arguments: object) -> object:
+        if taken and taken[0].exists() and b"elsewhere" in taken[0].read_bytes():
+            late.append(mask)
+        return write(mask, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder._Run, "_predict", overtaken)
+    monkeypatch.setattr(outputs, "write", spied)
+    predict_folder(photos, bundle, output)
+    assert taken
+    assert late == []
+    assert contents(output) == whole
 
 
 def test_the_table_has_the_rows_of_all_shards_in_order(

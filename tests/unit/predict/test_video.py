@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,10 +19,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segops.predict import video, video_file
+from segops.predict import leases, video, video_file
 from segops.predict.bundle import load_bundle
 from segops.predict.folder import predict_folder
-from segops.predict.journal import VIDEOS
+from segops.predict.journal import SHARDS, VIDEOS
 from segops.predict.outputs import Options
 from segops.predict.video_file import open_video, writing
 from segops.report.overlay import overlay
@@ -406,6 +408,40 @@ def test_a_disk_that_takes_a_part_of_a_video_is_noticed(
     outcome = predict_folder(path, bundle, output)
     assert "damaged" in outcome.failed[0] or "cannot be written whole" in outcome.failed[0]
     assert shown(output) == set()
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_a_video_whose_segments_are_gone_replaces_none(
+    overtaken: bool, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "SEGMENT_FRAMES", 3)
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.3)
+    path, output = film(tmp_path / "clip.mp4"), tmp_path / "out"
+    predict_folder(path, bundle, output)
+    read, removed = video._read_segments, list[Path]()
+    sound = {name: contents(output)[name] for name in shown(output)}
+
+    def gone(directory: Path) -> Iterator[video._Predicted]:
+        assert {name: one for name, one in contents(output).items() if name in sound} == sound
+        for number, predicted in enumerate(read(directory)):
+            if number == 4 and not removed:
+                removed.append(directory)
+                shutil.rmtree(directory)
+                if overtaken:
+                    (lease,) = (output / SHARDS).glob("shard-*.lease")
+                    content = lease.read_bytes().replace(b'"token": "', b'"token": "x')
+                    lease.unlink()
+                    lease.write_bytes(content)
+            yield predicted
+
+    monkeypatch.setattr(video, "_read_segments", gone)
+    outcome = predict_folder(path, bundle, output, overwrite=True)
+    assert removed
+    if overtaken:
+        assert outcome.now == 1  # once nobody else has it, this process takes it anew
+    else:
+        assert "holds 6 predicted frames of 11" in outcome.failed[0]
+    assert {name: contents(output)[name] for name in shown(output)} == sound
 
 
 def test_a_list_may_name_videos(bundle: Path, tmp_path: Path) -> None:

@@ -51,11 +51,15 @@ def test_the_export_that_the_gate_offers_predicts_in_the_models_place(exported: 
         (read_mask(one) != read_mask(exported / "by-torch" / one.name)).mean() for one in masks
     ]
     assert np.mean(differing) < 1e-3
-    if parity["onnx-int8"]["miou_difference"] < -1e-4:
-        done = segops(exported, "predict", images, "--runtime", "onnx-int8", "--output", "no")
-        assert done.returncode == 1
-        assert "not offered" in done.stderr
-        assert not (exported / "no").exists()
+    done = segops(exported, "predict", images, "--runtime", "onnx-int8", "--output", "no")
+    assert done.returncode == 1
+    assert "onnx-int8 is not offered: " in done.stderr
+    assert not (exported / "no").exists()
+    arguments = ("--runtime", "onnx", "--explain", "auto", "--output", "no")
+    done = segops(exported, "predict", images, *arguments)
+    assert done.returncode == 1
+    assert "--explain: the model is an export for onnx" in done.stderr
+    assert not (exported / "no").exists()
     done = segops(exported, "predict", images, "--runtime", "openvino", "--output", "no")
     assert done.returncode == 1
     assert "without an export openvino (it has: onnx" in done.stderr

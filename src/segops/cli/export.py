@@ -35,7 +35,6 @@ def export(
     `segops predict --model OUTPUT` predicts with what is written. The gate has not judged it: what
     a run exports (`export.formats`) is scored beside the model.
     """
-    from segops import paths
     from segops.export import make
     from segops.release.resolve import resolved
 
@@ -47,13 +46,11 @@ def export(
     ids: tuple[str, ...] = ()
     images: Iterator[Any] = iter(())
     if quantize is not None:
-        from segops.data.store import PackedStore
-        from segops.export.calibration import chosen
+        from segops.export import calibration
         from segops.params.file import load_params
 
-        store = PackedStore(root / paths.PACKED)
-        ids = chosen(store, load_params(root).export.calibration_images)
-        images = (store.image(one) for one in ids)
+        count = load_params(root).export.calibration_images
+        ids, images = calibration.of_workspace(root, count)
     with resolved(model, root) as bundle:
         digest = make.export(bundle, {name: output}, ids, images)[name]
     console.say(f"{output}: {name}, digest {digest[:12]}.")

@@ -1,7 +1,8 @@
 """Parity: how the exports of a model predict beside the model itself, on the same images.
 
 Each export is scored with its own runtime and by its whole path of prediction (windows, mirroring,
-scales), as the model was. An export that fails is not an error: it is found out, and not offered.
+scales), as the model was. An export that fails is not an error of the stage: it gets an error in
+place of figures and is not offered.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segops import files, paths
 from segops.data.store import PackedStore
@@ -22,14 +23,10 @@ from segops.evaluate.bootstrap import paired_class_differences, paired_differenc
 from segops.evaluate.score import Scores, score
 from segops.metrics.catalogue import compute_metrics
 from segops.params.evaluate import EvaluateParams
-from segops.predict.bundle import TORCH, load_bundle, read_model, runtime_of
+from segops.predict.bundle import EXPORT, TORCH, read_model, runtime_of
 from segops.runtime.errors import SegopsError
 
 MIB = 2**20
-SAME_LOGITS = 1e-3
-"""Largest difference, as a share of the largest logit, of an image alone and in a batch."""
-CROPS = ((64, 96), (75, 50))
-"""Heights and widths of the images of a batch; smaller ones where an image is."""
 log = logging.getLogger("segops")
 
 
@@ -65,48 +62,50 @@ def judge(
         export's minus the model's.
     """
     digests = exports(root)
-    found: dict[str, Any] = {}
+    if not digests:
+        return {}
+    model = bundle, scores.bundle_digest
+    found: dict[str, Any] = {
+        TORCH: {"bundle_digest": scores.bundle_digest, "mib": size_mib(bundle), "error": None}
+    }
+    measure = partial(speed.measure, store=store, split=split, device="cpu", threads=threads)
     for name, digest in digests.items():
         directory = root / paths.EXPORTS / name
+        about = read_model(directory)
         figures: dict[str, Any] = {
             "digest": digest,
-            "runtime": runtime_of(read_model(directory)),
+            "runtime": runtime_of(about),
+            "quantize": about[EXPORT]["quantize"],
             "mib": size_mib(directory),
             "error": None,
         }
         try:
-            require_any_batch(directory, digest, store.image(scores.images[0]), threads)
-            figures |= _parity(directory, digest, scores, store, split, settings, threads)
+            figures |= _parity(directory, digest, scores, bundle, store, split, settings, threads)
+            model_timing, timing = measure([model, (directory, digest)])
+            figures |= _times(timing)
+            found[TORCH] |= _times(model_timing)
         except SegopsError as error:
             figures["error"] = str(error)
             log.warning("%s: %s", directory, error)
         found[name] = figures
-    if not found:
-        return {}
-    found[TORCH] = {
-        "bundle_digest": scores.bundle_digest,
-        "mib": size_mib(bundle),
-        "error": None,
-    }
-    sound = {name: one for name, one in found.items() if one["error"] is None}
-    places = [
-        (bundle, scores.bundle_digest)
-        if name == TORCH
-        else (root / paths.EXPORTS / name, digests[name])
-        for name in sound
-    ]
-    timings = speed.measure(places, store, split, device="cpu", threads=threads)
-    for figures, timing in zip(sound.values(), timings, strict=True):
-        figures["milliseconds_p50"] = timing.p50
-        figures["milliseconds_p95"] = timing.p95
-        figures["peak_mib"] = timing.peak_mib
+    if "milliseconds_p50" not in found[TORCH]:
+        found[TORCH] |= _times(*measure([model]))
     return found
+
+
+def _times(timing: speed.Timing) -> dict[str, Any]:
+    return {
+        "milliseconds_p50": timing.p50,
+        "milliseconds_p95": timing.p95,
+        "peak_mib": timing.peak_mib,
+    }
 
 
 def _parity(
     directory: Path,
     digest: str,
     model: Scores,
+    bundle: Path,
     store: PackedStore,
     split: str,
     settings: EvaluateParams,
@@ -121,6 +120,7 @@ def _parity(
             digest,
             threads=threads,
             masks=True,
+            export_of=(bundle, model.bundle_digest),
         )
         differing = sum(
             int(np.count_nonzero(ours.prediction(one) != model.prediction(one)))
@@ -151,41 +151,6 @@ def compared(ours: Scores, model: Scores, settings: EvaluateParams) -> dict[str,
         "worst_class": model.class_names[worst],
         "worst_class_difference": single[worst].difference,
     }
-
-
-def require_any_batch(
-    directory: Path, digest: str, image: NDArray[np.uint8], threads: int | None
-) -> None:
-    """Check that an export takes batches, and images of sizes that are not square.
-
-    Prediction shows it one image at a time; a server may not.
-
-    Raises:
-        SegopsError: It does not, or an image in a batch has other logits than alone.
-    """
-    predictor = load_bundle(directory, "cpu", digest, threads=threads)
-    for height, width in CROPS:
-        part = image[:height, :width].transpose(2, 0, 1)
-        batch = np.stack([part, part[..., ::-1]])
-        try:
-            together = predictor.batch_logits(batch)
-            alone = [predictor.batch_logits(one[None])[0] for one in batch]
-        except SegopsError:
-            raise
-        except Exception as error:  # the runtimes' own errors have no common base
-            first = str(error).strip().partition("\n")[0]
-            raise SegopsError(
-                f"the export does not take a batch of 2 images of {height} x {width} pixels: "
-                f"{type(error).__name__}: {first}"
-            ) from error
-        expected = (2, len(predictor.class_names), *part.shape[1:])
-        if together.shape != expected:
-            raise SegopsError(
-                f"the export gives logits of shape {together.shape}; expected {expected}"
-            )
-        apart = float(np.abs(together - np.stack(alone)).max())
-        if not apart <= SAME_LOGITS * float(np.abs(together).max()):
-            raise SegopsError("the export gives an image other logits in a batch than alone")
 
 
 def size_mib(directory: Path) -> float:

@@ -145,6 +145,7 @@ def score(
     details: bool = True,
     explain: int = 0,
     limit: int | None = None,
+    export_of: tuple[Path, str] | None = None,
 ) -> Scores:
     """Load a bundle in a child process and judge its predictions on a split.
 
@@ -166,18 +167,21 @@ def score(
             count pixels.
         explain: How many of the worst images to explain; takes `details`.
         limit: Only the first so many images of the split; None: all.
+        export_of: The bundle that an export was made of, with its digest: the process also checks
+            :func:`segops.evaluate.batches.require_any_batch`.
 
     Returns:
         The scores.
 
     Raises:
         SegopsError: The bundle or the data is not usable, its digest is another one, its classes
-            are not those of the data, or the child process died.
+            are not those of the data, an export fails the check, or the child process died.
     """
+    source = None if export_of is None else (str(export_of[0].resolve()), export_of[1])
     (scores,) = _score(
         bundle, store, split, out, {".": predict}, exclude_sha256, limit,
         device=device, threads=threads, expected_digest=expected_digest,
-        masks=masks, details=details, explain=explain, timed=False,
+        masks=masks, details=details, explain=explain, timed=False, export_of=source,
     )  # fmt: skip
     return scores
 
@@ -208,7 +212,7 @@ def score_variants(
     return _score(
         bundle, store, split, out, named, exclude_sha256, limit,
         device=device, threads=threads, expected_digest=None,
-        masks=False, details=True, explain=0, timed=True,
+        masks=False, details=True, explain=0, timed=True, export_of=None,
     )  # fmt: skip
 
 

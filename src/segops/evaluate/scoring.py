@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from segops import files
 from segops.data.store import PackedStore
 from segops.evaluate import pictures
+from segops.evaluate.batches import require_any_batch
 from segops.evaluate.bootstrap import COLUMNS
 from segops.evaluate.score import (
     ACTIVATIONS,
@@ -205,6 +206,12 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
     for variant in request["variants"]:
         predictor = _open(request, variant["predict"])
         predictor.require_channels(store.channels, request["bundle"])
+        if request["export_of"] is not None and request["images"]:
+            model = load_bundle(
+                Path(request["export_of"][0]), "cpu", request["export_of"][1], None,
+                request["threads"],
+            )  # fmt: skip
+            require_any_batch(predictor, model, store.image(request["images"][0]))
         predict = variant["predict"] or predictor.model.get("predict", {})
         scale = max(predict.get("scales", [1.0]))
         yield from _score(request, predictor, store, Path(variant["out"]), scale)

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from segops import paths
 from segops.data.store import PackedStore
 from segops.voc.layout import TRAIN
+
+
+def of_workspace(root: Path, count: int) -> tuple[tuple[str, ...], Iterator[NDArray[np.uint8]]]:
+    """The ids of :func:`chosen` of a workspace's packed data, and these images, uint8 (H, W, B)."""
+    store = PackedStore(root / paths.PACKED)
+    ids = chosen(store, count)
+    return ids, (store.image(one) for one in ids)
 
 
 def chosen(store: PackedStore, count: int) -> tuple[str, ...]:

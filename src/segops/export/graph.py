@@ -24,7 +24,8 @@ LIBRARIES = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
 """Distributions whose version decides the graph, beside torch."""
 
 LARGEST_SIDE = 512
-"""Height and width to which a calibration image is cut: every activation is kept while it runs."""
+"""Height and width to which a calibration image is cut: calibration keeps all activations in
+memory."""
 
 QUANTIZED = ("Add", "Concat", "Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "Relu")
 """Operators that INT8 computes; resizing and the normalisation stay in float32."""
@@ -93,15 +94,11 @@ def quantize(source: Path, path: Path, images: Iterable[NDArray[np.uint8]]) -> N
     Args:
         source: The float32 network.
         path: The file to write.
-        images: Calibration images uint8 (H, W, B), whose activations set the scales.
-
-    Raises:
-        SegopsError: There is no calibration image.
+        images: Calibration images uint8 (H, W, B), at least one; their activations set the scales.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    reader = _Reader(images)
     prepared = path.with_suffix(".prepared.onnx")
     with _quiet():
         # Symbolic inference fails where a size is computed; the scales need no sizes.
@@ -111,16 +108,12 @@ def quantize(source: Path, path: Path, images: Iterable[NDArray[np.uint8]]) -> N
         quantization.quantize_static(
             prepared,
             path,
-            reader,
+            _Reader(images),
             per_channel=True,
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=last,
         )
     prepared.unlink()
-    if not reader.given:
-        raise SegopsError(
-            "export.quantize: there is no image to calibrate on. Put images into train."
-        )
     path.write_bytes(_plain(onnx.load(path)).SerializeToString(deterministic=True))
 
 
@@ -129,14 +122,12 @@ class _Reader:
 
     def __init__(self, images: Iterable[NDArray[np.uint8]]) -> None:
         self._images = iter(images)
-        self.given = 0
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """The next batch by the input's name; None at the end."""
         image = next(self._images, None)
         if image is None:
             return None
-        self.given += 1
         part = image[:LARGEST_SIDE, :LARGEST_SIDE].astype(np.float32)
         return {IMAGES: np.ascontiguousarray(part.transpose(2, 0, 1)[None])}
 
@@ -174,7 +165,7 @@ def _is_free(model: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks, which are none of the user's, out of the log."""
+    """Keep the exporters' messages, which do not concern the user, out of the log."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     before = [one.level for one in loggers]
     try:

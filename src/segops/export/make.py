@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops import files
+from segops.params.compatibility import export_refusal
 from segops.predict.bundle import EXPORT, BundledPredictor, bundle_digest, load_bundle
 from segops.predict.package import REQUIREMENTS, ROOM, code_files, requirements
 from segops.runtime import opener
@@ -84,21 +85,27 @@ def export(
 
     Raises:
         SegopsError: The directory is no bundle of torch's weights, its network cannot be exported,
-            its settings take torch, or a library is missing.
+            its settings take torch, there is no image to calibrate on, or a library is missing.
     """
+    quantized = any(FORMS[name].quantize for name in targets)
+    if quantized and not calibration:
+        raise SegopsError(
+            "export.quantize: train holds no image to calibrate on. Put images into train, or set "
+            "export.quantize to null."
+        )
     digest = bundle_digest(bundle)
     for name in targets:
         _require_library(FORMS[name].library)
     predictor = load_bundle(bundle, "cpu", digest)
     if EXPORT in predictor.model:
         raise SegopsError(f"{bundle}: is an export itself. Export the model that it was made of.")
-    _require_no_crf(predictor)
+    _require_exportable(predictor)
     from segops.export.graph import quantize, write_onnx  # torch's exporter takes seconds
 
     with files.scratch() as scratch:
         graphs = {None: scratch / "float32.onnx", "int8": scratch / "int8.onnx"}
         write_onnx(predictor.network, graphs[None])
-        if any(FORMS[name].quantize for name in targets):
+        if quantized:
             quantize(graphs[None], graphs["int8"], images)
         for name, target in targets.items():
             form = FORMS[name]
@@ -126,13 +133,12 @@ def _require_library(library: str) -> None:
         ) from None
 
 
-def _require_no_crf(predictor: BundledPredictor) -> None:
+def _require_exportable(predictor: BundledPredictor) -> None:
     crf = (predictor.model.get("predict") or {}).get("crf") or {}
-    if crf.get("iterations"):
-        raise SegopsError(
-            f"predict.crf.iterations is {crf['iterations']}: an export has no dense CRF, which "
-            "takes torch. Set it to 0 and package the model anew."
-        )
+    architecture = str(predictor.model["spec"].get("architecture"))
+    reason = export_refusal(architecture, crf.get("iterations", 0))
+    if reason is not None:
+        raise SegopsError(f"{reason}.")
 
 
 def _write_network(form: Form, graph: Path, directory: Path) -> None:
@@ -144,7 +150,8 @@ def _write_network(form: Form, graph: Path, directory: Path) -> None:
     import openvino
 
     model = openvino.Core().read_model(graph)
-    # Its own names of the operators count on from all that the process made before.
+    # OpenVINO numbers operators across the whole process, so that the names would differ from one
+    # export to the next.
     model.set_friendly_name("segmenter")
     for number, operator in enumerate(model.get_ordered_ops()):
         if operator.get_type_name() not in ("Parameter", "Result"):

@@ -13,6 +13,11 @@ from segops.runtime.section import Count, Positive, Section
 class ExportGate(Section):
     """The bounds within which an export is offered; beyond them it stays measured."""
 
+    max_differing_pixels: Probability | None = Field(
+        0.002,
+        description="Largest share of the pixels of val that an export in float32 predicts "
+        "otherwise than the model; null: not checked. INT8 rounds, and is judged by its losses.",
+    )
     max_miou_loss: Probability | None = Field(
         0.01, description="Largest loss of mIoU on val against the model; null: not checked."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.predictor import require_finite
 from segops.runtime.torch_predictor import TorchPredictor, evaluating
 
-from .bundle import BundledPredictor
+from .bundle import TORCH, BundledPredictor, runtime_of
 from .deepest import inner_of, pass_deepest
 
 LONGEST_SIDE = 1024
@@ -33,8 +33,19 @@ AUTO = "auto"
 Explainable = TorchPredictor | BundledPredictor
 
 
-def require_class(name: str | None, class_names: Sequence[str]) -> None:
-    """Raise a SegopsError if ``--explain`` names neither a class nor `auto`."""
+def require_class(name: str | None, model: Mapping[str, Any]) -> None:
+    """Check ``--explain`` against the content of a bundle's ``model.json``.
+
+    Raises:
+        SegopsError: It names neither a class nor `auto`, or the model is an export, which has no
+            gradients.
+    """
+    if name is not None and runtime_of(model) != TORCH:
+        raise SegopsError(
+            f"--explain: the model is an export for {runtime_of(model)}, which cannot be "
+            "explained. Use the model that it was made of (--runtime torch)."
+        )
+    class_names = model.get("class_names", ())
     if name is not None and name != AUTO and name not in class_names:
         raise SegopsError(
             f"--explain {name}: the model has no such class. Expected {AUTO} or one of "

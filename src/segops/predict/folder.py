@@ -102,7 +102,7 @@ def predict_folder(
     """
     options = options or Options()
     model = read_model(bundle)
-    require_class(options.explain, model.get("class_names", ()))
+    require_class(options.explain, model)
     found = find_sources(source, output, model.get(opener.BANDS, ()))
     digest = bundle_digest(bundle)
     predictor = load_bundle(bundle, device, digest)

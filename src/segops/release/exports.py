@@ -11,12 +11,17 @@ from segops.runtime.errors import SegopsError
 
 EXPORTS = "exports"
 """Detail of a decision: what :func:`decided` says."""
+MEASURED_ANEW = ("milliseconds_p50", "milliseconds_p95", "peak_mib", "reasons")
+"""Figures that depend on what else the machine does; reasons repeat them."""
+COMPARED = ("miou_difference", "differing_pixels")
+"""Figures without which an export was not compared with its model."""
 
 
 def refusals(figures: Mapping[str, Any], policy: ExportGate) -> list[str]:
     """Why an export is not offered; empty where it is.
 
-    What is to be checked and was not measured is a reason, so that nothing slips through.
+    What is to be checked and was not measured is a reason; so is a comparison with the model that
+    is missing, whatever is to be checked.
 
     Args:
         figures: Its figures, as :func:`segops.evaluate.exports.judge` says them.
@@ -24,8 +29,17 @@ def refusals(figures: Mapping[str, Any], policy: ExportGate) -> list[str]:
     """
     if figures.get("error"):
         return [f"it is broken: {figures['error']}"]
+    if not all(map(_is_number, map(figures.get, COMPARED))):
+        return ["it was not compared with the model"]
     worst = figures.get("worst_class")
+    is_float = figures.get("quantize") is None
     checks = (
+        (
+            "max_differing_pixels",
+            figures["differing_pixels"] if is_float else 0.0,
+            "it predicts {:.3%} of the pixels otherwise than the model",
+            "is",
+        ),
         ("max_miou_loss", _loss(figures, "miou_difference"), "it loses {:.4f} of mIoU", "is"),
         (
             "max_class_loss",
@@ -46,7 +60,7 @@ def refusals(figures: Mapping[str, Any], policy: ExportGate) -> list[str]:
         most = getattr(policy, key)
         if most is None:
             continue
-        if not isinstance(value, int | float) or math.isnan(value):
+        if not _is_number(value):
             reasons.append(f"its figure for gate.export.{key} was not measured")
         elif value > most:
             limit = f"at most {most:g} (gate.export.{key}) {verb} allowed"
@@ -69,6 +83,23 @@ def decided(exports: Mapping[str, Mapping[str, Any]], policy: ExportGate) -> dic
         reasons = refusals(figures, policy)
         found[name] = {**figures, "offered": not reasons, "reasons": reasons}
     return found
+
+
+def timeless(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details of a decision without what differs each time that the same exports are measured.
+
+    Two decisions on the same evidence are the same by this. Whether an export is offered stays.
+    """
+    exports = details.get(EXPORTS) or {}
+    kept = {
+        name: {key: value for key, value in one.items() if key not in MEASURED_ANEW}
+        for name, one in exports.items()
+    }
+    return {**details, EXPORTS: kept}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 def _loss(figures: Mapping[str, Any], key: str) -> float | None:

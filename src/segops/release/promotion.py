@@ -202,7 +202,7 @@ def _write_down(
         last = entries[-1]
         same = (last.version, last.verdict) == (decision.version, decision.verdict)
         held = {name: value for name, value in last.details.items() if name != KEY}
-        if last.kind == "decision" and same and held == details:
+        if last.kind == "decision" and same and exports.timeless(held) == exports.timeless(details):
             return
     history = releases.read(entries)
     kept = keep(registry.store, registry.ledger, settings, history, gathered, decision)

@@ -65,7 +65,7 @@ def resolved_version(
     from segops.release import versions
     from segops.release.exports import require_offered
     from segops.release.ledger import Ledger
-    from segops.release.releases import last_decision
+    from segops.release.releases import deciding
 
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
@@ -76,7 +76,7 @@ def resolved_version(
             if runtime == TORCH:
                 bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
             else:
-                decision = last_decision(Ledger(store, root, name).entries(), version.number)
+                decision = deciding(Ledger(store, root, name).entries(), version.number)
                 details = {} if decision is None else decision.details
                 digest = require_offered(details, runtime, f"{name} version {version.number}")
                 bundle = kept.fetch(store, version.run_id, digest, scratch)

@@ -8,7 +8,6 @@ from pathlib import Path
 from segops import files, paths
 from segops.params.base import Sections
 from segops.params.export import ExportParams
-from segops.runtime.errors import SegopsError
 
 log = logging.getLogger("segops")
 
@@ -35,20 +34,10 @@ def run(root: Path) -> None:
 
 
 def _export(root: Path, directory: Path, settings: ExportParams) -> dict[str, str]:
-    from segops.data.store import PackedStore
-    from segops.export import make
-    from segops.export.calibration import chosen
+    from segops.export import calibration, make
 
-    ids: tuple[str, ...] = ()
-    store = None
-    if settings.quantize is not None:
-        store = PackedStore(root / paths.PACKED)
-        ids = chosen(store, settings.calibration_images)
-        if not ids:
-            raise SegopsError(
-                f"{paths.PACKED}: train holds no image to calibrate on. Set export.quantize to "
-                "null, or put images into train."
-            )
     targets = {name: directory / name for name in make.forms(settings.formats, settings.quantize)}
-    images = () if store is None else (store.image(one) for one in ids)
+    if settings.quantize is None:
+        return make.export(root / paths.SEGMENTER, targets)
+    ids, images = calibration.of_workspace(root, settings.calibration_images)
     return make.export(root / paths.SEGMENTER, targets, ids, images)

@@ -113,7 +113,7 @@ def test_the_page_shows_them(workspace: Path) -> None:
     page = (workspace / paths.EVALUATION_PAGE).read_text()
     section = page[page.index('<section id="exports">') :]
     section = section[: section.index("</section>")]
-    for name in ("torch (the model)", *FORMS):
+    for name in ("torch<br>", *FORMS):
         assert name in section
     assert "broken" not in section
 
@@ -174,12 +174,12 @@ def forget_the_image(model: Any) -> None:
 @pytest.mark.parametrize(
     ("bug", "said"),
     [
-        (swap_channels, "gate.export.max_miou_loss"),
-        (resize_otherwise, "gate.export.max_miou_loss"),
-        (pad_otherwise, "gate.export.max_miou_loss"),
-        (forget_the_image, "gate.export.max_miou_loss"),
-        (freeze_batch, "does not take a batch of 2"),
-        (freeze_size, "64"),
+        (swap_channels, "other logits than the model"),
+        (resize_otherwise, "other logits than the model"),
+        (pad_otherwise, "other logits than the model"),
+        (forget_the_image, "other logits than the model"),
+        (freeze_batch, "index: 0 Got: 2 Expected: 1"),
+        (freeze_size, "Got: 96 Expected: 64"),
     ],
 )
 def test_a_broken_export_is_found_out(
@@ -191,15 +191,49 @@ def test_a_broken_export_is_found_out(
     bug(model)
     onnx.checker.check_model(model)
     network.write_bytes(model.SerializeToString())
-    digest = bundle_digest(network.parent)
-    files.write_json(tmp_path / paths.EXPORTS / paths.EXPORT_LIST, {"onnx": digest})
-    store = PackedStore(workspace / paths.PACKED)
-    bundle = workspace / paths.SEGMENTER
-    scores = score(bundle, store, "val", tmp_path / "scores", threads=1, masks=True)
-    settings = EvaluateParams(bootstrap_samples=100)
-    found = exports.judge(tmp_path, bundle, scores, store, "val", settings, 1)["onnx"]
-    reasons = " ".join(refusals(found, POLICY))
+    found = judged(workspace, tmp_path)
+    reasons = " ".join(refusals(found["onnx"], POLICY))
     assert said in reasons, reasons
+    assert found[TORCH]["milliseconds_p50"] > 0
+
+
+def judged(workspace: Path, root: Path) -> dict[str, Any]:
+    """The parity of the export in `root`, on masks that the model did not make."""
+    digest = bundle_digest(root / paths.EXPORTS / "onnx")
+    files.write_json(root / paths.EXPORTS / paths.EXPORT_LIST, {"onnx": digest})
+    store, bundle = PackedStore(workspace / "first"), workspace / paths.SEGMENTER
+    scores = score(bundle, store, "val", root / "scores", threads=1, masks=True)
+    settings = EvaluateParams(bootstrap_samples=100)
+    return exports.judge(root, bundle, scores, store, "val", settings, 1)
+
+
+def test_swapped_channels_show_in_the_pixels_whatever_the_masks_say(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in INT8 or a model that is wrong everywhere: no logits are compared, no mIoU is lost."""
+    shutil.copytree(workspace / paths.EXPORTS / "onnx", tmp_path / paths.EXPORTS / "onnx")
+    network = tmp_path / paths.EXPORTS / "onnx" / "model.onnx"
+    model = onnx.load(network)
+    swap_channels(model)
+    network.write_bytes(model.SerializeToString())
+    monkeypatch.setattr(exports, "score", lambda *given, export_of, **named: score(*given, **named))
+    one = judged(workspace, tmp_path)["onnx"]
+    assert one["error"] is None
+    policy = ExportGate(max_miou_loss=None, max_class_loss=None)
+    assert "gate.export.max_differing_pixels" in " ".join(refusals(one, policy))
+
+
+@pytest.mark.parametrize("part", ["speed", "scoring"])
+def test_an_export_that_dies_does_not_end_the_evaluation(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    shutil.copytree(workspace / paths.EXPORTS / "onnx", tmp_path / paths.EXPORTS / "onnx")
+    code = tmp_path / paths.EXPORTS / "onnx" / "runtime" / "exported" / "onnx_network.py"
+    with code.open("a") as file:
+        file.write(f"import os, sys\nif 'segops.evaluate.{part}' in sys.orig_argv: os.abort()\n")
+    found = judged(workspace, tmp_path)
+    assert "ended with status -6" in found["onnx"]["error"]
+    assert found[TORCH]["milliseconds_p50"] > 0
 
 
 def test_without_exports_there_is_nothing(workspace: Path, tmp_path: Path) -> None:

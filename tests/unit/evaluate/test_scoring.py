@@ -69,6 +69,7 @@ def run(bundle: Path, store: PackedStore, out: Path, **changes: Any) -> list[str
         "details": True,
         "explain": EXPLAINED,
         "timed": False,
+        "export_of": None,
         "variants": [{"predict": None, "out": str(out)}],
     }
     return list(scoring.score_images(request | changes))

@@ -204,6 +204,13 @@ def test_a_bundle_with_a_crf_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "onnx").exists()
 
 
+def test_int8_without_an_image_to_calibrate_on_is_refused(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", made(), SPEC, NAMES, {}, {})
+    with pytest.raises(SegopsError, match="no image to calibrate on"):
+        make.export(tmp_path / "b", {"onnx-int8": tmp_path / "onnx-int8"})
+    assert not (tmp_path / "onnx-int8").exists()
+
+
 @pytest.mark.skipif(bool(find_spec("openvino")), reason="OpenVINO is installed")
 def test_a_missing_library_is_named(tmp_path: Path) -> None:
     write_bundle(tmp_path / "b", made(), SPEC, NAMES, {}, {})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segops.predict.bundle import load_bundle
-from segops.predict.explain import LONGEST_SIDE, explain
+from segops.predict.explain import LONGEST_SIDE, explain, require_class
 from segops.report.overlay import heat_overlay
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ARCHITECTURES, build
@@ -238,3 +238,10 @@ def test_a_heat_map_leaves_the_photograph_where_nothing_is() -> None:
     assert np.array_equal(heat_overlay(image, activation, alpha=0), image)
     with pytest.raises(ValueError, match="differ in size"):
         heat_overlay(image, activation[1:])
+
+
+def test_an_export_is_refused_before_anything_is_predicted() -> None:
+    require_class("auto", {"class_names": ["sky"]})
+    require_class(None, {"class_names": ["sky"], "format": "onnx"})
+    with pytest.raises(SegopsError, match="the model is an export for onnx"):
+        require_class("auto", {"class_names": ["sky"], "format": "onnx"})

@@ -128,8 +128,8 @@ def _require_library(library: str) -> None:
         version(library)
     except PackageNotFoundError:
         raise SegopsError(
-            f"export: {library} is not installed. `pip install 'segops[{library}]'` installs it, "
-            "or take another of export.formats."
+            f"export: {library} is not installed. `pip install {library}` installs it, or take "
+            "another of export.formats."
         ) from None
 
 

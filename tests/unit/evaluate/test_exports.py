@@ -179,7 +179,7 @@ def forget_the_image(model: Any) -> None:
         (pad_otherwise, "other logits than the model"),
         (forget_the_image, "other logits than the model"),
         (freeze_batch, "index: 0 Got: 2 Expected: 1"),
-        (freeze_size, "Got: 96 Expected: 64"),
+        (freeze_size, "64 x 72 pixels: InvalidArgument"),
     ],
 )
 def test_a_broken_export_is_found_out(

@@ -29,8 +29,9 @@ STAGES = f"{PACKAGE}.stages"
 UNHASHED = tuple(
     f"{PACKAGE}.{name}"
     for name in (
-        "behaviour", "code", "library", "logs", "params.hardware", "params.messages",
-        "params.registry", "paths", "progress", "record", "release", "runtime.file_kinds",
+        "behaviour", "code", "library", "logs", "params.compatibility", "params.hardware",
+        "params.messages", "params.registry", "paths", "progress", "record", "release",
+        "runtime.file_kinds",
     )
 )  # fmt: skip
 """Modules whose code does not decide a stage's result, or whose effect is tracked otherwise:

@@ -7,7 +7,6 @@ another and ends when the server's end is closed.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -170,11 +169,12 @@ def _use_one_thread(library: str, device: str) -> None:
 
     cv2.setNumThreads(1)
     if library == "torch":
-        torch = importlib.import_module("torch")
+        import torch
+
         if device == "cpu":
             torch.set_num_threads(1)
         # A bundle brings its own code, which imports the same libraries.
-        importlib.import_module("segops.runtime.load")
+        import segops.runtime.load  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     later = shutil.copytree(BUNDLE, tmp_path / "later")
     model = json.loads((later / "model.json").read_text())
     (later / "model.json").write_text(json.dumps(model | {"format": 3}))
-    with pytest.raises(SegopsError, match=r"format 3; this code reads 1 and 2\. Use the version"):
+    with pytest.raises(
+        SegopsError, match=r"format 3; this code reads 1, 2, onnx, openvino\. Use the version"
+    ):
         load_bundle(later, expected_digest=bundle_digest(later))
 
 
@@ -37,7 +39,7 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     [
         ([], "not the description of a model"),
         ({"format": 1}, "lacks spec or class_names"),
-        ({"format": []}, r"format \[\]; this code reads 1 and 2"),
+        ({"format": []}, r"format \[\]; this code reads 1, 2"),
         ({"format": 2}, "of format 2 by its model.json, but its runtime lacks load"),
     ],
 )

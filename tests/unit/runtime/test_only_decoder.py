@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[3]
 OWN = ROOT / "src/segops/runtime/images.py"
 JPEG_ALONE = ROOT / "src/segops/quality/jpeg_reader.py"
 """Decodes, for its warnings, what is JPEG by its first bytes; a test of it tells."""
+VIDEOS = ROOT / "src/segops/predict/video_file.py"
+"""Tells FFmpeg which containers and codecs it may use; a test of it tells."""
 DECODERS = frozenset(
     {"imread", "imreadmulti", "imdecode", "imdecodemulti", "imreadanimation", "imdecodeanimation",
      "VideoCapture", "decode_jpeg", "decode_png", "tifffile", "imageio", "skimage",
@@ -43,6 +45,6 @@ def test_no_other_module_decodes_pictures() -> None:
     """``Image.open`` and OpenCV choose a decoder by a file's content, Ghostscript among them."""
     modules = [path for room in ("src", "flows", "tools") for path in (ROOT / room).rglob("*.py")]
     assert [
-        one for path in modules if path not in (OWN, JPEG_ALONE) for one in decoders(path)
+        one for path in modules if path not in (OWN, JPEG_ALONE, VIDEOS) for one in decoders(path)
     ] == []
     assert any(decoders(OWN)), "the search finds nothing"

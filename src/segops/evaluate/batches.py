@@ -35,7 +35,7 @@ def require_any_batch(
     """
     for height, width in CROPS:
         part = image[:height, :width].transpose(2, 0, 1)
-        size = " x ".join(map(str, part.shape[1:]))
+        rows, columns = part.shape[1:]
         batch = np.stack([part, part[..., ::-1]])
         try:
             together = export.batch_logits(batch)
@@ -45,7 +45,7 @@ def require_any_batch(
         except Exception as error:  # the runtimes' own errors have no common base
             words = " ".join(str(error).split())[:LONGEST_ERROR]
             raise SegopsError(
-                f"the export does not take a batch of 2 images of {size} pixels: "
+                f"the export does not take a batch of 2 images of {rows} x {columns} pixels: "
                 f"{type(error).__name__}: {words}"
             ) from error
         expected = (2, len(export.class_names), *part.shape[1:])

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,7 +282,6 @@ def test_what_is_no_video_is_one_sentence(
     said: str,
     bundle: Path,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / name).write_bytes(content)
     outcome = predict_folder(tmp_path / name, bundle, tmp_path / "out")
@@ -288,7 +289,25 @@ def test_what_is_no_video_is_one_sentence(
     assert outcome.failed[0].startswith(f"{tmp_path / name}: not decodable: ")
     assert said in outcome.failed[0]
     assert shown(tmp_path / "out") == set()
-    assert capfd.readouterr().err == ""  # FFmpeg says nothing beside
+
+
+def test_ffmpeg_says_nothing_beside(tmp_path: Path) -> None:
+    """In a process of its own, because FFmpeg asks how loud it is once, at its first use."""
+    path = tmp_path / "head.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isomiso2")
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from segops.predict.video_file import open_video\n"
+        "try:\n    with open_video(Path(sys.argv[1]), 10**6):\n        pass\n"
+        "except Exception as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.rstrip(), done.stderr) == (
+        f"{path}: not decodable: it is damaged, or no video. Replace it.",
+        "",
+    )
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])

@@ -35,6 +35,7 @@ VALIDATION_JSON = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation.html")
 AUGMENTATION_SHEET = Path("reports/augmentation.png")
 EVALUATION_PAGE = Path("reports/evaluation.html")
+IMAGE_TABLE = Path("reports/images.csv")
 
 # State that is no output: the copies of ledgers; locks, resume state, live history, kept scores.
 LEDGER = Path("ledger")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from segops.metrics.iou import Difference
-from segops.report.page_inputs import GalleryPicture, Mistake, Opponent
+from segops.metrics.wrong_pixels import KINDS
+from segops.report.page_inputs import GalleryPicture, ImageRow, Mistake, Opponent
 
 NAMES = ("ground", "cat", "cow", "dog")
 
@@ -122,3 +123,17 @@ def pictures_of(count: int = 3) -> list[GalleryPicture]:
             )
         )  # fmt: skip
     return pictures
+
+
+def image_rows_of(count: int = 3) -> list[ImageRow]:
+    """Rows of the pictures of :func:`pictures_of` in their order, and of one that is all void."""
+    rows = [
+        ImageRow(
+            one.image_id, one.score, 1185, sum(mistake.pixels for mistake in one.errors),
+            {kind: sum(each.pixels for each in one.errors if each.kind == kind) for kind in KINDS},
+            "cat", 0.0, one.confidence,
+        )
+        for one in pictures_of(count)
+    ]  # fmt: skip
+    nothing = dict.fromkeys(KINDS, 0)
+    return [*rows, ImageRow("all <i>void</i>", None, 0, 0, nothing, None, None, 0.5)]

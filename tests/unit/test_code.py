@@ -40,6 +40,7 @@ DECISIVE_WORDS = {
         "logits; the class of a pixel is the first largest along axis 1",
         " bands as stored",
     },
+    "segops.evaluate.image_table": {"class "},
     "segops.evaluate.kept_champion": {"champion, version "},
     "segops.evaluate.results": {"%Y-%m-%d %H:%M", " UTC"},
     "segops.metrics.wrong_pixels": {"false alarm"},

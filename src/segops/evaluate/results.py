@@ -11,6 +11,7 @@ import pandas as pd
 
 from segops import files, paths
 from segops.evaluate import exports, kept_champion, kept_masks
+from segops.evaluate.image_table import image_rows, write_image_table
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
@@ -67,6 +68,7 @@ def write_results(
         trained_on,
         settings,
     )
+    images = image_rows(scores)
     write_evaluation_page(
         root / paths.EVALUATION_PAGE,
         found,
@@ -79,12 +81,14 @@ def write_results(
         registered=registered,
         classes=scores.classes,
         exports=exports.rows(parity),
+        images=images if pictures else (),
     )
     files.write_json(root / paths.EXPORT_PARITY, parity)
     files.write_json(root / paths.EVALUATION, found)
     with files.atomic_path(root / paths.COUNTS) as temporary:
         scores.counts.to_parquet(temporary, index=False)
     kept_masks.write(root / paths.KEPT_MASKS, kept_masks.of(scores, store))
+    write_image_table(root / paths.IMAGE_TABLE, images)
     _write_csv(root / paths.CONFUSION_PLOT, _confusion_table(scores))
     _write_csv(root / paths.CLASS_PLOT, _class_table(found))
     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segops import files
-from segops.predict.table import cell
+from segops.cells import cell
 from segops.report.labels_page import LabelRow
 
 COLUMNS = (
@@ -21,7 +21,7 @@ def write_labels_table(path: Path, rows: Iterable[LabelRow], class_names: Sequen
 
     Each segment has a row, and so has an image without one. `rank` and `score` are those of the
     image, whose ranks count from 1. Scores have six significant digits. A name that a spreadsheet
-    would take for a formula is written as :mod:`segops.predict.table` writes it.
+    would take for a formula is written as :mod:`segops.cells` writes it.
     """
     with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segops import files
+from segops.cells import FORMULA, cell
 
 from .journal import FinishedImage
 
@@ -15,9 +16,6 @@ TABLE = "predictions.csv"
 _FIRST = ("image", "width", "height", "confidence")
 _LAST = ("error",)
 _FRAME = ("frame", "seconds", "confidence")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Characters with which a spreadsheet begins a formula, which it would run; the last four are the
-wide forms of the first four."""
 
 
 def columns(
@@ -32,7 +30,7 @@ def columns(
     """
     fixed = {*first, *last}
     classes = [
-        f"class {name}" if name in fixed or name.startswith(_FORMULA) else name
+        f"class {name}" if name in fixed or name.startswith(FORMULA) else name
         for name in class_names
     ]
     return [*first, *classes, *last]
@@ -94,9 +92,3 @@ def write_frames(path: Path, class_names: Sequence[str], frames: Iterable[Frame]
         for number, frame in enumerate(frames):
             figures = [f"{value:.6g}" for value in (frame.confidence, *frame.shares)]
             writer.writerow([number, f"{frame.seconds:.3f}", *figures])
-
-
-def cell(text: str, prefix: str = "") -> str:
-    """The text of a cell: `prefix` guards a formula; a bare carriage return would end the row."""
-    guarded = prefix + text if text.startswith(_FORMULA) else text
-    return guarded.replace("\r", "\\r")

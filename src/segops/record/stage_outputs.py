@@ -21,6 +21,7 @@ EVALUATED = (
     paths.CONFUSION_PLOT,
     paths.CLASS_PLOT,
     paths.EVALUATION_PAGE,
+    paths.IMAGE_TABLE,
     paths.EXPORT_PARITY,
 )
 """Files that belong to an evaluation."""

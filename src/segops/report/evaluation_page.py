@@ -18,7 +18,7 @@ from segops.report.gallery import gallery
 from segops.report.html import render
 from segops.report.model_facts import lineages
 from segops.report.overlay import error_kinds as kinds_of
-from segops.report.page_inputs import GalleryPicture, Opponent
+from segops.report.page_inputs import GalleryPicture, ImageRow, Opponent
 from segops.report.reliability import reliability
 from segops.report.sections import (
     background_of,
@@ -35,6 +35,7 @@ NAME = "this model"
 PAGE_LIMIT = 15_000_000
 # The legend and the words around the pictures.
 GALLERY_FRAME = 100_000
+IMAGES_SHOWN = 500
 MATRIX_CLASSES = 40
 MATRIX_OPEN = 24
 CURVES = (
@@ -57,6 +58,7 @@ def write_evaluation_page(
     registered: str = "",
     classes: Classes | None = None,
     exports: Sequence[Mapping[str, Any]] = (),
+    images: Sequence[ImageRow] = (),
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -78,6 +80,7 @@ def write_evaluation_page(
         classes: The classes with their colours and background; None: as `evaluation` says, in VOC's
             colours.
         exports: Parity of its exports, the model first; see :mod:`segops.evaluate.exports`.
+        images: Figures of every image, the worst first; the page shows :data:`IMAGES_SHOWN`.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -105,6 +108,8 @@ def write_evaluation_page(
         "matrix": _matrix(confusion, names),
         "curves": _curves(learning_curves),
         "exports": exports,
+        "images": images[:IMAGES_SHOWN],
+        "images_in_all": len(images),
         "kinds": kinds_of(background_of(evaluation)),
         "about": about,
         "evaluated": evaluated,

@@ -55,6 +55,31 @@ class GalleryPicture:
 
 
 @dataclass(frozen=True)
+class ImageRow:
+    """The figures of one image.
+
+    Attributes:
+        image_id: Its id.
+        score: The image score, as of :class:`GalleryPicture`.
+        pixels: Labelled pixels.
+        wrong: Those of them that were predicted wrong.
+        kinds: Wrong pixels by kind, one of :data:`segops.metrics.wrong_pixels.KINDS`.
+        worst_class: The class of its truth with the lowest IoU; None where the truth is all void.
+        worst_iou: That IoU, 0..1.
+        confidence: Mean top probability, 0..1; None where the model does not say.
+    """
+
+    image_id: str
+    score: float | None
+    pixels: int
+    wrong: int
+    kinds: Mapping[str, int]
+    worst_class: str | None
+    worst_iou: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
 class Opponent:
     """Another model that was scored on the same split.
 

@@ -11,7 +11,13 @@ import pytest
 
 from segops.report.evaluation_page import write_evaluation_page
 from tests.support.browser import needs_browser, opened, with_script
-from tests.support.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
+from tests.support.evaluations import (
+    confusion_of,
+    evaluation_of,
+    image_rows_of,
+    opponent_of,
+    pictures_of,
+)
 
 pytestmark = needs_browser
 
@@ -38,6 +44,14 @@ document.querySelector("input[value=photo]").focus();
 press("5"); say("explanation", ids() + " " + location.hash);
 press("2"); say("truth", ids() + " " + location.hash);
 press("-"); say("opacity", document.querySelector("#opacity").value);
+const images = () => [...document.querySelectorAll("#image-table tbody th")].map((one) =>
+  one.textContent.slice(-1)).join("");
+say("images", images());
+click("#image-table th[data-key=wrong] button"); say("most wrong", images() + " " + location.hash);
+click("#image-table th[data-key=wrong] button"); say("least wrong", images() + " " + location.hash);
+click("#image-table th[data-key=wrong] button"); say("as given", images() + " " + location.hash);
+click("#image-table a"); say("image", document.querySelector("#viewer-title").textContent);
+click("[data-close]");
 click("#cards .picture"); say("open", document.querySelector("#viewer-title").textContent);
 press("ArrowRight"); say("next", document.querySelector("#viewer-title").textContent);
 press("ArrowLeft"); press("ArrowLeft"); say("around", location.hash);
@@ -112,7 +126,10 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
     names = ("ground", "cat", "<b>cow</b>", "dog")
     evaluation = evaluation_of(names)
     evaluation["classes"]["dog"]["truth_pixels"] = 5
-    write_evaluation_page(page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()])
+    write_evaluation_page(
+        page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()],
+        images=image_rows_of(4),
+    )  # fmt: skip
     page.write_text(with_script(page.read_text(), STEPS))
     said = re.search(r"<pre>(.*)</pre>", opened(page, ""), flags=re.S)
     assert said
@@ -127,6 +144,11 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
         "explanation: 1 #layer=activation",
         "truth: 3210 #layer=truth",
         "opacity: 55",
+        "images: 0123>",
+        "most wrong: 3210> #images=wrong&layer=truth",
+        "least wrong: 0123> #images=wrong&imagesdir=asc&layer=truth",
+        "as given: 0123> #layer=truth",
+        "image: image0",
         "open: image3",
         "next: image2",
         "around: #layer=truth&picture=image0",

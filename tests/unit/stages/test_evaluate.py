@@ -21,6 +21,7 @@ from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts, true_
 from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.pictures import image_scores, rank
 from segops.evaluate.score import EXPLAINED
+from segops.metrics.wrong_pixels import KINDS
 from segops.predict.bundle import bundle_digest
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
@@ -38,6 +39,7 @@ WRITTEN = (
     paths.CONFUSION_PLOT,
     paths.CLASS_PLOT,
     paths.EVALUATION_PAGE,
+    paths.IMAGE_TABLE,
 )
 
 
@@ -126,6 +128,33 @@ def test_the_plots_hold_the_confusion_matrix_and_the_classes(evaluated: Path) ->
     assert len(classes) == len(true_classes(counts))
     mean = np.mean([float(row["iou"]) for row in classes])
     assert mean == pytest.approx(evaluation["miou"], abs=1e-5)
+
+
+def test_every_image_has_its_row(evaluated: Path) -> None:
+    """Each figure against one that is computed from the table of counts and the page's JSON."""
+    counts = pd.read_parquet(evaluated / paths.COUNTS)
+    scores = image_scores(counts)
+    with (evaluated / paths.IMAGE_TABLE).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == rank(scores)
+    page = (evaluated / paths.EVALUATION_PAGE).read_text()
+    shown = json.loads(page.partition('id="gallery-data">')[2].partition("</script>")[0])
+    errors = {one["id"]: one["errors"] for one in shown}
+    for row in rows:
+        own = counts[counts["image_id"] == row["image"]]
+        assert float(row["score"]) == pytest.approx(scores[row["image"]], rel=1e-5)
+        assert int(row["labelled_pixels"]) == own["truth"].sum()
+        assert int(row["wrong_pixels"]) == (own["truth"] - own["intersection"]).sum()
+        kinds = {kind: int(row[kind.replace(" ", "_")]) for kind in KINDS}
+        assert sum(kinds.values()) == int(row["wrong_pixels"])
+        for kind, pixels in kinds.items():
+            assert pixels == sum(one[2] for one in errors[row["image"]] if one[1] == kind)
+        true = own[own["truth"] > 0]
+        union = true["truth"] + true["predicted"] - true["intersection"]
+        values = dict(zip(true["class_id"], true["intersection"] / union, strict=True))
+        assert float(row["worst_class_iou"]) == pytest.approx(min(values.values()), abs=1e-6)
+        assert values[VOC_CLASSES.index(row["worst_class"])] == min(values.values())
+        assert f'data-column="image" data-value="{row["image"]}"' in page
 
 
 def test_the_page_shows_the_images_and_explains_the_worst(evaluated: Path) -> None:

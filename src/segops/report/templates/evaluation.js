@@ -12,8 +12,8 @@ const make = (tag, properties = {}, ...children) => {
 };
 
 // ---- What is shown lives in the part of the address after "#", so that a view can be shared.
-const defaults = {sort: "", dir: "", class: "", kind: "", order: "wrong", layer: "prediction",
-  picture: ""};
+const defaults = {sort: "", dir: "", images: "", imagesdir: "", class: "", kind: "",
+  order: "wrong", layer: "prediction", picture: ""};
 let state = {...defaults};
 
 function readHash() {
@@ -31,56 +31,64 @@ function writeHash() {
   history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
 }
 
-// ---- The table of classes.
-const table = find("#class-table");
-const body = table.tBodies[0];
-const given = [...body.rows];
-const headings = all("th[data-key]", table);
-
+// ---- The tables that a click on a heading sorts.
 function cellValue(row, key, text) {
   const cell = all("[data-column]", row).find((one) => one.dataset.column === key);
   const value = cell ? cell.dataset.value : undefined;
   return value === undefined ? null : text ? value.toLowerCase() : Number(value);
 }
 
-function sortTable() {
-  const heading = headings.find((one) => one.dataset.key === state.sort);
-  for (const one of headings) one.removeAttribute("aria-sort");
-  let rows = given;
-  if (heading) {
-    const text = "text" in heading.dataset;
-    const down = state.dir ? state.dir === "desc" : !text;
-    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const ranked = given.map((row, index) => ({row, index, value: cellValue(row, state.sort, text),
-      last: row.classList.contains("absent")}));
-    ranked.sort((a, b) => {
-      if (a.last !== b.last) return a.last ? 1 : -1;
-      if (a.value === null || b.value === null) {
-        return (a.value === null) - (b.value === null) || a.index - b.index;
-      }
-      const order = a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
-      return (down ? -order : order) || a.index - b.index;
-    });
-    rows = ranked.map((one) => one.row);
+// `column` and `way` name what of the state says how the table is sorted.
+function makeSortable(table, column, way) {
+  const body = table.tBodies[0];
+  const given = [...body.rows];
+  const headings = all("th[data-key]", table);
+
+  function sort() {
+    const heading = headings.find((one) => one.dataset.key === state[column]);
+    for (const one of headings) one.removeAttribute("aria-sort");
+    let rows = given;
+    if (heading) {
+      const text = "text" in heading.dataset;
+      const down = state[way] ? state[way] === "desc" : !text;
+      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const ranked = given.map((row, index) => ({row, index,
+        value: cellValue(row, state[column], text), last: row.classList.contains("absent")}));
+      ranked.sort((a, b) => {
+        if (a.last !== b.last) return a.last ? 1 : -1;
+        if (a.value === null || b.value === null) {
+          return (a.value === null) - (b.value === null) || a.index - b.index;
+        }
+        const order = a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
+        return (down ? -order : order) || a.index - b.index;
+      });
+      rows = ranked.map((one) => one.row);
+    }
+    body.append(...rows);
   }
-  body.append(...rows);
+
+  function click(heading) {
+    const first = "text" in heading.dataset ? "asc" : "desc";
+    const second = first === "asc" ? "desc" : "asc";
+    const current = state[column] === heading.dataset.key ? state[way] || first : "";
+    state[column] = current === second ? "" : heading.dataset.key;
+    state[way] = current === first ? second : "";
+    sort();
+    writeHash();
+  }
+
+  for (const heading of headings) {
+    const button = make("button", {type: "button", onclick: () => click(heading)},
+      ...heading.childNodes);
+    heading.append(button);
+  }
+  return sort;
 }
 
-function clickHeading(heading) {
-  const first = "text" in heading.dataset ? "asc" : "desc";
-  const second = first === "asc" ? "desc" : "asc";
-  const current = state.sort === heading.dataset.key ? state.dir || first : "";
-  state.sort = current === second ? "" : heading.dataset.key;
-  state.dir = current === first ? second : "";
-  sortTable();
-  writeHash();
-}
-
-for (const heading of headings) {
-  const button = make("button", {type: "button", onclick: () => clickHeading(heading)},
-    ...heading.childNodes);
-  heading.append(button);
-}
+const sorts = [["#class-table", "sort", "dir"], ["#image-table", "images", "imagesdir"]]
+  .filter(([selector]) => find(selector))
+  .map(([selector, column, way]) => makeSortable(find(selector), column, way));
+const sortTables = () => sorts.forEach((sort) => sort());
 
 // ---- The pictures.
 const source = find("#gallery-data");
@@ -327,6 +335,13 @@ function makeGallery(pictures) {
     writeHash();
     if (card) card.focus();
   };
+  const there = new Set(pictures.map((one) => one.id));
+  for (const cell of all("#image-table tbody th.name")) {
+    const id = cell.dataset.value;
+    if (!there.has(id)) continue;
+    cell.replaceChildren(make("a", {href: "#picture=" + encodeURIComponent(id),
+      textContent: id, onclick: (event) => { event.preventDefault(); view(id); }}));
+  }
   for (const link of all("a[data-filter]")) {
     link.onclick = (event) => {
       event.preventDefault();
@@ -356,7 +371,7 @@ function makeGallery(pictures) {
 }
 
 function show() {
-  sortTable();
+  sortTables();
   if (!gallery) return;
   gallery.list();
   if (state.picture) gallery.view(state.picture);

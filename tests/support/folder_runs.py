@@ -63,6 +63,13 @@ def save(path: Path, seed: int = 0, height: int = 37, width: int = 50, **options
     return path
 
 
+def save_photos(folder: Path, count: int) -> Path:
+    """So many images of different heights in two directories below `folder`."""
+    for seed in range(count):
+        save(folder / f"{seed % 2}/{seed}.png", seed, height=30 + seed)
+    return folder
+
+
 def film(path: Path, count: int = 11, height: int = 38, width: int = 50, rate: float = 25) -> Path:
     """A video of the kind that its ending says."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from tests.support.folder_runs import (
     finished_image,
     make_bundle,
     save,
+    save_photos,
     shown,
     start,
     table,
@@ -36,16 +37,9 @@ COUNT = 6
 EVERYTHING = Options(probabilities=True, explain="auto")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for seed in range(COUNT):
-        save(tmp_path / f"photos/{seed % 2}/{seed}.png", seed, height=30 + seed)
-    return tmp_path / "photos"
+    return save_photos(tmp_path / "photos", COUNT)
 
 
 def written(output: Path) -> dict[Path, int]:

@@ -23,7 +23,6 @@ from tests.support.folder_runs import (
     awaited,
     contents,
     leave,
-    make_bundle,
     save,
     start,
     table,
@@ -31,11 +30,6 @@ from tests.support.folder_runs import (
 
 COUNT, SIZE = 23, 4
 SHARD_COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
 
 
 @pytest.fixture(scope="module")

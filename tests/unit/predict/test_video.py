@@ -44,11 +44,6 @@ from tests.support.folder_runs import (
 COUNT = 11
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
-
-
 def frames(path: Path) -> list[NDArray[np.uint8]]:
     """All frames of a video, RGB."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)

@@ -23,7 +23,7 @@ DRAIN_BYTES = 256 << 20
 HEAD_SECONDS = 10.0
 """Time that a client has for the head of a request."""
 MOST_CONNECTIONS = 1000
-"""Open connections above which a request is refused; each is open until it is answered."""
+"""Open connections above which requests are refused."""
 ABORT, CONNECTIONS = "segops.abort", "segops.connections"
 """Keys of a request's state: what closes its connection at once, and all open connections."""
 SLICE = 64 << 10

@@ -98,7 +98,7 @@ class Guard:
     Args:
         app: The server.
         hosts: As of :func:`refusal`, like `origins`.
-        stranger: Returns the error of a request of somebody who is not known; None: he is known.
+        stranger: Returns the error of a request without the credentials that it needs, else None.
         origins: Origins of other pages that may ask.
         reply: Makes the answer of an error.
     """

@@ -84,8 +84,8 @@ def student(
         return score(outcome.network, job, given.split), outcome.steps, taken
 
 
-def main() -> None:
-    """Train the pairs and print every seed and the mean."""
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says, or `given` in its place."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--width", type=int, default=16)
@@ -96,13 +96,18 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--split", choices=("val", "selection"), default="val")
     parser.add_argument("--keep", type=Path)
-    given = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Train the pairs and print every seed and the mean."""
+    given = arguments()
     with tempfile.TemporaryDirectory() as scratch:
         compare(given, given.keep or Path(scratch))
 
 
-def compare(given: argparse.Namespace, home: Path) -> None:
-    """Train teacher and students in `home`, and print what came of it."""
+def compare(given: argparse.Namespace, home: Path) -> list[float]:
+    """Train teacher and students in `home`, print what came of it, and return each seed's gain."""
     store = store_of(home, given.images)
     teacher = teacher_of(settings_of(epochs=given.teacher_epochs), store, home / "teacher")
     some = job_of(settings_of(), store, home)
@@ -137,6 +142,7 @@ def compare(given: argparse.Namespace, home: Path) -> None:
         f"mean gain {statistics.mean(gains):+.2f} points of mIoU{spread}; "
         f"the student with its teacher wins {won} of {len(gains)}"
     )
+    return gains
 
 
 def parameters(network: nn.Module) -> int:

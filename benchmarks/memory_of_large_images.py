@@ -46,13 +46,13 @@ from segops.runtime.masks import write_mask
 from segops.runtime.torch_predictor import TorchPredictor
 from segops.train.selection import selection_confusion
 from segops.voc.layout import IMAGES, LISTS, MASKS, Layout, open_layout
+from segops.words import MIB
 from tests.support.large_image import Brightest, windowed
 
 THREADS = 8
 SAMPLES = 20
 TRAIN = 3
 BLOCK = 100
-MIB = 1 << 20
 
 
 def make(root: Path, side: int) -> None:

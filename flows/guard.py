@@ -10,10 +10,11 @@ import secrets
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segops.serve.guard import refusal
+from segops.serve.errors import RequestError
+from segops.serve.guard import Guard
 
 POLICY = (
     "frame-ancestors 'none'; connect-src 'self'; img-src 'self' data: blob:; form-action 'self'"
@@ -22,42 +23,31 @@ HEALTH = "/health"
 """What anybody may ask a server that asks for a login: whether it works."""
 
 
-class Guard:
-    """Refuses a request, HTTP or websocket, before the server sees it.
+def guarded(app: ASGIApp, hosts: Iterable[str], login: str | None = None) -> ASGIApp:
+    """Return a server behind a :class:`segops.serve.guard.Guard`, with a policy for browsers.
 
     Args:
         app: The server.
         hosts: Allowed values of ``Host``: `NAME:PORT`, or `NAME` for the scheme's default port.
         login: `NAME:PASSWORD` that it asks for; None where the server itself asks for credentials.
     """
+    known = None if login is None else b"Basic " + base64.b64encode(login.encode())
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], login: str | None = None) -> None:
-        self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
-        self._login = None if login is None else b"Basic " + base64.b64encode(login.encode())
+    def stranger(scope: Scope) -> RequestError | None:
+        given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if known is None or scope["path"] == HEALTH or secrets.compare_digest(given, known):
+            return None
+        return RequestError(401, "Log in.", {"WWW-Authenticate": 'Basic realm="segops"'})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle an ASGI request."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        why = refusal(scope, self._hosts)
-        if why is None and self._is_known(scope):
-            await self._app(scope, receive, _with_policy(send))
-        elif why is None and scope["type"] == "http":
-            asks = {"WWW-Authenticate": 'Basic realm="segops"'}
-            answer = PlainTextResponse("Log in.\n", status_code=401, headers=asks)
-            await answer(scope, receive, _with_policy(send))
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": why or "Log in."})
-        else:
-            await PlainTextResponse(f"{why}\n", status_code=403)(scope, receive, send)
+    def reply(error: RequestError) -> Response:
+        return PlainTextResponse(f"{error.message}\n", error.status, error.headers)
 
-    def _is_known(self, scope: Scope) -> bool:
-        if self._login is None or scope["path"] == HEALTH:
-            return True
-        given = Headers(scope=scope).get("authorization", "")
-        return secrets.compare_digest(given.encode("latin-1"), self._login)
+    guard = Guard(app, {host.lower() for host in hosts}, stranger, reply=reply)
+
+    async def with_policy(scope: Scope, receive: Receive, send: Send) -> None:
+        await guard(scope, receive, _with_policy(send))
+
+    return with_policy
 
 
 def _with_policy(send: Send) -> Send:

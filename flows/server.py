@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
+from segops import files
 from segops.operate import surroundings
-from segops.operate.turns import is_held
 from segops.runtime.errors import SegopsError
 
 LOOPBACK = "127.0.0.1"
@@ -265,7 +265,7 @@ def is_own(port: int) -> bool:
 
     Credentials are sent to no other server, because any user of the machine may listen on a port.
     """
-    return is_held(_claim_path(LOOPBACK, port))
+    return files.is_held(_claim_path(LOOPBACK, port))
 
 
 def _claim(host: str, port: int) -> int:

@@ -59,7 +59,7 @@ def main() -> None:
     gc.enable()
     bound = socket.socket(fileno=arguments.socket)
     address, port = bound.getsockname()
-    from flows.guard import Guard
+    from flows.guard import guarded
 
     names = (address, "127.0.0.1", "localhost")
     hosts = [f"{name}:{port}" for name in names]
@@ -67,7 +67,7 @@ def main() -> None:
         hosts += names
     server = uvicorn.Server(
         uvicorn.Config(
-            Guard(app, [*hosts, *arguments.host], login),
+            guarded(app, [*hosts, *arguments.host], login),
             lifespan="on",
             log_level="warning",
             proxy_headers=False,

@@ -20,6 +20,7 @@ from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.section import Count, Section
 from segops.voc.layout import SPLITS, open_layout
+from segops.words import first_line
 
 DIRECTORY = Path("recipes")
 ABOUT = "recipe"
@@ -161,7 +162,7 @@ def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:
         layout = open_layout(root / settings.data.path, settings.data.reading)
         present = {split: len(layout.ids(split)) for split in SPLITS}
     except SegopsError as error:
-        return [f"{str(error).splitlines()[0].rstrip('.')}. {get}"]
+        return [f"{first_line(error)}. {get}"]
     expected = {"train": needs.train_images, "val": needs.val_images}
     reasons = [
         f"{settings.data.path} holds {present[split]:,} {split} images, the recipe is for "

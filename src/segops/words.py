@@ -1,6 +1,14 @@
-"""Words that messages and pages share."""
+"""Words and units that messages and pages share."""
 
 from __future__ import annotations
+
+MIB = 2**20
+"""Bytes of a mebibyte."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without a full stop; its class where it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def counted(number: int, thing: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segops import files, paths
+from segops.predict.bundle import bundle_digest
 from segops.runtime.masks import read_mask
 from tests.integration.conftest import dvc, segops, set_params
 
@@ -67,14 +68,34 @@ def test_the_export_that_the_gate_offers_predicts_in_the_models_place(exported: 
     assert "onnx is offered" in card
 
 
-def test_the_command_exports_a_version(exported: Path) -> None:
+def test_the_command_hands_out_the_export_that_was_judged(exported: Path) -> None:
     done = segops(exported, "export", "models:/segops@champion", "--output", "mine")
     assert done.returncode == 0, done.stderr
-    digest = files.read_json(exported / paths.EXPORT_PARITY)["onnx"]["digest"]
-    assert digest[:12] in done.stdout  # the same bytes as the stage wrote
+    parity = files.read_json(exported / paths.EXPORT_PARITY)["onnx"]
+    assert bundle_digest(exported / "mine") == parity["digest"]
+    assert f"digest {parity['digest'][:12]}, the one that the gate decided on" in done.stdout
+    assert f"onnx is offered: mIoU {parity['miou']:.3f}" in done.stdout
+    refused = segops(
+        exported, "export", "models:/segops@champion", "--quantize", "int8", "--output", "no"
+    )
+    assert refused.returncode == 1
+    assert "onnx-int8 is not offered: " in refused.stderr
+    assert not (exported / "no").exists()
     again = segops(exported, "export", "models:/segops@champion", "--output", "mine")
     assert again.returncode == 1
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "model", [("models:/segops@champion", "--format", "openvino"), ("models/segmenter",)]
+)
+def test_the_command_says_that_no_gate_judged_what_it_makes(
+    exported: Path, model: tuple[str, ...]
+) -> None:
+    done = segops(exported, "export", *model, "--output", f"made{len(model)}")
+    assert done.returncode == 0, done.stderr
+    assert "made now. No gate has judged it" in done.stdout
+    assert bundle_digest(exported / f"made{len(model)}")[:12] in done.stdout
 
 
 def test_a_changed_export_is_not_run(exported: Path) -> None:

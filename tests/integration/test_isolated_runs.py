@@ -247,14 +247,14 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_killed(
 ) -> None:
     with ExitStack() as held:
         work = held.enter_context(opened(checkout))
-        is_held = runs.is_held
+        is_held = files.is_held
 
         def late(lock: Path) -> bool:
             answer = is_held(lock)
             work.write(state="finished")
             return answer
 
-        monkeypatch.setattr(runs, "is_held", late)
+        monkeypatch.setattr(files, "is_held", late)
         assert [run.state for run in runs.every(checkout)] == ["finished"]
         held.close()
 

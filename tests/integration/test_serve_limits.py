@@ -17,10 +17,17 @@ import pytest
 from segops.export import make
 from segops.predict import log as prediction_log
 from segops.predict.bundle import load_bundle
-from tests.support.prediction_server import Served, await_true, picture, serving, write_model
+from tests.support.prediction_server import (
+    KEY,
+    Served,
+    await_true,
+    error,
+    picture,
+    serving,
+    write_model,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-KEY = "0123456789abcdef-a-key"
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +35,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("model") / "segmenter"
     write_model(target, seed=1)
     return target
-
-
-def error(response: httpx.Response) -> tuple[int, str]:
-    told = response.json()["error"]
-    assert told["status"] == response.status_code
-    return told["status"], told["message"]
 
 
 def test_a_worker_that_dies_loses_its_image_alone(bundle: Path, tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ from PIL import Image
 from segops.report.overlay import heat_colours
 from tests.support.browser import needs_browser
 from tests.support.devtools import Tab, tab
-from tests.support.prediction_server import Served, picture, serving, write_model
+from tests.support.prediction_server import KEY, Served, picture, serving, write_model
 
 pytestmark = [pytest.mark.slow, needs_browser]
-KEY = "0123456789abcdef-a-key"
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 DONE = "document.querySelectorAll('.thumb[data-state=done]').length"
 CANVAS = """(() => {{ const one = document.querySelector("canvas.{name}");

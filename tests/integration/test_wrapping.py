@@ -12,16 +12,17 @@ import pytest
 import yaml
 
 from segops.params.registry import RegistryParams
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import bundle_digest, load_bundle
 from segops.record import artifact, wrapping
 from segops.record.tracking import session
 from segops.release import promotion
-from segops.release.resolve import resolved
+from segops.release.resolve import resolved, resolved_version
 from segops.release.rollback import rollback
 from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
 from tests.support.registry_workspace import aliases, release
 
+CHAMPION = "models:/segops@champion"
 FORMAT1 = Path(__file__).parents[1] / "bundles/format1"
 
 
@@ -138,6 +139,22 @@ def test_what_mlflow_adds_when_it_loads_a_model_is_no_fault(
     assert len(faults(directory)) == 1
 
 
+def test_a_version_is_used_as_it_was_checked_whatever_is_put_in_its_place_then(
+    tmp_path: Path,
+) -> None:
+    root = made.make(tmp_path / "checkout")
+    release(root, seed=1, quality=0.7)
+    (stored,) = root.glob("mlartifacts/models/*/artifacts/artifacts/segmenter")
+    with resolved_version(CHAMPION, root) as (bundle, version):
+        assert version is not None
+        shutil.rmtree(stored)
+        shutil.copytree(FORMAT1, stored)
+        loaded = load_bundle(bundle)
+        assert loaded.digest == version.bundle_digest != bundle_digest(stored)
+    with pytest.raises(SegopsError, match="is not the bundle's"), resolved(CHAMPION, root):
+        pass
+
+
 def test_every_command_refuses_a_version_with_another_script(tmp_path: Path) -> None:
     root = made.make(tmp_path / "checkout")
     release(root, seed=1, quality=0.7)
@@ -146,7 +163,7 @@ def test_every_command_refuses_a_version_with_another_script(tmp_path: Path) -> 
         flip(script)
     before = aliases(root)
     refused = r"segops version \d: pyfunc_model\.py is not the bundle's"
-    with pytest.raises(SegopsError, match=refused), resolved("models:/segops@champion", root):
+    with pytest.raises(SegopsError, match=refused), resolved(CHAMPION, root):
         pass
     with pytest.raises(SegopsError, match=refused):
         rollback(root, "halos")

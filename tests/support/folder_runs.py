@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,13 @@ def save(path: Path, seed: int = 0, height: int = 37, width: int = 50, **options
     return path
 
 
+def save_photos(folder: Path, count: int) -> Path:
+    """So many images of different heights in two directories below `folder`."""
+    for seed in range(count):
+        save(folder / f"{seed % 2}/{seed}.png", seed, height=30 + seed)
+    return folder
+
+
 def film(path: Path, count: int = 11, height: int = 38, width: int = 50, rate: float = 25) -> Path:
     """A video of the kind that its ending says."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +80,24 @@ def film(path: Path, count: int = 11, height: int = 38, width: int = 50, rate: f
         writer.write(picture(seed // 3, height, width)[..., ::-1].copy())
     writer.release()
     return path
+
+
+def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a process apart, which runs a function of a test's module with one thread.
+
+    It is forked from a process that only imported: in a fork of one that has multiplied matrices
+    MKL waits for ever for a lock that no thread holds any more.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["segops.predict.folder", "segops.runtime.load"])
+    process = context.Process(target=_alone, args=(work, *arguments))
+    process.start()
+    return process
+
+
+def _alone(work: Callable[..., None], *arguments: object) -> None:
+    torch.set_num_threads(1)
+    work(*arguments)
 
 
 def contents(output: Path) -> dict[str, str]:

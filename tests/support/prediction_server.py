@@ -29,6 +29,14 @@ from tests.support.bundles import write_bundle
 
 SPEC = ModelSpec("plain_cnn", "", 21, {"width": 4})
 START_SECONDS = 240.0
+KEY = "0123456789abcdef-a-key"
+
+
+def error(response: httpx.Response) -> tuple[int, str]:
+    """Status and sentence of a refusal."""
+    told = response.json()["error"]
+    assert told["status"] == response.status_code
+    return told["status"], told["message"]
 
 
 @dataclass

@@ -47,6 +47,7 @@ DECISIVE_WORDS = {
     "segops.runtime.images": {"unknown pixel mode"},
     "segops.runtime.pyfunc_model": {"image in row "},
     "segops.predict.trained": {"the value of a pixel is the class id"},
+    "segops.quality.described": {"image and mask"},
     "segops.quality.runner": {"an error without a message"},
     "segops.quality.facts": {"no such file", "cannot be read: "},
     "segops.train.engine": {"step "},

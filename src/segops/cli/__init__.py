@@ -49,8 +49,8 @@ app = typer.Typer(
 for command in (
     life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
-    card.card, evaluate.evaluate, compare.compare, predict.predict, serve.serve, monitor.monitor,
-    card.card, evaluate.evaluate, compare.compare, export.export, predict.predict, monitor.monitor,
+    card.card, evaluate.evaluate, compare.compare, export.export, predict.predict, serve.serve,
+    monitor.monitor,
     look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
     keep.backup, keep.restore, keep.clean, doctor.doctor, report.report,
 ):  # fmt: skip

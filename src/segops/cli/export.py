@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,17 +33,23 @@ def export(
 ) -> None:
     """Export a model, to predict with it where there is no torch.
 
-    `segops predict --model OUTPUT` predicts with what is written. The gate has not judged it: what
-    a run exports (`export.formats`) is scored beside the model.
+    `segops predict --model OUTPUT` predicts with what is written. Where the gate decided on such an
+    export of a registered version (`export.formats`), that one is fetched; else one is made, which
+    no gate has judged.
     """
     from segops.export import make
-    from segops.release.resolve import resolved
+    from segops.release.resolve import decided_exports, resolved
 
     if output.exists():
         raise SegopsError(f"{output}: exists already. Name a directory that does not.")
     is_bundle = not model.startswith("models:")
     root = Path() if is_bundle and quantize is None else checkout()
     name = form if quantize is None else f"{form}-{quantize}"
+    if not is_bundle:
+        model, decided = decided_exports(model, root)
+        if name in decided:
+            _fetch(model, root, name, output, decided[name])
+            return
     ids: tuple[str, ...] = ()
     images: Iterator[Any] = iter(())
     if quantize is not None:
@@ -53,4 +60,21 @@ def export(
         ids, images = calibration.of_workspace(root, count)
     with resolved(model, root) as bundle:
         digest = make.export(bundle, {name: output}, ids, images)[name]
-    console.say(f"{output}: {name}, digest {digest[:12]}.")
+    console.say(
+        f"{output}: {name}, digest {digest[:12]}, made now. No gate has judged it: nothing "
+        "compared it with the model. A run with `export.formats` makes exports that are judged."
+    )
+
+
+def _fetch(model: str, root: Path, name: str, output: Path, decided: Mapping[str, Any]) -> None:
+    """Copy the export that the gate decided on, where it offers it."""
+    from segops import files
+    from segops.release.exports import sentence
+    from segops.release.resolve import resolved
+
+    with resolved(model, root, name) as kept, files.atomic_directory(output) as temporary:
+        shutil.copytree(kept, temporary, dirs_exist_ok=True)
+    console.say(
+        f"{output}: {name}, digest {decided['digest'][:12]}, the one that the gate decided on with "
+        f"{model}: {sentence(name, decided)}"
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from segops.cli.common import checkout, console, log_to_stderr
+from segops.cli.options import Device, Model
 
 DRIFTED = 3
 """Exit status where a drift is found; 1 is an error."""
@@ -19,13 +20,7 @@ def monitor(
     source: Annotated[
         Path, typer.Argument(help="A directory of images, or a log of `segops predict --log`.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory; without it, "
-            "the champion."
-        ),
-    ] = None,
+    model: Model = None,
     days: Annotated[
         float | None,
         typer.Option(min=0.0, help="Only what came within so many days; else monitor.days."),
@@ -34,10 +29,7 @@ def monitor(
         Path | None,
         typer.Option(help="The page; left out: reports/drift.html of this checkout."),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Device to predict on; auto: the GPU if there is one."),
-    ] = "auto",
+    device: Device = "auto",
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, all else to stderr.")
     ] = False,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from segops.cli.common import checkout, console, printable
+from segops.cli.options import Device, Log, Model, Runtime
 from segops.runtime.errors import SegopsError
 
 
@@ -19,24 +20,12 @@ def predict(
             "addresses, or s3://BUCKET/PREFIX."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory; without it, "
-            "the champion."
-        ),
-    ] = None,
-    runtime: Annotated[
-        Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"],
-        typer.Option(help="torch: the model itself; else the export of it that the gate offers."),
-    ] = "torch",
+    model: Model = None,
+    runtime: Runtime = "torch",
     output: Annotated[
         Path, typer.Option(help="Directory for masks, overlays and the table.")
     ] = Path("predictions"),
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Device to predict on; auto: the GPU if there is one."),
-    ] = "auto",
+    device: Device = "auto",
     probabilities: Annotated[
         bool,
         typer.Option(
@@ -73,14 +62,7 @@ def predict(
             "that are started with the same arguments, on every machine that sees the output.",
         ),
     ] = 1000,
-    log: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIRECTORY",
-            help="Append figures and features of every image predicted, and no pixels, to this "
-            "prediction log, for `segops monitor`.",
-        ),
-    ] = None,
+    log: Log = None,
     log_names: Annotated[
         bool, typer.Option("--log-names", help="Write the images' names into the log.")
     ] = False,

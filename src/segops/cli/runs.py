@@ -11,6 +11,7 @@ from rich.table import Table
 
 from segops.cli.common import checkout, console
 from segops.runtime.errors import SegopsError
+from segops.words import first_line
 
 if TYPE_CHECKING:
     from segops.operate.runs import Run
@@ -101,7 +102,7 @@ def parsed(overrides: Sequence[str]) -> dict[str, Any]:
             values[key.strip()] = yaml_guard.load(value)
         except (yaml.YAMLError, ValueError) as error:
             raise SegopsError(
-                f"--set {text}: the value is no YAML: {str(error).splitlines()[0]}. Quote it."
+                f"--set {text}: the value is no YAML: {first_line(error)}. Quote it."
             ) from None
     return values
 

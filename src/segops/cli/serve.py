@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from segops.cli.common import checkout, console
+from segops.cli.options import Device, Log, Model, Runtime
+from segops.words import MIB
 
 
 def _number(value: float) -> float:
@@ -18,28 +20,13 @@ def _number(value: float) -> float:
 
 
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle's directory; without it, "
-            "the champion. An alias is followed."
-        ),
-    ] = None,
+    model: Model = None,
     compare: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Serve a second model beside it (?model=compare)."),
     ] = None,
-    runtime: Annotated[
-        Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"],
-        typer.Option(
-            help="torch: the model itself; else the export of it that the gate offers. A directory "
-            "has its own runtime."
-        ),
-    ] = "torch",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Device to predict on; auto: the GPU if there is one."),
-    ] = "auto",
+    runtime: Runtime = "torch",
+    device: Device = "auto",
     host: Annotated[
         str, typer.Option(help="Address to listen on; other machines need a key.")
     ] = "127.0.0.1",
@@ -96,16 +83,9 @@ def serve(
             "import labelme`.",
         ),
     ] = None,
-    log: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIRECTORY",
-            help="Append figures and features of every image predicted, and no pixels, to this "
-            "prediction log, for `segops monitor`.",
-        ),
-    ] = None,
+    log: Log = None,
 ) -> None:
-    """Serve a model over HTTP until stopped: images in, masks out."""
+    """Serve a model over HTTP until stopped: images in, masks out. An alias is followed."""
     from segops.serve.pool import Limits
     from segops.serve.server import serve as run
     from segops.serve.settings import Settings, devices, origin, read_keys
@@ -122,7 +102,7 @@ def serve(
         devices=devices(device, workers),
         host=host,
         port=port,
-        limits=Limits(queue, deadline, int(max_body * (1 << 20)), int(max_pixels * 1e6)),
+        limits=Limits(queue, deadline, int(max_body * MIB), int(max_pixels * 1e6)),
         keys=read_keys(key_file),
         cors=tuple(map(origin, cors or ())),
         record=record,

@@ -23,10 +23,10 @@ from segops.evaluate.bootstrap import paired_class_differences, paired_differenc
 from segops.evaluate.score import Scores, score
 from segops.metrics.catalogue import compute_metrics
 from segops.params.evaluate import EvaluateParams
-from segops.predict.bundle import EXPORT, TORCH, read_model, runtime_of
+from segops.predict.bundle import EXPORT, TORCH, read_bundle, size
 from segops.runtime.errors import SegopsError
+from segops.words import MIB
 
-MIB = 2**20
 log = logging.getLogger("segops")
 
 
@@ -66,20 +66,25 @@ def judge(
         return {}
     model = bundle, scores.bundle_digest
     found: dict[str, Any] = {
-        TORCH: {"bundle_digest": scores.bundle_digest, "mib": size_mib(bundle), "error": None}
+        TORCH: {
+            "bundle_digest": scores.bundle_digest,
+            "mib": size(read_bundle(*model)) / MIB,
+            "error": None,
+        }
     }
     measure = partial(speed.measure, store=store, split=split, device="cpu", threads=threads)
     for name, digest in digests.items():
         directory = root / paths.EXPORTS / name
-        about = read_model(directory)
+        runtime, _, quantize = name.partition("-")
         figures: dict[str, Any] = {
             "digest": digest,
-            "runtime": runtime_of(about),
-            "quantize": about[EXPORT]["quantize"],
-            "mib": size_mib(directory),
+            "runtime": runtime,
+            "quantize": quantize or None,
             "error": None,
         }
         try:
+            held = read_bundle(directory, digest)
+            figures |= {"mib": size(held) / MIB, "quantize": held.model[EXPORT]["quantize"]}
             figures |= _parity(directory, digest, scores, bundle, store, split, settings, threads)
             model_timing, timing = measure([model, (directory, digest)])
             figures |= _times(timing)
@@ -151,11 +156,6 @@ def compared(ours: Scores, model: Scores, settings: EvaluateParams) -> dict[str,
         "worst_class": model.class_names[worst],
         "worst_class_difference": single[worst].difference,
     }
-
-
-def size_mib(directory: Path) -> float:
-    """Size of the files of a bundle or export, MiB."""
-    return sum(one.stat().st_size for one in directory.rglob("*") if one.is_file()) / MIB
 
 
 def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -95,19 +96,19 @@ def write(path: Path, kept: KeptMasks) -> None:
     files.write_json(path, tree)
 
 
-def read(path: Path) -> KeptMasks:
-    """Read what :func:`write` wrote.
+def read(content: bytes, name: str) -> KeptMasks:
+    """Read the content of a file that :func:`write` wrote; messages call the file `name`.
 
     Raises:
-        SegopsError: The file is missing or is another.
+        SegopsError: It is another.
     """
-    tree = files.read_json(path)
     try:
+        tree = json.loads(content)
         masks = tuple(
             KeptMask(
                 str(one["id"]),
                 str(one["sha256"]),
-                decode_mask(b64decode(one["mask"], validate=True), str(path)),
+                decode_mask(b64decode(one["mask"], validate=True), name),
             )
             for one in tree["images"]
         )
@@ -115,6 +116,6 @@ def read(path: Path) -> KeptMasks:
         return KeptMasks(str(tree["bundle_digest"]), machine, masks)
     except (KeyError, TypeError, ValueError) as error:
         raise SegopsError(
-            f"{path}: no kept masks ({type(error).__name__}: {error}). "
+            f"{name}: no kept masks ({type(error).__name__}: {error}). "
             "`dvc repro --force --single-item evaluate` makes them again."
         ) from None

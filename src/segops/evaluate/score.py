@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segops import files
-from segops.children import child_environment
 from segops.data.store import PackedStore
+from segops.evaluate.apart import apart, last_words
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
-from segops.predict.bundle import weights_sha256
+from segops.predict.bundle import read_bundle, weights_sha256
 from segops.progress import track
-from segops.runtime import opener
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 
@@ -48,8 +45,6 @@ ERRORS = ("image_id", "class_id", "kind", "pixels")
 """Columns of the table of errors."""
 EXPLAINED = 6
 """How many of the worst images a page explains."""
-LAST_WORDS = 15
-"""Lines of a crashed worker's standard error that the error message repeats."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +225,8 @@ def _score(
     bundle = bundle.resolve()
     if not bundle.is_dir():
         raise SegopsError(f"{bundle}: no such directory. `dvc repro package` makes a bundle.")
-    model = files.read_json(bundle / opener.MODEL)
+    held = read_bundle(bundle, request["expected_digest"])
+    model = held.model
     names = tuple(model["class_names"])
     if names != store.class_names:
         raise SegopsError(
@@ -238,16 +234,16 @@ def _score(
             f"{', '.join(store.class_names)}. They must be the same, in the same order: "
             "`segops run` trains a model of these classes."
         )
-    expected = request["expected_digest"]
     unwanted, ids = frozenset(exclude_sha256), store.ids(split)[:limit]
     about = {
         "images": [one for one in ids if store.image_sha256(one) not in unwanted],
         "excluded": [one for one in ids if store.image_sha256(one) in unwanted],
         "class_names": names,
         **Classes.of_model(model).to_model(),
-        "bundle_digest": files.sha256_tree(bundle) if expected is None else expected,
-        "weights_sha256": weights_sha256(bundle),
+        "bundle_digest": held.digest,
+        "weights_sha256": weights_sha256(held),
     }
+    del held  # its weights would lie in memory as long as the worker runs
     with files.atomic_directory(out) as temporary:
         described = []
         for name, predict in variants.items():
@@ -301,38 +297,17 @@ def read_scores(out: Path) -> Scores:
 def _run_worker(request: dict[str, Any], split: str) -> None:
     ways = len(request["variants"])
     total = ways * len(request["images"])
-    # The directory is empty and outside any checkout: nothing in it is importable.
-    with (
-        files.scratch() as scratch,
-        tempfile.TemporaryFile() as words,
-    ):
-        path = scratch / "request.json"
-        path.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", "segops.evaluate.scoring", str(path)]
-        with subprocess.Popen(
-            command,
-            cwd=scratch,
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            text=True,
-            encoding="utf-8",
-        ) as process:
-            try:
-                in_ways = f" in {ways} ways" if ways > 1 else ""
-                for _ in track(_done(process), f"Scoring {split}{in_ways}", total):
-                    pass
-                status = process.wait()
-            finally:
-                process.kill()
-        said = last_words(words)
-        if status != 0:
-            raise SegopsError(
-                f"{request['bundle']}: scoring ended with status {status}. Its last words:\n{said}"
-            )
-        if said:
-            log.debug("The scoring process said:\n%s", said)
+    in_ways = f" in {ways} ways" if ways > 1 else ""
+    with apart("segops.evaluate.scoring", request) as (process, words):
+        for _ in track(_done(process), f"Scoring {split}{in_ways}", total):
+            pass
+        status, said = process.wait(), last_words(words)
+    if status != 0:
+        raise SegopsError(
+            f"{request['bundle']}: scoring ended with status {status}. Its last words:\n{said}"
+        )
+    if said:
+        log.debug("The scoring process said:\n%s", said)
 
 
 def _done(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -346,10 +321,3 @@ def _done(process: subprocess.Popen[str]) -> Iterator[str]:
         if "error" in message:
             raise SegopsError(message["error"])
         yield message["done"]
-
-
-def last_words(stream: IO[bytes]) -> str:
-    """The last lines that a child wrote to its standard error."""
-    stream.seek(0)
-    lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
-    return "\n".join(f"  {line}" for line in lines[-LAST_WORDS:])

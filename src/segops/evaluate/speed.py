@@ -13,7 +13,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,10 +22,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from segops import files
-from segops.children import child_environment
 from segops.data.store import PackedStore
-from segops.evaluate.score import last_words
+from segops.evaluate.apart import apart, last_words
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.threads import cores
@@ -161,27 +158,8 @@ class _Worker:
 
 @contextmanager
 def _worker(request: dict[str, Any]) -> Iterator[_Worker]:
-    # The directory is empty and outside any checkout: nothing in it is importable.
-    with (
-        files.scratch() as scratch,
-        tempfile.TemporaryFile() as words,
-    ):
-        path = scratch / "request.json"
-        path.write_text(json.dumps(request), encoding="utf-8")
-        with subprocess.Popen(
-            [sys.executable, "-m", "segops.evaluate.speed", str(path)],
-            cwd=scratch,
-            env=child_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            text=True,
-            encoding="utf-8",
-        ) as process:
-            try:
-                yield _Worker(request["bundle"], process, words)
-            finally:
-                process.kill()
+    with apart("segops.evaluate.speed", request, subprocess.PIPE) as (process, words):
+        yield _Worker(request["bundle"], process, words)
 
 
 def _serve(request: dict[str, Any], channel: TextIO) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from segops.export.network import WholeNetwork
 from segops.runtime.errors import SegopsError
 from segops.runtime.exported.build import IMAGES, LOGITS
+from segops.words import first_line
 
 OPSET = 20
 LIBRARIES = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
@@ -67,9 +68,8 @@ def write_onnx(segmenter: nn.Module, path: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter's own errors have no common base
-        first = str(error).strip().partition("\n")[0]
         raise SegopsError(
-            f"The network cannot be exported to ONNX: {type(error).__name__}: {first}"
+            f"The network cannot be exported to ONNX: {type(error).__name__}: {first_line(error)}."
         ) from error
     assert program is not None
     model = _plain(program.model_proto)

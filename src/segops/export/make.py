@@ -22,10 +22,17 @@ from numpy.typing import NDArray
 
 from segops import files
 from segops.params.compatibility import export_refusal
-from segops.predict.bundle import EXPORT, BundledPredictor, bundle_digest, load_bundle
+from segops.predict.bundle import (
+    EXPORT,
+    BundledPredictor,
+    bundle_digest,
+    open_read,
+    read_bundle,
+    weights_sha256,
+)
 from segops.predict.package import REQUIREMENTS, ROOM, code_files, requirements
 from segops.runtime import opener
-from segops.runtime.classes import Classes
+from segops.runtime.classes import Classes, hexadecimal
 from segops.runtime.errors import SegopsError
 from segops.runtime.exported.build import IMAGES, LOGITS
 
@@ -93,10 +100,10 @@ def export(
             "export.quantize: train holds no image to calibrate on. Put images into train, or set "
             "export.quantize to null."
         )
-    digest = bundle_digest(bundle)
+    held = read_bundle(bundle)
     for name in targets:
         _require_library(FORMS[name].library)
-    predictor = load_bundle(bundle, "cpu", digest)
+    predictor = open_read(held)
     if EXPORT in predictor.model:
         raise SegopsError(f"{bundle}: is an export itself. Export the model that it was made of.")
     _require_exportable(predictor)
@@ -111,7 +118,7 @@ def export(
             form = FORMS[name]
             with files.atomic_directory(target) as temporary:
                 _write_network(form, graphs[form.quantize], temporary)
-                model = _description(predictor, form, bundle, digest, calibration)
+                model = _description(predictor, form, weights_sha256(held), calibration)
                 text = json.dumps(model, indent=2, sort_keys=True, allow_nan=False) + "\n"
                 (temporary / opener.MODEL).write_text(text, encoding="utf-8")
                 libraries = ("numpy", "pillow", "pydantic", form.library)
@@ -160,7 +167,7 @@ def _write_network(form: Form, graph: Path, directory: Path) -> None:
 
 
 def _description(
-    predictor: BundledPredictor, form: Form, bundle: Path, digest: str, calibration: Sequence[str]
+    predictor: BundledPredictor, form: Form, weights: str, calibration: Sequence[str]
 ) -> dict[str, Any]:
     """The content of ``model.json``: the bundle's own, and the contract with other software."""
     from segops.export.graph import OPSET
@@ -193,8 +200,8 @@ def _description(
         "bit_depth": predictor.bit_depth,
         "stride": int(source.stride),
         "max_pixels": predictor.max_pixels,
-        "palette": [f"#{bytes(color.tolist()).hex()}" for color in palette],
-        "weights_sha256": files.sha256_file(bundle / opener.WEIGHTS),
-        "bundle_digest": digest,
+        "palette": [hexadecimal(color) for color in palette],
+        "weights_sha256": weights,
+        "bundle_digest": predictor.digest,
     }
     return model

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.importers.files import files_below, place, unnamed
-from segops.importers.labelling import as_color
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
 from segops.importers.splits import SPELLINGS, Lists, split_of_path
-from segops.runtime.classes import VOC_CLASSES, VOID, palette
+from segops.runtime.classes import VOC_CLASSES, VOID, hexadecimal, palette
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import DATA_KEY, PHOTOGRAPH_FORMATS, load_image, read_content
 from segops.runtime.masks import stored_values
@@ -184,7 +183,7 @@ def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | N
     keys, indices = np.unique(
         rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_inverse=True
     )
-    names = tuple(as_color(key >> 16, key >> 8 & 255, key & 255) for key in keys.tolist())
+    names = tuple(hexadecimal((key >> 16, key >> 8 & 255, key & 255)) for key in keys.tolist())
     return Drawn(names, indices.reshape(rgb.shape[:2]).astype(np.int32))
 
 
@@ -202,5 +201,5 @@ def names_of_ids(classes: Sequence[str]) -> dict[str, str]:
 def voc_colors() -> dict[str, str]:
     """Return colour -> class name by VOC's palette; its last colour is void."""
     names = names_of_ids(VOC_CLASSES)
-    colors = {str(number): as_color(*color) for number, color in enumerate(palette().tolist())}
+    colors = {str(number): hexadecimal(color) for number, color in enumerate(palette().tolist())}
     return {colors[value]: name for value, name in names.items()}

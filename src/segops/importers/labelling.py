@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.importers.source import BACKGROUND, VOID_NAME, Drawn
-from segops.runtime.classes import VOID
+from segops.runtime.classes import VOID, hexadecimal
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_content
 from segops.words import counted
@@ -205,11 +205,6 @@ def read_colors(path: Path) -> dict[str, str]:
     return colors
 
 
-def as_color(red: int, green: int, blue: int) -> str:
-    """Return a colour as this room writes it."""
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
 def _color_and_name(line: str) -> tuple[str, str] | None:
     cvat = re.fullmatch(r"([^:]+):(\d+),(\d+),(\d+)(:.*)?", line.strip())
     if cvat is not None:
@@ -229,7 +224,7 @@ def _color_and_name(line: str) -> tuple[str, str] | None:
             return None
     if not name or max(values) > 255:
         return None
-    return as_color(*values), name
+    return hexadecimal(values), name
 
 
 def _cells(line: str) -> list[str]:

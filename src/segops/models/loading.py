@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segops.runtime.bands import MOST_CHANNELS, RGB
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
+from segops.words import first_line
 
 LEAST_MATCH = 0.9
 """Share of a network's tensors that a file must bring; below it, it is another network's file."""
@@ -108,7 +109,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run what is in there
         return "it is pickled with more than tensors"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

@@ -28,8 +28,7 @@ from segops.record.tracking import (
     tracking_uri,
     without_credentials,
 )
-from segops.release import named, signing
-from segops.release.ledger import EARLIER
+from segops.release import earlier_ledger, named, signing
 from segops.release.named import Held
 from segops.runtime.errors import SegopsError
 from segops.voc.cached import listed
@@ -131,7 +130,7 @@ def _checkout(root: Path, home: Path, settings: Params, scratch: Path) -> dict[s
     data = Path(settings.data.path)
     names = ("params.yaml", "dvc.yaml", "dvc.lock", f"{data}.dvc")
     found = {name: root / name for name in names if not Path(name).is_absolute()}
-    found[EARLIER] = home / EARLIER
+    found[earlier_ledger.NAME] = home / earlier_ledger.NAME
     for directory in (paths.LEDGER, STATEMENTS):
         found |= _below(home, home / directory)
     copies = {}

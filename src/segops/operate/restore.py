@@ -20,7 +20,8 @@ from segops.params.file import load_params
 from segops.pipeline import cache
 from segops.record import moved
 from segops.record.tracking import LOCAL, identity, locked, session
-from segops.release.ledger import EARLIER, Ledger
+from segops.release import earlier_ledger
+from segops.release.ledger import Ledger
 from segops.runtime.errors import SegopsError
 
 STAGING = paths.STATE / "restore"
@@ -29,7 +30,7 @@ UNDER_WAY = paths.STATE / "restore.json"
 RECORD = (*moved.DIRECTORIES, str(paths.LEDGER), str(STATEMENTS), str(KEYS))
 """Directories that a restore puts into place."""
 OBJECT = re.compile(rf"{CACHE}/[0-9a-f]{{2}}/[0-9a-f]{{30}}(\.dir)?")
-CHECKOUT = ("params.yaml", "dvc.yaml", "dvc.lock", EARLIER)
+CHECKOUT = ("params.yaml", "dvc.yaml", "dvc.lock", earlier_ledger.NAME)
 log = logging.getLogger("segops")
 
 
@@ -254,7 +255,7 @@ def _place_checkout(root: Path, home: Path, staging: Path, manifest: Manifest) -
     for name, member in manifest.files.items():
         if not _is_checkout(name):
             continue
-        target = (home if name == EARLIER else root) / name
+        target = (home if name == earlier_ledger.NAME else root) / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             (staging / name).replace(target)

@@ -22,7 +22,7 @@ from typing import Any
 
 from segops import edit, faults, files, paths, pipeline
 from segops.operate import results, worktree
-from segops.operate.turns import is_held, turn
+from segops.operate.turns import turn
 from segops.params.file import load_params
 from segops.pipeline import cache
 from segops.record.lineage import started_by
@@ -334,7 +334,9 @@ def every(root: Path) -> list[Run]:
 
 def _read(path: Path) -> Run | None:
     try:
-        is_under_way = is_held(path.with_name("lock"))  # before the state, which is written in it
+        is_under_way = files.is_held(
+            path.with_name("lock")
+        )  # before the state, which is written in it
         run = Run(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
@@ -375,7 +377,7 @@ def clean(root: Path, name: str | None = None) -> list[str]:
     removed = []
     with turn(runs / ".lock", "the start or the removal of a run", log.info):
         for folder in folders:
-            if not is_held(folder / "lock"):
+            if not files.is_held(folder / "lock"):
                 worktree.remove(home, folder)
                 removed.append(folder.name)
             elif name is not None:

@@ -62,21 +62,6 @@ def turn(lock: Path, doing: str, say: Say, *, wait: bool = True) -> Iterator[Non
         time.sleep(POLL_SECONDS)
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process holds a lock; to look hinders nobody else who looks."""
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
 def holder(lock: Path) -> str:
     """Return, in brackets and after a space, the process that holds a lock; empty if unknown."""
     try:

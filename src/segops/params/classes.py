@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_serializer, model_validator
 
-from segops.runtime.classes import VOID
+from segops.runtime.classes import VOID, hexadecimal
 from segops.runtime.section import Section, Words
 
 MaskId = Annotated[int, Field(ge=0, le=VOID - 1)]
@@ -54,11 +54,6 @@ def _channels(value: Any) -> Any:
     if isinstance(value, str) and _HEX.fullmatch(value):
         return tuple(bytes.fromhex(value[1:]))
     return value
-
-
-def hexadecimal(color: tuple[int, int, int]) -> str:
-    """A colour as `#rrggbb`."""
-    return f"#{bytes(color).hex()}"
 
 
 Channel = Annotated[int, Field(ge=0, le=255)]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from segops import files
 from segops.runtime import opener
-from segops.runtime.bands import RGB
+from segops.runtime.bands import channels_of
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.runtime.predict_settings import PredictSettings
@@ -50,11 +50,12 @@ class BundledPredictor:
         classes: The classes with their colours and their background.
         device: The device of the network.
         runtime: What runs the network: :data:`TORCH`, or the format of an export.
+        digest: SHA-256 over the files that it was opened from; see :func:`bundle_digest`.
     """
 
-    def __init__(self, inner: Any, model: dict[str, Any]) -> None:
+    def __init__(self, inner: Any, model: dict[str, Any], digest: str) -> None:
         self._inner = inner
-        self.model = model
+        self.model, self.digest = model, digest
         self.class_names: tuple[str, ...] = tuple(inner.class_names)
         self.classes = Classes.of_model(model)
         self.device: Any = inner.device
@@ -78,7 +79,7 @@ class BundledPredictor:
     @property
     def channels(self) -> int:
         """Channels of an image; three are RGB."""
-        return len(self.model["spec"].get("mean", ())) or RGB
+        return channels_of(self.model)
 
     def require_channels(self, channels: int, name: str) -> None:
         """Check that the model, called `name` in messages, is one for images of `channels`.
@@ -168,6 +169,7 @@ def load_bundle(
 ) -> BundledPredictor:
     """Open a bundle, or an export, with the code that lies in it.
 
+    Its files are read once: what the digest is checked on is what is used.
     Nothing here imports torch, but for the code of a bundle that needs it.
 
     Arguments as of :func:`segops.runtime.opener.open_bundle`.
@@ -175,11 +177,30 @@ def load_bundle(
     Raises:
         SegopsError: The directory is no bundle, has another digest, or cannot be used here.
     """
+    return open_read(read_bundle(directory, expected_digest), device, predict, threads)
+
+
+def read_bundle(directory: Path, expected_digest: str | None = None) -> opener.Bundle:
+    """Read the files of a bundle or an export once, without running any of its code.
+
+    Raises:
+        SegopsError: The directory is no bundle, or has another digest.
+    """
+    with _own_errors():
+        return opener.Bundle.read(directory, expected_digest)
+
+
+def open_read(
+    bundle: opener.Bundle,
+    device: str = "cpu",
+    predict: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+) -> BundledPredictor:
+    """Open a bundle that was read; arguments and errors are those of :func:`load_bundle`."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise SegopsError(f"device {device!r}: expected auto, cpu, cuda or cuda:N.")
     with _own_errors():
-        inner = opener.open_bundle(directory, device, expected_digest, predict, threads)
-    return BundledPredictor(inner, read_model(directory))
+        return BundledPredictor(bundle.open(device, predict, threads), bundle.model, bundle.digest)
 
 
 def runtime_of(model: Mapping[str, Any]) -> str:
@@ -199,18 +220,22 @@ def read_model(directory: Path) -> dict[str, Any]:
     return model
 
 
-def weights_sha256(directory: Path) -> str:
+def weights_sha256(bundle: opener.Bundle) -> str:
     """SHA-256 of a bundle's weights, or of those that an export was made of, in hexadecimal."""
-    model = read_model(directory)
+    model = bundle.model
     if EXPORT in model:
         return str(model[EXPORT]["weights_sha256"])
-    return files.sha256_file(directory / opener.WEIGHTS)
+    return files.sha256_bytes(bundle.files[opener.WEIGHTS])
+
+
+def size(bundle: opener.Bundle) -> int:
+    """Bytes of the files of a bundle or export."""
+    return sum(map(len, bundle.files.values()))
 
 
 def bundle_digest(directory: Path) -> str:
     """SHA-256 over the paths and contents of all files of a bundle, in hexadecimal."""
-    with _own_errors():
-        return opener.digest(opener.read_bundle(directory))
+    return read_bundle(directory).digest
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from segops.runtime.errors import SegopsError
 from segops.threads import cores, pipelined
 
 from . import bucket, outputs
-from .bundle import BundledPredictor, bundle_digest, load_bundle, read_model
+from .bundle import BundledPredictor, open_read, read_bundle
 from .explain import explanation, require_class
 from .image_files import File, decode_files, read_files
 from .image_list import Source
@@ -77,8 +77,9 @@ def predict_folder(
     run ends with the same bytes as a run that was not killed.
 
     More than `shard_size` images are shared among all processes that are started with the same
-    arguments, see :mod:`segops.predict.shards`; fewer are done by one process, and a second one is
-    refused. A video is predicted as :mod:`segops.predict.video` says.
+    arguments, wherever each of them finds the images; see :mod:`segops.predict.shards`. Fewer are
+    done by one process, and a second one is refused. A video is predicted as
+    :mod:`segops.predict.video` says.
 
     A model of further directories of bands (`data.bands`) takes them from files beside an image's;
     see :func:`segops.predict.image_files.read_files`.
@@ -101,20 +102,19 @@ def predict_folder(
             file cannot be written, or another prediction is writing there.
     """
     options = options or Options()
-    model = read_model(bundle)
-    require_class(options.explain, model)
-    found = find_sources(source, output, model.get(opener.BANDS, ()))
-    digest = bundle_digest(bundle)
-    predictor = load_bundle(bundle, device, digest)
+    held = read_bundle(bundle)
+    require_class(options.explain, held.model)
+    found = find_sources(source, output, held.model.get(opener.BANDS, ()))
+    predictor = open_read(held, device)
+    del held  # its weights are in the network now
     work = Work(found, shard_size, output, predictor.class_names)
     plan = {
-        "source": str(source) if "://" in str(source) else str(Path(source).resolve()),
         "images": found.images.digest(),
         "videos": found.videos.digest(),
         "shard_size": shard_size,
         "options": asdict(options),
         "overwrite": overwrite,
-        "model": digest,
+        "model": predictor.digest,
         "device": torch.device(predictor.device).type,
     }
     alone = files.exclusive(output / LOCK, "a prediction") if len(work) == 1 else nullcontext()
@@ -123,9 +123,9 @@ def predict_folder(
         journal = stack.enter_context(closing(Journal(output)))
         predicting = stack.enter_context(ThreadPoolExecutor(1, "predict"))
         scratch = stack.enter_context(files.scratch())
-        run = _Run(predictor, digest, journal, options, overwrite, predicting, scratch)
+        run = _Run(predictor, predictor.digest, journal, options, overwrite, predicting, scratch)
         if observations is not None:
-            run.observed = PredictionLog(observations, digest, names=log_names)
+            run.observed = PredictionLog(observations, predictor.digest, names=log_names)
             run.observe = stack.enter_context(observing(predictor))
         return work.do(shared, journal, run)
 

@@ -24,6 +24,8 @@ from threading import Event, Thread
 from types import TracebackType
 from uuid import uuid4
 
+from segops import files
+
 SUFFIX = ".lease"
 BEAT_SECONDS = 5.0
 """Time between two beats of a lease's counter."""
@@ -178,7 +180,7 @@ class Watch:
         """The content of a lease that is over; None for others."""
         content = path.read_bytes()
         if _is_here(content):
-            return content if _is_unlocked(path) else None
+            return None if files.is_held(path) else content
         seen, since = self._seen.get(path, (None, 0.0))
         if seen != content:
             if seen is not None:
@@ -203,17 +205,6 @@ def _owner_is_here(path: Path) -> bool:
 def _is_here(content: bytes) -> bool:
     """Whether a lease's process runs, or ran, under the kernel that this one runs under."""
     return _field(content, "machine") == _machine() != ""
-
-
-def _is_unlocked(path: Path) -> bool:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True
 
 
 def _machine() -> str:

@@ -106,12 +106,12 @@ def is_by_this_code(bundle: Path, source: Path | None = None) -> bool:
     source = ROOM.parent if source is None else source
     if not (source / opener.RUNTIME).is_dir():
         return False
-    held, copied = opener.read_bundle(bundle), _copied(source / opener.RUNTIME)
-    own = {name for name in held if name.startswith(f"{opener.RUNTIME}/")}
+    held, copied = opener.Bundle.read(bundle), _copied(source / opener.RUNTIME)
+    own = {name for name in held.files if name.startswith(f"{opener.RUNTIME}/")}
     return (
-        json.loads(held[opener.MODEL]).get("segops_version") == _version(source)
+        held.model.get("segops_version") == _version(source)
         and own <= copied.keys()
-        and all(held.get(name) == content for name, content in copied.items())
+        and all(held.files.get(name) == content for name, content in copied.items())
     )
 
 

@@ -3,7 +3,8 @@
 The images are divided into shards, by their order; a video is a shard too. The first process of a
 run makes the directory `SHARDS` in the outputs:
 
-    plan.json           what the run predicts, and how: a process with another plan is refused
+    plan.json           what the run predicts, and how: a process with another plan is refused;
+                        it holds no path, because another machine may find the images elsewhere
     process-TOKEN.lease a process that takes part
     shard-N.lease       who works on a shard; see :mod:`segops.predict.leases`
     shard-N.TOKEN.jsonl the journal of the process that worked on it

@@ -15,7 +15,7 @@ from segops.params.base import Sections
 from segops.params.data import DataParams
 from segops.params.validate import ValidateParams
 from segops.quality.checks import DataCheck, Finding, Validation
-from segops.quality.facts import MISSING
+from segops.quality.described import describe_images, describe_labels, labels_in
 from segops.quality.misfit import legal_ids, misfit
 from segops.quality.runner import Column, Expectation, ExpectationOutcome, evaluate, gxe, spelled
 from segops.runtime.classes import VOID
@@ -65,8 +65,8 @@ def check(facts: pd.DataFrame, params: Bounds) -> Validation:
     of other classes, :func:`segops.quality.misfit.misfit` says so first, in place of the rules
     about classes.
     """
-    images = _describe_images(facts)
-    labels = _describe_labels(images, params.data.class_names)
+    images = describe_images(facts)
+    labels = describe_labels(images, params.data.class_names)
     doubt = misfit(facts, params.data, params.validate_)
     rules = [
         *_count_rules(params.validate_),
@@ -216,7 +216,7 @@ def _label_rules(labels: pd.DataFrame, params: Bounds) -> list[Rule]:
 
     def illegal(row: Row) -> str:
         counts = dict(zip(row["label_ids"], row["label_pixels"], strict=True))
-        bad = [label for label in _labels_in(row["label_ids"]) if label >= len(names)]
+        bad = [label for label in labels_in(row["label_ids"]) if label >= len(names)]
         listed = ", ".join(
             f"id {label % UNNAMED} ({counted(counts[label], 'pixel')})" for label in bad
         )
@@ -323,50 +323,6 @@ def _split_rules(images: pd.DataFrame) -> list[Rule]:
             expectation=gxe.ExpectColumnValuesToBeInSet(column="in_two_splits", value_set=[False]),
         ),
     ]
-
-
-def _describe_images(facts: pd.DataFrame) -> pd.DataFrame:
-    """Return the facts with the columns that the rules need, null where a fact is unknown."""
-    images = facts.reset_index(drop=True)
-    lost = {kind: images[f"{kind}_error"].eq(MISSING).fillna(False) for kind in ("image", "mask")}
-    images["missing"] = None
-    images.loc[lost["image"], "missing"] = "image"
-    images.loc[lost["mask"], "missing"] = "mask"
-    images.loc[lost["image"] & lost["mask"], "missing"] = "image and mask"
-    for kind in ("image", "mask"):
-        images[f"unreadable_{kind}"] = images[f"{kind}_error"].where(~lost[kind], None)
-    images["size"] = _sizes(images["width"], images["height"])
-    images["mask_size"] = _sizes(images["mask_width"], images["mask_height"])
-    images["highest_label"] = pd.Series(
-        [max(_labels_in(ids), default=None) for ids in images["label_ids"]], dtype="float64"
-    )
-    # The same pixels under another id; another rule covers the same id in two lists.
-    images["content"] = images["image_pixels"].fillna(images["image_sha256"])
-    holders = images.groupby("content")[["split", "image_id"]].transform("nunique")
-    images["in_two_splits"] = (holders > 1).all(axis=1)
-    return images
-
-
-def _describe_labels(images: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Return a row per image and class in its mask, with columns image_id, split and class."""
-    rows = [
-        (image_id, split, class_names[label])
-        for image_id, split, ids in zip(
-            images["image_id"], images["split"], images["label_ids"], strict=True
-        )
-        for label in _labels_in(ids)
-        if label < len(class_names)
-    ]
-    return pd.DataFrame(rows, columns=["image_id", "split", "class"], dtype="str")
-
-
-def _labels_in(ids: Any) -> list[int]:
-    """Return the ids of a `label_ids` cell without void; empty if the mask could not be read."""
-    return [] if ids is None else [int(label) for label in ids if label != VOID]
-
-
-def _sizes(width: pd.Series[Any], height: pd.Series[Any]) -> pd.Series[Any]:
-    return width.astype("string") + " × " + height.astype("string")
 
 
 def _check(

@@ -19,7 +19,7 @@ from segops.predict.bundle import bundle_digest
 from segops.predict.package import REQUIREMENTS
 from segops.record import wrapping
 from segops.record.lineage import tag
-from segops.record.tracking import Store, first_line, is_missing, without_credentials
+from segops.record.tracking import Store, is_missing, public_line, without_credentials
 from segops.runtime.errors import SegopsError, TransientError
 
 NAME = "segmenter"
@@ -115,7 +115,8 @@ def log_bundle(
 def fetch_bundle(store: Store, model: str, version: str, target: Path) -> Path:
     """Download a version's artifact and return the path of its bundle. No code of it is run.
 
-    `target` is the directory of the download; artifacts on this machine are used in place.
+    `target` is an empty directory that only this process uses; artifacts on this machine are copied
+    too, so that what is checked there is what is used.
 
     Raises:
         ArtifactError: The artifact is gone, or holds no bundle.
@@ -193,7 +194,7 @@ def _fetch(store: Store, uri: str, name: str, target: Path) -> Path:
 
 
 def _downloaded(store: Store, uri: str, name: str, target: Path) -> Path:
-    """Download what MLflow saved; what is on this machine is used in place.
+    """Download what MLflow saved; what is on this machine is copied.
 
     Whether an artifact is gone, only its store can say: all else may pass.
     """
@@ -215,6 +216,6 @@ def _downloaded(store: Store, uri: str, name: str, target: Path) -> Path:
 
 def _not_now(name: str, error: Exception) -> TransientError:
     return TransientError(
-        f"{name} cannot be fetched now: {first_line(error)}. Check the store of its artifacts, "
+        f"{name} cannot be fetched now: {public_line(error)}. Check the store of its artifacts, "
         "your login and the disk of this machine, then try again."
     )

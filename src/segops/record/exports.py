@@ -14,7 +14,7 @@ from segops.record import runs
 from segops.record.artifact import ArtifactError
 from segops.record.lineage import tag
 from segops.record.stage_outputs import Results
-from segops.record.tracking import Store, first_line, is_missing
+from segops.record.tracking import Store, is_missing, public_line
 from segops.runtime.errors import SegopsError, TransientError
 
 DIRECTORY = "exports"
@@ -51,7 +51,8 @@ def fetch(store: Store, run_id: str, digest: str, target: Path) -> Path:
         store: The record.
         run_id: The run that it lies in.
         digest: Its digest, by the ledger.
-        target: Directory of the download; what is on this machine is used in place.
+        target: Directory of the download, which only this process uses; what is on this machine is
+            copied too, so that what is checked there is what is used.
 
     Raises:
         ArtifactError: It is gone, or was changed.
@@ -67,7 +68,7 @@ def fetch(store: Store, run_id: str, digest: str, target: Path) -> Path:
                 f"{name} is gone. Restore it from a backup, or use the model itself."
             ) from error
         raise TransientError(
-            f"{name} cannot be fetched now: {first_line(error)}. Try again."
+            f"{name} cannot be fetched now: {public_line(error)}. Try again."
         ) from error
     found = bundle_digest(local)
     if found != digest:

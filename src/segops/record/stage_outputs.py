@@ -10,8 +10,7 @@ from typing import Any
 
 from segops import files, paths
 from segops.metrics.catalogue import recorded
-from segops.predict.bundle import TORCH, bundle_digest
-from segops.runtime import opener
+from segops.predict.bundle import TORCH, read_bundle, weights_sha256
 from segops.runtime.errors import SegopsError
 
 EVALUATED = (
@@ -121,7 +120,8 @@ def read(root: Path) -> Results:
         raise SegopsError(f"{bundle}: no trained model here. `segops run` trains one.")
     training = files.read_json(root / paths.TRAINING)
     package = files.read_json(root / paths.PACKAGE)
-    digest, weights = bundle_digest(bundle), files.sha256_file(bundle / opener.WEIGHTS)
+    held = read_bundle(bundle)
+    digest, weights = held.digest, weights_sha256(held)
     for path, written, name, actual in (
         (paths.TRAINING, training, "weights_sha256", weights),
         (paths.PACKAGE, package, "bundle_digest", digest),

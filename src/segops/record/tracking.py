@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from segops import files, paths, reach
+from segops import files, paths, reach, words
 from segops.params.registry import RegistryParams
 from segops.record import moved
 from segops.runtime.errors import SegopsError, TransientError
@@ -198,9 +198,9 @@ def is_missing(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
-def first_line(error: Exception) -> str:
+def public_line(error: Exception) -> str:
     """Return the first line of an error's text, without credentials in its addresses."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:500]
+    line = words.first_line(error)[:500]
     return re.sub(r"\w+://\S+", lambda address: without_credentials(address[0]), line)
 
 
@@ -258,17 +258,17 @@ def _errors(uri: str) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error) as error:
         _require_writable(error, where)
         raise TransientError(
-            f"MLflow's database {where} is not usable: {first_line(error)}. "
+            f"MLflow's database {where} is not usable: {public_line(error)}. "
             "Is another program creating or migrating it?"
         ) from error
     except MlflowException as error:
         _require_writable(error, where)
         if _is_transient(error):
             raise TransientError(
-                f"MLflow at {where} does not answer: {first_line(error)}. "
+                f"MLflow at {where} does not answer: {public_line(error)}. "
                 "Start the server, or check MLFLOW_TRACKING_URI."
             ) from error
-        raise SegopsError(f"MLflow at {where} refuses: {first_line(error)}") from error
+        raise SegopsError(f"MLflow at {where} refuses: {public_line(error)}") from error
 
 
 def _require_writable(error: Exception, where: str) -> None:

@@ -14,6 +14,7 @@ from segops import files
 from segops.params.gate import GateParams
 from segops.record import artifact
 from segops.record.lineage import tag
+from segops.record.tracking import public_line
 from segops.release import releases, signing, statement, versions
 from segops.release.chain import Entry, to_line
 from segops.release.changes import Registry, change, changing
@@ -23,6 +24,7 @@ from segops.release.reinstate import existing
 from segops.release.releases import last_decision
 from segops.release.versions import CHAMPION, PREVIOUS, Version
 from segops.runtime.errors import SegopsError
+from segops.words import first_line
 
 PREDICATE = "https://segops.dev/approval/v1"
 STARTED_BY = tag("started_by")
@@ -175,10 +177,10 @@ def decided_again(registry: Registry, decided: Entry) -> Decision:
         evidence = statement.read_evidence(decided.details["evidence"])
         policy = GateParams.model_validate(decided.details["policy"])
     except (KeyError, ValueError, ValidationError) as error:
-        first = str(error).splitlines()[0]
         raise SegopsError(
             f"{registry.ledger.where}: the evidence of entry {decided.sequence} cannot be read "
-            f"here ({first}). `segops promote` decides on version {decided.version} anew."
+            f"here ({first_line(error)}). `segops promote` decides on version {decided.version} "
+            "anew."
         ) from None
     decision = decide(evidence, policy)
     if decision.verdict != decided.verdict:
@@ -224,7 +226,7 @@ def _require_intact(registry: Registry, version: Version, digest: str) -> None:
         except (MlflowException, OSError) as error:
             raise SegopsError(
                 f"{registry.model} version {version.number} cannot be fetched: "
-                f"{str(error).splitlines()[0]} Restore its files, or approve another version."
+                f"{public_line(error)}. Restore its files, or approve another version."
             ) from error
 
 

@@ -22,6 +22,7 @@ from segops.release.audit_case import Absent, Case
 from segops.release.ledger import Ledger
 from segops.release.versions import Version
 from segops.runtime.errors import SegopsError
+from segops.words import first_line
 
 Outcome = Literal["verified", "broken", "not to be had"]
 MALFORMED = (
@@ -139,5 +140,5 @@ def _links(case: Case) -> Iterator[Link]:
                 raise
             yield Link(name, "not to be had", f"MLflow lacks it: {error.message}")
         except MALFORMED as error:
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            said = first_line(error)
             yield Link(name, "broken", f"What it reads is not of the form that was written: {said}")

@@ -22,7 +22,7 @@ from segops.evaluate import kept_champion
 from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.metrics_file import evaluation_from_counts
 from segops.params.file import Params, load_params
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import read_bundle
 from segops.record import artifact
 from segops.record.tracking import Store, has_record, locked, session
 from segops.record.update import EVALUATED_AS
@@ -131,11 +131,12 @@ def _from_workspace(case: _Champion, kept: ChampionEvaluation | None) -> Champio
     tree = files.read_json(evaluation)
     if not _is_on_champion(case, tree):
         return None
-    if bundle_digest(bundle) != case.champion.bundle_digest:
+    held = read_bundle(bundle)
+    if held.digest != case.champion.bundle_digest:
         return None
     if kept is not None and kept.evaluation == tree:
         return kept
-    return _reference(case, bundle, tree, pd.read_parquet(counts))
+    return _reference(case, held, tree, pd.read_parquet(counts))
 
 
 def _is_on_champion(case: _Champion, evaluation: Mapping[str, Any]) -> bool:
@@ -177,23 +178,26 @@ def _from_gate_counts(case: _Champion) -> ChampionEvaluation | None:
     counts = pd.read_parquet(path)
     with files.scratch() as scratch:
         bundle = _champion_bundle(case, scratch)
-        names = files.read_json(bundle / opener.MODEL)["class_names"]
+        names = bundle.model["class_names"]
         tree = evaluation_from_counts(counts, names, case.settings.evaluate)
         tree |= {"val_hash": case.val_hash, "bundle_digest": case.champion.bundle_digest}
         return _reference(case, bundle, tree, counts)
 
 
-def _champion_bundle(case: _Champion, target: Path) -> Path:
+def _champion_bundle(case: _Champion, target: Path) -> opener.Bundle:
     champion = case.champion
-    return artifact.checked_bundle(
-        case.store, case.settings.registry.model, champion.number, champion.bundle_digest, target
-    )
+    return read_bundle(
+        artifact.checked_bundle(
+            case.store, case.settings.registry.model, champion.number, champion.bundle_digest,
+            target,
+        )
+    )  # fmt: skip
 
 
 def _reference(
-    case: _Champion, bundle: Path, evaluation: dict[str, Any], counts: pd.DataFrame
+    case: _Champion, bundle: opener.Bundle, evaluation: dict[str, Any], counts: pd.DataFrame
 ) -> ChampionEvaluation:
-    described = files.read_json(bundle / opener.MODEL)
+    described = bundle.model
     return ChampionEvaluation(
         model=case.settings.registry.model,
         version=case.champion.number,

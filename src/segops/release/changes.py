@@ -25,6 +25,7 @@ from segops.record.lineage import started_by, tag
 from segops.record.tracking import Store, is_missing, locked, session
 from segops.release import kept_statements, publish_card, releases, versions
 from segops.release.chain import Entry, to_line
+from segops.release.earlier_ledger import take_over
 from segops.release.ledger import Ledger, MovedError
 from segops.release.releases import Releases
 from segops.release.versions import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS
@@ -104,7 +105,7 @@ def prepared(registry: Registry) -> Iterator[None]:
         TamperedError: The ledger was tampered with.
     """
     with locked(registry.root, "registry"):
-        registry.ledger.take_over()
+        take_over(registry.ledger)
         _complete(registry)
         _observe(registry)
         for entry in kept_statements.waiting(registry.ledger, registry.ledger.entries()):

@@ -107,18 +107,17 @@ def _loss(figures: Mapping[str, Any], key: str) -> float | None:
     return None if value is None else -float(value)
 
 
-def require_offered(details: Mapping[str, Any], form: str, model: str) -> str:
+def require_offered(exports: Mapping[str, Mapping[str, Any]], form: str, model: str) -> str:
     """The digest of an export by the decision on its model.
 
     Args:
-        details: Details of the decision.
+        exports: What :func:`decided` said of the model's exports.
         form: Name of the form.
         model: What messages call the model.
 
     Raises:
         SegopsError: There is no such export, or it is not offered.
     """
-    exports: Mapping[str, Any] = details.get(EXPORTS) or {}
     one = exports.get(form)
     if one is None:
         has = ", ".join(name for name, other in exports.items() if other["offered"]) or "none"
@@ -130,7 +129,7 @@ def require_offered(details: Mapping[str, Any], form: str, model: str) -> str:
     if not one["offered"]:
         raise SegopsError(
             f"{model}: its export {form} is not offered: {'; '.join(one['reasons'])}. Take "
-            "another --runtime."
+            "another form, or the model itself."
         )
     return str(one["digest"])
 

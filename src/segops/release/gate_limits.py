@@ -15,9 +15,8 @@ from segops.models.licences import NONE_NEEDED, UNKNOWN
 from segops.params.gate import GateParams
 from segops.release.check import ROUNDING, Check, at_least, failed, is_share
 from segops.release.evidence import Evidence, Identical, Licence, NoRelease, Unknown
-from segops.words import counted
+from segops.words import MIB, counted
 
-MIB = 2**20
 EVALUATE = "`dvc repro --force --single-item evaluate` makes the evaluation again."
 
 

@@ -17,7 +17,7 @@ from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.metrics.catalogue import SPLIT_METRICS
 from segops.models.licences import UNKNOWN
 from segops.params.file import Params
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import read_bundle, size
 from segops.record import artifact, lineage, stage_outputs, weights
 from segops.record.tracking import Store
 from segops.release import paired_counts, pairing, slowdown, versions
@@ -37,7 +37,6 @@ from segops.release.evidence import (
 from segops.release.pairing import PairedCounts
 from segops.release.releases import Releases
 from segops.release.versions import Version
-from segops.runtime import opener
 from segops.runtime.errors import SegopsError
 
 Value = TypeVar("Value")
@@ -164,11 +163,11 @@ def _version(case: _Inputs) -> Version:
 def _challenger(case: _Inputs, version: Version) -> Challenger:
     # Computed from the registered files; a tag may be wrong.
     with files.scratch() as scratch:
-        bundle = artifact.fetch_bundle(case.store, case.model, version.number, scratch)
-        digest = bundle_digest(bundle)
-        size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+        held = read_bundle(artifact.fetch_bundle(case.store, case.model, version.number, scratch))
     withdrawn = version.withdrawn or case.history.withdrawn.get(version.number)
-    return Challenger(case.model, version.number, version.run_id, digest, withdrawn, size)
+    return Challenger(
+        case.model, version.number, version.run_id, held.digest, withdrawn, size(held)
+    )
 
 
 def _evaluation(root: Path) -> dict[str, Any]:
@@ -178,11 +177,12 @@ def _evaluation(root: Path) -> dict[str, Any]:
 
 def _challenger_counts(case: _Inputs, version: Version) -> PairedCounts:
     """Return the challenger's counts, as the evaluate stage made them from the bundle."""
-    described = files.read_json(case.root / paths.SEGMENTER / opener.MODEL)
     counts, evaluation = pd.read_parquet(case.root / paths.COUNTS), _evaluation(case.root)
+    digest = str(evaluation["bundle_digest"])
+    described = read_bundle(case.root / paths.SEGMENTER, digest).model
     return PairedCounts(
         version.number,
-        str(evaluation["bundle_digest"]),
+        digest,
         tuple(described["class_names"]),
         paired_counts.trained_on(case.root, described, str(evaluation["val_hash"])),
         counts,

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from segops import files, paths
 from segops.params.registry import LEDGER_SUFFIX
 from segops.record.lineage import tag
-from segops.record.tracking import BusyError, Store, is_missing, locked, without_credentials
+from segops.record.tracking import BusyError, Store, is_missing, locked
 from segops.release.chain import Chain, Entry, EntryKind, TamperedError, finite, to_line
 from segops.runtime.errors import SegopsError
 
@@ -31,10 +31,6 @@ ENTRY, HEAD = tag("entry"), tag("ledger_head")
 LIMIT_SECONDS = 120.0
 """How long a writer tries to append an entry that MLflow did not take, or that others overtook."""
 PAGE = 500
-EARLIER = "ledger.jsonl"
-"""The ledger file of an earlier segops, in the main checkout."""
-TAKEN_OVER = "taken_over"
-"""Key of the details: SHA-256 of the line in a ledger file of an earlier segops."""
 COPY = re.compile(r"-[0-9a-f]{12}\.log$")
 log = logging.getLogger("segops")
 
@@ -158,80 +154,6 @@ class Ledger:
             f"{self.where}: the entry could not be written within {LIMIT_SECONDS:.0f} s: "
             f"{failure or 'other processes were quicker'}. Try again."
         )
-
-    def take_over(self) -> int:
-        """Write the lines of a ledger file of an earlier segops into the registry, once.
-
-        Returns:
-            The number of lines taken over by this call.
-
-        Raises:
-            TamperedError: The file was tampered with.
-        """
-        ours = self._earlier()
-        held = self._taken_over() if ours else {}
-        missing = [pair for pair in ours if pair[1] not in held]
-        if not missing:
-            return 0
-        path = paths.state_home(self.root) / EARLIER
-        begun = [sha256 for _, sha256 in ours][: len(held)]
-        if len(held) != len(self.entries()) or list(held) != begun:
-            log.warning(
-                "%s: %d of its lines are not in the %s, which others began. They count no longer; "
-                "move the file away.",
-                path, len(missing), self.where,
-            )  # fmt: skip
-            return 0
-        numbers = {entry.sequence: held.get(sha256, 0) for entry, sha256 in ours}
-        for entry, sha256 in missing:
-            details = {**entry.details, TAKEN_OVER: sha256}
-            for name in ("intent", "decision"):
-                if isinstance(details.get(name), int):
-                    details[name] = numbers.get(details[name], 0)
-            written = self.append(
-                entry.kind, verdict=entry.verdict, reason=entry.reason, by=entry.by,
-                version=entry.version, run_id=entry.run_id, details=details,
-            )  # fmt: skip
-            numbers[entry.sequence] = written.sequence
-        log.info("%s: %d lines were taken over into the %s.", path, len(missing), self.where)
-        return len(missing)
-
-    def not_taken_over(self) -> list[Entry]:
-        """Return the entries of a ledger file of an earlier segops that the registry lacks.
-
-        Raises:
-            TamperedError: The file was tampered with.
-        """
-        ours = self._earlier()
-        held = self._taken_over() if ours else {}
-        return [entry for entry, sha256 in ours if sha256 not in held]
-
-    def _earlier(self) -> list[tuple[Entry, str]]:
-        """Return the entries of a ledger file of an earlier segops, each with its SHA-256."""
-        path = paths.state_home(self.root) / EARLIER
-        if not path.is_file():
-            return []
-        old = Chain(str(path))
-        hashes: list[str] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-            old.add(number, line)
-            if len(old.entries) != number:
-                raise old.tampered(f"line {number} does not fit the line before it")
-            hashes.append(old.head)
-        return [
-            (entry, sha256)
-            for entry, sha256 in zip(old.entries, hashes, strict=True)
-            if without_credentials(entry.registry) == self.store.identity
-            and entry.model == self.model
-        ]
-
-    def _taken_over(self) -> dict[str, int]:
-        """Return the SHA-256 of each line that was taken over -> the number of its entry."""
-        return {
-            entry.details[TAKEN_OVER]: entry.sequence
-            for entry in self.entries()
-            if TAKEN_OVER in entry.details
-        }
 
     def verify(self) -> Chain:
         """Read all lines from the registry, and compare them with the copy and the tag.

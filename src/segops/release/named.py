@@ -15,6 +15,7 @@ from segops.record.lineage import START_FIELD, TEACHER_FIELD, tag
 from segops.record.tracking import Store, is_missing
 from segops.release import releases, versions
 from segops.release.chain import Entry, TamperedError
+from segops.release.earlier_ledger import not_taken_over
 from segops.release.ledger import Ledger
 from segops.release.versions import Version
 
@@ -137,7 +138,7 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
     ledger = Ledger(store, root, model)
     try:
         # What an earlier segops wrote is taken over by the next change of an alias.
-        entries = [*ledger.entries(), *ledger.not_taken_over()]
+        entries = [*ledger.entries(), *not_taken_over(ledger)]
         for number, words in _by_ledger(entries).items():
             by_version[number].append(words)
         default: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.params.file import load_params
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import read_bundle
 from segops.record import artifact
 from segops.record.tracking import Store, is_missing, session
 from segops.release import versions
@@ -91,11 +91,12 @@ def open_models(references: Sequence[str], root: Path) -> Iterator[list[NamedMod
 
 
 def _named_model(name: str, bundle: Path) -> NamedModel:
-    described = files.read_json(bundle / opener.MODEL)
+    held = read_bundle(bundle)
+    described = held.model
     return NamedModel(
         name=name,
         bundle=bundle,
-        bundle_digest=bundle_digest(bundle),
+        bundle_digest=held.digest,
         class_names=tuple(described["class_names"]),
         described=described,
         about=network_words(described),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,13 +143,15 @@ def recorded_counts(
         return None
     with files.scratch() as scratch:
         local = Path(store.client.download_artifacts(version.run_id, path, str(scratch)))
-        if files.sha256_file(local) != tags[COUNTS]:
+        content = local.read_bytes()
+        if files.sha256_bytes(content) != tags[COUNTS]:
             log.warning(
                 "Version %s: the counts in its run were altered; it is scored again.",
                 version.number,
             )
             return None
-        return _named(pd.read_parquet(local), version, known, "the counts in its run")
+        counts = pd.read_parquet(BytesIO(content))
+        return _named(counts, version, known, "the counts in its run")
 
 
 def kept_counts(root: Path, bundle_digest: str, val_hash: str) -> Path:

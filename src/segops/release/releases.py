@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segops.release.chain import Entry
-from segops.release.ledger import TAKEN_OVER
+from segops.release.earlier_ledger import TAKEN_OVER
 from segops.release.versions import CHAMPION
 
 

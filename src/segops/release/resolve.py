@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segops import files
 from segops.params.file import load_params
@@ -64,8 +64,6 @@ def resolved_version(
     from segops.record.tracking import session
     from segops.release import versions
     from segops.release.exports import require_offered
-    from segops.release.ledger import Ledger
-    from segops.release.releases import deciding
 
     settings = load_params(root).registry
     uri = model or f"models:/{settings.model}@{versions.CHAMPION}"
@@ -76,11 +74,44 @@ def resolved_version(
             if runtime == TORCH:
                 bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
             else:
-                decision = deciding(Ledger(store, root, name).entries(), version.number)
-                details = {} if decision is None else decision.details
-                digest = require_offered(details, runtime, f"{name} version {version.number}")
+                exports = _decided(store, root, name, version)
+                digest = require_offered(exports, runtime, f"{name} version {version.number}")
                 bundle = kept.fetch(store, version.run_id, digest, scratch)
         yield bundle, version
+
+
+def decided_exports(model: str, root: Path) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+    """Return the permanent URI of a registered model, and what its decision says of its exports.
+
+    Args:
+        model: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        root: The workspace.
+
+    Returns:
+        The URI with the version's number; by the form's name, what
+        :func:`segops.release.exports.decided` says, empty where nothing was decided.
+
+    Raises:
+        SegopsError: There is no such model, or the ledger was tampered with.
+        TransientError: MLflow does not answer.
+    """
+    from segops.record.tracking import session
+
+    parsed(model)  # before MLflow is asked
+    with session(root, load_params(root).registry, create=False) as store:
+        name, version = find_version(store, model)
+        return f"models:/{name}/{version.number}", _decided(store, root, name, version)
+
+
+def _decided(
+    store: Store, root: Path, name: str, version: Version
+) -> Mapping[str, Mapping[str, Any]]:
+    from segops.release.exports import EXPORTS
+    from segops.release.ledger import Ledger
+    from segops.release.releases import deciding
+
+    decision = deciding(Ledger(store, root, name).entries(), version.number)
+    return {} if decision is None else decision.details.get(EXPORTS) or {}
 
 
 def parsed(uri: str) -> re.Match[str]:

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from segops import files
 from segops.record import artifact
 from segops.record.lineage import started_by
-from segops.record.tracking import first_line, is_missing
+from segops.record.tracking import is_missing, public_line
 from segops.release import fresh, releases, versions
 from segops.release.changes import Registry, change, changing, is_gone, looking
 from segops.release.ledger import MovedError
@@ -177,7 +177,7 @@ def require_usable(registry: Registry, version: Version, digest: str) -> None:
         except MlflowException as error:
             raise TransientError(
                 f"{registry.model} version {version.number} cannot be fetched now: "
-                f"{first_line(error)}. Try again."
+                f"{public_line(error)}. Try again."
             ) from error
         try:
             fresh.predict(registry.root, str(bundle), digest, device="cpu")

@@ -164,26 +164,29 @@ def _kept(
     if expected is None:
         return "its evaluation kept no masks"
     name, client = paths.KEPT_MASKS.as_posix(), registry.store.client
-    path = registry.root / name
-    with files.scratch() as scratch:
-        if not _is_file(path, expected):
-            held = client.list_artifacts(version.run_id, paths.KEPT_MASKS.parent.as_posix())
-            if name in {file.path for file in held}:
-                path = Path(client.download_artifacts(version.run_id, name, str(scratch)))
-        if not _is_file(path, expected):
-            raise SegopsError(
-                f"{registry.model} version {version.number}: {name} in its run is not the file "
-                "that the gate decided with, so its smoke test was not made. Restore the file, or "
-                "`segops promote` in the workspace that evaluated this version."
-            )
-        kept = kept_masks.read(path)
+    content = _content(registry.root / name, expected)
+    if content is None:
+        held = client.list_artifacts(version.run_id, paths.KEPT_MASKS.parent.as_posix())
+        if name in {file.path for file in held}:
+            with files.scratch() as scratch:
+                local = client.download_artifacts(version.run_id, name, str(scratch))
+                content = _content(Path(local), expected)
+    if content is None:
+        raise SegopsError(
+            f"{registry.model} version {version.number}: {name} in its run is not the file "
+            "that the gate decided with, so its smoke test was not made. Restore the file, or "
+            "`segops promote` in the workspace that evaluated this version."
+        )
+    kept = kept_masks.read(content, name)
     if kept.bundle_digest != digest:
         return "the masks in its run are those of another bundle of the same weights"
     return kept if kept.masks else "its evaluation kept no masks"
 
 
-def _is_file(path: Path, sha256: str) -> bool:
-    return path.is_file() and files.sha256_file(path) == sha256
+def _content(path: Path, sha256: str) -> bytes | None:
+    """Return the content of a file with this SHA-256; None where there is no such file."""
+    content = path.read_bytes() if path.is_file() else b""
+    return content if files.sha256_bytes(content) == sha256 else None
 
 
 def _images(root: Path, kept: KeptMasks) -> tuple[list[KeptMask], list[NDArray[np.uint8]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.params.colors import VOID_DARK, VOID_LIGHT
-from segops.runtime.classes import VOC, VOID, Classes
+from segops.runtime.classes import VOC, VOID, Classes, hexadecimal
 
 # Dark violet over red and orange to pale yellow: lightness rises all the way.
 HEAT = ((40, 11, 84), (122, 28, 109), (203, 65, 73), (247, 140, 20), (252, 240, 140))
@@ -157,8 +157,7 @@ def present(masks: Iterable[NDArray[np.uint8]]) -> list[int]:
 
 def css_colour(index: int, classes: Classes = VOC) -> str:
     """The colour of a class id on the pages, as CSS writes it."""
-    red, green, blue = VOID_LIGHT if index == VOID else classes.palette()[index]
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return hexadecimal(VOID_LIGHT if index == VOID else classes.palette()[index])
 
 
 def legend(ids: Iterable[int], classes: Classes) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -52,6 +52,11 @@ _ORIENTATION, _FILL_ORDER, _SAMPLE_FORMAT = 274, 266, 339
 _LONG = 4
 _SEPARATE = 2
 _DIFFERENCES = 2
+
+
+def channels_of(model: Mapping[str, Any]) -> int:
+    """Channels of a model's images, by its ``model.json``; an older one says none and takes RGB."""
+    return len(model.get("spec", {}).get("mean", ())) or RGB
 
 
 def false_colour(image: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,11 @@ def palette() -> NDArray[np.uint8]:
     return colours
 
 
+def hexadecimal(color: Iterable[int]) -> str:
+    """A colour, red, green and blue in 0..255, as `#rrggbb`."""
+    return f"#{bytes(map(int, color)).hex()}"
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a data set or a model, and how they are drawn.
@@ -110,7 +115,7 @@ class Classes:
         """The keys of ``model.json`` that :meth:`of_model` reads beside `class_names`."""
         return {
             "background": self.background_name,
-            "colors": [f"#{bytes(color).hex()}" for color in self.colors],
+            "colors": [hexadecimal(color) for color in self.colors],
         }
 
     def palette(self) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -42,8 +43,110 @@ ENTRIES: dict[str, tuple[str, tuple[str, ...]]] = {
 """By format: the module of the runtime that loads the model, and the files that hold it."""
 
 
+MOST_BYTES = 32 << 30
+"""Bytes of all files of a bundle, which are held in memory while it is opened."""
+
+
 class BundleError(Exception):
     """The directory is no usable bundle, or another bundle than expected."""
+
+
+class Bundle:
+    """The files of a bundle or an export in memory: what is checked is what is used.
+
+    Attributes:
+        directory: Where they were read, for messages.
+        files: Content of each file by its relative path; byte code is left out.
+        digest: SHA-256 over them; see :func:`digest`.
+    """
+
+    def __init__(self, directory: Path, files: Mapping[str, bytes]) -> None:
+        self.directory, self.files, self.digest = directory, files, digest(files)
+
+    @classmethod
+    def read(cls, directory: Path, expected_digest: str | None = None) -> Bundle:
+        """Read every file of a directory once, and run none.
+
+        Args:
+            directory: The bundle.
+            expected_digest: Digest that it must have; None: any.
+
+        Raises:
+            BundleError: The directory is no bundle, has another digest, or holds more than
+                :data:`MOST_BYTES`.
+        """
+        files: dict[str, bytes] = {}
+        left = MOST_BYTES
+        for path in sorted(directory.rglob("*")):
+            name = path.relative_to(directory)
+            if path.is_file() and "__pycache__" not in name.parts:
+                files[name.as_posix()] = _content(path, left)
+                left -= len(files[name.as_posix()])
+        missing = [name for name in (MODEL, f"{RUNTIME}/__init__.py") if name not in files]
+        if not any(all(name in files for name in names) for _, names in ENTRIES.values()):
+            missing.append(WEIGHTS)
+        if missing:
+            raise BundleError(
+                f"{directory}: not a model bundle: {', '.join(missing)} missing. "
+                "The stage `package` writes one."
+            )
+        bundle = cls(directory, files)
+        if expected_digest is not None and bundle.digest != expected_digest:
+            raise BundleError(
+                f"{directory}: digest {bundle.digest}; expected {expected_digest}. "
+                "The bundle was changed after it was made; its code was not run. Get it anew."
+            )
+        return bundle
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Content of ``model.json``, a new dictionary each time.
+
+        Raises:
+            BundleError: It is no description of a model.
+        """
+        try:
+            model = json.loads(self.files[MODEL])
+        except ValueError as error:
+            raise BundleError(f"{self.directory / MODEL}: not JSON: {error}.") from None
+        if not isinstance(model, dict):
+            raise BundleError(
+                f"{self.directory / MODEL}: not the description of a model. Get it anew."
+            )
+        return model
+
+    def open(
+        self,
+        device: str = "cpu",
+        predict: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+    ) -> Any:
+        """Return the bundle's own predictor. Arguments and errors are of :func:`open_bundle`."""
+        model = self.model
+        entry, names = ENTRIES.get(str(model.get("format")), ("", ()))
+        if not entry:
+            raise BundleError(
+                f"{self.directory / MODEL}: format {model.get('format')!r}; this code reads "
+                f"{', '.join(ENTRIES)}. Use the version of segops that made it."
+            )
+        if not {"spec", "class_names"} <= model.keys():
+            raise BundleError(f"{self.directory / MODEL}: lacks spec or class_names. Get it anew.")
+        if missing := [name for name in names if name not in self.files]:
+            raise BundleError(f"{self.directory}: lacks {', '.join(missing)}. Get it anew.")
+        if f"{RUNTIME}/{entry.replace('.', '/')}.py" not in self.files:
+            raise BundleError(
+                f"{self.directory}: of format {model['format']} by its {MODEL}, but its {RUNTIME} "
+                f"lacks {entry}. Get it anew."
+            )
+        if predict is not None:
+            model["predict"] = dict(predict)
+        if threads is not None:
+            model[THREADS] = threads
+        package = f"segops_bundle_{self.digest}"
+        if not any(getattr(finder, "package", None) == package for finder in sys.meta_path):
+            sys.meta_path.append(_Runtime(self.files, self.directory, package))
+        loader = importlib.import_module(f"{package}.{entry}")
+        return loader.load(model, *(self.files[name] for name in names), device)
 
 
 def open_bundle(
@@ -66,79 +169,34 @@ def open_bundle(
     Raises:
         BundleError: The directory is no bundle, or has another digest.
     """
-    contents = read_bundle(directory)
-    found = digest(contents)
-    if expected_digest is not None and found != expected_digest:
-        raise BundleError(
-            f"{directory}: digest {found}; expected {expected_digest}. "
-            "The bundle was changed after it was made; its code was not run. Get it anew."
-        )
-    try:
-        model = json.loads(contents[MODEL])
-    except ValueError as error:
-        raise BundleError(f"{directory / MODEL}: not JSON: {error}.") from None
-    if not isinstance(model, dict):
-        raise BundleError(f"{directory / MODEL}: not the description of a model. Get it anew.")
-    entry, names = ENTRIES.get(str(model.get("format")), ("", ()))
-    if not entry:
-        raise BundleError(
-            f"{directory / MODEL}: format {model.get('format')!r}; this code reads "
-            f"{', '.join(ENTRIES)}. Use the version of segops that made it."
-        )
-    if not {"spec", "class_names"} <= model.keys():
-        raise BundleError(f"{directory / MODEL}: lacks spec or class_names. Get it anew.")
-    if missing := [name for name in names if name not in contents]:
-        raise BundleError(f"{directory}: lacks {', '.join(missing)}. Get it anew.")
-    if f"{RUNTIME}/{entry.replace('.', '/')}.py" not in contents:
-        raise BundleError(
-            f"{directory}: of format {model['format']} by its {MODEL}, but its {RUNTIME} lacks "
-            f"{entry}. Get it anew."
-        )
-    if predict is not None:
-        model["predict"] = dict(predict)
-    if threads is not None:
-        model[THREADS] = threads
-    package = f"segops_bundle_{found}"
-    if not any(getattr(finder, "package", None) == package for finder in sys.meta_path):
-        sys.meta_path.append(_Runtime(contents, directory, package))
-    loader = importlib.import_module(f"{package}.{entry}")
-    return loader.load(model, *(contents[name] for name in names), device)
+    return Bundle.read(directory, expected_digest).open(device, predict, threads)
 
 
-def read_bundle(directory: Path) -> dict[str, bytes]:
-    """Content of every file of a bundle by its relative path; byte code is left out.
-
-    Raises:
-        BundleError: The directory is no bundle.
-    """
-    contents = {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.relative_to(directory).parts
-    }
-    missing = [name for name in (MODEL, f"{RUNTIME}/__init__.py") if name not in contents]
-    if not any(all(name in contents for name in names) for _, names in ENTRIES.values()):
-        missing.append(WEIGHTS)
-    if missing:
-        raise BundleError(
-            f"{directory}: not a model bundle: {', '.join(missing)} missing. "
-            "The stage `package` writes one."
-        )
-    return contents
-
-
-def digest(contents: dict[str, bytes]) -> str:
+def digest(files: Mapping[str, bytes]) -> str:
     """SHA-256 over the sorted lines "path, tab, SHA-256 of the content", in hexadecimal."""
     total = hashlib.sha256()
-    for name in sorted(contents):
-        total.update(f"{name}\t{hashlib.sha256(contents[name]).hexdigest()}\n".encode())
+    for name in sorted(files):
+        total.update(f"{name}\t{hashlib.sha256(files[name]).hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def _content(path: Path, most: int) -> bytes:
+    """Content of a file of at most so many bytes."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size) if size <= most else b""
+        if size > most or file.read(1):
+            raise BundleError(
+                f"{path}: too large, or it grew while it was read: the files of a bundle have "
+                f"{MOST_BYTES >> 30} GiB at most. Get the bundle anew."
+            )
+    return content
 
 
 class _Runtime(MetaPathFinder, Loader):
     """Finds and loads the modules of one bundle from memory."""
 
-    def __init__(self, contents: dict[str, bytes], directory: Path, package: str) -> None:
+    def __init__(self, contents: Mapping[str, bytes], directory: Path, package: str) -> None:
         self.package = package
         self.sources = {
             name: source for name, source in contents.items() if name.startswith(f"{RUNTIME}/")

@@ -20,6 +20,7 @@ from segops.predict.bundle import TORCH, BundledPredictor
 from segops.predict.outputs import draw_overlay, encode_jpeg
 from segops.runtime import signatures
 from segops.runtime.bands import decode_consumer_bands, false_colour, stored_extent
+from segops.runtime.classes import hexadecimal
 from segops.runtime.errors import SegopsError
 from segops.runtime.file_kinds import describe
 from segops.runtime.images import CONSUMER_FORMATS
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from segops.predict.observe import Observe
     from segops.runtime.predictor import Prediction
 
-PNG, JPEG, NPY, JSON = "image/png", "image/jpeg", "application/x-npy", "application/json"
+PNG, JPEG, NPY = "image/png", "image/jpeg", "application/x-npy"
 LARGEST_ANSWER = 256 << 20
 """Bytes of the probabilities of an image; the worker holds three times as many."""
 log = logging.getLogger("segops")
@@ -211,7 +212,7 @@ def legend(classes: Any) -> list[dict[str, Any]]:
     """Return id, name and colour (`#rrggbb`) of every class, in id order."""
     colors = classes.palette()
     return [
-        {"id": number, "name": name, "color": f"#{bytes(colors[number]).hex()}"}
+        {"id": number, "name": name, "color": hexadecimal(colors[number])}
         for number, name in enumerate(classes.names)
     ]
 

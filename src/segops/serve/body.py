@@ -22,6 +22,7 @@ from werkzeug.sansio.multipart import (
 )
 
 from segops.serve.errors import RequestError
+from segops.words import MIB
 
 GRACE_SECONDS = 10.0
 """Time that every upload has, however slow the client is."""
@@ -144,7 +145,7 @@ async def read(request: Request, max_body: int, share: Share) -> bytes:
         RequestError: As :func:`uploads`.
     """
     too_large = RequestError(
-        413, f"The body has more than {max_body / (1 << 20):g} MiB (--max-body); send less."
+        413, f"The body has more than {max_body / MIB:g} MiB (--max-body); send less."
     )
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and int(stated) > max_body:

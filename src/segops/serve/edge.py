@@ -22,8 +22,10 @@ DRAIN_SECONDS = 10.0
 DRAIN_BYTES = 256 << 20
 HEAD_SECONDS = 10.0
 """Time that a client has for the head of a request."""
-ABORT = "segops.abort"
-"""Key of a request's state: closes its connection at once."""
+MOST_CONNECTIONS = 1000
+"""Open connections above which requests are refused."""
+ABORT, CONNECTIONS = "segops.abort", "segops.connections"
+"""Keys of a request's state: what closes its connection at once, and all open connections."""
 SLICE = 64 << 10
 """Bytes of an answer that are given to the connection at a time."""
 
@@ -49,6 +51,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        app = _crowded if len(scope["state"].get(CONNECTIONS, ())) > MOST_CONNECTIONS else self._app
         names = {name for name, _ in scope["headers"]}
         unread = bool(names & {b"content-length", b"transfer-encoding"})
         began, status = time.perf_counter(), 500
@@ -74,7 +77,7 @@ class Edge:
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, reading, sending)
+            await app(scope, reading, sending)
         finally:
             self._metrics.in_flight.dec()
             self._metrics.request(scope["path"], status, time.perf_counter() - began)
@@ -85,6 +88,11 @@ class Edge:
                 piece = content[at : at + SLICE]
                 # It waits until the client has read most of what was sent before.
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    error = RequestError(503, "Too many clients are connected; ask again.", {"Retry-After": "1"})
+    await error_reply(error)(scope, receive, send)
 
 
 async def _in_time(sent: Awaitable[None], size: int, scope: Scope) -> None:
@@ -118,7 +126,8 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, ABORT: transport.abort}
+        more = {ABORT: transport.abort, CONNECTIONS: self.connections}
+        self.app_state = {**self.app_state, **more}
         self._head = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def data_received(self, data: bytes) -> None:

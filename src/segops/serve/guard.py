@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segops.serve.errors import RequestError
@@ -78,45 +79,54 @@ class Keys:
         # All are compared, so that the time says nothing of the place.
         return any(secrets.compare_digest(found, one) for one in self._hashes)
 
+    def stranger(self, scope: Scope) -> RequestError | None:
+        """Return the error of a request that lacks a key and needs one, else None."""
+        path = scope["path"]
+        is_open = not self or path in OPEN or path.startswith(OPEN_BELOW)
+        if is_open or self.knows(Headers(scope=scope)):
+            return None
+        return RequestError(
+            401,
+            "This server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
 
 class Guard:
-    """Refuses a request before the server sees it.
+    """Refuses a request, HTTP or websocket, before the server sees it.
 
     Args:
         app: The server.
         hosts: As of :func:`refusal`, like `origins`.
-        origins: Origins of other pages that may ask (`--cors`).
-        keys: The keys of clients.
+        stranger: Returns the error of a request without the credentials that it needs, else None.
+        origins: Origins of other pages that may ask.
+        reply: Makes the answer of an error.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Collection[str] | None, origins: Collection[str], keys: Keys
+        self,
+        app: ASGIApp,
+        hosts: Collection[str] | None,
+        stranger: Callable[[Scope], RequestError | None],
+        origins: Collection[str] = (),
+        reply: Callable[[RequestError], Response] = error_reply,
     ) -> None:
-        self._app, self._keys = app, keys
+        self._app, self._stranger, self._reply = app, stranger, reply
         self._hosts, self._origins = hosts, frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI request."""
-        if scope["type"] == "lifespan":
+        error = None if scope["type"] == "lifespan" else self._error(scope)
+        if error is None:
             await self._app(scope, receive, send)
-        elif scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-        elif (why := refusal(scope, self._hosts, self._origins)) is not None:
-            await error_reply(RequestError(403, why))(scope, receive, send)
-        elif not self._is_known(scope):
-            wrong = RequestError(
-                401,
-                "This server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY.",
-                {"WWW-Authenticate": "Bearer"},
-            )
-            await error_reply(wrong)(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": error.message})
         else:
-            await self._app(scope, receive, send)
+            await self._reply(error)(scope, receive, send)
 
-    def _is_known(self, scope: Scope) -> bool:
-        path = scope["path"]
-        is_open = not self._keys or path in OPEN or path.startswith(OPEN_BELOW)
-        return is_open or self._keys.knows(Headers(scope=scope))
+    def _error(self, scope: Scope) -> RequestError | None:
+        why = refusal(scope, self._hosts, self._origins)
+        return self._stranger(scope) if why is None else RequestError(403, why)
 
 
 def _hash(key: str) -> bytes:

@@ -19,7 +19,7 @@ from segops import files
 from segops.runtime.errors import SegopsError
 from segops.serve.app import application
 from segops.serve.body import Budget
-from segops.serve.edge import Edge, Protocol
+from segops.serve.edge import MOST_CONNECTIONS, Edge, Protocol
 from segops.serve.guard import Guard, Keys
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Pool
@@ -27,7 +27,6 @@ from segops.serve.serving import Serving, library
 from segops.serve.settings import Settings
 
 HTTP_PORT = 80
-MOST_CONNECTIONS = 1000
 OPEN_FILES = 4 * MOST_CONNECTIONS
 """Connections above the limit are answered too, with 503."""
 KEEP_ALIVE_SECONDS = 30
@@ -91,7 +90,6 @@ async def _serve(
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.limits.deadline) + 5,
         )
@@ -130,7 +128,7 @@ def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
     hosts = None if keys else allowed_hosts(settings.host, port)
     budget = Budget(HELD_BODIES * pool.limits.max_body)
     routes = application(pool, metrics, settings.record, budget)
-    guarded: ASGIApp = Guard(routes, hosts, settings.cors, keys)
+    guarded: ASGIApp = Guard(routes, hosts, keys.stranger, settings.cors)
     if settings.cors:
         guarded = CORSMiddleware(  # outside, so that a page can read why it is refused
             guarded,

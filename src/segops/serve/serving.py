@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from segops.children import child_environment
-from segops.predict.bundle import TORCH, bundle_digest, read_model, runtime_of
+from segops.predict.bundle import TORCH, bundle_digest, read_bundle, read_model, runtime_of
 from segops.release.resolve import resolved
+from segops.runtime.bands import channels_of
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.serve import process
@@ -200,8 +201,8 @@ def _source(directory: Path, told: Mapping[str, Any]) -> Source:
         SegopsError: It holds no model that this segops understands, or another artifact than `told`
             says.
     """
-    model = read_model(directory)
-    digest = bundle_digest(directory)
+    held = read_bundle(directory)
+    model, digest = held.model, held.digest
     # An export has a digest of its own beside that of its version.
     if runtime_of(model) == TORCH and digest != told["digest"]:
         raise SegopsError(f"The artifact has the digest {digest}; expected {told['digest']}.")
@@ -209,7 +210,7 @@ def _source(directory: Path, told: Mapping[str, Any]) -> Source:
     more = {
         "classes": legend(classes),
         "background": classes.background_name,
-        "channels": len(model["spec"].get("mean", ())) or 3,
+        "channels": channels_of(model),
         "runtime": runtime_of(model),
         "settings": model.get("predict") or {},
     }

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from segops.files import atomic_path
+from segops.words import first_line
 
 FORMAT = 4
 NAME = "state.pt"
@@ -197,7 +198,7 @@ def _cause(error: BaseException) -> OSError:
         if isinstance(cause, OSError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    return OSError(str(error).splitlines()[0])
+    return OSError(first_line(error))
 
 
 def _digest(path: Path, length: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
-from segops import files
 from segops.predict import seen
 from segops.runtime import opener
-from segops.runtime.bands import RGB
+from segops.runtime.bands import channels_of
 from segops.runtime.errors import SegopsError
 
 KEY = "train.teacher"
@@ -53,17 +51,17 @@ class Teacher:
                 of other channels.
         """
         with _named(model):
-            contents = opener.read_bundle(bundle)
-        described = json.loads(contents[opener.MODEL])
+            held = opener.Bundle.read(bundle)
+            described = held.model
         _require_same_classes(model, described.get("class_names", ()), class_names)
-        own = len(described.get("spec", {}).get("mean", ())) or RGB
+        own = channels_of(described)
         if own != channels:
             raise SegopsError(
                 f"{KEY}: {model}: a model of images of {own} channels; the data has {channels}. "
                 f"Name a model of images of {channels} channels, or set it to null."
             )
         images, pixels = (described.get(key, {}) for key in (seen.IMAGES, seen.PIXELS))
-        return cls(contents, opener.digest(contents), model, images, pixels)
+        return cls(held.files, held.digest, model, images, pixels)
 
     def network(self) -> nn.Module:
         """Build the network with the bundle's own code, in evaluation mode and without gradients.
@@ -73,13 +71,8 @@ class Teacher:
         Raises:
             SegopsError: The bundle cannot be used with the libraries installed here.
         """
-        with files.scratch() as scratch:
-            for name, content in self.files.items():
-                path = scratch / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            with _named(self.model):
-                network: nn.Module = opener.open_bundle(scratch, "cpu", self.digest).network
+        with _named(self.model):
+            network: nn.Module = opener.Bundle(Path(self.model), self.files).open().network
         return network.eval().requires_grad_(False)
 
 

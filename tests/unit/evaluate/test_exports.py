@@ -197,9 +197,22 @@ def test_a_broken_export_is_found_out(
     assert found[TORCH]["milliseconds_p50"] > 0
 
 
-def judged(workspace: Path, root: Path) -> dict[str, Any]:
+def test_an_export_that_was_changed_since_it_was_made_gets_no_figures(
+    workspace: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / paths.EXPORTS / "onnx"
+    shutil.copytree(workspace / paths.EXPORTS / "onnx", directory)
+    made = bundle_digest(directory)
+    (directory / "model.onnx").write_bytes(b"small")
+    one = judged(workspace, tmp_path, made)["onnx"]
+    assert f"expected {made}" in one["error"]
+    assert "mib" not in one
+    assert refusals(one, POLICY)
+
+
+def judged(workspace: Path, root: Path, digest: str | None = None) -> dict[str, Any]:
     """The parity of the export in `root`, on masks that the model did not make."""
-    digest = bundle_digest(root / paths.EXPORTS / "onnx")
+    digest = digest or bundle_digest(root / paths.EXPORTS / "onnx")
     files.write_json(root / paths.EXPORTS / paths.EXPORT_LIST, {"onnx": digest})
     store, bundle = PackedStore(workspace / "first"), workspace / paths.SEGMENTER
     scores = score(bundle, store, "val", root / "scores", threads=1, masks=True)

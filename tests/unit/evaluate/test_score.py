@@ -227,7 +227,7 @@ def test_the_masks_of_a_few_images_are_kept(
     scores, bundle, hidden = scored
     path = tmp_path / "kept.json"
     kept_masks.write(path, kept_masks.of(scores, store))
-    kept = kept_masks.read(path)
+    kept = kept_masks.read(path.read_bytes(), "kept.json")
     assert kept.bundle_digest == bundle_digest(bundle)
     assert kept.machine == describe("cpu", 1)
     assert len(kept.masks) == kept_masks.MOST
@@ -235,9 +235,9 @@ def test_the_masks_of_a_few_images_are_kept(
     for one in kept.masks:
         np.testing.assert_array_equal(one.mask, scores.prediction(one.image_id))
         assert one.sha256 == store.image_sha256(one.image_id) != hidden
-    path.write_text(path.read_text().replace('"images"', '"pictures"'))
-    with pytest.raises(SegopsError, match="no kept masks"):
-        kept_masks.read(path)
+    for other in (path.read_bytes().replace(b'"images"', b'"pictures"'), b"{", b"[]"):
+        with pytest.raises(SegopsError, match=r"kept\.json: no kept masks"):
+            kept_masks.read(other, "kept.json")
 
 
 def test_the_kept_images_are_spread_evenly_and_not_huge(

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from segops import files
 from segops.operate import turns
 from segops.runtime.errors import SegopsError
 
@@ -111,13 +112,13 @@ def test_to_look_at_a_lock_does_not_hold_it(
     tmp_path: Path, holding: list[subprocess.Popen[str]]
 ) -> None:
     lock = tmp_path / "lock"
-    assert not turns.is_held(lock)
+    assert not files.is_held(lock)
     hold(holding, lock)
-    assert turns.is_held(lock)
+    assert files.is_held(lock)
     (tmp_path / "free").touch()
     with (tmp_path / "free").open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        assert not turns.is_held(tmp_path / "free")
+        assert not files.is_held(tmp_path / "free")
 
 
 def test_all_users_of_a_machine_have_one_place_for_locks(

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -99,7 +100,6 @@ def test_the_same_weights_and_code_give_the_same_bytes(bundle: Path, tmp_path: P
         again, made().to(memory_format=torch.channels_last), SPEC, NAMES, shuffled, {"seed": 0}
     )
     assert bundle_digest(again) == bundle_digest(bundle)
-    assert opener.digest(opener.read_bundle(bundle)) == bundle_digest(bundle)
     for path in bundle.rglob("*"):
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
 
@@ -137,6 +137,45 @@ def test_a_changed_bundle_is_refused_before_its_code_is_run(bundle: Path, tmp_pa
     assert not trace.exists()
     load_bundle(bundle)  # the trap works
     assert trace.exists()
+
+
+def test_what_was_checked_is_used_whatever_is_put_in_its_place_then(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of the bundle is replaced between the check of the digest and the use."""
+    other, before, trace = tmp_path / "other", tmp_path / "before", tmp_path / "was run"
+    write_bundle(other, made(seed=1), SPEC, ("void", "tree", "car"), {}, {})
+    with (other / "runtime" / "errors.py").open("a") as file:
+        file.write(f"\nopen({str(trace)!r}, 'w').close()\n")
+    digest, counted = bundle_digest(bundle), opener.digest
+
+    def then_swap(contents: Mapping[str, bytes]) -> str:
+        found = counted(contents)
+        bundle.rename(before)
+        other.rename(bundle)
+        return found
+
+    monkeypatch.setattr(opener, "digest", then_swap)
+    loaded = load_bundle(bundle, expected_digest=digest)
+    monkeypatch.undo()
+    assert read_model(bundle)["class_names"] == ["void", "tree", "car"]
+    assert (loaded.digest, loaded.class_names) == (digest, NAMES)
+    assert loaded.model["training_images"] == IMAGES
+    expected = TorchPredictor(made(), NAMES).predict(picture())
+    np.testing.assert_array_equal(loaded.predict(picture()).mask, expected.mask)
+    assert not trace.exists()
+    with pytest.raises(SegopsError, match=f"expected {digest}"):
+        load_bundle(bundle, expected_digest=digest)
+
+
+def test_a_bundle_without_end_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(one.stat().st_size for one in bundle.rglob("*") if one.is_file())
+    monkeypatch.setattr(opener, "MOST_BYTES", size)
+    assert load_bundle(bundle).class_names == NAMES
+    with (bundle / "stray").open("wb") as file:
+        file.truncate(1)
+    with pytest.raises(SegopsError, match="too large"):
+        load_bundle(bundle)
 
 
 def test_planted_byte_code_is_never_run(bundle: Path, tmp_path: Path) -> None:

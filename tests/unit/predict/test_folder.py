@@ -38,11 +38,6 @@ from tests.support.folder_runs import (
 )
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     kinds = ("a.jpg", "b.JPEG", "c.png", "sub/a.bmp", "sub/d.TIF", "sub/deep/e.tiff", "f.WebP")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -23,22 +22,24 @@ from segops.predict.journal import JOURNAL, Journal
 from segops.predict.outputs import Options
 from segops.runtime.images import decode_consumer_image
 from segops.runtime.masks import read_mask
-from tests.support.folder_runs import contents, finished_image, make_bundle, save, shown, table
+from tests.support.folder_runs import (
+    contents,
+    finished_image,
+    make_bundle,
+    save,
+    save_photos,
+    shown,
+    start,
+    table,
+)
 
 COUNT = 6
 EVERYTHING = Options(probabilities=True, explain="auto")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for seed in range(COUNT):
-        save(tmp_path / f"photos/{seed % 2}/{seed}.png", seed, height=30 + seed)
-    return tmp_path / "photos"
+    return save_photos(tmp_path / "photos", COUNT)
 
 
 def written(output: Path) -> dict[Path, int]:
@@ -196,10 +197,7 @@ def test_a_killed_run_and_its_sequel_end_as_one_that_was_not(
     for seed in range(count):
         save(tmp_path / f"photos/{seed % 3}/{seed}.jpg", seed)
     (tmp_path / "photos/broken.jpg").write_bytes(b"no image")
-    child = multiprocessing.get_context("fork").Process(
-        target=die_at_a_sync, args=(tmp_path / "photos", bundle, output)
-    )
-    child.start()
+    child = start(die_at_a_sync, tmp_path / "photos", bundle, output)
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
     left = [path.name for path in output.rglob("*") if path.is_file()]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +23,13 @@ from tests.support.folder_runs import (
     awaited,
     contents,
     leave,
-    make_bundle,
     save,
+    start,
     table,
 )
 
 COUNT, SIZE = 23, 4
 SHARD_COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +50,6 @@ def whole(photos: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
     return contents(output)
 
 
-def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
-    process.start()
-    return process
-
-
 def share(photos: Path, bundle: Path, output: Path) -> None:
     predict_folder(photos, bundle, output, shard_size=SIZE)
 
@@ -75,6 +63,17 @@ def share_slowly(photos: Path, bundle: Path, output: Path) -> None:
         return write(*arguments)  # type: ignore[arg-type]
 
     outputs.write = slow  # type: ignore[assignment]
+    share(photos, bundle, output)
+
+
+def die_in_the_end(at: str, photos: Path, bundle: Path, output: Path) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if at == "journal":
+        outputs.remove_temporary = die  # type: ignore[assignment]
+    else:
+        shards._retire = die
     share(photos, bundle, output)
 
 
@@ -99,6 +98,24 @@ def test_two_processes_started_apart_write_what_one_writes(
     first = start(share_slowly, photos, bundle, output)
     awaited(lambda: any((output / SHARDS).glob("shard-*.lease")))
     outcome = predict_folder(photos, bundle, output, shard_size=SIZE)
+    first.join(60)
+    assert first.exitcode == 0
+    assert 0 < outcome.now < COUNT - 1
+    assert contents(output) == whole
+
+
+def test_a_machine_that_finds_the_images_elsewhere_shares_them(
+    photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path, one_thread: None
+) -> None:
+    elsewhere, others, output = (tmp_path / name for name in ("mounted", "others", "out"))
+    shutil.copytree(photos, elsewhere)
+    shutil.copytree(photos, others)
+    save(others / "0/0.png", seed=99)  # another image of the same name
+    first = start(share_slowly, photos, bundle, output)
+    awaited(lambda: any((output / SHARDS).glob("shard-*.lease")))
+    with pytest.raises(SegopsError, match="a prediction of other images, with other options"):
+        predict_folder(others, bundle, output, shard_size=SIZE)
+    outcome = predict_folder(elsewhere, bundle, output, shard_size=SIZE)
     first.join(60)
     assert first.exitcode == 0
     assert 0 < outcome.now < COUNT - 1
@@ -161,19 +178,9 @@ def test_a_killed_run_of_other_images_gives_way_and_keeps_what_it_did(
 def test_the_table_is_made_again_after_a_kill_in_its_making(
     photos: Path, bundle: Path, whole: dict[str, str], tmp_path: Path, one_thread: None
 ) -> None:
-    def die_in_the_end(at: str) -> None:
-        def die(*_: object) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if at == "journal":
-            outputs.remove_temporary = die  # type: ignore[assignment]
-        else:
-            shards._retire = die
-        share(photos, bundle, output)
-
     output = tmp_path / "out"
     for at in ("journal", "removal"):
-        process = start(die_in_the_end, at)
+        process = start(die_in_the_end, at, photos, bundle, output)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
         assert (output / SHARDS).is_dir()

@@ -16,21 +16,14 @@ from segops.predict import bucket
 from segops.predict.folder import predict_folder
 from segops.predict.sources import find_sources
 from segops.runtime.errors import SegopsError
-from tests.support.folder_runs import contents, make_bundle, save, shown, table
+from tests.support.folder_runs import contents, save_photos, shown, table
 
 COUNT = 7
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for seed in range(COUNT):
-        save(tmp_path / f"photos/{seed % 2}/{seed}.png", seed, height=30 + seed)
-    return tmp_path / "photos"
+    return save_photos(tmp_path / "photos", COUNT)
 
 
 @pytest.fixture(scope="module")

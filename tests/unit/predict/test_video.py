@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -38,15 +37,11 @@ from tests.support.folder_runs import (
     picture,
     save,
     shown,
+    start,
     table,
 )
 
 COUNT = 11
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model") / "bundle")
 
 
 def frames(path: Path) -> list[NDArray[np.uint8]]:
@@ -129,7 +124,7 @@ def kill_in_segment(path: Path, bundle: Path, output: Path, options: Options, nu
             os.kill(os.getpid(), signal.SIGKILL)
         write(target, held)
 
-    video._write_segment = dying
+    video._write_segment, video.SEGMENT_FRAMES = dying, 3
     predict_folder(path, bundle, output, options)
 
 
@@ -142,10 +137,7 @@ def test_a_killed_run_and_its_sequels_end_as_one_that_was_not(
     predict_folder(path, bundle, tmp_path / "whole", options)
     output = tmp_path / "out"
     for number in (1, 3):
-        process = multiprocessing.get_context("fork").Process(
-            target=kill_in_segment, args=(path, bundle, output, options, number)
-        )
-        process.start()
+        process = start(kill_in_segment, path, bundle, output, options, number)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
         assert len(list((output / VIDEOS).glob("*/*.npz"))) == number
@@ -346,7 +338,7 @@ def share_slowly(photos: Path, bundle: Path, output: Path) -> None:
         time.sleep(0.5)
         write(target, held)
 
-    video._write_segment = slow
+    video._write_segment, video.SEGMENT_FRAMES = slow, 3
     predict_folder(photos, bundle, output)
 
 
@@ -359,13 +351,7 @@ def test_processes_share_the_videos_of_a_directory(
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         film(photos / name)
     predict_folder(photos, bundle, tmp_path / "whole")
-    started = []
-    for _ in range(2):
-        process = multiprocessing.get_context("fork").Process(
-            target=share_slowly, args=(photos, bundle, output)
-        )
-        process.start()
-        started.append(process)
+    started = [start(share_slowly, photos, bundle, output) for _ in range(2)]
     end = time.monotonic() + 60
     while not any((output / VIDEOS).glob("*/*.npz")):
         assert time.monotonic() < end

@@ -51,15 +51,15 @@ def test_what_is_beyond_a_bound_or_unknown_is_not_offered(
     assert found["onnx-int8"]["offered"] is False
     assert said in sentence("onnx-int8", found["onnx-int8"])
     with pytest.raises(SegopsError, match="onnx-int8 is not offered"):
-        require_offered({EXPORTS: found}, "onnx-int8", "segops version 3")
+        require_offered(found, "onnx-int8", "segops version 3")
 
 
 def test_an_offered_export_is_found_by_its_form() -> None:
     details = {EXPORTS: decided({"onnx": SOUND}, ExportGate())}
-    assert require_offered(details, "onnx", "segops version 3") == SOUND["digest"]
+    assert require_offered(details[EXPORTS], "onnx", "segops version 3") == SOUND["digest"]
     assert "onnx is offered: mIoU 0.700 (-0.0050" in sentence("onnx", details[EXPORTS]["onnx"])
     with pytest.raises(SegopsError, match=r"without an export openvino \(it has: onnx\)"):
-        require_offered(details, "openvino", "segops version 3")
+        require_offered(details[EXPORTS], "openvino", "segops version 3")
     with pytest.raises(SegopsError, match=r"it has: none"):
         require_offered({}, "onnx", "segops version 3")
 

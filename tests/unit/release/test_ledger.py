@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from segops import files
 from segops.release import releases
 from segops.release.chain import GENESIS, Entry, TamperedError, to_line
-from segops.release.ledger import ENTRY, HEAD, TAKEN_OVER, Ledger, MovedError
+from segops.release.earlier_ledger import TAKEN_OVER, not_taken_over, take_over
+from segops.release.ledger import ENTRY, HEAD, Ledger, MovedError
 from segops.runtime.errors import SegopsError
 
 NAME = "segops-ledger"
@@ -237,17 +238,17 @@ def write_old(path: Path, version: str = "7") -> None:
 
 def test_an_old_file_is_taken_over_once(ledger: Ledger, tmp_path: Path, caplog: Any) -> None:
     write_old(tmp_path / "ledger.jsonl")
-    assert [entry.version for entry in ledger.not_taken_over()] == ["7", "7", "7"]
+    assert [entry.version for entry in not_taken_over(ledger)] == ["7", "7", "7"]
     with caplog.at_level("INFO"):
-        assert ledger.take_over() == 3
-    assert ledger.not_taken_over() == []
+        assert take_over(ledger) == 3
+    assert not_taken_over(ledger) == []
     assert "3 lines were taken over" in caplog.text
     assert [entry.sequence for entry in ledger.entries()] == [1, 2, 3]
     assert ledger.entries()[1].details["decision"] == 1
     assert told(ledger).champion == "7"
-    assert ledger.take_over() == 0
+    assert take_over(ledger) == 0
     decide(ledger)
-    assert ledger.take_over() == 0
+    assert take_over(ledger) == 0
     assert len(ledger.entries()) == 4
 
 
@@ -255,9 +256,9 @@ def test_an_interrupted_take_over_is_completed(ledger: Ledger, tmp_path: Path) -
     write_old(tmp_path / "ledger.jsonl")
     lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
     (tmp_path / "ledger.jsonl").write_text("\n".join(lines[:5]) + "\n")
-    assert ledger.take_over() == 2
+    assert take_over(ledger) == 2
     (tmp_path / "ledger.jsonl").write_text("\n".join(lines) + "\n")
-    assert ledger.take_over() == 1
+    assert take_over(ledger) == 1
     assert ledger.entries()[2].details["intent"] == 2
     assert told(ledger).champion == "7"
 
@@ -267,7 +268,7 @@ def test_a_second_checkout_with_an_old_file_changes_nothing_and_is_told(
 ) -> None:
     decide(ledger)
     write_old(tmp_path / "ledger.jsonl")
-    assert ledger.take_over() == 0
+    assert take_over(ledger) == 0
     assert "which others began" in caplog.text
     assert len(ledger.entries()) == 1
 
@@ -277,7 +278,7 @@ def test_an_old_file_that_was_changed_is_not_taken_over(ledger: Ledger, tmp_path
     path = tmp_path / "ledger.jsonl"
     path.write_text(path.read_text().replace("better", "worse", 1))
     with pytest.raises(TamperedError, match=r"ledger\.jsonl: line 2 does not fit"):
-        ledger.take_over()
+        take_over(ledger)
     assert ledger.entries() == []
 
 
@@ -285,10 +286,10 @@ def test_a_second_old_file_is_not_mixed_with_the_first(
     ledger: Ledger, opened: Any, tmp_path: Path, caplog: Any
 ) -> None:
     write_old(tmp_path / "ledger.jsonl")
-    ledger.take_over()
+    take_over(ledger)
     other = opened(tmp_path / "other")
     write_old(tmp_path / "other" / "ledger.jsonl", version="8")
-    assert other.take_over() == 0
+    assert take_over(other) == 0
     assert "which others began" in caplog.text
     assert told(other).champion == "7"
 

@@ -11,8 +11,9 @@ from segops.predict.log import PredictionLog, read_log
 from segops.predict.observe import observing
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image
-from segops.serve.answer import JPEG, JSON, NPY, PNG, Model, Wanted
+from segops.serve.answer import JPEG, NPY, PNG, Model, Wanted
 from segops.serve.errors import RequestError
+from segops.serve.replies import JSON
 from tests.support.prediction_server import picture, two_headers, write_model
 
 

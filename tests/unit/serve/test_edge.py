@@ -21,9 +21,9 @@ ANSWER = bytes(range(256)) * (1 << 16)
 
 
 @asynccontextmanager
-async def answering(budget: Budget) -> AsyncIterator[int]:
+async def answering(budget: Budget, metrics: Metrics | None = None) -> AsyncIterator[int]:
     """A server that gives everybody the same 16 MiB; yields its port."""
-    metrics = Metrics(Pool("none", ("cpu",), Limits(), None))
+    metrics = metrics or Metrics(Pool("none", ("cpu",), Limits(), None))
     config = uvicorn.Config(
         Edge(Response(ANSWER), metrics, budget), port=0, http=Protocol, ws="none", lifespan="off",
         log_level="error",
@@ -68,3 +68,30 @@ def test_a_client_that_does_not_read_loses_its_answer(
 
     asyncio.run(check())
     assert not caplog.records
+
+
+def test_too_many_clients_are_refused_as_any_other_request_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(edge, "MOST_CONNECTIONS", 2)
+    metrics = Metrics(Pool("none", ("cpu",), Limits(), None))
+
+    async def check() -> None:
+        async with answering(Budget(1 << 30), metrics) as port:
+            clients = [httpx.AsyncClient(trust_env=False) for _ in range(3)]
+            url = f"http://127.0.0.1:{port}/"
+            answers = [await one.get(url) for one in clients[:2]]
+            answers.append(await clients[2].post(url, content=bytes(1 << 20)))
+            assert [one.status_code for one in answers] == [200, 200, 503]
+            message = "Too many clients are connected; ask again."
+            assert answers[2].json() == {"error": {"status": 503, "message": message}}
+            assert answers[2].headers["retry-after"] == "1"
+            await clients[0].aclose()
+            async with asyncio.timeout(20):
+                while (await clients[2].get(url)).status_code == 503:
+                    await asyncio.sleep(0.05)
+            for one in clients[1:]:
+                await one.aclose()
+
+    asyncio.run(check())
+    assert 'status="503"' in metrics.text().decode()

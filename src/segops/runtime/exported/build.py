@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import NumpyArrays
-from ..bands import RGB
+from ..bands import channels_of
 from ..classes import Classes
 from ..errors import SegopsError
 from ..inference import Inference
@@ -60,6 +60,6 @@ def predictor(model: dict[str, Any], run: Run, device: str) -> Predictor:
         model["class_names"],
         Inference(settings),
         model.get(BIT_DEPTH, 16),
-        len(model["spec"].get("mean", ())) or RGB,
+        channels_of(model),
         Classes.of_model(model),
     )

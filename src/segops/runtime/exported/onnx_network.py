@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ def load(model: dict[str, Any], network: bytes, device: str) -> Predictor:
     options.log_severity_level = _ERRORS_ONLY
     # Patterns of memory are kept for each size of image: a server would grow without end.
     options.enable_mem_pattern = False
+    # Weights outside of the network's file have no digest; by default ONNX Runtime would read them
+    # from the current directory. There is nothing below this path.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     try:
         session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base

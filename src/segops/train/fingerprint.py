@@ -79,7 +79,8 @@ def training_parts(
     }
     # The images of these models do not enter: they change the model's record, not its weights.
     if start is not None:
-        parts[START] = content_hash([start.sha256, start.mean, start.std])
+        pruned = [] if start.left is None else [start.left]
+        parts[START] = content_hash([start.sha256, start.mean, start.std, *pruned])
     if teacher is not None:
         parts[TEACHER] = teacher.digest
     return parts

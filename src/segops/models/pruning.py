@@ -36,8 +36,8 @@ def prune(
     Args:
         spec: The specification of the network; it may be pruned already.
         weights: Its state dict.
-        share: Share of the channels to remove, above 0 and below 1; at least one of each layer goes,
-            and one stays.
+        share: Share of the channels to remove, above 0 and below 1. At least one of a layer's
+            channels goes, and one stays.
 
     Returns:
         `pruned_shapes` for the specification of the smaller network, and its state dict.

@@ -70,7 +70,8 @@ def compare(given: argparse.Namespace, home: Path, scratch: Path) -> None:
             job = small_job(given, seed, store, start, scratch / f"{name} {seed}")
             taught = teacher if given.teacher and name == "pruned" else None
             found.append(trained(job, name, taught, scratch / "small", given.split))
-        print(f"seed {seed}: " + ", ".join(f"{k} {v[-1]:.2f}" for k, v in scores.items()))
+        told = ", ".join(f"{name} {found[-1]:.2f}" for name, found in scores.items())
+        print(f"seed {seed}: {told}", flush=True)
     gains = [one - other for one, other in zip(*scores.values(), strict=True)]
     mean = statistics.mean(scores["pruned"])
     print(

@@ -30,11 +30,10 @@ def shrink(network: nn.Module, shapes: Shapes) -> None:
     modules, tensors = dict(network.named_modules()), network.state_dict()
     for name, shape in shapes.items():
         if name not in tensors or not _fits(shape, tensors[name]):
-            found = tuple(tensors[name].shape) if name in tensors else "not there"
             raise SegopsError(
                 f"pruned_shapes: {name}: {shape!r} does not fit this network, in which it is "
-                f"{found}. Set model.architecture, model.encoder and model.options to those of the "
-                "pruned model."
+                f"{tuple(tensors[name].shape) if name in tensors else 'not there'}. Set "
+                "model.architecture, model.encoder and model.options to those of the pruned model."
             )
         path, _, own = name.rpartition(".")
         cut = tensors[name][tuple(slice(size) for size in shape)].clone()

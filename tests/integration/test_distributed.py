@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
-from segops.runtime.networks.zoo import ModelSpec
+from segops.runtime.networks.zoo import ModelSpec, build
 from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import launch, loop
 from segops.train.hardware import build_fabric
 from segops.train.loop import TrainingResult, train
 from segops.train.selection import selection_confusion
+from segops.train.start import Start
+from tests.support.bundles import write_bundle
 from tests.support.ranks import TWO, on_ranks
 from tests.support.training import Jobs, job_maker, save_always, teacher_of
 
@@ -114,6 +117,24 @@ def test_ranks_learn_from_the_teacher_that_the_first_rank_has(job: Jobs, tmp_pat
     for name in [name for name, one in parts.last.items() if one.ndim and "running" not in name]:
         np.testing.assert_array_equal(first["last"][name], second["last"][name])
         np.testing.assert_allclose(first["last"][name], parts.last[name], atol=2e-4, rtol=1e-3)
+
+
+def test_ranks_train_the_pruned_network_of_the_first_rank(job: Jobs, tmp_path: Path) -> None:
+    spec = ModelSpec("plain_cnn", "resnet18", len(VOC_CLASSES), {"width": 8})
+    write_bundle(tmp_path / "whole", build(spec), spec, VOC_CLASSES, {}, {})
+    start = Start.of(tmp_path / "whole", "there").pruned(spec, 0.3)
+    given = {**TWO, "options": spec.options, "iterations": 3, "warmup_epochs": 0}
+
+    def act(rank: int) -> dict[str, Any]:
+        made = job("two", **given)
+        if rank == 0:
+            made = replace(made, start=start, spec=replace(spec, pruned_shapes=start.pruned_shapes))
+        return plain(train(made))
+
+    first, second = on_ranks(act)
+    for name, one in first["last"].items():
+        assert one.shape == start.weights[name].shape
+        assert "running" in name or np.array_equal(one, second["last"][name])
 
 
 RICH: dict[str, Any] = {

@@ -18,7 +18,7 @@ from tests.support.rewording import Rewording
 
 HARMLESS = frozenset(
     {"filelock", "huggingface_hub", "jinja2", "markupsafe", "mlflow", "psutil", "pydantic",
-     "pydantic_core", "tqdm", "yaml"}
+     "pydantic_core", "torch_pruning", "tqdm", "yaml"}
 )  # fmt: skip
 """Imported names of libraries that decide no stage's result: another version reruns nothing."""
 SHOWN = (

@@ -59,6 +59,7 @@ PROTOCOL: dict[str, Any] = {
     "train.ema_decay": None,
     "train.loss": "cross_entropy",
     "train.teacher": None,
+    "train.pruning": None,
     "train.class_weights": None,
     "train.schedule": "poly",
     "train.warmup_epochs": 0,

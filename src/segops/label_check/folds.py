@@ -109,7 +109,7 @@ def for_folds(settings: Params, epochs: int | None) -> Params:
     for key, model in (("model.start_from", start), ("train.teacher", teacher)):
         if model is not None:
             log.info("%s is left out: that model may have seen the images.", key)
-            changes[key] = None
+            changes |= {key: None, "train.pruning": None}
     if epochs is not None:
         changes |= {"train.epochs": epochs, "train.iterations": None}
         if settings.train.warmup_epochs >= epochs:

@@ -34,6 +34,14 @@ _WELL_KNOWN = (
 NOT_EXPORTED: dict[str, str] = {}
 """Architectures that cannot be exported, and why; a test exports all others."""
 
+NOT_PRUNED: dict[str, str] = {
+    "dpt": "the heads of its transformer's attention share channels in a way that is not known "
+    "when one is removed",
+    "manet": "finding out which layers share channels with its attention over positions takes more "
+    "than 10 GiB of memory",
+}
+"""Architectures that cannot be pruned, and why; a test prunes all others."""
+
 
 @dataclass(frozen=True)
 class Compatibility:
@@ -144,6 +152,20 @@ def export_refusal(architecture: str, crf_iterations: int) -> str | None:
             f"predict.crf.iterations is {crf_iterations}: an export has no dense CRF, which takes "
             "torch; set it to 0"
         )
+    return None
+
+
+def pruning_refusal(architecture: str, start_from: str | None) -> str | None:
+    """Why a training cannot start from a pruned model; None where it can.
+
+    Args:
+        architecture: Name of the architecture.
+        start_from: `model.start_from`.
+    """
+    if start_from is None:
+        return "model.start_from is null, and it names the model to prune; set it"
+    if architecture in NOT_PRUNED:
+        return f"model.architecture {architecture} cannot be pruned: {NOT_PRUNED[architecture]}"
     return None
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from segops.params.augment import AugmentParams
 from segops.params.base import Sections, read_yaml, require_sections
 from segops.params.checked_model import CheckedModelParams
-from segops.params.compatibility import export_refusal
+from segops.params.compatibility import export_refusal, pruning_refusal
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
 from segops.params.export import ExportParams
@@ -87,6 +87,13 @@ class Params(Sections):
         reason = export_refusal(self.model.architecture, self.predict.crf.iterations)
         if self.export.formats and reason is not None:
             raise ValueError(f"export.formats: {reason}, or leave export.formats empty")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_pruned(self) -> Params:
+        reason = pruning_refusal(self.model.architecture, self.model.start_from)
+        if self.train.pruning is not None and reason is not None:
+            raise ValueError(f"train.pruning: {reason}, or set train.pruning to null")
         return self
 
     @model_validator(mode="after")

@@ -107,6 +107,11 @@ class TrainParams(Section):
         "directory; null: none.",
     )
     distillation: DistillationParams = DistillationParams()
+    pruning: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Share of the channels of `model.start_from` that is removed from every layer "
+        "before the training, the weakest ones (`pip install 'segops[pruning]'`); null: none.",
+    )
     schedule: Literal["poly", "cosine", "step", "plateau"] = Field(
         "poly", description="Learning-rate schedule after warm-up."
     )

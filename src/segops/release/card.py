@@ -224,6 +224,8 @@ def _recipe(facts: Facts) -> Iterator[tuple[str, str]]:
     licence = facts.lineage("weights_licence") or _evidence(facts, "licence", "name")
     start = str(weights) if weights else "random weights" if facts.params else ""
     yield "started from", f"{start}, licence {licence or 'unknown'}" if weights else start
+    if param("train.pruning"):
+        yield "pruned", f"without {param('train.pruning'):.0%} of the channels that it started from"
     yield "loss", _loss(param("train.loss"))
     if param("train.teacher"):
         share = param("train.distillation.weight")

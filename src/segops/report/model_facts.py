@@ -45,6 +45,7 @@ def network_words(described: Mapping[str, Any]) -> str:
     network = str(spec["architecture"])
     if network not in WITHOUT_ENCODER:
         network += f" with encoder {spec['encoder']}"
+    network += ", pruned" if spec.get("pruned_shapes") else ""
     return f"{network}, made from {counted(len(described['training_images']), 'image')} of train"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segops.data.imbalance import class_weights
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation, weights_file
+from segops.params.compatibility import pruning_refusal
 from segops.predict.trained import write_trained
 from segops.runtime import opener
 from segops.runtime.bands import RGB
@@ -122,6 +124,9 @@ def build_job(
             f"{'' if store.channels == RGB else f' or of {store.channels} channels'}, or set it "
             "to null."
         )
+    spec = _spec(settings, start, store.statistics)
+    if settings.train.pruning is not None:
+        spec, start = _pruned(settings, settings.train.pruning, spec, start)
     teacher = _teacher(root, settings, store)
     executor = choose_executor(settings.augment.device, device, policy)
     parts = training_parts(
@@ -134,7 +139,7 @@ def build_job(
     return Job(
         params=settings.train.model_copy(update={"precision": parts[PRECISION]}),
         hardware=settings.hardware,
-        spec=_spec(settings, start, store.statistics),
+        spec=spec,
         encoder_weights=weights if local is None else str(local),
         store=store,
         policy=policy,
@@ -189,6 +194,7 @@ def _spec(
         std,
         output_stride=model.output_stride,
         dropout=model.dropout,
+        pruned_shapes={} if start is None else start.pruned_shapes,
     )
 
 
@@ -201,6 +207,19 @@ def _start(root: Path, settings: TrainingSettings) -> Start | None:
         return None
     with _found(root, settings, settings.model.start_from) as (bundle, model):
         return Start.of(bundle, model)
+
+
+def _pruned(
+    settings: TrainingSettings, share: float, spec: ModelSpec, start: Start | None
+) -> tuple[ModelSpec, Start | None]:
+    """Return network and model to start from without a share of the channels, on rank zero."""
+    reason = pruning_refusal(settings.model.architecture, settings.model.start_from)
+    if reason is not None:
+        raise SegopsError(f"train.pruning: {reason}, or set train.pruning to null.")
+    if start is None:
+        return spec, None
+    start = start.pruned(spec, share)
+    return replace(spec, pruned_shapes=start.pruned_shapes), start
 
 
 def _teacher(root: Path, settings: TrainingSettings, store: PackedStore) -> Teacher | None:

@@ -47,8 +47,9 @@ class Engine:
         self.fabric = fabric
         self._is_distributed = fabric.world_size > 1
         torch.manual_seed(params.seed)
+        # Rank zero alone has the model that the training starts from, whose layers may be smaller.
         self.network = build_pretrained(
-            job.spec, job.encoder_weights, auxiliary=job.auxiliary_weight > 0
+            fabric.broadcast(job.spec), job.encoder_weights, auxiliary=job.auxiliary_weight > 0
         )
         if job.start is not None:
             load_start(self.network, job.start.weights)

@@ -77,9 +77,11 @@ def training_parts(
         "device": content_hash([device, ranks, executor]),
         PRECISION: precision,
     }
-    # The images of these models do not enter: they change the model's record, not its weights.
+    # The images of these models do not enter: they change the model's record, not its weights. What
+    # pruning left does, in place of the version of the library that chose the channels.
     if start is not None:
-        parts[START] = content_hash([start.sha256, start.mean, start.std])
+        pruned = [] if start.left is None else [start.left]
+        parts[START] = content_hash([start.sha256, start.mean, start.std, *pruned])
     if teacher is not None:
         parts[TEACHER] = teacher.digest
     return parts

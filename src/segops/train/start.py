@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import safetensors.torch
 from torch import Tensor
 
 from segops.files import read_json, sha256_bytes
+from segops.models.pruning import prune
 from segops.predict import seen
 from segops.runtime.bands import MOST_CHANNELS
 from segops.runtime.errors import SegopsError
+from segops.runtime.networks.pruned import Shapes
+from segops.runtime.networks.zoo import ModelSpec
 from segops.runtime.opener import MODEL, WEIGHTS
 
 
@@ -30,6 +33,8 @@ class Start:
         std: Per-channel standard deviation of its normalisation, in 0..1.
         model: Its permanent address: ``models:/NAME/VERSION``, or the path of a bundle.
         training_pixels: Hashes of the pixels of these images; see :mod:`segops.predict.seen`.
+        pruned_shapes: As of :class:`~segops.runtime.networks.zoo.ModelSpec`.
+        left: SHA-256 of the weights that pruning left for this training; None: all of them.
     """
 
     weights: Mapping[str, Tensor]
@@ -39,6 +44,8 @@ class Start:
     std: tuple[float, ...]
     model: str
     training_pixels: Mapping[str, str] = field(default_factory=dict)
+    pruned_shapes: Shapes = field(default_factory=dict)
+    left: str | None = None
 
     @classmethod
     def of(cls, bundle: Path, model: str) -> Start:
@@ -58,7 +65,22 @@ class Start:
             raise SegopsError(
                 f"model.start_from: {path}: cannot be read: {error}. Expected a bundle's weights."
             ) from None
-        return cls(weights, sha256_bytes(file), images, mean, std, model, pixels)
+        shapes = content["spec"].get("pruned_shapes") or {}
+        return cls(weights, sha256_bytes(file), images, mean, std, model, pixels, shapes)
+
+    def pruned(self, spec: ModelSpec, share: float) -> Start:
+        """This model without a share of its channels.
+
+        Args:
+            spec: The specification of its network.
+            share: As of :func:`segops.models.pruning.prune`.
+
+        Raises:
+            SegopsError: As :func:`segops.models.pruning.prune`.
+        """
+        shapes, weights = prune(spec, self.weights, share)
+        left = sha256_bytes(safetensors.torch.save(weights))
+        return replace(self, weights=weights, pruned_shapes=shapes, left=left)
 
 
 def _values(path: Path, content: Mapping[str, Any], name: str) -> tuple[float, ...]:

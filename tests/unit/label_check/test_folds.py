@@ -67,9 +67,11 @@ def test_a_fold_trains_on_its_images_wherever_it_is_opened(store: PackedStore) -
 
 def test_a_model_to_start_from_may_have_seen_the_images() -> None:
     champion = "models:/segops@champion"
-    settings = parse_params({"model": {"start_from": champion}, "train": {"teacher": champion}})
+    train = {"teacher": champion, "pruning": 0.3}
+    settings = parse_params({"model": {"start_from": champion}, "train": train})
     assert for_folds(settings, None).model.start_from is None
     assert for_folds(settings, None).train.teacher is None
+    assert for_folds(settings, None).train.pruning is None
     short = for_folds(settings, 1).train
     assert (short.epochs, short.iterations, short.warmup_epochs) == (1, None, 0)
 

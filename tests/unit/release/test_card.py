@@ -86,6 +86,13 @@ def test_a_card_names_the_teacher() -> None:
     assert "teacher" not in page(facts_of())
 
 
+def test_a_card_says_what_was_pruned() -> None:
+    assert "**pruned**: without 30% of the channels that it started from\n" in page(
+        facts_of(params=PARAMS | {"train.pruning": "0.3"})
+    )
+    assert "pruned" not in page(facts_of())
+
+
 def test_a_card_says_which_channels_an_image_has() -> None:
     for channels, bands, words in (("null", '["Depth"]', "RGB, Depth"),
                                    ("6", "[]", "6 bands of each image file")):  # fmt: skip

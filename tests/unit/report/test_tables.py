@@ -238,6 +238,8 @@ def test_the_network_in_words(architecture: str, images: int, expected: str) -> 
         "training_images": {str(number): "sha" for number in range(images)},
     }
     assert network_words(described) == expected
+    described["spec"] |= {"pruned_shapes": {"score.weight": [None, 90, None, None]}}
+    assert network_words(described) == expected.replace(", made", ", pruned, made")
 
 
 def test_the_most_confused_classes_in_id_order() -> None:

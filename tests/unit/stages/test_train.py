@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,15 +21,19 @@ from segops.data.imbalance import class_weights
 from segops.data.packing import pack
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
+from segops.export import make
 from segops.params.file import load_params, parse_params
-from segops.predict.bundle import bundle_digest, read_model
+from segops.predict.bundle import bundle_digest, load_bundle, read_model
+from segops.predict.package import package
 from segops.predict.seen import seen_images
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
+from segops.runtime.torch_predictor import TorchPredictor
 from segops.stages import train as stage
 from segops.train import checkpoint
 from segops.train.loop import train
+from segops.train.start import Start
 from segops.voc.layout import open_layout
 from tests.support.bundles import weights_sha256, write_bundle
 from tests.support.training import assert_equal, interrupt
@@ -233,6 +240,87 @@ def test_a_teacher_that_cannot_teach_is_named(root: Path, monkeypatch: pytest.Mo
     ):
         with pytest.raises(SegopsError, match=message):
             job(root, {"train": {"teacher": teacher}})
+
+
+@pytest.mark.slow
+def test_a_training_prunes_the_model_that_it_starts_from(root: Path) -> None:
+    """The record names the whole model; bundle and ONNX hold the small one, without the library."""
+    bundle(root, {})
+    tree = {
+        "model": {"architecture": "plain_cnn", "start_from": "started"},
+        "augment": {"crop": [64, 64]},
+        "train": {"iterations": 2, "batch_size": 3, "warmup_epochs": 0, "device": "cpu",
+                  "precision": "fp32", "pruning": 0.3},
+    }  # fmt: skip
+    made = job(root, tree)
+    whole = job(root, {**tree, "train": {**tree["train"], "pruning": None}})
+    assert made.start is not None
+    assert whole.start is not None
+    assert made.start.sha256 == whole.start.sha256 == weights_sha256(root / "started")
+    assert made.parts["start"] != whole.parts["start"]
+    assert job(root, tree).parts == made.parts
+    stage.run(root)
+    training = files.read_json(root / paths.TRAINING)
+    assert (training["start_model"], training["start_sha256"]) == ("started", made.start.sha256)
+    assert training["fingerprint"] == made.history.fingerprint
+    left, before = (load_file(root / one / "weights.safetensors")
+                    for one in (paths.TRAINED, "started"))  # fmt: skip
+    counts = [sum(one.numel() for one in weights.values()) for weights in (left, before)]
+    assert counts[0] < 0.6 * counts[1]
+    package(root / paths.TRAINED, root / "small")
+    make.export(root / "small", {"onnx": root / "onnx"})
+    image = PackedStore(root / paths.PACKED).image(made.store.ids("val")[0])
+    script = (
+        "import sys; sys.modules['torch_pruning'] = None\n"
+        "import numpy as np; from pathlib import Path\n"
+        "from segops.predict.bundle import load_bundle\n"
+        "opened = load_bundle(Path('small'))\n"
+        "np.save('found.npy', opened.predict_probabilities(np.load('image.npy')))\n"
+    )
+    np.save(root / "image.npy", image)
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+    found = np.load(root / "found.npy")
+    network = build(ModelSpec(**read_model(root / "small")["spec"]))
+    network.load_state_dict(left)
+    expected = TorchPredictor(network.eval(), VOC_CLASSES).predict_probabilities(np.array(image))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    by_onnx = load_bundle(root / "onnx").predict_probabilities(np.array(image))
+    np.testing.assert_allclose(by_onnx, expected, atol=1e-5)
+
+
+def test_a_pruned_model_is_continued_at_its_own_size(root: Path) -> None:
+    directory = bundle(root, {})
+    start = Start.of(directory, "started").pruned(
+        ModelSpec("plain_cnn", "", len(VOC_CLASSES), mean=MEAN, std=STD), 0.3
+    )
+    spec = ModelSpec("plain_cnn", "", len(VOC_CLASSES), pruned_shapes=start.pruned_shapes)
+    network = build(spec)
+    write_bundle(root / "small", network, spec, VOC_CLASSES, {}, {})
+    tree = {"model": {"architecture": "plain_cnn", "start_from": "small"}}
+    assert build(job(root, tree).spec).state_dict().keys() == start.weights.keys()
+    assert job(root, tree).spec.pruned_shapes == start.pruned_shapes
+    other = {"model": {"architecture": "plain_cnn", "options": {"width": 8}, "start_from": "small"}}
+    with pytest.raises(SegopsError, match=r"pruned_shapes: .*does not fit this network"):
+        build(job(root, other).spec)
+
+
+def test_what_cannot_be_pruned_is_named(root: Path) -> None:
+    bundle(root, {})
+    for model, message in (
+        ({"architecture": "plain_cnn"}, r"train\.pruning: model\.start_from is null"),
+        ({"architecture": "manet", "start_from": "started"}, r"manet cannot be pruned"),
+        ({"architecture": "unet", "start_from": "started"}, r"train\.pruning: .*another network"),
+        (
+            {"architecture": "plain_cnn", "options": {"width": 8}, "start_from": "started"},
+            r"train\.pruning: .*another network",
+        ),
+    ):
+        (root / "params.yaml").write_text(
+            yaml.safe_dump({"model": model, "train": {"pruning": 0.3}})
+        )
+        settings = stage.TrainingSettings.read(root)  # as the stage reads them
+        with pytest.raises(SegopsError, match=message):
+            stage.build_job(root, settings, PackedStore(root / paths.PACKED))
 
 
 def test_class_weights_count_the_images_that_are_trained_on(root: Path) -> None:

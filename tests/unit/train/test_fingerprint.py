@@ -75,7 +75,9 @@ def test_the_start_model_counts_by_its_weights(store: PackedStore) -> None:
     first = parts(store, tree, start=start)
     other = {"model": {"start_from": "models:/segops/3"}}
     assert changed(first, parts(store, other, start=replace(start, model="there"))) == set()
-    for difference in ({"sha256": "b" * 64}, {"mean": (0.4,) * 3}, {"std": (0.4,) * 3}):
+    for difference in (
+        {"sha256": "b" * 64}, {"mean": (0.4,) * 3}, {"std": (0.4,) * 3}, {"left": "c" * 64}
+    ):  # fmt: skip
         moved = parts(store, tree, start=replace(start, **difference))
         assert changed(first, moved) == {"start"}
     assert "start" not in parts(store)

@@ -23,6 +23,7 @@ from .fcn import FCN
 from .heads import auxiliary_head
 from .options import any_size_options, dropout_options, put_dropout, stride_options
 from .plain_cnn import PlainCNN
+from .pruned import Shapes, shrink
 from .segmenter import Segmenter
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -52,6 +53,7 @@ class ModelSpec:
         output_stride: Stride of the encoder's coarsest features, by dilation: 8, 16, 32, or None
             for the architecture's own.
         dropout: Probability of dropout before the classifier; None for the architecture's own.
+        pruned_shapes: What :func:`.pruned.shrink` gives the network; empty: it is not pruned.
     """
 
     architecture: str
@@ -62,6 +64,7 @@ class ModelSpec:
     std: tuple[float, ...] = IMAGENET_STD
     output_stride: int | None = None
     dropout: float | None = None
+    pruned_shapes: Shapes = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -126,12 +129,13 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
         network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
         if spec.dropout is not None and not dropout_options(spec.architecture, spec.dropout, {}):
             put_dropout(network, spec.dropout)
+        shrink(network, spec.pruned_shapes)
         segmenter = Segmenter(
             network,
             spec.mean,
             spec.std,
             *_least_sizes(spec.architecture, network),
-            _auxiliary(network, spec.classes) if auxiliary else None,
+            _auxiliary(network, spec) if auxiliary else None,
         )
         _try_once(segmenter, spec)
     except SegopsError:
@@ -153,6 +157,12 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _not_together(spec: ModelSpec, error: Exception) -> str:
+    if spec.pruned_shapes:
+        return (
+            f"pruned_shapes: architecture {spec.architecture} with encoder {spec.encoder} does not "
+            f"work with these shapes: {type(error).__name__}: {error}. Set model.architecture, "
+            "model.encoder and model.options to those of the pruned model."
+        )
     asked = {"options": spec.options, "output_stride": spec.output_stride}
     keys = [name for name, value in asked.items() if value]
     used = [f" and {name.replace('_', ' ')} {asked[name]}" for name in keys]
@@ -167,11 +177,16 @@ def _not_together(spec: ModelSpec, error: Exception) -> str:
     )
 
 
-def _auxiliary(network: Any, classes: int) -> nn.Module:
+def _auxiliary(network: Any, spec: ModelSpec) -> nn.Module:
     channels = list(network.encoder.out_channels)
     if len(channels) < 3 or not channels[-2]:
         raise ValueError(f"no features for an auxiliary head: channels {channels} of the encoder")
-    return auxiliary_head(channels[-2], classes)
+    if spec.pruned_shapes:  # the encoder tells the numbers that it was built with
+        network.eval()
+        with torch.no_grad():
+            channels[-2] = network.encoder(torch.zeros(1, spec.channels, 64, 64))[-2].shape[1]
+        network.train()
+    return auxiliary_head(channels[-2], spec.classes)
 
 
 def check_names(spec: ModelSpec) -> None:

@@ -78,13 +78,20 @@ class Serve:
             )
 
     def __enter__(self) -> Serve:
-        until(lambda: "is being served" in self.said.read_text() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.said.read_text()
+        try:
+            until(lambda: "is being served" in self.said.read_text() or self.has_ended())
+            assert not self.has_ended(), self.said.read_text()
+        except BaseException:  # `with` leaves no block that it has not entered
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
+        if not self.has_ended():
             self.kill()
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
     def kill(self) -> None:
         """Kill it with its children, as a machine that loses power does."""

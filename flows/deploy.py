@@ -22,6 +22,7 @@ from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import WorkPool
     from prefect.client.schemas.responses import DeploymentResponse
 
 FILE = "prefect.yaml"
@@ -49,9 +50,10 @@ def deploy(root: Path, pool_type: str, template: Path | None, *, resume: bool = 
     Raises:
         SegopsError: A variable is missing, the server refuses, or holds something else afterwards.
     """
+    given = None if template is None else template_of(template)
     with _prepared(root) as (client, wanted):
-        for pool in dict.fromkeys(one["work_pool_name"] for one in wanted.values()):
-            _make_pool(client, pool, pool_type, template)
+        for pool in _pools(wanted):
+            _make_pool(client, pool, pool_type, given)
         crashes.install(client)
         held = _held(client, wanted)
         for difference in _differences(client, wanted):
@@ -71,19 +73,33 @@ def deploy(root: Path, pool_type: str, template: Path | None, *, resume: bool = 
         return list(wanted)
 
 
-def differences(root: Path) -> list[str]:
+def differences(root: Path, pool_type: str, template: Path | None) -> list[str]:
     """Return what differs between ``prefect.yaml`` and the server, one sentence each.
 
     What is paused on the server is no difference; the log names it.
 
+    Args:
+        root: The checkout that holds the file.
+        pool_type: Type that the work pools should have.
+        template: JSON file that a work pool's base job template is compared with; None: it is not
+            compared, and the log says so.
+
     Raises:
-        SegopsError: A variable is missing, the file is not usable, or the server refuses.
+        SegopsError: A variable is missing, a file is not usable, or the server refuses.
     """
+    given = None if template is None else template_of(template)
     with _prepared(root) as (client, wanted):
+        found = [
+            difference
+            for pool in _pools(wanted)
+            if (difference := _pool_difference(_pool(client, pool), pool, pool_type, given))
+        ]
+        if given is None:
+            log.info("The work pools' job templates are not compared: --pool-template names one.")
         for name, one in _held(client, wanted).items():
             if one.paused or not all(schedule.active for schedule in one.schedules):
                 log.info("%s: it, or a schedule of it, is paused on the server.", name)
-        return list(_differences(client, wanted))
+        return [*found, *_differences(client, wanted)]
 
 
 @contextmanager
@@ -218,30 +234,70 @@ def _differences(client: SyncPrefectClient, wanted: dict[str, dict[str, Any]]) -
         yield f"the server has no automation {crashes.NAME!r}, which marks crashed runs"
 
 
-def _make_pool(client: SyncPrefectClient, name: str, kind: str, template: Path | None) -> None:
+def _pools(wanted: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the work pools that the deployments name, each once."""
+    return list(dict.fromkeys(one["work_pool_name"] for one in wanted.values()))
+
+
+def _pool(client: SyncPrefectClient, name: str) -> WorkPool | None:
+    """Return a work pool; None where the server has none of this name."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_work_pool(name)
+    except ObjectNotFound:
+        return None
+
+
+def _pool_difference(
+    held: WorkPool | None, name: str, kind: str, given: dict[str, Any] | None
+) -> str:
+    """Return in what a work pool differs from what was asked for; empty: in nothing."""
+    if held is None:
+        return f"work pool {name}: the server has none of this name"
+    if held.type != kind:
+        return f"work pool {name}: the server has it with type {held.type}, not {kind}"
+    if given is not None and held.base_job_template != given:
+        fields = sorted(_leaves(held.base_job_template) ^ _leaves(given))
+        places = ", ".join(dict.fromkeys(place for place, _ in fields))
+        return f"work pool {name}: its job template differs from the given one in {places}"
+    return ""
+
+
+def _leaves(tree: Any, place: str = "") -> set[tuple[str, str]]:
+    """Return every value of a tree of JSON with the place where it stands."""
+    if isinstance(tree, dict) and tree:
+        inner = ((f"{place}.{key}" if place else key, value) for key, value in tree.items())
+    elif isinstance(tree, list) and tree:
+        inner = ((f"{place}[{number}]", value) for number, value in enumerate(tree))
+    else:
+        return {(place, json.dumps(tree))}
+    return {leaf for key, value in inner for leaf in _leaves(value, key)}
+
+
+def _make_pool(
+    client: SyncPrefectClient, name: str, kind: str, given: dict[str, Any] | None
+) -> None:
     """Make a work pool unless it is there; bring its template up to date where one is given."""
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-    from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
-    given = None if template is None else template_of(template)
-    try:
-        held = client.read_work_pool(name)
-    except ObjectNotFound:
+    held = _pool(client, name)
+    difference = _pool_difference(held, name, kind, given)
+    if held is None:
         if given is None and kind != "process":
             raise SegopsError(
                 f"--pool-type {kind}: needs --pool-template, a JSON file with the base job "
                 "template; docker/kubernetes/ holds one."
-            ) from None
+            )
         job = given or ProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=job))
-        return
-    if held.type != kind:
+    elif held.type != kind:
         raise SegopsError(
-            f"work pool {name}: the server has it with type {held.type}, not {kind}. Name that "
-            "with --pool-type, or another pool in prefect.yaml."
+            f"{difference}. Name that with --pool-type, or another pool in prefect.yaml."
         )
-    if given is not None and held.base_job_template != given:
+    elif difference:
+        log.info("%s; this is brought up to date.", difference)
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=given))
 
 

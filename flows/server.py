@@ -32,6 +32,8 @@ START_SECONDS = 120.0
 END_SECONDS = 10.0
 TAIL = 8192
 """Bytes of a server's output that are kept."""
+BEATS = "flows.heartbeat_frequency"
+"""Prefect's setting of the seconds between two heartbeats of a run."""
 Kind = Literal["prefect", "mlflow"]
 NAMES: dict[Kind, tuple[str, str]] = {
     "prefect": ("Prefect", "/api/health"),
@@ -150,16 +152,14 @@ def for_one_run() -> Iterator[Callable[[], None]]:
         from prefect.settings import PREFECT_API_URL
 
         if configured := PREFECT_API_URL.value():
-            with _using_configured(configured):
+            with _using_configured(configured), _watched():
                 yield lambda: None
         else:
             assert server is not None
             # No heartbeats: this server ends with the run, and the last heartbeat takes a second.
             # This server has no page; `segops ui prefect` shows the run.
-            with _using(
-                f"{server.address}/api",
-                {"flows.heartbeat_frequency": None, "ui_url": _page(PORT)},
-            ):
+            own = {BEATS: None, "ui_url": _page(PORT)}
+            with _using(f"{server.address}/api", own):
                 try:
                     yield server.await_start
                 finally:
@@ -167,6 +167,18 @@ def for_one_run() -> Iterator[Callable[[], None]]:
     finally:
         if server is not None:
             server.stop()
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Let the server mark a run of the block as crashed when this process ends before it."""
+    from prefect import tags
+    from prefect.settings import temporary_settings
+
+    from segops.operate import crashes
+
+    with tags(crashes.TAG), temporary_settings({BEATS: crashes.HEARTBEAT_SECONDS}):
+        yield
 
 
 @contextmanager

@@ -65,17 +65,54 @@ def main() -> None:
     hosts = [f"{name}:{port}" for name in names]
     if port == HTTP_PORT:  # browsers leave this port out of Host
         hosts += names
-    server = uvicorn.Server(
+    shown = "127.0.0.1" if address == "0.0.0.0" else address
+    server = _Server(
         uvicorn.Config(
             guarded(app, [*hosts, *arguments.host], login),
             lifespan="on",
             log_level="warning",
             proxy_headers=False,
             timeout_graceful_shutdown=int(GRACE_SECONDS) // 2,
-        )
+        ),
+        watch=None if arguments.mlflow or arguments.once else f"http://{shown}:{port}/api",
     )
     serving.append(server)
     server.run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    """A server that, as Prefect's with schedules, lets runs be watched once it answers.
+
+    Args:
+        config: Of the server.
+        watch: The address of Prefect's API; None: another server, or one for a single run.
+    """
+
+    def __init__(self, config: uvicorn.Config, watch: str | None) -> None:
+        super().__init__(config)
+        self._watch = watch
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then install the automation in a thread, whose requests this thread answers."""
+        await super().startup(sockets)
+        if self._watch is not None and not self.should_exit:
+            threading.Thread(target=_watch_runs, args=(self._watch,), daemon=True).start()
+
+
+def _watch_runs(url: str) -> None:
+    """Install the automation that marks crashed runs, where the server has none."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    from flows.credentials import credentials
+    from segops.operate import schedules
+
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: credentials()}):
+        try:
+            with schedules.client() as asked:
+                if not asked.read_automations_by_name(crashes.NAME):
+                    crashes.install(asked)
+        except SegopsError as error:
+            print(f"Runs whose process dies are not marked as crashed: {error}", file=sys.stderr)  # noqa: T201
 
 
 def _app(once: bool) -> ASGIApp | None:

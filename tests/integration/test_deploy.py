@@ -68,12 +68,13 @@ def test_deployments_are_made_checked_and_refused(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(tmp_path / "prefect") as server:
-        (missing, *_) = deploy.differences(checkout)
+        (pool, missing, *_) = deploy.differences(checkout, "process", None)
+        assert pool == "work pool gpu: the server has none of this name"
         assert missing == "retrain/weekly: the server has no such deployment"
         names = deploy.deploy(checkout, "process", None)
         assert {"retrain/weekly", "approve/approval"} <= set(names)
         assert [pool["type"] for pool in server.read("work_pools")] == ["process"]
-        assert deploy.differences(checkout) == []
+        assert deploy.differences(checkout, "process", None) == []
         assert [one["name"] for one in server.read("automations")] == [crashes.NAME]
         for held in server.read("deployments"):
             beats = held["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
@@ -91,11 +92,11 @@ def test_deployments_are_made_checked_and_refused(
         login = httpx.BasicAuth(*server.credentials.split(":"))
         assert httpx.patch(path, json={"active": False}, auth=login).status_code == 204
         assert server.post(f"deployments/{drift['id']}/resume_deployment", {}).status_code == 200
-        assert deploy.differences(checkout) == []
+        assert deploy.differences(checkout, "process", None) == []
         kept = (checkout / "prefect.yaml").read_text()
         change(checkout, schedules=SCHEDULES, concurrency_limit=LIMIT)
         deploy.deploy(checkout, "process", None)
-        assert deploy.differences(checkout) == []
+        assert deploy.differences(checkout, "process", None) == []
         held = deployment(server, "weekly")["schedules"]
         assert [one["active"] for one in held] == [False] * len(SCHEDULES)
         assert not deployment(server, "drift")["paused"]
@@ -113,15 +114,28 @@ def test_deployments_are_made_checked_and_refused(
         assert server.read("deployments") == before
 
         change(checkout, parameters={"force": True}, schedules=[{"cron": "0 4 * * 1"}])
-        parameters, schedules = deploy.differences(checkout)
+        parameters, schedules = deploy.differences(checkout, "process", None)
         assert parameters.startswith("retrain/weekly: parameters is {'force': False}")
         assert "cron 0 3 * * 1 UTC" in schedules
         assert "cron 0 4 * * 1 UTC" in schedules
         monkeypatch.setenv("SEGOPS_WORKSPACE", str(ROOT))
-        assert any("pull_steps" in line for line in deploy.differences(checkout))
+        assert any("pull_steps" in line for line in deploy.differences(checkout, "process", None))
 
         template = tmp_path / "template.json"
-        template.write_text(json.dumps({"job_configuration": {}, "variables": {}}))
+        job: dict[str, Any] = {"job_configuration": {"env": {"A": "1"}}, "variables": {}}
+        template.write_text(json.dumps(job))
+        monkeypatch.setenv("SEGOPS_WORKSPACE", str(checkout))
+        (line, *_) = deploy.differences(checkout, "process", template)
+        assert line.startswith("work pool gpu: its job template differs from the given one in ")
+        assert "job_configuration.env.A" in line
+        deploy.deploy(checkout, "process", template)
+        assert deploy.differences(checkout, "process", template) == []
+        job["job_configuration"]["env"]["A"] = "2"
+        template.write_text(json.dumps(job))
+        (line,) = deploy.differences(checkout, "process", template)
+        assert line.endswith("the given one in job_configuration.env.A")
+        (line,) = deploy.differences(checkout, "kubernetes", None)
+        assert line == "work pool gpu: the server has it with type process, not kubernetes"
         with pytest.raises(SegopsError, match="work pool gpu: the server has it with type process"):
             deploy.deploy(checkout, "kubernetes", template)
 
@@ -134,10 +148,10 @@ def test_deploy_names_the_variable_that_is_missing(
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         with pytest.raises(SegopsError, match="PREFECT_API_URL is not set"):
-            deploy.differences(checkout)
+            deploy.differences(checkout, "process", None)
         monkeypatch.delenv("SEGOPS_WORKSPACE")
         with pytest.raises(SegopsError, match="SEGOPS_WORKSPACE is not set"):
-            deploy.differences(checkout)
+            deploy.differences(checkout, "process", None)
 
 
 @pytest.mark.parametrize("schedule", ["0 3 * * 1", {"crn": "0 3 * * 1"}])

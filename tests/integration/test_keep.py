@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from mlflow.tracking._tracking_service import utils
@@ -26,11 +28,13 @@ from segops.operate import archive, results, worktree
 from segops.operate.backup import Backed, backup
 from segops.operate.clean import Plan, Wanted, clean, plan
 from segops.operate.restore import restore
-from segops.operate.runs import RECORD, Run
+from segops.operate.runs import BRANCHES, RECORD, Run
 from segops.pipeline import tracked
 from segops.predict.bundle import load_bundle
+from segops.predict.log import PredictionLog
+from segops.predict.observe import Observation
 from segops.record import kept_lineage
-from segops.record.lineage import START_FIELD, TEACHER_FIELD, tag
+from segops.record.lineage import RESULT_FIELD, START_FIELD, TEACHER_FIELD, tag
 from segops.release import promotion, versions
 from segops.release.audit import audit
 from segops.release.named import PIN
@@ -219,6 +223,40 @@ def test_a_restore_that_is_killed_leaves_no_record_and_the_next_one_works(
     assert not (tmp_path / ".segops/restore.json").exists()
 
 
+def test_other_projects_come_back_with_their_parameters(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {
+        "tiles/params.yaml": "registry: {model: tiles}\n",
+        "tiles/dvc.yaml": "stages: {}\n",
+        "tiles/data/voc.dvc": "outs: []\n",
+        "broken/params.yaml": "no_such: 1\n",
+        "broken/dvc.yaml": "stages: {}\n",
+    }
+    for name, text in held.items():
+        files.write_text(root / name, text)
+    made.git(root, "worktree", "add", "-q", "--detach", str(root / "tree"))
+    done = backup(root, tmp_path / "backup.tar")
+    into = tmp_path / "into"
+    (into / "tiles").mkdir(parents=True)
+    (into / "tiles/params.yaml").write_text("registry: {model: other}\n")
+    assert restore(into, done.file).kept == ["tiles/params.yaml"]
+    assert "other" in (into / "tiles/params.yaml").read_text()
+    for name in sorted(held)[:4]:
+        assert (into / name).read_text() == held[name]
+    assert not (into / "tree").exists()
+    assert not (into / ".segops/projects").exists()
+    # Made and restored in a project, whose own files bear the names of a main checkout's.
+    done = backup(root / "tiles", tmp_path / "of-tiles.tar")
+    clone = tmp_path / "clone"
+    made.git(tmp_path, "clone", "-q", str(root), str(clone))
+    (clone / "params.yaml").unlink()
+    for name in ("tiles/dvc.yaml", "tiles/params.yaml"):
+        files.write_text(clone / name, held[name])
+    assert restore(clone / "tiles", done.file).entries["segops"] > 4
+    assert (clone / "params.yaml").read_text() == (root / "params.yaml").read_text()
+
+
 def test_a_damaged_backup_writes_nothing(gone: Path, tmp_path: Path) -> None:
     content = bytearray(gone.read_bytes())
     weights = content.rindex(b"background")
@@ -355,21 +393,89 @@ def of_cache(found: Plan) -> set[str]:
     return {one.name.replace("/", "") for one in found.pieces if one.kind == "DVC's cache"}
 
 
-def test_the_outputs_of_a_run_go_with_its_version_and_its_branch_stays(root: Path) -> None:
+def result(root: Path, name: str, version: str, digest: str) -> str:
+    """A branch with the result of a run; its commit."""
+    (root / "pointer").write_text(f"outs:\n- md5: {digest}\n  hash: md5\n  path: other\n")
+    commit = worktree.commit_files(
+        root, "HEAD", {"other.dvc": root / "pointer"},
+        results.message(name, "segops", version, "rejected"),
+    )  # fmt: skip
+    worktree.set_ref(root, results.branch_of(name), commit)
+    return commit
+
+
+def of_runs(root: Path) -> set[str]:
+    """The branches of runs."""
+    return {
+        one.rpartition("/")[2]
+        for one in worktree.git(root, "for-each-ref", "--format=%(refname)", BRANCHES).split()
+    }
+
+
+def test_outputs_and_branch_of_a_run_go_with_its_version(root: Path) -> None:
     digests = {"1": 31 * "1" + "f", "3": 31 * "3" + "f", "99": 31 * "9" + "f"}
     for version, digest in digests.items():
         an_object(root, digest)
-        (root / "pointer").write_text(f"outs:\n- md5: {digest}\n  hash: md5\n  path: other\n")
-        commit = worktree.commit_files(
-            root, "HEAD", {"other.dvc": root / "pointer"},
-            results.message(f"night-{version}", "segops", version, "rejected"),
-        )  # fmt: skip
-        worktree.set_ref(root, results.branch_of(f"night-{version}"), commit)
-    assert of_cache(plan(root, NOW)) & {*digests.values()} == {digests["3"]}
-    clean(root, NOW, plan(root, NOW))
+        result(root, f"night-{version}", version, digest)
+    seen = plan(root, NOW)
+    assert of_cache(seen) & {*digests.values()} == {digests["3"]}
+    assert [one.name for one in seen.pieces if one.kind == "branch of a run"] == ["runs/night-3"]
+    assert of_runs(root) == {"night-1", "night-3", "night-99"}
+    clean(root, NOW, seen)
+    assert of_runs(root) == {"night-1", "night-99"}
     an_object(root, digests["3"])
     assert of_cache(plan(root, NOW)) == {digests["3"]}, "the version is gone already"
-    assert "runs/night-3" in made.git(root, "branch", "--list", "runs/*")
+
+
+def test_a_branch_that_something_names_stays(root: Path) -> None:
+    digest = 31 * "3" + "f"
+    for version in ("3", "4"):
+        result(root, f"night-{version}", version, digest)
+    made.git(root, "tag", "shown", result(root, "tagged", "3", digest))
+    result(root, "at-work", "3", digest)
+    made.git(root, "worktree", "add", "-q", str(root.with_name("tree")), "runs/at-work")
+    later = result(root, "later", "3", digest)
+    made.client(root).set_model_version_tag("segops", "2", tag(RESULT_FIELD), later)
+    made.git(root, "branch", "runs/mine", "HEAD")
+
+    def goes(wanted: Wanted) -> set[str]:
+        return {one.name for one in plan(root, wanted).pieces if one.kind == "branch of a run"}
+
+    assert goes(NOW) == {"runs/night-3"}
+    assert goes(Wanted()) == set(), "it is young"
+    assert goes(Wanted(0, rejected=True)) == {"runs/night-3", "runs/night-4"}
+    made.git(root, "tag", results.tag_of("segops", "3").removeprefix("refs/tags/"))
+    assert goes(NOW) == set()
+    other = root / "ledger/segops-0123456789ab.log"
+    other.touch()
+    assert goes(Wanted(0, rejected=True)) == set(), "it may be another record's"
+
+
+def test_files_of_a_prediction_log_go_when_they_are_old(root: Path) -> None:
+    place = root / "drift"
+    log = PredictionLog(place, "digest")
+    log.add(Observation("ab" * 32, 50, 37, (0.5,)), "a.jpg")
+    (old,) = place.iterdir()
+    os.utime(old, (0, 0))
+    young = old.with_name("20990101T000000000000Z-0123abcd.jsonl")
+    shutil.copyfile(old, young)
+    theirs = place / "notes.jsonl"
+    theirs.write_bytes(old.read_bytes())
+    os.utime(theirs, (0, 0))
+    before = plan(root, Wanted())
+    assert before.pieces == [], "no workspace names it"
+    params = root / "params.yaml"
+    tree = yaml.safe_load(params.read_text())
+    params.write_text(yaml.safe_dump(tree | {"monitor": {"path": "drift"}}))
+    seen = plan(root, Wanted())
+    assert [(one.kind, one.name) for one in seen.pieces] == [
+        ("prediction log", f"drift/{old.name}")
+    ]
+    assert seen.bytes == old.stat().st_size
+    assert seen.total - before.total == 2 * seen.bytes
+    assert plan(root, Wanted(budget=seen.total)).pieces == []
+    clean(root, Wanted(budget=seen.total - 1), seen)
+    assert sorted(place.iterdir()) == [young, theirs]
 
 
 def test_the_cache_stays_where_the_record_of_the_releases_is_not_read(root: Path) -> None:

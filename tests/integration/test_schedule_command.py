@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -12,12 +13,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from segops import pipeline
 from tests.integration.conftest import COPIED, ROOT, segops
 from tests.support.prefect_server import Serving, serving
+from tests.support.ranks import free_port
 
 pytestmark = pytest.mark.slow
 LONG = """
@@ -78,13 +81,20 @@ class Serve:
             )
 
     def __enter__(self) -> Serve:
-        until(lambda: "is being served" in self.said.read_text() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.said.read_text()
+        try:
+            until(lambda: "is being served" in self.said.read_text() or self.has_ended())
+            assert not self.has_ended(), self.said.read_text()
+        except BaseException:  # `with` leaves no block that it has not entered
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
+        if not self.has_ended():
             self.kill()
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
     def kill(self) -> None:
         """Kill it with its children, as a machine that loses power does."""
@@ -189,6 +199,40 @@ def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_run_by_hand_that_is_killed_crashes_on_a_server_of_its_own(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ExitStack
+) -> None:
+    """`segops ui prefect` and `segops run` alone; no schedule and no deployment."""
+    port = free_port()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    page = processes.enter_context(
+        subprocess.Popen(
+            ["segops", "ui", "prefect", "--port", str(port)],
+            cwd=checkout,
+            env=pipeline.environment(),
+        )
+    )
+    processes.callback(page.kill)
+    (checkout / "params.yaml").write_text("data: {path: data/voc}\n")
+    address = f"http://127.0.0.1:{port}"
+    until((tmp_path / "segops-auth").exists)
+    secret = (tmp_path / "segops-auth").read_text().strip()
+    server = Serving(address, secret, tmp_path, page.pid)
+    until(lambda: is_up(address))
+    monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+    with subprocess.Popen(
+        ["segops", "run"], cwd=checkout, env=pipeline.environment(), start_new_session=True
+    ) as by_hand:
+        (run,) = until(lambda: server.read("flow_runs"))
+        until(lambda: state(server, run["id"]) == "RUNNING")
+        os.killpg(by_hand.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    until(lambda: state(server, run["id"]) == "CRASHED", 240)
+    print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_schedule_outlives_its_server(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ExitStack
@@ -219,6 +263,14 @@ def test_a_schedule_outlives_its_server(
         assert started.ended() == 0, started.said.read_text()
         assert "Schedule weekly was removed or taken over." in started.said.read_text()
         assert deployment(third)["paused"]
+
+
+def is_up(address: str) -> bool:
+    """Whether a server answers."""
+    try:
+        return httpx.get(f"{address}/api/health", timeout=60).is_success
+    except httpx.TransportError:
+        return False
 
 
 def is_away(started: Serve) -> bool:

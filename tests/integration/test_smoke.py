@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ def test_a_champion_that_predicts_what_it_was_scored_with_stays(root: Path) -> N
     assert status(root).decisions[-1].what == "passed the smoke test"
     assert aliases(root) == {"champion": "1"}
     assert smoke(root) is None, "once after each promotion"
+    last = made.lines(root)[-1]
+    (held,) = root.glob(f"mlartifacts/*/artifacts/decisions/{last['sequence']:04d}.json")
+    assert json.loads(held.read_text()) == last, "its run holds the ledger's entry at once"
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from segops import pipeline
 from segops.pipeline import cache
+from segops.runtime.errors import SegopsError
 from tests.integration.conftest import git
 
 
@@ -47,3 +49,22 @@ def test_what_git_and_worktrees_name_stays(
         assert sorted(found) == sorted(objects[digest] for digest in unused)
     told = capfd.readouterr()
     assert "missing version info" not in told.out + told.err
+
+
+def test_a_hash_that_is_a_number_for_yaml_is_told_with_its_file(workspace: Path) -> None:
+    digest = 16 * "12"
+    point(workspace, digest)
+    for meets in (
+        lambda: pipeline.is_unchanged(workspace, "other.dvc"),
+        lambda: pipeline.states(workspace),
+        lambda: pipeline.run_dvc(workspace, ["add", "params.yaml"], print),
+    ):
+        with pytest.raises(SegopsError, match=rf"{workspace}/other\.dvc: md5 {digest} of other is"):
+            meets()
+    git(workspace, "checkout", "-q", "-b", "numbered")
+    git(workspace, "add", "other.dvc")
+    git(workspace, "commit", "-q", "-m", "other")
+    git(workspace, "checkout", "-q", "main")
+    told = r"other\.dvc of commit [0-9a-f]{12}: md5 .* write it in quotes\."
+    with pytest.raises(SegopsError, match=told), cache.unused_objects(workspace, [], ()):
+        pass

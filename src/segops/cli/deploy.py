@@ -17,7 +17,7 @@ def deploy(
         typer.Option("--check", help="Only compare the server with prefect.yaml; 1: they differ."),
     ] = False,
     pool_type: Annotated[
-        str, typer.Option(help="Type of a work pool that is missing: process or kubernetes.")
+        str, typer.Option(help="Type of the work pools: process or kubernetes.")
     ] = "process",
     pool_template: Annotated[
         Path | None, typer.Option(help="JSON file with the work pool's base job template.")
@@ -38,7 +38,7 @@ def deploy(
         for name in module.deploy(root, pool_type, pool_template, resume=resume):
             console.say(f"{name} is deployed.")
         return
-    if differences := module.differences(root):
+    if differences := module.differences(root, pool_type, pool_template):
         raise SegopsError(
             f"{'; '.join(differences)}. `segops deploy` brings the server up to date."
         )

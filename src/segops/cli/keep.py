@@ -89,7 +89,7 @@ def clean(
         bool, typer.Option("--rejected", help="Also versions that the gate only ever refused.")
     ] = False,
 ) -> None:
-    """Remove what no release needs: versions and runs that nothing names, unused data and outputs.
+    """Remove what no release needs: unnamed versions, runs and branches, unused data, old logs.
 
     The exit status is 1 where --budget cannot be kept.
     """

@@ -23,7 +23,8 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""The second may hold files of projects."""
 LARGEST_MANIFEST = 256 * 2**20
 """In bytes."""
 CHUNK = 2**20

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from segops import __version__, files, paths
-from segops.operate import archive
+from segops.operate import archive, worktree
 from segops.operate.archive import Manifest
 from segops.params.file import Params, load_params
 from segops.pipeline import cache
@@ -39,6 +39,9 @@ CACHE = "cache/md5"
 KEYS = paths.STATE / "keys"
 """Public keys in a main checkout, each named by its id."""
 STATEMENTS = paths.STATE / "statements"
+PROJECTS = paths.STATE / "projects"
+"""Directory of a backup with the files of the checkout's other workspaces."""
+OF_WORKSPACE = ("params.yaml", "dvc.yaml", "dvc.lock")
 KEEP_LOCK = paths.STATE / "keep.lock"
 log = logging.getLogger("segops")
 
@@ -67,7 +70,7 @@ def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
 
     In it are the embedded database; run and artifact of every version that an alias, the ledger, a
     pin or a later training names; the ledger's copies, statements that are not uploaded yet,
-    parameters and locks, and the public half of the key that signs.
+    parameters and locks of all projects, and the public half of the key that signs.
 
     Args:
         root: A workspace.
@@ -127,9 +130,15 @@ def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
 
 def _checkout(root: Path, home: Path, settings: Params, scratch: Path) -> dict[str, Path]:
     """Copy the files that lie in the checkout, which others may change; return name -> copy."""
-    data = Path(settings.data.path)
-    names = ("params.yaml", "dvc.yaml", "dvc.lock", f"{data}.dvc")
-    found = {name: root / name for name in names if not Path(name).is_absolute()}
+    found = _of_workspace(root, settings)
+    for project in _projects(root, home):
+        below = PROJECTS / project.relative_to(home)
+        try:
+            own = _of_workspace(project, load_params(project))
+        except SegopsError as error:
+            log.warning("The data's .dvc file of a project is not in the backup: %s", error)
+            own = _of_workspace(project, None)
+        found |= {(below / name).as_posix(): path for name, path in own.items()}
     found[earlier_ledger.NAME] = home / earlier_ledger.NAME
     for directory in (paths.LEDGER, STATEMENTS):
         found |= _below(home, home / directory)
@@ -147,6 +156,26 @@ def _checkout(root: Path, home: Path, settings: Params, scratch: Path) -> dict[s
         public.write_bytes(signing.public_pem(private))
         copies[f"{KEYS}/{private.public_key.keyid}.pem"] = public
     return copies
+
+
+def _of_workspace(workspace: Path, settings: Params | None) -> dict[str, Path]:
+    """Return the files of a workspace that a backup takes, by their names in it."""
+    names = list(OF_WORKSPACE)
+    if settings is not None and not Path(settings.data.path).is_absolute():
+        names.append(f"{Path(settings.data.path)}.dvc")
+    return {name: workspace / name for name in names}
+
+
+def _projects(root: Path, home: Path) -> list[Path]:
+    """Return the other workspaces of the main checkout that a workspace belongs to."""
+    apart = [home / paths.STATE, *(one for one in worktree.every(home) if one != home)]
+    return [
+        one
+        for one in worktree.workspaces(home)
+        if one != root.resolve()
+        and one.is_relative_to(home)
+        and not any(one.is_relative_to(place) for place in apart)
+    ]
 
 
 def _below(home: Path, directory: Path) -> Iterator[tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""Removes what no release needs: unnamed versions and runs, unused objects of DVC's cache."""
+"""Removes what no release needs: unnamed versions and runs, unused objects of DVC's cache, logs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from segops import files, paths
-from segops.operate import results, runs, worktree
+from segops.operate import branches, leftovers, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
+from segops.operate.leftovers import Piece
 from segops.operate.space import Space, Tally, taken
 from segops.params.file import load_params
 from segops.pipeline import cache
@@ -40,32 +41,10 @@ from segops.release.named import Held
 from segops.runtime.errors import SegopsError
 from segops.voc.cached import listed
 
-Kind = Literal["record", "DVC's cache", "worktree", "copy of the database"]
 DAY = 86400.0
 RUNS_LOCK = paths.RUNS / ".lock"
 """Held while a run in a worktree starts or is removed."""
 log = logging.getLogger("segops")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A thing that can go.
-
-    Attributes:
-        kind: Where it lies.
-        name: What people call it.
-        time: When it was made, in seconds since 1970.
-        space: The space of its files.
-        remove: Removes it.
-        versions: Names of the versions that go with it.
-    """
-
-    kind: Kind
-    name: str
-    time: float
-    space: Space
-    remove: Callable[[], object] = field(compare=False, repr=False)
-    versions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -165,8 +144,14 @@ def _planned(
 
     Where kinds and names are given that were `seen`, nothing else goes.
     """
-    found = Plan(total=taken(*_places(home)).total)
-    pieces = [*_copies(home), *_reproductions(home), *_runs(home)]
+    logged = leftovers.log_files(home)
+    found = Plan(total=taken(*_places(home, logged)).total)
+    pieces = [
+        *leftovers.copies(home),
+        *leftovers.reproductions(home),
+        *leftovers.ended_runs(home),
+        *leftovers.logs(home, logged),
+    ]
     with ExitStack() as held:
         versions: list[Held] = []
         store: Store | None = None
@@ -192,19 +177,25 @@ def _planned(
                     present = (one for one in pieces if one.kind == "record")
                     found.refused = freed(more) - freed(present)
         _choose(found, pieces, wanted, seen)
-        if not (home / ".dvc/config").is_file():
-            pass
-        elif store is None:
+        is_dvc = (home / ".dvc/config").is_file()
+        if store is None and is_dvc:
             found.notes.append(
                 "DVC's cache stays: there is no record here that says what releases need. Where it "
                 "is a server's, set MLFLOW_TRACKING_URI."
             )
-        elif _knows_releases(home, found.notes):
+        if store is not None and _knows_releases(home, found.notes):
             gone = {name for one in found.pieces for name in one.versions}
             staying = [one for one in versions if unnamed.name_of(one) not in gone]
-            commits = _commits(home, versions, staying)
-            unused = _cache(held, home, store, staying, commits, found.notes)
-            _choose(found, unused, wanted, seen)
+            all_branches = branches.every(home)
+            left = branches.without_version(all_branches or [], versions, staying)
+            idle = branches.unneeded(home, store, left, staying, rejected=wanted.rejected)
+            _choose(found, [_branch(home, one) for one in idle], wanted, seen)
+            if is_dvc:
+                commits = None
+                if all_branches is not None:
+                    commits = [one.commit for one in all_branches if one not in left]
+                unused = _cache(held, home, store, staying, commits, found.notes)
+                _choose(found, unused, wanted, seen)
         yield found
 
 
@@ -213,9 +204,10 @@ def _knows_releases(home: Path, notes: list[str]) -> bool:
     others = [path.name for path in of_others(home, identity(home))]
     if others:
         notes.append(
-            f"DVC's cache stays: {paths.LEDGER}/{', '.join(others)} name releases of another "
-            f"record than the one at {without_credentials(tracking_uri(home))}. Where that record "
-            "is a server's, set MLFLOW_TRACKING_URI; where nobody needs it, move the files away."
+            f"DVC's cache and the branches of runs stay: {paths.LEDGER}/{', '.join(others)} name "
+            f"releases of another record than the one at "
+            f"{without_credentials(tracking_uri(home))}. Where that record is a server's, set "
+            "MLFLOW_TRACKING_URI; where nobody needs it, move the files away."
         )
     return not others
 
@@ -263,29 +255,6 @@ def _weights(workspace: Path) -> str | None:
         return str(tree["weights_sha256"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-
-
-def _commits(home: Path, versions: Sequence[Held], staying: Sequence[Held]) -> list[str] | None:
-    """Return the tips of the branches that count; None outside git.
-
-    The branch of a run's result does not count once its version is gone, or goes now. A later
-    version of the model shows that the record had it.
-    """
-    names = {(one.model, one.version.number) for one in staying}
-    newest: dict[str, int] = {}
-    for one in versions:
-        newest[one.model] = max(newest.get(one.model, 0), int(one.version.number))
-    form = "--format=%(objectname)%00%(refname)%00%(contents:subject)"
-    try:
-        lines = worktree.git(home, "for-each-ref", form, "refs/heads").split("\n")
-    except worktree.GitError:
-        return None
-    found = []
-    for commit, branch, subject in (line.split("\0", 2) for line in lines if line):
-        version = results.version_of(branch, subject)
-        if version is None or version in names or int(version[1]) > newest.get(version[0], 0):
-            found.append(commit)
-    return found
 
 
 def _cache(
@@ -351,38 +320,18 @@ def _outputs(store: Store, one: Held) -> Iterator[str]:
         return  # lineage of another form: its outputs can be made again
 
 
-def _copies(home: Path) -> Iterator[Piece]:
-    """Yield the copies of the database as it was before its checkout was moved."""
-    for path in home.glob(f"{moved.DATABASE}-in-*"):
-        made = path.stat().st_mtime
-        yield Piece("copy of the database", path.name, made, taken(path), path.unlink)
+def _branch(home: Path, one: branches.Branch) -> Piece:
+    """Return the branch of a run as a piece; git frees its few kilobytes later."""
+    remove = partial(worktree.remove_ref, home, one.name, one.commit)
+    return Piece("branch of a run", one.name.removeprefix("refs/heads/"), one.made, Space(), remove)
 
 
-def _reproductions(home: Path) -> Iterator[Piece]:
-    """Yield the worktrees that reproductions kept."""
-    for folder in (home / paths.STATE).glob("reproduce-*"):
-        if folder.is_dir():
-            yield Piece(
-                "worktree", folder.name, folder.stat().st_mtime, taken(folder),
-                partial(worktree.remove, home, folder),
-            )  # fmt: skip
-
-
-def _runs(home: Path) -> Iterator[Piece]:
-    """Yield the worktrees of runs that ended and were kept; their branches stay."""
-    for run in runs.every(home):
-        if run.state != "running":
-            folder = runs.home_of(home) / run.name
-            yield Piece(
-                "worktree", f"run {run.name}", folder.stat().st_mtime, taken(folder),
-                partial(runs.clean, home, run.name),
-            )  # fmt: skip
-
-
-def _places(home: Path) -> list[Path]:
-    """Return what counts: record, DVC's cache, state, also that of projects."""
+def _places(home: Path, logged: Sequence[Path]) -> list[Path]:
+    """Return what counts: record, DVC's cache, state, also that of projects, and logs."""
     names = (*moved.DIRECTORIES, ".dvc/cache")
     states = {one / paths.STATE for one in worktree.workspaces(home) if one.is_relative_to(home)}
     # The worktrees of runs lie in the state of the main checkout.
     outer = [one for one in states if not one.parent.is_relative_to(home / paths.STATE)]
-    return [*(home / name for name in names), *sorted(outer), *home.glob(f"{moved.DATABASE}*")]
+    places = [*(home / name for name in names), *sorted(outer)]
+    logs = [one for one in logged if not any(one.is_relative_to(place) for place in places)]
+    return [*places, *home.glob(f"{moved.DATABASE}*"), *logs]

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from segops import files, paths
 from segops.operate import archive
 from segops.operate.archive import Archive, Manifest
-from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, STATEMENTS
+from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, OF_WORKSPACE, PROJECTS, STATEMENTS
 from segops.params.file import load_params
 from segops.pipeline import cache
 from segops.record import moved
@@ -30,7 +30,7 @@ UNDER_WAY = paths.STATE / "restore.json"
 RECORD = (*moved.DIRECTORIES, str(paths.LEDGER), str(STATEMENTS), str(KEYS))
 """Directories that a restore puts into place."""
 OBJECT = re.compile(rf"{CACHE}/[0-9a-f]{{2}}/[0-9a-f]{{30}}(\.dir)?")
-CHECKOUT = ("params.yaml", "dvc.yaml", "dvc.lock", earlier_ledger.NAME)
+CHECKOUT = (*OF_WORKSPACE, earlier_ledger.NAME)
 log = logging.getLogger("segops")
 
 
@@ -139,8 +139,8 @@ def _require_own(root: Path) -> None:
 def _require_known(held: Archive) -> None:
     """Require that a backup writes where backups write, and nowhere else."""
     for name in held.manifest.files:
-        is_known = _is_below(name, *RECORD) or _is_checkout(name) or name == moved.DATABASE
-        if not (is_known or OBJECT.fullmatch(name)):
+        is_known = _is_below(name, *RECORD) or name == moved.DATABASE
+        if not (is_known or _is_checkout(name) or _of_project(name) or OBJECT.fullmatch(name)):
             raise held.damaged(f"{name!r} belongs into no backup")
 
 
@@ -154,6 +154,16 @@ def _is_checkout(name: str) -> bool:
         return False
     is_hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
     return name in CHECKOUT or (name.endswith(".dvc") and not is_hidden)
+
+
+def _of_project(name: str) -> str | None:
+    """Return where a file of another workspace belongs, below the main checkout; or None."""
+    if not _is_below(name, str(PROJECTS)):
+        return None
+    inner = PurePosixPath(name).relative_to(PROJECTS)
+    is_visible = not any(part.startswith(".") for part in inner.parts)
+    is_known = inner.name in OF_WORKSPACE or inner.suffix == ".dvc"
+    return str(inner) if is_visible and is_known else None
 
 
 def _remove_unfinished(home: Path) -> None:
@@ -253,12 +263,15 @@ def _place_checkout(root: Path, home: Path, staging: Path, manifest: Manifest) -
     """Move files of the checkout into place where it lacks them; return those that differ."""
     differing = []
     for name, member in manifest.files.items():
-        if not _is_checkout(name):
+        if (inner := _of_project(name)) is not None:
+            target, shown = home / inner, inner
+        elif _is_checkout(name):
+            target, shown = (home if name == earlier_ledger.NAME else root) / name, name
+        else:
             continue
-        target = (home if name == earlier_ledger.NAME else root) / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             (staging / name).replace(target)
         elif files.sha256_file(target) != member.sha256:
-            differing.append(name)
+            differing.append(shown)
     return differing

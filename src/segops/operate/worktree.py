@@ -231,6 +231,15 @@ def set_ref(root: Path, ref: str, commit: str) -> bool:
     return git(root, "rev-parse", "--verify", f"{ref}^{{commit}}") == commit
 
 
+def remove_ref(root: Path, ref: str, commit: str) -> None:
+    """Remove a ref, by its full name, that names a commit.
+
+    Raises:
+        GitError: It names another commit now.
+    """
+    git(root, "update-ref", "-d", ref, commit)
+
+
 def commit_files(root: Path, parent: str, held: Mapping[str, Path], message: str) -> str:
     """Commit files over a parent commit, and return the new commit; no ref names it yet.
 

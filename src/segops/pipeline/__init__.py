@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ HINTS = (
     "Having any troubles?",
 )
 """Beginnings of DVC's lines of advice, which are not shown."""
+
+UNQUOTED = "object has no attribute 'endswith'"
+"""Part of DVC's message where a hash is a number; it names no file."""
 
 NO_DRIVER = re.compile(r"(\w+) is supported, but requires '(dvc-[\w-]+)' to be installed")
 """DVC's message where the package for a kind of remote is missing."""
@@ -262,7 +266,8 @@ def run_dvc(
     """Run DVC; its lines of advice are left out. See :func:`run_tied`.
 
     Raises:
-        SegopsError: The package for a kind of remote is missing.
+        SegopsError: The package for a kind of remote is missing, or a hash in a file of DVC is a
+            number.
     """
 
     def forward(text: str) -> None:
@@ -270,6 +275,9 @@ def run_dvc(
             on_line(text)
 
     status, lines = run_tied(root, ["dvc", *arguments], forward, variables)
+    if status != 0 and UNQUOTED in "\n".join(lines):
+        with opened(root) as repository:
+            _ = repository.index.stages  # says which file it is
     if status != 0 and (missing := NO_DRIVER.search("\n".join(lines))):
         module = missing[2].replace("-", "_")
         raise SegopsError(
@@ -350,3 +358,27 @@ def opened(root: Path) -> Iterator[Any]:
         raise SegopsError(f"{root}: DVC cannot read the pipeline: {error}") from error
     except OSError as error:
         raise SegopsError(f"{error.filename or root}: not readable: {error.strerror}.") from error
+    except AttributeError as error:
+        if (told := _unquoted(error)) is None:
+            raise
+        raise SegopsError(told) from error
+
+
+def _unquoted(error: AttributeError) -> str | None:
+    """Return what to tell of a file in which YAML takes a hash for a number; None: another error.
+
+    DVC fails where it meets the hash, in a file of the workspace or of a commit.
+    """
+    from dvc.output import Output
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        output = frame.f_locals.get("self")
+        found = getattr(output, "hash_info", None) if isinstance(output, Output) else None
+        if found and not isinstance(found.value, str):
+            path, commit = output.stage.path, getattr(output.fs, "rev", None)
+            file = f"{path.lstrip('/')} of commit {commit[:12]}" if commit else path
+            return (
+                f"{file}: {found.name} {found.value} of {output.def_path} is a number for YAML; "
+                "write it in quotes."
+            )
+    return None

@@ -1,13 +1,14 @@
 """The prediction log: what is kept of each predicted image, one line of JSON each.
 
-Each process writes a file of its own into the log's directory and appends whole lines, so that
-processes do not disturb one another and a killed one leaves at most one torn line.
+Each process writes files of its own into the log's directory, one a day, and appends whole lines.
+Processes therefore do not disturb one another, and a killed one leaves at most one torn line.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from .observe import Observation, Predicted
 
 FORMAT = 1
 SUFFIX = ".jsonl"
+OWN = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}\.jsonl")
+"""Name of a file that a process began."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -74,9 +77,9 @@ class _Line(BaseModel):
 
 
 class PredictionLog:
-    """Appends to a file of its own in a directory; its methods may be called from any thread.
+    """Appends to files of its own in a directory; its methods may be called from any thread.
 
-    The file is made with the first line.
+    A day, in UTC, has a file of its own, which is made with its first line.
 
     Args:
         directory: The log.
@@ -85,7 +88,8 @@ class PredictionLog:
     """
 
     def __init__(self, directory: Path, model: str, *, names: bool = False) -> None:
-        self._path = directory / f"{_now():%Y%m%dT%H%M%S%fZ}-{uuid4().hex[:8]}{SUFFIX}"
+        self._directory = directory
+        self._path: Path | None = None
         self._model = model
         self._names = names
         self._lock = Lock()
@@ -100,7 +104,10 @@ class PredictionLog:
         told = name.encode(errors="backslashreplace").decode() if self._names else None
         logged = Logged(_now(), self._model, observation, told)
         with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path is None or not self._path.name.startswith(f"{logged.time:%Y%m%d}"):
+                name = f"{logged.time:%Y%m%dT%H%M%S%fZ}-{uuid4().hex[:8]}{SUFFIX}"  # as OWN has it
+                self._path = self._directory / name
+            self._directory.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab", buffering=0) as file:
                 files.append(file, line_of(logged))
 
@@ -115,6 +122,11 @@ def log_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix == SUFFIX else []
     return sorted(path.glob(f"*{SUFFIX}"))
+
+
+def own_files(directory: Path) -> list[Path]:
+    """The files of a log that processes of segops wrote, and no other; the oldest first."""
+    return [path for path in log_files(directory) if OWN.fullmatch(path.name)]
 
 
 def read_log(path: Path) -> Iterator[Logged]:

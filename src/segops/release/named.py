@@ -135,16 +135,10 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
     by_version: dict[str, list[str]] = defaultdict(list)
     for alias, number in versions.aliases(store, model).items():
         by_version[number].append(f"alias {alias}")
-    ledger = Ledger(store, root, model)
-    try:
-        # What an earlier segops wrote is taken over by the next change of an alias.
-        entries = [*ledger.entries(), *not_taken_over(ledger)]
-        for number, words in _by_ledger(entries).items():
-            by_version[number].append(words)
-        default: tuple[str, ...] = ()
-    except TamperedError as error:
-        log.warning("%s All versions of %s count as named.", error, model)
-        default = ("ledger, which was tampered with",)
+    words = by_ledger(store, root, model)
+    default = ("ledger, which was tampered with",) if words is None else ()
+    for number, word in (words or {}).items():
+        by_version[number].append(word)
     token: str | None = None
     while True:
         page = store.client.search_model_versions(
@@ -164,8 +158,29 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
             return
 
 
-def _by_ledger(entries: list[Entry]) -> dict[str, str]:
-    """Return what the ledger says of each version that it names, in one word."""
+def by_ledger(store: Store, root: Path, model: str) -> dict[str, str] | None:
+    """Return what a model's ledger says of each version that it names, in one word.
+
+    Versions that the registry no longer has are among them.
+
+    Args:
+        store: The record.
+        root: A workspace.
+        model: Name of the registered model.
+
+    Returns:
+        Number of the version -> the word; None where the ledger was tampered with.
+    """
+    ledger = Ledger(store, root, model)
+    try:
+        # What an earlier segops wrote is taken over by the next change of an alias.
+        return _words([*ledger.entries(), *not_taken_over(ledger)])
+    except TamperedError as error:
+        log.warning("%s All versions of %s count as named.", error, model)
+        return None
+
+
+def _words(entries: list[Entry]) -> dict[str, str]:
     history = releases.read(entries)
     released = {*history.champions, *history.withdrawn, *history.digests, history.observed}
     found: dict[str, str] = {}

@@ -21,7 +21,7 @@ from segops.evaluate import kept_masks
 from segops.evaluate.kept_masks import KeptMask, KeptMasks
 from segops.record.lineage import started_by
 from segops.release import fresh, versions
-from segops.release.changes import Registry, change, changing, looking
+from segops.release.changes import Registry, change, changing, looking, publish
 from segops.release.promotion import MASKS
 from segops.release.releases import untested
 from segops.release.rollback import earlier, usable
@@ -97,6 +97,7 @@ def smoke(root: Path) -> Smoke | None:
             details={"promotion": promotion.sequence, **result.details},
         )
         if result.passed:
+            publish(registry, version.run_id)
             return result
         back = _take_back(registry, version, result.sentence)
     after = f"Version {back} is champion again." if back else "There is no champion now."

@@ -93,7 +93,7 @@ HARMFUL: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
         "special file",
     ),
     "pipe": (lambda: (manifest(), member(content=b"", type=tarfile.FIFOTYPE)), "special file"),
-    "of a later segops": (lambda: (manifest(format=2), member()), "Update segops"),
+    "of a later segops": (lambda: (manifest(format=archive.FORMAT + 1), member()), "Update segops"),
     "of another form": (lambda: ({"format": 1}, member()), "of another form"),
     "no manifest": (lambda: ([], member()), "of another form"),
 }  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segops.predict import log as log_module
 from segops.predict.folder import predict_folder
-from segops.predict.log import PredictionLog, is_log, log_files, read_log
+from segops.predict.log import PredictionLog, is_log, log_files, own_files, read_log
 from segops.predict.observe import Observation, Predicted
 from segops.runtime.errors import SegopsError
 from tests.support.folder_runs import make_bundle, save
@@ -41,6 +43,18 @@ def test_each_process_has_its_file_and_a_torn_line_is_left_out(tmp_path: Path) -
     assert not is_log(tmp_path / "no.jpg")
     two.write_bytes(two.read_bytes()[:-20])
     assert len(list(read_log(tmp_path))) == 1
+
+
+def test_each_day_has_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, day = PredictionLog(tmp_path, "digest"), datetime(2026, 3, 1, 23, 59, tzinfo=UTC)
+    for minutes in (0, 0, 1, 2):
+        monkeypatch.setattr(log_module, "_now", lambda: day + timedelta(minutes=minutes))  # noqa: B023
+        log.add(OBSERVED, "a.jpg")
+    files = log_files(tmp_path)
+    assert [path.name[:8] for path in files] == ["20260301", "20260302"]
+    assert [len(list(read_log(path))) for path in files] == [2, 2]
+    (tmp_path / "theirs.jsonl").touch()
+    assert own_files(tmp_path) == files
 
 
 @pytest.mark.parametrize(

@@ -372,8 +372,8 @@ def _unquoted(error: AttributeError) -> str | None:
     from dvc.output import Output
 
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        output = frame.f_locals.get("self")
-        found = getattr(output, "hash_info", None) if isinstance(output, Output) else None
+        output: Any = frame.f_locals.get("self")
+        found = output.hash_info if isinstance(output, Output) else None
         if found and not isinstance(found.value, str):
             path, commit = output.stage.path, getattr(output.fs, "rev", None)
             file = f"{path.lstrip('/')} of commit {commit[:12]}" if commit else path

@@ -1,15 +1,18 @@
 """Find out which architectures work with which encoders, and write the table for ``segops.params``.
 
 ``python -m tools.compatibility`` tries every pair: 3 hours on one core, one process on each core.
-``--continue`` tries the encoders that the table lacks.
+``--continue`` tries the encoders that the table lacks, ``--architectures NAME ...`` these
+architectures with the encoders that it has.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
-import sys
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,12 +45,12 @@ def try_pair(architecture: str, encoder: str, device: str = "cpu") -> str | None
     return None
 
 
-def working(encoder: str) -> tuple[str, ...]:
+def working(encoder: str, architectures: Sequence[str] = tuple(ARCHITECTURES)) -> tuple[str, ...]:
     """The architectures that work with an encoder."""
     warnings.simplefilter("ignore")  # SMP warns of its old names.
     torch.set_num_threads(1)
     return tuple(
-        name for name in ARCHITECTURES if name not in WITHOUT_ENCODER and _works(name, encoder)
+        name for name in architectures if name not in WITHOUT_ENCODER and _works(name, encoder)
     )
 
 
@@ -80,6 +83,22 @@ def write_table(path: Path, add: bool) -> None:
                 write_text(path, _text(groups))
 
 
+def try_architectures(path: Path, tried: Sequence[str]) -> None:
+    """Try architectures with the table's encoders, and write the table with what works."""
+    groups: Groups = {}
+    before = {
+        name: group["architectures"]
+        for group in json.loads(path.read_text())["groups"]
+        for name in group["encoders"]
+    }
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        results = pool.imap(partial(working, architectures=tried), before, chunksize=8)
+        for name, works in zip(before, track(results, "encoders", len(before)), strict=True):
+            new = {*before[name]} - {*tried} | {*works}
+            groups.setdefault(tuple(one for one in ARCHITECTURES if one in new), []).append(name)
+    write_text(path, _text(groups))
+
+
 def _text(groups: Groups) -> str:
     ordered = sorted(groups.items(), key=lambda group: -len(group[0]))
     table = {
@@ -98,4 +117,11 @@ def _renamed() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    write_table(TABLE, add="--continue" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--continue", dest="add", action="store_true")
+    parser.add_argument("--architectures", nargs="+", choices=[*ARCHITECTURES])
+    arguments = parser.parse_args()
+    if arguments.architectures:
+        try_architectures(TABLE, arguments.architectures)
+    else:
+        write_table(TABLE, arguments.add)

@@ -31,6 +31,9 @@ _WELL_KNOWN = (
     *("tu-vit_tiny_patch16_224", "tu-vit_base_patch16_224", "tu-resnet50c"),
 )
 
+TOKENS = ("linear", "mlp")
+"""Architectures whose head takes the features of an encoder's last layers alone."""
+
 NOT_EXPORTED: dict[str, str] = {}
 """Architectures that cannot be exported, and why; a test exports all others."""
 

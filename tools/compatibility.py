@@ -36,10 +36,11 @@ def try_pair(architecture: str, encoder: str, device: str = "cpu") -> str | None
     try:
         with torch.device(device), torch.no_grad():
             segmenter = build(ModelSpec(architecture, encoder, classes=2)).eval()
-            # A network pads small images. An encoder that fails on 64 pixels, because its windows
-            # do not fit, fails on larger images too.
+            # A network pads small images to its stride. An encoder that fails on them, because its
+            # windows do not fit, fails on larger images too.
             if segmenter.encoder is not None:
-                segmenter.encoder(torch.zeros(1, 3, 64, 64))
+                side = -(-64 // segmenter.stride) * segmenter.stride
+                segmenter.encoder(torch.zeros(1, 3, side, side))
     except Exception as error:
         return f"{error} {error.__cause__}"
     return None

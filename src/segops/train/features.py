@@ -78,7 +78,7 @@ class KeptParts:
         features = torch.from_numpy(held).reshape(shape).to(predictor.device)
         size = (around[0].stop - around[0].start, around[1].stop - around[1].start)
         with evaluating(network, predictor.device):
-            logits = network.from_features(_apart(network, features), size)
+            logits: Tensor = network.from_features(_apart(network, features), size)
         return logits[0].argmax(dim=0).to(torch.uint8)
 
 
@@ -271,7 +271,7 @@ class _Encoder:
 
 def _apart(network: Any, features: Tensor) -> tuple[Tensor, ...]:
     """The maps of the layers, float32, out of one."""
-    return features.float().split(list(network.encoder.out_channels), dim=1)
+    return torch.split(features.float(), list(network.encoder.out_channels), dim=1)
 
 
 def _key(image_id: str, part: Part) -> tuple[str, int, int]:

@@ -26,7 +26,7 @@ from .heads import classifier, conv_block, resize
 TIMM = "tu-"
 
 
-class TokenEncoder(TimmViTEncoder):
+class TokenEncoder(TimmViTEncoder):  # type: ignore[misc]
     """A vision transformer of timm; its features are the tokens of its last layers.
 
     Each map of features is float32 (N, D, h / patch, w / patch), behind the final norm.

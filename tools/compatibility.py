@@ -1,15 +1,18 @@
 """Find out which architectures work with which encoders, and write the table for ``segops.params``.
 
 ``python -m tools.compatibility`` tries every pair: 3 hours on one core, one process on each core.
-``--continue`` tries the encoders that the table lacks.
+``--continue`` tries the encoders that the table lacks, ``--architectures NAME ...`` these
+architectures with the encoders that it has.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
-import sys
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,21 +36,22 @@ def try_pair(architecture: str, encoder: str, device: str = "cpu") -> str | None
     try:
         with torch.device(device), torch.no_grad():
             segmenter = build(ModelSpec(architecture, encoder, classes=2)).eval()
-            # A network pads small images. An encoder that fails on 64 pixels, because its windows
-            # do not fit, fails on larger images too.
+            # A network pads small images to its stride. An encoder that fails on them, because its
+            # windows do not fit, fails on larger images too.
             if segmenter.encoder is not None:
-                segmenter.encoder(torch.zeros(1, 3, 64, 64))
+                side = -(-64 // segmenter.stride) * segmenter.stride
+                segmenter.encoder(torch.zeros(1, 3, side, side))
     except Exception as error:
         return f"{error} {error.__cause__}"
     return None
 
 
-def working(encoder: str) -> tuple[str, ...]:
+def working(encoder: str, architectures: Sequence[str] = tuple(ARCHITECTURES)) -> tuple[str, ...]:
     """The architectures that work with an encoder."""
     warnings.simplefilter("ignore")  # SMP warns of its old names.
     torch.set_num_threads(1)
     return tuple(
-        name for name in ARCHITECTURES if name not in WITHOUT_ENCODER and _works(name, encoder)
+        name for name in architectures if name not in WITHOUT_ENCODER and _works(name, encoder)
     )
 
 
@@ -80,6 +84,22 @@ def write_table(path: Path, add: bool) -> None:
                 write_text(path, _text(groups))
 
 
+def try_architectures(path: Path, tried: Sequence[str]) -> None:
+    """Try architectures with the table's encoders, and write the table with what works."""
+    groups: Groups = {}
+    before = {
+        name: group["architectures"]
+        for group in json.loads(path.read_text())["groups"]
+        for name in group["encoders"]
+    }
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        results = pool.imap(partial(working, architectures=tried), before, chunksize=8)
+        for name, works in zip(before, track(results, "encoders", len(before)), strict=True):
+            new = {*before[name]} - {*tried} | {*works}
+            groups.setdefault(tuple(one for one in ARCHITECTURES if one in new), []).append(name)
+    write_text(path, _text(groups))
+
+
 def _text(groups: Groups) -> str:
     ordered = sorted(groups.items(), key=lambda group: -len(group[0]))
     table = {
@@ -98,4 +118,11 @@ def _renamed() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    write_table(TABLE, add="--continue" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--continue", dest="add", action="store_true")
+    parser.add_argument("--architectures", nargs="+", choices=[*ARCHITECTURES])
+    arguments = parser.parse_args()
+    if arguments.architectures:
+        try_architectures(TABLE, arguments.architectures)
+    else:
+        write_table(TABLE, arguments.add)

@@ -70,16 +70,16 @@ def test_a_loss_and_an_architecture(tree: Path) -> None:
     assert "the loss hinge has no option gamma; expected margin" in done.stderr
 
     add(tree, "An architecture")
-    assert "resnet18" in run(tree, "models", "--architecture", "linear")
+    assert "resnet18" in run(tree, "models", "--architecture", "coarse")
     set_params(
         tree,
-        model={"architecture": "linear", "encoder": "resnet18"},
+        model={"architecture": "coarse", "encoder": "resnet18"},
         train={"loss": [{"name": "hinge", "margin": 1000.0}], "epochs": 1},
     )
     run(tree, "stage", "train")
     assert pd.read_csv(tree / "plots/learning.csv")["train_loss"].min() > 900
     run(tree, "stage", "package")
-    assert list((tree / "models/segmenter").rglob("networks/linear.py"))
+    assert list((tree / "models/segmenter").rglob("networks/coarse.py"))
 
 
 def test_a_stage(tree: Path) -> None:

@@ -20,6 +20,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {"decoder_channels": 16},
     "upernet": {"decoder_channels": 16},
     "segformer": {"decoder_segmentation_channels": 16},
+    "linear": {"layers": 3},
+    "mlp": {"layers": 3, "hidden": 16},
     "dpt": {"decoder_intermediate_channels": [16] * 4, "decoder_fusion_channels": 16},
     "plain_cnn": {"width": 8},
 }
@@ -28,7 +30,8 @@ NARROW: dict[str, dict[str, Any]] = {
 def small(architecture: str, **further: Any) -> ModelSpec:
     """The specification of a small network; `further` are fields of it."""
     options = {"channels": 16} if architecture.startswith("dilated_") else {}
-    encoder = "tu-test_vit" if architecture == "dpt" else "tu-test_resnet"
+    of_tokens = architecture in ("dpt", "linear", "mlp")
+    encoder = "tu-test_vit" if of_tokens else "tu-test_resnet"
     return ModelSpec(architecture, encoder, CLASSES, NARROW.get(architecture, options), **further)
 
 

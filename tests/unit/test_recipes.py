@@ -84,6 +84,15 @@ FIGURES: dict[str, tuple[float | None, int, int]] = {
     "unet": (None, 32_524_005, 2_365_205),
 }
 
+# mIoU in per cent, parameters of the encoder and of the head. ViT-S/14 has 22,056,192 and ViT-B/14
+# 86,579,712 with position embeddings of 37 x 37 patches and one of the class token. A linear head
+# has 2 * d + 21 * (d + 1), the MLP head 4 * 256 * (d + 1) + 256 * 1024 + 2 * 256 + 21 * 257.
+DINOV2: dict[str, tuple[float | None, int, int]] = {
+    "voc2012-dinov2-s-linear": (81.1, 22_056_192, 8_853),
+    "voc2012-dinov2-b-linear": (82.5, 86_579_712, 17_685),
+    "voc2012-dinov2-b-finetune": (None, 86_579_712, 1_055_509),
+}
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -102,7 +111,8 @@ def settings(name: str) -> Params:
 
 
 def test_there_are_these_recipes() -> None:
-    assert {one.name for one in recipes.every(ROOT)} == {f"voc2012-{name}-r50" for name in NAMES}
+    found = {one.name for one in recipes.every(ROOT)}
+    assert found == {f"voc2012-{name}-r50" for name in NAMES} | set(DINOV2)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -210,6 +220,29 @@ def test_it_builds_the_network_of_the_figure(name: str) -> None:
     assert strides == ([1, 2, 4, 8, 16, 32] if name == "unet" else [1, 2, 4, 8, 8, 8])
     dropouts = [one.p for one in network.modules() if isinstance(one, torch.nn.Dropout2d)]
     assert dropouts == ([0.1] if name == "unet" else [0.1, 0.1])
+
+
+@pytest.mark.parametrize("name", DINOV2)
+def test_recipes_of_dinov2_build_the_network_of_the_figure(name: str) -> None:
+    found = recipes.find(ROOT, name)
+    changed = recipes.put_over(ROOT, found).settings
+    model, train = changed.model, changed.train
+    with torch.device("meta"):
+        network = build(ModelSpec(model.architecture, model.encoder, 21, model.options, dropout=0))
+    assert network.stride == 14
+    assert {side % 14 for side in (*changed.augment.crop, *changed.predict.window)} == {0}
+    head, encoder = (
+        sum(one.numel() for one in network.network.get_submodule(part).parameters())
+        for part in ("head", "encoder")
+    )
+    assert (found.about.aim.miou, encoder, head) == DINOV2[name]
+    epochs = train.iterations * train.batch_size / found.about.data.train_images
+    is_frozen = name.endswith("linear")
+    assert (train.freeze_encoder_epochs > epochs) is is_frozen
+    assert (train.layer_decay is None) is is_frozen
+    steps = train.warmup_epochs * (found.about.data.train_images // train.batch_size)
+    assert abs(steps - 1500) < 5
+    assert "2304.07193" in found.about.aim.source or found.about.aim.miou is None
 
 
 def test_putting_a_recipe_to_use_keeps_the_comments(checkout: Path) -> None:

@@ -85,6 +85,11 @@ class Policy:
             }
         return tuple(drawn)
 
+    def plain(self) -> Policy:
+        """The policy that cuts the same crops, at a drawn place, and changes nothing else."""
+        first = self.compose.transforms[0]
+        return Policy(A.Compose([Warp(self.crop, fill=first.fill, fill_mask=first.fill_mask)]))
+
     def _seed(self, seed: int) -> None:
         # `set_random_seed` would give every transform the same seed, so that all draw the same
         # numbers and the less probable act only together with the more probable.

@@ -106,7 +106,8 @@ def models(
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Show this encoder's architectures.")] = None,
 ) -> None:
-    """Show which architectures work with which encoders."""
+    """Show which architectures work with which encoders, and the licences of published weights."""
+    from segops.models.licences import published_weights
     from segops.params.compatibility import examples, known_name, refusal, require_tried
     from segops.params.compatibility import table as table_of_trials
 
@@ -131,7 +132,8 @@ def models(
             table.add_row(kind, ", ".join(kinds[kind]))
     elif encoder is not None:
         names = sorted(tried.architectures[known_name(encoder)].union(tried.any_encoder))
-        title = f"{len(names)} architectures that work with {encoder}"
+        works = "architecture works" if len(names) == 1 else "architectures work"
+        title = f"{len(names)} {works} with {encoder}"
         table = Table("architectures", title=title)
         table.add_row(", ".join(names))
     else:
@@ -147,6 +149,12 @@ def models(
         )
     table.title_justify = "left"
     console.print(table)
+    if encoder is not None and (licences := published_weights(encoder)):
+        weights = Table("encoder and encoder_weights", "licence", title="Published weights")
+        weights.title_justify = "left"
+        for name, licence in licences.items():
+            weights.add_row(name, licence)
+        console.print(weights)
 
 
 def ui(

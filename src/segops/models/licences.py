@@ -57,3 +57,22 @@ def published(encoder: str, weights: str) -> str:
     name = f"{encoder}/{weights}"
     found = (licence for pattern, licence in SMP.items() if fnmatchcase(name, pattern))
     return next(found, UNKNOWN)
+
+
+def published_weights(encoder: str) -> dict[str, str]:
+    """The licence of each file of weights that is published for an encoder, by how it is asked for.
+
+    The key is what `model.encoder` and `model.encoder_weights` hold, with a space between them.
+
+    Args:
+        encoder: As for :func:`published`; without timm's tag, those of all tags.
+    """
+    if not encoder.startswith("tu-"):
+        from segmentation_models_pytorch.encoders import encoders
+
+        names = encoders.get(encoder, {}).get("pretrained_settings") or {}
+        return {f"{encoder} {name}": published(encoder, name) for name in names}
+    import timm
+
+    found = timm.list_pretrained(encoder.removeprefix("tu-").partition(".")[0])
+    return {f"tu-{name} imagenet": published(f"tu-{name}", "imagenet") for name in found}

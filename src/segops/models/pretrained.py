@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import timm
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from segmentation_models_pytorch.encoders import encoders
+from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import Tensor, nn
 
 from segops.runtime.errors import SegopsError
@@ -38,6 +40,8 @@ SECONDS_TO_ANSWER = 1.5
 _PUBLISHED = "model.safetensors"
 _FILES = (".safetensors", *CHECKPOINTS)
 _PREFIXES = ("", "encoder.", "network.encoder.", "model.", "backbone.", "module.", "features.")
+_PATCHES = "patch_embed.proj.weight"
+"""A tensor of every vision transformer of timm."""
 _MMCV_STEM = {"stem.7.": "bn1.", "stem.": "conv1."}
 """Names of the three-convolution stem in mmcv's ResNetV1c, and in timm's `resnet50c`."""
 
@@ -104,8 +108,9 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     """Load a local safetensors file or checkpoint into an encoder.
 
     Names may carry a prefix, as `encoder.` in a whole network's file; timm's own files fit the
-    `tu-` encoders, and mmcv's ResNetV1c files (`resnet50_v1c`) fit `tu-resnet50c`. What is missing
-    keeps its random start. How the names map is logged.
+    `tu-` encoders, and mmcv's ResNetV1c files (`resnet50_v1c`) fit `tu-resnet50c`. Files of vision
+    transformers fit as their authors publish them; position embeddings and patches of another size
+    are resampled. What is missing keeps its random start. How the names map is logged.
 
     Raises:
         SegopsError: The file is missing, cannot be read, or fits fewer than 90 % of the encoder's
@@ -114,7 +119,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     tensors = read_weights(path)
     expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
     renamed = max(
-        (widened(names, expected) for names in _spellings(tensors)),
+        (widened(names, expected) for names in (*_spellings(tensors), *_tokens(encoder, tensors))),
         key=lambda names: sum(expected.get(name) == tuple(t.shape) for name, t in names.items()),
     )
     return take(
@@ -135,6 +140,22 @@ def _spellings(tensors: StateDict) -> Iterator[dict[str, Tensor]]:
         yield plain
         yield {f"model.{name}": one for name, one in plain.items()}
         yield {f"model.{_timm_stem(name)}": one for name, one in plain.items()}
+
+
+def _tokens(encoder: nn.Module, tensors: StateDict) -> Iterator[dict[str, Tensor]]:
+    """The tensors as timm converts them for a vision transformer, under each prefix."""
+    if not isinstance(encoder, TimmViTEncoder):
+        return
+    model: Any = encoder.model
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    for prefix in (*_PREFIXES, "encoder.model.", "network.encoder.model."):
+        found = {
+            name.removeprefix(prefix): one
+            for name, one in tensors.items()
+            if name.startswith(prefix)
+        }
+        if convert is not None and _PATCHES in found:
+            yield {f"model.{name}": one for name, one in convert(found, model).items()}
 
 
 def _timm_stem(name: str) -> str:

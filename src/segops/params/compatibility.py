@@ -31,12 +31,18 @@ _WELL_KNOWN = (
     *("tu-vit_tiny_patch16_224", "tu-vit_base_patch16_224", "tu-resnet50c"),
 )
 
+TOKENS = ("linear", "mlp")
+"""Architectures whose head takes the features of an encoder's last layers alone."""
+
 NOT_EXPORTED: dict[str, str] = {}
 """Architectures that cannot be exported, and why; a test exports all others."""
 
 NOT_PRUNED: dict[str, str] = {
-    "dpt": "the heads of its transformer's attention share channels in a way that is not known "
-    "when one is removed",
+    **dict.fromkeys(
+        ("dpt", *TOKENS),
+        "the heads of its transformer's attention share channels in a way that is not known when "
+        "one is removed",
+    ),
     "manet": "finding out which layers share channels with its attention over positions takes more "
     "than 10 GiB of memory",
 }

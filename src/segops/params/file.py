@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from segops.params.augment import AugmentParams
 from segops.params.base import Sections, read_yaml, require_sections
 from segops.params.checked_model import CheckedModelParams
-from segops.params.compatibility import export_refusal, pruning_refusal
+from segops.params.compatibility import TOKENS, export_refusal, pruning_refusal
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
 from segops.params.export import ExportParams
@@ -94,6 +94,30 @@ class Params(Sections):
         reason = pruning_refusal(self.model.architecture, self.model.start_from)
         if self.train.pruning is not None and reason is not None:
             raise ValueError(f"train.pruning: {reason}, or set train.pruning to null")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_frozen(self) -> Params:
+        if self.train.frozen_views is None:
+            return self
+        faults = [
+            words
+            for fault, words in (
+                (
+                    self.model.architecture not in TOKENS,
+                    f"model.architecture is {self.model.architecture}, which takes more than the "
+                    f"features that are kept; set it to {' or '.join(TOKENS)}",
+                ),
+                (
+                    self.model.auxiliary_weight > 0,
+                    "model.auxiliary_weight is above 0; set it to 0",
+                ),
+                (self.train.teacher is not None, "train.teacher sees images; set it to null"),
+            )
+            if fault
+        ]
+        if faults:
+            raise ValueError(f"train.frozen_views: {'; '.join(faults)}, or frozen_views to null")
         return self
 
     @model_validator(mode="after")

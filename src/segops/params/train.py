@@ -79,6 +79,16 @@ class TrainParams(Section):
     freeze_encoder_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="Epochs at the start in which the encoder stays as it is."
     )
+    frozen_views: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None,
+        description="Keep the encoder as it is, compute its features of each image as it is and of "
+        "so many augmented views once, and train the head on them (`linear`, `mlp`); null: not.",
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Factor of the learning rate from each layer of a vision transformer to the "
+        "one before it; null: all learn alike.",
+    )
     momentum: Fraction = Field(0.9, description="Momentum (SGD only).")
     weight_decay: NonNegative = Field(1e-2, description="Weight decay (L2).")
     l1: NonNegative = Field(0.0, description="Factor of the L1 penalty on weights; 0: none.")

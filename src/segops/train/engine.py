@@ -17,6 +17,7 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
 from segops.train.checkpoint import Weights
 from segops.train.ema import MovingAverage
+from segops.train.features import Head
 from segops.train.hardware import choose_layout, compiled
 from segops.train.job import Job
 from segops.train.optimizers import FACTOR, build_optimizer, parameter_groups
@@ -113,7 +114,8 @@ class Engine:
         """Take a step of the optimiser, without waiting for the device.
 
         Args:
-            images: uint8 (N, 3, h, w); this rank's part of the batch.
+            images: uint8 (N, 3, h, w), or the features of a frozen encoder; this rank's part of
+                the batch.
             masks: uint8 (N, h, w), 255 for void.
             number: Number of earlier steps, 0 or more.
             learning_rate: The schedule's, before the encoder's factor.
@@ -223,7 +225,11 @@ class Engine:
         clip_grad_norm_(self._trainable, norm, error_if_nonfinite=False)
 
     def _wrapped(self) -> Any:
-        network = compiled(self.network) if self.job.params.compile else self.network
+        network: nn.Module = self.network
+        if self.job.params.frozen_views is not None:
+            network = Head(self.network, self.job.policy.crop)
+        if self.job.params.compile:
+            network = compiled(network)
         return self.fabric.setup_module(network)
 
 

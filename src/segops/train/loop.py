@@ -25,6 +25,7 @@ from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import checkpoint as checkpoints
 from segops.train.checkpoint import Best, Checkpoint
 from segops.train.engine import Engine, result_of, without_auxiliary
+from segops.train.features import Features
 from segops.train.fingerprint import OF_FIRST_RANK
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job, TrainingResult
@@ -91,6 +92,7 @@ class _Training:
         self.epochs = -(-self.steps // len(self.sampler))
         self.plateau = Plateau(params.step_factor, params.plateau_patience)
         self.engine = Engine(job, fabric)
+        self.features = Features.of(job, fabric, self.engine.network, self.dataset, self.selection)
         self.predictor = TorchPredictor(
             self.engine.result, job.store.class_names, fabric.device, channels=job.spec.channels
         )
@@ -109,7 +111,7 @@ class _Training:
             self.job.history.start(self.epoch)
         stream = batches_of(
             self.job, self.fabric, self.dataset, self.sampler, self.steps,
-            (self.epoch, self.batch), self.workers,
+            (self.epoch, self.batch), self.workers, self.features,
         )  # fmt: skip
         batches = iter(stream)
         while self.epoch < self.epochs and not self._has_stalled():
@@ -120,7 +122,9 @@ class _Training:
         started = time.monotonic()
         length = min(len(self.sampler), self.steps - self._done)
         left = length - self.batch
-        self.engine.freeze_encoder(self.epoch < self.job.params.freeze_encoder_epochs)
+        self.engine.freeze_encoder(
+            self.features is not None or self.epoch < self.job.params.freeze_encoder_epochs
+        )
         self.engine.train_mode()
         for images, masks in self._shown(islice(batches, left), left):
             self._take_step(images, masks)
@@ -173,7 +177,8 @@ class _Training:
 
     def _score(self) -> float:
         share_statistics(self.engine.result, self.fabric)
-        return selection_miou(self.predictor, self.job.store, self.selection, self.fabric)
+        kept = None if self.features is None else self.features.selection
+        return selection_miou(self.predictor, self.job.store, self.selection, self.fabric, kept)
 
     def _note_best(self, score: float | None) -> None:
         if score is None:
@@ -211,8 +216,10 @@ class _Training:
 
     def _require_finite(self) -> None:
         # No later loss of the epoch shows the effect of its last step.
-        state = self.engine.network.state_dict().values()
-        sums = [tensor.sum() for tensor in state if tensor.is_floating_point()]
+        network = self.engine.network
+        changed = [one for one in network.parameters() if one.requires_grad]
+        tensors = (*changed, *network.buffers())
+        sums = [one.detach().sum() for one in tensors if one.is_floating_point()]
         if self.last_step is None:
             return
         if not bool(torch.stack(sums).isfinite().all()):
@@ -314,11 +321,12 @@ def batches_of(
     steps: int,
     start: tuple[int, int],
     workers: int,
+    features: Features | None = None,
 ) -> Iterable[TrainSample]:
     """This rank's part of every batch from `start`, (epoch, batch), to the last of `steps`.
 
     The batches are pairs of images uint8 (N, 3, h, w) and masks uint8 (N, h, w), made by `workers`
-    processes.
+    processes; or, of a frozen encoder, of its `features` and masks.
     """
     batches = BatchStream(
         sampler,
@@ -328,6 +336,8 @@ def batches_of(
         rank=fabric.global_rank,
         ranks=fabric.world_size,
     )
+    if features is not None:
+        return features.batches(batches, pin_memory=fabric.device.type == "cuda")
     if job.augment_device == "gpu":
         return device_batches(dataset, batches, device=fabric.device, workers=workers)
     is_cuda = fabric.device.type == "cuda"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from timm.models import group_parameters
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from segops.params.train import TrainParams
@@ -31,24 +32,57 @@ def build_optimizer(parameters: Iterable[Any], params: TrainParams) -> Optimizer
 
 
 def parameter_groups(network: Segmenter, params: TrainParams) -> list[dict[str, Any]]:
-    """A single group, or the rest and the encoder where ``train.encoder_lr_factor`` is not 1.
+    """Groups of parameters with the same learning rate: the rest, and the encoder's.
+
+    All are one group where the encoder learns as the rest does. With ``train.layer_decay`` each
+    layer of the encoder is a group (Clark et al.: ELECTRA, ICLR 2020, appendix; layers as timm
+    groups them): its last one learns with the encoder's rate, and each with that factor of the
+    rate of the one behind it.
 
     Raises:
-        SegopsError: The network has no encoder and a parameter refers to it.
+        SegopsError: The network has no encoder, or none with layers, and a parameter refers to it.
     """
     if network.encoder is None:
-        for key, neutral in (("encoder_lr_factor", 1.0), ("freeze_encoder_epochs", 0)):
+        for key, neutral in (
+            ("encoder_lr_factor", 1.0),
+            ("freeze_encoder_epochs", 0),
+            ("layer_decay", None),
+        ):
             if getattr(params, key) != neutral:
                 raise SegopsError(
                     f"train.{key}: {getattr(params, key)}, but this network has no encoder. "
-                    f"Set it to {neutral}, or choose another model.architecture."
+                    f"Set it to {'null' if neutral is None else neutral}, or choose another "
+                    "model.architecture."
                 )
-    if params.encoder_lr_factor == 1:
+    if params.encoder_lr_factor == 1 and params.layer_decay is None:
         return [{"params": list(network.parameters()), FACTOR: 1.0}]
     encoder = list(network.encoder_parameters())
     inside = {id(weight) for weight in encoder}
     rest = [weight for weight in network.parameters() if id(weight) not in inside]
+    return [{"params": rest, FACTOR: 1.0}, *_encoder_groups(network, encoder, params)]
+
+
+def _encoder_groups(
+    network: Segmenter, encoder: list[Any], params: TrainParams
+) -> list[dict[str, Any]]:
+    if params.layer_decay is None:
+        return [{"params": encoder, FACTOR: params.encoder_lr_factor}]
+    model: Any = getattr(network.encoder, "model", None)
+    if not hasattr(model, "group_matcher"):
+        raise SegopsError(
+            f"train.layer_decay: {params.layer_decay:g}, but timm knows no layers of this encoder. "
+            "Set it to null, or choose a vision transformer of timm, such as "
+            "tu-vit_small_patch16_224, with architecture linear, mlp or dpt."
+        )
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    groups: dict[int, list[Any]] = {}
+    for name, weight in model.named_parameters():
+        groups.setdefault(layers.get(name, last), []).append(weight)
     return [
-        {"params": rest, FACTOR: 1.0},
-        {"params": encoder, FACTOR: params.encoder_lr_factor},
+        {
+            "params": weights,
+            FACTOR: params.encoder_lr_factor * params.layer_decay ** (last - layer),
+        }
+        for layer, weights in sorted(groups.items())
     ]

@@ -19,6 +19,7 @@ from segops.metrics.iou import class_pixels, miou
 from segops.predict.parts import parts
 from segops.runtime.errors import SegopsError
 from segops.runtime.torch_predictor import TorchPredictor
+from segops.train.features import KeptParts
 
 IMAGES_A_FETCH = 32
 """Images whose counts are on the device at a time; 255 classes take half a megabyte an image."""
@@ -27,17 +28,22 @@ log = logging.getLogger("segops")
 
 
 def selection_miou(
-    predictor: TorchPredictor, store: PackedStore, ids: Sequence[str], fabric: Any
+    predictor: TorchPredictor,
+    store: PackedStore,
+    ids: Sequence[str],
+    fabric: Any,
+    features: KeptParts | None = None,
 ) -> float:
     """MIoU on the selection split `ids`, in 0..1, computed as evaluation computes it on val.
 
     Images at their own size, large ones in parts, fill one confusion matrix. The ranks, all of
-    which must call this, divide the images among them; each image counts once.
+    which must call this, divide the images among them; each image counts once. `features` are
+    those of the images, where the encoder is frozen.
 
     Raises:
         SegopsError: The split has no labelled pixel.
     """
-    score = float(miou(*class_pixels(selection_confusion(predictor, store, ids, fabric))))
+    score = float(miou(*class_pixels(selection_confusion(predictor, store, ids, fabric, features))))
     if math.isnan(score):
         raise SegopsError(
             f"train.selection_share: the {len(ids)} images of the selection split have no labelled "
@@ -64,7 +70,11 @@ def warn_of_absent_classes(
 
 
 def selection_confusion(
-    predictor: TorchPredictor, store: PackedStore, ids: Sequence[str], fabric: Any
+    predictor: TorchPredictor,
+    store: PackedStore,
+    ids: Sequence[str],
+    fabric: Any,
+    features: KeptParts | None = None,
 ) -> NDArray[np.int64]:
     """The confusion matrix of :func:`selection_miou`, (classes, classes), rows are truth.
 
@@ -79,8 +89,11 @@ def selection_confusion(
             counts += counter.fetch().sum(axis=0)
         # A copy, because torch does not take the store's read-only views.
         truth = torch.from_numpy(np.array(store.mask(image_id)[part.place]))
-        found = predictor.predict_ids(store.image(image_id)[part.around])[part.within]
-        counter.add(truth.to(predictor.device), found)
+        if features is None:
+            found = predictor.predict_ids(store.image(image_id)[part.around])
+        else:
+            found = features.predict_ids(predictor, image_id, part)
+        counter.add(truth.to(predictor.device), found[part.within])
     counts += counter.fetch().sum(axis=0)
     summed: Tensor = fabric.all_reduce(torch.from_numpy(counts), reduce_op="sum")
     return summed.cpu().numpy()

@@ -46,6 +46,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+WITHOUT = {"dpt", "linear", "mlp", "plain_cnn"}
+"""Architectures that a convolutional encoder is not for."""
+
+
 def test_the_table_knows_every_architecture_and_every_encoder_of_smp() -> None:
     found = table()
     assert set(found.names()) == set(ARCHITECTURES)
@@ -55,15 +59,22 @@ def test_the_table_knows_every_architecture_and_every_encoder_of_smp() -> None:
     assert TABLE.stat().st_size < 150_000
 
 
+def test_light_heads_take_vision_transformers() -> None:
+    for name in ("tu-vit_small_patch14_reg4_dinov2", "tu-vit_base_patch14_dinov2"):
+        assert {"linear", "mlp"} <= table().architectures[name]
+    assert {"linear", "mlp"} <= table().architectures["tu-vit_small_patch16_dinov3"]
+
+
 def test_the_pairs_that_everybody_uses_are_in_it() -> None:
     found = table()
     for name in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "efficientnet-b0"):
-        assert set(ARCHITECTURES) - found.architectures[name] == {"dpt", "plain_cnn"}
+        assert set(ARCHITECTURES) - found.architectures[name] == WITHOUT
     dilated = {name for name in ARCHITECTURES if name.startswith("dilated_")}
     lacking = set(ARCHITECTURES) - found.architectures["vgg16"]
-    assert lacking == {"deeplabv3", "deeplabv3plus", "pan", "dpt", "plain_cnn", *dilated}
+    assert lacking == {"deeplabv3", "deeplabv3plus", "pan", *WITHOUT, *dilated}
     assert set(ARCHITECTURES) - found.architectures["mit_b0"] == {
-        *("unetplusplus", "linknet", "dpt", "plain_cnn")
+        *("unetplusplus", "linknet"),
+        *WITHOUT,
     }
 
 
@@ -107,7 +118,7 @@ def test_trials_find_what_trying_for_real_finds() -> None:
     for encoder in ("tu-test_resnet", "tu-test_vit", "tu-halonet26t"):
         works = working(encoder)
         assert set(works) == table().architectures[encoder]
-        for architecture in ("linknet", "pspnet", "dpt"):
+        for architecture in ("linknet", "pspnet", "dpt", "linear"):
             assert (try_pair(architecture, encoder) is None) == (architecture in works)
 
 
@@ -242,6 +253,11 @@ def test_the_command_shows_the_table() -> None:
     assert "resnet50" in shown("--architecture", "pan")
     assert "vgg11" not in shown("--architecture", "pan").split("SMP")[1].split("tu-")[0]
     assert "unetplusplus" not in shown("--encoder", "mit_b0")
+    shown_of_resnet = shown("--encoder", "resnet18")
+    assert "resnet18 imagenet │ bsd-3-clause" in shown_of_resnet
+    assert "resnet18 swsl │ cc-by-nc-4.0" in shown_of_resnet
+    dinov3 = shown("--encoder", "tu-vit_small_patch16_dinov3")
+    assert "tu-vit_small_patch16_dinov3.lvd1689m imagenet │ dinov3-license" in dinov3
     assert "does not work" in shown("--encoder", "vgg11", "--architecture", "pan")
     for arguments, message in (
         (("--encoder", "resnet17"), r"encoder 'resnet17' is not in .*Did you mean resnet1"),

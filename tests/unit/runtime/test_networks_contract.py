@@ -21,10 +21,10 @@ from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.support.networks import CLASSES, random_images, small, wake
 from tests.unit.models.test_losses import loss_named
 
-NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", "dpt", "plain_cnn")
+NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", "dpt", "linear", "mlp", "plain_cnn")
 """Exported to ONNX from the exported program, which works for all and takes seconds. The older
 exporter takes half a second, but can neither pool to a grid that does not divide the features nor
-export DPT."""
+export transformers."""
 
 # One of each family; the others take several seconds each.
 QUICKLY_EXPORTED = (

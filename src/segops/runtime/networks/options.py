@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from ..errors import SegopsError
 
+TOKENS = ("linear", "mlp")
+"""Architectures whose head takes the tokens of a vision transformer."""
+
 _DROPOUT_OPTION = {
     "deeplabv3": "decoder_aspp_dropout",
     "deeplabv3plus": "decoder_aspp_dropout",
@@ -26,7 +29,7 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
     "deeplabv3plus": ("encoder_output_stride", (8, 16)),
     "pan": ("encoder_output_stride", (16, 32)),
     "plain_cnn": ("output_stride", (8,)),
-    "dpt": ("output_stride", ()),
+    **dict.fromkeys(("dpt", *TOKENS), ("output_stride", ())),
     **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn"), ("output_stride", (32,))),
 }
 """The option for the stride and the strides that it takes, where not all do."""
@@ -34,7 +37,7 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
 
 def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
     """Keyword arguments with which a transformer of timm takes images of any size."""
-    if architecture == "dpt":
+    if architecture == "dpt" or architecture in TOKENS:
         return {"dynamic_img_size": True}
     if encoder.startswith("tu-swin"):
         return {"strict_img_size": False}
@@ -76,7 +79,7 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
         SegopsError: The user's options also set the dropout.
     """
     name = _DROPOUT_OPTION.get(architecture)
-    if architecture.startswith(("fcn", "dilated_", "plain_cnn")):
+    if architecture.startswith(("fcn", "dilated_", "plain_cnn", *TOKENS)):
         name = "dropout"
     if name is None:
         return {}

@@ -97,22 +97,47 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: `images` has another shape, or there is no auxiliary head.
         """
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ValueError(
-                f"images: expected shape (N, {self.channels}, H, W), found {tuple(images.shape)}"
-            )
         if with_auxiliary and self.auxiliary is None:
             raise ValueError("with_auxiliary: this network has no auxiliary head")
         height, width = images.shape[-2:]
-        normalised = (images.float() - self.pixel_mean) / self.pixel_std
-        below, right = self._missing(height), self._missing(width)
-        if below or right:
-            normalised = functional.pad(normalised, (0, right, 0, below))
+        normalised = self._normalised(images)
         if not with_auxiliary:
             logits: Tensor = self.network(normalised)
             return logits[..., :height, :width]
         both = self._with_auxiliary(normalised)
         return both[0][..., :height, :width], both[1][..., :height, :width]
+
+    def features(self, images: Tensor) -> Sequence[Tensor]:
+        """The encoder's output for images as :meth:`forward` takes them, padded the same way."""
+        network: Any = self.network
+        features: Sequence[Tensor] = network.encoder(self._normalised(images))
+        return features
+
+    def from_features(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """The logits (N, C, H, W) of images of `size`, (H, W), by their :meth:`features`.
+
+        The network's own `decode` makes them, which not every architecture has.
+        """
+        network: Any = self.network
+        padded = [side + self._missing(side) for side in size]
+        logits: Tensor = network.decode(features, padded)
+        return logits[..., : size[0], : size[1]]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Images (N, B, H, W) in 0..255, normalised and padded.
+
+        Raises:
+            ValueError: `images` has another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            raise ValueError(
+                f"images: expected shape (N, {self.channels}, H, W), found {tuple(images.shape)}"
+            )
+        normalised = (images.float() - self.pixel_mean) / self.pixel_std
+        below, right = (self._missing(side) for side in images.shape[-2:])
+        if below or right:
+            normalised = functional.pad(normalised, (0, right, 0, below))
+        return normalised
 
     def _with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and auxiliary logits of one pass through the encoder."""

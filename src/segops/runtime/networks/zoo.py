@@ -21,10 +21,11 @@ from ..errors import SegopsError
 from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
 from .fcn import FCN
 from .heads import auxiliary_head
-from .options import any_size_options, dropout_options, put_dropout, stride_options
+from .options import TOKENS, any_size_options, dropout_options, put_dropout, stride_options
 from .plain_cnn import PlainCNN
 from .pruned import Shapes, shrink
 from .segmenter import Segmenter
+from .tokens import MLP, Linear
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,10 +86,12 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "dilated_pspnet": DilatedPSPNet,
     "dilated_deeplabv3": DilatedDeepLabV3,
     "dilated_deeplabv3plus": DilatedDeepLabV3Plus,
+    "linear": Linear,
+    "mlp": MLP,
     PLAIN: PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
-encoders, and the plain baseline."""
+encoders, vision transformers with a light head, and the plain baseline."""
 
 
 def encoder_names() -> list[str]:
@@ -172,8 +175,8 @@ def _not_together(spec: ModelSpec, error: Exception) -> str:
         f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
         f"{''.join(used)}: {type(error).__name__}: {reason}. "
         f"{first if keys else 'Choose'} another encoder "
-        "(resnet18 to resnet152 work with all architectures but dpt, which takes tu-vit "
-        "models) or another architecture."
+        "(resnet18 to resnet152 work with all architectures but dpt, linear and mlp, which take "
+        "tu-vit models) or another architecture."
     )
 
 
@@ -238,7 +241,7 @@ def _close(name: str, names: Iterable[str]) -> str:
 def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
     """Stride and shortest side, in pixels, that a network needs."""
     own = int(getattr(getattr(network, "encoder", None), "output_stride", DEFAULT_STRIDE))
-    if architecture.startswith("dilated_"):
+    if architecture.startswith("dilated_") or architecture in TOKENS:
         return own, 1
     if architecture == "dpt":  # its coarsest features have twice the stride of the patches
         return math.lcm(DEFAULT_STRIDE, 2 * own), 1

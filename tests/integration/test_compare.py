@@ -20,8 +20,9 @@ from segops.data.store import PackedStore
 from segops.evaluate import kept_champion as kept
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
 from segops.params.evaluate import EvaluateParams
+from segops.predict.bundle import bundle_digest
 from segops.predict.seen import seen_images
-from segops.record import artifact, stage_outputs
+from segops.record import artifact
 from segops.record.update import EVALUATED_AS
 from segops.release import champion_evaluation
 from segops.release.compare_models import compare
@@ -80,7 +81,7 @@ class TestNames:
         }
         with open_models(list(asked), released) as found:
             by_asked = dict(zip(asked, found, strict=True))
-            newer = stage_outputs.bundle_digest(bundle)
+            newer = bundle_digest(bundle)
             for one in ("workspace", ids["2"], "models:/segops@champion", str(bundle)):
                 assert by_asked[one].bundle_digest == newer
             older = by_asked["models:/segops/1"].bundle_digest
@@ -328,7 +329,7 @@ class TestReference:
     def test_on_other_val_data_there_is_no_champion_until_it_is_scored_on_them(
         self, root: Path
     ) -> None:
-        champion = stage_outputs.bundle_digest(root / paths.SEGMENTER)
+        champion = bundle_digest(root / paths.SEGMENTER)
         champion_evaluation.refresh(root)
         made.use_data(root, seed=4)
         champion_evaluation.refresh(root)

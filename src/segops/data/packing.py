@@ -37,6 +37,11 @@ from segops.voc.layout import SPLITS, TEST, TRAIN, Layout
 from segops.voc.masks import decode_classes
 from segops.voc.pixels import rgb_strips
 
+WAITING = 32
+"""Images a thread may have before it while written pages are flushed."""
+FLUSH = 1 << 26
+"""Bytes of images after which written pages leave the system's page cache."""
+
 
 def pack(
     layout: Layout,
@@ -142,6 +147,7 @@ def _write_pixels(
     layout: Layout, directory: Path, workers: int
 ) -> dict[str, dict[str, StoredImage]]:
     """Write the pixels of every split; returns the entries of each by image id."""
+    bands = layout.reading.bands
     splits: dict[str, dict[str, StoredImage]] = {}
     faults: list[SegopsError] = []
     seen: set[str] = set()
@@ -154,6 +160,7 @@ def _write_pixels(
             (directory / split / MASKS).open("wb") as masks,
         ):
             files = _Target(images.fileno(), masks.fileno())
+            flushed = 0
 
             def write(place: _Place, target: _Target = files) -> StoredImage | SegopsError:
                 try:
@@ -165,7 +172,7 @@ def _write_pixels(
                 _places(layout, ordered),
                 write,
                 max(1, workers),
-                2 * workers,
+                WAITING * workers,
                 size=lambda place: pixels_of(layout, place.image_id, (place.width, place.height)),
                 limit=PIXELS_AT_ONCE,
             )
@@ -178,12 +185,30 @@ def _write_pixels(
                 else:
                     seen.add(image_id)
                     entries[image_id] = entry
+                    end = bands.total * (entry.offset + entry.pixels)
+                    if end - flushed >= FLUSH:
+                        _flush(files)
+                        flushed = end
     if faults:
         raise SegopsError(
             f"{layout.root}: {len(faults)} image(s) unusable:\n"
             + "\n".join(f"  {one}" for one in faults)
         )
     return splits
+
+
+def _flush(files: _Target) -> None:
+    """Wait until the disk has what is written, and take it out of the system's page cache.
+
+    A store larger than memory would push out what other programs use, and a page that is used
+    again costs a fraction of a new one, above all in a virtual machine. While this function waits
+    the threads go on.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in files:
+        os.fdatasync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:

@@ -153,8 +153,11 @@ def test_a_store_without_the_hashes_of_pixels_can_be_read(small: Layout, tmp_pat
     assert list(store.pixel_hashes(ids + store.ids("val"))) == list(store.ids("val"))
 
 
-def test_the_same_data_give_the_same_bytes(small: Layout, tmp_path: Path) -> None:
+def test_the_same_data_give_the_same_bytes(
+    small: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack(small, tmp_path / "one", VOC_CLASSES, workers=1)
+    monkeypatch.setattr(packing, "FLUSH", 1)  # after each image
     listed = small.list_path("train")
     listed.write_text("\n".join(reversed(listed.read_text().split())))
     pack(small, tmp_path / "two", VOC_CLASSES, workers=3)

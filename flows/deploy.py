@@ -311,9 +311,10 @@ def template_of(path: Path) -> dict[str, Any]:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SegopsError(f"--pool-template {path}: not readable as JSON: {error}.") from None
-    if not isinstance(tree, dict) or not {"job_configuration", "variables"} <= tree.keys():
+    if not (isinstance(tree, dict) and tree.get("job_configuration") and tree.get("variables")):
         raise SegopsError(
-            f"--pool-template {path}: expected an object with job_configuration and variables."
+            f"--pool-template {path}: expected an object with job_configuration and variables, "
+            "neither of them empty."
         )
     return tree
 

@@ -124,6 +124,10 @@ def test_deployments_are_made_checked_and_refused(
         template = tmp_path / "template.json"
         job: dict[str, Any] = {"job_configuration": {"env": {"A": "1"}}, "variables": {}}
         template.write_text(json.dumps(job))
+        with pytest.raises(SegopsError, match="neither of them empty"):
+            deploy.deploy(checkout, "process", template)
+        job["variables"] = {"type": "object", "properties": {"env": {"type": "object"}}}
+        template.write_text(json.dumps(job))
         monkeypatch.setenv("SEGOPS_WORKSPACE", str(checkout))
         (line, *_) = deploy.differences(checkout, "process", template)
         assert line.startswith("work pool gpu: its job template differs from the given one in ")

@@ -172,12 +172,12 @@ def test_a_drift_that_the_flow_finds_starts_the_schedule(root: Path, tmp_path: P
     with serving(tmp_path / "prefect") as server, schedules.client() as client:
         settings = load_params(root)
         automations.put_drift(client, settings)  # there is no such schedule yet
-        assert server.read("automations") == []
+        assert server.automations() == []
         scheduled: Any = retrain.to_deployment(name="weekly")
         deployment = scheduled.apply()
         for _ in range(2):
             automations.put_drift(client, settings)
-        [automation] = server.read("automations")
+        [automation] = server.automations()
         assert automation["name"] == "segops: retrain segops on drift"
         state: Any = monitoring(return_state=True)
         assert (state.name, state.message) == ("Drift", state.result().sentence)
@@ -198,7 +198,7 @@ def test_a_drift_that_the_flow_finds_starts_the_schedule(root: Path, tmp_path: P
         assert "30 images. A comparison takes at least 31" in state.message
         rw.set_params(root, monitor={"retrain": None})
         automations.put_drift(client, load_params(root))
-        assert server.read("automations") == []
+        assert server.automations() == []
 
 
 def _runs_of(server: Serving, deployment: UUID) -> list[dict[str, Any]]:

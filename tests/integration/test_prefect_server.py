@@ -180,7 +180,7 @@ def test_a_hostile_page_in_a_browser_gets_nothing(server: Serving, tmp_path: Pat
     assert len(seen) >= 13
     assert [value for value in seen.values() if not str(value).startswith("refused: ")] == []
     assert {what: server.read(what) for what in before} == before
-    assert server.read("automations") == []
+    assert server.automations() == []
     assert server.read("work_pools") == []
 
 

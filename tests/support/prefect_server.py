@@ -20,6 +20,7 @@ from prefect.settings import (
 
 from flows import server
 from flows.credentials import credentials
+from segops.operate import crashes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Serving:
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
+
+    def automations(self) -> list[dict[str, Any]]:
+        """All automations but the one that the server installs itself as it starts."""
+        return [one for one in self.read("automations") if one["name"] != crashes.NAME]
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Limits:
     max_pixels: int = 16_000_000
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """An image that waits or is predicted.
 
@@ -108,6 +108,7 @@ class Pool:
         self._library, self._devices = library, devices
         self._log = log_directory
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._waiting: set[Job] = set()
         self._lanes: list[_Lane] = []
         self._spare: list[Process] = []
         self._seconds: deque[float] = deque(maxlen=RECENT)
@@ -116,8 +117,8 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Images that wait."""
-        return self._queue.qsize()
+        """Images that wait, and whose client does."""
+        return len(self._waiting)
 
     @property
     def live(self) -> int:
@@ -184,7 +185,8 @@ class Pool:
         deadline = asyncio.get_running_loop().time() + self.limits.deadline
         jobs = [Job(head, [image], deadline) for head, image in images]
         for job in jobs:
-            self._queue.put_nowait(job)
+            self.put_back(job)
+            job.answer.add_done_callback(lambda _, job=job: self._forget(job))  # type: ignore[misc]
         return jobs
 
     async def answer(self, job: Job) -> tuple[Message, Mapping[str, Source]]:
@@ -243,8 +245,16 @@ class Pool:
             )  # fmt: skip
 
     def put_back(self, job: Job) -> None:
-        """Let an image wait again that no worker began."""
-        self._queue.put_nowait(job)
+        """Let an image wait that no worker began, where its client still does."""
+        if not job.answer.done():
+            self._waiting.add(job)
+            self._queue.put_nowait(job)
+
+    def _forget(self, job: Job) -> None:
+        """Let an image whose client has an answer wait no more, and take no memory."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.parts.clear()
 
     async def next_job(self) -> Job:
         """Wait for the next image whose client still waits, and for long enough.
@@ -259,6 +269,7 @@ class Pool:
             if job.deadline - loop.time() < least:
                 job.fail(504, LATE)
             if not job.answer.done():
+                self._waiting.discard(job)
                 return job
 
     def took(self, seconds: float) -> None:

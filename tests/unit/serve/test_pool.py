@@ -42,6 +42,25 @@ async def test_a_request_waits_as_a_whole_or_not_at_all() -> None:
     assert pool.waiting == 4
 
 
+async def test_an_image_whose_client_waits_no_more_takes_no_place() -> None:
+    pool = waiting_pool(queue=2, deadline=0.01)
+    given_up, begun = pool.put([IMAGE] * 2)
+    begun.deadline += 60
+    with pytest.raises(RequestError, match="not ready in time"):
+        await pool.answer(given_up)
+    assert (pool.waiting, given_up.parts) == (1, [])
+    assert await pool.next_job() is begun
+    assert pool.waiting == 0
+    begun.fail(504, "late")
+    with pytest.raises(RequestError, match="late"):
+        await pool.answer(begun)
+    assert begun.parts == [b"image"]  # a worker reads them
+    pool.put_back(begun)
+    assert pool.waiting == 0
+    pool.put([IMAGE] * 2)
+    assert pool.waiting == 2
+
+
 async def test_an_image_that_would_be_late_is_not_begun() -> None:
     pool = waiting_pool(deadline=10.0)
     late, timely = pool.put([IMAGE] * 2)

@@ -35,7 +35,7 @@ from segops.train.start import Start
 from segops.train.teacher import Teacher
 from tools.sample import SHIPPED
 
-TURNS = 5
+TURNS = 2
 """Each of the timed networks predicts every image so often."""
 
 

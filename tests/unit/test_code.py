@@ -20,7 +20,8 @@ HARMLESS = frozenset(
     {"filelock", "huggingface_hub", "jinja2", "markupsafe", "mlflow", "psutil", "pydantic",
      "pydantic_core", "torch_pruning", "tqdm", "yaml"}
 )  # fmt: skip
-"""Imported names of libraries that decide no stage's result: another version reruns nothing."""
+"""Imported names of libraries that decide no stage's result: another version reruns nothing. What
+torch-pruning leaves of a model is part of the training's fingerprint."""
 SHOWN = (
     "segops.report.",
     "segops.quality.duplicate_rules",

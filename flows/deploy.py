@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 FILE = "prefect.yaml"
+PROCESS = "process"
 COMPARED = ("entrypoint", "parameters", "work_pool_name", "job_variables", "tags", "pull_steps")
 """Fields of a deployment that are compared as they stand; limit and schedules are compared too."""
 KINDS = ("cron", "interval", "rrule")
@@ -33,14 +34,17 @@ KINDS = ("cron", "interval", "rrule")
 log = logging.getLogger("segops")
 
 
-def deploy(root: Path, pool_type: str, template: Path | None, *, resume: bool = False) -> list[str]:
+def deploy(
+    root: Path, pool_type: str | None, template: Path | None, *, resume: bool = False
+) -> list[str]:
     """Make the work pools and deployments of ``prefect.yaml``, and read them back.
 
     What was paused or resumed on the server stays so; the log names all else that is overwritten.
 
     Args:
         root: The checkout that holds the file.
-        pool_type: Type of a work pool that is made: `process` or `kubernetes`.
+        pool_type: Type of the work pools: `process` or `kubernetes`; None: `process` for one that
+            is made, its own for one that is there.
         template: JSON file of a work pool's base job template; None: that of the type.
         resume: Whether deployments and schedules become active or paused as the file says.
 
@@ -73,14 +77,14 @@ def deploy(root: Path, pool_type: str, template: Path | None, *, resume: bool = 
         return list(wanted)
 
 
-def differences(root: Path, pool_type: str, template: Path | None) -> list[str]:
+def differences(root: Path, pool_type: str | None, template: Path | None) -> list[str]:
     """Return what differs between ``prefect.yaml`` and the server, one sentence each.
 
     What is paused on the server is no difference; the log names it.
 
     Args:
         root: The checkout that holds the file.
-        pool_type: Type that the work pools should have.
+        pool_type: Type that the work pools should have; None: it is not compared.
         template: JSON file that a work pool's base job template is compared with; None: it is not
             compared, and the log says so.
 
@@ -250,12 +254,12 @@ def _pool(client: SyncPrefectClient, name: str) -> WorkPool | None:
 
 
 def _pool_difference(
-    held: WorkPool | None, name: str, kind: str, given: dict[str, Any] | None
+    held: WorkPool | None, name: str, kind: str | None, given: dict[str, Any] | None
 ) -> str:
     """Return in what a work pool differs from what was asked for; empty: in nothing."""
     if held is None:
         return f"work pool {name}: the server has none of this name"
-    if held.type != kind:
+    if kind is not None and held.type != kind:
         return f"work pool {name}: the server has it with type {held.type}, not {kind}"
     if given is not None and held.base_job_template != given:
         fields = sorted(_leaves(held.base_job_template) ^ _leaves(given))
@@ -276,7 +280,7 @@ def _leaves(tree: Any, place: str = "") -> set[tuple[str, str]]:
 
 
 def _make_pool(
-    client: SyncPrefectClient, name: str, kind: str, given: dict[str, Any] | None
+    client: SyncPrefectClient, name: str, kind: str | None, given: dict[str, Any] | None
 ) -> None:
     """Make a work pool unless it is there; bring its template up to date where one is given."""
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -285,14 +289,15 @@ def _make_pool(
     held = _pool(client, name)
     difference = _pool_difference(held, name, kind, given)
     if held is None:
-        if given is None and kind != "process":
+        kind = kind or PROCESS
+        if given is None and kind != PROCESS:
             raise SegopsError(
                 f"--pool-type {kind}: needs --pool-template, a JSON file with the base job "
                 "template; docker/kubernetes/ holds one."
             )
         job = given or ProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=job))
-    elif held.type != kind:
+    elif kind is not None and held.type != kind:
         raise SegopsError(
             f"{difference}. Name that with --pool-type, or another pool in prefect.yaml."
         )

@@ -17,8 +17,12 @@ def deploy(
         typer.Option("--check", help="Only compare the server with prefect.yaml; 1: they differ."),
     ] = False,
     pool_type: Annotated[
-        str, typer.Option(help="Type of the work pools: process or kubernetes.")
-    ] = "process",
+        str | None,
+        typer.Option(
+            help="Type of the work pools: process or kubernetes; without it, a pool that is made "
+            "has process, and one that is there has its own."
+        ),
+    ] = None,
     pool_template: Annotated[
         Path | None, typer.Option(help="JSON file with the work pool's base job template.")
     ] = None,
@@ -40,6 +44,7 @@ def deploy(
         return
     if differences := module.differences(root, pool_type, pool_template):
         raise SegopsError(
-            f"{'; '.join(differences)}. `segops deploy` brings the server up to date."
+            f"{'; '.join(differences)}. `segops deploy` brings deployments and templates "
+            "up to date."
         )
     console.say("The server has what prefect.yaml says.")

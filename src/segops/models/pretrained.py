@@ -154,8 +154,13 @@ def _tokens(encoder: nn.Module, tensors: StateDict) -> Iterator[dict[str, Tensor
             for name, one in tensors.items()
             if name.startswith(prefix)
         }
-        if convert is not None and _PATCHES in found:
-            yield {f"model.{name}": one for name, one in convert(found, model).items()}
+        if convert is None or _PATCHES not in found:
+            continue
+        try:
+            converted = convert(found, model)
+        except Exception:  # of another transformer, of which timm meets shapes that it cannot use
+            continue
+        yield {f"model.{name}": one for name, one in converted.items()}
 
 
 def _timm_stem(name: str) -> str:

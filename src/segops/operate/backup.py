@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from segops import __version__, files, paths
@@ -138,7 +138,12 @@ def _checkout(root: Path, home: Path, settings: Params, scratch: Path) -> dict[s
         except SegopsError as error:
             log.warning("The data's .dvc file of a project is not in the backup: %s", error)
             own = _of_workspace(project, None)
-        found |= {(below / name).as_posix(): path for name, path in own.items()}
+        for name, path in own.items():
+            inside = (below / name).as_posix()
+            if of_project(inside) is not None:
+                found[inside] = path
+            elif path.exists():
+                log.warning("%s is hidden, so that it is not in the backup.", path)
     found[earlier_ledger.NAME] = home / earlier_ledger.NAME
     for directory in (paths.LEDGER, STATEMENTS):
         found |= _below(home, home / directory)
@@ -164,6 +169,20 @@ def _of_workspace(workspace: Path, settings: Params | None) -> dict[str, Path]:
     if settings is not None and not Path(settings.data.path).is_absolute():
         names.append(f"{Path(settings.data.path)}.dvc")
     return {name: workspace / name for name in names}
+
+
+def of_project(name: str) -> str | None:
+    """Return where a file of another workspace in a backup belongs, below the main checkout.
+
+    None where the name is not that of such a file, or has a hidden part.
+    """
+    place = PurePosixPath(name)
+    if not place.is_relative_to(PurePosixPath(PROJECTS)):
+        return None
+    inner = place.relative_to(PurePosixPath(PROJECTS))
+    is_visible = not any(part.startswith(".") for part in inner.parts)
+    is_known = inner.name in OF_WORKSPACE or inner.suffix == ".dvc"
+    return str(inner) if is_visible and is_known else None
 
 
 def _projects(root: Path, home: Path) -> list[Path]:

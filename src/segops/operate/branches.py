@@ -70,7 +70,8 @@ def without_version(
         for one in branches
         if one.version is not None
         and one.version not in names
-        and int(one.version[1]) <= newest.get(one.version[0], 0)
+        and one.version[0] in newest
+        and int(one.version[1]) <= newest[one.version[0]]
     ]
 
 

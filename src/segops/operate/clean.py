@@ -119,7 +119,7 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
         held.enter_context(files.exclusive(home / paths.REPRODUCE_LOCK, "a reproduction"))
         worktrees = [one for one in seen.pieces if one.kind == "worktree"]
         for one in worktrees:
-            one.remove()
+            _remove(one)
         held.enter_context(files.exclusive(home / RUNS_LOCK, "the start of a run"))
         for run in runs.every(home):
             if run.state == "running":
@@ -131,9 +131,19 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
         held.enter_context(locked(home, "registry"))
         with _planned(home, wanted, {(one.kind, one.name) for one in seen.pieces}) as found:
             for one in found.pieces:
-                one.remove()
+                _remove(one)
             found.pieces += worktrees
     return found
+
+
+def _remove(piece: Piece) -> None:
+    """Remove a thing; one that is gone is removed, and one that git keeps stays, with a warning."""
+    try:
+        piece.remove()
+    except FileNotFoundError:
+        pass
+    except worktree.GitError as error:
+        log.warning("%s %s stays: %s", piece.kind, piece.name, error)
 
 
 @contextmanager

@@ -75,7 +75,10 @@ def ended_runs(home: Path) -> Iterator[Piece]:
 def logs(home: Path, logged: Iterable[Path]) -> Iterator[Piece]:
     """Yield the files of prediction logs, each as old as its last line."""
     for path in logged:
-        made = path.stat().st_mtime
+        try:
+            made = path.stat().st_mtime
+        except FileNotFoundError:  # another checkout removed it
+            continue
         name = str(path.relative_to(home) if path.is_relative_to(home) else path)
         yield Piece("prediction log", name, made, taken(path), path.unlink)
 

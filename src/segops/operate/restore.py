@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from segops import files, paths
 from segops.operate import archive
 from segops.operate.archive import Archive, Manifest
-from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, OF_WORKSPACE, PROJECTS, STATEMENTS
+from segops.operate.backup import CACHE, KEEP_LOCK, KEYS, OF_WORKSPACE, STATEMENTS, of_project
 from segops.params.file import load_params
 from segops.pipeline import cache
 from segops.record import moved
@@ -140,7 +140,7 @@ def _require_known(held: Archive) -> None:
     """Require that a backup writes where backups write, and nowhere else."""
     for name in held.manifest.files:
         is_known = _is_below(name, *RECORD) or name == moved.DATABASE
-        if not (is_known or _is_checkout(name) or _of_project(name) or OBJECT.fullmatch(name)):
+        if not (is_known or _is_checkout(name) or of_project(name) or OBJECT.fullmatch(name)):
             raise held.damaged(f"{name!r} belongs into no backup")
 
 
@@ -154,16 +154,6 @@ def _is_checkout(name: str) -> bool:
         return False
     is_hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
     return name in CHECKOUT or (name.endswith(".dvc") and not is_hidden)
-
-
-def _of_project(name: str) -> str | None:
-    """Return where a file of another workspace belongs, below the main checkout; or None."""
-    if not _is_below(name, str(PROJECTS)):
-        return None
-    inner = PurePosixPath(name).relative_to(PROJECTS)
-    is_visible = not any(part.startswith(".") for part in inner.parts)
-    is_known = inner.name in OF_WORKSPACE or inner.suffix == ".dvc"
-    return str(inner) if is_visible and is_known else None
 
 
 def _remove_unfinished(home: Path) -> None:
@@ -263,7 +253,7 @@ def _place_checkout(root: Path, home: Path, staging: Path, manifest: Manifest) -
     """Move files of the checkout into place where it lacks them; return those that differ."""
     differing = []
     for name, member in manifest.files.items():
-        if (inner := _of_project(name)) is not None:
+        if (inner := of_project(name)) is not None:
             target, shown = home / inner, inner
         elif _is_checkout(name):
             target, shown = (home if name == earlier_ledger.NAME else root) / name, name

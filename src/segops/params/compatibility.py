@@ -40,8 +40,8 @@ NOT_EXPORTED: dict[str, str] = {}
 NOT_PRUNED: dict[str, str] = {
     **dict.fromkeys(
         ("dpt", *TOKENS),
-        "the heads of its transformer's attention share channels in a way that is not known when "
-        "one is removed",
+        "the library that finds out which channels belong together cannot do so for the heads of "
+        "its transformer's attention",
     ),
     "manet": "finding out which layers share channels with its attention over positions takes more "
     "than 10 GiB of memory",

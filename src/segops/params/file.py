@@ -113,6 +113,10 @@ class Params(Sections):
                     "model.auxiliary_weight is above 0; set it to 0",
                 ),
                 (self.train.teacher is not None, "train.teacher sees images; set it to null"),
+                (
+                    self.train.devices != 1 or self.train.nodes != 1,
+                    "one device trains a head; set train.devices and train.nodes to 1",
+                ),
             )
             if fault
         ]

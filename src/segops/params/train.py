@@ -82,7 +82,8 @@ class TrainParams(Section):
     frozen_views: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None,
         description="Keep the encoder as it is, compute its features of each image as it is and of "
-        "so many augmented views once, and train the head on them (`linear`, `mlp`); null: not.",
+        "so many augmented views once, and train the head on them (`linear`, `mlp`); null: the "
+        "encoder is trained.",
     )
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,

@@ -187,7 +187,9 @@ def read_bundle(directory: Path, expected_digest: str | None = None) -> opener.B
         SegopsError: The directory is no bundle, or has another digest.
     """
     with _own_errors():
-        return opener.Bundle.read(directory, expected_digest)
+        bundle = opener.Bundle.read(directory, expected_digest)
+        _ = bundle.model  # whoever asks for it meets no other error
+        return bundle
 
 
 def open_read(

@@ -129,6 +129,8 @@ def build_job(
         spec, start = _pruned(settings, settings.train.pruning, spec, start)
     teacher = _teacher(root, settings, store)
     executor = choose_executor(settings.augment.device, device, policy)
+    if settings.train.frozen_views is not None:  # the views are made once, before the training
+        executor = "cpu"
     parts = training_parts(
         settings, store, serialised, local, device, precision,
         ranks=devices * nodes, executor=executor, start=start, teacher=teacher,

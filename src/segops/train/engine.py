@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ class Engine:
             self.optimizer.step()
             self.optimizer.zero_grad()
         except torch.OutOfMemoryError as error:
-            raise _out_of_memory(self.job, images.shape) from error
+            raise _out_of_memory(self.job, len(images)) from error
         if self.average is not None:
             self.average.update()
         return loss
@@ -245,9 +245,10 @@ def without_auxiliary(weights: Weights) -> Weights:
     return {name: value for name, value in weights.items() if not name.startswith("auxiliary.")}
 
 
-def _out_of_memory(job: Job, shape: Sequence[int]) -> SegopsError:
+def _out_of_memory(job: Job, images: int) -> SegopsError:
+    height, width = job.policy.crop
     size, parts = job.params.batch_size, job.params.accumulate
-    if shape[0] % (2 * parts) == 0:
+    if images % (2 * parts) == 0:
         advice = f"Try train.accumulate: {2 * parts}, or train.batch_size: {size // 2}."
     elif size > 1:
         advice = f"Try train.batch_size: {size // 2}."
@@ -255,5 +256,5 @@ def _out_of_memory(job: Job, shape: Sequence[int]) -> SegopsError:
         advice = "Try a smaller augment.crop or a smaller model.encoder."
     return SegopsError(
         f"The device ran out of memory with train.batch_size: {size} and crops of "
-        f"{shape[-2]} x {shape[-1]} pixels. {advice}"
+        f"{height} x {width} pixels. {advice}"
     )

@@ -6,8 +6,10 @@ resumed training reads the ones that it began with.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,22 +115,26 @@ class Features(Dataset[TrainSample]):
     ) -> Features | None:
         """Compute them, or read those of an interrupted training; None without a frozen encoder.
 
-        Each machine's first rank computes them, and the others wait for it.
-
         Raises:
-            SegopsError: The network has no head of its own to train, or the disk is too small.
+            SegopsError: The network has no head of its own to train, there are several devices, or
+                the disk is too small.
         """
+        directory = job.resume / DIRECTORY
         if job.params.frozen_views is None:
+            if fabric.is_global_zero:
+                shutil.rmtree(directory, ignore_errors=True)
             return None
+        if fabric.world_size > 1:
+            raise SegopsError(
+                f"train.frozen_views: {fabric.world_size} devices. One trains a head alone; set "
+                "train.devices and train.nodes to 1, or train.frozen_views to null."
+            )
         if not hasattr(network.network, "decode") or network.encoder is None:
             raise SegopsError(
                 f"train.frozen_views: {job.spec.architecture} takes no features that can be kept. "
                 "Set model.architecture to linear or mlp, or train.frozen_views to null."
             )
-        directory = job.resume / DIRECTORY
-        if fabric.local_rank == 0:
-            _compute(job, fabric, network, dataset, selection, directory)
-        fabric.barrier()
+        _compute(job, fabric, network, dataset, selection, directory)
         return cls._read(job, dataset, directory)
 
     @classmethod
@@ -200,8 +206,13 @@ def _compute(
                 features.write(found.data)
                 masks.write(own.data)
             places = list(_kept_parts(encode, job.store, selection, kept))
-    except OSError as error:
+            for file in (features, masks, kept):
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException as error:
         shutil.rmtree(directory, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise SegopsError(
             f"{directory}: cannot be written: {error.strerror or error}. Free space, or set "
             "train.frozen_views to a smaller number or to null."
@@ -242,7 +253,8 @@ def _kept_parts(
     for image_id in track(ids, "Encoding the selection split", len(ids)):
         for part in parts(*store.size(image_id)):
             pixels = np.array(store.image(image_id)[part.around])
-            found = encode(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+            # In float32, as the network is evaluated.
+            found = encode(torch.from_numpy(pixels).permute(2, 0, 1)[None], exactly=True)
             file.write(found.data)
             yield *_key(image_id, part), start, *found.shape[2:]
             start += found.size
@@ -255,10 +267,14 @@ class _Encoder:
         self.network = network
         self.fabric = fabric
 
-    def __call__(self, images: Tensor) -> NDArray[np.float16]:
-        """The features float16 (N, D, h, w) of images uint8 (N, B, H, W), all layers in one."""
+    def __call__(self, images: Tensor, *, exactly: bool = False) -> NDArray[np.float16]:
+        """The features float16 (N, D, h, w) of images uint8 (N, B, H, W), all layers in one.
+
+        They are computed in the training's precision, or `exactly`, in float32.
+        """
         device = self.fabric.device
-        with evaluating(self.network, device), self.fabric.autocast():
+        precision = nullcontext() if exactly else self.fabric.autocast()
+        with evaluating(self.network, device), precision:
             maps = self.network.features(images.to(device))
         found: NDArray[np.float16] = torch.cat(list(maps), dim=1).half().cpu().numpy()
         if not np.isfinite(found).all():

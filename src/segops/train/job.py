@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ class Job:
     background: int | None = None
     augment_device: str = "cpu"
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+
+
+def on_images(job: Job) -> Job:
+    """The training on images, of one on the kept features of a frozen encoder; others unchanged."""
+    if job.params.frozen_views is None:
+        return job
+    changes = {"frozen_views": None, "freeze_encoder_epochs": job.params.epochs}
+    return replace(job, params=job.params.model_copy(update=changes))
 
 
 @dataclass(frozen=True)

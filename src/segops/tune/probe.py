@@ -60,8 +60,10 @@ def measure(job: Job) -> ProbeResult:
     from segops.data.selection_split import selection_split
     from segops.train.engine import Engine
     from segops.train.hardware import build_fabric, choose_threads, reproducible
+    from segops.train.job import on_images
     from segops.train.loop import build_samples
 
+    job = on_images(job)
     fabric, device, _ = build_fabric(job.params)
     if device == "cuda":
         torch.cuda.set_per_process_memory_fraction(USABLE)
@@ -70,6 +72,7 @@ def measure(job: Job) -> ProbeResult:
     images, masks = default_collate([dataset[key] for key in sampler.batch(0, 0)])
     with reproducible(device, choose_threads(job.hardware), job.params.deterministic):
         engine = Engine(job, fabric)
+        engine.freeze_encoder(job.params.freeze_encoder_epochs >= job.params.epochs)
         engine.train_mode()
         engine.step(images, masks, 0, job.params.lr)  # allocates memory and chooses kernels
         wait: Any = torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -21,7 +21,7 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
-from segops.train.job import Job
+from segops.train.job import Job, on_images
 from segops.train.loop import batches_of, build_samples
 from segops.tune.plots import write_range_picture
 from segops.tune.setup import build_trial, on_one_device, open_store, scratch_directory
@@ -147,6 +147,7 @@ def analyse(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
 
 
 def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
+    job = on_images(job)
     fabric, device, _ = build_fabric(job.params)
     with reproducible(device, choose_threads(job.hardware), job.params.deterministic):
         ids, _ = selection_split(job.store.ids("train"), job.params.selection_share)

@@ -24,12 +24,14 @@ from segops.params.compatibility import (
     SMP,
     TABLE,
     TIMM,
+    TOKENS,
     known_name,
     refusal,
     table,
 )
 from segops.params.file import parse_params
 from segops.runtime.errors import SegopsError
+from segops.runtime.networks import options
 from segops.runtime.networks.zoo import ARCHITECTURES, encoder_names
 from tools.compatibility import _renamed, try_pair, working
 
@@ -57,6 +59,10 @@ def test_the_table_knows_every_architecture_and_every_encoder_of_smp() -> None:
     timms = [name for name in found.architectures if name.startswith("tu-")]
     assert len(timms) > 300
     assert TABLE.stat().st_size < 150_000
+
+
+def test_the_light_heads_have_one_list() -> None:
+    assert TOKENS == options.TOKENS
 
 
 def test_light_heads_take_vision_transformers() -> None:

@@ -126,6 +126,16 @@ def test_a_file_as_dinov2_publishes_it_fits_whole(
     assert "0 unexpected" in caplog.text
 
 
+@pytest.mark.parametrize("encoder", ["tu-vit_small_patch14_dinov2", TINY])
+def test_a_file_of_another_transformer_is_told(encoder: str, tmp_path: Path) -> None:
+    """Timm itself raises errors about shapes where it meets tokens that a model does not have."""
+    path = tmp_path / "dinov2_vits14_reg4_pretrain.pth"
+    dinov2_file(path)
+    spec = ModelSpec("linear", encoder, 5, SMALL | {"img_size": 112})
+    with pytest.raises(SegopsError, match=r"does not fit this encoder: \d+ of \d+ tensors match"):
+        build_pretrained(spec, str(path))
+
+
 def test_patches_of_16_are_resampled_as_timm_does_it(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     name = DINOV2.removeprefix("tu-")

@@ -14,8 +14,10 @@ from segops.runtime.errors import SegopsError
 from segops.train import features, loop
 from segops.train.features import Features
 from segops.train.hardware import build_fabric, reproducible
+from segops.train.job import on_images
 from segops.train.loop import train
 from segops.train.selection import selection_confusion
+from segops.tune.rate import _losses
 from tests.support.training import Jobs, assert_equal, interrupt, same
 
 FROZEN: dict[str, Any] = {
@@ -94,6 +96,32 @@ def test_a_resumed_training_equals_the_unbroken_one(
     interrupt(job("broken", **FROZEN, **more), 4, monkeypatch)
     monkeypatch.setattr(features, "_Encoder", None)  # what is there is read
     assert_equal(train(job("broken", **FROZEN, **more)), unbroken)
+
+
+def test_a_failure_leaves_no_files(job: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = job(**FROZEN)
+    monkeypatch.setattr(features, "_kept_parts", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(given)
+    assert not (given.resume / features.DIRECTORY).exists()
+
+
+def test_they_go_where_the_encoder_is_trained_again(job: Jobs) -> None:
+    given = job("one", **FROZEN)
+    kept(given)
+    assert (given.resume / features.DIRECTORY).is_dir()
+    train(job("one", **FROZEN | {"frozen_views": None, "epochs": 1, "warmup_epochs": 0}))
+    assert not (given.resume / features.DIRECTORY).exists()
+
+
+def test_tuning_measures_on_images(job: Jobs) -> None:
+    """The range test and the probe take steps of their own, on images with the encoder frozen."""
+    given = on_images(job(**FROZEN))
+    assert given.params.frozen_views is None
+    assert given.params.freeze_encoder_epochs == given.params.epochs
+    assert len(list(_losses(job(**FROZEN), [1e-3, 1e-2]))) == 2
+    plain = job(**FROZEN | {"frozen_views": None})
+    assert on_images(plain) is plain
 
 
 def test_features_of_another_training_are_made_anew(job: Jobs) -> None:

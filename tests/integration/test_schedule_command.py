@@ -219,7 +219,7 @@ def test_a_run_by_hand_that_is_killed_crashes_on_a_server_of_its_own(
     until((tmp_path / "segops-auth").exists)
     secret = (tmp_path / "segops-auth").read_text().strip()
     server = Serving(address, secret, tmp_path, page.pid)
-    until(lambda: is_up(address))
+    until(lambda: is_up(address), 240)
     monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
     with subprocess.Popen(
         ["segops", "run"], cwd=checkout, env=pipeline.environment(), start_new_session=True

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
@@ -32,6 +33,7 @@ from segops.runtime.networks.zoo import (
     check_names,
     is_smp,
 )
+from segops.words import first_line
 
 from .loading import CHECKPOINTS, KEY, LoadReport, StateDict, read_weights, take, widened
 
@@ -119,17 +121,24 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     tensors = read_weights(path)
     expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
     renamed = max(
-        (widened(names, expected) for names in (*_spellings(tensors), *_tokens(encoder, tensors))),
+        (
+            widened(names, expected)
+            for names in (*_spellings(tensors), *_tokens(encoder, tensors, path))
+        ),
         key=lambda names: sum(expected.get(name) == tuple(t.shape) for name, t in names.items()),
     )
     return take(
         encoder,
         renamed,
-        lambda words: SegopsError(
-            f"{KEY}: {path} does not fit this encoder: {words}. Give a file of the same encoder, "
-            "or set model.encoder to its."
-        ),
+        partial(_misfit, path),
         str(path),
+    )
+
+
+def _misfit(path: Path, words: str) -> SegopsError:
+    return SegopsError(
+        f"{KEY}: {path} does not fit this encoder: {words}. Give a file of the same encoder, or "
+        "set model.encoder to its."
     )
 
 
@@ -142,8 +151,12 @@ def _spellings(tensors: StateDict) -> Iterator[dict[str, Tensor]]:
         yield {f"model.{_timm_stem(name)}": one for name, one in plain.items()}
 
 
-def _tokens(encoder: nn.Module, tensors: StateDict) -> Iterator[dict[str, Tensor]]:
-    """The tensors as timm converts them for a vision transformer, under each prefix."""
+def _tokens(encoder: nn.Module, tensors: StateDict, path: Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors as timm converts them for a vision transformer, under each prefix.
+
+    Raises:
+        SegopsError: The file is of another vision transformer.
+    """
     if not isinstance(encoder, TimmViTEncoder):
         return
     model: Any = encoder.model
@@ -158,8 +171,8 @@ def _tokens(encoder: nn.Module, tensors: StateDict) -> Iterator[dict[str, Tensor
             continue
         try:
             converted = convert(found, model)
-        except Exception:  # of another transformer, of which timm meets shapes that it cannot use
-            continue
+        except Exception as error:  # timm meets shapes of another transformer
+            raise _misfit(path, f"{type(error).__name__}: {first_line(error)}") from error
         yield {f"model.{name}": one for name, one in converted.items()}
 
 

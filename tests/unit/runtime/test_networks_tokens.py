@@ -132,7 +132,7 @@ def test_a_file_of_another_transformer_is_told(encoder: str, tmp_path: Path) -> 
     path = tmp_path / "dinov2_vits14_reg4_pretrain.pth"
     dinov2_file(path)
     spec = ModelSpec("linear", encoder, 5, SMALL | {"img_size": 112})
-    with pytest.raises(SegopsError, match=r"does not fit this encoder: \d+ of \d+ tensors match"):
+    with pytest.raises(SegopsError, match=r"does not fit this encoder: \w+: "):
         build_pretrained(spec, str(path))
 
 

@@ -121,7 +121,9 @@ class Params(Sections):
             if fault
         ]
         if faults:
-            raise ValueError(f"train.frozen_views: {'; '.join(faults)}, or frozen_views to null")
+            raise ValueError(
+                f"train.frozen_views: {'; '.join(faults)}, or set train.frozen_views to null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.file_kinds import no_file
 
 REMOTE = "s3://"
 """Start of an address in a bucket."""
@@ -163,6 +164,8 @@ def _start(source: Source) -> bytes:
     if source.url is not None:
         return _bytes(source.url)
     try:
+        if (kind := no_file(source.path.stat().st_mode)) is not None:  # a pipe would be waited for
+            return kind.encode()
         with source.path.open("rb") as file:
             return b"%d %b" % (os.fstat(file.fileno()).st_size, file.read(_START_BYTES))
     except OSError as error:  # what it is when its turn comes, its row in the table says

@@ -35,7 +35,7 @@ def test_a_model_to_prune_must_be_named() -> None:
 
 @pytest.mark.parametrize("architecture", sorted(NOT_PRUNED))
 def test_an_architecture_of_the_table_is_refused_with_its_reason(architecture: str) -> None:
-    encoder = "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
+    encoder = "resnet18" if architecture == "manet" else "tu-vit_tiny_patch16_224"
     model = {"architecture": architecture, "encoder": encoder, "start_from": CHAMPION}
     parse_params({"model": model})
     reason = rf"train\.pruning: model\.architecture {architecture} cannot be pruned: \w+"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from tests.support.networks import CLASSES, small, wake
 from tests.unit.predict.test_bundle import IMAGES, NAMES, SPEC, made, picture
 from tools.sample import generate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FORMS = ["onnx", "onnx-int8"]
 if find_spec("openvino"):
     FORMS += ["openvino", "openvino-int8"]
@@ -46,14 +48,6 @@ WAYS: list[dict[str, Any]] = [
     {"flip": True, "scales": [0.75, 1, 1.5]},
     {"mode": "window", "window": [24, 32], "flip": True},
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def calibration() -> list[NDArray[np.uint8]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +17,9 @@ from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.support.networks import CLASSES, random_images, small, wake
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = ("fcn8s", "fpn", "plain_cnn", "pspnet", "unet")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(spec: ModelSpec) -> Segmenter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,9 @@ from segops.runtime.torch_predictor import TorchPredictor
 from tests.support.bundles import write_bundle
 from tests.support.networks import CLASSES, random_images, small, wake
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = tuple(f"class {index}" for index in range(CLASSES))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: threads that wait for one another cost far more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Known(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,9 @@ from tests.support.bundles import write_bundle
 from tests.support.folder_runs import make_bundle, picture
 from tests.support.networks import CLASSES, small, wake
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FORMAT1 = Path(__file__).parents[2] / "bundles/format1"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: threads that wait for one another cost far more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def statistics(image: NDArray[np.uint8]) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,8 @@ from segops.runtime.crf import _Appearance, _Smoothness, refine
 from segops.runtime.errors import SegopsError
 from segops.runtime.permutohedral import Permutohedral
 from segops.runtime.predict_settings import CrfSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEIGHT, WIDTH = 16, 20
 
@@ -46,15 +46,6 @@ REFERENCE = (
     (0.44859, 0.03834, 0.28951, 0.9135, 0.05881, 0.06734, 0.05104, 0.63234),
 )
 """What pydensecrf 1.0rc3, the wrapper of the authors' code, says of the first class."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Results are the same bits at the same number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed: int = 0) -> torch.Generator:

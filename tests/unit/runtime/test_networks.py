@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 import timm
@@ -25,17 +24,10 @@ from segops.runtime.networks.zoo import (
 )
 from tests.support.networks import CLASSES, random_images, small
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 UNIT = ((0.0, 0.0, 0.0), (1 / 255,) * 3)
 """A normalisation that changes nothing."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: threads that wait for one another cost far more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Recorder(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.support.networks import CLASSES, random_images, small, wake
 from tests.unit.models.test_losses import loss_named
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", "dpt", "linear", "mlp", "plain_cnn")
 """Exported to ONNX from the exported program, which works for all and takes seconds. The older
@@ -37,15 +38,6 @@ QUICKLY_EXPORTED = (
     "unet",
 )
 every_architecture = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: threads that wait for one another cost far more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(architecture: str, auxiliary: bool = False) -> Segmenter:

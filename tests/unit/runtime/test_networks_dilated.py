@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,10 @@ from segops.runtime.networks.heads import auxiliary_head
 from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.support.networks import random_images, small, wake
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 21
 RESNET_V1C = "tu-resnet50c"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def published(architecture: str) -> Any:

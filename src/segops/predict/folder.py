@@ -154,7 +154,7 @@ class _Run:
         """As :meth:`segops.predict.work.Predicts.images`."""
         with closing(self._results(sources, lease)) as made:
             for source, done in zip(sources, track(made, label, len(sources)), strict=True):
-                yield done, _row(source, done) if isinstance(done, str) else self._entry(source)
+                yield done, source.portable(done) if isinstance(done, str) else self._entry(source)
 
     def video(self, source: Source, lease: Lease) -> tuple[bool | str, Result]:
         """As :meth:`segops.predict.work.Predicts.video`."""
@@ -168,7 +168,7 @@ class _Run:
             if not _is_expected(error):
                 raise
             message = _message(source, error)
-            return message, _row(source, message)
+            return message, source.portable(message)
         return done, self._entry(source)
 
     def _results(self, sources: list[Source], lease: Lease) -> Generator[bool | str, None, None]:
@@ -341,11 +341,6 @@ def _is_expected(error: Exception) -> bool:
         return True
     # On the CPU, torch's error for a lack of memory has no class of its own.
     return "can't allocate memory" in str(error)
-
-
-def _row(source: Source, message: str) -> str:
-    """What the table says of an image that failed: the same wherever its directory lies."""
-    return message.replace(source.place, source.name)
 
 
 def _message(source: Source, error: BaseException) -> str:

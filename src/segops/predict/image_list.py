@@ -20,6 +20,9 @@ SAMPLED = 16
 """Files of which a list's digest holds more than the name."""
 _START_BYTES = 1 << 16
 
+_PLACE = "\0"
+"""Stands for an image's place in a message: no path holds it."""
+
 _CACHE = "PRAGMA cache_size=-32768"
 """32 MiB of memory; SQLite keeps the rest in a temporary file, which ends with the process."""
 
@@ -56,6 +59,14 @@ class Source:
     def place(self) -> str:
         """What messages call it: its address or its path."""
         return self.url or str(self.path)
+
+    def portable(self, message: str) -> str:
+        """A message without the place, which differs between machines; see :meth:`named`."""
+        return message.replace(self.place, _PLACE)
+
+    def named(self, message: str, name: str) -> str:
+        """A portable message in which the image is called `name`."""
+        return message.replace(_PLACE, name)
 
 
 class SourceList:

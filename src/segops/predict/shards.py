@@ -49,7 +49,7 @@ _LEFT_SECONDS = 3600.0
 log = logging.getLogger("segops")
 
 Result = FinishedImage | str
-"""What came of an image: its entry, or what is wrong with it."""
+"""What came of an image: its entry, or what is wrong with it as :meth:`Source.portable` says it."""
 
 
 class Round:

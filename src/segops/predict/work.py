@@ -154,10 +154,13 @@ class Work:
 
         def results(shard: int, sources: Iterator[Source]) -> Iterator[tuple[str, Result]]:
             for source, result in zip(sources, run.results(shard), strict=True):
-                ended.add(result if isinstance(result, str) else False)
                 if isinstance(result, FinishedImage):
+                    ended.add(False)
                     journal.put(result)
-                yield source.name, result
+                    yield source.name, result
+                else:
+                    ended.add(source.named(result, source.place))
+                    yield source.name, source.named(result, source.name)
             lease.require()  # the table of an older run replaces none
 
         images = (results(shard, self._images(shard)) for shard in range(self._shards))

@@ -73,6 +73,7 @@ def test_images_elsewhere_keep_their_whole_path(
     assert set(table(tmp_path / "out")) == {f"{below}/0/0.png", f"{below}/1/1.png", "missing.jpg"}
     assert f"{below}/1/1.overlay.jpg" in shown(tmp_path / "out")
     assert outcome.failed == [f"{tmp_path}/lists/missing.jpg: no such file."]
+    assert table(tmp_path / "out")["missing.jpg"]["error"] == "missing.jpg: no such file."
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_a_bucket_gives_what_its_directory_gives(
         assert "1 file(s) passed over: 1 .doc" in caplog.text
         assert outcome.failed[0].startswith("s3://photos/some/day/0/broken.jpg: not decodable")
         error = table(output)["0/broken.jpg"]["error"]
-        assert error == outcome.failed[0]
+        assert f"s3://photos/some/day/{error}" == outcome.failed[0]
         here = contents(tmp_path / "directory")
         assert {**contents(output), "predictions.csv": ""} == {**here, "predictions.csv": ""}
     again = predict_folder("s3://photos/some/day/", bundle, output)

@@ -13,7 +13,7 @@ from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.paths import PACKED, VERDICT
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import ALL_SPLITS, open_layout
+from segops.voc.layout import ALL_SPLITS, UNLABELLED, open_layout
 
 log = logging.getLogger("segops")
 
@@ -45,7 +45,7 @@ def run(root: Path) -> None:
             "`dvc repro validate` validates them again."
         )
     pack(
-        open_layout(root / settings.data.path, settings.data.reading),
+        open_layout(root / settings.data.path, settings.data.reading, settings.data.unlabelled),
         root / PACKED,
         names,
         expected_hash=str(verdict.get("data_hash")),
@@ -53,5 +53,6 @@ def run(root: Path) -> None:
         workers=settings.hardware.worker_count,
     )
     store = PackedStore(root / PACKED)
-    counts = [f"{split} {len(store.ids(split))}" for split in ALL_SPLITS if store.holds(split)]
+    present = filter(store.holds, (*ALL_SPLITS, UNLABELLED))
+    counts = [f"{split} {len(ids)}" for split in present if (ids := store.ids(split))]
     log.info("%s: packed %s", PACKED, ", ".join(counts))

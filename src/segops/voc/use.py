@@ -77,7 +77,7 @@ def use(
     layout = open_layout(root, reading)
     splits = without_ids(layout.splits(), unwanted)
     copies = _copies(layout, splits)
-    without = layout.unlabelled()
+    without = layout.test_without_masks()
     if without:
         log.warning(
             "%s: left out, since %d of its %d images have no mask: a test split is scored.",

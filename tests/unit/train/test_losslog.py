@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segops.runtime.errors import SegopsError
-from segops.train.losslog import LossLog, Step
+from segops.train.losslog import LOSS, LossLog, Step
 
 CPU = torch.device("cpu")
 
@@ -54,8 +54,8 @@ def test_the_mean_is_over_the_losses_since_the_last(window: int) -> None:
     for values in ([1.0, 2.0, 6.0, 1.0], [8.0], [0.5, 1.5]):
         for number, value in enumerate(values):
             log.add(torch.tensor(value, requires_grad=True), step(number))
-        assert log.close() == pytest.approx(sum(values) / len(values))
-    assert log.close() == 0
+        assert log.close()[LOSS] == pytest.approx(sum(values) / len(values))
+    assert log.close()[LOSS] == 0
 
 
 @pytest.mark.parametrize("split", range(6))
@@ -78,7 +78,7 @@ def test_in_fp16_some_losses_in_a_row_may_overflow() -> None:
     log = LossLog(CPU, 1, tolerated=2)
     for number, loss in enumerate([nan, nan, good, nan], 1):
         log.add(loss, step(number))
-    assert log.close() == 2.0
+    assert log.close()[LOSS] == 2.0
     resumed = LossLog(CPU, 1, tolerated=2)
     resumed.restore(log.state())
     resumed.add(nan, step(5))

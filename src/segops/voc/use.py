@@ -40,6 +40,7 @@ def use(
     unwanted: Sequence[str] = (),
     reading: Reading = READ_AS_SHIPPED,
     strip: bool = False,
+    unlabelled: str | None = None,
 ) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
@@ -57,6 +58,8 @@ def use(
         reading: How the files are read; further directories of bands are copied too.
         strip: Take the ids out of lines that hold columns, a directory or a suffix too, or spell
             them in another case or Unicode form.
+        unlabelled: Name of a list of images without masks, which are copied too; None: there is
+            none.
 
     Raises:
         SegopsError: Lines of the lists are to be stripped; the layout is incomplete, several
@@ -71,11 +74,12 @@ def use(
             "then run the same command with its new path."
         )
     if strip:
-        with stripped(root, reading.bands.directories) as other:
-            return use(other, target, unwanted, reading)
-    require_ids(root, f"segops data use {shlex.quote(str(source))} --strip")
-    layout = open_layout(root, reading)
-    splits = without_ids(layout.splits(), unwanted)
+        with stripped(root, reading.bands.directories, unlabelled) as other:
+            return use(other, target, unwanted, reading, unlabelled=unlabelled)
+    require_ids(root, f"segops data use {shlex.quote(str(source))} --strip", unlabelled)
+    layout = open_layout(root, reading, unlabelled)
+    lists = layout.splits() | ({} if unlabelled is None else {unlabelled: layout.unlabelled_ids()})
+    splits = without_ids(lists, unwanted)
     copies = _copies(layout, splits)
     without = layout.test_without_masks()
     if without:
@@ -86,7 +90,7 @@ def use(
     if root == target.resolve() and not unwanted:
         _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
-        return open_layout(target, reading)
+        return open_layout(target, reading, unlabelled)
     with atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS, *reading.bands.directories):
             (temporary / part).mkdir()
@@ -100,7 +104,7 @@ def use(
                 ) from None
         for split, ids in splits.items():
             Layout(temporary).write_list(split, ids)
-    return open_layout(target, reading)
+    return open_layout(target, reading, unlabelled)
 
 
 def without_ids(
@@ -200,7 +204,10 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
-    ids = sorted({image_id for ids in splits.values() for image_id in ids})
+    photographs = {image_id for ids in splits.values() for image_id in ids}
+    without_masks = photographs.difference(
+        *(ids for split, ids in splits.items() if split != layout.unlabelled)
+    )
     copies: dict[str, Path] = {}
     bad: list[str] = []
     further = [(name, BAND_SUFFIXES) for name in layout.reading.bands.directories]
@@ -209,7 +216,7 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
         for path in sorted((layout.root / part).iterdir()):
             if not path.is_dir():
                 by_id.setdefault(path.stem, []).append(path)
-        for image_id in ids:
+        for image_id in sorted(photographs - without_masks if part == MASKS else photographs):
             usual = next(iter(suffixes.values()))
             name = f"{part}/{image_id}{usual}"
             here = by_id.get(image_id, [])

@@ -15,6 +15,7 @@ from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_image
 from segops.voc.layout import UNLABELLED, Layout, open_layout
+from segops.voc.use import use
 from tests.unit.data.test_store import pair, write
 
 LIST = "more"
@@ -107,3 +108,24 @@ def test_a_list_that_is_not_there_is_named_with_its_parameter(layout: Layout) ->
 def test_what_is_no_list_of_its_own_is_refused(name: str) -> None:
     with pytest.raises(SegopsError, match=r"data\.unlabelled: "):
         parse_params({"data": {"unlabelled": name}})
+
+
+def test_they_are_copied_with_the_data_set(layout: Layout, tmp_path: Path) -> None:
+    copy = use(layout.root, tmp_path / "copy", unlabelled=LIST)
+    assert copy.unlabelled_ids() == layout.ids(LIST)
+    assert packed(copy).ids(UNLABELLED) == ("u0", "u1", "u2")
+    assert not copy.mask_path("u0").exists()
+    without = use(layout.root, tmp_path / "without")
+    assert not without.image_path("u0").exists()
+    fewer = use(layout.root, tmp_path / "fewer", ["u1"], unlabelled=LIST)
+    assert fewer.ids(LIST) == ("u2", "u0")
+    layout.image_path("u2").unlink()
+    with pytest.raises(SegopsError, match=r"JPEGImages/u2\.jpg: missing"):
+        use(layout.root, tmp_path / "broken", unlabelled=LIST)
+
+
+def test_lines_of_their_list_are_stripped_too(layout: Layout, tmp_path: Path) -> None:
+    layout.list_path(LIST).write_text("JPEGImages/u0.jpg\nJPEGImages/u1.jpg\n")
+    with pytest.raises(SegopsError, match="2 of 12 lines are not the names"):
+        use(layout.root, tmp_path / "copy", unlabelled=LIST)
+    assert use(layout.root, tmp_path / "copy", strip=True, unlabelled=LIST).ids(LIST) == ("u0", "u1")

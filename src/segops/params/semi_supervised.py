@@ -22,6 +22,9 @@ CURVES: Mapping[str, str] = MappingProxyType(
 )
 """Further columns of the learning curves, with their titles; a training has those that it uses."""
 
+UNLABELLED_IMAGES = "unlabelled_images"
+"""Key of a model's description: how many images without masks it learned from, where there are."""
+
 LEAST_CROP = 32
 """Pixels; of a smaller crop the discriminator's strided convolutions leave nothing."""
 

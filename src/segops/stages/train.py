@@ -257,6 +257,7 @@ def _found(root: Path, settings: TrainingSettings, model: str) -> Iterator[tuple
 def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingResult) -> None:
     store, seed, unlabelled = job.store, job.params.seed, unlabelled_ids(job)
     ids = *store.ids("train"), *unlabelled
+    learned = {semi_supervised.UNLABELLED_IMAGES: len(unlabelled)} if unlabelled else {}
     made_from = {"start_from": job.start, "teacher": job.teacher}
     earlier = {role: one for role, one in made_from.items() if one is not None}
     images = {role: one.training_images for role, one in earlier.items()}
@@ -268,7 +269,7 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         store.class_names,
         # With the selection split, which chose the checkpoint.
         all_images({name: store.image_sha256(name) for name in ids}, **images),
-        {"train_hash": store.split_hash("train"), "seed": seed},
+        {"train_hash": store.split_hash("train"), "seed": seed, **learned},
         all_images(store.pixel_hashes(ids), **pixels),
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
@@ -298,7 +299,7 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         "start_model": None if job.start is None else job.start.model,
         "start_sha256": _start_sha256(job),
         "teacher_model": None if job.teacher is None else job.teacher.model,
-        "unlabelled_images": len(unlabelled),
+        semi_supervised.UNLABELLED_IMAGES: len(unlabelled),
         "unlabelled_hash": store.split_hash(UNLABELLED) if unlabelled else None,
         "teacher_digest": None if job.teacher is None else job.teacher.digest,
         "nondeterministic": list(outcome.nondeterministic),

@@ -128,4 +128,7 @@ def test_lines_of_their_list_are_stripped_too(layout: Layout, tmp_path: Path) ->
     layout.list_path(LIST).write_text("JPEGImages/u0.jpg\nJPEGImages/u1.jpg\n")
     with pytest.raises(SegopsError, match="2 of 12 lines are not the names"):
         use(layout.root, tmp_path / "copy", unlabelled=LIST)
-    assert use(layout.root, tmp_path / "copy", strip=True, unlabelled=LIST).ids(LIST) == ("u0", "u1")
+    assert use(layout.root, tmp_path / "copy", strip=True, unlabelled=LIST).ids(LIST) == (
+        "u0",
+        "u1",
+    )

@@ -84,3 +84,15 @@ def test_in_fp16_some_losses_in_a_row_may_overflow() -> None:
     resumed.add(nan, step(5))
     with pytest.raises(SegopsError, match="loss is nan at step 6"):
         resumed.add(nan, step(6))
+
+
+def test_further_figures_have_means_of_their_own_and_go_on_after_a_restart() -> None:
+    first, second = LossLog(CPU, 2), LossLog(CPU, 2)
+    for number in range(3):
+        first.add(torch.tensor(1.0 + number), step(number), {"other": torch.tensor(10.0 * number)})
+    second.restore(first.state())
+    second.add(torch.tensor(4.0), step(4), {"other": torch.tensor(30.0)})
+    assert second.close() == {LOSS: 2.5, "other": 15.0}
+    with pytest.raises(SegopsError, match="the other is nan at step 5"):
+        for number in (5, 6):
+            second.add(torch.tensor(1.0), step(number), {"other": torch.tensor(math.nan)})

@@ -190,6 +190,7 @@ def test_ranks_go_on_where_they_were_killed_with_all_options(job: Jobs) -> None:
 
 WITHOUT_MASKS: dict[str, Any] = {
     **TWO,
+    "batch_size": 2,
     "iterations": 3,
     "warmup_epochs": 0,
     "ramp_up_epochs": 0,
@@ -197,6 +198,7 @@ WITHOUT_MASKS: dict[str, Any] = {
     "mean_teacher": {"weight": 1.0, "confidence": 0.0},
     "adversarial": {"weight": 0.1, "lr": 1e-3},
 }
+"""All steps are in one epoch: its end would make the ranks' statistics equal."""
 
 
 @pytest.fixture

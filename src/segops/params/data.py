@@ -81,7 +81,7 @@ class DataParams(Section):
         None,
         description="Name of a list in ImageSets/Segmentation, such as `unlabelled`: images in "
         "JPEGImages that need no masks, for `train.mean_teacher` and `train.adversarial`; null: "
-        "none. None of them may be an image of train, val or test.",
+        "there are none. No image of train, val or test may be among them.",
     )
 
     @field_validator("path")

@@ -198,7 +198,7 @@ WITHOUT_MASKS: dict[str, Any] = {
     "mean_teacher": {"weight": 1.0, "confidence": 0.0},
     "adversarial": {"weight": 0.1, "lr": 1e-3},
 }
-"""All steps are in one epoch: its end would make the ranks' statistics equal."""
+"""Two steps an epoch, whose end makes the ranks' statistics equal."""
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_ranks_share_images_without_masks_and_go_on_where_they_were_killed(
 
     def killed(rank: int) -> int:
         with pytest.MonkeyPatch.context() as patch:
-            interrupt(unlabelled_job("broken", **WITHOUT_MASKS), 2, patch)
+            interrupt(unlabelled_job("broken", **WITHOUT_MASKS), 1, patch)  # within an epoch
         return rank
 
     first, second = on_ranks(act)

@@ -28,7 +28,6 @@ from tests.support.bundles import write_bundle
 from tests.support.ranks import TWO, on_ranks
 from tests.support.training import (
     Jobs,
-    interrupt,
     job_maker,
     part_without_masks,
     save_always,
@@ -228,8 +227,16 @@ def test_ranks_share_images_without_masks_and_go_on_where_they_were_killed(
         }
 
     def killed(rank: int) -> int:
-        with pytest.MonkeyPatch.context() as patch:
-            interrupt(unlabelled_job("broken", **WITHOUT_MASKS), 1, patch)  # within an epoch
+        """Within an epoch."""
+        given = unlabelled_job("broken", **WITHOUT_MASKS)
+        training = loop._Training(given, build_fabric(given.params)[0], 0)
+        training.unlabelled = unlabelled_batches(given, training.fabric, 3, 0, 0)
+        batches = iter(loop.batches_of(
+            given, training.fabric, training.dataset, training.sampler, 3, (0, 0), 0
+        ))  # fmt: skip
+        training.engine.train_mode()
+        training._take_step(*next(batches))
+        training._save()
         return rank
 
     first, second = on_ranks(act)

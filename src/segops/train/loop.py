@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from statistics import median_high
 from typing import Any
 
@@ -103,7 +103,7 @@ class _Training:
         self.best: Best | None = None
         self.epoch = self.batch = 0
         self.last_step: Step | None = None
-        self.unlabelled: Iterator[TrainSample] | None = None
+        self.unlabelled: Iterator[TrainSample | None] = repeat(None)
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.speeds: list[float] = []
 
@@ -114,8 +114,8 @@ class _Training:
         workers = self.workers
         if unlabelled_ids(self.job):
             workers = -(-workers // 2)  # for each of the two streams
-            done = self._done + self.batch
-            self.unlabelled = unlabelled_batches(self.job, self.fabric, self.steps, done, workers)
+        done = self._done + self.batch
+        self.unlabelled = unlabelled_batches(self.job, self.fabric, self.steps, done, workers)
         stream = batches_of(
             self.job, self.fabric, self.dataset, self.sampler, self.steps,
             (self.epoch, self.batch), workers, self.features,
@@ -162,9 +162,8 @@ class _Training:
         rate = self.schedule.learning_rate(number, self.plateau.scale)
         epoch, batch = self.epoch, self.batch
         step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
-        unlabelled = None if self.unlabelled is None else next(self.unlabelled)
         ramp_up = self.schedule.ramp_up(number)
-        loss = self.engine.step(images, masks, number, rate, unlabelled, ramp_up)
+        loss = self.engine.step(images, masks, number, rate, next(self.unlabelled), ramp_up)
         self.losses.add(loss, step, self.engine.figures)
         self.last_step = step
         self.batch += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 from segops.augment.policy import sample_seed
@@ -38,22 +39,22 @@ def unlabelled_seed(seed: int) -> int:
 
 def unlabelled_batches(
     job: Job, fabric: Any, steps: int, done: int, workers: int
-) -> Iterator[TrainSample] | None:
+) -> Iterator[TrainSample | None]:
     """This rank's part of the batch of every step from `done` to the last of `steps`.
 
     The batch of a step is a function of the seed and of the step, as many images as those with
     masks. The passes over these images are not those over train.
 
     Returns:
-        Views and padding as of :class:`~segops.data.datasets.UnlabelledDataset`, batched; None
-        where a training learns from no such images.
+        Views and padding as of :class:`~segops.data.datasets.UnlabelledDataset`, batched; None at
+        every step where a training learns from no such images.
 
     Raises:
         SegopsError: As :func:`unlabelled_ids`.
     """
     ids = unlabelled_ids(job)
     if not ids:
-        return None
+        return repeat(None)
     seed = unlabelled_seed(job.params.seed)
     views = Views(job.policy, strong=job.params.mean_teacher.weight > 0)
     sampler = EpochSampler(len(ids), job.params.batch_size, seed)

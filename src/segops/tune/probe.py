@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ def measure(job: Job) -> ProbeResult:
         engine = Engine(job, fabric)
         engine.freeze_encoder(job.params.freeze_encoder_epochs >= job.params.epochs)
         engine.train_mode()
-        views = next(unlabelled_batches(job, fabric, 1, 0, 0) or repeat(None))
+        views = next(unlabelled_batches(job, fabric, 1, 0, 0))
         # This step allocates memory and chooses kernels.
         engine.step(images, masks, 0, job.params.lr, views)
         wait: Any = torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +158,7 @@ def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
         engine.train_mode()
         workers = choose_workers(job.hardware, device)
         stream = batches_of(job, fabric, dataset, sampler, len(rates), (0, 0), workers)
-        unlabelled = unlabelled_batches(job, fabric, len(rates), 0, 0) or repeat(None)
+        unlabelled = unlabelled_batches(job, fabric, len(rates), 0, 0)
         steps = track(zip(stream, rates, strict=False), "learning-rate range test", len(rates))
         for number, ((images, masks), rate) in enumerate(steps):
             yield float(engine.step(images, masks, number, rate, next(unlabelled)))

@@ -132,4 +132,4 @@ def _keep_touching(region: Region, *others: Region) -> None:
     rows = max(1, _AT_ONCE // region.shape[1])
     for start in range(0, len(region), rows):
         some = slice(start, start + rows)
-        region[some] = kept.take(components[some])
+        region[some] = kept.take(components[some].astype(np.intp))

@@ -27,6 +27,7 @@ from segops.report.sections import (
     interval,
     slices,
     tiles,
+    union_errors,
     verdicts,
 )
 from segops.runtime.classes import Classes
@@ -102,6 +103,7 @@ def write_evaluation_page(
         "in_truth": int((confusion.sum(axis=1) > 0).sum()),
         "table": class_table(evaluation, opponents, classes),
         "errors": error_kinds(evaluation, opponents),
+        "union_errors": union_errors(evaluation, classes),
         "confusions": confusions(evaluation),
         "slices": slices(evaluation, opponents),
         "reliability": reliability(evaluation, opponents),

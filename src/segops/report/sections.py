@@ -10,12 +10,20 @@ from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
 from segops.report import overlay
 from segops.report.figures import level
 from segops.report.html import NARROW
-from segops.report.overlay import ERROR_KINDS
+from segops.report.overlay import ERROR_KINDS, legend
 from segops.report.page_inputs import Opponent
 from segops.report.svg import limit, outcome, whisker, words
+from segops.runtime.classes import Classes
 from segops.words import counted
 
 OUTCOMES = {"better": "better", "worse": "worse", "even": "not told apart"}
+UNION_PARTS = (
+    ("right", "iou", "the IoU"),
+    ("boundary", "boundary_error", "wrong along a contour that was found and lies a little off"),
+    ("extent", "extent_error", "wrong elsewhere in a segment that was found: too small, too large"),
+    ("segment", "segment_error", "in a segment that was missed or invented as a whole"),
+)
+"""What the union of a class consists of: name, key of its share in an evaluation, meaning."""
 
 
 def interval(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> dict[str, Any] | None:
@@ -126,6 +134,24 @@ def error_kinds(
             for kind in overlay.error_kinds(background)
         ],
     }
+
+
+def union_errors(evaluation: Mapping[str, Any], classes: Classes) -> list[dict[str, Any]]:
+    """The classes in the truth with the parts of their unions, each 0..1: they add up to 1.
+
+    Empty where the evaluation does not tell, as one of an older release.
+    """
+    entries = legend(range(len(classes.names)), classes)
+    rows = []
+    for entry in entries:
+        figures = evaluation["classes"].get(entry["name"], {})
+        parts = [
+            {"name": name, "share": number_at(figures, key), "meaning": meaning}
+            for name, key, meaning in UNION_PARTS
+        ]
+        if number_at(figures, "truth_pixels") and all(one["share"] is not None for one in parts):
+            rows.append({**entry, "parts": parts})
+    return rows
 
 
 def confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -125,9 +125,14 @@ def test_the_page_shows_every_figure(page: str) -> None:
 
 def test_without_a_script_every_table_is_there(page: str) -> None:
     text = re.sub(r"<script.*?</script>", "", page, flags=re.S)
-    classes, errors, slices, bins = Outline(text).tables
+    classes, errors, unions, slices, bins = Outline(text).tables
     assert [row[0] for row in classes[2:]] == ["ground", "cat", "cow", "dog", "mean of 2"]
     assert [row[0] for row in errors[1:]] == ["missed", "false alarm", "confusion", "boundary"]
+    assert unions == [
+        ["class", "of its union", "right", "boundary", "extent", "segment"],
+        ["ground", "", "78.3\u202f%", "5.4\u202f%", "16.3\u202f%", "0\u202f%"],
+        ["cat", "", "17.2\u202f%", "20.7\u202f%", "62.1\u202f%", "0\u202f%"],
+    ]
     assert [row[0] for row in slices[1:]] == ["object size", "small< 32²", "scene", "crowded>= 4"]
     assert bins[2] == ["0.50–1.00", "1\u202f200", "0.800", "0.700", "\u22120.100"]
     assert "need JavaScript" in text

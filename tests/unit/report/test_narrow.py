@@ -89,7 +89,7 @@ def test_the_evaluation_page(width: int, rivals: tuple[str, ...], tmp_path: Path
     write_evaluation_page(
         page, full(), matrix, pictures_of(3), None, opponents, name=name, images=image_rows_of(3)
     )
-    hidden = check(page, width, {"classes", "kinds", "slices", "bins", "heat"})
+    hidden = check(page, width, {"classes", "kinds", "unions", "slices", "bins", "heat"})
     assert {"classes", "heat"} <= set(hidden) or width > 420
     check(page, width, {"classes"}, state="picture=image1")
 

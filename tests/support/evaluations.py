@@ -8,7 +8,7 @@ import numpy as np
 
 from segops.metrics.iou import Difference
 from segops.metrics.wrong_pixels import KINDS
-from segops.report.page_inputs import GalleryPicture, ImageRow, Mistake, Opponent
+from segops.report.page_inputs import GalleryPicture, ImageRow, Mistake, Opponent, Place
 
 NAMES = ("ground", "cat", "cow", "dog")
 UNION_ERRORS = {"boundary": 0.25, "extent": 0.75, "segment": 0.0}
@@ -142,3 +142,15 @@ def image_rows_of(count: int = 3) -> list[ImageRow]:
     ]  # fmt: skip
     nothing = dict.fromkeys(KINDS, 0)
     return [*rows, ImageRow("all <i>void</i>", None, 0, 0, nothing, None, None, 0.5)]
+
+
+def places_of() -> dict[str, Place]:
+    """Places of some figures in the images of :func:`image_rows_of`."""
+    return {
+        "cell-1-0": Place(3, ((2, 1200), (0, 225), (1, 7))),
+        "cell-0-3": Place(9, ((1, 10),)),
+        "union-1-1": Place(1, ((0, 225),)),
+        "slice-0": Place(2, ((0, 225), (1, 225))),
+        "bin-1": Place(4, ((1, 40), (0, 30))),
+        "cell-0-2": Place(4, ()),
+    }

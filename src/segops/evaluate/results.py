@@ -14,7 +14,13 @@ from segops.evaluate import exports, kept_champion, kept_masks
 from segops.evaluate.image_table import image_rows, write_image_table
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
-from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
+from segops.evaluate.places import find_places
+from segops.report.evaluation_page import (
+    IMAGES_SHOWN,
+    occurring,
+    row_shares,
+    write_evaluation_page,
+)
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 
@@ -69,6 +75,10 @@ def write_results(
         settings,
     )
     images = image_rows(scores)
+    places = None
+    if pictures and scores.places is not None:
+        listed = [one.image_id for one in images[:IMAGES_SHOWN]]
+        places = find_places(scores.places, scores.images, listed)
     write_evaluation_page(
         root / paths.EVALUATION_PAGE,
         found,
@@ -82,6 +92,7 @@ def write_results(
         classes=scores.classes,
         exports=exports.rows(parity),
         images=images if pictures else (),
+        places=places,
     )
     files.write_json(root / paths.EXPORT_PARITY, parity)
     files.write_json(root / paths.EVALUATION, found)

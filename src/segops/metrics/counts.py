@@ -16,6 +16,8 @@ BAND = 0.02
 """Width of the band of boundary IoU as a share of the image's diagonal (Cheng et al.)."""
 TOLERANCE = 0.0075
 """How far apart contours of boundary F1 may lie, as a share of the diagonal (Csurka et al.)."""
+UNION_ERRORS = ("boundary", "extent", "segment")
+"""Kinds of wrong pixels of a class; see :mod:`segops.metrics.union_errors`."""
 BINS = 15
 """Bins of the expected calibration error (Guo et al.)."""
 

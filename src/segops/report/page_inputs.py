@@ -79,6 +79,19 @@ class ImageRow:
     confidence: float | None
 
 
+class Place(NamedTuple):
+    """The images that a figure of the page comes from.
+
+    Attributes:
+        images: How many there are.
+        rows: Those of them that the page lists, most pixels first: the place in the page's table of
+            images, and how many pixels of the figure the image holds.
+    """
+
+    images: int
+    rows: tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Opponent:
     """Another model that was scored on the same split.

@@ -143,11 +143,17 @@ def union_errors(evaluation: Mapping[str, Any], classes: Classes) -> list[dict[s
     """
     entries = legend(range(len(classes.names)), classes)
     rows = []
-    for entry in entries:
+    for label, entry in enumerate(entries):
         figures = evaluation["classes"].get(entry["name"], {})
         parts = [
-            {"name": name, "share": number_at(figures, key), "meaning": meaning}
-            for name, key, meaning in UNION_PARTS
+            {
+                "name": name,
+                "share": number_at(figures, key),
+                "meaning": meaning,
+                "label": f"{name} {'errors' if kind >= 0 else 'pixels'} of {entry['name']}",
+                "key": f"cell-{label}-{label}" if kind < 0 else f"union-{label}-{kind}",
+            }
+            for kind, (name, key, meaning) in enumerate(UNION_PARTS, -1)
         ]
         if number_at(figures, "truth_pixels") and all(one["share"] is not None for one in parts):
             rows.append({**entry, "parts": parts})
@@ -157,9 +163,14 @@ def union_errors(evaluation: Mapping[str, Any], classes: Classes) -> list[dict[s
 def confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Pairs of classes in words, most pixels first, with the length of each pair's bar."""
     pairs = evaluation.get("confusions") or []
+    ids = {name: label for label, name in enumerate(evaluation["classes"])}
     most = max((pair["pixels"] for pair in pairs), default=1)
     return [
-        {**pair, "length": pair["pixels"] / max(most, 1)}
+        {
+            **pair,
+            "length": pair["pixels"] / max(most, 1),
+            "key": f"cell-{ids[pair['truth']]}-{ids[pair['predicted']]}",
+        }
         for pair in sorted(pairs, key=lambda pair: -int(pair["pixels"]))
         if pair["pixels"]
     ]
@@ -176,13 +187,14 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
         for one in opponents
     ]
     rows, last = [], None
-    for (group, name), one in _by_name(evaluation).items():
+    for index, ((group, name), one) in enumerate(_by_name(evaluation).items()):
         figures = ("objects", "images", "pixels", "recall", "found", "miou")
         rows.append(
             {
                 "first": group != last,
                 "group": group,
                 "name": name,
+                "key": f"slice-{index}",
                 "definition": one.get("definition", ""),
                 **{figure: number_at(one, figure) for figure in figures},
                 "others": [number_at(other.get((group, name), {}), "recall") for other in theirs],

@@ -244,7 +244,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     page = write(tmp_path / "e.html", evaluation_of(names), pictures=pictures_of())
     assert "<b>cat" not in page
     assert "&lt;b&gt;cat" in page
-    assert page.count("</script>") == 3
+    assert page.count("</script>") == 4
     assert Outline(page).open == []
 
 

@@ -80,3 +80,12 @@ def find_places(
         pairs = zip(shown["listed"].tolist(), shown["pixels"].tolist(), strict=True)
         found[key] = Place(len(group), tuple(pairs))
     return found
+
+
+def slice_images(table: pd.DataFrame, scored: Sequence[str]) -> dict[int, list[str]]:
+    """Ids of the images that have a part in each slice, by its place in the evaluation."""
+    rows = table[table["figure"] == FIGURES.index("slice")]
+    return {
+        cast("int", place): [scored[image] for image in group["image"].tolist()]
+        for place, group in rows.groupby("row")
+    }

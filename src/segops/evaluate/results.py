@@ -15,6 +15,7 @@ from segops.evaluate.image_table import image_rows, write_image_table
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.evaluate.places import find_places
+from segops.evaluate.subsets import subset_places
 from segops.report.evaluation_page import (
     IMAGES_SHOWN,
     occurring,
@@ -79,6 +80,9 @@ def write_results(
     if pictures and scores.places is not None:
         listed = [one.image_id for one in images[:IMAGES_SHOWN]]
         places = find_places(scores.places, scores.images, listed)
+        if (known := store.metadata(split)) is not None:
+            first = len(scores.summary["slices"])
+            places |= subset_places(known, scores.images, listed, first)
     write_evaluation_page(
         root / paths.EVALUATION_PAGE,
         found,

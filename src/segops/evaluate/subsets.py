@@ -70,7 +70,7 @@ def metadata_slices(
                 "pixels": pixels,
                 "recall": found / pixels if pixels else None,
                 "found": None,
-                **_miou_of(counts, these, settings),
+                **miou_of(counts, these, settings),
             }
         )
     return rows
@@ -84,12 +84,12 @@ def with_intervals(
 ) -> list[dict[str, Any]]:
     """The slices, those of scenes with their interval; `scenes` are their images by place."""
     return [
-        one | (_miou_of(counts, scenes[place], settings) if scenes.get(place) else {})
+        one | (miou_of(counts, scenes[place], settings) if scenes.get(place) else {})
         for place, one in enumerate(slices)
     ]
 
 
-def _miou_of(
+def miou_of(
     counts: pd.DataFrame, images: Collection[str], settings: EvaluateParams
 ) -> dict[str, float | None]:
     """`miou` of some images over the classes in their truth, `miou_low` and `miou_high`."""

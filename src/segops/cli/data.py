@@ -60,7 +60,8 @@ def data_use(
     root, target = _data_target()
     if without is not None or strip or path.resolve() != (root / target).resolve():
         tracked.require_tracked(root, target)
-    use(path, root / target, _read_ids(without), load_params(root).data.reading, strip)
+    data = load_params(root).data
+    use(path, root / target, _read_ids(without), data.reading, strip, data.metadata)
     _track(root, target)
 
 

@@ -3,7 +3,8 @@
 A figure has a key of letters, digits and hyphens, which is safe in an address and in HTML:
 `cell-T-P` is a cell of the confusion matrix (ids of the true and the predicted class),
 `union-C-K` a part of a class's union (index in :data:`segops.metrics.counts.UNION_ERRORS`),
-`slice-I` a slice (its place in the evaluation), `bin-I` the wrong pixels of a bin of confidence.
+`slice-I` a slice (its place in the evaluation), `bin-I` the wrong pixels of a bin of confidence,
+`suspected` the images whose labels an audit suspects.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from segops.metrics.counts import UNION_ERRORS
 from segops.metrics.slices import slice_pixels
 from segops.metrics.split_figures import ImageFigures
-from segops.report.page_inputs import Place
+from segops.report.page_inputs import LabelErrors, Place
 
 FIGURES = ("cell", "union", "slice", "bin")
 COLUMNS = ("image", "figure", "row", "column", "pixels")
 """Columns of the table of places: place of the image among those that were scored, index in
 :data:`FIGURES`, the one or two numbers of the figure's key (`column` is 0 where it has one), and
 how many pixels of the figure the image holds."""
+SUSPECTED = "suspected"
 MOST = 100
 """Most images that the page lists for a figure."""
 
@@ -80,3 +82,20 @@ def find_places(
         pairs = zip(shown["listed"].tolist(), shown["pixels"].tolist(), strict=True)
         found[key] = Place(len(group), tuple(pairs))
     return found
+
+
+def slice_images(table: pd.DataFrame, scored: Sequence[str]) -> dict[int, list[str]]:
+    """Ids of the images that have a part in each slice, by its place in the evaluation."""
+    rows = table[table["figure"] == FIGURES.index("slice")]
+    return {
+        cast("int", place): [scored[image] for image in group["image"].tolist()]
+        for place, group in rows.groupby("row")
+    }
+
+
+def suspected_place(labels: LabelErrors, listed: Sequence[str]) -> Place:
+    """The images whose labels an audit suspects, those with most of its pixels first."""
+    rows = [
+        (row, labels.pixels[one] or 0) for row, one in enumerate(listed) if one in labels.pixels
+    ]
+    return Place(len(labels.pixels), tuple(sorted(rows, key=lambda one: (-one[1], one[0]))))

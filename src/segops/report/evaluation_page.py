@@ -21,7 +21,7 @@ from segops.report.gallery import gallery
 from segops.report.html import render
 from segops.report.model_facts import lineages
 from segops.report.overlay import error_kinds as kinds_of
-from segops.report.page_inputs import GalleryPicture, ImageRow, Opponent, Place
+from segops.report.page_inputs import GalleryPicture, ImageRow, LabelErrors, Opponent, Place
 from segops.report.reliability import reliability
 from segops.report.sections import (
     background_of,
@@ -64,6 +64,7 @@ def write_evaluation_page(
     exports: Sequence[Mapping[str, Any]] = (),
     images: Sequence[ImageRow] = (),
     places: Mapping[str, Place] | None = None,
+    labels: LabelErrors | None = None,
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -88,6 +89,7 @@ def write_evaluation_page(
         images: Figures of every image, the worst first; the page shows :data:`IMAGES_SHOWN`.
         places: The images that figures come from, by the key of the figure; see
             :mod:`segops.evaluate.places`. A click on such a figure shows its images.
+        labels: What a label audit says of the images; None: no audit is known.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -116,6 +118,7 @@ def write_evaluation_page(
         "reliability": reliability(evaluation, opponents, linked),
         "matrix": _matrix(confusion, names, linked),
         "linked": linked,
+        "labels": labels,
         "places": _places_data(linked),
         "curves": _curves(learning_curves),
         "exports": exports,

@@ -188,7 +188,9 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
     ]
     rows, last = [], None
     for index, ((group, name), one) in enumerate(_by_name(evaluation).items()):
-        figures = ("objects", "images", "pixels", "recall", "found", "miou")
+        figures = (
+            "objects", "images", "pixels", "recall", "found", "miou", "miou_low", "miou_high",
+        )  # fmt: skip
         rows.append(
             {
                 "first": group != last,

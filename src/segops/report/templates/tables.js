@@ -56,7 +56,7 @@ function showOnly() {
     const pixels = chosen ? chosen.get(cell.dataset.value) : undefined;
     cell.parentElement.hidden = chosen !== null && pixels === undefined;
     for (const old of all("small", cell)) old.remove();
-    if (pixels !== undefined) {
+    if (pixels) {  // 0 for sets of images, as those of metadata
       cell.append(make("small", {textContent: grouped(pixels) + " px"}));
     }
   }

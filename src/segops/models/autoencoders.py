@@ -198,7 +198,7 @@ class ConvolutionalAutoencoder(Autoencoder):
             segmenter.eval()
             maps = self._maps(torch.zeros(1, channels, *params.crop))
             segmenter.train()
-        self.sides = conv_block(maps[-1].shape[1], width, 1)
+        self.coarsest = conv_block(maps[-1].shape[1], width, 1)
         self.lateral = nn.ModuleList(nn.Conv2d(one.shape[1], width, 1) for one in maps[:-1])
         self.join = nn.ModuleList(conv_block(width, width, 3) for _ in maps[:-1])
         self.scale = params.crop[0] // maps[0].shape[2]
@@ -217,7 +217,7 @@ class ConvolutionalAutoencoder(Autoencoder):
 
     def _decoded(self, seen: Tensor) -> Tensor:
         *finer, coarsest = self._maps(seen)
-        joined = self.sides(coarsest)
+        joined = self.coarsest(coarsest)
         for lateral, join, one in zip(
             reversed(self.lateral), reversed(self.join), reversed(finer), strict=True
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,12 @@ from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
 from segops.train import checkpoint as checkpoints
-from segops.train.checkpoint import Checkpoint, Weights
+from segops.train.checkpoint import (
+    CHECKPOINT_SHARE,
+    SECONDS_BETWEEN_CHECKPOINTS,
+    Checkpoint,
+    Weights,
+)
 from segops.train.hardware import (
     build_fabric,
     choose_layout,
@@ -36,8 +42,7 @@ from segops.train.hardware import (
     choose_workers,
     reproducible,
 )
-from segops.train.loop import CHECKPOINT_SHARE, SECONDS_BETWEEN_CHECKPOINTS
-from segops.train.losslog import FP16_TOLERATED, LossLog, Step
+from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
 from segops.train.optimizers import build_optimizer
 from segops.train.schedules import Schedule
 
@@ -156,6 +161,7 @@ class _Pretraining:
     rows: list[dict[str, Any]] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
     save_cost: float = 0.0
+    last_step: Step | None = None
 
     def __post_init__(self) -> None:
         job, fabric = self.job, self.fabric
@@ -183,6 +189,7 @@ class _Pretraining:
         )
         while self.epoch < self.job.params.epochs:
             self._run_epoch(stream)
+        self._require_finite()
         restored = self._shown()
         return Pretrained(
             weights=encoder_weights(self.network.encoder),
@@ -200,7 +207,8 @@ class _Pretraining:
             self._take_step(images, masks)
             if self._is_due(SECONDS_BETWEEN_CHECKPOINTS):
                 self._save()
-        loss = self.losses.close()
+        with _own_remedies():
+            loss = self.losses.close()
         self.epoch, self.batch = self.epoch + 1, 0
         step = self.epoch * len(self.sampler)
         rate = self.schedule.learning_rate(step - 1)
@@ -230,14 +238,22 @@ class _Pretraining:
                 f"The device ran out of memory with pretrain.batch_size: {size}. Try "
                 f"{max(1, size // 2)}, or a smaller pretrain.crop."
             ) from error
-        keys = self.sampler.batch(self.epoch, self.batch)
-        ids = [self.job.dataset.image_id(index) for _, index in keys]
-        try:
-            self.losses.add(loss, Step(number + 1, self.epoch + 1, rate, lambda: ids))
-        except SegopsError as error:  # its remedies are those of a training
-            words = str(error).replace("train.precision", "TRAIN").replace("train.", "pretrain.")
-            raise SegopsError(words.replace("TRAIN", "train.precision")) from None
+        epoch, batch = self.epoch, self.batch
+        self.last_step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
+        with _own_remedies():
+            self.losses.add(loss, self.last_step)
         self.batch += 1
+
+    def _require_finite(self) -> None:
+        # No loss shows the effect of the last step.
+        sums = [one.detach().sum() for one in self.network.parameters()]
+        if self.last_step is not None and not bool(torch.stack(sums).isfinite().all()):
+            with _own_remedies():
+                raise diverged("the weights are not finite", self.last_step)
+
+    def _image_ids(self, epoch: int, batch: int) -> list[str]:
+        keys = self.sampler.batch(epoch, batch)
+        return [self.job.dataset.image_id(index) for _, index in keys]
 
     def _seed(self, seed: int) -> None:
         # `torch.manual_seed` seeds every kind of device that torch supports, which takes 0.6 ms.
@@ -299,3 +315,15 @@ class _Pretraining:
             shown = (self.network.pixels(one)[0].permute(1, 2, 0).cpu().numpy() for one in pictures)
             found.append(Restored(self.job.dataset.image_id(index), *shown))
         return found
+
+
+@contextmanager
+def _own_remedies() -> Iterator[None]:
+    """Name the parameters of section `pretrain` in an error of :func:`diverged`."""
+    try:
+        yield
+    except SegopsError as error:
+        words = str(error)
+        for name in ("lr", "warmup_epochs"):
+            words = words.replace(f"train.{name}", f"pretrain.{name}")
+        raise SegopsError(words.replace(" and their masks", "")) from None

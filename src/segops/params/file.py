@@ -28,6 +28,7 @@ from segops.params.pretrain import PretrainParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.schema import follow, number_types, schema_of, set_values
+from segops.params.semi_supervised import LEAST_CROP
 from segops.params.train import TrainParams
 from segops.params.tune import RangeParams, TuneParams
 from segops.params.validate import ValidateParams
@@ -125,6 +126,31 @@ class Params(Sections):
         if faults:
             raise ValueError(
                 f"train.frozen_views: {'; '.join(faults)}, or set train.frozen_views to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_learn_without_masks(self) -> Params:
+        train, smallest = self.train, min(self.augment.crop)
+        for key, weight in (
+            ("mean_teacher", train.mean_teacher.weight),
+            ("adversarial", train.adversarial.weight),
+        ):
+            if weight and train.frozen_views is not None:
+                raise ValueError(
+                    f"train.{key}: train.frozen_views keeps features of images with masks alone; "
+                    f"set train.frozen_views to null, or train.{key}.weight to 0"
+                )
+        if train.mean_teacher.weight and self.data.unlabelled is None:
+            raise ValueError(
+                "train.mean_teacher: data.unlabelled names no images without masks; set it to the "
+                "name of their list, or train.mean_teacher.weight to 0"
+            )
+        if train.adversarial.weight and smallest < LEAST_CROP:
+            raise ValueError(
+                f"train.adversarial: augment.crop has a side of {smallest} pixels, and the "
+                f"discriminator needs {LEAST_CROP}; set augment.crop to more, or "
+                "train.adversarial.weight to 0"
             )
         return self
 

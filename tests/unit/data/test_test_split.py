@@ -127,7 +127,7 @@ def test_no_stage_depends_on_it() -> None:
         for path in stages[name]["deps"]
         if path.startswith("data/")
     }
-    assert packed == {"data/packed/train", "data/packed/val"}
+    assert packed == {"data/packed/train", "data/packed/val", "data/packed/unlabelled"}
 
 
 KNOW = {

@@ -10,7 +10,9 @@ All are made of operations that have deterministic kernels on CUDA: one-dimensio
 (`torch.cumsum` of floats has no deterministic kernel). Nothing waits for the device.
 """
 
+from .adversarial import judgement_loss
 from .build import LOSSES, Loss
+from .pseudo_labels import pseudo_label_loss
 from .soft_targets import SoftTargets
 
-__all__ = ["LOSSES", "Loss", "SoftTargets"]
+__all__ = ["LOSSES", "Loss", "SoftTargets", "judgement_loss", "pseudo_label_loss"]

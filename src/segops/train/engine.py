@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from segops.models.loading import load_start
-from segops.models.losses import Loss, SoftTargets
+from segops.models.losses import MaskClassification, SoftTargets, build_loss
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
@@ -34,7 +34,7 @@ class Engine:
 
     Attributes:
         network: The network; its state dict is the model's.
-        loss: Maps logits and masks to a scalar.
+        loss: Maps logits, or a network's queries, and masks to a scalar.
         teacher: The network whose class probabilities are learned; None without ``train.teacher``.
         average: The moving average of the weights; None without ``train.ema_decay``.
 
@@ -60,7 +60,7 @@ class Engine:
             if params.sync_batch_norm:
                 self.network = synchronise_norms(self.network, fabric)
             freeze_unused(self.network, job.auxiliary_weight > 0, fabric.device)
-        self.loss: Any = Loss(params.loss, job.class_weights).to(fabric.device)
+        self.loss: Any = build_loss(params.loss, job.class_weights).to(fabric.device)
         self.teacher = None if params.teacher is None else self._opened_teacher()
         self._soft_targets = SoftTargets(params.distillation.temperature)
         # Weights, without biases and the scales and shifts of norms.
@@ -110,8 +110,15 @@ class Engine:
             self.model = self._wrapped()
         self.train_mode()
 
-    def step(self, images: Tensor, masks: Tensor, number: int, learning_rate: float) -> Tensor:
-        """Take a step of the optimiser, without waiting for the device.
+    def step(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        number: int,
+        learning_rate: float,
+        progress: float = 0.0,
+    ) -> Tensor:
+        """Take a step of the optimiser, without waiting for the device (but for queries' loss).
 
         Args:
             images: uint8 (N, 3, h, w), or the features of a frozen encoder; this rank's part of
@@ -119,6 +126,7 @@ class Engine:
             masks: uint8 (N, h, w), 255 for void.
             number: Number of earlier steps, 0 or more.
             learning_rate: The schedule's, before the encoder's factor.
+            progress: The share of the training's steps that are done, 0 to 1.
 
         Returns:
             The loss of this rank's images, detached, on the device: the mean over the accumulated
@@ -132,6 +140,9 @@ class Engine:
         # The network's random numbers (dropout) are a function of the seed and the step, so a
         # resumed training needs no random state.
         self._seed(number)
+        network: Any = self.network.network
+        if hasattr(network, "anneal"):
+            network.anneal(progress)
         try:
             loss = self._backward(images, masks)
             if self.job.params.gradient_clip is not None:
@@ -180,9 +191,12 @@ class Engine:
         return total
 
     def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        if weight := self.job.auxiliary_weight:
+        loss: Tensor
+        if isinstance(self.loss, MaskClassification):
+            loss = self.loss(self.model(images, as_queries=True), masks)
+        elif weight := self.job.auxiliary_weight:
             logits, auxiliary = self.model(images, with_auxiliary=True)
-            loss: Tensor = self._output_loss(images, logits, masks)
+            loss = self._output_loss(images, logits, masks)
             loss = loss + weight * self.loss(auxiliary, masks)
         else:
             loss = self._output_loss(images, self.model(images), masks)

@@ -154,7 +154,8 @@ class _Training:
         rate = self.schedule.learning_rate(number, self.plateau.scale)
         epoch, batch = self.epoch, self.batch
         step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
-        self.losses.add(self.engine.step(images, masks, number, rate), step)
+        loss = self.engine.step(images, masks, number, rate, number / self.steps)
+        self.losses.add(loss, step)
         self.last_step = step
         self.batch += 1
 

@@ -14,6 +14,12 @@ from ..errors import SegopsError
 TOKENS = ("linear", "mlp")
 """Architectures whose head takes the tokens of a vision transformer."""
 
+MASKS = "eomt"
+"""The architecture whose queries, each a mask and its class, run through a vision transformer."""
+
+OF_PATCHES = ("dpt", *TOKENS, MASKS)
+"""Architectures on a vision transformer of timm, whose stride is its patch size."""
+
 _DROPOUT_OPTION = {
     "deeplabv3": "decoder_aspp_dropout",
     "deeplabv3plus": "decoder_aspp_dropout",
@@ -29,7 +35,7 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
     "deeplabv3plus": ("encoder_output_stride", (8, 16)),
     "pan": ("encoder_output_stride", (16, 32)),
     "plain_cnn": ("output_stride", (8,)),
-    **dict.fromkeys(("dpt", *TOKENS), ("output_stride", ())),
+    **dict.fromkeys(OF_PATCHES, ("output_stride", ())),
     **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn"), ("output_stride", (32,))),
 }
 """The option for the stride and the strides that it takes, where not all do."""
@@ -37,7 +43,7 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
 
 def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
     """Keyword arguments with which a transformer of timm takes images of any size."""
-    if architecture == "dpt" or architecture in TOKENS:
+    if architecture in OF_PATCHES:
         return {"dynamic_img_size": True}
     if encoder.startswith("tu-swin"):
         return {"strict_img_size": False}
@@ -76,8 +82,10 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
     """Keyword arguments that set an architecture's own dropout; empty where it has none to set.
 
     Raises:
-        SegopsError: The user's options also set the dropout.
+        SegopsError: The user's options also set the dropout, or the architecture has none.
     """
+    if architecture == MASKS:
+        raise SegopsError(f"model.dropout: {MASKS} has no dropout; set it to null.")
     name = _DROPOUT_OPTION.get(architecture)
     if architecture.startswith(("fcn", "dilated_", "plain_cnn", *TOKENS)):
         name = "dropout"

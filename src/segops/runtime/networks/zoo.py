@@ -19,9 +19,17 @@ from torch import nn
 from ..bands import RGB
 from ..errors import SegopsError
 from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
+from .eomt import EoMT
 from .fcn import FCN
 from .heads import auxiliary_head
-from .options import TOKENS, any_size_options, dropout_options, put_dropout, stride_options
+from .options import (
+    MASKS,
+    TOKENS,
+    any_size_options,
+    dropout_options,
+    put_dropout,
+    stride_options,
+)
 from .plain_cnn import PlainCNN
 from .pruned import Shapes, shrink
 from .segmenter import Segmenter
@@ -88,10 +96,11 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "dilated_deeplabv3plus": DilatedDeepLabV3Plus,
     "linear": Linear,
     "mlp": MLP,
+    MASKS: EoMT,
     PLAIN: PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
-encoders, vision transformers with a light head, and the plain baseline."""
+encoders, vision transformers with a light head or with queries, and the plain baseline."""
 
 
 def encoder_names() -> list[str]:
@@ -127,6 +136,11 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
     elif auxiliary:
         raise SegopsError(
             "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
+        )
+    if spec.architecture == MASKS and auxiliary:
+        raise SegopsError(
+            f"model.auxiliary_weight: {MASKS} has no features for an auxiliary head, and its "
+            "queries are judged before each of its last blocks; set it to 0."
         )
     try:
         network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
@@ -175,8 +189,8 @@ def _not_together(spec: ModelSpec, error: Exception) -> str:
         f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
         f"{''.join(used)}: {type(error).__name__}: {reason}. "
         f"{first if keys else 'Choose'} another encoder "
-        "(resnet18 to resnet152 work with all architectures but dpt, linear and mlp, which take "
-        "tu-vit models) or another architecture."
+        "(resnet18 to resnet152 work with all architectures but dpt, linear, mlp and eomt, which "
+        "take tu-vit models) or another architecture."
     )
 
 
@@ -241,7 +255,7 @@ def _close(name: str, names: Iterable[str]) -> str:
 def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
     """Stride and shortest side, in pixels, that a network needs."""
     own = int(getattr(getattr(network, "encoder", None), "output_stride", DEFAULT_STRIDE))
-    if architecture.startswith("dilated_") or architecture in TOKENS:
+    if architecture.startswith("dilated_") or architecture in (*TOKENS, MASKS):
         return own, 1
     if architecture == "dpt":  # its coarsest features have twice the stride of the patches
         return math.lcm(DEFAULT_STRIDE, 2 * own), 1

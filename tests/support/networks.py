@@ -25,6 +25,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "mlp": {"layers": 3, "hidden": 16},
     "eomt": {"queries": 8, "blocks": 2},
     "dpt": {"decoder_intermediate_channels": [16] * 4, "decoder_fusion_channels": 16},
+    "pidnet": {"width": 8, "pyramid": 8, "channels": 16},
     "plain_cnn": {"width": 8},
 }
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.eomt import EoMT
+from segops.runtime.networks.options import WITHOUT_ENCODER
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    PLAIN,
     ModelSpec,
     build,
     check_names,
@@ -93,8 +93,10 @@ def build_pretrained(
     check_names(spec)
     if encoder_weights is None:
         return build(spec, auxiliary)
-    if spec.architecture == PLAIN:
-        raise SegopsError("model.encoder_weights: plain_cnn has no encoder; set it to null.")
+    if spec.architecture in WITHOUT_ENCODER:
+        raise SegopsError(
+            f"model.encoder_weights: {spec.architecture} has no encoder; set it to null."
+        )
     if is_file(encoder_weights):
         segmenter, path = build(spec, auxiliary), Path(encoder_weights)
         load_encoder_weights(segmenter.network.get_submodule("encoder"), path)

@@ -46,6 +46,8 @@ NOT_PRUNED: dict[str, str] = {
         "the library that finds out which channels belong together cannot do so for the heads of "
         "its transformer's attention",
     ),
+    "pidnet": "the library that finds out which channels belong together cannot follow the sum "
+    "over channels by which it compares two branches",
     "manet": "finding out which layers share channels with its attention over positions takes more "
     "than 10 GiB of memory",
 }

@@ -134,7 +134,7 @@ class Params(Sections):
             if MASK_CLASSIFICATION in names:
                 raise ValueError(
                     f"train.loss: {MASK_CLASSIFICATION} is the loss of model.architecture {MASKS}, "
-                    f"and {self.model.architecture} has no masks of queries; choose another loss, "
+                    f"and {self.model.architecture} has no masks of queries; set another loss, "
                     "such as cross_entropy+dice"
                 )
             return self
@@ -161,7 +161,7 @@ class Params(Sections):
             if fault
         ]
         if faults:
-            raise ValueError(f"model.architecture {MASKS}: {'; '.join(faults)}")
+            raise ValueError(f"model.architecture {MASKS}: {'; '.join(faults)}, or set another one")
         return self
 
     @model_validator(mode="after")

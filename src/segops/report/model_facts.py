@@ -15,7 +15,7 @@ KEYS = {
     "data_hash": "data",
     "val_hash": "val",
 }
-WITHOUT_ENCODER = ("plain_cnn",)
+WITHOUT_ENCODER = ("pidnet", "plain_cnn")
 """Architectures of which the description names an encoder that they do not have."""
 
 

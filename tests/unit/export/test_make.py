@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FORMS = ["onnx", "onnx-int8"]
 if find_spec("openvino"):
     FORMS += ["openvino", "openvino-int8"]
-QUICK = ("eomt", "plain_cnn", "pspnet")
+QUICK = ("plain_cnn", "pspnet")
 WAYS: list[dict[str, Any]] = [
     {},
     {"flip": True, "scales": [0.75, 1, 1.5]},

@@ -39,5 +39,5 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_its_loss_goes_with_no_other_architecture() -> None:
-    with pytest.raises(SegopsError, match=r"mask_classification is the loss of .* choose another"):
+    with pytest.raises(SegopsError, match=r"mask_classification is the loss of .* set another"):
         parse_params({"train": TRAIN})

@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-WITHOUT = {*options.OF_PATCHES, "plain_cnn"}
+WITHOUT = {*options.OF_PATCHES, *options.WITHOUT_ENCODER}
 """Architectures that a convolutional encoder is not for."""
 
 
@@ -97,7 +97,8 @@ def _sample() -> list[tuple[str, str]]:
             (architecture, name)
             for name in light
             for architecture in found.names()
-            if architecture != "plain_cnn" and (architecture in found.architectures[name]) is works
+            if architecture not in found.any_encoder
+            and (architecture in found.architectures[name]) is works
         ]
         pairs += chooser.sample(sorted(kind), TRIED_AGAIN // 2)
     return pairs

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segops.runtime.classes import VOID
-from segops.runtime.networks.options import MASKS, OF_PATCHES
+from segops.runtime.networks.options import MASKS, OF_PATCHES, WITHOUT_ENCODER
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build
 from tests.support.networks import CLASSES, random_images, small, wake
@@ -23,7 +23,7 @@ from tests.unit.models.test_losses import loss_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", *OF_PATCHES, "plain_cnn")
+NEW_EXPORTER = ("pspnet", "dilated_pspnet", "upernet", *OF_PATCHES, *WITHOUT_ENCODER)
 """Exported to ONNX from the exported program, which works for all and takes seconds. The older
 exporter takes half a second, but can neither pool to a grid that does not divide the features nor
 export transformers."""
@@ -43,7 +43,7 @@ every_architecture = pytest.mark.parametrize("architecture", sorted(ARCHITECTURE
 
 def seeded(architecture: str, auxiliary: bool = False) -> Segmenter:
     torch.manual_seed(3)
-    without = architecture in ("plain_cnn", MASKS)
+    without = architecture in (*WITHOUT_ENCODER, MASKS)
     return build(small(architecture), auxiliary=auxiliary and not without)
 
 

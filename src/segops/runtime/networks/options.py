@@ -20,6 +20,9 @@ MASKS = "eomt"
 OF_PATCHES = ("dpt", *TOKENS, MASKS)
 """Architectures on a vision transformer of timm, whose stride is its patch size."""
 
+WITHOUT_ENCODER = ("pidnet", "plain_cnn")
+"""Architectures that are whole networks, without an encoder to choose."""
+
 _DROPOUT_OPTION = {
     "deeplabv3": "decoder_aspp_dropout",
     "deeplabv3plus": "decoder_aspp_dropout",
@@ -34,7 +37,7 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
     "deeplabv3": ("encoder_output_stride", (8, 16)),
     "deeplabv3plus": ("encoder_output_stride", (8, 16)),
     "pan": ("encoder_output_stride", (16, 32)),
-    "plain_cnn": ("output_stride", (8,)),
+    **dict.fromkeys(WITHOUT_ENCODER, ("output_stride", (8,))),
     **dict.fromkeys(OF_PATCHES, ("output_stride", ())),
     **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn"), ("output_stride", (32,))),
 }
@@ -69,7 +72,7 @@ def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dic
             + ". Set it to null, or choose an architecture that can, such as dilated_deeplabv3, "
             "deeplabv3 or unet."
         )
-    if architecture == "plain_cnn":
+    if architecture in WITHOUT_ENCODER:
         return {}
     _refuse_twice("output_stride", name, given)
     options = {name: stride}
@@ -87,7 +90,7 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
     if architecture == MASKS:
         raise SegopsError(f"model.dropout: {MASKS} has no dropout; set it to null.")
     name = _DROPOUT_OPTION.get(architecture)
-    if architecture.startswith(("fcn", "dilated_", "plain_cnn", *TOKENS)):
+    if architecture.startswith(("fcn", "dilated_", *WITHOUT_ENCODER, *TOKENS)):
         name = "dropout"
     if name is None:
         return {}

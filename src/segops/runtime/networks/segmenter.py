@@ -71,7 +71,7 @@ class Segmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module | None:
-        """The network's encoder; None where it has none (plain_cnn)."""
+        """The network's encoder; None where it has none (plain_cnn, pidnet)."""
         return getattr(self.network, "encoder", None)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:

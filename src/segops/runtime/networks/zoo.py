@@ -25,11 +25,13 @@ from .heads import auxiliary_head
 from .options import (
     MASKS,
     TOKENS,
+    WITHOUT_ENCODER,
     any_size_options,
     dropout_options,
     put_dropout,
     stride_options,
 )
+from .pidnet import PIDNet
 from .plain_cnn import PlainCNN
 from .pruned import Shapes, shrink
 from .segmenter import Segmenter
@@ -38,9 +40,6 @@ from .tokens import MLP, Linear
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_STRIDE = 32
-PLAIN = "plain_cnn"
-"""The only architecture without an encoder."""
-
 # Set by segops, or not supported: `activation` and `aux_params` would change the output.
 _RESERVED = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
@@ -97,10 +96,11 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
     "mlp": MLP,
     MASKS: EoMT,
-    PLAIN: PlainCNN,
+    "pidnet": PIDNet,
+    "plain_cnn": PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
-encoders, vision transformers with a light head or with queries, and the plain baseline."""
+encoders, vision transformers with a light head or with queries, and networks without an encoder."""
 
 
 def encoder_names() -> list[str]:
@@ -129,13 +129,14 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
     options = _options(spec)
     if spec.channels != RGB:  # an architecture of the user's own need not know others
         options["in_channels"] = spec.channels
-    if spec.architecture != PLAIN:
+    if spec.architecture not in WITHOUT_ENCODER:
         # timm's encoders know their published weights without a name.
         weights = published if published is None or is_smp(spec.encoder) else True
         options |= {"encoder_name": spec.encoder, "encoder_weights": weights}
     elif auxiliary:
         raise SegopsError(
-            "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
+            f"model.auxiliary_weight: {spec.architecture} has no encoder for an auxiliary head; "
+            "set it to 0."
         )
     if spec.architecture == MASKS and auxiliary:
         raise SegopsError(
@@ -213,7 +214,7 @@ def check_names(spec: ModelSpec) -> None:
             f"model.architecture: no architecture {spec.architecture!r}."
             f"{_close(spec.architecture, ARCHITECTURES)} Expected {', '.join(ARCHITECTURES)}."
         )
-    if not (spec.architecture == PLAIN or _is_encoder(spec.encoder)):
+    if not (spec.architecture in WITHOUT_ENCODER or _is_encoder(spec.encoder)):
         timm_names = [f"tu-{name}" for name in timm.list_models()]
         raise SegopsError(
             f"model.encoder: no encoder {spec.encoder!r}."
@@ -224,7 +225,7 @@ def check_names(spec: ModelSpec) -> None:
     allowed = {*inspect.signature(network).parameters, *getattr(network, "head_options", ())}
     allowed -= _RESERVED | {"kwargs", "options", "encoder_options"}
     # Further arguments reach timm's encoders; SMP would drop them silently for its own.
-    free = not is_smp(spec.encoder) and spec.architecture != PLAIN
+    free = not is_smp(spec.encoder) and spec.architecture not in WITHOUT_ENCODER
     unknown = [
         name for name in spec.options if name in _RESERVED or (name not in allowed and not free)
     ]

@@ -118,7 +118,7 @@ class Engine:
         learning_rate: float,
         progress: float = 0.0,
     ) -> Tensor:
-        """Take a step of the optimiser, without waiting for the device (but for queries' loss).
+        """Take a step of the optimiser. Only the loss of queries waits for the device.
 
         Args:
             images: uint8 (N, 3, h, w), or the features of a frozen encoder; this rank's part of

@@ -140,9 +140,17 @@ def test_an_image_that_is_all_void_has_no_say() -> None:
         tuple(one[kept] for one in found.masks), tuple(one[kept] for one in found.classes), CELL
     )
     assert torch.allclose(loss, MaskClassification()(without, target[kept]), rtol=1e-6, atol=0)
-    assert all(one.grad is None or not one.grad[1].any() for one in leaves)
-    nothing = MaskClassification()(found, torch.full_like(target, VOID))
-    assert float(nothing.detach()) == 0
+    assert all(one.grad is not None and not one.grad[1].any() for one in leaves)
+
+
+def test_a_batch_that_is_all_void_gives_zero_and_zero_gradients() -> None:
+    """Not none: several devices wait for every gradient."""
+    found, target = queries_of(3), torch.full((2, 11, 7), VOID, dtype=torch.uint8)
+    leaves = [one.requires_grad_() for one in (*found.masks, *found.classes)]
+    loss = MaskClassification()(found, target)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(one.grad is not None and not one.grad.any() for one in leaves)
 
 
 def test_more_classes_than_queries_leave_some_without() -> None:

@@ -74,12 +74,11 @@ class MaskClassification(nn.Module):
             of_masks, count = classes.new_zeros(()), 0
             for number, one in enumerate(target):
                 regions = _regions(one, found.cell, grid)
-                if not len(regions.ids):
-                    continue
                 masks = torch.stack([each[number] for each in found.masks]).float().flatten(2)
                 chosen = _assigned(masks, classes[number], regions)
                 of_masks = of_masks + _of_chosen(chosen @ masks, regions, chosen.sum(dim=-1))
-                labels[number] = _labels(chosen, regions.ids, classes.shape[-1] - 1)
+                if len(regions.ids):
+                    labels[number] = _labels(chosen, regions.ids, classes.shape[-1] - 1)
                 count += len(regions.ids)
             return CLASS_WEIGHT * _of_classes(classes, labels) + of_masks / max(count, 1)
 

@@ -21,6 +21,8 @@ TEMPERATURE = 0.1
 """Of the softmin, as in the paper."""
 LEAST_IOU = 0.25
 """A segment with less of an IoU than this contradicts the other mask."""
+_AT_ONCE = 1 << 22
+"""Pixels of a score that are looked at together, which bounds the memory."""
 COVERED = 0.5
 """A labelled segment of which a listed predicted segment covers this share is not listed again."""
 
@@ -64,11 +66,15 @@ def softmin(confidences: NDArray[np.floating]) -> float | None:
         Lad, Mueller: Estimating label quality and errors in semantic segmentation data via any
         model, 2023, section 3, "Softmin".
     """
-    values = confidences.astype(np.float64).ravel()
-    if not values.size:
+    if not confidences.size:
         return None
-    weights = np.exp((values.min() - values) / TEMPERATURE)
-    return float(np.average(values, weights=weights))
+    flat, least = confidences.ravel(), float(confidences.min())
+    sums = np.zeros(2)
+    for start in range(0, flat.size, _AT_ONCE):
+        values = flat[start : start + _AT_ONCE].astype(np.float64)
+        weights = np.exp((least - values) / TEMPERATURE)
+        sums += (weights * values).sum(), weights.sum()
+    return float(sums[0] / sums[1])
 
 
 def segments(label: Mask, prediction: Mask, top: Probabilities) -> list[Contradiction]:
@@ -126,13 +132,14 @@ def _of_class(here: Mask, there: NDArray[np.bool_]) -> list[Region]:
     has_interior = np.zeros(count, np.bool_)
     has_interior[components[interior]] = True
     # Components of the other mask: the whole of each one that is touched counts for the union.
-    others, pieces = cv2.connectedComponents(there.view(np.uint8), connectivity=8)
-    sizes = np.bincount(pieces.ravel(), minlength=others)
+    _, pieces, others, _ = cv2.connectedComponentsWithStats(there.view(np.uint8), connectivity=8)
     both = there & here.view(np.bool_)
-    shared = np.bincount(components[both], minlength=count)
+    pairs = np.stack([components[both], pieces[both]])
+    shared = np.bincount(pairs[0], minlength=count)
+    # Most pixels of a row have the pair of the pixel before, and sorting all of them takes minutes.
+    pairs = np.unique(pairs[:, np.diff(pairs, axis=1, prepend=-1).any(axis=0)], axis=1)
     touched = np.zeros(count)
-    pairs = np.unique(np.stack([components[both], pieces[both]]), axis=1)
-    np.add.at(touched, pairs[0], sizes[pairs[1]])
+    np.add.at(touched, pairs[0], others[pairs[1], cv2.CC_STAT_AREA])
     areas = stats[:, cv2.CC_STAT_AREA]
     iou = shared / np.maximum(areas + touched - shared, 1)
     regions = []

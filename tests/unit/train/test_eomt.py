@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from segops.runtime.classes import VOID
 from segops.runtime.networks.eomt import EoMT
 from segops.train import loop
 from segops.train.loop import train
 from tests.support.training import Jobs, assert_equal, interrupt
+from tests.unit.train.test_engine import engine_of
 
 GIVEN: dict[str, Any] = {
     "architecture": "eomt",
@@ -55,7 +58,23 @@ def test_the_steps_decide_which_queries_are_masked(
 
 
 @pytest.mark.slow
-def test_it_learns_the_sample(job: Jobs) -> None:
-    outcome = train(job(**GIVEN | {"epochs": 40, "selection_share": 0, "batch_size": 4}))
-    losses = [row["train_loss"] for row in outcome.rows]
-    assert losses[-1] < 0.5 * losses[0]
+def test_it_learns_the_masks_of_a_batch(job: Jobs) -> None:
+    """And shows them as it is shipped, without masking, which was withdrawn meanwhile."""
+    given, steps = job(**GIVEN, selection_share=0), 110
+    engine = engine_of(given)
+    store = given.store
+    names = store.ids("train")[:4]
+    images, masks = (
+        torch.stack([torch.from_numpy(np.array(of(name)[:64, :64])) for name in names])
+        for of in (store.image, store.mask)
+    )
+    images = images.permute(0, 3, 1, 2)
+    for number in range(steps):
+        left = 1 - number / steps
+        engine.step(images, masks, number, min(0.001, 0.0001 * (number + 1)) * left, 1 - left)
+    with torch.no_grad():
+        found = engine.network.eval()(images).argmax(dim=1)
+    objects = (masks != VOID) & (masks != 0)
+    assert len(masks[objects].unique()) > 3
+    assert (found == masks)[objects].float().mean() > 0.85
+    assert (found == masks)[masks == 0].float().mean() > 0.9

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from segops.cli import diff, labels
+from segops.cli import diff, labels, next_images
 from segops.cli.common import checkout, console
 from segops.importers.formats import FORMATS
 
 app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
 app.command("labels")(labels.labels)
 app.command("diff")(diff.diff)
+app.command("next")(next_images.next_images)
 Without = Annotated[
     Path | None,
     typer.Option(help="A file of image ids to leave out, such as suspects.txt."),
@@ -59,7 +60,8 @@ def data_use(
     root, target = _data_target()
     if without is not None or strip or path.resolve() != (root / target).resolve():
         tracked.require_tracked(root, target)
-    use(path, root / target, _read_ids(without), load_params(root).data.reading, strip)
+    data = load_params(root).data
+    use(path, root / target, _read_ids(without), data.reading, strip, data.metadata)
     _track(root, target)
 
 

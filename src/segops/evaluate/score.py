@@ -35,6 +35,7 @@ COUNTS = "counts.parquet"
 CONFUSION = "confusion.npy"
 ERROR_TABLE = "errors.parquet"
 FIGURES = "figures.json"
+PLACES = "places.parquet"
 TIMING = "timing.json"
 PICTURES = "pictures.npz"
 # What the pictures are of, the first part of their names in the file.
@@ -63,6 +64,8 @@ class Scores:
             empty where only pixels were counted.
         errors: One row per image, class and kind of error that occurs in it, with the columns
             :data:`ERRORS`; `kind` is one of :data:`segops.metrics.wrong_pixels.KINDS`.
+        places: In which images each figure lies; see :mod:`segops.evaluate.places`. Scores that an
+            earlier segops kept have none.
         confidences: Mean top probability by image id, 0..1; None where the model does not say.
         explained: By image id, the id of the class whose activation map was made.
         milliseconds: Median time of predicting one image, the first left out; None for one image.
@@ -83,6 +86,7 @@ class Scores:
     split_counts: SplitCounts
     summary: dict[str, Any]
     errors: pd.DataFrame
+    places: pd.DataFrame | None
     confidences: dict[str, float | None]
     explained: dict[str, int]
     milliseconds: float | None
@@ -283,6 +287,7 @@ def read_scores(out: Path) -> Scores:
         split_counts=SplitCounts.from_json(class_pixels(confusion), figures["counts"]),
         summary=figures["summary"],
         errors=pd.read_parquet(out / ERROR_TABLE),
+        places=pd.read_parquet(out / PLACES) if (out / PLACES).exists() else None,
         confidences=figures["confidences"],
         explained=figures["explained"],
         milliseconds=files.read_json(out / TIMING)["milliseconds"],

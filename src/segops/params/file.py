@@ -25,6 +25,7 @@ from segops.params.loss import MASK_CLASSIFICATION
 from segops.params.messages import listed, problems
 from segops.params.monitor import MonitorParams
 from segops.params.notify import NotifyParams
+from segops.params.pretrain import PretrainParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.schema import follow, number_types, schema_of, set_values
@@ -46,6 +47,7 @@ class Params(Sections):
     augment: AugmentParams = AugmentParams()
     model: CheckedModelParams = CheckedModelParams()
     train: TrainParams = TrainParams()
+    pretrain: PretrainParams = PretrainParams()
     predict: PredictSettings = PredictSettings()
     export: ExportParams = ExportParams()
     evaluate: EvaluateParams = EvaluateParams()

@@ -23,7 +23,12 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import checkpoint as checkpoints
-from segops.train.checkpoint import Best, Checkpoint
+from segops.train.checkpoint import (
+    CHECKPOINT_SHARE,
+    SECONDS_BETWEEN_CHECKPOINTS,
+    Best,
+    Checkpoint,
+)
 from segops.train.engine import Engine, result_of, without_auxiliary
 from segops.train.features import Features
 from segops.train.fingerprint import OF_FIRST_RANK
@@ -33,12 +38,6 @@ from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
 from segops.train.ranks import gathered, leave, require_equal, share_statistics
 from segops.train.schedules import Plateau, Schedule
 from segops.train.selection import selection_miou, warn_of_absent_classes
-
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
-"""Within an epoch; at its end only :data:`CHECKPOINT_SHARE` limits how often one is written."""
-
-CHECKPOINT_SHARE = 0.05
-"""Largest share of the time spent on writing checkpoints."""
 
 STEPS_BETWEEN_LOOKS = 50
 """Steps after which several ranks learn from rank zero whether to write a checkpoint."""

@@ -25,6 +25,7 @@ from segops.voc.layout import (
     open_layout,
 )
 from segops.voc.list_lines import require_ids, stripped
+from segops.voc.metadata import copy_without
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 PARTS = (IMAGES, MASKS, LISTS)
@@ -40,6 +41,7 @@ def use(
     unwanted: Sequence[str] = (),
     reading: Reading = READ_AS_SHIPPED,
     strip: bool = False,
+    metadata: str | None = None,
 ) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
@@ -57,6 +59,7 @@ def use(
         reading: How the files are read; further directories of bands are copied too.
         strip: Take the ids out of lines that hold columns, a directory or a suffix too, or spell
             them in another case or Unicode form.
+        metadata: Name of the file of metadata, of which the rows of the copied images are copied.
 
     Raises:
         SegopsError: Lines of the lists are to be stripped; the layout is incomplete, several
@@ -72,7 +75,9 @@ def use(
         )
     if strip:
         with stripped(root, reading.bands.directories) as other:
-            return use(other, target, unwanted, reading)
+            if metadata is not None and (root / metadata).is_file():
+                (other / metadata).symlink_to(root / metadata)
+            return use(other, target, unwanted, reading, metadata=metadata)
     require_ids(root, f"segops data use {shlex.quote(str(source))} --strip")
     layout = open_layout(root, reading)
     splits = without_ids(layout.splits(), unwanted)
@@ -100,6 +105,9 @@ def use(
                 ) from None
         for split, ids in splits.items():
             Layout(temporary).write_list(split, ids)
+        if metadata is not None and (root / metadata).is_file():
+            kept = {image_id for ids in splits.values() for image_id in ids}
+            copy_without(root / metadata, temporary / metadata, kept)
     return open_layout(target, reading)
 
 

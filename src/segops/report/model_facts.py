@@ -17,7 +17,7 @@ KEYS = {
     "val_hash": "val",
     "metadata_hash": "metadata of val",
 }
-WITHOUT_ENCODER = ("plain_cnn",)
+WITHOUT_ENCODER = ("pidnet", "plain_cnn")
 """Architectures of which the description names an encoder that they do not have."""
 
 

@@ -161,8 +161,10 @@ class _Training:
         rate = self.schedule.learning_rate(number, self.plateau.scale)
         epoch, batch = self.epoch, self.batch
         step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
-        ramp_up = self.schedule.ramp_up(number)
-        loss = self.engine.step(images, masks, number, rate, next(self.unlabelled), ramp_up)
+        loss = self.engine.step(
+            images, masks, number, rate, next(self.unlabelled), self.schedule.ramp_up(number),
+            progress=number / self.steps,
+        )  # fmt: skip
         self.losses.add(loss, step, self.engine.figures)
         self.last_step = step
         self.batch += 1

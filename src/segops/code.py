@@ -113,7 +113,7 @@ def stage_codes() -> dict[str, StageCode]:
     state = _state()
     stages = _cached(state)
     if stages is None:
-        stages = {stage: _stage(stage) for stage in stage_names()}
+        stages = {stage: _parts(f"{STAGES}.{stage}") for stage in stage_names()}
         if _state() == state:  # no file was edited in between
             with suppress(OSError):  # the installation may be read-only
                 write_json(_cache_path(), {"state": state, "stages": stages})
@@ -121,6 +121,16 @@ def stage_codes() -> dict[str, StageCode]:
         stage: StageCode(parts["modules"], _versions(parts["libraries"]))
         for stage, parts in stages.items()
     }
+
+
+def module_code(module: str) -> StageCode:
+    """Return what the result of a module depends on besides its data and parameters.
+
+    Args:
+        module: Its full name.
+    """
+    parts = _parts(module)
+    return StageCode(parts["modules"], _versions(parts["libraries"]))
 
 
 def _versions(libraries: Iterable[str]) -> dict[str, str]:
@@ -150,11 +160,11 @@ def _cached(state: str) -> dict[str, Any] | None:
         return None
 
 
-def _stage(stage: str) -> dict[str, Any]:
-    """Return the hash of each module of a stage, and the libraries that decide its result."""
+def _parts(entry: str) -> dict[str, Any]:
+    """Return the hash of each module that `entry` imports, and the libraries that decide."""
     modules: dict[str, str] = {}
     libraries: set[str] = set()
-    for name, path in closure([f"{STAGES}.{stage}"], UNHASHED).items():
+    for name, path in closure([entry], UNHASHED).items():
         source = _source(path)
         modules[name] = source.behaviour
         libraries.update(source.libraries)

@@ -37,6 +37,9 @@ AUGMENTATION_SHEET = Path("reports/augmentation.png")
 EVALUATION_PAGE = Path("reports/evaluation.html")
 IMAGE_TABLE = Path("reports/images.csv")
 
+# What `segops pretrain` writes.
+PRETRAINED = Path("models/pretrained")
+
 # State that is no output: the copies of ledgers; locks, resume state, live history, kept scores.
 LEDGER = Path("ledger")
 EXPORT_LIST = "exports.json"
@@ -48,9 +51,11 @@ RUNNING = STATE / "running.json"
 FAILURE = STATE / "failure.json"
 HISTORY = STATE / "history.jsonl"
 RESUME = STATE / "resume"
+PRETRAIN_RESUME = STATE / "pretrain"
 KEPT_CHAMPION = STATE / "reference"
 COMPARED = STATE / "compared"
 JUDGED = STATE / "judged"
+LABEL_AUDIT = STATE / "label_audit.json"
 REPRODUCE_LOCK = STATE / "reproduce.lock"
 RUNS = STATE / "runs"
 DECISION = STATE / "decision.json"

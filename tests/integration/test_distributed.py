@@ -97,6 +97,18 @@ def test_ranks_share_images_scores_and_weights(job: Jobs) -> None:
     assert [json.loads(line).get("epoch") for line in told] == [None, 1, 2, 3]
 
 
+@pytest.mark.slow
+def test_the_queries_of_a_network_train_on_two_ranks(job: Jobs) -> None:
+    """Every parameter has a gradient on both, and both have the same weights."""
+    given = {**TWO, "architecture": "eomt", "encoder": "tu-test_vit", "lr": 0.001}
+    given |= {"options": {"queries": 24, "blocks": 2}, "loss": "mask_classification"}
+    first, second = on_ranks(lambda rank: plain(train(job("two", **given))))
+    assert first["rows"] == second["rows"]
+    assert first["rows"][-1]["train_loss"] < first["rows"][0]["train_loss"]
+    names = first["last"].keys()
+    assert all(np.array_equal(first["last"][name], second["last"][name]) for name in names)
+
+
 def test_two_ranks_take_the_step_of_two_parts(job: Jobs) -> None:
     """The mean of the ranks' gradients is the mean of an accumulated step's parts."""
     given = {**TWO, "optimizer": "sgd", "epochs": 2, "lr": 0.1}

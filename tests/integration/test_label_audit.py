@@ -16,6 +16,7 @@ from benchmarks import label_audit as benchmark
 from segops import paths
 from segops.cli import app
 from segops.data.store import PackedStore
+from segops.evaluate.suspects import read
 from segops.label_check import folds
 from segops.label_check.audit import KEPT, PAGE, SUSPECTS, TABLE, audit_labels
 from segops.label_check.folds import BUNDLE
@@ -73,6 +74,11 @@ def test_folds_judge_every_image_and_are_kept(
     }  # fmt: skip
     assert after == before, "nothing of the workspace's own changes"
     store = PackedStore(root / paths.PACKED)
+    found = read(root, store.split_hash("val"))
+    assert found is not None
+    assert found.judged == 6
+    assert set(found.segments) == set(suspects) & set(store.ids("val"))
+    assert read(root, store.split_hash("train")) is None
     trained = [
         set(read_model(root / KEPT / str(number) / BUNDLE)["training_images"]) for number in (0, 1)
     ]

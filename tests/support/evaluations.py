@@ -8,9 +8,11 @@ import numpy as np
 
 from segops.metrics.iou import Difference
 from segops.metrics.wrong_pixels import KINDS
-from segops.report.page_inputs import GalleryPicture, ImageRow, Mistake, Opponent
+from segops.report.page_inputs import GalleryPicture, ImageRow, Mistake, Opponent, Place
 
 NAMES = ("ground", "cat", "cow", "dog")
+UNION_ERRORS = {"boundary": 0.25, "extent": 0.75, "segment": 0.0}
+"""Shares of what each class lacks to an IoU of 1."""
 
 
 def confusion_of(classes: int = 4) -> np.ndarray:
@@ -62,6 +64,9 @@ def evaluation_of(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
     for index, name in enumerate(names[:2]):
         values = (0.311 + index, 0.322 + index, 3.33 + index, 4.44 + index)
         evaluation["classes"][name] |= dict(zip(contours, values, strict=True))
+        lacking = 1 - evaluation["classes"][name]["iou"]
+        kinds = {f"{kind}_error": lacking * share for kind, share in UNION_ERRORS.items()}
+        evaluation["classes"][name] |= kinds
     sizes = {"objects": 3, "images": 2, "pixels": 500, "recall": 0.4142, "found": 0.6667}
     return evaluation | {
         "boundary": {"iou": 0.5151, "f1": 0.5252, "contour_distance": 6.16, "hausdorff95": 27.1},
@@ -137,3 +142,15 @@ def image_rows_of(count: int = 3) -> list[ImageRow]:
     ]  # fmt: skip
     nothing = dict.fromkeys(KINDS, 0)
     return [*rows, ImageRow("all <i>void</i>", None, 0, 0, nothing, None, None, 0.5)]
+
+
+def places_of() -> dict[str, Place]:
+    """Places of some figures in the images of :func:`image_rows_of`."""
+    return {
+        "cell-1-0": Place(3, ((2, 1200), (0, 225), (1, 7))),
+        "cell-0-3": Place(9, ((1, 10),)),
+        "union-1-1": Place(1, ((0, 225),)),
+        "slice-0": Place(2, ((0, 225), (1, 225))),
+        "bin-1": Place(4, ((1, 40), (0, 30))),
+        "cell-0-2": Place(4, ()),
+    }

@@ -25,6 +25,7 @@ from segops.cli import (
     monitor,
     notify,
     predict,
+    pretrain,
     proof,
     report,
     reproduce,
@@ -50,7 +51,7 @@ for command in (
     life.run, life.stage, life.record, life.promote, life.rollback,
     life.adopt, life.reinstate, life.approve, proof.verify, proof.audit, reproduce.reproduce,
     card.card, evaluate.evaluate, compare.compare, export.export, predict.predict, serve.serve,
-    monitor.monitor,
+    monitor.monitor, pretrain.pretrain,
     look.status, look.models, look.ui, up.up, deploy.deploy, watch.watch,
     keep.backup, keep.restore, keep.clean, doctor.doctor, report.report,
 ):  # fmt: skip

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from segops.cli import diff, labels
+from segops.cli import diff, labels, next_images
 from segops.cli.common import checkout, console
 from segops.importers.formats import FORMATS
 
 app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
 app.command("labels")(labels.labels)
 app.command("diff")(diff.diff)
+app.command("next")(next_images.next_images)
 Without = Annotated[
     Path | None,
     typer.Option(help="A file of image ids to leave out, such as suspects.txt."),
@@ -60,7 +61,10 @@ def data_use(
     if without is not None or strip or path.resolve() != (root / target).resolve():
         tracked.require_tracked(root, target)
     data = load_params(root).data
-    use(path, root / target, _read_ids(without), data.reading, strip, data.unlabelled)
+    use(
+        path, root / target, _read_ids(without), data.reading, strip,
+        metadata=data.metadata, unlabelled=data.unlabelled,
+    )  # fmt: skip
     _track(root, target)
 
 

@@ -21,6 +21,7 @@ from segops.data.store import (
     INDEX,
     MAPPING,
     MASKS,
+    METADATA,
     STATISTICS,
     StoredImage,
     StoredSplit,
@@ -36,6 +37,7 @@ from segops.voc.decoding import decoded_size, pixels_of
 from segops.voc.hashes import dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED, Layout
 from segops.voc.masks import decode_classes
+from segops.voc.metadata import Metadata
 from segops.voc.pixels import rgb_strips
 
 WAITING = 32
@@ -52,6 +54,7 @@ def pack(
     expected_hash: str | None = None,
     expected_test: str | None = None,
     workers: int = 1,
+    metadata: Metadata | None = None,
 ) -> None:
     """Decode every listed image and mask into a packed store at `target`.
 
@@ -67,6 +70,8 @@ def pack(
         expected_hash: The data hash that was validated.
         expected_test: The hash of ``test`` that was validated; None: there was none.
         workers: Threads that decode (decoding releases the interpreter's lock).
+        metadata: What is known of the images. It is kept with the splits that are scored, not with
+            train, so that a change of it trains nothing anew.
 
     Raises:
         SegopsError: A file is missing or not decodable, an image and its mask differ in size, an
@@ -106,6 +111,9 @@ def pack(
                 if not bands.is_rgb:
                     content[STATISTICS] = ChannelStatistics(bands.total).to_json()
                 write_json(directory / split / INDEX, content)
+                if metadata is not None and split not in (TRAIN, UNLABELLED):
+                    known = metadata.of(entries)
+                    write_json(directory / split / METADATA, asdict(known))
             if not bands.is_rgb:
                 write_json(directory / TRAIN / INDEX, _with_statistics(directory / TRAIN))
         except OSError as error:

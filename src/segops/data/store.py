@@ -16,11 +16,14 @@ from segops.params.data import DataParams
 from segops.runtime.errors import SegopsError
 from segops.voc.hashes import HashRow, dataset_hash
 from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED
+from segops.voc.metadata import Metadata
 
 FORMAT = 1
 IMAGES = "images.bin"
 MASKS = "masks.bin"
 INDEX = "index.json"
+METADATA = "metadata.json"
+"""What is known of the images of a split that is scored, where data.metadata is given."""
 STATISTICS = "statistics"
 """Key of the index of other than RGB images: their channels, and mean and deviation of train."""
 MAPPING = "mask_ids"
@@ -144,6 +147,15 @@ class PackedStore:
         """Hash of the images and masks of `split` and of the class names, in hexadecimal."""
         rows = hash_rows(split, self._split(split).entries)
         return dataset_hash(rows, self.class_names, self.mapping)
+
+    def metadata(self, split: str) -> Metadata | None:
+        """What is known of the images of `split`; None where no metadata were packed."""
+        path = self.path / split / METADATA
+        if not path.is_file():
+            return None
+        content = read_json(path)
+        values = {image_id: tuple(known) for image_id, known in content["values"].items()}
+        return Metadata(tuple(content["columns"]), values)
 
     @property
     def data_hash(self) -> str:

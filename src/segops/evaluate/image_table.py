@@ -13,7 +13,7 @@ from segops.evaluate.bootstrap import PIXELS
 from segops.evaluate.pictures import image_scores
 from segops.metrics.iou import iou
 from segops.metrics.wrong_pixels import KINDS
-from segops.report.page_inputs import ImageRow
+from segops.report.page_inputs import ImageRow, LabelErrors
 
 if TYPE_CHECKING:
     from segops.evaluate.score import Scores
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 COLUMNS = (
     "image", "score", "labelled_pixels", "wrong_pixels",
     *(kind.replace(" ", "_") for kind in KINDS), "worst_class", "worst_class_iou", "confidence",
+    "suspected_label", "suspected_pixels",
 )  # fmt: skip
 
 
-def image_rows(scores: Scores) -> list[ImageRow]:
+def image_rows(scores: Scores, labels: LabelErrors | None = None) -> list[ImageRow]:
     """One row for each image: by image score from the worst on, those of void alone at the end.
 
-    Of classes with an equal IoU the worst is the one of the lowest id.
+    `labels` is what a label audit says. Of classes with an equal IoU the worst is the one of the
+    lowest id.
     """
     by_image = image_scores(scores.counts)
     counts = scores.counts.groupby("image_id")[["truth", "intersection"]].sum()
@@ -48,6 +50,8 @@ def image_rows(scores: Scores) -> list[ImageRow]:
                 worst_class=name,
                 worst_iou=value,
                 confidence=scores.confidences[image_id],
+                suspected=None if labels is None else image_id in labels.pixels,
+                suspected_pixels=None if labels is None else labels.pixels.get(image_id),
             )
         )
     last = float("inf")
@@ -86,5 +90,7 @@ def write_image_table(path: Path, rows: Sequence[ImageRow]) -> None:
                     cell(row.image_id, "./"), score, row.pixels, row.wrong,
                     *(row.kinds[kind] for kind in KINDS),
                     cell(row.worst_class or "", "class "), worst_iou, confidence,
+                    "" if row.suspected is None else int(row.suspected),
+                    "" if row.suspected_pixels is None else row.suspected_pixels,
                 ]
             )  # fmt: skip

@@ -11,6 +11,8 @@ import pandas as pd
 
 from segops import paths
 from segops.evaluate.bootstrap import PIXELS, interval
+from segops.evaluate.places import slice_images
+from segops.evaluate.subsets import metadata_slices, with_intervals
 from segops.metrics.catalogue import compute_metrics
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import ClassPixels
@@ -20,6 +22,7 @@ from segops.runtime.errors import SegopsError
 if TYPE_CHECKING:
     from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
+    from segops.voc.metadata import Metadata
 
 
 def evaluation(
@@ -41,20 +44,41 @@ def evaluation(
             f"{split} that the model was not trained on."
         )
     metrics = _metrics(scores.split_counts, scores.counts, scores.class_names, settings)
+    known = store.metadata(split)
+    summary = _with_subsets(scores, known, settings)
     if scores.summary:  # a model that tells no confidences says so
         metrics.setdefault("calibration", None)
     return {
         "split": split,
         "images": len(scores.images),
         **metrics,
-        **scores.summary,
+        **summary,
         "background": scores.classes.background_name,
         "predict": scores.predict,
         "data_hash": store.data_hash,
         "val_hash": store.split_hash(split),
+        **({} if known is None else {"metadata_hash": known.digest}),
         "weights_sha256": scores.weights_sha256,
         "bundle_digest": scores.bundle_digest,
     }
+
+
+def _with_subsets(
+    scores: Scores, metadata: Metadata | None, settings: EvaluateParams
+) -> dict[str, Any]:
+    """The summary of the scores, with the slices that are sets of images."""
+    if not scores.summary:
+        return {}
+    slices: list[dict[str, Any]] = scores.summary["slices"]
+    if scores.places is not None:
+        images = slice_images(scores.places, scores.images)
+        scenes = {place: ids for place, ids in images.items() if slices[place]["miou"] is not None}
+        slices = with_intervals(slices, scores.counts, scenes, settings)
+    if metadata is not None:
+        slices = slices + metadata_slices(
+            scores.counts, metadata, scores.images, scores.classes.background, settings
+        )
+    return scores.summary | {"slices": slices}
 
 
 def evaluation_from_counts(

@@ -14,7 +14,15 @@ from segops.evaluate import exports, kept_champion, kept_masks
 from segops.evaluate.image_table import image_rows, write_image_table
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
-from segops.report.evaluation_page import occurring, row_shares, write_evaluation_page
+from segops.evaluate.places import SUSPECTED, find_places, suspected_place
+from segops.evaluate.subsets import subset_places
+from segops.evaluate.suspects import label_errors
+from segops.report.evaluation_page import (
+    IMAGES_SHOWN,
+    occurring,
+    row_shares,
+    write_evaluation_page,
+)
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 
@@ -36,6 +44,7 @@ def write_results(
     pictures: bool,
     registered: str,
     parity: dict[str, Any],
+    corrupted: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the evaluation, the table of counts, some masks, the plots and the page.
 
@@ -54,11 +63,14 @@ def write_results(
         pictures: Whether the page shows photographs.
         registered: Name of the registered model, for the page.
         parity: What :func:`segops.evaluate.exports.judge` says of its exports.
+        corrupted: What :func:`segops.evaluate.robustness.robustness` says, where it was asked for.
 
     Raises:
         SegopsError: The split has no labelled pixel.
     """
     found = evaluation(scores, store, split, settings)
+    if corrupted is not None:
+        found["robustness"] = corrupted
     opponent = kept_champion.opponent(
         root,
         scores.counts,
@@ -68,7 +80,17 @@ def write_results(
         trained_on,
         settings,
     )
-    images = image_rows(scores)
+    labels = label_errors(root, scores, store, split, settings, masks=pictures)
+    images = image_rows(scores, labels)
+    places = None
+    if pictures and scores.places is not None:
+        listed = [one.image_id for one in images[:IMAGES_SHOWN]]
+        places = find_places(scores.places, scores.images, listed)
+        if (known := store.metadata(split)) is not None:
+            first = len(scores.summary["slices"])
+            places |= subset_places(known, scores.images, listed, first)
+        if labels is not None:
+            places[SUSPECTED] = suspected_place(labels, listed)
     write_evaluation_page(
         root / paths.EVALUATION_PAGE,
         found,
@@ -82,6 +104,8 @@ def write_results(
         classes=scores.classes,
         exports=exports.rows(parity),
         images=images if pictures else (),
+        places=places,
+        labels=labels,
     )
     files.write_json(root / paths.EXPORT_PARITY, parity)
     files.write_json(root / paths.EVALUATION, found)

@@ -46,6 +46,8 @@ from segops.data.store import PackedStore
 from segops.evaluate import pictures
 from segops.evaluate.batches import require_any_batch
 from segops.evaluate.bootstrap import COLUMNS
+from segops.evaluate.corruptions import CorruptedStore
+from segops.evaluate.places import places_of, table_of
 from segops.evaluate.score import (
     ACTIVATIONS,
     CONFUSION,
@@ -56,6 +58,7 @@ from segops.evaluate.score import (
     KINDS,
     MASKS,
     PICTURES,
+    PLACES,
     TIMING,
 )
 from segops.metrics.confusion import confusion_matrix
@@ -143,6 +146,7 @@ class Tally:
         self.confidences: dict[str, float | None] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._errors: list[tuple[Any, ...]] = []
+        self._places: list[NDArray[np.int32]] = []
 
     def add(self, judged: JudgedImage) -> None:
         """Add an image."""
@@ -160,12 +164,18 @@ class Tally:
             self.split.confusion += judged.confusion
         else:
             self.split.add(judged.figures)
+            self._places.append(places_of(len(self.confidences) - 1, judged.figures))
             self._errors += [(one.image_id, *error) for error in judged.figures.errors]
 
     @property
     def counts(self) -> pd.DataFrame:
         """The table of counts; see :mod:`segops.evaluate.bootstrap`."""
         return pd.DataFrame(self._rows, columns=list(COLUMNS))
+
+    @property
+    def places(self) -> pd.DataFrame:
+        """The table of places; see :mod:`segops.evaluate.places`."""
+        return table_of(self._places)
 
     @property
     def errors(self) -> pd.DataFrame:
@@ -203,8 +213,10 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
         torch.set_num_threads(request["threads"])
     cv2.setNumThreads(1)
     store = PackedStore(Path(request["store"]))
+    predictor, opened = None, None
     for variant in request["variants"]:
-        predictor = _open(request, variant["predict"])
+        if predictor is None or variant["predict"] != opened:
+            predictor, opened = _open(request, variant["predict"]), variant["predict"]
         predictor.require_channels(store.channels, request["bundle"])
         if request["export_of"] is not None and request["images"]:
             model = load_bundle(
@@ -214,7 +226,10 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
             require_any_batch(predictor, model, store.image(request["images"][0]))
         predict = variant["predict"] or predictor.model.get("predict", {})
         scale = max(predict.get("scales", [1.0]))
-        yield from _score(request, predictor, store, Path(variant["out"]), scale)
+        shown = store
+        if corruption := variant["corruption"]:
+            shown = CorruptedStore(store.path, *corruption)
+        yield from _score(request, predictor, shown, Path(variant["out"]), scale)
 
 
 def _score(
@@ -246,6 +261,7 @@ def _score(
             _keep(archive, ACTIVATIONS, image_id, activation.astype(np.uint8))
     counts.to_parquet(out / COUNTS, index=False)
     errors.to_parquet(out / ERROR_TABLE, index=False)
+    tally.places.to_parquet(out / PLACES, index=False)
     np.save(out / CONFUSION, tally.split.confusion)
     figures = {
         "counts": tally.split.counts.to_json(),

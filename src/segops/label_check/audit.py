@@ -14,11 +14,12 @@ import numpy as np
 
 from segops import files, paths
 from segops.data.store import PackedStore
+from segops.evaluate.suspects import keep
 from segops.label_check.folds import Fold, divide, fold_bundle, for_folds
 from segops.label_check.judge import JudgedLabels, judge
 from segops.label_check.table import write_labels_table
 from segops.params.file import Params
-from segops.predict.bundle import BundledPredictor, load_bundle
+from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.parallel import images_at_once, predict_parallel
 from segops.predict.seen import of_store, seen_images
 from segops.progress import track
@@ -28,7 +29,7 @@ from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.tune.setup import open_store
 from segops.voc.hashes import files_hash
-from segops.voc.layout import open_layout
+from segops.voc.layout import VAL, open_layout
 from segops.words import counted
 
 KEPT = paths.STATE / "labels"
@@ -90,6 +91,8 @@ def audit_labels(
 ) -> LabelAudit:
     """Judge the labels of splits, and write a page, a table and the list of suspects to `out`.
 
+    What is found of val is kept for the page of the next evaluation.
+
     Without a `model`, one is trained for each fold with the parameters of the workspace. Finished
     folds are kept in ``.segops/labels``, and an interrupted one continues, as long as parameters,
     data and code are the same. Memory does not grow with the number of images.
@@ -115,9 +118,11 @@ def audit_labels(
     _require_present(root, settings, store)
     judging = _Judging(store, splits)
     left_out: tuple[str, ...] = ()
+    digest: str | None = None
     with files.exclusive(root / LOCK, "another label audit"), ExitStack() as stack:
         if model is not None:
             bundle = stack.enter_context(resolved(model, root))
+            digest = bundle_digest(bundle)
             predictor = _opened(bundle, device, store)
             left_out = _seen(predictor, store, splits)
             seen = frozenset(left_out)
@@ -142,6 +147,15 @@ def audit_labels(
         suspects = tuple(row.image_id for row in shown)
         files.write_text(out / SUSPECTS, "".join(f"{one}\n" for one in suspects))
         write_labels_table(out / TABLE, rows, store.class_names)
+        if VAL in splits:
+            keep(
+                root,
+                store.split_hash(VAL),
+                by,
+                digest,
+                sum(row.split == VAL for row in rows),
+                {row.image_id: row.segments for row in shown if row.split == VAL},
+            )
         write_labels_page(
             out / PAGE,
             rows,

@@ -15,7 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segops.metrics.counts import BAND, TOLERANCE, BoundaryCounts, CalibrationCounts, SplitCounts
+from segops.metrics.counts import (
+    BAND,
+    TOLERANCE,
+    BoundaryCounts,
+    CalibrationCounts,
+    SplitCounts,
+    UnionErrorCounts,
+)
 from segops.metrics.iou import (
     f1,
     frequency_weighted_iou,
@@ -57,7 +64,7 @@ class Metric:
     label: str
     explanation: str
     compute: Callable[[Any], Any]
-    source: Literal["pixels", "boundary", "calibration"] = "pixels"
+    source: Literal["pixels", "boundary", "calibration", "union_errors"] = "pixels"
     averaged: bool = False
     path: str = ""
     mean: str = ""
@@ -135,6 +142,24 @@ SPLIT_METRICS: list[Metric] = [
         path="boundary.hausdorff95", digits=2, unit="px", lower_is_better=True,
     ),
     Metric(
+        "boundary_error", "boundary error",
+        "wrong pixels along a contour that lies a little off, over the union, mean over classes",
+        UnionErrorCounts.boundary_error, "union_errors", averaged=True,
+        path="union_errors.boundary", lower_is_better=True, places=("mlflow",),
+    ),
+    Metric(
+        "extent_error", "extent error",
+        "other wrong pixels of segments that were found, over the union, mean over classes",
+        UnionErrorCounts.extent_error, "union_errors", averaged=True,
+        path="union_errors.extent", lower_is_better=True, places=("mlflow",),
+    ),
+    Metric(
+        "segment_error", "segment error",
+        "pixels of segments missed or invented, over the union, mean over classes",
+        UnionErrorCounts.segment_error, "union_errors", averaged=True,
+        path="union_errors.segment", lower_is_better=True, places=("mlflow",),
+    ),
+    Metric(
         "expected_calibration_error", "expected calibration error",
         "mean gap between confidence and accuracy", CalibrationCounts.error, "calibration",
         path="calibration.expected_calibration_error", lower_is_better=True,
@@ -187,6 +212,24 @@ CLASS_METRICS: list[Metric] = [
         "95 % of the contour points of an image are nearer than this, in pixels, mean over images",
         BoundaryCounts.hausdorff95, "boundary", mean="hausdorff95",
         digits=2, unit="px", lower_is_better=True, places=(),
+    ),
+    Metric(
+        "boundary_error", "boundary error",
+        "share of the union that is wrong along a contour that lies a little off",
+        UnionErrorCounts.boundary_error, "union_errors", mean="boundary_error",
+        lower_is_better=True, places=(),
+    ),
+    Metric(
+        "extent_error", "extent error",
+        "share of the union that is wrong elsewhere in segments that were found",
+        UnionErrorCounts.extent_error, "union_errors", mean="extent_error",
+        lower_is_better=True, places=(),
+    ),
+    Metric(
+        "segment_error", "segment error",
+        "share of the union that lies in segments missed or invented",
+        UnionErrorCounts.segment_error, "union_errors", mean="segment_error",
+        lower_is_better=True, places=(),
     ),
     Metric(
         "precision", "precision", "share of the predicted pixels that are right", precision,

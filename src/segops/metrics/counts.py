@@ -16,6 +16,8 @@ BAND = 0.02
 """Width of the band of boundary IoU as a share of the image's diagonal (Cheng et al.)."""
 TOLERANCE = 0.0075
 """How far apart contours of boundary F1 may lie, as a share of the diagonal (Csurka et al.)."""
+UNION_ERRORS = ("boundary", "extent", "segment")
+"""Kinds of wrong pixels of a class; see :mod:`segops.metrics.union_errors`."""
 BINS = 15
 """Bins of the expected calibration error (Guo et al.)."""
 
@@ -99,6 +101,43 @@ class BoundaryCounts(Counts):
 
 
 @dataclass
+class UnionErrorCounts(Counts):
+    """Wrong pixels of each class by kind; see :mod:`segops.metrics.union_errors`.
+
+    All are float64 of shape (C,), whole numbers. A wrong pixel counts for the class that is true
+    there and for the one that was predicted.
+
+    Attributes:
+        union: Pixels of the class in truth or prediction, void left out.
+        boundary: Wrong pixels along a contour that lies a little off.
+        extent: Other wrong pixels of segments that were found.
+        segment: Pixels of segments that were missed or invented.
+    """
+
+    union: NDArray[np.float64]
+    boundary: NDArray[np.float64]
+    extent: NDArray[np.float64]
+    segment: NDArray[np.float64]
+
+    @classmethod
+    def zeros(cls, classes: int) -> UnionErrorCounts:
+        """Counts of no image."""
+        return cls(*(np.zeros(classes) for _ in fields(cls)))
+
+    def boundary_error(self) -> PerClass:
+        """Boundary errors of each class over its union, 0..1; NaN where it has none."""
+        return ratio(self.boundary, self.union)
+
+    def extent_error(self) -> PerClass:
+        """Extent errors over the union, likewise."""
+        return ratio(self.extent, self.union)
+
+    def segment_error(self) -> PerClass:
+        """Segment errors over the union, likewise."""
+        return ratio(self.segment, self.union)
+
+
+@dataclass
 class CalibrationCounts(Counts):
     """Pixels by the confidence of their prediction.
 
@@ -158,23 +197,31 @@ class SplitCounts:
         pixels: Pixels by class, each int64 (C,).
         boundary: Counts of bands and contours; None where only pixels were counted.
         calibration: Counts by confidence; None where confidences are not known.
+        union_errors: Wrong pixels by kind; None where only pixels were counted.
     """
 
     pixels: ClassPixels
     boundary: BoundaryCounts | None = None
     calibration: CalibrationCounts | None = None
+    union_errors: UnionErrorCounts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All but the pixels, ready for JSON."""
-        counts = {"boundary": self.boundary, "calibration": self.calibration}
+        counts = {
+            "boundary": self.boundary,
+            "calibration": self.calibration,
+            "union_errors": self.union_errors,
+        }
         return {name: None if one is None else one.to_json() for name, one in counts.items()}
 
     @classmethod
     def from_json(cls, pixels: ClassPixels, content: Mapping[str, Any]) -> SplitCounts:
-        """The counts of `pixels` and of what :meth:`to_json` wrote."""
+        """The counts of `pixels` and of what :meth:`to_json` wrote, an earlier segops perhaps."""
         boundary, calibration = content["boundary"], content["calibration"]
+        union_errors = content.get("union_errors")
         return cls(
             pixels,
             None if boundary is None else BoundaryCounts.from_json(boundary),
             None if calibration is None else CalibrationCounts.from_json(calibration),
+            None if union_errors is None else UnionErrorCounts.from_json(union_errors),
         )

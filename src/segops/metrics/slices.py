@@ -86,6 +86,27 @@ def _components(truth: Mask, prediction: Mask, label: int) -> NDArray[np.int64]:
     return np.column_stack([np.full(count - 1, label), pixels, found, at_edge])
 
 
+def _members(objects: Objects) -> NDArray[np.bool_]:
+    """Which of an image's objects belong to each slice, bool (slices, n)."""
+    small, large = objects.pixels < SMALL, objects.pixels >= LARGE
+    sparse = np.full(small.shape, small.size < CROWD)
+    return np.array(
+        [small, ~(small | large), large, objects.at_edge, ~objects.at_edge, ~sparse, sparse]
+    )
+
+
+def slice_pixels(objects: Objects, confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of one image in each slice, int64 (slices,): of its objects, of a scene all labelled.
+
+    `confusion` is the image's confusion matrix, int64 (C, C).
+    """
+    pixels: NDArray[np.int64] = _members(objects) @ objects.pixels
+    scene = int(objects.pixels.size < CROWD)
+    pixels[-_SCENES:] = 0
+    pixels[-_SCENES + scene] = confusion.sum()
+    return pixels
+
+
 class Slices:
     """Adds up the objects and scenes of images."""
 
@@ -99,16 +120,12 @@ class Slices:
         """Add those of one image; one without a labelled pixel is no scene."""
         if not confusion.any():
             return
-        small, large = objects.pixels < SMALL, objects.pixels >= LARGE
-        sparse = np.full(small.shape, small.size < CROWD)
-        members = np.array(
-            [small, ~(small | large), large, objects.at_edge, ~objects.at_edge, ~sparse, sparse]
-        )
+        members = _members(objects)
         found = 2 * objects.found >= objects.pixels
         self._counts += members @ np.stack(
             [np.ones_like(objects.pixels), objects.pixels, objects.found, found], axis=1
         )
-        scene = int(small.size < CROWD)
+        scene = int(objects.pixels.size < CROWD)
         self._images[:-_SCENES] += members[:-_SCENES].any(axis=1)
         self._images[-_SCENES + scene] += 1  # a scene may have no object
         self._confusions[scene] += confusion

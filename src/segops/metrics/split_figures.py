@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from segops.metrics.boundary import boundary_counts, fill_void
 from segops.metrics.calibration import calibration_counts
 from segops.metrics.confusion import confusion_matrix
-from segops.metrics.counts import BoundaryCounts, CalibrationCounts, SplitCounts
+from segops.metrics.counts import BoundaryCounts, CalibrationCounts, SplitCounts, UnionErrorCounts
 from segops.metrics.iou import class_pixels
 from segops.metrics.slices import Objects, Slices, find_objects
+from segops.metrics.union_errors import union_errors
 from segops.metrics.wrong_pixels import KINDS, find_errors
 
 PAIRS = 20
@@ -37,6 +38,7 @@ class ImageFigures:
         boundary: Counts of bands and contours.
         calibration: Counts by confidence, None where confidences are not known.
         objects: The objects of the truth.
+        union_errors: Wrong pixels of each class by kind.
     """
 
     confusion: NDArray[np.int64]
@@ -45,6 +47,7 @@ class ImageFigures:
     boundary: BoundaryCounts
     calibration: CalibrationCounts | None
     objects: Objects
+    union_errors: UnionErrorCounts
 
 
 def judge_image(
@@ -72,6 +75,7 @@ def judge_image(
     truth, prediction = np.ascontiguousarray(truth), np.ascontiguousarray(prediction)
     confusion = confusion_matrix(truth, prediction, classes)
     filled = fill_void(truth)
+    of_unions = union_errors(truth, filled, prediction, confusion)  # takes the most memory: first
     kinds, errors = find_errors(truth, filled, prediction, background)
     labels = np.flatnonzero(confusion.any(axis=1)).tolist()
     return ImageFigures(
@@ -81,6 +85,7 @@ def judge_image(
         boundary=boundary_counts(truth, filled, prediction, classes),
         calibration=None if top is None else calibration_counts(truth, prediction, top),
         objects=find_objects(truth, prediction, labels, background),
+        union_errors=of_unions,
     )
 
 
@@ -97,6 +102,7 @@ class SplitFigures:
         self.confusion: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
         self.boundary = BoundaryCounts.zeros(classes)
         self.calibration = CalibrationCounts.zeros()
+        self.union_errors = UnionErrorCounts.zeros(classes)
         self.errors = dict.fromkeys(KINDS, 0)
         self._slices = Slices(classes)
 
@@ -104,6 +110,7 @@ class SplitFigures:
         """Add those of one image."""
         self.confusion += figures.confusion
         self.boundary.add(figures.boundary)
+        self.union_errors.add(figures.union_errors)
         if figures.calibration is not None:
             self.calibration.add(figures.calibration)
         for _, kind, pixels in figures.errors:
@@ -117,6 +124,7 @@ class SplitFigures:
             class_pixels(self.confusion),
             self.boundary if self._details else None,
             self.calibration if self.calibration.pixels.any() else None,
+            self.union_errors if self._details else None,
         )
 
     def summary(self) -> dict[str, Any]:

@@ -160,7 +160,9 @@ def take(
     matching = len(set(counted) & set(report.matched))
     if matching < LEAST_MATCH * len(counted):
         raise fail(f"{matching} of {len(counted)} tensors match: {_told(report)}")
-    network.load_state_dict({name: found[name] for name in report.matched}, strict=False)
+    # SMP's mit_b encoders have a method of their own that does not know `strict`.
+    fitting = {name: found[name] for name in report.matched}
+    nn.Module.load_state_dict(network, fitting, strict=False)
     log.info("%s: %s.", source, _told(report))
     return report
 

@@ -134,7 +134,7 @@ class Folder:
             return
         with files.scratch(own.parent) as scratch:
             copy = scratch / own.name
-            use(self.path, copy, reading=data.reading)
+            use(self.path, copy, reading=data.reading, metadata=data.metadata)
             if repr(last_change(self.path)) != state:
                 yield None
                 return

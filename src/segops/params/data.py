@@ -76,6 +76,12 @@ class DataParams(Section):
         description="Further directories beside JPEGImages, such as `[Depth]`: each adds a channel "
         "by files of one band, DIRECTORY/ID.png or ID.tif, of the photograph's size.",
     )
+    metadata: str | None = Field(
+        None,
+        description="Name of a CSV in that directory, as metadata.csv: `image_id`, then a column "
+        "for each thing that is known of the images, as their camera, site and month. The "
+        "evaluation has a slice for each value. Every listed image has a row. null: none.",
+    )
 
     unlabelled: str | None = Field(
         None,
@@ -102,6 +108,19 @@ class DataParams(Section):
         if path.parts[0] in (".git", ".dvc") or any(one.is_relative_to(path) for one in others):
             raise ValueError(
                 "expected a directory of its own, such as data/voc: files of the pipeline lie there"
+            )
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _csv(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        is_name = value.isprintable() and PurePath(value).name == value
+        if not is_name or value.startswith((".", "-")) or PurePath(value).suffix.lower() != ".csv":
+            raise ValueError(
+                "expected the name of a CSV file in the directory that data.path names, such as "
+                f"metadata.csv; found {value!r}"
             )
         return value
 

@@ -105,7 +105,7 @@ class TrainParams(Section):
     loss: Loss = Field(
         (LossParams(name="cross_entropy"),),
         description="Names joined by `+`, or a list of `name`, `weight` and options; void pixels "
-        "count in none.",
+        "count in none. Architecture `eomt` takes `mask_classification`, alone.",
     )
     class_weights: ClassWeights = Field(
         None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from segops.files import write_text
@@ -19,7 +22,7 @@ from segops.report.gallery import gallery
 from segops.report.html import render
 from segops.report.model_facts import lineages
 from segops.report.overlay import error_kinds as kinds_of
-from segops.report.page_inputs import GalleryPicture, ImageRow, Opponent
+from segops.report.page_inputs import GalleryPicture, ImageRow, LabelErrors, Opponent, Place
 from segops.report.reliability import reliability
 from segops.report.sections import (
     background_of,
@@ -28,6 +31,7 @@ from segops.report.sections import (
     interval,
     slices,
     tiles,
+    union_errors,
     verdicts,
 )
 from segops.runtime.classes import Classes
@@ -61,6 +65,8 @@ def write_evaluation_page(
     classes: Classes | None = None,
     exports: Sequence[Mapping[str, Any]] = (),
     images: Sequence[ImageRow] = (),
+    places: Mapping[str, Place] | None = None,
+    labels: LabelErrors | None = None,
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
@@ -83,6 +89,9 @@ def write_evaluation_page(
             colours.
         exports: Parity of its exports, the model first; see :mod:`segops.evaluate.exports`.
         images: Figures of every image, the worst first; the page shows :data:`IMAGES_SHOWN`.
+        places: The images that figures come from, by the key of the figure; see
+            :mod:`segops.evaluate.places`. A click on such a figure shows its images.
+        labels: What a label audit says of the images; None: no audit is known.
 
     Raises:
         ValueError: `confusion` and the classes of `evaluation` differ in number.
@@ -92,6 +101,7 @@ def write_evaluation_page(
         raise ValueError(f"confusion matrix {confusion.shape} for {len(names)} classes")
     if classes is None:
         classes = Classes.of_model({"background": background_of(evaluation), "class_names": names})
+    linked = {key: place for key, place in (places or {}).items() if place.rows}
     context: dict[str, Any] = {
         "e": evaluation,
         "name": name,
@@ -104,10 +114,14 @@ def write_evaluation_page(
         "in_truth": int((confusion.sum(axis=1) > 0).sum()),
         "table": class_table(evaluation, opponents, classes),
         "errors": error_kinds(evaluation, opponents),
+        "union_errors": union_errors(evaluation, classes),
         "confusions": confusions(evaluation),
         "slices": slices(evaluation, opponents),
-        "reliability": reliability(evaluation, opponents),
-        "matrix": _matrix(confusion, names),
+        "reliability": reliability(evaluation, opponents, linked),
+        "matrix": _matrix(confusion, names, linked),
+        "linked": linked,
+        "labels": labels,
+        "places": _places_data(linked),
         "curves": _curves(learning_curves),
         "exports": exports,
         "images": images[:IMAGES_SHOWN],
@@ -134,13 +148,28 @@ def _title(name: str, opponents: Sequence[Opponent]) -> str:
     return f"{name} compared with {', '.join(others)}{' and ' if others else ''}{last}"
 
 
-def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+def _places_data(places: Mapping[str, Place]) -> Markup:
+    """The places as the page's script reads them: how many images, then pairs row, pixels."""
+    data = {key: [one.images, *chain.from_iterable(one.rows)] for key, one in places.items()}
+    return htmlsafe_json_dumps(data)
+
+
+def _matrix(
+    confusion: NDArray[np.int64], names: Sequence[str], linked: Collection[str]
+) -> dict[str, Any]:
     """The confusion matrix drawn: of many classes those with the most confused pixels."""
     occur = occurring(confusion)
     shown = most_confused(confusion, MATRIX_CLASSES)
+    keys = {
+        (row, column): f"cell-{truth}-{predicted}"
+        for row, truth in enumerate(shown)
+        for column, predicted in enumerate(shown)
+    }
     return {
         "chart": svg.heat_map(
-            row_shares(confusion)[np.ix_(shown, shown)], [names[index] for index in shown]
+            row_shares(confusion)[np.ix_(shown, shown)],
+            [names[index] for index in shown],
+            {at: key for at, key in keys.items() if key in linked},
         ),
         "shown": len(shown),
         "classes": len(occur),

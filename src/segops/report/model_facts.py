@@ -15,8 +15,9 @@ KEYS = {
     "bundle_digest": "bundle",
     "data_hash": "data",
     "val_hash": "val",
+    "metadata_hash": "metadata of val",
 }
-WITHOUT_ENCODER = ("plain_cnn",)
+WITHOUT_ENCODER = ("pidnet", "plain_cnn")
 """Architectures of which the description names an encoder that they do not have."""
 
 

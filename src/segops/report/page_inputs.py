@@ -67,6 +67,8 @@ class ImageRow:
         worst_class: The class of its truth with the lowest IoU; None where the truth is all void.
         worst_iou: That IoU, 0..1.
         confidence: Mean top probability, 0..1; None where the model does not say.
+        suspected: Whether a label audit suspects its label; None: no audit is known.
+        suspected_pixels: Its pixels in :class:`LabelErrors`; None: not suspected, not counted.
     """
 
     image_id: str
@@ -77,6 +79,51 @@ class ImageRow:
     worst_class: str | None
     worst_iou: float | None
     confidence: float | None
+    suspected: bool | None = None
+    suspected_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """What a label audit says of the images of the page.
+
+    Attributes:
+        by: What judged the labels, in words.
+        judged: How many images of the split it judged.
+        pixels: Wrong pixels that contradict the label as the audit does, by the id of each image
+            whose label is suspected; None where they were not counted.
+        wrong: Wrong pixels of all images.
+        miou: MIoU over the other images; None where they have none.
+        miou_low: Lower end of its interval; None where there is none.
+        miou_high: Upper end, likewise.
+    """
+
+    by: str
+    judged: int
+    pixels: Mapping[str, int | None]
+    wrong: int
+    miou: float | None
+    miou_low: float | None
+    miou_high: float | None
+
+    @property
+    def counted(self) -> int | None:
+        """All the pixels; None where they were not counted."""
+        known = [one for one in self.pixels.values() if one is not None]
+        return sum(known) if len(known) == len(self.pixels) else None
+
+
+class Place(NamedTuple):
+    """The images that a figure of the page comes from.
+
+    Attributes:
+        images: How many there are.
+        rows: Those of them that the page lists, most pixels first: the place in the page's table of
+            images, and how many pixels of the figure the image holds.
+    """
+
+    images: int
+    rows: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)

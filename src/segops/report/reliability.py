@@ -6,7 +6,7 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, secti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -24,20 +24,23 @@ TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def reliability(
-    evaluation: Mapping[str, Any], opponents: Sequence[Opponent]
+    evaluation: Mapping[str, Any], opponents: Sequence[Opponent], linked: Collection[str] = ()
 ) -> dict[str, Any] | None:
-    """The diagram, its bins and a sentence; None where the evaluation has no calibration."""
+    """The diagram, its bins and a sentence; None where the evaluation has no calibration.
+
+    `linked` are the keys of the bins whose images the page can show.
+    """
     calibration = evaluation.get("calibration")
     if not isinstance(calibration, Mapping) or not calibration.get("bins"):
         return None
-    bins = [_bin(one) for one in calibration["bins"]]
+    bins = [_bin(one) | {"key": f"bin-{i}"} for i, one in enumerate(calibration["bins"])]
     pixels = sum(one["pixels"] for one in bins)
     for one in bins:
         one["share"] = one["pixels"] / pixels if pixels else 0.0
     error = number_at(calibration, "expected_calibration_error")
     path = "calibration.expected_calibration_error"
     return {
-        "chart": _chart(bins),
+        "chart": _chart(bins, linked),
         "bins": bins,
         "error": error,
         "sentence": _sentence(calibration, bins),
@@ -73,7 +76,7 @@ def _sentence(calibration: Mapping[str, Any], bins: Sequence[Mapping[str, Any]])
     return f"{lead}: mean confidence {decimal(confidence)}, accuracy {decimal(accuracy)}."
 
 
-def _chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
+def _chart(bins: Sequence[Mapping[str, Any]], linked: Collection[str]) -> Markup:
     x = Axis(0, 1, LEFT, WIDTH - RIGHT)
     y = Axis(0, 1, PLOT_END, TOP)
     count = Axis(math.log10(LEAST), 0, COUNT_END, COUNT_START)
@@ -83,19 +86,23 @@ def _chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
             continue
         left, width = x(one["low"]) + 0.75, x(one["high"]) - x(one["low"]) - 1.5
         top = count(max(math.log10(max(one["share"], LEAST)), math.log10(LEAST)))
-        parts.append(f"<g><title>{_title(one)}</title>")
-        parts.append(_box("train", left, width, top, COUNT_END + 2))
+        drawn = [f"<g><title>{_title(one)}</title>"]
+        drawn.append(_box("train", left, width, top, COUNT_END + 2))
         if one["gap"] is not None:
             accuracy, confidence = y(one["accuracy"]), y(one["confidence"])
-            parts.append(_box("train", left, width, accuracy, PLOT_END))
+            drawn.append(_box("train", left, width, accuracy, PLOT_END))
             kind = "gap over" if one["gap"] < 0 else "gap under"
-            parts.append(
+            drawn.append(
                 _box(kind, left, width, min(accuracy, confidence), max(accuracy, confidence))
             )
-        parts.append("</g>")
+        drawn.append("</g>")
+        bar = "".join(drawn)
+        text = f"wrong with a confidence of {one['low']:.2f} to {one['high']:.2f}"
+        parts.append(svg.link(one["key"], text, bar) if one["key"] in linked else bar)
     parts.append(f'<line class="diagonal" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
     return Markup(
-        f'<svg class="chart reliability" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg class="chart reliability" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'role="{"group" if linked else "img"}" '
         f'aria-label="Reliability diagram">{"".join(parts)}</svg>'
     )
 

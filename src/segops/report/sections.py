@@ -10,12 +10,20 @@ from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
 from segops.report import overlay
 from segops.report.figures import level
 from segops.report.html import NARROW
-from segops.report.overlay import ERROR_KINDS
+from segops.report.overlay import ERROR_KINDS, legend
 from segops.report.page_inputs import Opponent
 from segops.report.svg import limit, outcome, whisker, words
+from segops.runtime.classes import Classes
 from segops.words import counted
 
 OUTCOMES = {"better": "better", "worse": "worse", "even": "not told apart"}
+UNION_PARTS = (
+    ("right", "iou", "the IoU"),
+    ("boundary", "boundary_error", "wrong along a contour that was found and lies a little off"),
+    ("extent", "extent_error", "wrong elsewhere in a segment that was found: too small, too large"),
+    ("segment", "segment_error", "in a segment that was missed or invented as a whole"),
+)
+"""What the union of a class consists of: name, key of its share in an evaluation, meaning."""
 
 
 def interval(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> dict[str, Any] | None:
@@ -128,12 +136,41 @@ def error_kinds(
     }
 
 
+def union_errors(evaluation: Mapping[str, Any], classes: Classes) -> list[dict[str, Any]]:
+    """The classes in the truth with the parts of their unions, each 0..1: they add up to 1.
+
+    Empty where the evaluation does not tell, as one of an older release.
+    """
+    entries = legend(range(len(classes.names)), classes)
+    rows = []
+    for label, entry in enumerate(entries):
+        figures = evaluation["classes"].get(entry["name"], {})
+        parts = [
+            {
+                "name": name,
+                "share": number_at(figures, key),
+                "meaning": meaning,
+                "label": f"{name} {'errors' if kind >= 0 else 'pixels'} of {entry['name']}",
+                "key": f"cell-{label}-{label}" if kind < 0 else f"union-{label}-{kind}",
+            }
+            for kind, (name, key, meaning) in enumerate(UNION_PARTS, -1)
+        ]
+        if number_at(figures, "truth_pixels") and all(one["share"] is not None for one in parts):
+            rows.append({**entry, "parts": parts})
+    return rows
+
+
 def confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Pairs of classes in words, most pixels first, with the length of each pair's bar."""
     pairs = evaluation.get("confusions") or []
+    ids = {name: label for label, name in enumerate(evaluation["classes"])}
     most = max((pair["pixels"] for pair in pairs), default=1)
     return [
-        {**pair, "length": pair["pixels"] / max(most, 1)}
+        {
+            **pair,
+            "length": pair["pixels"] / max(most, 1),
+            "key": f"cell-{ids[pair['truth']]}-{ids[pair['predicted']]}",
+        }
         for pair in sorted(pairs, key=lambda pair: -int(pair["pixels"]))
         if pair["pixels"]
     ]
@@ -150,13 +187,16 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
         for one in opponents
     ]
     rows, last = [], None
-    for (group, name), one in _by_name(evaluation).items():
-        figures = ("objects", "images", "pixels", "recall", "found", "miou")
+    for index, ((group, name), one) in enumerate(_by_name(evaluation).items()):
+        figures = (
+            "objects", "images", "pixels", "recall", "found", "miou", "miou_low", "miou_high",
+        )  # fmt: skip
         rows.append(
             {
                 "first": group != last,
                 "group": group,
                 "name": name,
+                "key": f"slice-{index}",
                 "definition": one.get("definition", ""),
                 **{figure: number_at(one, figure) for figure in figures},
                 "others": [number_at(other.get((group, name), {}), "recall") for other in theirs],

@@ -138,11 +138,17 @@ def line(
     return _svg(parts, f"{title} by epoch")
 
 
-def heat_map(shares: NDArray[np.float64], names: Sequence[str]) -> Markup:
+def heat_map(
+    shares: NDArray[np.float64],
+    names: Sequence[str],
+    links: Mapping[tuple[int, int], str] | None = None,
+) -> Markup:
     """A row-normalised confusion matrix, float64 (K, K) in [0, 1]; rows are true classes.
 
-    A row of NaN is a class without true pixels.
+    A row of NaN is a class without true pixels. `links` are keys of figures whose images the page
+    can show, by row and column.
     """
+    links = links or {}
     cell = 34 if len(names) > 14 else 44
     longest = max((len(name) for name in names), default=1)
     left, top = 7.2 * longest + 26, 7.2 * longest * 0.75 + 30
@@ -164,15 +170,28 @@ def heat_map(shares: NDArray[np.float64], names: Sequence[str]) -> Markup:
         )
     for row, truth in enumerate(names):
         for column, predicted in enumerate(names):
-            parts.append(
-                _cell(
-                    left + cell * column, top + cell * row, cell, float(shares[row, column]),
-                    truth, predicted,
-                )
+            drawn = _cell(
+                left + cell * column, top + cell * row, cell, float(shares[row, column]),
+                truth, predicted,
             )  # fmt: skip
+            if key := links.get((row, column)):
+                drawn = link(key, f"{truth} predicted as {predicted}", drawn)
+            parts.append(drawn)
     return Markup(
         f'<svg class="heat" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'role="img" aria-label="Confusion matrix">{"".join(parts)}</svg>'
+        f'role="{"group" if links else "img"}" aria-label="Confusion matrix">{"".join(parts)}</svg>'
+    )
+
+
+def link(key: str, text: str, content: str) -> str:
+    """Part of a drawing on which a click shows the images of a figure.
+
+    `key` is one of :mod:`segops.evaluate.places`, `text` names the figure, `content` is SVG.
+    """
+    said = escape(text)
+    return (
+        f'<a href="#only={key}" data-only="{key}" data-label="{said}" aria-label="{said}">'
+        f"{content}</a>"
     )
 
 

@@ -21,6 +21,7 @@ from segops.quality.duplicates import Duplicate, find
 from segops.quality.expectations import Bounds, check, unreadable
 from segops.quality.facts import data_hash, empty_facts, scan, split_hash, write_facts
 from segops.quality.jpeg_damage import with_damage
+from segops.quality.metadata import check_metadata
 from segops.quality.warnings import warnings
 from segops.report.validation_page import write_validation_page
 from segops.runtime.errors import SegopsError
@@ -56,6 +57,7 @@ def run(root: Path) -> None:
         facts = scan(layout, settings.hardware.workers)
         facts, damage = with_damage(facts, layout.root, settings.hardware.workers)
         checked = check(facts, settings)
+        known = () if data.metadata is None else (check_metadata(layout, data.metadata),)
         pairs, most = _duplicates(facts, layout), settings.validate_.max_near_duplicates
         found: tuple[Notice, ...] = ()
         if all(one.name != misfit.NAME for one in checked.checks):
@@ -63,7 +65,7 @@ def run(root: Path) -> None:
             found = warnings(facts, data.class_names, background, layout.test_without_masks())
         validation = replace(
             checked,
-            checks=(*checked.checks, *allowed(pairs, most)),
+            checks=(*checked.checks, *allowed(pairs, most), *known),
             warnings=(*found, *notices(pairs, most), *damage),
             duplicates=pairs,
         )

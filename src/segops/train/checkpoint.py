@@ -32,6 +32,12 @@ _UNUSABLE = (
 )
 """Exceptions raised by reading a damaged file."""
 
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+"""Within an epoch; at its end only :data:`CHECKPOINT_SHARE` limits how often one is written."""
+
+CHECKPOINT_SHARE = 0.05
+"""Largest share of the time spent on writing checkpoints."""
+
 log = logging.getLogger("segops")
 
 

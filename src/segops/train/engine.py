@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from segops.data.datasets import TrainSample
 from segops.models.loading import load_start
-from segops.models.losses import Loss, SoftTargets
+from segops.models.losses import MaskClassification, SoftTargets, build_loss
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
@@ -38,7 +38,7 @@ class Engine:
 
     Attributes:
         network: The network; its state dict is the model's.
-        loss: Maps logits and masks to a scalar.
+        loss: Maps logits, or a network's queries, and masks to a scalar.
         teacher: The network whose class probabilities are learned; None without ``train.teacher``.
         average: The moving average of the weights; None without ``train.ema_decay``.
         adversary: The discriminator; None without ``train.adversarial``.
@@ -67,7 +67,7 @@ class Engine:
             if params.sync_batch_norm:
                 self.network = synchronise_norms(self.network, fabric)
             freeze_unused(self.network, job.auxiliary_weight > 0, fabric.device)
-        self.loss: Any = Loss(params.loss, job.class_weights).to(fabric.device)
+        self.loss: Any = build_loss(params.loss, job.class_weights).to(fabric.device)
         self.teacher = None if params.teacher is None else self._opened_teacher()
         self._soft_targets = SoftTargets(params.distillation.temperature)
         # Weights, without biases and the scales and shifts of norms.
@@ -133,8 +133,9 @@ class Engine:
         learning_rate: float,
         unlabelled: TrainSample | None = None,
         ramp_up: float = 1.0,
+        progress: float = 0.0,
     ) -> Tensor:
-        """Take a step of the optimiser, without waiting for the device.
+        """Take a step of the optimiser. Only the loss of queries waits for the device.
 
         Args:
             images: uint8 (N, 3, h, w), or the features of a frozen encoder; this rank's part of
@@ -145,6 +146,7 @@ class Engine:
             unlabelled: Views of as many images without masks, and their padding; see
                 :func:`segops.train.unlabelled.unlabelled_batches`.
             ramp_up: Share of the weight of their losses, in [0, 1].
+            progress: The share of the training's steps that are done, 0 to 1.
 
         Returns:
             The loss of this rank's images, detached, on the device: the mean over the accumulated
@@ -161,6 +163,9 @@ class Engine:
         self.figures = {}
         if self.mean_teacher is not None:
             self.mean_teacher.begin(number)
+        network: Any = self.network.network
+        if hasattr(network, "anneal"):
+            network.anneal(progress)
         try:
             loss = self._backward(images, masks, unlabelled, ramp_up)
             if self.job.params.gradient_clip is not None:
@@ -253,9 +258,12 @@ class Engine:
         return moved
 
     def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        if weight := self.job.auxiliary_weight:
+        loss: Tensor
+        if isinstance(self.loss, MaskClassification):
+            loss = self.loss(self.model(images, as_queries=True), masks)
+        elif weight := self.job.auxiliary_weight:
             logits, auxiliary = self.model(images, with_auxiliary=True)
-            loss: Tensor = self._output_loss(images, logits, masks)
+            loss = self._output_loss(images, logits, masks)
             loss = loss + weight * self.loss(auxiliary, masks)
         else:
             loss = self._output_loss(images, self.model(images), masks)

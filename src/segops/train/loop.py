@@ -23,7 +23,12 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.torch_predictor import TorchPredictor
 from segops.train import checkpoint as checkpoints
-from segops.train.checkpoint import Best, Checkpoint
+from segops.train.checkpoint import (
+    CHECKPOINT_SHARE,
+    SECONDS_BETWEEN_CHECKPOINTS,
+    Best,
+    Checkpoint,
+)
 from segops.train.engine import Engine, result_of, without_auxiliary
 from segops.train.features import Features
 from segops.train.fingerprint import OF_FIRST_RANK
@@ -34,12 +39,6 @@ from segops.train.ranks import gathered, leave, require_equal, share_statistics
 from segops.train.schedules import Plateau, Schedule
 from segops.train.selection import selection_miou, warn_of_absent_classes
 from segops.train.unlabelled import unlabelled_batches, unlabelled_ids
-
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
-"""Within an epoch; at its end only :data:`CHECKPOINT_SHARE` limits how often one is written."""
-
-CHECKPOINT_SHARE = 0.05
-"""Largest share of the time spent on writing checkpoints."""
 
 STEPS_BETWEEN_LOOKS = 50
 """Steps after which several ranks learn from rank zero whether to write a checkpoint."""
@@ -162,8 +161,10 @@ class _Training:
         rate = self.schedule.learning_rate(number, self.plateau.scale)
         epoch, batch = self.epoch, self.batch
         step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
-        ramp_up = self.schedule.ramp_up(number)
-        loss = self.engine.step(images, masks, number, rate, next(self.unlabelled), ramp_up)
+        loss = self.engine.step(
+            images, masks, number, rate, next(self.unlabelled), self.schedule.ramp_up(number),
+            progress=number / self.steps,
+        )  # fmt: skip
         self.losses.add(loss, step, self.engine.figures)
         self.last_step = step
         self.batch += 1

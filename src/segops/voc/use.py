@@ -25,6 +25,7 @@ from segops.voc.layout import (
     open_layout,
 )
 from segops.voc.list_lines import require_ids, stripped
+from segops.voc.metadata import copy_without
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 PARTS = (IMAGES, MASKS, LISTS)
@@ -40,6 +41,7 @@ def use(
     unwanted: Sequence[str] = (),
     reading: Reading = READ_AS_SHIPPED,
     strip: bool = False,
+    metadata: str | None = None,
     unlabelled: str | None = None,
 ) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
@@ -58,6 +60,7 @@ def use(
         reading: How the files are read; further directories of bands are copied too.
         strip: Take the ids out of lines that hold columns, a directory or a suffix too, or spell
             them in another case or Unicode form.
+        metadata: Name of the file of metadata, of which the rows of the copied images are copied.
         unlabelled: Name of a list of images without masks, which are copied too; None: there is
             none.
 
@@ -75,7 +78,9 @@ def use(
         )
     if strip:
         with stripped(root, reading.bands.directories, unlabelled) as other:
-            return use(other, target, unwanted, reading, unlabelled=unlabelled)
+            if metadata is not None and (root / metadata).is_file():
+                (other / metadata).symlink_to(root / metadata)
+            return use(other, target, unwanted, reading, metadata=metadata, unlabelled=unlabelled)
     require_ids(root, f"segops data use {shlex.quote(str(source))} --strip", unlabelled)
     layout = open_layout(root, reading, unlabelled)
     lists = layout.splits() | ({} if unlabelled is None else {unlabelled: layout.unlabelled_ids()})
@@ -104,6 +109,9 @@ def use(
                 ) from None
         for split, ids in splits.items():
             Layout(temporary).write_list(split, ids)
+        if metadata is not None and (root / metadata).is_file():
+            kept = {image_id for ids in splits.values() for image_id in ids}
+            copy_without(root / metadata, temporary / metadata, kept)
     return open_layout(target, reading, unlabelled)
 
 

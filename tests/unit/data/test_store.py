@@ -286,6 +286,32 @@ def test_prepare_packs_what_was_validated(workspace: Path, small: Layout) -> Non
         prepare.run(workspace)
 
 
+def test_metadata_lie_beside_what_is_scored_and_change_nothing_that_trains(
+    workspace: Path, small: Layout
+) -> None:
+    prepare.run(workspace)
+    without = sha256_tree(workspace / PACKED / "train")
+    assert PackedStore(workspace / PACKED).metadata("val") is None
+    (workspace / "params.yaml").write_text("data: {path: voc, metadata: m.csv}\n")
+    ids = [one for split in small.splits().values() for one in split]
+    hashes = []
+    for site in ("north", "south"):
+        rows = [f"{one},{site}" for one in reversed(ids)]
+        (small.root / "m.csv").write_text("\n".join(["image_id,site", *rows]))
+        prepare.run(workspace)
+        store = PackedStore(workspace / PACKED)
+        known = store.metadata("val")
+        assert known is not None
+        assert known.values == dict.fromkeys(store.ids("val"), (site,))
+        assert store.metadata("train") is None
+        assert sha256_tree(workspace / PACKED / "train") == without
+        hashes.append(sha256_tree(workspace / PACKED / "val"))
+    assert hashes[0] != hashes[1]  # so that evaluate, which depends on it, runs again
+    (small.root / "m.csv").unlink()
+    with pytest.raises(SegopsError, match=r"not usable as data\.metadata"):
+        prepare.run(workspace)
+
+
 @pytest.mark.parametrize("passed", [False, None, "yes", 1])
 def test_prepare_refuses_data_that_did_not_pass(workspace: Path, passed: Any) -> None:
     write_json(workspace / VERDICT, {"passed": passed, "classes": list(VOC_CLASSES)})

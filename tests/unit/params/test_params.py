@@ -70,6 +70,10 @@ def test_defaults_are_usable() -> None:
             ({"data": {"bands": [name]}}, f"that do not begin with . or -; found {name!r}")
             for name in ("..", ".x", "-a", "a/b", "ImageSets")
         ),
+        *(
+            ({"data": {"metadata": name}}, "the name of a CSV file in the directory that data.path")
+            for name in ("", "a/m.csv", "../m.csv", "/m.csv", ".csv", "-m.csv", "m.txt", "m\n.csv")
+        ),
         ({"data": {"classes": ["background"]}}, "expected 2 to 255 names"),
         ({"data": {"classes": ["background", "", "a", " "]}}, "for every id; blank: id 1, 3 (fo"),
         ({"data": {"classes": ["background", "a", "a"]}}, "expected every name once"),

@@ -17,6 +17,7 @@ from tests.support.evaluations import (
     image_rows_of,
     opponent_of,
     pictures_of,
+    places_of,
 )
 
 pytestmark = needs_browser
@@ -44,12 +45,29 @@ document.querySelector("input[value=photo]").focus();
 press("5"); say("explanation", ids() + " " + location.hash);
 press("2"); say("truth", ids() + " " + location.hash);
 press("-"); say("opacity", document.querySelector("#opacity").value);
-const images = () => [...document.querySelectorAll("#image-table tbody th")].map((one) =>
-  one.textContent.slice(-1)).join("");
+const images = () => [...document.querySelectorAll("#image-table tbody tr:not([hidden]) th")]
+  .map((one) => one.dataset.value.slice(-1)).join("");
 say("images", images());
 click("#image-table th[data-key=wrong] button"); say("most wrong", images() + " " + location.hash);
 click("#image-table th[data-key=wrong] button"); say("least wrong", images() + " " + location.hash);
 click("#image-table th[data-key=wrong] button"); say("as given", images() + " " + location.hash);
+const only = (key) => document.querySelector(`[data-only='${key}']`);
+const told = () => images() + " " + document.querySelector("#only").textContent.trim()
+  + " " + ids() + " " + document.querySelector("#shown").textContent + " " + location.hash;
+document.querySelector(".pairs [data-only]").click(); say("confusion", told());
+say("its focus", document.activeElement.textContent);
+click("#only button");
+say("all", images() + document.querySelector("#only").hidden + location.hash);
+say("back", document.activeElement.dataset.only);
+for (const key of ["union-1-1", "slice-0"]) { only(key).click(); say(key, told()); }
+click(".bins a"); say("bin", told());
+const cell = document.querySelector(".heat [data-only='cell-0-3']");
+say("stops", document.querySelectorAll(".heat [tabindex='0']").length);
+document.querySelector(".heat [tabindex='0']").focus(); press("ArrowDown");
+say("below", document.activeElement.getAttribute("data-label"));
+document.activeElement.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
+say("cell", told());
+click("a[href$=dog]"); say("a class", ids() + " " + location.hash); click("#reset");
 click("#image-table a"); say("image", document.querySelector("#viewer-title").textContent);
 click("[data-close]");
 click("#cards .picture"); say("open", document.querySelector("#viewer-title").textContent);
@@ -128,7 +146,7 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
     evaluation["classes"]["dog"]["truth_pixels"] = 5
     write_evaluation_page(
         page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()],
-        images=image_rows_of(4),
+        images=image_rows_of(4), places=places_of(),
     )  # fmt: skip
     page.write_text(with_script(page.read_text(), STEPS))
     said = re.search(r"<pre>(.*)</pre>", opened(page, ""), flags=re.S)
@@ -148,6 +166,22 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
         "most wrong: 3210> #images=wrong&layer=truth",
         "least wrong: 0123> #images=wrong&imagesdir=asc&layer=truth",
         "as given: 0123> #layer=truth",
+        "confusion: 201 cat predicted as ground 3 images show all 210 "
+        "3 of 4 pictures: cat predicted as ground #layer=truth&only=cell-1-0",
+        "its focus: show all",
+        "all: 0123>true#layer=truth",
+        "back: cell-1-0",
+        "union-1-1: 0 extent errors of cat 1 image show all 0 "
+        "1 of 4 pictures: extent errors of cat #layer=truth&only=union-1-1",
+        "slice-0: 01 object size: small 2 images show all 10 "
+        "2 of 4 pictures: object size: small #layer=truth&only=slice-0",
+        "bin: 10 wrong with a confidence of 0.50 to 1.00 2 of its 4 images are listed show all 10 "
+        "2 of 4 pictures: wrong with a confidence of 0.50 to 1.00 #layer=truth&only=bin-1",
+        "stops: 1",
+        "below: cat predicted as ground",
+        "cell: 201 cat predicted as ground 3 images show all 210 "
+        "3 of 4 pictures: cat predicted as ground #layer=truth&only=cell-1-0",
+        "a class: 321 #class=dog&layer=truth",
         "image: image0",
         "open: image3",
         "next: image2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 
 from segops.report import evaluation_page as page_module
 from segops.report.evaluation_page import write_evaluation_page
+from segops.report.page_inputs import LabelErrors, Place
 from tests.support.evaluations import (
     NAMES,
     confusion_of,
     evaluation_of,
+    image_rows_of,
     old_evaluation,
     opponent_of,
     pictures_of,
@@ -125,9 +128,14 @@ def test_the_page_shows_every_figure(page: str) -> None:
 
 def test_without_a_script_every_table_is_there(page: str) -> None:
     text = re.sub(r"<script.*?</script>", "", page, flags=re.S)
-    classes, errors, slices, bins = Outline(text).tables
+    classes, errors, unions, slices, bins = Outline(text).tables
     assert [row[0] for row in classes[2:]] == ["ground", "cat", "cow", "dog", "mean of 2"]
     assert [row[0] for row in errors[1:]] == ["missed", "false alarm", "confusion", "boundary"]
+    assert unions == [
+        ["class", "of its union", "right", "boundary", "extent", "segment"],
+        ["ground", "", "78.3\u202f%", "5.4\u202f%", "16.3\u202f%", "0\u202f%"],
+        ["cat", "", "17.2\u202f%", "20.7\u202f%", "62.1\u202f%", "0\u202f%"],
+    ]
     assert [row[0] for row in slices[1:]] == ["object size", "small< 32²", "scene", "crowded>= 4"]
     assert bins[2] == ["0.50–1.00", "1\u202f200", "0.800", "0.700", "\u22120.100"]
     assert "need JavaScript" in text
@@ -140,6 +148,50 @@ def test_headings_carry_what_sorting_needs(page: str) -> None:
     assert keys[-2:] == ["iou1", "difference1"]
     assert {"boundary_iou", "contour_distance", "f1", "truth_pixels"} <= set(keys)
     assert re.search(r'data-column="difference1" data-value="0.11"', page)
+
+
+def test_suspected_labels_are_set_apart(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.html", images=image_rows_of())
+    assert "Suspected labels" not in plain
+    assert 'data-key="suspected"' not in plain
+    labels = LabelErrors("<i>others</i>", 7, {"image1": 50}, 200, 0.65, 0.6, 0.7)
+    rows = [
+        replace(
+            one,
+            suspected=one.image_id in labels.pixels,
+            suspected_pixels=labels.pixels.get(one.image_id),
+        )
+        for one in image_rows_of()
+    ]
+    places = {"suspected": Place(1, ((1, 50),))}
+    page = write(tmp_path / "e.html", images=rows, places=places, labels=labels)
+    section = page[page.index('<section id="labels">') :]
+    text = re.sub(r"<[^>]+>", "", section[: section.index("</section>")])
+    assert "judged by &lt;i&gt;others&lt;/i&gt;) judged 7 images of val" in text
+    assert "It suspects the labels of 1 of the scored images." in text
+    assert "50 wrong pixels, 25.0\u202f% of all wrong ones, contradict the label" in text
+    assert "mIoU without these images: 0.650 (0.600 to 0.700); with them: 0.612" in text
+    table = Outline(re.sub(r"<script.*?</script>", "", page, flags=re.S)).tables[-1]
+    assert [row[-1] for row in table] == ["label suspected", "", "50 px", "", ""]
+    uncounted = replace(labels, pixels={"image1": None})
+    page = write(tmp_path / "f.html", images=rows, labels=uncounted)
+    assert "of all wrong ones, contradict" not in page
+
+
+def test_robustness_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    assert 'id="robustness"' not in write(tmp_path / "plain.html")
+    robustness = {
+        "clean": 0.6, "mean": 0.45, "retained": 0.75, "strengths": [1, 3], "images": 7,
+        "corruptions": [{"name": "fog", "miou": [0.5, 0.4], "mean": 0.45}],
+    }  # fmt: skip
+    page = write(tmp_path / "e.html", evaluation_of() | {"robustness": robustness})
+    assert "75.0\u202f% of the mIoU of 0.600 without corruption" in page
+    assert 'href="#robustness"' in page
+    table = next(one for one in Outline(page).tables if one[0][0] == "corruption")
+    assert table == [
+        ["corruption", "mean", "strength 1", "strength 3"],
+        ["fog", "0.450\n", "0.500", "0.400"],
+    ]
 
 
 def test_absent_classes_come_last_and_grey(page: str) -> None:
@@ -239,7 +291,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     page = write(tmp_path / "e.html", evaluation_of(names), pictures=pictures_of())
     assert "<b>cat" not in page
     assert "&lt;b&gt;cat" in page
-    assert page.count("</script>") == 3
+    assert page.count("</script>") == 4
     assert Outline(page).open == []
 
 

@@ -35,7 +35,14 @@ from segops.runtime.errors import SegopsError
 from segops.runtime.masks import write_mask
 from segops.voc.layout import Layout, open_layout
 from tests.support.browser import needs_browser, opened
-from tests.support.evaluations import confusion_of, evaluation_of, opponent_of, pictures_of
+from tests.support.evaluations import (
+    confusion_of,
+    evaluation_of,
+    image_rows_of,
+    opponent_of,
+    pictures_of,
+    places_of,
+)
 from tests.support.folder_runs import finished_image, make_bundle, save
 
 IDS = (
@@ -175,9 +182,14 @@ def page_of_evaluation(folder: Path, names: tuple[str, ...]) -> Path:
     path = folder / "evaluation.html"
     confusion = np.zeros((len(names),) * 2, dtype=np.int64)
     confusion[:4, :4] = confusion_of()
+    rows = [
+        replace(one, image_id=image_id, worst_class=names[1])
+        for one, image_id in zip(image_rows_of(len(IDS)), IDS, strict=False)
+    ]
     write_evaluation_page(
-        path, evaluation_of(names), confusion, pictures, None, [rival], name=names[3]
-    )
+        path, evaluation_of(names), confusion, pictures, None, [rival], name=names[3],
+        images=rows, places=places_of(),
+    )  # fmt: skip
     return path
 
 
@@ -201,11 +213,16 @@ def test_the_evaluation_page_shows_hostile_names_and_runs_none(
     address, asked = server
     names = class_names(address)
     page = page_of_evaluation(tmp_path, names)
-    for state in (f"picture={quote(IDS[1])}", f"class={quote(names[1])}&sort=class", IDS[0]):
+    for state in (
+        f"picture={quote(IDS[1])}",
+        f"class={quote(names[1])}&sort=class",
+        f"only={quote(IDS[1])}",
+        IDS[0],
+    ):
         document = opened(page, state)
         title = f"{names[3]} compared with {names[2]}"
         escaped = title.replace("<", "&lt;").replace(">", "&gt;")
-        seen = require_harmless(document, escaped, scripts=3)
+        seen = require_harmless(document, escaped, scripts=5)
         assert '<html lang="en" class="js">' in document
         for name in (*IDS, *names[:4]):
             assert name in seen.text

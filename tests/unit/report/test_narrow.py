@@ -19,7 +19,13 @@ from segops.report.validation_page import write_validation_page
 from segops.runtime.classes import VOC, VOC_CLASSES
 from segops.voc.layout import open_layout
 from tests.support.browser import measured, needs_browser
-from tests.support.evaluations import evaluation_of, image_rows_of, opponent_of, pictures_of
+from tests.support.evaluations import (
+    evaluation_of,
+    image_rows_of,
+    opponent_of,
+    pictures_of,
+    places_of,
+)
 from tests.unit.quality.test_data_changes import mask, version
 
 pytestmark = needs_browser
@@ -87,11 +93,19 @@ def test_the_evaluation_page(width: int, rivals: tuple[str, ...], tmp_path: Path
     opponents = [full(one) for one in rivals]
     name = LONG if len(rivals) > 1 else "this model"
     write_evaluation_page(
-        page, full(), matrix, pictures_of(3), None, opponents, name=name, images=image_rows_of(3)
+        page,
+        full(),
+        matrix,
+        pictures_of(3),
+        None,
+        opponents,
+        name=name,
+        images=image_rows_of(3),
+        places=places_of(),
     )
-    hidden = check(page, width, {"classes", "kinds", "slices", "bins", "heat"})
+    hidden = check(page, width, {"classes", "kinds", "unions", "slices", "bins", "heat"})
     assert {"classes", "heat"} <= set(hidden) or width > 420
-    check(page, width, {"classes"}, state="picture=image1")
+    check(page, width, {"classes"}, state="picture=image1&only=cell-1-0")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

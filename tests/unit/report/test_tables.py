@@ -158,11 +158,11 @@ def test_kinds_of_error_share_out_all_that_is_wrong() -> None:
 
 def test_confusions_are_sorted_and_empty_ones_left_out() -> None:
     pairs = [("a", "b", 5), ("b", "a", 20), ("a", "c", 0)]
-    found = confusions(
-        {"confusions": [{"truth": t, "predicted": p, "pixels": n} for t, p, n in pairs]}
-    )
+    counted = [{"truth": t, "predicted": p, "pixels": n} for t, p, n in pairs]
+    found = confusions({"confusions": counted, "classes": dict.fromkeys("abc")})
     assert [(one["truth"], one["length"]) for one in found] == [("b", 1), ("a", 0.25)]
-    assert confusions({}) == []
+    assert [one["key"] for one in found] == ["cell-1-0", "cell-0-1"]
+    assert confusions({"classes": {}}) == []
 
 
 def test_slices_stand_beside_the_same_slice_of_the_other() -> None:

@@ -74,6 +74,7 @@ def test_the_evaluation_holds_every_figure(evaluated: Path) -> None:
         "confidence",
         "miou_truth_or_prediction",
         "boundary",
+        "union_errors",
         "calibration",
         "pixel_accuracy",
         "mean_class_accuracy",

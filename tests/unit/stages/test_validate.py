@@ -62,6 +62,27 @@ def test_a_cosmetic_change_leaves_the_verdict_alone(root: Path) -> None:
     assert "data:image" not in (root / VALIDATION_PAGE).read_text()
 
 
+def test_metadata_are_checked_with_every_fault_listed(root: Path) -> None:
+    layout = open_layout(root / "voc")
+    ids = [one for split in layout.splits().values() for one in split]
+    (root / "params.yaml").write_text(PARAMS.replace("path: voc", "path: voc, metadata: m.csv"))
+    rows = [f"{one},north" for one in ids]
+    (root / "voc" / "m.csv").write_text("\n".join(["image_id,site", *rows]))
+    run(root)
+    verdict = (root / VERDICT).read_bytes()
+    (root / "voc" / "m.csv").write_text("\n".join(["image_id,site", "<b>x</b>,a", *rows[2:]]))
+    with pytest.raises(SegopsError) as error:
+        run(root)
+    said = str(error.value)
+    assert "metadata: 3 fault(s). Correct m.csv, or set data.metadata to null." in said
+    assert "m.csv: '<b>x</b>' is in no list of the data set" in said
+    assert all(f"m.csv: {one!r} has no row" in said for one in ids[:2])
+    page = (root / VALIDATION_PAGE).read_text()
+    assert "&lt;b&gt;x" in page
+    assert "<b>x" not in page
+    assert (root / VERDICT).read_bytes() != verdict
+
+
 def test_a_near_duplicate_in_val_warns_or_fails(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from segops.importers.command import Options, run
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_image
 from segops.voc.layout import Layout, open_layout
+from segops.voc.metadata import read_metadata
 from segops.voc.use import LISTS, copy_file, find_layout, use
 
 ROOT = Path(__file__).parents[3]
@@ -296,3 +297,15 @@ def test_a_list_that_leaves_nothing_out_or_nothing_over_is_refused(
     with pytest.raises(SegopsError, match="val: all 6 images would be left out"):
         use(tiny_voc, target, Layout(tiny_voc).ids("val"))
     assert not target.exists()
+
+
+def test_the_rows_of_the_copied_images_come_along(tiny_voc: Path, tmp_path: Path) -> None:
+    ids = every_id(open_layout(tiny_voc))
+    (tiny_voc / "m.csv").write_text("image_id,site\n" + "".join(f"{one},a\n" for one in ids))
+    target = tmp_path / "copy"
+    use(tiny_voc, target, ids[:1], metadata="m.csv")
+    assert list(read_metadata(target / "m.csv", ids[1:]).values) == ids[1:]
+    use(tiny_voc, target, metadata="m.csv", strip=True)
+    assert list(read_metadata(target / "m.csv", ids).values) == ids
+    use(tiny_voc, target, metadata="other.csv")
+    assert not list(target.glob("*.csv"))

@@ -1,94 +1,5 @@
-(() => {
+// The pictures, and what happens when the page opens. tables.js comes before it.
 "use strict";
-
-const root = document.documentElement;
-root.classList.add("js");
-const find = (selector, within = document) => within.querySelector(selector);
-const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-const make = (tag, properties = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
-
-// ---- What is shown lives in the part of the address after "#", so that a view can be shared.
-const defaults = {sort: "", dir: "", images: "", imagesdir: "", class: "", kind: "",
-  order: "wrong", layer: "prediction", picture: ""};
-let state = {...defaults};
-
-function readHash() {
-  const text = location.hash.slice(1);
-  if (!text.includes("=")) return false;
-  const found = new URLSearchParams(text);
-  state = {...defaults};
-  for (const key of Object.keys(defaults)) if (found.has(key)) state[key] = found.get(key);
-  return true;
-}
-
-function writeHash() {
-  const set = Object.entries(state).filter(([key, value]) => value !== defaults[key]);
-  const hash = new URLSearchParams(set).toString();
-  history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
-}
-
-// ---- The tables that a click on a heading sorts.
-function cellValue(row, key, text) {
-  const cell = all("[data-column]", row).find((one) => one.dataset.column === key);
-  const value = cell ? cell.dataset.value : undefined;
-  return value === undefined ? null : text ? value.toLowerCase() : Number(value);
-}
-
-// `column` and `way` name what of the state says how the table is sorted.
-function makeSortable(table, column, way) {
-  const body = table.tBodies[0];
-  const given = [...body.rows];
-  const headings = all("th[data-key]", table);
-
-  function sort() {
-    const heading = headings.find((one) => one.dataset.key === state[column]);
-    for (const one of headings) one.removeAttribute("aria-sort");
-    let rows = given;
-    if (heading) {
-      const text = "text" in heading.dataset;
-      const down = state[way] ? state[way] === "desc" : !text;
-      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const ranked = given.map((row, index) => ({row, index,
-        value: cellValue(row, state[column], text), last: row.classList.contains("absent")}));
-      ranked.sort((a, b) => {
-        if (a.last !== b.last) return a.last ? 1 : -1;
-        if (a.value === null || b.value === null) {
-          return (a.value === null) - (b.value === null) || a.index - b.index;
-        }
-        const order = a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
-        return (down ? -order : order) || a.index - b.index;
-      });
-      rows = ranked.map((one) => one.row);
-    }
-    body.append(...rows);
-  }
-
-  function click(heading) {
-    const first = "text" in heading.dataset ? "asc" : "desc";
-    const second = first === "asc" ? "desc" : "asc";
-    const current = state[column] === heading.dataset.key ? state[way] || first : "";
-    state[column] = current === second ? "" : heading.dataset.key;
-    state[way] = current === first ? second : "";
-    sort();
-    writeHash();
-  }
-
-  for (const heading of headings) {
-    const button = make("button", {type: "button", onclick: () => click(heading)},
-      ...heading.childNodes);
-    heading.append(button);
-  }
-  return sort;
-}
-
-const sorts = [["#class-table", "sort", "dir"], ["#image-table", "images", "imagesdir"]]
-  .filter(([selector]) => find(selector))
-  .map(([selector, column, way]) => makeSortable(find(selector), column, way));
-const sortTables = () => sorts.forEach((sort) => sort());
 
 // ---- The pictures.
 const source = find("#gallery-data");
@@ -110,12 +21,12 @@ function makeGallery(pictures) {
   const kindOrder = chips.map((chip) => chip.dataset.kind);
   const classOrder = Object.keys(colours);
   let listed = [];
+  let chosen = null;
 
   const uri = (type, data) => "data:image/" + type + ";base64," + data;
   const percent = (share) => share === null ? "–" : share > 0 && share < 0.0005 ? "<0.1\u202f%"
     : (100 * share).toFixed(1) + "\u202f%";
   const decimal = (value) => value === null ? "–" : value.toFixed(3);
-  const grouped = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
   const chosenKinds = () => kindOrder.filter((kind) => state.kind.split(",").includes(kind));
   const sum = (errors) => errors.reduce((total, one) => total + one[2], 0);
   const errorsOf = (picture, name, kinds) => picture.errors.filter((one) =>
@@ -123,6 +34,7 @@ function makeGallery(pictures) {
 
   // A class alone finds every picture that holds it; with a kind, those where it went wrong so.
   function matches(picture, name, kinds) {
+    if (chosen && !chosen.has(picture.id)) return false;
     if (!kinds.length) return !name || picture.classes.includes(name);
     return errorsOf(picture, name, kinds).length > 0;
   }
@@ -220,6 +132,7 @@ function makeGallery(pictures) {
 
   function list() {
     if (!classOrder.includes(state.class)) state.class = "";
+    chosen = chosenImages();
     layer();
     count();
     order.value = state.order;
@@ -228,7 +141,8 @@ function makeGallery(pictures) {
     watcher.disconnect();
     cards.replaceChildren(...listed.map((one) => card(one.picture, one.index)));
     for (const one of cards.children) watcher.observe(one);
-    find("#shown").textContent = listed.length + " of " + pictures.length + " pictures";
+    find("#shown").textContent = listed.length + " of " + pictures.length + " pictures"
+      + (chosen ? ": " + chosenLabel() : "");
     find("#nothing").hidden = listed.length > 0;
   }
 
@@ -307,6 +221,7 @@ function makeGallery(pictures) {
 
   function filter(changes) {
     Object.assign(state, changes);
+    if ("only" in changes) showTables();
     list();
     writeHash();
   }
@@ -314,7 +229,8 @@ function makeGallery(pictures) {
   classFilter.onchange = () => filter({class: classFilter.value});
   order.onchange = () => filter({order: order.value});
   opacity.oninput = layer;
-  find("#reset").onclick = () => filter({class: "", kind: "", order: defaults.order});
+  find("#reset").onclick = () => filter({class: "", kind: "", only: "",
+    order: defaults.order});
   for (const chip of chips) {
     chip.onclick = () => {
       const kinds = chosenKinds();
@@ -346,7 +262,7 @@ function makeGallery(pictures) {
     link.onclick = (event) => {
       event.preventDefault();
       const wanted = new URLSearchParams(link.hash.slice(1));
-      filter({class: wanted.get("class") || "", kind: wanted.get("kind") || ""});
+      filter({class: wanted.get("class") || "", kind: wanted.get("kind") || "", only: ""});
       find("#pictures").scrollIntoView();
     };
   }
@@ -371,7 +287,7 @@ function makeGallery(pictures) {
 }
 
 function show() {
-  sortTables();
+  showTables();
   if (!gallery) return;
   gallery.list();
   if (state.picture) gallery.view(state.picture);
@@ -380,6 +296,6 @@ function show() {
 
 const shared = readHash();
 show();
-if (shared && gallery && (state.class || state.kind)) find("#pictures").scrollIntoView();
+if (shared && state.only) find("#images").scrollIntoView();
+else if (shared && gallery && (state.class || state.kind)) find("#pictures").scrollIntoView();
 window.addEventListener("hashchange", () => { if (readHash()) show(); });
-})();

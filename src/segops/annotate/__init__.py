@@ -1,0 +1,1 @@
+"""Which unlabelled images to annotate next."""

@@ -1,0 +1,1 @@
+"""`segops pretrain`: an encoder learns from images without masks."""

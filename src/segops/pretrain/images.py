@@ -1,0 +1,166 @@
+"""The images of a pretraining: those of train, or of a directory, without masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segops import files
+from segops.augment.geometry import Pixels
+from segops.augment.policy import sample_seed
+from segops.data.datasets import TrainDataset
+from segops.data.samplers import SampleKey
+from segops.data.store import PackedStore
+from segops.params.data import DataParams
+from segops.predict.sources import list_images
+from segops.progress import track
+from segops.runtime.bands import decode_consumer_bands, extent
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import PIXELS_AT_ONCE, read_content
+from segops.threads import cores, pipelined
+from segops.voc.hashes import pixel_hash
+from segops.voc.layout import TEST, TRAIN, VAL
+
+MAX_WORKERS = 8
+"""Most threads that decode images."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images without masks.
+
+    Attributes:
+        source: Reads an image by its id with a method `image`, uint8 (H, W, C), and has `channels`.
+        ids: Their ids, sorted.
+        digest: SHA-256 over them, in hexadecimal.
+        held_out: How many of the directory are left out, because they are in val or test.
+        repeated: How many are left out, because they repeat another.
+    """
+
+    source: Any
+    ids: Sequence[str]
+    digest: str
+    held_out: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a directory, decoded each time that they are asked for.
+
+    Attributes:
+        paths: Their files by their names below the directory.
+        channels: Channels of an image.
+        max_pixels: As `data.max_pixels`.
+        bit_depth: As `data.bit_depth`.
+    """
+
+    paths: Mapping[str, Path]
+    channels: int
+    max_pixels: int
+    bit_depth: int | None
+
+    def image(self, image_id: str) -> Pixels:
+        """An image, uint8 (H, W, C), upright by its EXIF orientation.
+
+        Raises:
+            SegopsError: It cannot be read.
+        """
+        path = self.paths[image_id]
+        limits = self.max_pixels, self.channels, self.bit_depth
+        return decode_consumer_bands(read_content(path), str(path), *limits)
+
+
+class Unlabelled(TrainDataset):
+    """Crops of images without masks; the mask of a crop is 0 where it shows its image, else 255."""
+
+    def source(self, key: SampleKey) -> tuple[Pixels, Pixels, int]:
+        """As of the base class, with a mask of zeros."""
+        epoch, index = key
+        image: Pixels = self.store.image(self.image_id(index))
+        blank = np.zeros(image.shape[:2], np.uint8)
+        return image, blank, sample_seed(self.seed, epoch, index)
+
+
+def of_train(store: PackedStore) -> Images:
+    """The images of train."""
+    ids = store.ids(TRAIN)
+    return Images(store, ids, files.sha256_lines(sorted(store.image_sha256(one) for one in ids)))
+
+
+def of_folder(directory: Path, data: DataParams, store: PackedStore) -> Images:
+    """The images of a directory and of those below it.
+
+    Images whose file or pixels are those of an image of val or test are left out, since a model is
+    judged by these; so are images whose pixels are those of one before them.
+
+    Raises:
+        SegopsError: There are none, some cannot be read (all are listed), or `data.bands` asks for
+            further files.
+    """
+    bands = data.reading.bands
+    if bands.directories:
+        raise SegopsError(
+            "pretrain.images: images of several files (data.bands) are taken from train alone. Set "
+            "it to null."
+        )
+    paths = {path.relative_to(directory).as_posix(): path for path in _listed(directory)}
+    source = FolderImages(paths, bands.total, data.max_pixels, data.bit_depth)
+
+    def look(name: str) -> tuple[str, str] | SegopsError:
+        try:
+            image = source.image(name)
+        except SegopsError as error:
+            return error
+        digest = pixel_hash([image], image.shape[1], image.shape[0])
+        return files.sha256_bytes(read_content(paths[name])), digest
+
+    def size(name: str) -> int:
+        width, height = extent(paths[name]) or (0, 0)
+        return width * height if width * height <= data.max_pixels else 0
+
+    names = sorted(paths)
+    threads = min(MAX_WORKERS, cores())
+    looks = pipelined(names, look, threads, 4 * threads, size=size, limit=PIXELS_AT_ONCE)
+    judged = _judged(store)
+    kept: dict[str, str] = {}
+    failed: list[str] = []
+    held_out = 0
+    for name, found in zip(names, track(looks, "Reading images", len(names)), strict=True):
+        if isinstance(found, SegopsError):
+            failed.append(str(found))
+        elif judged & {*found}:
+            held_out += 1
+        else:
+            kept.setdefault(found[1], name)
+    if failed:
+        raise SegopsError(
+            "\n  ".join(["pretrain.images: remove or replace what cannot be read:", *failed])
+        )
+    if not kept:
+        raise SegopsError(
+            f"pretrain.images: {directory}: all {len(names)} images are those of val or test, "
+            "which a model is judged by. Give others."
+        )
+    digest = files.sha256_lines(sorted(kept))
+    repeated = len(names) - held_out - len(kept)
+    return Images(source, sorted(kept.values()), digest, held_out, repeated)
+
+
+def _listed(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise SegopsError(
+            f"pretrain.images: {directory}: no such directory. Expected images, or null for those "
+            "of train."
+        )
+    return list_images(directory)
+
+
+def _judged(store: PackedStore) -> set[str]:
+    """Hashes of the files and of the pixels of val and test."""
+    ids = [one for split in (VAL, TEST) if store.holds(split) for one in store.ids(split)]
+    return {store.image_sha256(one) for one in ids} | {*store.pixel_hashes(ids).values()}

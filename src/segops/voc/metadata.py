@@ -1,0 +1,142 @@
+"""Metadata of images: a CSV of one row an image, such as its camera, its site and its date.
+
+The first column is `image_id`; every further one divides the images of a split into subsets by its
+values. A cell may be empty: the value is not known.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segops.files import sha256_lines, write_text
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import read_file
+
+ID = "image_id"
+LONGEST = 100
+"""Most characters of a name or value: they are shown on pages."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is known of images.
+
+    Attributes:
+        columns: Names of what is known, in the order of the file.
+        values: By image id one value a column; empty: not known.
+    """
+
+    columns: tuple[str, ...] = ()
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is known, in hexadecimal; the order of the images does not matter."""
+        rows = ["\t".join((one, *self.values[one])) for one in sorted(self.values)]
+        return sha256_lines(["\t".join(self.columns), *rows])
+
+    def of(self, ids: Collection[str]) -> Metadata:
+        """The part of these images, in their order."""
+        return Metadata(self.columns, {one: self.values[one] for one in ids})
+
+
+def read_metadata(path: Path, listed: Collection[str]) -> Metadata:
+    """Read the file.
+
+    Args:
+        path: The CSV, UTF-8 with commas.
+        listed: Ids of the images that the lists of the data set name.
+
+    Raises:
+        SegopsError: As :func:`find_faults`; all faults are listed.
+    """
+    metadata, faults = _read(path, listed)
+    if faults:
+        lines = "\n".join(f"  {one}" for one in faults)
+        raise SegopsError(f"{path}: not usable as data.metadata:\n{lines}")
+    return metadata
+
+
+def find_faults(path: Path, listed: Collection[str]) -> list[str]:
+    """What is wrong with the file, a sentence each.
+
+    It is missing or no CSV; a column has no name; a name or an image is there twice; a row is of
+    another length; no list names an image; an image has no row.
+    """
+    return _read(path, listed)[1]
+
+
+def copy_without(source: Path, target: Path, kept: Collection[str]) -> None:
+    """Copy the rows of the images in `kept`, and what else is no row of an image.
+
+    Raises:
+        SegopsError: `source` is missing or no CSV in UTF-8.
+    """
+    rows, faults = _rows(source)
+    if faults:
+        raise SegopsError(f"{source}: {faults[0]}")
+    text = io.StringIO()
+    head = rows[:1]
+    csv.writer(text, lineterminator="\n").writerows(
+        head + [row for row in rows[1:] if row and row[0].strip() in kept]
+    )
+    write_text(target, text.getvalue())
+
+
+def _rows(path: Path) -> tuple[list[list[str]], list[str]]:
+    try:
+        text = read_file(path).decode("utf-8-sig")
+        return list(csv.reader(io.StringIO(text, newline=""), strict=True)), []
+    except FileNotFoundError:
+        return [], ["no such file; expected a CSV whose first column is image_id"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [], [f"not readable as a CSV in UTF-8: {error}"]
+
+
+def _read(path: Path, listed: Collection[str]) -> tuple[Metadata, list[str]]:
+    rows, faults = _rows(path)
+    if faults:
+        return Metadata(), faults
+    head, *body = [[cell.strip() for cell in row] for row in rows if row] or [[]]
+    columns = tuple(head[1:])
+    if head[:1] != [ID] or not columns:
+        return Metadata(), [
+            f"its head is {', '.join(head) or 'empty'}; expected {ID} and then a name for each "
+            f"further column, as `{ID},camera,site`"
+        ]
+    faults += [f"column {place} has no name" for place, name in enumerate(head, 1) if not name]
+    faults += [f"head: {fault}" for fault in _unfit(head)]
+    times = Counter(name for name in head if name)
+    faults += [f"column {name!r} is there {n} times" for name, n in times.items() if n > 1]
+    values: dict[str, tuple[str, ...]] = {}
+    for number, row in enumerate(body, 2):
+        if len(row) != len(head):
+            faults.append(f"row {number} has {len(row)} cells; expected {len(head)}, as the head")
+            continue
+        faults += [f"row {number}: {fault}" for fault in _unfit(row)]
+        if row[0] in values:
+            faults.append(f"row {number}: {row[0]!r} has a row before it; expected one an image")
+        values[row[0]] = tuple(row[1:])
+    known = set(listed)
+    faults += [
+        f"{one!r} is in no list of the data set; remove its row, or correct the id"
+        for one in values
+        if one not in known
+    ]
+    faults += [f"{one!r} has no row" for one in sorted(known - values.keys())]
+    return Metadata(columns, values), faults
+
+
+def _unfit(row: list[str]) -> list[str]:
+    """What cells cannot be shown."""
+    return [
+        f"{cell[:LONGEST]!r} "
+        + ("holds control characters" if len(cell) <= LONGEST else f"exceeds {LONGEST} characters")
+        for cell in row
+        if not cell.isprintable() or len(cell) > LONGEST
+    ]

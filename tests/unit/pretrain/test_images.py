@@ -1,0 +1,84 @@
+"""The images of a pretraining: what is left out of a directory, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segops.augment.policy import build_policy
+from segops.data.packing import pack
+from segops.data.store import PackedStore
+from segops.params.augment import AugmentParams, ScaleParams
+from segops.params.data import DataParams
+from segops.pretrain.images import Unlabelled, of_folder, of_train
+from segops.runtime.classes import VOC_CLASSES, VOID
+from segops.runtime.errors import SegopsError
+from segops.voc.layout import Layout, open_layout
+from tests.support.folder_runs import picture, save
+
+DATA = DataParams(classes="voc")
+
+
+@pytest.fixture
+def layout(tiny_voc: Path) -> Layout:
+    return open_layout(tiny_voc)
+
+
+@pytest.fixture
+def store(layout: Layout, tmp_path: Path) -> PackedStore:
+    pack(layout, tmp_path / "packed", VOC_CLASSES)
+    return PackedStore(tmp_path / "packed")
+
+
+def test_images_that_judge_and_repeated_ones_are_left_out(
+    layout: Layout, store: PackedStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    save(folder / "b/one.png", 1)
+    save(folder / "two.png", 2)
+    Image.fromarray(picture(1)).save(folder / "again.tif")
+    first, second, *_ = layout.ids("val")
+    shutil.copy(layout.image_path(first), folder / "a file of val.jpg")
+    Image.open(layout.image_path(second)).save(folder / "pixels of val.png")
+    shutil.copy(layout.image_path(layout.ids("train")[0]), folder / "train.jpg")
+    found = of_folder(folder, DATA, store)
+    assert found.ids == ["again.tif", "train.jpg", "two.png"]
+    assert (found.held_out, found.repeated) == (2, 1)
+    np.testing.assert_array_equal(found.source.image("again.tif"), picture(1))
+
+    (folder / "again.tif").unlink()
+    assert of_folder(folder, DATA, store).digest == found.digest
+    save(folder / "three.png", 3)
+    assert of_folder(folder, DATA, store).digest != found.digest
+
+
+def test_what_cannot_be_used_is_refused_by_name(
+    layout: Layout, store: PackedStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    with pytest.raises(SegopsError, match=r"pretrain\.images: .*folder: no such directory"):
+        of_folder(folder, DATA, store)
+    folder.mkdir()
+    shutil.copy(layout.image_path(layout.ids("val")[0]), folder)
+    with pytest.raises(SegopsError, match="all 1 images are those of val or test"):
+        of_folder(folder, DATA, store)
+    for name in ("torn.jpg", "torn too.jpg"):
+        (folder / name).write_bytes(b"\xff\xd8\xff\xe0 torn")
+    with pytest.raises(SegopsError, match=r"(?s)torn too\.jpg.*torn\.jpg"):
+        of_folder(folder, DATA, store)
+    bands = DataParams(classes="voc", channels=3, bands=("Depth",))
+    with pytest.raises(SegopsError, match=r"data\.bands"):
+        of_folder(folder, bands, store)
+
+
+def test_a_crop_beyond_its_image_is_void_and_masks_are_not_read(store: PackedStore) -> None:
+    images = of_train(store)
+    assert images.ids == store.ids("train")
+    policy = build_policy(AugmentParams(crop=(96, 96), scale=ScaleParams(p=0)))
+    crop, mask = Unlabelled(images.source, images.ids, policy, 0)[0, 0]
+    assert crop.shape == (3, 96, 96)
+    assert sorted(np.unique(mask)) == [0, VOID]

@@ -22,10 +22,8 @@ import torch
 from segops.files import write_text
 from segops.params.compatibility import SMP, TABLE, TIMM
 from segops.progress import track
+from segops.runtime.networks.options import WITHOUT_ENCODER
 from segops.runtime.networks.zoo import ARCHITECTURES, ModelSpec, build, encoder_names
-
-WITHOUT_ENCODER = ("plain_cnn",)
-"""Architectures without an encoder; any name goes with them."""
 
 Groups = dict[tuple[str, ...], list[str]]
 """Encoders by the architectures that they work with."""

@@ -21,7 +21,7 @@ from typer.cli import get_docs_for_click
 import segops
 from segops.cli import app
 from segops.files import write_text
-from segops.models.losses.build import LOSSES
+from segops.models.losses import LOSSES, MaskClassification
 from segops.params.file import Params
 from segops.params.loss import LOSS_OPTIONS, LossParams
 from segops.params.messages import problems
@@ -116,8 +116,9 @@ def _values(model: type[BaseModel], key: str) -> str:
 def _losses() -> str:
     lines = ["### Losses", "", "Names for `train.loss`, with their options:", ""]
     for name, options in LOSS_OPTIONS.items():
-        lines.append(f"- **`{name}`**: {_summary(LOSSES[name])}")
-        arguments = inspect.signature(LOSSES[name]).parameters
+        loss = LOSSES.get(name, MaskClassification)
+        lines.append(f"- **`{name}`**: {_summary(loss)}")
+        arguments = inspect.signature(loss).parameters
         lines += [
             f"  - `{one}`: {_values(LossParams, one).removesuffix(' or null')}. "
             f"Default `{json.dumps(arguments[one].default)}`."

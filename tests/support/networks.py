@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segops.runtime.networks.options import OF_PATCHES
 from segops.runtime.networks.zoo import ModelSpec
 
 CLASSES = 5
@@ -22,7 +23,9 @@ NARROW: dict[str, dict[str, Any]] = {
     "segformer": {"decoder_segmentation_channels": 16},
     "linear": {"layers": 3},
     "mlp": {"layers": 3, "hidden": 16},
+    "eomt": {"queries": 8, "blocks": 2},
     "dpt": {"decoder_intermediate_channels": [16] * 4, "decoder_fusion_channels": 16},
+    "pidnet": {"width": 8, "pyramid": 8, "channels": 16},
     "plain_cnn": {"width": 8},
 }
 
@@ -30,8 +33,7 @@ NARROW: dict[str, dict[str, Any]] = {
 def small(architecture: str, **further: Any) -> ModelSpec:
     """The specification of a small network; `further` are fields of it."""
     options = {"channels": 16} if architecture.startswith("dilated_") else {}
-    of_tokens = architecture in ("dpt", "linear", "mlp")
-    encoder = "tu-test_vit" if of_tokens else "tu-test_resnet"
+    encoder = "tu-test_vit" if architecture in OF_PATCHES else "tu-test_resnet"
     return ModelSpec(architecture, encoder, CLASSES, NARROW.get(architecture, options), **further)
 
 

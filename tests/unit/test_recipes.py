@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,22 @@ import torch
 import yaml
 
 from segops import recipes
+from segops.models import licences
 from segops.params.file import Params, load_params
 from segops.recipes import Recipe
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec, build
+from tests.support.training import Jobs
+from tests.unit.train.test_engine import batch, engine_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("fcn", "unet", "pspnet", "deeplabv3", "deeplabv3plus")
+TAKEN = {
+    *("optimizer", "lr", "encoder_lr_factor", "layer_decay", "weight_decay", "gradient_clip"),
+    *("loss", "momentum"),
+}
+"""Parameters that decide a step."""
+
 DILATED = ("fcn", "pspnet", "deeplabv3", "deeplabv3plus")
 
 # Of open-mmlab/mmsegmentation: configs/_base_/datasets/pascal_voc12_aug.py, schedule_20k.py, and
@@ -93,6 +103,15 @@ DINOV2: dict[str, tuple[float | None, int, int]] = {
     "voc2012-dinov2-b-finetune": (None, 86_579_712, 1_055_509),
 }
 
+# Architecture, and licence of the encoder's weights.
+ENCODERS: dict[str, tuple[str, str]] = {
+    "voc2012-eomt-dinov2-b": ("eomt", "apache-2.0"),
+    "voc2012-segformer-efficientvit-b2": ("segformer", "apache-2.0"),
+    "voc2012-segformer-mobilenetv4-m": ("segformer", "apache-2.0"),
+    "voc2012-upernet-hiera-s": ("upernet", "apache-2.0"),
+    "voc2012-upernet-swinv2-t": ("upernet", "mit"),
+}
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -112,7 +131,7 @@ def settings(name: str) -> Params:
 
 def test_there_are_these_recipes() -> None:
     found = {one.name for one in recipes.every(ROOT)}
-    assert found == {f"voc2012-{name}-r50" for name in NAMES} | set(DINOV2)
+    assert found == {f"voc2012-{name}-r50" for name in NAMES} | set(DINOV2) | set(ENCODERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -243,6 +262,39 @@ def test_recipes_of_dinov2_build_the_network_of_the_figure(name: str) -> None:
     steps = train.warmup_epochs * (found.about.data.train_images // train.batch_size)
     assert abs(steps - 1500) < 5
     assert "2304.07193" in found.about.aim.source or found.about.aim.miou is None
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_recipes_without_a_figure_say_so_and_their_weights_are_free(name: str) -> None:
+    found = recipes.find(ROOT, name)
+    model = recipes.put_over(ROOT, found).settings.model
+    architecture, licence = ENCODERS[name]
+    assert found.about.aim.miou is None
+    assert re.search("No publication|has no VOC 2012", found.about.aim.source)
+    assert (model.architecture, model.encoder_weights) == (architecture, "imagenet")
+    assert licences.published(model.encoder, model.encoder_weights) == licence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
+def test_each_takes_a_step_from_random_weights(name: str, job: Jobs) -> None:
+    settings = recipes.put_over(ROOT, recipes.find(ROOT, name)).settings
+    model, params = settings.model, settings.train
+    engine = engine_of(
+        job(
+            architecture=model.architecture,
+            encoder=model.encoder,
+            options=model.options,
+            more={"auxiliary_weight": model.auxiliary_weight},
+            **params.model_dump(include=TAKEN) | {"batch_size": 2},
+        )
+    )
+    before = {name: one.detach().clone() for name, one in engine.network.named_parameters()}
+    assert torch.isfinite(engine.step(*batch(2), 0, params.lr))
+    changed = [
+        not torch.equal(one, before[name]) for name, one in engine.network.named_parameters()
+    ]
+    assert sum(changed) > 0.9 * len(changed)
 
 
 def test_putting_a_recipe_to_use_keeps_the_comments(checkout: Path) -> None:

@@ -23,11 +23,12 @@ from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import Tensor, nn
 
 from segops.runtime.errors import SegopsError
+from segops.runtime.networks.eomt import EoMT
+from segops.runtime.networks.options import WITHOUT_ENCODER
 from segops.runtime.networks.segmenter import Segmenter
 from segops.runtime.networks.zoo import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    PLAIN,
     ModelSpec,
     build,
     check_names,
@@ -35,6 +36,7 @@ from segops.runtime.networks.zoo import (
 )
 from segops.words import first_line
 
+from .eomt_weights import from_transformers, is_of_transformers, load_heads
 from .loading import CHECKPOINTS, KEY, LoadReport, StateDict, read_weights, take, widened
 
 IMAGENET = "imagenet"
@@ -91,11 +93,15 @@ def build_pretrained(
     check_names(spec)
     if encoder_weights is None:
         return build(spec, auxiliary)
-    if spec.architecture == PLAIN:
-        raise SegopsError("model.encoder_weights: plain_cnn has no encoder; set it to null.")
+    if spec.architecture in WITHOUT_ENCODER:
+        raise SegopsError(
+            f"model.encoder_weights: {spec.architecture} has no encoder; set it to null."
+        )
     if is_file(encoder_weights):
-        segmenter = build(spec, auxiliary)
-        load_encoder_weights(segmenter.network.get_submodule("encoder"), Path(encoder_weights))
+        segmenter, path = build(spec, auxiliary), Path(encoder_weights)
+        load_encoder_weights(segmenter.network.get_submodule("encoder"), path)
+        if isinstance(segmenter.network, EoMT):
+            load_heads(segmenter.network, _read(path), str(path))
         return segmenter
     download(spec.encoder, encoder_weights)
     return build(spec, auxiliary, published=encoder_weights)
@@ -112,13 +118,14 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     Names may carry a prefix, as `encoder.` in a whole network's file; timm's own files fit the
     `tu-` encoders, and mmcv's ResNetV1c files (`resnet50_v1c`) fit `tu-resnet50c`. Files of vision
     transformers fit as their authors publish them; position embeddings and patches of another size
-    are resampled. What is missing keeps its random start. How the names map is logged.
+    are resampled. Files of EoMT fit as transformers names their tensors. What is missing keeps its
+    random start. How the names map is logged.
 
     Raises:
         SegopsError: The file is missing, cannot be read, or fits fewer than 90 % of the encoder's
             tensors.
     """
-    tensors = read_weights(path)
+    tensors = _read(path)
     expected = {name: tuple(one.shape) for name, one in encoder.state_dict().items()}
     renamed = max(
         (
@@ -133,6 +140,12 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
         partial(_misfit, path),
         str(path),
     )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; those of EoMT as transformers names it under our names."""
+    tensors = read_weights(path)
+    return from_transformers(tensors) if is_of_transformers(tensors) else tensors
 
 
 def _misfit(path: Path, words: str) -> SegopsError:

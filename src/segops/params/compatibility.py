@@ -34,15 +34,20 @@ _WELL_KNOWN = (
 TOKENS = ("linear", "mlp")
 """Architectures whose head takes the features of an encoder's last layers alone."""
 
+MASKS = "eomt"
+"""The architecture that learns masks with a class in place of a class at every pixel."""
+
 NOT_EXPORTED: dict[str, str] = {}
 """Architectures that cannot be exported, and why; a test exports all others."""
 
 NOT_PRUNED: dict[str, str] = {
     **dict.fromkeys(
-        ("dpt", *TOKENS),
+        ("dpt", *TOKENS, MASKS),
         "the library that finds out which channels belong together cannot do so for the heads of "
         "its transformer's attention",
     ),
+    "pidnet": "the library that finds out which channels belong together cannot follow the sum "
+    "over channels by which it compares two branches",
     "manet": "finding out which layers share channels with its attention over positions takes more "
     "than 10 GiB of memory",
 }

@@ -15,12 +15,13 @@ from pydantic import Field, ValidationError, model_validator
 from segops.params.augment import AugmentParams
 from segops.params.base import Sections, read_yaml, require_sections
 from segops.params.checked_model import CheckedModelParams
-from segops.params.compatibility import TOKENS, export_refusal, pruning_refusal
+from segops.params.compatibility import MASKS, TOKENS, export_refusal, pruning_refusal
 from segops.params.data import DataParams
 from segops.params.evaluate import EvaluateParams
 from segops.params.export import ExportParams
 from segops.params.gate import GateParams
 from segops.params.hardware import HardwareParams
+from segops.params.loss import MASK_CLASSIFICATION
 from segops.params.messages import listed, problems
 from segops.params.monitor import MonitorParams
 from segops.params.notify import NotifyParams
@@ -28,6 +29,7 @@ from segops.params.pretrain import PretrainParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.schema import follow, number_types, schema_of, set_values
+from segops.params.semi_supervised import LEAST_CROP
 from segops.params.train import TrainParams
 from segops.params.tune import RangeParams, TuneParams
 from segops.params.validate import ValidateParams
@@ -126,6 +128,73 @@ class Params(Sections):
             raise ValueError(
                 f"train.frozen_views: {'; '.join(faults)}, or set train.frozen_views to null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_learn_without_masks(self) -> Params:
+        train, smallest = self.train, min(self.augment.crop)
+        for key, weight in (
+            ("mean_teacher", train.mean_teacher.weight),
+            ("adversarial", train.adversarial.weight),
+        ):
+            if weight and train.frozen_views is not None:
+                raise ValueError(
+                    f"train.{key}: train.frozen_views keeps features of images with masks alone; "
+                    f"set train.frozen_views to null, or train.{key}.weight to 0"
+                )
+        if train.mean_teacher.weight and self.data.unlabelled is None:
+            raise ValueError(
+                "train.mean_teacher: data.unlabelled names no images without masks; set it to the "
+                "name of their list, or train.mean_teacher.weight to 0"
+            )
+        if train.adversarial.weight and smallest < LEAST_CROP:
+            raise ValueError(
+                f"train.adversarial: augment.crop has a side of {smallest} pixels, and the "
+                f"discriminator needs {LEAST_CROP}; set augment.crop to more, or "
+                "train.adversarial.weight to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learns_masks(self) -> Params:
+        names = [part.name for part in self.train.loss]
+        if self.model.architecture != MASKS:
+            if MASK_CLASSIFICATION in names:
+                raise ValueError(
+                    f"train.loss: {MASK_CLASSIFICATION} is the loss of model.architecture {MASKS}, "
+                    f"and {self.model.architecture} has no masks of queries; set another loss, "
+                    "such as cross_entropy+dice"
+                )
+            return self
+        faults = [
+            words
+            for fault, words in (
+                (
+                    names != [MASK_CLASSIFICATION],
+                    f"train.loss is {'+'.join(names)}, and its queries learn by "
+                    f"{MASK_CLASSIFICATION} alone; set it to that",
+                ),
+                (
+                    self.train.teacher is not None,
+                    "train.teacher gives probabilities of pixels, which no query learns; set it "
+                    "to null",
+                ),
+                (
+                    self.model.auxiliary_weight > 0,
+                    "model.auxiliary_weight is above 0, and its queries are judged before each of "
+                    "its last blocks already; set it to 0",
+                ),
+                (self.model.dropout is not None, "model.dropout: it has none; set it to null"),
+                (
+                    self.train.mean_teacher.weight > 0 or self.train.adversarial.weight > 0,
+                    "train.mean_teacher and train.adversarial judge probabilities of pixels; set "
+                    "the weight of both to 0",
+                ),
+            )
+            if fault
+        ]
+        if faults:
+            raise ValueError(f"model.architecture {MASKS}: {'; '.join(faults)}, or set another one")
         return self
 
     @model_validator(mode="after")

@@ -8,8 +8,19 @@ from pydantic import Field, model_validator
 
 from segops.runtime.section import Count, NonNegative, Positive, Section
 
+MASK_CLASSIFICATION = "mask_classification"
+"""The loss of the queries of architecture `eomt`, which stands alone and takes no options."""
+
 LossName = Literal[
-    "cross_entropy", "ohem", "focal", "dice", "jaccard", "lovasz", "tversky", "boundary"
+    "cross_entropy",
+    "ohem",
+    "focal",
+    "dice",
+    "jaccard",
+    "lovasz",
+    "tversky",
+    "boundary",
+    "mask_classification",
 ]
 LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("label_smoothing",),
@@ -20,6 +31,7 @@ LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
     "lovasz": (),
     "tversky": ("alpha", "beta"),
     "boundary": ("radius",),
+    MASK_CLASSIFICATION: (),
 }
 """The options that each loss has."""
 

@@ -21,6 +21,7 @@ from segops.cli import app
 from segops.params import checked_model, compatibility
 from segops.params.checked_model import CheckedModelParams as ModelParams
 from segops.params.compatibility import (
+    MASKS,
     SMP,
     TABLE,
     TIMM,
@@ -48,7 +49,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-WITHOUT = {"dpt", "linear", "mlp", "plain_cnn"}
+WITHOUT = {*options.OF_PATCHES, *options.WITHOUT_ENCODER}
 """Architectures that a convolutional encoder is not for."""
 
 
@@ -63,12 +64,13 @@ def test_the_table_knows_every_architecture_and_every_encoder_of_smp() -> None:
 
 def test_the_light_heads_have_one_list() -> None:
     assert TOKENS == options.TOKENS
+    assert MASKS == options.MASKS
 
 
 def test_light_heads_take_vision_transformers() -> None:
     for name in ("tu-vit_small_patch14_reg4_dinov2", "tu-vit_base_patch14_dinov2"):
-        assert {"linear", "mlp"} <= table().architectures[name]
-    assert {"linear", "mlp"} <= table().architectures["tu-vit_small_patch16_dinov3"]
+        assert {"linear", "mlp", "eomt"} <= table().architectures[name]
+    assert {"linear", "mlp", "eomt"} <= table().architectures["tu-vit_small_patch16_dinov3"]
 
 
 def test_the_pairs_that_everybody_uses_are_in_it() -> None:
@@ -95,7 +97,8 @@ def _sample() -> list[tuple[str, str]]:
             (architecture, name)
             for name in light
             for architecture in found.names()
-            if architecture != "plain_cnn" and (architecture in found.architectures[name]) is works
+            if architecture not in found.any_encoder
+            and (architecture in found.architectures[name]) is works
         ]
         pairs += chooser.sample(sorted(kind), TRIED_AGAIN // 2)
     return pairs

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segops.params.compatibility import NOT_PRUNED
+from segops.params.compatibility import MASKS, NOT_PRUNED
 from segops.params.file import parse_params
 from segops.runtime.errors import SegopsError
 
@@ -37,7 +37,8 @@ def test_a_model_to_prune_must_be_named() -> None:
 def test_an_architecture_of_the_table_is_refused_with_its_reason(architecture: str) -> None:
     encoder = "resnet18" if architecture == "manet" else "tu-vit_tiny_patch16_224"
     model = {"architecture": architecture, "encoder": encoder, "start_from": CHAMPION}
-    parse_params({"model": model})
+    own = {"loss": "mask_classification"} if architecture == MASKS else {}
+    parse_params({"model": model, "train": own})
     reason = rf"train\.pruning: model\.architecture {architecture} cannot be pruned: \w+"
     with pytest.raises(SegopsError, match=reason):
-        parse_params(tree(0.3, **model))
+        parse_params({"model": model, "train": own | {"pruning": 0.3}})

@@ -134,7 +134,18 @@ def test_parameters_within_sentences_exist() -> None:
         key = one.partition(":")[0]
         if re.fullmatch(r"[a-z_]+(\.[a-z0-9_]+)+", key) and key.partition(".")[0] in sections:
             is_file = key.endswith(
-                (".py", ".yaml", ".json", ".png", ".html", ".csv", ".parquet", ".txt", ".onnx")
+                (
+                    ".py",
+                    ".yaml",
+                    ".json",
+                    ".png",
+                    ".html",
+                    ".csv",
+                    ".parquet",
+                    ".txt",
+                    ".onnx",
+                    ".safetensors",
+                )  # fmt: skip
             )
             prefixes = [name for name in known if f"{key}.".startswith(name)]
             assert is_file or prefixes or any(name.startswith(f"{key}.") for name in known), one

@@ -8,9 +8,23 @@ whatever void is added changes no value.
 All are made of operations that have deterministic kernels on CUDA: one-dimensional cross-entropy
 (the two-dimensional has none), sums, comparisons, a sort, and cumulative sums of whole numbers
 (`torch.cumsum` of floats has no deterministic kernel). Nothing waits for the device.
+
+:class:`MaskClassification` is the exception: it takes a network's queries in place of logits, and
+its assignment waits for the device.
 """
 
-from .build import LOSSES, Loss
+from .adversarial import judgement_loss
+from .build import LOSSES, Loss, build_loss
+from .masks import MaskClassification
+from .pseudo_labels import pseudo_label_loss
 from .soft_targets import SoftTargets
 
-__all__ = ["LOSSES", "Loss", "SoftTargets"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "MaskClassification",
+    "SoftTargets",
+    "build_loss",
+    "judgement_loss",
+    "pseudo_label_loss",
+]

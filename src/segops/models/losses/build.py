@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from segops.params.loss import WEIGHTED, LossParams
+from segops.params.loss import MASK_CLASSIFICATION, WEIGHTED, LossParams
 
 from .lovasz import Lovasz
+from .masks import MaskClassification
 from .pixels import Pixels
 from .pixelwise import BoundaryWeighted, CrossEntropy, Focal, OnlineHardExamples
 from .regions import Dice, Jaccard, Tversky
@@ -24,11 +25,20 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "tversky": Tversky,
     "boundary": BoundaryWeighted,
 }
-"""Every loss by its name in ``train.loss``."""
+"""Every loss of pixels by its name in ``train.loss``."""
+
+
+def build_loss(
+    parts: Sequence[LossParams], class_weights: Sequence[float] | None = None
+) -> nn.Module:
+    """The loss that section `train` describes: of masks, or a :class:`Loss` of pixels."""
+    if any(part.name == MASK_CLASSIFICATION for part in parts):  # it stands alone
+        return MaskClassification()
+    return Loss(parts, class_weights)
 
 
 class Loss(nn.Module):
-    """The loss that section `train` describes: a weighted sum of losses, without parameters.
+    """A weighted sum of losses of pixels, without parameters.
 
     Args:
         parts: The losses with their weights and options, at least one.

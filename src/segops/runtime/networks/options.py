@@ -14,6 +14,15 @@ from ..errors import SegopsError
 TOKENS = ("linear", "mlp")
 """Architectures whose head takes the tokens of a vision transformer."""
 
+MASKS = "eomt"
+"""The architecture whose queries, each a mask and its class, run through a vision transformer."""
+
+OF_PATCHES = ("dpt", *TOKENS, MASKS)
+"""Architectures on a vision transformer of timm, whose stride is its patch size."""
+
+WITHOUT_ENCODER = ("pidnet", "plain_cnn")
+"""Architectures that are whole networks, without an encoder to choose."""
+
 _DROPOUT_OPTION = {
     "deeplabv3": "decoder_aspp_dropout",
     "deeplabv3plus": "decoder_aspp_dropout",
@@ -28,8 +37,8 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
     "deeplabv3": ("encoder_output_stride", (8, 16)),
     "deeplabv3plus": ("encoder_output_stride", (8, 16)),
     "pan": ("encoder_output_stride", (16, 32)),
-    "plain_cnn": ("output_stride", (8,)),
-    **dict.fromkeys(("dpt", *TOKENS), ("output_stride", ())),
+    **dict.fromkeys(WITHOUT_ENCODER, ("output_stride", (8,))),
+    **dict.fromkeys(OF_PATCHES, ("output_stride", ())),
     **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn"), ("output_stride", (32,))),
 }
 """The option for the stride and the strides that it takes, where not all do."""
@@ -37,7 +46,7 @@ _STRIDE_OPTION: dict[str, tuple[str, tuple[int, ...]]] = {
 
 def any_size_options(architecture: str, encoder: str) -> dict[str, Any]:
     """Keyword arguments with which a transformer of timm takes images of any size."""
-    if architecture == "dpt" or architecture in TOKENS:
+    if architecture in OF_PATCHES:
         return {"dynamic_img_size": True}
     if encoder.startswith("tu-swin"):
         return {"strict_img_size": False}
@@ -63,7 +72,7 @@ def stride_options(architecture: str, stride: int, given: dict[str, Any]) -> dic
             + ". Set it to null, or choose an architecture that can, such as dilated_deeplabv3, "
             "deeplabv3 or unet."
         )
-    if architecture == "plain_cnn":
+    if architecture in WITHOUT_ENCODER:
         return {}
     _refuse_twice("output_stride", name, given)
     options = {name: stride}
@@ -76,10 +85,12 @@ def dropout_options(architecture: str, dropout: float, given: dict[str, Any]) ->
     """Keyword arguments that set an architecture's own dropout; empty where it has none to set.
 
     Raises:
-        SegopsError: The user's options also set the dropout.
+        SegopsError: The user's options also set the dropout, or the architecture has none.
     """
+    if architecture == MASKS:
+        raise SegopsError(f"model.dropout: {MASKS} has no dropout; set it to null.")
     name = _DROPOUT_OPTION.get(architecture)
-    if architecture.startswith(("fcn", "dilated_", "plain_cnn", *TOKENS)):
+    if architecture.startswith(("fcn", "dilated_", *WITHOUT_ENCODER, *TOKENS)):
         name = "dropout"
     if name is None:
         return {}

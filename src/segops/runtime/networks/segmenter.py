@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .heads import resize
+from .mask_queries import MaskQueries
 
 _FROZEN = "_frozen_for_one_value"
 
@@ -70,7 +71,7 @@ class Segmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module | None:
-        """The network's encoder; None where it has none (plain_cnn)."""
+        """The network's encoder; None where it has none (plain_cnn, pidnet)."""
         return getattr(self.network, "encoder", None)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
@@ -79,8 +80,8 @@ class Segmenter(nn.Module):
             yield from self.encoder.parameters()
 
     def forward(
-        self, images: Tensor, with_auxiliary: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self, images: Tensor, with_auxiliary: bool = False, as_queries: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor] | MaskQueries:
         """Compute the logits of raw images.
 
         Images are padded at the bottom and on the right with the mean colour, which keeps the pixel
@@ -89,16 +90,25 @@ class Segmenter(nn.Module):
         Args:
             images: uint8 or float images in 0..255, shape (N, B, H, W).
             with_auxiliary: Also compute the auxiliary head's logits.
+            as_queries: Return what the network's queries say, in place of logits, for a loss on
+                masks; wrappers see it here, as they do the auxiliary head.
 
         Returns:
             Logits of shape (N, C, H, W), float32, or bfloat16 under autocast; with
-            `with_auxiliary` a pair of these, the auxiliary head's second.
+            `with_auxiliary` a pair of these, the auxiliary head's second; with `as_queries` the
+            queries' masks, of the padded images, and classes.
 
         Raises:
-            ValueError: `images` has another shape, or there is no auxiliary head.
+            ValueError: `images` has another shape, or there is no auxiliary head, or no query.
         """
         if with_auxiliary and self.auxiliary is None:
             raise ValueError("with_auxiliary: this network has no auxiliary head")
+        if as_queries:
+            network: Any = self.network
+            if not hasattr(network, "mask_queries"):
+                raise ValueError("as_queries: this network has no queries")
+            queries: MaskQueries = network.mask_queries(self._normalised(images))
+            return queries
         height, width = images.shape[-2:]
         normalised = self._normalised(images)
         if not with_auxiliary:

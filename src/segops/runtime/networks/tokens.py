@@ -26,6 +26,13 @@ from .heads import classifier, conv_block, resize
 TIMM = "tu-"
 
 
+def timm_name(encoder: str) -> str:
+    """The name at timm of an encoder; ValueError where it is none of timm's."""
+    if not encoder.startswith(TIMM):
+        raise ValueError("it is no vision transformer of timm")
+    return encoder.removeprefix(TIMM)
+
+
 class TokenEncoder(TimmViTEncoder):  # type: ignore[misc]
     """A vision transformer of timm; its features are the tokens of its last layers.
 
@@ -83,10 +90,8 @@ class TokenNetwork(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if not encoder_name.startswith(TIMM):
-            raise ValueError("it is no vision transformer of timm")
-        of_head = {name: options.pop(name) for name in self.head_options if name in options}
-        name = encoder_name.removeprefix(TIMM)
+        name = timm_name(encoder_name)
+        of_head = {one: options.pop(one) for one in self.head_options if one in options}
         self.encoder = TokenEncoder(name, encoder_weights, in_channels, layers, **options)
         self.head = self.head_class(self.encoder.out_channels, classes, dropout, **of_head)
 

@@ -19,9 +19,19 @@ from torch import nn
 from ..bands import RGB
 from ..errors import SegopsError
 from .dilated import DilatedDeepLabV3, DilatedDeepLabV3Plus, DilatedFCN, DilatedPSPNet
+from .eomt import EoMT
 from .fcn import FCN
 from .heads import auxiliary_head
-from .options import TOKENS, any_size_options, dropout_options, put_dropout, stride_options
+from .options import (
+    MASKS,
+    TOKENS,
+    WITHOUT_ENCODER,
+    any_size_options,
+    dropout_options,
+    put_dropout,
+    stride_options,
+)
+from .pidnet import PIDNet
 from .plain_cnn import PlainCNN
 from .pruned import Shapes, shrink
 from .segmenter import Segmenter
@@ -30,9 +40,6 @@ from .tokens import MLP, Linear
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_STRIDE = 32
-PLAIN = "plain_cnn"
-"""The only architecture without an encoder."""
-
 # Set by segops, or not supported: `activation` and `aux_params` would change the output.
 _RESERVED = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
@@ -88,10 +95,12 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "dilated_deeplabv3plus": DilatedDeepLabV3Plus,
     "linear": Linear,
     "mlp": MLP,
-    PLAIN: PlainCNN,
+    MASKS: EoMT,
+    "pidnet": PIDNet,
+    "plain_cnn": PlainCNN,
 }
 """Builders by name: SMP's classes, FCN (Long et al. 2015), MMSegmentation's networks on dilated
-encoders, vision transformers with a light head, and the plain baseline."""
+encoders, vision transformers with a light head or with queries, and networks without an encoder."""
 
 
 def encoder_names() -> list[str]:
@@ -120,13 +129,19 @@ def build(spec: ModelSpec, auxiliary: bool = False, published: str | None = None
     options = _options(spec)
     if spec.channels != RGB:  # an architecture of the user's own need not know others
         options["in_channels"] = spec.channels
-    if spec.architecture != PLAIN:
+    if spec.architecture not in WITHOUT_ENCODER:
         # timm's encoders know their published weights without a name.
         weights = published if published is None or is_smp(spec.encoder) else True
         options |= {"encoder_name": spec.encoder, "encoder_weights": weights}
     elif auxiliary:
         raise SegopsError(
-            "model.auxiliary_weight: plain_cnn has no encoder for an auxiliary head; set it to 0."
+            f"model.auxiliary_weight: {spec.architecture} has no encoder for an auxiliary head; "
+            "set it to 0."
+        )
+    if spec.architecture == MASKS and auxiliary:
+        raise SegopsError(
+            f"model.auxiliary_weight: {MASKS} has no features for an auxiliary head, and its "
+            "queries are judged before each of its last blocks; set it to 0."
         )
     try:
         network = ARCHITECTURES[spec.architecture](classes=spec.classes, **options)
@@ -175,8 +190,8 @@ def _not_together(spec: ModelSpec, error: Exception) -> str:
         f"model: architecture {spec.architecture} does not work with encoder {spec.encoder}"
         f"{''.join(used)}: {type(error).__name__}: {reason}. "
         f"{first if keys else 'Choose'} another encoder "
-        "(resnet18 to resnet152 work with all architectures but dpt, linear and mlp, which take "
-        "tu-vit models) or another architecture."
+        "(resnet18 to resnet152 work with all architectures but dpt, linear, mlp and eomt, which "
+        "take tu-vit models) or another architecture."
     )
 
 
@@ -199,7 +214,7 @@ def check_names(spec: ModelSpec) -> None:
             f"model.architecture: no architecture {spec.architecture!r}."
             f"{_close(spec.architecture, ARCHITECTURES)} Expected {', '.join(ARCHITECTURES)}."
         )
-    if not (spec.architecture == PLAIN or _is_encoder(spec.encoder)):
+    if not (spec.architecture in WITHOUT_ENCODER or _is_encoder(spec.encoder)):
         timm_names = [f"tu-{name}" for name in timm.list_models()]
         raise SegopsError(
             f"model.encoder: no encoder {spec.encoder!r}."
@@ -210,7 +225,7 @@ def check_names(spec: ModelSpec) -> None:
     allowed = {*inspect.signature(network).parameters, *getattr(network, "head_options", ())}
     allowed -= _RESERVED | {"kwargs", "options", "encoder_options"}
     # Further arguments reach timm's encoders; SMP would drop them silently for its own.
-    free = not is_smp(spec.encoder) and spec.architecture != PLAIN
+    free = not is_smp(spec.encoder) and spec.architecture not in WITHOUT_ENCODER
     unknown = [
         name for name in spec.options if name in _RESERVED or (name not in allowed and not free)
     ]
@@ -241,7 +256,7 @@ def _close(name: str, names: Iterable[str]) -> str:
 def _least_sizes(architecture: str, network: nn.Module) -> tuple[int, int]:
     """Stride and shortest side, in pixels, that a network needs."""
     own = int(getattr(getattr(network, "encoder", None), "output_stride", DEFAULT_STRIDE))
-    if architecture.startswith("dilated_") or architecture in TOKENS:
+    if architecture.startswith("dilated_") or architecture in (*TOKENS, MASKS):
         return own, 1
     if architecture == "dpt":  # its coarsest features have twice the stride of the patches
         return math.lcm(DEFAULT_STRIDE, 2 * own), 1

@@ -42,7 +42,7 @@ from segops.train.hardware import (
     choose_workers,
     reproducible,
 )
-from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
+from segops.train.losslog import FP16_TOLERATED, LOSS, LossLog, Step, diverged
 from segops.train.optimizers import build_optimizer
 from segops.train.schedules import Schedule
 
@@ -208,11 +208,11 @@ class _Pretraining:
             if self._is_due(SECONDS_BETWEEN_CHECKPOINTS):
                 self._save()
         with _own_remedies():
-            loss = self.losses.close()
+            loss = self.losses.close()[LOSS]
         self.epoch, self.batch = self.epoch + 1, 0
         step = self.epoch * len(self.sampler)
         rate = self.schedule.learning_rate(step - 1)
-        self.rows.append({"epoch": self.epoch, "step": step, "lr": rate, "train_loss": loss})
+        self.rows.append({"epoch": self.epoch, "step": step, "lr": rate, LOSS: loss})
         speed = left * self.job.params.batch_size / (time.monotonic() - started)
         log.info("%s: loss %.4f, lr %.2g, %.1f images/s", label, loss, rate, speed)
         if self.epoch < epochs and self._is_due(0):

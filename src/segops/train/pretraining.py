@@ -212,7 +212,7 @@ class _Pretraining:
         self.epoch, self.batch = self.epoch + 1, 0
         step = self.epoch * len(self.sampler)
         rate = self.schedule.learning_rate(step - 1)
-        self.rows.append({"epoch": self.epoch, "step": step, "lr": rate, "train_loss": loss})
+        self.rows.append({"epoch": self.epoch, "step": step, "lr": rate, LOSS: loss})
         speed = left * self.job.params.batch_size / (time.monotonic() - started)
         log.info("%s: loss %.4f, lr %.2g, %.1f images/s", label, loss, rate, speed)
         if self.epoch < epochs and self._is_due(0):

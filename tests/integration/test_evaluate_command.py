@@ -15,7 +15,7 @@ from segops.cli import evaluate as command
 from segops.cli.common import Terminal
 from segops.data.packing import pack
 from segops.data.store import PackedStore
-from segops.evaluate import variants
+from segops.evaluate import robustness, variants
 from segops.evaluate.bootstrap import paired_difference, true_classes
 from segops.evaluate.scoring import Predicted, Tally, judge
 from segops.evaluate.variants import VariantResult
@@ -101,6 +101,35 @@ def test_compare_prints_one_table_of_all_ways(
             settings += re.escape(f"{found.low:+.4f} to {found.high:+.4f}")
         assert re.search(rf"{line} *│\n{settings} *│", said), said
     _require_what_the_worker_counts(workspace, rows)
+
+
+@pytest.mark.slow
+def test_robustness_prints_a_row_for_each_corruption(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "CORRUPTIONS", dict.fromkeys(["fog", "jpeg"]))
+    said = segops(workspace, monkeypatch, "--robustness", "--limit", "2")
+    assert "Only the first 2 of the 6 images of val" in said
+    assert re.search(r"┃ corruption ┃ strength 1 ┃ strength 3 ┃ strength 5 ┃ +mean ┃", said)
+    for name in ("fog", "jpeg"):
+        assert re.search(rf"│ {name} +│( +0\.\d{{4}} │){{4}}", said)
+    assert re.search(r"mIoU 0\.\d{4} on 2 images as they are; mean under all corruptions 0\.", said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--robustness", "--compare"], "takes no --compare"),
+        (["--robustness", "--split", "test"], "leave --compare, --robustness and --limit"),
+    ],
+)
+def test_robustness_is_of_val_and_alone(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(workspace)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert said in re.sub(r"[\s│]+", " ", done.output)
 
 
 def _require_what_the_worker_counts(root: Path, rows: list[VariantResult]) -> None:

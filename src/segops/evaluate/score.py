@@ -236,11 +236,7 @@ def score_corrupted(
     Raises:
         SegopsError: As :func:`score`; or the images are not RGB.
     """
-    if store.channels != RGB:
-        raise SegopsError(
-            f"{store.path}: images of {store.channels} channels. The corruptions are made for "
-            "photographs in RGB."
-        )
+    require_rgb(store)
     named = {"plain": None} | {f"{name}, {strength}": (name, strength)
                                      for name, strength in corruptions}  # fmt: skip
     return _score(
@@ -248,6 +244,15 @@ def score_corrupted(
         device=device, threads=threads, expected_digest=None,
         masks=False, details=False, explain=0, timed=False, export_of=None,
     )  # fmt: skip
+
+
+def require_rgb(store: PackedStore) -> None:
+    """Raise a SegopsError where images cannot be corrupted: they are not RGB."""
+    if store.channels != RGB:
+        raise SegopsError(
+            f"{store.path}: images of {store.channels} channels. The corruptions are made for "
+            "photographs in RGB: set evaluate.robustness to false."
+        )
 
 
 def _score(

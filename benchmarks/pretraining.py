@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
 from safetensors.torch import save_file
 
 from benchmarks.common import job_of, settings_of
@@ -25,6 +26,7 @@ from benchmarks.distillation import store_of
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
 from segops.params.file import Params
+from segops.params.pretrain import PretrainParams
 from segops.pretrain.images import of_train
 from segops.pretrain.run import build_job
 from segops.runtime.torch_predictor import TorchPredictor
@@ -80,6 +82,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=270, help="of each training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=SHIPPED["train"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of `pretrain`")
     parser.add_argument("--split", choices=(TRAIN, VAL), default=VAL)
     return parser.parse_args(given)
 
@@ -97,9 +100,12 @@ def compare(given: argparse.Namespace, home: Path) -> list[float]:
             seed=seed, iterations=given.iterations, selection_share=0.0, warmup_epochs=1
         )
         own = {"seed": seed, "epochs": given.epochs, "warmup_epochs": min(5, given.epochs // 6)}
-        settings = settings.model_copy(
-            update={"pretrain": settings.pretrain.model_copy(update=own)}
-        )
+        changes = {
+            key: yaml.safe_load(value)
+            for key, _, value in (one.partition("=") for one in given.set)
+        }
+        tree = settings.pretrain.model_dump() | own | changes
+        settings = settings.model_copy(update={"pretrain": PretrainParams.model_validate(tree)})
         started = time.perf_counter()
         weights, first, last = pretrained(settings, store, place)
         seconds = time.perf_counter() - started

@@ -23,9 +23,16 @@ from segops.train.hardware import build_fabric
 from segops.train.loop import TrainingResult, train
 from segops.train.selection import selection_confusion
 from segops.train.start import Start
+from segops.train.unlabelled import unlabelled_batches
 from tests.support.bundles import write_bundle
 from tests.support.ranks import TWO, on_ranks
-from tests.support.training import Jobs, job_maker, save_always, teacher_of
+from tests.support.training import (
+    Jobs,
+    job_maker,
+    part_without_masks,
+    save_always,
+    teacher_of,
+)
 
 
 @pytest.fixture
@@ -189,6 +196,74 @@ def test_ranks_go_on_where_they_were_killed_with_all_options(job: Jobs) -> None:
     resumed, _ = on_ranks(lambda rank: plain(train(job("broken", **RICH))))
     assert resumed["rows"] == first["rows"]
     assert resumed["best"] == first["best"]
+    assert all(np.array_equal(one, first["last"][name]) for name, one in resumed["last"].items())
+
+
+WITHOUT_MASKS: dict[str, Any] = {
+    **TWO,
+    "batch_size": 2,
+    "iterations": 3,
+    "warmup_epochs": 0,
+    "ramp_up_epochs": 0,
+    "ema_decay": 0.5,
+    "mean_teacher": {"weight": 1.0, "confidence": 0.0},
+    "adversarial": {"weight": 0.1, "lr": 1e-3},
+}
+"""Two steps an epoch, whose end makes the ranks' statistics equal."""
+
+
+@pytest.fixture
+def unlabelled_job(tiny_voc: Path, tmp_path: Path) -> Jobs:
+    part_without_masks(tiny_voc, 5)
+    return job_maker(tiny_voc, tmp_path, "unlabelled")
+
+
+def test_ranks_share_images_without_masks_and_go_on_where_they_were_killed(
+    unlabelled_job: Jobs,
+) -> None:
+    """One discriminator, one mean teacher, each rank its own part; resumed as if unbroken."""
+
+    def act(rank: int) -> dict[str, Any]:
+        given = unlabelled_job("unbroken", **WITHOUT_MASKS)
+        training = loop._Training(given, build_fabric(given.params)[0], 0)
+        stream = unlabelled_batches(given, training.fabric, 3, 0, 0)
+        own = [one[0].numpy().copy() for one in stream if one is not None]
+        outcome = plain(training.run())
+        adversary, teacher = training.engine.adversary, training.engine.mean_teacher
+        assert adversary is not None
+        assert teacher is not None
+        return outcome | {
+            "own": own,
+            "adversary": [one.detach().numpy().copy() for one in adversary.network.parameters()],
+        }
+
+    def killed(rank: int) -> int:
+        """Within an epoch."""
+        given = unlabelled_job("broken", **WITHOUT_MASKS)
+        training = loop._Training(given, build_fabric(given.params)[0], 0)
+        training.unlabelled = unlabelled_batches(given, training.fabric, 3, 0, 0)
+        batches = iter(loop.batches_of(
+            given, training.fabric, training.dataset, training.sampler, 3, (0, 0), 0
+        ))  # fmt: skip
+        training.engine.train_mode()
+        training._take_step(*next(batches))
+        training._save()
+        return rank
+
+    first, second = on_ranks(act)
+    assert first["rows"] == second["rows"]
+    alone = unlabelled_job("alone", **WITHOUT_MASKS | {"devices": 1})
+    whole = unlabelled_batches(alone, build_fabric(alone.params)[0], 3, 0, 0)
+    assert [len(one["own"]) for one in (first, second)] == [3, 3]
+    for step, batch in enumerate(whole):
+        assert batch is not None
+        shares = np.concatenate([one["own"][step] for one in (first, second)])
+        assert np.array_equal(shares, batch[0].numpy())
+    for one, other in zip(first["adversary"], second["adversary"], strict=True):
+        assert np.array_equal(one, other)
+    on_ranks(killed)
+    resumed, _ = on_ranks(lambda rank: plain(train(unlabelled_job("broken", **WITHOUT_MASKS))))
+    assert resumed["rows"] == first["rows"]
     assert all(np.array_equal(one, first["last"][name]) for name, one in resumed["last"].items())
 
 

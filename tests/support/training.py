@@ -48,10 +48,14 @@ BASE: dict[str, Any] = {
 Jobs = Callable[..., Job]
 
 
-def job_maker(voc: Path, directory: Path) -> Jobs:
-    """Makes jobs on the data set `voc`; each named directory is one workspace."""
+def job_maker(voc: Path, directory: Path, unlabelled: str | None = None) -> Jobs:
+    """Makes jobs on the data set `voc`; each named directory is one workspace.
+
+    `unlabelled` is the name of a list of images without masks.
+    """
     if not (directory / "packed").exists():
-        pack(open_layout(voc), directory / "packed", VOC_CLASSES)
+        layout = open_layout(voc, unlabelled=unlabelled)
+        pack(layout, directory / "packed", VOC_CLASSES)
     store = PackedStore(directory / "packed")
     policy = build_policy(AugmentParams(crop=(64, 64)))
 
@@ -78,6 +82,16 @@ def job_maker(voc: Path, directory: Path) -> Jobs:
         )
 
     return make
+
+
+def part_without_masks(voc: Path, count: int, name: str = "unlabelled") -> None:
+    """Take the masks of the last `count` images of train; the list `name` names these images."""
+    layout = open_layout(voc)
+    ids = layout.ids("train")
+    layout.write_list("train", ids[:-count])
+    layout.write_list(name, ids[-count:])
+    for image_id in ids[-count:]:
+        layout.mask_path(image_id).unlink()
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:

@@ -33,6 +33,7 @@ SHOWN = (
     "segops.quality.warnings",
     "segops.metrics.catalogue",
     "segops.metrics.slices",
+    "segops.evaluate.corruptions",
     "segops.evaluate.subsets",
     "segops.voc.metadata",
 )

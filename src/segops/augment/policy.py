@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class Policy:
         Raises:
             ValueError: Image and mask differ in size.
         """
-        self._seed(seed)
+        seeded(self.compose, seed)
         result = self.compose(image=image, mask=mask)
         return result["image"], result["mask"]
 
@@ -68,7 +69,7 @@ class Policy:
         Returns:
             The parameters of each transform; None where it does not act.
         """
-        self._seed(seed)
+        seeded(self.compose, seed)
         # Albumentations draws whether the whole policy acts, though its probability is 1.
         self.compose.py_random.random()
         data = {"image": image, "mask": mask}
@@ -90,10 +91,11 @@ class Policy:
         first = self.compose.transforms[0]
         return Policy(A.Compose([Warp(self.crop, fill=first.fill, fill_mask=first.fill_mask)]))
 
-    def _seed(self, seed: int) -> None:
-        # `set_random_seed` would give every transform the same seed, so that all draw the same
-        # numbers and the less probable act only together with the more probable.
-        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    def geometry(self) -> Policy:
+        """The policy that warps as this one, for images without masks, and changes no colours."""
+        warp = copy.copy(self.compose.transforms[0])
+        warp.cat_max_ratio = 1.0  # there are no classes to be balanced
+        return Policy(A.Compose([warp]))
 
     def to_json(self) -> dict[str, Any]:
         """The policy in Albumentations' own serialised form, ready for JSON."""
@@ -165,6 +167,13 @@ def build_policy(params: AugmentParams, fill: tuple[int, ...] = IMAGENET_MEAN_CO
         *build_extra(params.extra),
     ]
     return Policy(A.Compose([warp, *(part for part in parts if part.p > 0)]))
+
+
+def seeded(compose: A.Compose, seed: int) -> None:
+    """Let the next call of `compose` draw from `seed`."""
+    # `set_random_seed` would give every transform the same seed, so that all draw the same
+    # numbers and the less probable act only together with the more probable.
+    compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -61,7 +61,10 @@ def data_use(
     if without is not None or strip or path.resolve() != (root / target).resolve():
         tracked.require_tracked(root, target)
     data = load_params(root).data
-    use(path, root / target, _read_ids(without), data.reading, strip, data.metadata)
+    use(
+        path, root / target, _read_ids(without), data.reading, strip,
+        metadata=data.metadata, unlabelled=data.unlabelled,
+    )  # fmt: skip
     _track(root, target)
 
 

@@ -40,6 +40,12 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score only this many images, the first of val.")
     ] = None,
+    corrupted: Annotated[
+        bool,
+        typer.Option(
+            "--robustness", help="Score the images under 15 corruptions in three strengths."
+        ),
+    ] = False,
     split: Annotated[
         Literal["val", "test"],
         typer.Option(help="The split; each score on test is written down with who and when."),
@@ -48,11 +54,14 @@ def evaluate(
     """Score a model on val or test and show the metrics; no output of the pipeline changes."""
     from segops.voc.layout import TEST
 
-    if split == TEST and (compare or limit is not None):
+    if split == TEST and (compare or corrupted or limit is not None):
         raise typer.BadParameter(
-            "test is scored whole and chooses nothing: leave --compare and --limit out.",
+            "test is scored whole and chooses nothing: leave --compare, --robustness and --limit "
+            "out.",
             param_hint="--split",
         )
+    if compare and corrupted:
+        raise typer.BadParameter("takes no --compare", param_hint="--robustness")
     from segops import files, paths
     from segops.runtime import opener
 
@@ -88,6 +97,11 @@ def evaluate(
         if compare:
             results = variants.compare(bundle, store, split, settings.evaluate, **how)
             _show_variants(results, level(settings.evaluate.confidence))
+            return
+        if corrupted:
+            from segops.evaluate.robustness import robustness
+
+            _show_robustness(robustness(bundle, store, split, **how))
             return
         scores = score(bundle, store, split, scratch / "scores", **how)
     found = evaluation(scores, store, split, settings.evaluate)
@@ -154,6 +168,22 @@ def _show_variants(results: list[VariantResult], at: str) -> None:
         f"Differences are from {results[0].variant.name}, with the {at} interval of the paired "
         "bootstrap. Times are medians of the prediction alone.\nTo choose settings, set `predict` "
         "in params.yaml; `segops run` packages the model again without training."
+    )
+
+
+def _show_robustness(found: dict[str, Any]) -> None:
+    table = Table(title="mIoU under corruptions", title_justify="left")
+    table.add_column("corruption")
+    for heading in (*(f"strength {one}" for one in found["strengths"]), "mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found["corruptions"]:
+        figures = [_figure(one, 4) for one in (*row["miou"], row["mean"])]
+        table.add_row(row["name"], *figures)
+    console.print(table)
+    retained = "" if found["retained"] is None else f", {found['retained']:.1%} of it"
+    console.say(
+        f"mIoU {found['clean']:.4f} on {found['images']} images as they are; mean under all "
+        f"corruptions {found['mean']:.4f}{retained}."
     )
 
 

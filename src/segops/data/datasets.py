@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from segops.augment.geometry import Pixels
 from segops.augment.policy import Policy, sample_seed
+from segops.augment.views import Views
 from segops.data.copy_paste import CopyPaste
 from segops.data.samplers import BatchStream, SampleKey
 from segops.data.store import PackedStore
@@ -36,6 +37,16 @@ class TrainDataset(Dataset[TrainSample]):
     def __len__(self) -> int:
         """Number of images."""
         return len(self.ids)
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a sample, in pixels."""
+        return self.policy.crop
+
+    @property
+    def channels(self) -> int:
+        """Channels of a sample's image."""
+        return self.store.channels
 
     def image_id(self, index: int) -> str:
         """The image that `index` stands for; see :class:`~segops.data.samplers.EpochSampler`."""
@@ -66,8 +77,46 @@ class TrainDataset(Dataset[TrainSample]):
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
 
 
+@dataclass(eq=False)
+class UnlabelledDataset(Dataset[TrainSample]):
+    """Views of the images `ids`, which need no masks.
+
+    Sample (epoch, index) is a function of (seed, epoch, index) alone.
+    """
+
+    store: PackedStore
+    ids: Sequence[str]
+    views: Views
+    seed: int
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a sample, in pixels."""
+        return self.views.crop
+
+    @property
+    def channels(self) -> int:
+        """Channels of a sample's image: those of each view behind each other."""
+        return self.store.channels * (1 + self.views.strong)
+
+    def __getitem__(self, key: SampleKey) -> TrainSample:
+        """Make the sample of `key`, (epoch, index).
+
+        Returns:
+            Views, uint8 (C or 2 C, h, w), and padding, uint8 (h, w), as :class:`Views` says.
+        """
+        epoch, index = key
+        image = self.store.image(self.ids[index % len(self.ids)])
+        views, padding = self.views(image, sample_seed(self.seed, epoch, index))
+        return torch.from_numpy(views).permute(2, 0, 1), torch.from_numpy(padding)
+
+
 def train_loader(
-    dataset: TrainDataset, batches: BatchStream, *, workers: int = 0, pin_memory: bool = False
+    dataset: TrainDataset | UnlabelledDataset,
+    batches: BatchStream,
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
 ) -> Iterable[TrainSample]:
     """The batches of a training.
 
@@ -85,14 +134,14 @@ def train_loader(
     """
     if workers == 0:
         return stream_loader(dataset, batches, _collate, workers=0, pin_memory=pin_memory)
-    shape = batches.batch_size, *dataset.policy.crop
+    shape = batches.batch_size, *dataset.crop
     return shared_batches(
         dataset,
         batches,
         shape,
         workers=workers,
         pin_memory=pin_memory,
-        channels=dataset.store.channels,
+        channels=dataset.channels,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from segops.threads import pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import decoded_size, pixels_of
 from segops.voc.hashes import dataset_hash, pixel_hash
-from segops.voc.layout import SPLITS, TEST, TRAIN, Layout
+from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED, Layout
 from segops.voc.masks import decode_classes
 from segops.voc.metadata import Metadata
 from segops.voc.pixels import rgb_strips
@@ -57,9 +58,10 @@ def pack(
 ) -> None:
     """Decode every listed image and mask into a packed store at `target`.
 
-    The same data gives the same bytes, in whatever order the lists name the images. The store
-    replaces `target` whole or not at all. Memory does not grow with the number of images: threads
-    decode `PIXELS_AT_ONCE` pixels at a time at most, and write them strip by strip.
+    The images of the list ``layout.unlabelled`` have no masks; their split is always there. The
+    same data gives the same bytes, in whatever order the lists name the images. The store replaces
+    `target` whole or not at all. Memory does not grow with the number of images: threads decode
+    `PIXELS_AT_ONCE` pixels at a time at most, and write them strip by strip.
 
     Args:
         layout: The data set.
@@ -72,9 +74,10 @@ def pack(
             train, so that a change of it trains nothing anew.
 
     Raises:
-        SegopsError: A file is missing or not decodable, an image and its mask differ in size or an
-            image is in two splits (all of these are listed); or the hashes are not the expected
-            ones; or the disk is full.
+        SegopsError: A file is missing or not decodable, an image and its mask differ in size, an
+            image is in two splits or an unlabelled image is one of another split under another
+            name (all of these are listed); or the hashes are not the expected ones; or the disk is
+            full.
     """
     bands, mapping = layout.reading.bands, layout.reading.lines
     for leftover in target.parent.glob(f".{target.name}.*"):
@@ -83,6 +86,7 @@ def pack(
     with atomic_directory(target) as directory:
         try:
             splits = _write_pixels(layout, directory, workers)
+            _require_unknown(layout, splits)
             rows = (row for split in SPLITS for row in hash_rows(split, splits[split]))
             data_hash = dataset_hash(rows, class_names, mapping)
             test, test_hash = splits.get(TEST), None
@@ -107,7 +111,7 @@ def pack(
                 if not bands.is_rgb:
                     content[STATISTICS] = ChannelStatistics(bands.total).to_json()
                 write_json(directory / split / INDEX, content)
-                if metadata is not None and split != TRAIN:
+                if metadata is not None and split not in (TRAIN, UNLABELLED):
                     known = metadata.of(entries)
                     write_json(directory / split / METADATA, asdict(known))
             if not bands.is_rgb:
@@ -145,10 +149,10 @@ class _Place(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """Descriptors of the two files of a split while threads write to them."""
+    """Descriptors of the files of a split while threads write to them; None: it has no masks."""
 
     images: int
-    masks: int
+    masks: int | None
 
 
 def _write_pixels(
@@ -159,20 +163,21 @@ def _write_pixels(
     splits: dict[str, dict[str, StoredImage]] = {}
     faults: list[SegopsError] = []
     seen: set[str] = set()
-    for split, ids in layout.splits().items():
+    for split, ids in {**layout.splits(), UNLABELLED: layout.unlabelled_ids()}.items():
         entries = splits[split] = {}
         (directory / split).mkdir()
         ordered = sorted(ids)
+        has_masks = split != UNLABELLED
         with (
             (directory / split / IMAGES).open("wb") as images,
-            (directory / split / MASKS).open("wb") as masks,
+            (directory / split / MASKS).open("wb") if has_masks else nullcontext() as masks,
         ):
-            files = _Target(images.fileno(), masks.fileno())
+            files = _Target(images.fileno(), None if masks is None else masks.fileno())
             flushed = 0
 
             def write(place: _Place, target: _Target = files) -> StoredImage | SegopsError:
                 try:
-                    return _write(layout, place, None if faults else target)
+                    return _write(layout, place, target, only_check=bool(faults))
                 except SegopsError as error:
                     return error
 
@@ -189,7 +194,10 @@ def _write_pixels(
                 if isinstance(entry, SegopsError):
                     faults.append(entry)
                 elif image_id in seen:
-                    faults.append(SegopsError(f"{image_id}: in two splits"))
+                    what = "in two splits"
+                    if not has_masks:
+                        what = _in_another(layout, "in another split")
+                    faults.append(SegopsError(f"{image_id}: {what}"))
                 else:
                     seen.add(image_id)
                     entries[image_id] = entry
@@ -197,12 +205,45 @@ def _write_pixels(
                     if end - flushed >= FLUSH:
                         _flush(files)
                         flushed = end
+    _refuse(layout, faults)
+    return splits
+
+
+def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredImage]]) -> None:
+    """Refuse unlabelled images that are images of another split, by their files or their pixels.
+
+    A training that learns from an image of val or test would be judged by images that it knows.
+    """
+    if not splits[UNLABELLED]:
+        return
+    owners = {
+        digest: f"{name} of {split}"
+        for split, entries in splits.items()
+        if split != UNLABELLED
+        for name, entry in entries.items()
+        for digest in (entry.image_sha256, entry.pixel_sha256)
+        if digest is not None
+    }
+    faults = []
+    for name, entry in splits[UNLABELLED].items():
+        owner = owners.get(entry.image_sha256) or owners.get(entry.pixel_sha256 or "")
+        if owner is not None:
+            faults.append(
+                SegopsError(f"{name}: {_in_another(layout, f'the same image as {owner}')}")
+            )
+    _refuse(layout, faults)
+
+
+def _in_another(layout: Layout, what: str) -> str:
+    return f"{what}; take it out of the list {layout.unlabelled} (data.unlabelled)"
+
+
+def _refuse(layout: Layout, faults: Sequence[SegopsError]) -> None:
     if faults:
         raise SegopsError(
             f"{layout.root}: {len(faults)} image(s) unusable:\n"
             + "\n".join(f"  {one}" for one in faults)
         )
-    return splits
 
 
 def _flush(files: _Target) -> None:
@@ -214,7 +255,7 @@ def _flush(files: _Target) -> None:
     """
     if not hasattr(os, "posix_fadvise"):
         return
-    for file in files:
+    for file in (one for one in files if one is not None):
         os.fdatasync(file)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -228,14 +269,16 @@ def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:
         offset += width * height
 
 
-def _write(layout: Layout, place: _Place, target: _Target | None) -> StoredImage:
+def _write(layout: Layout, place: _Place, target: _Target, *, only_check: bool) -> StoredImage:
     """Decode an image, then its mask, and write each to its place in the split `target`.
 
-    The image is gone before its mask is decoded. Without a target nothing is written, and all is
+    The image is gone before its mask is decoded. With `only_check` nothing is written, and all is
     checked. Runs in a thread.
     """
-    image_sha256, pixels = _write_image(layout, place, target)
+    image_sha256, pixels = _write_image(layout, place, None if only_check else target)
     width, height, mask_path = place.width, place.height, layout.mask_path(place.image_id)
+    if target.masks is None:
+        return StoredImage(height, width, place.offset, image_sha256, "", pixels)
     content = read_content(mask_path)
     mask = decode_classes(content, str(mask_path), layout.reading)
     if mask.shape != (height, width):
@@ -244,7 +287,7 @@ def _write(layout: Layout, place: _Place, target: _Target | None) -> StoredImage
             f"{mask.shape[1]} x {mask.shape[0]}; expected the same size. "
             "Make the mask from this image again."
         )
-    if target is not None:
+    if not only_check:
         for _ in _written(target.masks, place.offset, [mask]):
             pass
     return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content), pixels)

@@ -15,7 +15,7 @@ from segops.files import read_json
 from segops.params.data import DataParams
 from segops.runtime.errors import SegopsError
 from segops.voc.hashes import HashRow, dataset_hash
-from segops.voc.layout import SPLITS, TEST, TRAIN
+from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED
 from segops.voc.metadata import Metadata
 
 FORMAT = 1
@@ -36,7 +36,7 @@ class StoredImage:
 
     `offset` counts the pixels before it: the image begins at byte ``C * offset`` where images have
     C channels, the mask at ``offset``. `pixel_sha256` is the :func:`segops.voc.hashes.pixel_hash`
-    of the image; a store of an earlier segops lacks it.
+    of the image; a store of an earlier segops lacks it. `mask_sha256` is empty without a mask.
     """
 
     height: int
@@ -79,7 +79,10 @@ class PackedStore:
         return PackedStore, (self.path,)
 
     def holds(self, split: str) -> bool:
-        """Whether the split is packed; ``test`` may be missing."""
+        """Whether the split is packed; ``test`` may be missing.
+
+        ``unlabelled`` is packed always, and holds no image without ``data.unlabelled``.
+        """
         return (self.path / split / INDEX).is_file()
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -177,7 +180,7 @@ class PackedStore:
         return self._opened[split]
 
     def _find(self, image_id: str) -> tuple[StoredSplit, StoredImage]:
-        for name in (*self._opened, *SPLITS, *((TEST,) if self.holds(TEST) else ())):
+        for name in (*self._opened, *SPLITS, *filter(self.holds, (TEST, UNLABELLED))):
             split = self._split(name)
             if image_id in split.entries:
                 return split, split.entries[image_id]
@@ -201,7 +204,8 @@ class StoredSplit:
         pixels = sum(entry.pixels for entry in self.entries.values())
         self.statistics = ChannelStatistics.of(index.get(STATISTICS))
         self.images = _mapped(path / IMAGES, pixels * self.statistics.channels)
-        self.masks = _mapped(path / MASKS, pixels)
+        # Images without masks have no such file.
+        self.masks = None if path.name == UNLABELLED else _mapped(path / MASKS, pixels)
 
     def image(self, entry: StoredImage) -> NDArray[np.uint8]:
         """Return an image, uint8 (H, W, B), as a view of the file."""
@@ -212,6 +216,7 @@ class StoredSplit:
 
     def mask(self, entry: StoredImage) -> NDArray[np.uint8]:
         """Return a mask, uint8 (H, W), as a view of the file."""
+        assert self.masks is not None, f"{self.path}: has no masks"
         flat = self.masks[entry.offset : entry.offset + entry.pixels]
         return flat.reshape(entry.height, entry.width)
 
@@ -229,5 +234,7 @@ def _mapped(path: Path, size: int) -> NDArray[np.uint8]:
             f"{path}: {'missing' if held is None else f'{held} bytes long'}, expected {size} "
             "bytes. `dvc repro --force prepare` makes it anew."
         )
+    if size == 0:  # an empty file cannot be mapped
+        return np.empty(0, np.uint8)
     # A plain view spares each slice the bookkeeping of numpy.memmap.
     return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)

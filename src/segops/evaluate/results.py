@@ -44,6 +44,7 @@ def write_results(
     pictures: bool,
     registered: str,
     parity: dict[str, Any],
+    corrupted: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the evaluation, the table of counts, some masks, the plots and the page.
 
@@ -62,11 +63,14 @@ def write_results(
         pictures: Whether the page shows photographs.
         registered: Name of the registered model, for the page.
         parity: What :func:`segops.evaluate.exports.judge` says of its exports.
+        corrupted: What :func:`segops.evaluate.robustness.robustness` says, where it was asked for.
 
     Raises:
         SegopsError: The split has no labelled pixel.
     """
     found = evaluation(scores, store, split, settings)
+    if corrupted is not None:
+        found["robustness"] = corrupted
     opponent = kept_champion.opponent(
         root,
         scores.counts,

@@ -21,6 +21,7 @@ from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
 from segops.predict.bundle import read_bundle, weights_sha256
 from segops.progress import track
+from segops.runtime.bands import RGB
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 
@@ -215,6 +216,40 @@ def score_variants(
     )  # fmt: skip
 
 
+def score_corrupted(
+    bundle: Path,
+    store: PackedStore,
+    split: str,
+    out: Path,
+    corruptions: Sequence[tuple[str, int]],
+    device: str = "auto",
+    *,
+    threads: int | None = None,
+    exclude_sha256: Collection[str] = (),
+    limit: int | None = None,
+) -> list[Scores]:
+    """As :func:`score`, on the images as they are and corrupted; only pixels are counted.
+
+    `corruptions` are names and strengths of :mod:`segops.evaluate.corruptions`. Returns the scores
+    of the images as they are, then those of each corruption, in their order.
+
+    Raises:
+        SegopsError: As :func:`score`; or the images are not RGB.
+    """
+    if store.channels != RGB:
+        raise SegopsError(
+            f"{store.path}: images of {store.channels} channels. The corruptions are made for "
+            "photographs in RGB."
+        )
+    named = {"plain": None} | {f"{name}, {strength}": (name, strength)
+                                     for name, strength in corruptions}  # fmt: skip
+    return _score(
+        bundle, store, split, out, dict.fromkeys(named), exclude_sha256, limit, named,
+        device=device, threads=threads, expected_digest=None,
+        masks=False, details=False, explain=0, timed=False, export_of=None,
+    )  # fmt: skip
+
+
 def _score(
     bundle: Path,
     store: PackedStore,
@@ -223,9 +258,13 @@ def _score(
     variants: Mapping[str, Mapping[str, Any] | None],
     exclude_sha256: Collection[str],
     limit: int | None,
+    corruptions: Mapping[str, tuple[str, int] | None] | None = None,
     **request: Any,
 ) -> list[Scores]:
-    """Score in several ways of predicting, given by the directories that their results go to."""
+    """Score in several ways of predicting, given by the directories that their results go to.
+
+    `corruptions` are of the images, by the same directories.
+    """
     bundle = bundle.resolve()
     if not bundle.is_dir():
         raise SegopsError(f"{bundle}: no such directory. `dvc repro package` makes a bundle.")
@@ -254,7 +293,8 @@ def _score(
             place = temporary / name
             place.mkdir(exist_ok=True)
             settings = None if predict is None else dict(predict)
-            described.append({"predict": settings, "out": str(place)})
+            corruption = (corruptions or {}).get(name)
+            described.append({"predict": settings, "out": str(place), "corruption": corruption})
             used = model.get("predict", {}) if settings is None else settings
             files.write_json(place / ABOUT, about | {"predict": used})
         request |= {

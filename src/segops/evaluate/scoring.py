@@ -46,6 +46,7 @@ from segops.data.store import PackedStore
 from segops.evaluate import pictures
 from segops.evaluate.batches import require_any_batch
 from segops.evaluate.bootstrap import COLUMNS
+from segops.evaluate.corruptions import CorruptedStore
 from segops.evaluate.places import places_of, table_of
 from segops.evaluate.score import (
     ACTIVATIONS,
@@ -212,8 +213,10 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
         torch.set_num_threads(request["threads"])
     cv2.setNumThreads(1)
     store = PackedStore(Path(request["store"]))
+    predictor, opened = None, None
     for variant in request["variants"]:
-        predictor = _open(request, variant["predict"])
+        if predictor is None or variant["predict"] != opened:
+            predictor, opened = _open(request, variant["predict"]), variant["predict"]
         predictor.require_channels(store.channels, request["bundle"])
         if request["export_of"] is not None and request["images"]:
             model = load_bundle(
@@ -223,7 +226,10 @@ def score_images(request: dict[str, Any]) -> Iterator[str]:
             require_any_batch(predictor, model, store.image(request["images"][0]))
         predict = variant["predict"] or predictor.model.get("predict", {})
         scale = max(predict.get("scales", [1.0]))
-        yield from _score(request, predictor, store, Path(variant["out"]), scale)
+        shown = store
+        if corruption := variant["corruption"]:
+            shown = CorruptedStore(store.path, *corruption)
+        yield from _score(request, predictor, shown, Path(variant["out"]), scale)
 
 
 def _score(

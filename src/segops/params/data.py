@@ -14,7 +14,7 @@ from segops.runtime.bands import MOST_CHANNELS, RGB
 from segops.runtime.classes import VOC_CLASSES, VOID, Classes
 from segops.runtime.images import MAX_PIXELS, Photographs
 from segops.runtime.section import Count, Section, Words
-from segops.voc.layout import IMAGES, LISTS, MASKS
+from segops.voc.layout import ALL_SPLITS, IMAGES, LISTS, MASKS, is_id
 from segops.voc.mask_ids import AS_STORED, MaskIds
 from segops.voc.reading import Bands, Reading
 
@@ -81,6 +81,13 @@ class DataParams(Section):
         description="Name of a CSV in that directory, as metadata.csv: `image_id`, then a column "
         "for each thing that is known of the images, as their camera, site and month. The "
         "evaluation has a slice for each value. Every listed image has a row. null: none.",
+    )
+
+    unlabelled: str | None = Field(
+        None,
+        description="Name of a list in ImageSets/Segmentation, such as `unlabelled`: images in "
+        "JPEGImages that need no masks, for `train.mean_teacher` and `train.adversarial`; null: "
+        "there are none. No image of train, val or test may be among them.",
     )
 
     @field_validator("path")
@@ -150,6 +157,21 @@ class DataParams(Section):
                 )
         if len(set(value)) != len(value):
             raise ValueError("expected every directory once")
+        return value
+
+    @field_validator("unlabelled")
+    @classmethod
+    def _list_of_its_own(cls, value: str | None) -> str | None:
+        if value is not None and (not is_id(value) or value.startswith("-")):
+            raise ValueError(
+                "expected the name of a list in ImageSets/Segmentation without .txt, such as "
+                f"unlabelled; found {value!r}"
+            )
+        if value in ALL_SPLITS:
+            raise ValueError(
+                f"expected another list than {value}, whose images have masks or are kept for "
+                "scoring; write one of their own, such as unlabelled"
+            )
         return value
 
     @model_validator(mode="after")

@@ -29,6 +29,7 @@ from segops.params.pretrain import PretrainParams
 from segops.params.registry import RegistryParams
 from segops.params.report import ReportParams
 from segops.params.schema import follow, number_types, schema_of, set_values
+from segops.params.semi_supervised import LEAST_CROP
 from segops.params.train import TrainParams
 from segops.params.tune import RangeParams, TuneParams
 from segops.params.validate import ValidateParams
@@ -130,6 +131,31 @@ class Params(Sections):
         return self
 
     @model_validator(mode="after")
+    def _can_learn_without_masks(self) -> Params:
+        train, smallest = self.train, min(self.augment.crop)
+        for key, weight in (
+            ("mean_teacher", train.mean_teacher.weight),
+            ("adversarial", train.adversarial.weight),
+        ):
+            if weight and train.frozen_views is not None:
+                raise ValueError(
+                    f"train.{key}: train.frozen_views keeps features of images with masks alone; "
+                    f"set train.frozen_views to null, or train.{key}.weight to 0"
+                )
+        if train.mean_teacher.weight and self.data.unlabelled is None:
+            raise ValueError(
+                "train.mean_teacher: data.unlabelled names no images without masks; set it to the "
+                "name of their list, or train.mean_teacher.weight to 0"
+            )
+        if train.adversarial.weight and smallest < LEAST_CROP:
+            raise ValueError(
+                f"train.adversarial: augment.crop has a side of {smallest} pixels, and the "
+                f"discriminator needs {LEAST_CROP}; set augment.crop to more, or "
+                "train.adversarial.weight to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _learns_masks(self) -> Params:
         names = [part.name for part in self.train.loss]
         if self.model.architecture != MASKS:
@@ -159,6 +185,11 @@ class Params(Sections):
                     "its last blocks already; set it to 0",
                 ),
                 (self.model.dropout is not None, "model.dropout: it has none; set it to null"),
+                (
+                    self.train.mean_teacher.weight > 0 or self.train.adversarial.weight > 0,
+                    "train.mean_teacher and train.adversarial judge probabilities of pixels; set "
+                    "the weight of both to 0",
+                ),
             )
             if fault
         ]

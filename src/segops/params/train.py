@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from segops.params.base import Fraction
 from segops.params.loss import WEIGHTED, LossParams
+from segops.params.semi_supervised import AdversarialParams, MeanTeacherParams
 from segops.runtime.section import Count, NonNegative, Positive, Section, Words
 
 
@@ -118,6 +119,12 @@ class TrainParams(Section):
         "directory; null: none.",
     )
     distillation: DistillationParams = DistillationParams()
+    mean_teacher: MeanTeacherParams = MeanTeacherParams()
+    adversarial: AdversarialParams = AdversarialParams()
+    ramp_up_epochs: NonNegative = Field(
+        5.0,
+        description="Epochs over which the losses on images without masks gain their weights.",
+    )
     pruning: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Share of the channels of `model.start_from` that is removed from every layer "
@@ -165,9 +172,16 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        for check in (self._selection, self._lengths, self._classes, self._hardware):
+        for check in (
+            self._selection, self._lengths, self._classes, self._average, self._hardware
+        ):  # fmt: skip
             check()
         return self
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether images without masks have a part in the training, where there are any."""
+        return self.mean_teacher.weight > 0 or self.adversarial.learns_unlabelled
 
     def _selection(self) -> None:
         if self.selection_share == 0:
@@ -212,6 +226,13 @@ class TrainParams(Section):
             )
         if isinstance(self.class_weights, tuple) and not any(self.class_weights):
             raise ValueError("class_weights: expected at least one above 0")
+
+    def _average(self) -> None:
+        if self.mean_teacher.weight and self.ema_decay is None:
+            raise ValueError(
+                "the mean teacher is the moving average of the weights: set ema_decay, such as "
+                "0.99, or mean_teacher.weight to 0"
+            )
 
     def _hardware(self) -> None:
         if self.compile and self.deterministic:

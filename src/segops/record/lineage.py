@@ -83,8 +83,9 @@ START_FIELD = "start_sha256"
 """SHA-256 of the weights that the training started from; a random start has none."""
 TEACHER_FIELD = "teacher_digest"
 """Digest of the bundle whose predictions the training learned; most have no teacher."""
-MADE_FROM_FIELDS = (START_FIELD, TEACHER_FIELD, "teacher_model")
-"""The other models that a training was made from; the last is the teacher's address."""
+MADE_FROM_FIELDS = (START_FIELD, TEACHER_FIELD, "teacher_model", "unlabelled_hash")
+"""The other models that a training was made from, with the teacher's address, and the hash of the
+images without masks."""
 MACHINE_FIELDS = ("cpu", "gpu", "driver")
 """The machine, where it is known; see :mod:`segops.record.machine`. No version needs them."""
 PROJECT_FIELD = "project"

@@ -16,6 +16,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
 from segops import files
+from segops.params import semi_supervised
 from segops.record import lineage
 from segops.record.lineage import started_by, tag
 from segops.record.tracking import Store
@@ -25,7 +26,7 @@ WEIGHTS = tag("weights_sha256")
 SUPERSEDED = tag("superseded")
 TRAINING_PROCESS = tag("training_process")
 LINEAGE_DIRECTORY = "lineage"
-EPOCH_METRICS = ("train_loss", "selection_miou", "lr")
+EPOCH_METRICS = ("train_loss", "selection_miou", "lr", *semi_supervised.CURVES)
 """Metrics of every epoch; the step is the epoch's number."""
 AT_ONCE = 100
 """MLflow's limit of parameters or tags per call."""
@@ -173,10 +174,13 @@ def add_metrics(store: Store, run: Run, finals: Mapping[str, float]) -> list[str
 
 def epochs(store: Store, run_id: str) -> dict[str, dict[int, float]]:
     """Return the logged epochs: metric -> epoch -> value."""
+    logged = store.client.get_run(run_id).data.metrics
     return {
         name: {
             metric.step: metric.value for metric in store.client.get_metric_history(run_id, name)
         }
+        if name in logged
+        else {}
         for name in EPOCH_METRICS
     }
 

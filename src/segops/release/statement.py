@@ -43,6 +43,7 @@ MATERIALS: dict[str, tuple[str, str]] = {
     "weights_sha256": ("weights.safetensors", "sha256"),
     "start_sha256": ("encoder weights", "sha256"),
     "teacher_digest": ("teacher", "sha256"),
+    "unlabelled_hash": ("unlabelled images", "sha256"),
 }
 """Field of the lineage -> name of the material, and the kind of its digest."""
 NOTES = {

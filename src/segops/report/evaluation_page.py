@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segops.files import write_text
 from segops.metrics.iou import ratio
+from segops.params import semi_supervised
 from segops.report import svg
 from segops.report.class_table import class_table
 from segops.report.gallery import gallery
@@ -46,6 +47,7 @@ CURVES = (
     ("train_loss", "Training loss", "train"),
     ("selection_miou", "mIoU on the selection split", "val"),
     ("lr", "Learning rate", "train"),
+    *((name, title, "train") for name, title in semi_supervised.CURVES.items()),
 )
 
 

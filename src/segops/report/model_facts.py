@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segops.params.semi_supervised import UNLABELLED_IMAGES
 from segops.report.html import number, percent
 from segops.report.page_inputs import Opponent
 from segops.words import counted
@@ -40,14 +41,17 @@ def lineages(
 def network_words(described: Mapping[str, Any]) -> str:
     """The network of a bundle's ``model.json`` in one line.
 
-    As "pspnet with encoder resnet18, made from 180 images of train".
+    As "pspnet with encoder resnet18, made from 180 images of train", "... and 20 without masks".
     """
     spec = described["spec"]
     network = str(spec["architecture"])
     if network not in WITHOUT_ENCODER:
         network += f" with encoder {spec['encoder']}"
     network += ", pruned" if spec.get("pruned_shapes") else ""
-    return f"{network}, made from {counted(len(described['training_images']), 'image')} of train"
+    without_masks = described.get("extra", {}).get(UNLABELLED_IMAGES, 0)
+    with_masks = len(described["training_images"]) - without_masks
+    more = f" and {without_masks} without masks" if without_masks else ""
+    return f"{network}, made from {counted(with_masks, 'image')} of train{more}"
 
 
 def predict_words(settings: Any) -> str:

@@ -9,6 +9,7 @@ from threading import Thread
 from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate import exports, kept_masks
+from segops.evaluate.robustness import robustness
 from segops.evaluate.score import EXPLAINED, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
@@ -61,6 +62,9 @@ def run(root: Path) -> None:
         threads = settings.hardware.threads
         parity = exports.judge(root, bundle, scores, store, VAL, settings.evaluate, threads)
 
+        corrupted = None
+        if settings.evaluate.robustness:
+            corrupted = robustness(bundle, store, VAL, threads=threads)
         found = write_results(
             root,
             scores,
@@ -71,6 +75,7 @@ def run(root: Path) -> None:
             shown,
             registered=settings.registry.model,
             parity=parity,
+            corrupted=corrupted,
         )
     log.info("%s", sentence(found))
 

@@ -13,7 +13,7 @@ from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.paths import PACKED, VERDICT
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import ALL_SPLITS, Layout, open_layout
+from segops.voc.layout import ALL_SPLITS, UNLABELLED, Layout, open_layout
 from segops.voc.metadata import Metadata, read_metadata
 
 log = logging.getLogger("segops")
@@ -45,7 +45,7 @@ def run(root: Path) -> None:
             f"{root / VERDICT}: validated with other classes than data.classes in params.yaml. "
             "`dvc repro validate` validates them again."
         )
-    layout = open_layout(root / settings.data.path, settings.data.reading)
+    layout = open_layout(root / settings.data.path, settings.data.reading, settings.data.unlabelled)
     pack(
         layout,
         root / PACKED,
@@ -56,7 +56,8 @@ def run(root: Path) -> None:
         metadata=_metadata(layout, settings.data.metadata),
     )
     store = PackedStore(root / PACKED)
-    counts = [f"{split} {len(store.ids(split))}" for split in ALL_SPLITS if store.holds(split)]
+    present = filter(store.holds, (*ALL_SPLITS, UNLABELLED))
+    counts = [f"{split} {len(ids)}" for split in present if (ids := store.ids(split))]
     log.info("%s: packed %s", PACKED, ", ".join(counts))
 
 

@@ -23,6 +23,7 @@ from segops.data.imbalance import class_weights
 from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation, weights_file
+from segops.params import semi_supervised
 from segops.params.compatibility import pruning_refusal
 from segops.predict.trained import write_trained
 from segops.runtime import opener
@@ -45,6 +46,8 @@ from segops.train.job import Job, TrainingResult, TrainingSettings
 from segops.train.loop import train
 from segops.train.start import Start, all_images
 from segops.train.teacher import Teacher
+from segops.train.unlabelled import unlabelled_ids
+from segops.voc.layout import UNLABELLED
 
 FOLLOW_LOG = paths.STATE / "follow.log"
 CURVES = ["epoch", "step", "lr", "train_loss", "selection_miou"]
@@ -252,7 +255,9 @@ def _found(root: Path, settings: TrainingSettings, model: str) -> Iterator[tuple
 
 
 def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingResult) -> None:
-    store, seed, ids = job.store, job.params.seed, job.store.ids("train")
+    store, seed, unlabelled = job.store, job.params.seed, unlabelled_ids(job)
+    ids = *store.ids("train"), *unlabelled
+    learned = {semi_supervised.UNLABELLED_IMAGES: len(unlabelled)} if unlabelled else {}
     made_from = {"start_from": job.start, "teacher": job.teacher}
     earlier = {role: one for role, one in made_from.items() if one is not None}
     images = {role: one.training_images for role, one in earlier.items()}
@@ -264,12 +269,13 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         store.class_names,
         # With the selection split, which chose the checkpoint.
         all_images({name: store.image_sha256(name) for name in ids}, **images),
-        {"train_hash": store.split_hash("train"), "seed": seed},
+        {"train_hash": store.split_hash("train"), "seed": seed, **learned},
         all_images(store.pixel_hashes(ids), **pixels),
     )
     last = {name: tensor.contiguous() for name, tensor in outcome.last.items()}
     files.write_bytes(root / paths.LAST_WEIGHTS, safetensors.torch.save(last))
-    table = pd.DataFrame(outcome.rows, columns=CURVES)
+    further = [name for name in semi_supervised.CURVES if name in outcome.rows[0]]
+    table = pd.DataFrame(outcome.rows, columns=[*CURVES, *further])
     files.write_text(root / paths.LEARNING_CURVES, table.to_csv(index=False, lineterminator="\n"))
     device = choose_device(job.params.device)
     devices, nodes = choose_world(job.params, device)
@@ -293,6 +299,8 @@ def _write(root: Path, settings: TrainingSettings, job: Job, outcome: TrainingRe
         "start_model": None if job.start is None else job.start.model,
         "start_sha256": _start_sha256(job),
         "teacher_model": None if job.teacher is None else job.teacher.model,
+        semi_supervised.UNLABELLED_IMAGES: len(unlabelled),
+        "unlabelled_hash": store.split_hash(UNLABELLED) if unlabelled else None,
         "teacher_digest": None if job.teacher is None else job.teacher.digest,
         "nondeterministic": list(outcome.nondeterministic),
     }

@@ -62,7 +62,7 @@ def run(root: Path) -> None:
         found: tuple[Notice, ...] = ()
         if all(one.name != misfit.NAME for one in checked.checks):
             background = data.drawn.background_name
-            found = warnings(facts, data.class_names, background, layout.unlabelled())
+            found = warnings(facts, data.class_names, background, layout.test_without_masks())
         validation = replace(
             checked,
             checks=(*checked.checks, *allowed(pairs, most), *known),

@@ -18,7 +18,7 @@ from torch import Tensor
 from segops.files import atomic_path
 from segops.words import first_line
 
-FORMAT = 4
+FORMAT = 5
 NAME = "state.pt"
 Weights = dict[str, Tensor]
 _UNUSABLE = (
@@ -64,7 +64,7 @@ class Checkpoint:
     batch: int
     engine: dict[str, Any]
     plateau: dict[str, float]
-    losses: list[dict[str, float]]
+    losses: list[dict[str, Any]]
     rows: list[dict[str, Any]]
     best: tuple[int, float] | None = None
 

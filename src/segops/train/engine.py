@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from segops.data.datasets import TrainSample
 from segops.models.loading import load_start
 from segops.models.losses import MaskClassification, SoftTargets, build_loss
 from segops.models.pretrained import build_pretrained
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.segmenter import Segmenter
+from segops.train.adversary import Adversary
 from segops.train.checkpoint import Weights
 from segops.train.ema import MovingAverage
 from segops.train.features import Head
 from segops.train.hardware import choose_layout, compiled
 from segops.train.job import Job
+from segops.train.mean_teacher import MeanTeacher
 from segops.train.optimizers import FACTOR, build_optimizer, parameter_groups
 from segops.train.ranks import freeze_unused, synchronise_norms
 from segops.train.teacher import Teacher
@@ -37,6 +41,9 @@ class Engine:
         loss: Maps logits, or a network's queries, and masks to a scalar.
         teacher: The network whose class probabilities are learned; None without ``train.teacher``.
         average: The moving average of the weights; None without ``train.ema_decay``.
+        adversary: The discriminator; None without ``train.adversarial``.
+        mean_teacher: What labels images without masks; None without ``train.mean_teacher``.
+        figures: Of the last step: further figures of the learning curves, scalars on the device.
 
     Raises:
         SegopsError: The network cannot be built, or it lacks a part that a parameter refers to.
@@ -76,6 +83,14 @@ class Engine:
         self.average = (
             None if params.ema_decay is None else MovingAverage(self.network, params.ema_decay)
         )
+        self.adversary = (
+            Adversary(params, job.spec.classes, fabric) if params.adversarial.weight else None
+        )
+        self.mean_teacher: MeanTeacher | None = None
+        if params.mean_teacher.weight and self.average is not None:
+            confidence = params.mean_teacher.confidence
+            self.mean_teacher = MeanTeacher(self.average.network, confidence, params.seed, fabric)
+        self.figures: dict[str, Tensor] = {}
 
     @property
     def scale(self) -> float | None:
@@ -116,6 +131,8 @@ class Engine:
         masks: Tensor,
         number: int,
         learning_rate: float,
+        unlabelled: TrainSample | None = None,
+        ramp_up: float = 1.0,
         progress: float = 0.0,
     ) -> Tensor:
         """Take a step of the optimiser. Only the loss of queries waits for the device.
@@ -126,11 +143,14 @@ class Engine:
             masks: uint8 (N, h, w), 255 for void.
             number: Number of earlier steps, 0 or more.
             learning_rate: The schedule's, before the encoder's factor.
+            unlabelled: Views of as many images without masks, and their padding; see
+                :func:`segops.train.unlabelled.unlabelled_batches`.
+            ramp_up: Share of the weight of their losses, in [0, 1].
             progress: The share of the training's steps that are done, 0 to 1.
 
         Returns:
             The loss of this rank's images, detached, on the device: the mean over the accumulated
-            parts, with L1 penalty and auxiliary loss.
+            parts, with L1 penalty, auxiliary loss and the losses on images without masks.
 
         Raises:
             SegopsError: The device has too little memory.
@@ -140,15 +160,20 @@ class Engine:
         # The network's random numbers (dropout) are a function of the seed and the step, so a
         # resumed training needs no random state.
         self._seed(number)
+        self.figures = {}
+        if self.mean_teacher is not None:
+            self.mean_teacher.begin(number)
         network: Any = self.network.network
         if hasattr(network, "anneal"):
             network.anneal(progress)
         try:
-            loss = self._backward(images, masks)
+            loss = self._backward(images, masks, unlabelled, ramp_up)
             if self.job.params.gradient_clip is not None:
                 self._clip(self.job.params.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            if self.adversary is not None:
+                self.adversary.step(learning_rate)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(self.job, len(images)) from error
         if self.average is not None:
@@ -162,6 +187,7 @@ class Engine:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "adversary": None if self.adversary is None else self.adversary.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -172,14 +198,21 @@ class Engine:
             self.average.restore(state["average"])
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
+        if self.adversary is not None:
+            self.adversary.restore(state["adversary"])
 
-    def _backward(self, images: Tensor, masks: Tensor) -> Tensor:
+    def _backward(
+        self, images: Tensor, masks: Tensor, unlabelled: TrainSample | None, ramp_up: float
+    ) -> Tensor:
         parts = self.job.params.accumulate
         total: Tensor | None = None
+        without_masks = _parts(unlabelled, parts)
         for k, (part_images, part_masks) in enumerate(
             zip(images.chunk(parts), masks.chunk(parts), strict=True)
         ):
-            part_images = self.fabric.to_device(part_images.contiguous(memory_format=self.layout))
+            for loss in self._unlabelled(next(without_masks), ramp_up / parts):
+                total = loss if total is None else total + loss
+            part_images = self._on_device(part_images)
             # The ranks exchange gradients in the last part of a step only.
             with self.fabric.no_backward_sync(self.model, enabled=k < parts - 1):
                 loss = self._loss(part_images, self.fabric.to_device(part_masks))
@@ -189,6 +222,40 @@ class Engine:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
+
+    def _unlabelled(self, part: TrainSample | None, share: float) -> Iterator[Tensor]:
+        """Add the gradients of images without masks; yields each loss, detached.
+
+        They come before those of images with masks, with which the ranks exchange all.
+        """
+        if part is None:
+            return
+        views, padding = part[0], self.fabric.to_device(part[1])
+        weak, *strong = map(self._on_device, torch.split(views, self.network.channels, dim=1))
+        losses: list[tuple[float, Callable[[], tuple[Tensor, dict[str, Tensor]]]]] = []
+        teacher, adversary = self.mean_teacher, self.adversary
+        if teacher is not None:
+            weight = self.job.params.mean_teacher.weight
+            losses.append((weight, lambda: teacher.loss(self.model, weak, strong[0], padding)))
+        if adversary is not None and self.job.params.adversarial.learns_unlabelled:
+            losses.append((1.0, lambda: adversary.unlabelled_loss(self.model(weak), padding)))
+        for weight, compute in losses:
+            with self.fabric.no_backward_sync(self.model):
+                loss, figures = compute()
+                loss = share * weight * loss
+                self.fabric.backward(loss)
+            self._note(figures)
+            yield loss.detach()
+
+    def _note(self, figures: Mapping[str, Tensor]) -> None:
+        """Add the figures of a part of the step, whose mean over the parts is the step's."""
+        for name, value in figures.items():
+            value = value / self.job.params.accumulate
+            self.figures[name] = self.figures[name] + value if name in self.figures else value
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        moved: Tensor = self.fabric.to_device(images.contiguous(memory_format=self.layout))
+        return moved
 
     def _loss(self, images: Tensor, masks: Tensor) -> Tensor:
         loss: Tensor
@@ -206,15 +273,20 @@ class Engine:
         return loss
 
     def _output_loss(self, images: Tensor, logits: Tensor, masks: Tensor) -> Tensor:
-        """The loss of the network's output: against the masks, and against the teacher's output."""
+        """The loss of the network's output: against masks, teacher's output and discriminator."""
         loss: Tensor = self.loss(logits, masks)
-        if self.teacher is None:
-            return loss
-        share = self.job.params.distillation.weight
-        with torch.no_grad(), self.fabric.autocast():
-            wanted = self.teacher(images)
-        soft: Tensor = self._soft_targets(logits, wanted, masks)
-        return (1 - share) * loss + share * soft
+        if self.teacher is not None:
+            share = self.job.params.distillation.weight
+            with torch.no_grad(), self.fabric.autocast():
+                wanted = self.teacher(images)
+            soft: Tensor = self._soft_targets(logits, wanted, masks)
+            loss = (1 - share) * loss + share * soft
+        if self.adversary is not None:
+            deceived = self.adversary.deceived(logits, masks)
+            loss = loss + self.job.params.adversarial.weight * deceived
+            own = self.adversary.learn(logits, masks, 1 / self.job.params.accumulate)
+            self._note({"adversarial_loss": deceived.detach(), "discriminator_loss": own})
+        return loss
 
     def _opened_teacher(self) -> nn.Module:
         """The teacher's network; rank zero sends the files of its bundle to the others."""
@@ -245,6 +317,13 @@ class Engine:
         if self.job.params.compile:
             network = compiled(network)
         return self.fabric.setup_module(network)
+
+
+def _parts(sample: TrainSample | None, count: int) -> Iterator[TrainSample | None]:
+    """The parts of a batch, or as often None."""
+    if sample is None:
+        return repeat(None, count)
+    return zip(*(one.chunk(count) for one in sample), strict=True)
 
 
 def result_of(state: Mapping[str, Any]) -> Weights:

@@ -14,6 +14,7 @@ from segops.models.pretrained import is_file
 from segops.train.job import TrainingSettings
 from segops.train.start import Start
 from segops.train.teacher import Teacher
+from segops.voc.layout import UNLABELLED
 
 STAGE = "train"
 START, TEACHER = "start", "teacher"
@@ -41,7 +42,8 @@ def training_parts(
 
     Args:
         settings: All parameters, of which the sections `model` and `train` enter.
-        store: The data, of which the split train enters.
+        store: The data, of which the split train enters, and images without masks where they are
+            learned from.
         policy: The augmentation policy, as the stage `augment` wrote it.
         encoder_file: Local file of the encoder's initial weights.
         device: Kind of device.
@@ -77,6 +79,8 @@ def training_parts(
         "device": content_hash([device, ranks, executor]),
         PRECISION: precision,
     }
+    if settings.train.learns_unlabelled:
+        parts[UNLABELLED] = store.split_hash(UNLABELLED)
     # The images of these models do not enter: they change the model's record, not its weights. What
     # pruning left does, in place of the version of the library that chose the channels.
     if start is not None:

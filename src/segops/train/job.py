@@ -88,7 +88,8 @@ class TrainingResult:
     Attributes:
         network: The network with the chosen weights, on the CPU.
         last: State dict after the last step, on the CPU; with a moving average, its state dict.
-        rows: Learning curves: `epoch`, `step`, `lr`, `train_loss`, `selection_miou`.
+        rows: Learning curves: `epoch`, `step`, `lr`, `train_loss`, `selection_miou`, and those of
+            :data:`segops.params.semi_supervised.CURVES` that the training has.
         best_epoch: The epoch of the chosen weights, from 1.
         selection_miou: The score of the chosen weights; None without a selection split.
         steps: Optimiser steps of the whole training, including those before a resume.

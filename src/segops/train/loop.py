@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from statistics import median_high
 from typing import Any
 
@@ -38,6 +38,7 @@ from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
 from segops.train.ranks import gathered, leave, require_equal, share_statistics
 from segops.train.schedules import Plateau, Schedule
 from segops.train.selection import selection_miou, warn_of_absent_classes
+from segops.train.unlabelled import unlabelled_batches, unlabelled_ids
 
 STEPS_BETWEEN_LOOKS = 50
 """Steps after which several ranks learn from rank zero whether to write a checkpoint."""
@@ -101,6 +102,7 @@ class _Training:
         self.best: Best | None = None
         self.epoch = self.batch = 0
         self.last_step: Step | None = None
+        self.unlabelled: Iterator[TrainSample | None] = repeat(None)
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.speeds: list[float] = []
 
@@ -108,9 +110,14 @@ class _Training:
         self._restore()
         if self.is_first:
             self.job.history.start(self.epoch)
+        workers = self.workers
+        if unlabelled_ids(self.job):
+            workers = -(-workers // 2)  # for each of the two streams
+        done = self._done + self.batch
+        self.unlabelled = unlabelled_batches(self.job, self.fabric, self.steps, done, workers)
         stream = batches_of(
             self.job, self.fabric, self.dataset, self.sampler, self.steps,
-            (self.epoch, self.batch), self.workers, self.features,
+            (self.epoch, self.batch), workers, self.features,
         )  # fmt: skip
         batches = iter(stream)
         while self.epoch < self.epochs and not self._has_stalled():
@@ -129,12 +136,13 @@ class _Training:
             self._take_step(images, masks)
             if self.batch < length and self._is_save_due():
                 self._save()
-        own = torch.tensor(self.losses.close(), dtype=torch.float64)
-        loss = self.fabric.all_reduce(own, reduce_op="mean").item()
+        losses = self.losses.close()
+        own = torch.tensor([*losses.values()], dtype=torch.float64)
+        means = self.fabric.all_reduce(own, reduce_op="mean").tolist()
         self._require_finite()
         speed = left * self.job.params.batch_size / (time.monotonic() - started)
         self.epoch, self.batch = self.epoch + 1, 0
-        self._end_epoch(loss, started, speed)
+        self._end_epoch(dict(zip(losses, means, strict=True)), started, speed)
         if self.epoch < self.epochs and self.fabric.broadcast(self._has_passed(0)):
             self._save()
 
@@ -153,19 +161,22 @@ class _Training:
         rate = self.schedule.learning_rate(number, self.plateau.scale)
         epoch, batch = self.epoch, self.batch
         step = Step(number + 1, epoch + 1, rate, lambda: self._image_ids(epoch, batch))
-        loss = self.engine.step(images, masks, number, rate, number / self.steps)
-        self.losses.add(loss, step)
+        loss = self.engine.step(
+            images, masks, number, rate, next(self.unlabelled), self.schedule.ramp_up(number),
+            progress=number / self.steps,
+        )  # fmt: skip
+        self.losses.add(loss, step, self.engine.figures)
         self.last_step = step
         self.batch += 1
 
-    def _end_epoch(self, loss: float, started: float, speed: float) -> None:
+    def _end_epoch(self, losses: dict[str, float], started: float, speed: float) -> None:
         score = self._score() if self.selection else None
         rate = self.last_step.learning_rate if self.last_step else self.job.params.lr
         row = {
             "epoch": self.epoch,
             "step": self._done,
             "lr": rate,
-            "train_loss": loss,
+            **losses,
             "selection_miou": score,
         }
         self.rows.append(row)

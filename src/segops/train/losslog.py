@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from segops.runtime.errors import SegopsError
+
+LOSS = "train_loss"
+"""Name of the loss that a training lowers."""
 
 GPU_WINDOW = 50
 """Steps between two checks of a GPU's losses; each check waits for the device."""
@@ -48,14 +52,27 @@ class LossLog:
         self.window = window or (1 if device.type == "cpu" else GPU_WINDOW)
         self.tolerated = tolerated
         self._skipped = 0
-        self._losses = torch.zeros(self.window, device=device)
+        self._device = device
+        self._rows = torch.empty(0)
+        self._names: tuple[str, ...] = ()
         self._steps: list[Step] = []
-        self._total = 0.0
+        self._totals: dict[str, float] = {LOSS: 0.0}
         self._count = 0
 
-    def add(self, loss: Tensor, step: Step) -> None:
-        """Add the loss of a step, a scalar on the device; :meth:`check` when the window is full."""
-        self._losses[len(self._steps)] = loss.detach()
+    def add(self, loss: Tensor, step: Step, parts: Mapping[str, Tensor] | None = None) -> None:
+        """Add the loss of a step, a scalar on the device; :meth:`check` when the window is full.
+
+        `parts` are further figures by their name, the same names at every step.
+        """
+        values = {LOSS: loss, **(parts or {})}
+        if self._names != tuple(values):
+            self._names = tuple(values)
+            self._rows = torch.zeros(self.window, len(values), device=self._device)
+        row = self._rows[len(self._steps)]
+        if len(values) == 1:
+            row[0] = loss.detach()
+        else:
+            row.copy_(torch.stack([value.detach().float() for value in values.values()]))
         self._steps.append(step)
         if len(self._steps) == self.window:
             self.check()
@@ -67,32 +84,36 @@ class LossLog:
             SegopsError: A loss is not finite; the message names the step, its learning rate and the
                 ids of its images.
         """
-        for value, step in zip(self._losses[: len(self._steps)].tolist(), self._steps, strict=True):
-            if math.isfinite(value):
-                self._total += value
+        for row, step in zip(self._rows[: len(self._steps)].tolist(), self._steps, strict=True):
+            values = dict(zip(self._names, row, strict=True))
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if not bad:
+                for name, value in values.items():
+                    self._totals[name] = self._totals.get(name, 0.0) + value
                 self._count += 1
                 self._skipped = 0
             elif self._skipped < self.tolerated:
                 self._skipped += 1
             else:
-                raise diverged(f"the loss is {value}", step)
+                named = "loss" if bad[0] == LOSS else bad[0]
+                raise diverged(f"the {named} is {values[bad[0]]}", step)
         self._steps = []
 
-    def close(self) -> float:
-        """Check all losses and return the mean of those since the last call."""
+    def close(self) -> dict[str, float]:
+        """Check all losses and return the means of those since the last call, by name."""
         self.check()
-        mean = self._total / max(self._count, 1)
-        self._total, self._count = 0.0, 0
-        return mean
+        means = {name: total / max(self._count, 1) for name, total in self._totals.items()}
+        self._totals, self._count = dict.fromkeys(self._totals, 0.0), 0
+        return means
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """Check all losses and return the state that :meth:`restore` takes."""
         self.check()
-        return {"total": self._total, "count": self._count, "skipped": self._skipped}
+        return {"totals": dict(self._totals), "count": self._count, "skipped": self._skipped}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from a :meth:`state`."""
-        self._total, self._count = state["total"], int(state["count"])
+        self._totals, self._count = dict(state["totals"]), int(state["count"])
         self._skipped = int(state["skipped"])
 
 

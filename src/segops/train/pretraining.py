@@ -42,7 +42,7 @@ from segops.train.hardware import (
     choose_workers,
     reproducible,
 )
-from segops.train.losslog import FP16_TOLERATED, LossLog, Step, diverged
+from segops.train.losslog import FP16_TOLERATED, LOSS, LossLog, Step, diverged
 from segops.train.optimizers import build_optimizer
 from segops.train.schedules import Schedule
 
@@ -208,7 +208,7 @@ class _Pretraining:
             if self._is_due(SECONDS_BETWEEN_CHECKPOINTS):
                 self._save()
         with _own_remedies():
-            loss = self.losses.close()
+            loss = self.losses.close()[LOSS]
         self.epoch, self.batch = self.epoch + 1, 0
         step = self.epoch * len(self.sampler)
         rate = self.schedule.learning_rate(step - 1)

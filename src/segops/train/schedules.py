@@ -56,6 +56,16 @@ class Schedule:
             rate = self._after_warmup(step - self.warmup_steps)
         return max(rate * scale, self.params.min_lr)
 
+    def ramp_up(self, step: int) -> float:
+        """Share of the weights of losses on images without masks after `step` steps, in (0, 1].
+
+        Source:
+            Tarvainen and Valpola, "Mean teachers are better role models", NIPS 2017, appendix B.1:
+            a sigmoid-shaped exp(-5 (1 - t)^2), https://arxiv.org/abs/1703.01780
+        """
+        steps = round(self.params.ramp_up_epochs * self.steps_per_epoch)
+        return math.exp(-5 * (1 - min(step / steps, 1.0)) ** 2) if steps else 1.0
+
     def _after_warmup(self, step: int) -> float:
         params, peak, floor = self.params, self.params.lr, self.params.min_lr
         progress = min(step / max(self.total_steps - self.warmup_steps, 1), 1.0)

@@ -62,6 +62,7 @@ def measure(job: Job) -> ProbeResult:
     from segops.train.hardware import build_fabric, choose_threads, reproducible
     from segops.train.job import on_images
     from segops.train.loop import build_samples
+    from segops.train.unlabelled import unlabelled_batches
 
     job = on_images(job)
     fabric, device, _ = build_fabric(job.params)
@@ -74,13 +75,15 @@ def measure(job: Job) -> ProbeResult:
         engine = Engine(job, fabric)
         engine.freeze_encoder(job.params.freeze_encoder_epochs >= job.params.epochs)
         engine.train_mode()
-        engine.step(images, masks, 0, job.params.lr)  # allocates memory and chooses kernels
+        views = next(unlabelled_batches(job, fabric, 1, 0, 0))
+        # This step allocates memory and chooses kernels.
+        engine.step(images, masks, 0, job.params.lr, views)
         wait: Any = torch.cuda.synchronize if device == "cuda" else lambda: None
         wait()
         started, steps = time.perf_counter(), 0
         while steps < 2 or time.perf_counter() - started < SECONDS:
             steps += 1
-            engine.step(images, masks, steps, job.params.lr)
+            engine.step(images, masks, steps, job.params.lr, views)
             wait()
         seconds = time.perf_counter() - started
     if device == "cuda":

@@ -23,6 +23,7 @@ from segops.train.engine import Engine
 from segops.train.hardware import build_fabric, choose_threads, choose_workers, reproducible
 from segops.train.job import Job, on_images
 from segops.train.loop import batches_of, build_samples
+from segops.train.unlabelled import unlabelled_batches
 from segops.tune.plots import write_range_picture
 from segops.tune.setup import build_trial, on_one_device, open_store, scratch_directory
 
@@ -157,9 +158,10 @@ def _losses(job: Job, rates: Sequence[float]) -> Iterator[float]:
         engine.train_mode()
         workers = choose_workers(job.hardware, device)
         stream = batches_of(job, fabric, dataset, sampler, len(rates), (0, 0), workers)
+        unlabelled = unlabelled_batches(job, fabric, len(rates), 0, 0)
         steps = track(zip(stream, rates, strict=False), "learning-rate range test", len(rates))
         for number, ((images, masks), rate) in enumerate(steps):
-            yield float(engine.step(images, masks, number, rate))
+            yield float(engine.step(images, masks, number, rate, next(unlabelled)))
 
 
 def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,6 +22,8 @@ TRAIN, VAL = SPLITS = ("train", "val")
 TEST = "test"
 """A split that is scored when a person asks for it, and chooses nothing. It may be missing."""
 ALL_SPLITS = (*SPLITS, TEST)
+UNLABELLED = "unlabelled"
+"""The images without masks, in a packed store; their list has the name of ``data.unlabelled``."""
 PHOTOGRAPH_SUFFIXES = {
     ".jpg": ".jpg",
     ".jpeg": ".jpg",
@@ -42,10 +44,12 @@ class Layout:
     Attributes:
         root: The directory that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
         reading: How its files are read.
+        unlabelled: Name of the list of images without masks; None: there is none.
     """
 
     root: Path
     reading: Reading = READ_AS_SHIPPED
+    unlabelled: str | None = None
 
     def image_path(self, image_id: str) -> Path:
         """Path of an image's photograph; ``ID.jpg`` where there is none."""
@@ -89,14 +93,22 @@ class Layout:
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The image ids of ``train``, ``val`` and, where it can be scored, ``test``.
 
-        See :meth:`ids`, and :meth:`unlabelled` for a test that cannot be scored.
+        See :meth:`ids`, and :meth:`test_without_masks` for a test that cannot be scored.
         """
         splits = {split: self.ids(split) for split in SPLITS}
-        if self.list_path(TEST).is_file() and not self.unlabelled():
+        if self.list_path(TEST).is_file() and not self.test_without_masks():
             splits[TEST] = self.ids(TEST)
         return splits
 
-    def unlabelled(self) -> list[str]:
+    def unlabelled_ids(self) -> tuple[str, ...]:
+        """The image ids of the list of images without masks; none without such a list.
+
+        Raises:
+            SegopsError: As :meth:`ids`.
+        """
+        return () if self.unlabelled is None else self.ids(self.unlabelled)
+
+    def test_without_masks(self) -> list[str]:
         """The image ids of ``test`` that have no mask; none where there is no list.
 
         A test split is scored whole or not at all.
@@ -115,10 +127,13 @@ def _existing(directory: Path, image_id: str, suffixes: Mapping[str, str]) -> Pa
     return directory / f"{image_id}{spellings[0]}"
 
 
-def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:
+def open_layout(
+    root: Path, reading: Reading = READ_AS_SHIPPED, unlabelled: str | None = None
+) -> Layout:
     """Check that `root` has VOC layout and that its lists can be used.
 
-    Stage validate checks that every listed image and mask exists and is sound.
+    Stage validate checks that every listed image and mask exists and is sound; stage prepare checks
+    those of the list `unlabelled`.
 
     Raises:
         SegopsError: Directories or lists are missing, lists are empty or name an id twice, or ids
@@ -129,7 +144,7 @@ def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:
             f"{root}: no such directory. `dvc pull data/voc.dvc` brings the sample; "
             "`segops data use PATH` or `segops data fetch voc2012` put other data in its place."
         )
-    layout = Layout(root, reading)
+    layout = Layout(root, reading, unlabelled)
     findings = [
         SegopsError(f"{root / name}: no such directory")
         for name in (IMAGES, MASKS)
@@ -144,10 +159,12 @@ def open_layout(root: Path, reading: Reading = READ_AS_SHIPPED) -> Layout:
         if not (root / name).is_dir()
     ]
     listed: dict[str, None] = {}
-    for split in ALL_SPLITS:
+    for split in (*ALL_SPLITS, *(() if unlabelled is None else (unlabelled,))):
         if split == TEST and not os.path.lexists(layout.list_path(TEST)):
             continue
         ids, errors = _read_list(layout.list_path(split))
+        if errors and split == unlabelled:
+            errors = [SegopsError(f"{error} (data.unlabelled: {unlabelled})") for error in errors]
         findings += errors
         listed |= dict.fromkeys(ids)
     if (root / IMAGES).is_dir():

@@ -36,12 +36,13 @@ class _Names:
         return alike[0] if len(alike) == 1 else None
 
 
-def require_ids(root: Path, command: str) -> None:
+def require_ids(root: Path, command: str, unlabelled: str | None = None) -> None:
     """Refuse lists whose lines would name photographs if something were stripped from them.
 
     Args:
         root: A directory in VOC layout.
         command: The command that strips it, for the message.
+        unlabelled: Name of a list of images without masks.
 
     Raises:
         SegopsError: There are such lines; the message says what they look like.
@@ -50,7 +51,7 @@ def require_ids(root: Path, command: str) -> None:
     masks = _Names(_stems(root / MASKS))
     kinds: Counter[str] = Counter()
     example, count, total = ("", ""), 0, 0
-    for _, line in _lines(root):
+    for _, line in _lines(root, unlabelled):
         total += 1
         found = _stripped(line, photographs)
         if found is None:
@@ -71,11 +72,13 @@ def require_ids(root: Path, command: str) -> None:
 
 
 @contextmanager
-def stripped(root: Path, further: Iterable[str] = ()) -> Iterator[Path]:
+def stripped(
+    root: Path, further: Iterable[str] = (), unlabelled: str | None = None
+) -> Iterator[Path]:
     """Yield a directory in VOC layout with links to the files of `root`, and lists of plain ids.
 
     Lines that name no photograph stay as they are. A mask gets the name of its photograph.
-    `further` are directories of bands.
+    `further` are directories of bands, `unlabelled` is the list of images without masks.
     """
     photographs = _Names(_stems(root / IMAGES))
     with TemporaryDirectory(prefix="segops-") as name:
@@ -90,7 +93,7 @@ def stripped(root: Path, further: Iterable[str] = ()) -> Iterator[Path]:
                 with suppress(FileExistsError):
                     (other / part / f"{own}{path.suffix}").symlink_to(path)
         lists: dict[str, list[str]] = defaultdict(list)
-        for split, line in _lines(root):
+        for split, line in _lines(root, unlabelled):
             lists[split].append((_stripped(line, photographs) or (line,))[0])
         for split, ids in lists.items():
             Layout(other).write_list(split, ids)
@@ -131,9 +134,9 @@ def _stems(directory: Path) -> list[str]:
     return [path.stem for path in directory.iterdir()] if directory.is_dir() else []
 
 
-def _lines(root: Path) -> Iterator[tuple[str, str]]:
+def _lines(root: Path, unlabelled: str | None) -> Iterator[tuple[str, str]]:
     """The split and the text of each line of the lists that can be read."""
-    for split in ALL_SPLITS:
+    for split in (*ALL_SPLITS, *(() if unlabelled is None else (unlabelled,))):
         with suppress(OSError, UnicodeDecodeError):
             text = read_file(Layout(root).list_path(split)).decode("utf-8-sig")
             yield from ((split, line.strip()) for line in text.splitlines() if line.strip())

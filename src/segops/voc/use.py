@@ -42,6 +42,7 @@ def use(
     reading: Reading = READ_AS_SHIPPED,
     strip: bool = False,
     metadata: str | None = None,
+    unlabelled: str | None = None,
 ) -> Layout:
     """Check a directory in VOC layout and copy the files that its lists name to `target`.
 
@@ -60,6 +61,8 @@ def use(
         strip: Take the ids out of lines that hold columns, a directory or a suffix too, or spell
             them in another case or Unicode form.
         metadata: Name of the file of metadata, of which the rows of the copied images are copied.
+        unlabelled: Name of a list of images without masks, which are copied too; None: there is
+            none.
 
     Raises:
         SegopsError: Lines of the lists are to be stripped; the layout is incomplete, several
@@ -74,15 +77,16 @@ def use(
             "then run the same command with its new path."
         )
     if strip:
-        with stripped(root, reading.bands.directories) as other:
+        with stripped(root, reading.bands.directories, unlabelled) as other:
             if metadata is not None and (root / metadata).is_file():
                 (other / metadata).symlink_to(root / metadata)
-            return use(other, target, unwanted, reading, metadata=metadata)
-    require_ids(root, f"segops data use {shlex.quote(str(source))} --strip")
-    layout = open_layout(root, reading)
-    splits = without_ids(layout.splits(), unwanted)
+            return use(other, target, unwanted, reading, metadata=metadata, unlabelled=unlabelled)
+    require_ids(root, f"segops data use {shlex.quote(str(source))} --strip", unlabelled)
+    layout = open_layout(root, reading, unlabelled)
+    lists = layout.splits() | ({} if unlabelled is None else {unlabelled: layout.unlabelled_ids()})
+    splits = without_ids(lists, unwanted)
     copies = _copies(layout, splits)
-    without = layout.unlabelled()
+    without = layout.test_without_masks()
     if without:
         log.warning(
             "%s: left out, since %d of its %d images have no mask: a test split is scored.",
@@ -91,7 +95,7 @@ def use(
     if root == target.resolve() and not unwanted:
         _check_spelling(copies, root)
         log.info("%s: already in place, complete", target)
-        return open_layout(target, reading)
+        return open_layout(target, reading, unlabelled)
     with atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS, *reading.bands.directories):
             (temporary / part).mkdir()
@@ -108,7 +112,7 @@ def use(
         if metadata is not None and (root / metadata).is_file():
             kept = {image_id for ids in splits.values() for image_id in ids}
             copy_without(root / metadata, temporary / metadata, kept)
-    return open_layout(target, reading)
+    return open_layout(target, reading, unlabelled)
 
 
 def without_ids(
@@ -208,7 +212,10 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
     Raises:
         SegopsError: Some are missing; all of them are listed.
     """
-    ids = sorted({image_id for ids in splits.values() for image_id in ids})
+    photographs = {image_id for ids in splits.values() for image_id in ids}
+    without_masks = photographs.difference(
+        *(ids for split, ids in splits.items() if split != layout.unlabelled)
+    )
     copies: dict[str, Path] = {}
     bad: list[str] = []
     further = [(name, BAND_SUFFIXES) for name in layout.reading.bands.directories]
@@ -217,7 +224,7 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
         for path in sorted((layout.root / part).iterdir()):
             if not path.is_dir():
                 by_id.setdefault(path.stem, []).append(path)
-        for image_id in ids:
+        for image_id in sorted(photographs - without_masks if part == MASKS else photographs):
             usual = next(iter(suffixes.values()))
             name = f"{part}/{image_id}{usual}"
             here = by_id.get(image_id, [])

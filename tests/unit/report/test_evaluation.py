@@ -178,6 +178,22 @@ def test_suspected_labels_are_set_apart(tmp_path: Path) -> None:
     assert "of all wrong ones, contradict" not in page
 
 
+def test_robustness_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    assert 'id="robustness"' not in write(tmp_path / "plain.html")
+    robustness = {
+        "clean": 0.6, "mean": 0.45, "retained": 0.75, "strengths": [1, 3], "images": 7,
+        "corruptions": [{"name": "fog", "miou": [0.5, 0.4], "mean": 0.45}],
+    }  # fmt: skip
+    page = write(tmp_path / "e.html", evaluation_of() | {"robustness": robustness})
+    assert "75.0\u202f% of the mIoU of 0.600 without corruption" in page
+    assert 'href="#robustness"' in page
+    table = next(one for one in Outline(page).tables if one[0][0] == "corruption")
+    assert table == [
+        ["corruption", "mean", "strength 1", "strength 3"],
+        ["fog", "0.450\n", "0.500", "0.400"],
+    ]
+
+
 def test_absent_classes_come_last_and_grey(page: str) -> None:
     rows = re.findall(
         r'<tr( class="absent")?><th scope="row" class="name" data-column="class"', page

@@ -45,7 +45,7 @@ def example(epoch: int = 2, batch: int = 3) -> Checkpoint:
             "scaler": {"scale": 4.0, "_growth_tracker": 3},
         },
         plateau={"scale": 1.0, "best": float("-inf"), "waited": 0.0},
-        losses=[{"total": 1.5, "count": 3, "skipped": 0}],
+        losses=[{"totals": {"train_loss": 1.5}, "count": 3, "skipped": 0}],
         rows=[{"epoch": 1, "selection_miou": 0.5}, {"epoch": 2, "selection_miou": None}],
     )
 

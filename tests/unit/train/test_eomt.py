@@ -71,7 +71,9 @@ def test_it_learns_the_masks_of_a_batch(job: Jobs) -> None:
     images = images.permute(0, 3, 1, 2)
     for number in range(steps):
         left = 1 - number / steps
-        engine.step(images, masks, number, min(0.001, 0.0001 * (number + 1)) * left, 1 - left)
+        engine.step(
+            images, masks, number, min(0.001, 0.0001 * (number + 1)) * left, progress=1 - left
+        )
     with torch.no_grad():
         found = engine.network.eval()(images).argmax(dim=1)
     objects = (masks != VOID) & (masks != 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segops.runtime.errors import SegopsError
-from segops.train.losslog import LossLog, Step
+from segops.train.losslog import LOSS, LossLog, Step
 
 CPU = torch.device("cpu")
 
@@ -54,8 +54,8 @@ def test_the_mean_is_over_the_losses_since_the_last(window: int) -> None:
     for values in ([1.0, 2.0, 6.0, 1.0], [8.0], [0.5, 1.5]):
         for number, value in enumerate(values):
             log.add(torch.tensor(value, requires_grad=True), step(number))
-        assert log.close() == pytest.approx(sum(values) / len(values))
-    assert log.close() == 0
+        assert log.close()[LOSS] == pytest.approx(sum(values) / len(values))
+    assert log.close()[LOSS] == 0
 
 
 @pytest.mark.parametrize("split", range(6))
@@ -78,9 +78,21 @@ def test_in_fp16_some_losses_in_a_row_may_overflow() -> None:
     log = LossLog(CPU, 1, tolerated=2)
     for number, loss in enumerate([nan, nan, good, nan], 1):
         log.add(loss, step(number))
-    assert log.close() == 2.0
+    assert log.close()[LOSS] == 2.0
     resumed = LossLog(CPU, 1, tolerated=2)
     resumed.restore(log.state())
     resumed.add(nan, step(5))
     with pytest.raises(SegopsError, match="loss is nan at step 6"):
         resumed.add(nan, step(6))
+
+
+def test_further_figures_have_means_of_their_own_and_go_on_after_a_restart() -> None:
+    first, second = LossLog(CPU, 2), LossLog(CPU, 2)
+    for number in range(3):
+        first.add(torch.tensor(1.0 + number), step(number), {"other": torch.tensor(10.0 * number)})
+    second.restore(first.state())
+    second.add(torch.tensor(4.0), step(4), {"other": torch.tensor(30.0)})
+    assert second.close() == {LOSS: 2.5, "other": 15.0}
+    with pytest.raises(SegopsError, match="the other is nan at step 5"):
+        for number in (5, 6):
+            second.add(torch.tensor(1.0), step(number), {"other": torch.tensor(math.nan)})

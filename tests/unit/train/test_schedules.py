@@ -102,3 +102,13 @@ def test_a_restored_plateau_goes_on_as_the_unbroken_one(scores: list[float], spl
     for score in scores[split:]:
         second.update(score)
     assert second.state() == unbroken.state()
+
+
+def test_losses_without_masks_gain_their_weight_over_the_ramp() -> None:
+    schedule = Schedule.of(TrainParams(epochs=10, ramp_up_epochs=2), 5)
+    shares = [schedule.ramp_up(step) for step in range(12)]
+    assert shares[0] == pytest.approx(math.exp(-5))
+    assert shares[5] == pytest.approx(math.exp(-5 / 4))
+    assert shares[10:] == [1, 1]
+    assert shares == sorted(shares)
+    assert Schedule.of(TrainParams(epochs=10, ramp_up_epochs=0), 5).ramp_up(0) == 1

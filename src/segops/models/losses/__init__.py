@@ -13,8 +13,18 @@ All are made of operations that have deterministic kernels on CUDA: one-dimensio
 its assignment waits for the device.
 """
 
+from .adversarial import judgement_loss
 from .build import LOSSES, Loss, build_loss
 from .masks import MaskClassification
+from .pseudo_labels import pseudo_label_loss
 from .soft_targets import SoftTargets
 
-__all__ = ["LOSSES", "Loss", "MaskClassification", "SoftTargets", "build_loss"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "MaskClassification",
+    "SoftTargets",
+    "build_loss",
+    "judgement_loss",
+    "pseudo_label_loss",
+]

@@ -5,7 +5,7 @@ of train are the images without masks. Every training has the network of the rep
 ``params.yaml``, half of its optimiser steps and the moving average of the weights; the trainings of
 a seed begin with the same weights and see the same images with masks in the same order. The last
 weights are scored. Settings are tried on newly generated images (``--split new``), never on val.
-Printed are the mIoU of each seed in points, the mean, and the mean difference from masks alone.
+Printed are the mIoU of each seed in points, the mean, and the mean gain over the first method.
 Run: ``python -m benchmarks.semi_supervised [--steps 270] [--seeds 3] [--split val] ...``; ``--keep
 DIRECTORY`` keeps the data for the next run.
 """

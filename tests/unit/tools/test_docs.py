@@ -127,26 +127,28 @@ def test_modules_that_are_run_exist() -> None:
     assert [name for name in named if find_spec(name) is None] == []
 
 
+FILES = (
+    ".py",
+    ".yaml",
+    ".json",
+    ".png",
+    ".html",
+    ".csv",
+    ".parquet",
+    ".txt",
+    ".onnx",
+    ".safetensors",
+)
+"""Suffixes of files whose names look like a parameter's."""
+
+
 def test_parameters_within_sentences_exist() -> None:
     sections = {field.alias or name for name, field in Params.model_fields.items()}
     known = [f"{key}." for key in Params().flat()]
     for one in CODE:
         key = one.partition(":")[0]
         if re.fullmatch(r"[a-z_]+(\.[a-z0-9_]+)+", key) and key.partition(".")[0] in sections:
-            is_file = key.endswith(
-                (
-                    ".py",
-                    ".yaml",
-                    ".json",
-                    ".png",
-                    ".html",
-                    ".csv",
-                    ".parquet",
-                    ".txt",
-                    ".onnx",
-                    ".safetensors",
-                )  # fmt: skip
-            )
+            is_file = key.endswith(FILES)
             prefixes = [name for name in known if f"{key}.".startswith(name)]
             assert is_file or prefixes or any(name.startswith(f"{key}.") for name in known), one
 

@@ -23,6 +23,7 @@ from tests.support.training import part_without_masks
 from tests.unit.stages.test_train import job
 
 
+@pytest.mark.slow
 def test_a_training_tells_which_images_without_masks_it_learned_from(
     tiny_voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,8 +71,9 @@ def run(bundle: Path, store: PackedStore, out: Path, **changes: Any) -> list[str
         "timed": False,
         "export_of": None,
         "variants": [{"predict": None, "out": str(out)}],
-    }
-    return list(scoring.score_images(request | changes))
+    } | changes
+    request["variants"] = [{"corruption": None} | one for one in request["variants"]]
+    return list(scoring.score_images(request))
 
 
 def figures(out: Path) -> Any:

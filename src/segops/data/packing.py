@@ -194,10 +194,14 @@ def _write_pixels(
                 if isinstance(entry, SegopsError):
                     faults.append(entry)
                 elif image_id in seen:
-                    what = "in two splits"
-                    if not has_masks:
-                        what = _in_another(layout, "in another split")
-                    faults.append(SegopsError(f"{image_id}: {what}"))
+                    faults.append(
+                        SegopsError(f"{image_id}: in two splits")
+                        if has_masks
+                        else SegopsError(
+                            f"{image_id}: in another split; take it out of the list "
+                            f"{layout.unlabelled} (data.unlabelled)"
+                        )
+                    )
                 else:
                     seen.add(image_id)
                     entries[image_id] = entry
@@ -217,7 +221,7 @@ def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredIma
     if not splits[UNLABELLED]:
         return
     owners = {
-        digest: f"{name} of {split}"
+        digest: (name, split)
         for split, entries in splits.items()
         if split != UNLABELLED
         for name, entry in entries.items()
@@ -228,14 +232,14 @@ def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredIma
     for name, entry in splits[UNLABELLED].items():
         owner = owners.get(entry.image_sha256) or owners.get(entry.pixel_sha256 or "")
         if owner is not None:
+            other, split = owner
             faults.append(
-                SegopsError(f"{name}: {_in_another(layout, f'the same image as {owner}')}")
+                SegopsError(
+                    f"{name}: the same image as {other} of {split}; take it out of the list "
+                    f"{layout.unlabelled} (data.unlabelled)"
+                )
             )
     _refuse(layout, faults)
-
-
-def _in_another(layout: Layout, what: str) -> str:
-    return f"{what}; take it out of the list {layout.unlabelled} (data.unlabelled)"
 
 
 def _refuse(layout: Layout, faults: Sequence[SegopsError]) -> None:

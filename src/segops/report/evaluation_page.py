@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from segops.files import write_text
 from segops.metrics.iou import ratio
-from segops.params import semi_supervised
 from segops.report import svg
 from segops.report.class_table import class_table
 from segops.report.gallery import gallery, picture_budget
@@ -44,7 +43,12 @@ CURVES = (
     ("train_loss", "Training loss", "train"),
     ("selection_miou", "mIoU on the selection split", "val"),
     ("lr", "Learning rate", "train"),
-    *((name, title, "train") for name, title in semi_supervised.CURVES.items()),
+    ("pseudo_label_loss", "Loss against pseudo-labels (mean teacher)", "train"),
+    ("confident_share", "Share of the unlabelled pixels that the teacher is sure of", "train"),
+    ("adversarial_loss", "Adversarial loss on images with masks", "train"),
+    ("discriminator_loss", "Loss of the discriminator", "train"),
+    ("unlabelled_adversarial_loss", "Adversarial loss on images without masks", "train"),
+    ("self_taught_loss", "Loss against predictions taken for masks", "train"),
 )
 
 

@@ -34,7 +34,7 @@ from segops.runtime.images import PIXELS_AT_ONCE, load_photograph, read_content
 from segops.threads import pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import decoded_size, pixels_of
-from segops.voc.hashes import dataset_hash, pixel_hash
+from segops.voc.hashes import dataset_hash, pixel_hash, unscored_test_hashes
 from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED, Layout
 from segops.voc.masks import decode_classes
 from segops.voc.metadata import Metadata
@@ -194,10 +194,14 @@ def _write_pixels(
                 if isinstance(entry, SegopsError):
                     faults.append(entry)
                 elif image_id in seen:
-                    what = "in two splits"
-                    if not has_masks:
-                        what = _in_another(layout, "in another split")
-                    faults.append(SegopsError(f"{image_id}: {what}"))
+                    faults.append(
+                        SegopsError(f"{image_id}: in two splits")
+                        if has_masks
+                        else SegopsError(
+                            f"{image_id}: in another split; take it out of the list "
+                            f"{layout.unlabelled} (data.unlabelled)"
+                        )
+                    )
                 else:
                     seen.add(image_id)
                     entries[image_id] = entry
@@ -212,30 +216,32 @@ def _write_pixels(
 def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredImage]]) -> None:
     """Refuse unlabelled images that are images of another split, by their files or their pixels.
 
-    A training that learns from an image of val or test would be judged by images that it knows.
+    A training that learns from an image of val or test would be judged by images that it knows. A
+    test that cannot be scored is not decoded: its images are compared by their files alone.
     """
     if not splits[UNLABELLED]:
         return
     owners = {
-        digest: f"{name} of {split}"
+        digest: (name, split)
         for split, entries in splits.items()
         if split != UNLABELLED
         for name, entry in entries.items()
         for digest in (entry.image_sha256, entry.pixel_sha256)
         if digest is not None
     }
+    owners |= {digest: (name, TEST) for digest, name in unscored_test_hashes(layout).items()}
     faults = []
     for name, entry in splits[UNLABELLED].items():
         owner = owners.get(entry.image_sha256) or owners.get(entry.pixel_sha256 or "")
         if owner is not None:
+            other, split = owner
             faults.append(
-                SegopsError(f"{name}: {_in_another(layout, f'the same image as {owner}')}")
+                SegopsError(
+                    f"{name}: the same image as {other} of {split}; take it out of the list "
+                    f"{layout.unlabelled} (data.unlabelled)"
+                )
             )
     _refuse(layout, faults)
-
-
-def _in_another(layout: Layout, what: str) -> str:
-    return f"{what}; take it out of the list {layout.unlabelled} (data.unlabelled)"
 
 
 def _refuse(layout: Layout, faults: Sequence[SegopsError]) -> None:

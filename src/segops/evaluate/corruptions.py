@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.data.store import PackedStore
+from segops.runtime.images import decode_image
 
 Image = Any
 """Float32 (H, W, 3) or (H, W); the types that OpenCV states are wider."""
@@ -140,8 +141,7 @@ def _jpeg(image: Image, level: int, random: Random) -> Image:
     quality = (25, 18, 15, 10, 7)[level]
     pixels = np.rint(255 * image[..., ::-1]).astype(np.uint8)
     _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded: Any = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    return decoded[..., ::-1].astype(np.float32) / 255
+    return decode_image(content.tobytes(), "corrupted").astype(np.float32) / 255
 
 
 _MIRRORED = cv2.BORDER_REFLECT_101

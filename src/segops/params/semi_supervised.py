@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from pydantic import Field
 
 from segops.params.base import Fraction
 from segops.runtime.section import NonNegative, Positive, Section
 
-CURVES: Mapping[str, str] = MappingProxyType(
-    {
-        "pseudo_label_loss": "Loss against pseudo-labels (mean teacher)",
-        "confident_share": "Share of the unlabelled pixels that the teacher is sure of",
-        "adversarial_loss": "Adversarial loss on images with masks",
-        "discriminator_loss": "Loss of the discriminator",
-        "unlabelled_adversarial_loss": "Adversarial loss on images without masks",
-        "self_taught_loss": "Loss against predictions that the discriminator takes for masks",
-    }
-)
-"""Further columns of the learning curves, with their titles; a training has those that it uses."""
+CURVES = (
+    "pseudo_label_loss", "confident_share", "adversarial_loss", "discriminator_loss",
+    "unlabelled_adversarial_loss", "self_taught_loss",
+)  # fmt: skip
+"""Further columns of the learning curves; a training has those that it uses."""
 
 UNLABELLED_IMAGES = "unlabelled_images"
 """Key of a model's description: how many images without masks it learned from, where there are."""

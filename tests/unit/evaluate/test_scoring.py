@@ -192,7 +192,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         with lock:
             under_way += 1
         try:
-            time.sleep(0.02)
+            time.sleep(0.05)
             seen.append((under_way, torch.get_num_threads()))
             return predict(self, image)
         finally:

@@ -15,6 +15,7 @@ from segops.data.packing import pack
 from segops.data.store import PackedStore
 from segops.params import semi_supervised
 from segops.params.augment import AugmentParams
+from segops.report import evaluation_page
 from segops.report.model_facts import network_words
 from segops.runtime.classes import VOC_CLASSES
 from segops.stages import train as stage
@@ -57,6 +58,7 @@ def test_a_training_tells_which_images_without_masks_it_learned_from(
     assert network_words(content).endswith("made from 8 images of train and 4 without masks")
     curves = pd.read_csv(tmp_path / paths.LEARNING_CURVES)
     assert list(curves) == [*stage.CURVES, *semi_supervised.CURVES]
+    assert {*semi_supervised.CURVES} < {name for name, _, _ in evaluation_page.CURVES}
     assert curves.notna()["pseudo_label_loss"].all()
     names = load_file(tmp_path / paths.TRAINED / "weights.safetensors")
     assert not any("teacher" in name or "adversary" in name for name in names)

@@ -103,7 +103,7 @@ class Layout:
     def listed(self) -> frozenset[str]:
         """The image ids of all lists: ``train``, ``val``, ``test`` and that of ``unlabelled``.
 
-        Unlike :meth:`splits` they hold those of a test that cannot be scored. See :meth:`ids`.
+        They include those of a test that cannot be scored, unlike :meth:`splits`. See :meth:`ids`.
         """
         tested = self.ids(TEST) if self.list_path(TEST).is_file() else ()
         known = (*SPLITS, *(() if self.unlabelled is None else (self.unlabelled,)))

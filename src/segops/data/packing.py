@@ -34,7 +34,7 @@ from segops.runtime.images import PIXELS_AT_ONCE, load_photograph, read_content
 from segops.threads import pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import decoded_size, pixels_of
-from segops.voc.hashes import dataset_hash, pixel_hash
+from segops.voc.hashes import dataset_hash, pixel_hash, unscored_test_hashes
 from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED, Layout
 from segops.voc.masks import decode_classes
 from segops.voc.metadata import Metadata
@@ -216,7 +216,8 @@ def _write_pixels(
 def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredImage]]) -> None:
     """Refuse unlabelled images that are images of another split, by their files or their pixels.
 
-    A training that learns from an image of val or test would be judged by images that it knows.
+    A training that learns from an image of val or test would be judged by images that it knows. A
+    test that cannot be scored is not decoded: its images are compared by their files alone.
     """
     if not splits[UNLABELLED]:
         return
@@ -228,6 +229,7 @@ def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredIma
         for digest in (entry.image_sha256, entry.pixel_sha256)
         if digest is not None
     }
+    owners |= {digest: (name, TEST) for digest, name in unscored_test_hashes(layout).items()}
     faults = []
     for name, entry in splits[UNLABELLED].items():
         owner = owners.get(entry.image_sha256) or owners.get(entry.pixel_sha256 or "")

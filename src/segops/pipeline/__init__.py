@@ -20,14 +20,15 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from segops import code, failure, faults, files, paths
+from segops import failure, faults, files, paths
 from segops.runtime.errors import SegopsError, TransientError
+from segops.stages import code
 
 log = logging.getLogger("segops")
 StageOutcome = Literal["ran", "restored", "unchanged"]
 
 CODE = "code"
-"""The stage that always runs; see :mod:`segops.code`."""
+"""The stage that always runs; see :mod:`segops.stages.code`."""
 
 BUSY = ("is busy", "Unable to acquire lock", "another process", "LockError")
 """Parts of DVC's messages when another process holds one of its locks."""
@@ -88,7 +89,7 @@ def is_unchanged(root: Path, target: str) -> bool:
     with opened(root) as repository:
         if _changes(repository, root, target):
             return False
-    return target != CODE or not _changed_code(root, code.stage_codes())
+    return target != CODE or not _changed_code(root, code.contents(root))
 
 
 def states(root: Path) -> list[StageState]:
@@ -104,7 +105,7 @@ def states(root: Path) -> list[StageState]:
     from dvc.lock import LockError
 
     states: list[StageState] = []
-    recorded, present = _recorded_code(root), code.stage_codes()
+    recorded, present = _recorded_code(root), code.contents(root)
     with opened(root) as repository:
         for name, upstream in _graph(repository, root):
             runs = {state.name for state in states if state.state in ("stale", "perhaps")} - {CODE}
@@ -155,13 +156,13 @@ def _recorded_code(root: Path) -> dict[str, str]:
     }
 
 
-def _md5(present: code.StageCode) -> str:
+def _md5(present: Mapping[str, Any]) -> str:
     return hashlib.md5(_written(present), usedforsecurity=False).hexdigest()
 
 
-def _written(present: code.StageCode) -> bytes:
-    """Return the content of the file that stage ``code`` would write for another stage now."""
-    return files.json_text(present.to_json()).encode()
+def _written(present: Mapping[str, Any]) -> bytes:
+    """Return the bytes of the file that stage ``code`` would write for another stage now."""
+    return files.json_text(present).encode()
 
 
 def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[str]:
@@ -188,7 +189,7 @@ def _changes(repository: Any, root: Path, target: str, but: str = "") -> list[st
     return changes
 
 
-def _changed_code(root: Path, present: Mapping[str, code.StageCode]) -> bool:
+def _changed_code(root: Path, present: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether the stage ``code`` would write other files than the present ones."""
     written = {root / paths.code_of(stage): _written(now) for stage, now in present.items()}
     return any(not path.is_file() or path.read_bytes() != now for path, now in written.items())

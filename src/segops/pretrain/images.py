@@ -22,8 +22,8 @@ from segops.runtime.bands import decode_consumer_bands, extent
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PIXELS_AT_ONCE, read_content
 from segops.threads import cores, pipelined
-from segops.voc.hashes import pixel_hash
-from segops.voc.layout import TEST, TRAIN, VAL
+from segops.voc.hashes import pixel_hash, unscored_test_hashes
+from segops.voc.layout import TEST, TRAIN, VAL, Layout
 
 MAX_WORKERS = 8
 """Most threads that decode images."""
@@ -92,11 +92,18 @@ def of_train(store: PackedStore) -> Images:
     return Images(store, ids, files.sha256_lines(sorted(store.image_sha256(one) for one in ids)))
 
 
-def of_folder(directory: Path, data: DataParams, store: PackedStore) -> Images:
+def of_folder(directory: Path, data: DataParams, store: PackedStore, layout: Layout) -> Images:
     """The images of a directory and of those below it.
 
     Images whose file or pixels are those of an image of val or test are left out, since a model is
-    judged by these; so are images whose pixels are those of one before them.
+    judged by these; so are images whose pixels are those of one before them. A test that cannot be
+    scored is not in the store: its images are known by their files alone.
+
+    Args:
+        directory: The directory.
+        data: Section `data`.
+        store: The packed data set.
+        layout: The data set itself.
 
     Raises:
         SegopsError: There are none, some cannot be read (all are listed), or `data.bands` asks for
@@ -126,7 +133,7 @@ def of_folder(directory: Path, data: DataParams, store: PackedStore) -> Images:
     names = sorted(paths)
     threads = min(MAX_WORKERS, cores())
     looks = pipelined(names, look, threads, 4 * threads, size=size, limit=PIXELS_AT_ONCE)
-    judged = _judged(store)
+    judged = _judged(store) | unscored_test_hashes(layout).keys()
     kept: dict[str, str] = {}
     failed: list[str] = []
     held_out = 0

@@ -32,6 +32,7 @@ from segops.train.devices import choose_device
 from segops.train.fingerprint import content_hash, encoder_file, fingerprint
 from segops.train.hardware import choose_precision
 from segops.train.pretraining import Pretrained, PretrainJob, loop_params, pretrain
+from segops.voc.layout import open_layout
 
 from .images import Images, Unlabelled, of_folder, of_train
 
@@ -160,7 +161,8 @@ def _images(root: Path, settings: Params, store: PackedStore) -> Images:
     directory = settings.pretrain.images
     if directory is None:
         return of_train(store)
-    return of_folder(root / Path(directory).expanduser(), settings.data, store)
+    layout = open_layout(root / settings.data.path, settings.data.reading)
+    return of_folder(root / Path(directory).expanduser(), settings.data, store, layout)
 
 
 def _kept(directory: Path, wanted: str) -> Outcome | None:

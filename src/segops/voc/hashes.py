@@ -48,6 +48,19 @@ def files_hash(layout: Layout, class_names: Sequence[str]) -> str:
     return dataset_hash(rows, class_names, layout.reading.lines)
 
 
+def unscored_test_hashes(layout: Layout) -> dict[str, str]:
+    """The images of :meth:`Layout.unscored_test`: hash of the image -> id.
+
+    No store holds them, so that their hashes are computed from the files; missing files are left
+    out.
+    """
+    return {
+        layout.image_sha256(name, sha256_file): name
+        for name in layout.unscored_test()
+        if all(path.is_file() for path in (layout.image_path(name), *layout.band_paths(name)))
+    }
+
+
 def pixel_hash(strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> str:
     """SHA-256 of an image's size and of its decoded pixels, in hexadecimal.
 

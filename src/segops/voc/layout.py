@@ -116,6 +116,10 @@ class Layout:
         ids = self.ids(TEST) if self.list_path(TEST).is_file() else ()
         return [image_id for image_id in ids if not self.mask_path(image_id).is_file()]
 
+    def unscored_test(self) -> tuple[str, ...]:
+        """All image ids of a ``test`` that is not among the :meth:`splits`; none where it is."""
+        return self.ids(TEST) if self.test_without_masks() else ()
+
 
 def _existing(directory: Path, image_id: str, suffixes: Mapping[str, str]) -> Path:
     """An image's file in a directory; that of the first suffix where there is none."""

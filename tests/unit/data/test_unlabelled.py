@@ -87,6 +87,20 @@ def test_an_id_of_another_split_is_refused(layout: Layout) -> None:
         assert f"{name}: in another split; take it out of the list more" in str(caught.value)
 
 
+def test_an_image_of_a_test_without_masks_is_refused_by_its_id_and_by_its_file(
+    layout: Layout,
+) -> None:
+    """Such a test is not packed, with none of its images."""
+    layout.write_list("test", ["x0", "u2"])
+    layout.image_path("u0").write_bytes(layout.image_path("x0").read_bytes())
+    with pytest.raises(SegopsError, match=r"2 image\(s\) unusable") as caught:
+        packed(layout)
+    for name, owner in (("u0", "x0"), ("u2", "u2")):
+        assert f"{name}: the same image as {owner} of test; take it out" in str(caught.value)
+    layout.write_list(LIST, ["u1"])
+    assert packed(layout).ids(UNLABELLED) == ("u1",)
+
+
 def test_all_bad_files_are_listed(layout: Layout) -> None:
     layout.image_path("u0").write_bytes(b"no image")
     layout.image_path("u2").unlink()

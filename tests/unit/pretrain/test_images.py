@@ -45,15 +45,30 @@ def test_images_that_judge_and_repeated_ones_are_left_out(
     shutil.copy(layout.image_path(first), folder / "a file of val.jpg")
     Image.open(layout.image_path(second)).save(folder / "pixels of val.png")
     shutil.copy(layout.image_path(layout.ids("train")[0]), folder / "train.jpg")
-    found = of_folder(folder, DATA, store)
+    found = of_folder(folder, DATA, store, layout)
     assert found.ids == ["again.tif", "train.jpg", "two.png"]
     assert (found.held_out, found.repeated) == (2, 1)
     np.testing.assert_array_equal(found.source.image("again.tif"), picture(1))
 
     (folder / "again.tif").unlink()
-    assert of_folder(folder, DATA, store).digest == found.digest
+    assert of_folder(folder, DATA, store, layout).digest == found.digest
     save(folder / "three.png", 3)
-    assert of_folder(folder, DATA, store).digest != found.digest
+    assert of_folder(folder, DATA, store, layout).digest != found.digest
+
+
+def test_images_of_a_test_without_masks_are_left_out(
+    layout: Layout, store: PackedStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    save(folder / "one.png", 1)
+    for name in ("with a mask", "without"):
+        save(layout.root / f"JPEGImages/{name}.png", len(name))
+        shutil.copy(layout.image_path(name), folder / f"copy {name}.png")
+    shutil.copy(layout.mask_path(layout.ids("train")[0]), layout.mask_path("with a mask"))
+    assert of_folder(folder, DATA, store, layout).held_out == 0
+    layout.write_list("test", ["with a mask", "without", "no file"])
+    found = of_folder(folder, DATA, store, layout)
+    assert (found.ids, found.held_out) == (["one.png"], 2)
 
 
 def test_what_cannot_be_used_is_refused_by_name(
@@ -61,18 +76,18 @@ def test_what_cannot_be_used_is_refused_by_name(
 ) -> None:
     folder = tmp_path / "folder"
     with pytest.raises(SegopsError, match=r"pretrain\.images: .*folder: no such directory"):
-        of_folder(folder, DATA, store)
+        of_folder(folder, DATA, store, layout)
     folder.mkdir()
     shutil.copy(layout.image_path(layout.ids("val")[0]), folder)
     with pytest.raises(SegopsError, match="all 1 images are those of val or test"):
-        of_folder(folder, DATA, store)
+        of_folder(folder, DATA, store, layout)
     for name in ("torn.jpg", "torn too.jpg"):
         (folder / name).write_bytes(b"\xff\xd8\xff\xe0 torn")
     with pytest.raises(SegopsError, match=r"(?s)torn too\.jpg.*torn\.jpg"):
-        of_folder(folder, DATA, store)
+        of_folder(folder, DATA, store, layout)
     bands = DataParams(classes="voc", channels=3, bands=("Depth",))
     with pytest.raises(SegopsError, match=r"data\.bands"):
-        of_folder(folder, bands, store)
+        of_folder(folder, bands, store, layout)
 
 
 def test_a_crop_beyond_its_image_is_void_and_masks_are_not_read(store: PackedStore) -> None:

@@ -37,7 +37,8 @@ from segops.voc.layout import open_layout
 
 from .images import Images, of_folder, of_train
 
-WEIGHTS, RESULT, PAGE = "encoder.safetensors", "pretraining.json", "pretraining.html"
+WEIGHTS, RESULT = paths.PRETRAINED_WEIGHTS.name, paths.PRETRAINING.name
+PAGE = "pretraining.html"
 LOOP = "segops.train.pretraining"
 _HARDWARE = ("channels_last", "deterministic")
 log = logging.getLogger("segops")

@@ -39,6 +39,8 @@ IMAGE_TABLE = Path("reports/images.csv")
 
 # What `segops pretrain` writes.
 PRETRAINED = Path("models/pretrained")
+PRETRAINED_WEIGHTS = PRETRAINED / "encoder.safetensors"
+PRETRAINING = PRETRAINED / "pretraining.json"
 
 # State that is no output: the copies of ledgers; locks, resume state, live history, kept scores.
 LEDGER = Path("ledger")

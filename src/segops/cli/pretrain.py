@@ -40,6 +40,6 @@ def pretrain(
         f"{found.weights.relative_to(root)}; look at {found.page.relative_to(root)}."
     )
     try:
-        record_pretraining(root, found.result, found.page)
+        record_pretraining(root, found.result)
     except SegopsError as error:
         log.warning("MLflow has no run of it yet: %s The same command records it later.", error)

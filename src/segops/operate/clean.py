@@ -244,7 +244,8 @@ def _record(
     store: Store, home: Path, versions: Sequence[Held], kept: Sequence[Held]
 ) -> list[Piece]:
     names = {unnamed.name_of(one) for one in kept}
-    weights = set(filter(None, map(_weights, worktree.workspaces(home))))
+    written = (paths.TRAINING, paths.PRETRAINING)
+    weights = {_weights(one / path) for one in worktree.workspaces(home) for path in written}
     return [
         Piece(
             "record",
@@ -254,14 +255,14 @@ def _record(
             one.remove,
             one.versions,
         )
-        for one in unnamed.find(store, home, versions, names, weights)
+        for one in unnamed.find(store, home, versions, names, weights - {None})
     ]
 
 
-def _weights(workspace: Path) -> str | None:
-    """Return the SHA-256 of a workspace's weights, or None."""
+def _weights(path: Path) -> str | None:
+    """Return the SHA-256 of the weights that a file of a workspace names, or None."""
     try:
-        tree = json.loads((workspace / paths.TRAINING).read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
         return str(tree["weights_sha256"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -160,7 +160,9 @@ def _make(
     for path, content in kept.artifacts.items():
         files.write_bytes(held / path, content)
     script = held / bundle_directory(version.bundle_digest) / "reproduce.sh"
-    text = making_script(kept.commit, kept.packaged_at, kept.data_path, kept.replaced, kept.project)
+    text = making_script(
+        kept.commit, kept.packaged_at, kept.data_path, kept.replaced, kept.project, kept.encoder
+    )
     files.write_text(script, text)
     status, lines = run_tied(home, ["segops.operate.shell", str(script)], on_line)
     return status, lines[-1].strip()

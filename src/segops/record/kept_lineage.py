@@ -17,7 +17,12 @@ from segops.params.model import ModelParams
 from segops.params.train import TrainParams
 from segops.record import lineage
 from segops.record.lineage import PATCH_FIELD, tag
-from segops.record.reproduce import TRAINED_WITH, bundle_directory, worktree_params
+from segops.record.reproduce import (
+    TRAINED_WITH,
+    bundle_directory,
+    encoder_start,
+    worktree_params,
+)
 from segops.record.runs import LINEAGE_DIRECTORY
 from segops.record.tracking import Store
 from segops.runtime.errors import SegopsError
@@ -50,6 +55,7 @@ class KeptLineage:
         project: The project, relative to the checkout; empty: the checkout itself.
         data_path: The data directory, relative to the workspace.
         replaced: As :func:`segops.record.reproduce.worktree_params` returns them.
+        encoder: As :func:`segops.record.reproduce.encoder_start` returns it.
         environment: The libraries that it was trained with, as ``name==version``; perhaps empty.
         training: The content of its ``metrics/training.json``; perhaps empty.
         artifacts: Path below ``lineage/`` -> content.
@@ -60,6 +66,7 @@ class KeptLineage:
     project: str
     data_path: str
     replaced: Mapping[str, str]
+    encoder: tuple[str, str] | None
     environment: tuple[str, ...]
     training: Mapping[str, Any]
     artifacts: Mapping[str, bytes]
@@ -120,13 +127,18 @@ def fetch(store: Store, name: str, run_id: str, tags: Mapping[str, str], home: P
 
     training = source.training(tags[tag("weights_sha256")])
     named = {name: training.get(name) for name in ("start_model", "teacher_model")}
-    known = {"precision": tags.get(tag("precision")), **named}
+    known = {
+        "precision": tags.get(tag("precision")),
+        lineage.START_FIELD: tags.get(tag(lineage.START_FIELD)),
+        **named,
+    }
     return KeptLineage(
         commit=commit,
         packaged_at=packaged_at if other_code else None,
         project=project,
         data_path=data_path,
         replaced=worktree_params(home / project, parameters.model, parameters.train, known),
+        encoder=encoder_start(home / project, parameters.model, known),
         environment=source.environment(tags.get(tag("environment"))),
         training=training,
         artifacts=kept,

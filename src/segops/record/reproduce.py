@@ -26,6 +26,13 @@ _SET = (
 """Python that sets the parameter named by its first argument to its second argument."""
 
 
+_IS_SAME = (
+    "import hashlib, sys; "
+    'sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != sys.argv[2])'
+)
+"""Python that fails where the file of its first argument has another SHA-256 than its second."""
+
+
 def bundle_directory(digest: str) -> str:
     """Return the name of a bundle's directory within the run's lineage directory."""
     return digest[:12]
@@ -50,6 +57,7 @@ def making_script(
     data_path: str,
     replaced: Mapping[str, str],
     project: str = "",
+    encoder: tuple[str, str] | None = None,
 ) -> str:
     """Return a script that makes a model again in a worktree beside its lineage.
 
@@ -62,6 +70,7 @@ def making_script(
         data_path: The data directory, relative to the workspace.
         replaced: Parameters to replace, as :func:`worktree_params` returns them.
         project: The project, relative to the checkout; empty: the checkout itself.
+        encoder: The encoder's local weights, as :func:`encoder_start` returns them.
     """
     enter = f'cd "$tree"/{shlex.quote(project)}\n' if project else ""
     pointer = shlex.quote(f"{data_path}.dvc")
@@ -96,13 +105,24 @@ bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 training=$(dirname "$bundle")
 main=$(git rev-parse --path-format=absolute --show-toplevel)
 tree=$(dirname "$training")/{WORKTREE}
-git worktree add --detach "$tree" {shlex.quote(commit)}
+{"" if encoder is None else _check(*encoder)}git worktree add --detach "$tree" {shlex.quote(commit)}
 cd "$tree"
 if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi
 {enter}{first}
 dvc cache dir --local "$main/.dvc/cache"
 dvc checkout {pointer} || dvc pull {pointer} || exit {NO_DATA}
 {steps}
+"""
+
+
+def _check(file: str, sha256: str) -> str:
+    """Return lines that end the script where the encoder's local weights are other ones."""
+    return f"""if [ ! -f {file} ] || ! python -c {shlex.quote(_IS_SAME)} {file} {sha256}; then
+  echo "model.encoder_weights:" {file} "is not the file that the training started from, of" >&2
+  echo "SHA-256 {sha256}. Put that file there. What segops pretrain wrote is an" >&2
+  echo "artifact of its run in MLflow, whose tag segops.encoder_sha256 is this hash." >&2
+  exit 1
+fi
 """
 
 
@@ -114,13 +134,14 @@ def reproduce_script(
     digest: str,
     replaced: Mapping[str, str],
     project: str = "",
+    encoder: tuple[str, str] | None = None,
 ) -> bytes:
     """Return the script that :func:`reproduce_command` runs, stored with the bundle's lineage.
 
     It makes the model again, and fails on other weights than those of `weights_sha256` and on
     another bundle than that of `digest`. The other arguments are those of :func:`making_script`.
     """
-    making = making_script(commit, packaged_at, data_path, replaced, project)
+    making = making_script(commit, packaged_at, data_path, replaced, project, encoder)
     return f"""{making}if ! grep -q '"weights_sha256": "{weights_sha256}"' {paths.TRAINING}; then
   echo "Other weights than {weights_sha256}: bits repeat only on one machine and device." >&2
   exit 1
@@ -147,8 +168,6 @@ def worktree_params(
         Shell words by dotted key; `$main` is the main checkout.
     """
     replaced: dict[str, str] = {}
-    project = project_of(root)
-    main = f'"$main"/{shlex.quote(project)}' if project else '"$main"'
     weights, precision = model.encoder_weights, training.get("precision")
     models = {
         "model.start_from": (model.start_from, training.get("start_model")),
@@ -160,8 +179,38 @@ def worktree_params(
         if address is not None and address.startswith("models:"):
             if "@" in address and found is not None:
                 replaced[key] = shlex.quote(found)
-        elif address is not None and not Path(address).expanduser().is_absolute():
-            replaced[key] = f"{main}/{shlex.quote(address)}"
-    if weights is not None and not Path(weights).is_absolute() and (root / weights).is_file():
-        replaced["model.encoder_weights"] = f"{main}/{shlex.quote(weights)}"
+        elif address is not None and _is_relative(address):
+            replaced[key] = _word(root, address)
+    if weights is not None and _is_relative(weights) and (root / weights).is_file():
+        replaced["model.encoder_weights"] = _word(root, weights)
     return replaced
+
+
+def encoder_start(
+    root: Path, model: ModelParams, training: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Return the encoder's local weights that a training started from.
+
+    Arguments are those of :func:`worktree_params`.
+
+    Returns:
+        The file as a shell word, and its SHA-256 then; None for published weights, for a random
+        start, and where the file is missing.
+    """
+    weights, digest = model.encoder_weights, training.get("start_sha256")
+    if weights is None or digest is None or not (root / Path(weights).expanduser()).is_file():
+        return None
+    return _word(root, weights), shlex.quote(digest)
+
+
+def _is_relative(path: str) -> bool:
+    return not Path(path).expanduser().is_absolute()
+
+
+def _word(root: Path, path: str) -> str:
+    """Return a path of a workspace as a shell word; `$main` is the main checkout."""
+    if not _is_relative(path):
+        return shlex.quote(str(Path(path).expanduser()))
+    project = project_of(root)
+    main = f'"$main"/{shlex.quote(project)}' if project else '"$main"'
+    return f"{main}/{shlex.quote(path)}"

@@ -217,6 +217,7 @@ def _script(
         results.bundle_digest,
         reproduce.worktree_params(results.root, settings.model, settings.train, results.training),
         lineage.project_of(results.root),
+        reproduce.encoder_start(results.root, settings.model, results.training),
     )
     return {"reproduce.sh": script}
 

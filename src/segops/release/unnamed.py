@@ -10,8 +10,9 @@ from pathlib import Path
 
 from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
 
-from segops.record.lineage import tag
+from segops.record.lineage import START_FIELD, tag
 from segops.record.moved import ARTIFACTS
+from segops.record.pretraining import ENCODER
 from segops.record.runs import WEIGHTS, is_training
 from segops.record.tracking import Store
 from segops.release.named import Held
@@ -56,7 +57,8 @@ def find(
         home: The main checkout.
         versions: All versions of all models.
         kept: Names of those that stay, as :func:`name_of` returns them.
-        weights: SHA-256 of the weights in workspaces, whose runs stay too.
+        weights: SHA-256 of the weights in workspaces, of models and of pretrained encoders, whose
+            runs stay too.
     """
     experiments = store.client.search_experiments(view_type=ViewType.ALL)
     ids = [one.experiment_id for one in experiments]
@@ -68,7 +70,15 @@ def find(
     kept_models = {one.model_id for one in staying}
     kept_models |= {found for one in staying for found in MODEL.findall(one.source)}
     # A run in a workspace may be registered next; one that trains writes.
-    present = {number for number, run in runs.items() if run.data.tags.get(WEIGHTS) in weights}
+    present = {
+        number
+        for number, run in runs.items()
+        if not {run.data.tags.get(WEIGHTS), run.data.tags.get(ENCODER)}.isdisjoint(weights)
+    }
+    # A model cannot be made again without the encoder that it started from.
+    tags = (*(one.version.tags for one in staying), *(runs[one].data.tags for one in present))
+    starts = {one[tag(START_FIELD)] for one in tags if tag(START_FIELD) in one}
+    present |= {number for number, run in runs.items() if run.data.tags.get(ENCODER) in starts}
     training = {number for number, run in runs.items() if is_training(run)}
     others = {number for number, run in runs.items() if not _is_ours(run)}
     kept_runs = {one.version.run_id for one in staying} | present | training

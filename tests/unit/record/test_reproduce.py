@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from segops import files
 from segops.params.model import ModelParams
 from segops.params.train import TrainParams
-from segops.record.reproduce import reproduce_script, worktree_params
+from segops.record.reproduce import encoder_start, making_script, reproduce_script, worktree_params
 
 TREE = Path(__file__).parents[3]
 AUTO, FP32 = TrainParams(), TrainParams(precision="fp32")
@@ -98,6 +99,41 @@ def test_weights_of_the_encoder_are_looked_up_in_the_main_checkout(tmp_path: Pat
     assert worktree_params(tmp_path, model, AUTO, {}) == {
         "model.encoder_weights": "\"$main\"/'my weights.safetensors'"
     }
+
+
+def test_other_weights_of_the_encoder_end_the_script_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "it's.safetensors"
+    path.write_bytes(b"weights")
+    training = {"start_sha256": files.sha256_file(path)}
+
+    def ended(weights: str) -> str:
+        encoder = encoder_start(tmp_path, ModelParams(encoder_weights=weights), training)
+        assert encoder is not None
+        text = making_script("c" * 40, None, "data/voc", {}, encoder=encoder)
+        (tmp_path / "script.sh").write_text(text)
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        search = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["sh", "script.sh"], cwd=tmp_path, env=os.environ | search, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert not list(tmp_path.rglob("worktree"))
+        return done.stderr
+
+    for weights in (path.name, str(path)):
+        path.write_bytes(b"weights")
+        assert "c" * 40 in ended(weights)  # git, which has no such commit
+        path.write_bytes(b"others")
+        other = ended(weights)
+        assert f"{path} is not the file that the training started from" in other
+        assert training["start_sha256"] in other
+        assert "c" * 40 not in other
+    for model in (ModelParams(), ModelParams(encoder_weights="imagenet")):
+        assert encoder_start(tmp_path, model, training) is None
+    assert encoder_start(tmp_path, ModelParams(encoder_weights=path.name), {}) is None
 
 
 @pytest.mark.parametrize("recorded", ["fp32", "bf16"])

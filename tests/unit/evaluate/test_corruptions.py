@@ -191,7 +191,7 @@ def test_the_scores_are_those_of_the_corrupted_images(
 def test_images_that_are_too_long_are_named_before_any_scoring(
     store: PackedStore, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longest = photograph(1, LONGEST_CORRUPTED)
+    longest = photograph(4, LONGEST_CORRUPTED)
     assert corrupt(longest, "elastic", 1, "a").shape == longest.shape
     first, second = store.ids("val")[:2]
     size = store.size

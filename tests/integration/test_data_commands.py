@@ -72,6 +72,27 @@ def test_data_of_another_format_are_imported(workspace: Path, tmp_path: Path) ->
     assert params["validate"]["required_classes"] == ["background"], "it was there before"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [("metadata", "m.csv", "m.csv"), ("unlabelled", "more", "ImageSets/Segmentation/more.txt")],
+)
+@pytest.mark.parametrize("command", [("fetch", "voc2012"), ("import", "folder")])
+def test_what_params_yaml_names_is_not_lost_by_data_without_it(
+    key: str, value: str, name: str, command: tuple[str, str], own: Path, workspace: Path
+) -> None:
+    set_params(workspace, data={key: value})
+    kept = (workspace / "data/voc.dvc", workspace / "params.yaml")
+    before = [path.read_text() for path in kept]
+    source = [str(own)] if command[0] == "import" else ["--mirror", own.as_uri()]
+    done = segops(workspace, "data", *command, *source)
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert f"params.yaml: data.{key} needs {name} in data/voc, which `segops data" in said
+    assert f"Set data.{key} to null and run the command again" in said
+    assert [path.read_text() for path in kept] == before
+    assert not list((workspace / paths.STATE).glob("downloads"))
+
+
 def test_untracked_content_is_not_replaced(workspace: Path, own: Path) -> None:
     extra = workspace / "data/voc/notes.txt"
     extra.write_text("mine")

@@ -60,6 +60,7 @@ def test_folds_judge_every_image_and_are_kept(
     before = {name: data for name, data in tree_of(root).items() if not name.startswith(".segops")}
     said = audited(root, monkeypatch, "--epochs", "1", "--folds", "2", "--most", "4")
     assert "18 images judged" in said
+    assert "dvc repro --force --single-item evaluate" in said
     suspects = (root / "reports" / SUSPECTS).read_text().split()
     assert len(suspects) == 4
     with (root / "reports" / TABLE).open(newline="") as file:

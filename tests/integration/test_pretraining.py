@@ -116,6 +116,7 @@ def test_weights_page_and_run_are_there_and_nothing_is_done_twice(root: Path) ->
     weights = root / paths.PRETRAINED / WEIGHTS
     assert held["weights_sha256"] == files.sha256_file(weights)
     assert held["images"] == 12
+    assert held["nondeterministic"] == []
     assert [row["epoch"] for row in held["epochs"]] == [1, 2, 3]
     [run] = recorded(root)
     assert run.info.status == "FINISHED"

@@ -21,6 +21,7 @@ from segops.operate.triggers import Branch, Folder
 from segops.pipeline import tracked
 from segops.record.lineage import tag
 from segops.runtime.errors import SegopsError, TransientError
+from segops.voc.layout import Layout, open_layout
 from tests.support.channels import webhook
 from tests.support.registry_workspace import client, git, make, release
 
@@ -207,6 +208,26 @@ def test_an_inbox_is_compared_as_it_is_put_into_place(with_dvc: Path, tmp_path: 
     shutil.copytree(own.path, with_dvc / "data/voc")
     assert found.md5 == tracked.track_data(with_dvc, Path("data/voc"), print)
     assert not list((with_dvc / "data").glob("segops-scratch-*"))
+
+
+def test_an_inbox_comes_with_all_that_params_yaml_names(with_dvc: Path, tmp_path: Path) -> None:
+    inbox = shutil.copytree(with_dvc / "data/voc", tmp_path / "inbox")
+    layout = Layout(inbox)
+    shutil.copy(layout.image_path(layout.ids("val")[0]), inbox / "JPEGImages/u.jpg")
+    layout.write_list("more", ["u"])
+    ids = [one for split in layout.splits().values() for one in split]
+    table = "image_id,site\n" + "".join(f"{one},a\n" for one in (*ids, "u"))
+    (inbox / "m.csv").write_text(table)
+    params = yaml.safe_load((with_dvc / "params.yaml").read_text())
+    params.setdefault("data", {}).update(metadata="m.csv", unlabelled="more")
+    (with_dvc / "params.yaml").write_text(yaml.safe_dump(params))
+    watched = Folder(inbox, 0)
+    with watched.opened(with_dvc, str(watched.state(with_dvc))) as found:
+        assert found is not None
+        copy = open_layout(Path(found.commands[0][2]), unlabelled="more")
+        assert copy.unlabelled_ids() == ("u",)
+        assert copy.image_path("u").is_file()
+        assert (copy.root / "m.csv").read_text() == table
 
 
 def test_data_that_did_not_change_are_not_read_again(

@@ -69,6 +69,8 @@ PROTOCOL: dict[str, Any] = {
     "train.ema_decay": None,
     "train.loss": "cross_entropy",
     "train.teacher": None,
+    "train.mean_teacher.weight": 0.0,
+    "train.adversarial.weight": 0.0,
     "train.pruning": None,
     "train.class_weights": None,
     "train.schedule": "poly",
@@ -144,12 +146,14 @@ def test_every_value_of_the_protocol_holds(name: str) -> None:
 def test_the_protocol_holds_whatever_the_params_were(name: str, tmp_path: Path) -> None:
     """A recipe says all that its figure depends on, also where the shipped values would do."""
     other = {
+        "data": {"unlabelled": "unlabelled"},
         "augment": {"cat_max_ratio": 0.5, "crop": [64, 64], "flip": {"p": 0.1},
                     "copy_paste": {"p": 1}},
         "model": {"architecture": "plain_cnn", "options": {"width": 8}, "dropout": 0.5},
         "train": {"optimizer": "adam", "momentum": 0.1, "ema_decay": 0.9, "loss": "dice", "l1": 1.0,
                   "gradient_clip": 1.0, "sampling": "rare_first", "early_stopping_patience": 3,
-                  "accumulate": 2, "encoder_lr_factor": 0.1, "freeze_encoder_epochs": 1},
+                  "accumulate": 2, "encoder_lr_factor": 0.1, "freeze_encoder_epochs": 1,
+                  "mean_teacher": {"weight": 1.0}, "adversarial": {"weight": 0.01}},
         "predict": {"mode": "window", "flip": True, "scales": [0.5, 1.5],
                     "crf": {"iterations": 5}},
     }  # fmt: skip
@@ -159,6 +163,15 @@ def test_the_protocol_holds_whatever_the_params_were(name: str, tmp_path: Path) 
     for section in ("augment", "model"):
         assert getattr(changed, section) == getattr(shipped, section)
     assert {key: changed.flat()[key] for key in PROTOCOL} == PROTOCOL
+
+
+@pytest.mark.parametrize("name", [one.name for one in recipes.every(ROOT)])
+def test_each_switches_learning_without_masks_off(name: str, tmp_path: Path) -> None:
+    methods = {"mean_teacher": {"weight": 1.0}, "adversarial": {"weight": 0.01}}
+    params = {"data": {"unlabelled": "unlabelled"}, "train": {"ema_decay": 0.9, **methods}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    train = recipes.put_over(tmp_path, recipes.find(ROOT, name)).settings.train
+    assert (train.mean_teacher.weight, train.adversarial.weight) == (0, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)

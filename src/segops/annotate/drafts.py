@@ -15,6 +15,7 @@ from segops import files
 from segops.cells import cell
 from segops.predict.bundle import BundledPredictor
 from segops.predict.image_files import decode_files, read_files
+from segops.predict.memory import named_shortage
 from segops.predict.outputs import LONGEST_STEM
 from segops.progress import track
 from segops.report.next_page import MOST_SHOWN, next_card, write_next_page
@@ -47,16 +48,26 @@ class NextImage(NamedTuple):
     distance: float
 
 
-def require_place(output: Path, source: Path, overwrite: bool) -> None:
+def require_place(output: Path, sources: Sequence[Path], overwrite: bool) -> None:
     """Check that `output` can be written: it is free, or an earlier choice to be replaced.
 
+    `sources` are the directories whose images are read.
+
     Raises:
-        SegopsError: It is not, or it lies in the directory of images, where the next choice would
-            find its copies.
+        SegopsError: It is not; it lies in one of `sources`, where the next choice would find its
+            copies; or one of them lies in it and would be lost.
     """
     inside = output.resolve()
-    if source.resolve() in (inside, *inside.parents):
-        raise SegopsError(f"{output}: lies among the images of {source}. Give another --output.")
+    for source in sources:
+        place = source.resolve()
+        if place in (inside, *inside.parents):
+            raise SegopsError(
+                f"{output}: lies among the images of {source}. Give another --output."
+            )
+        if inside in place.parents:
+            raise SegopsError(
+                f"{source}: lies in {output}, which would be replaced. Give another --output."
+            )
     if not output.exists():
         return
     if not output.is_dir() or (any(output.iterdir()) and not (output / TABLE).is_file()):
@@ -91,7 +102,8 @@ def write_next(
         model: What the model is called on the page.
 
     Raises:
-        SegopsError: An image is no longer there, or has changed so that it cannot be read.
+        SegopsError: An image is no longer there, has changed so that it cannot be read, or does not
+            fit into memory.
     """
     with files.atomic_directory(output) as place:
         layout = Layout(place / FOLDER)
@@ -120,9 +132,10 @@ def _write_draft(
     layout: Layout, image_id: str, image: NextImage, predictor: BundledPredictor
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Write the files of an image and its mask; return the image, (H, W, 3), and its mask."""
-    held = read_files(image.path, predictor.bands)
-    pixels = decode_files(held, predictor)
-    mask = predictor.predict(pixels).mask
+    with named_shortage(str(image.path)):
+        held = read_files(image.path, predictor.bands)
+        pixels = decode_files(held, predictor)
+        mask = predictor.predict(pixels).mask
     directories = IMAGES, *predictor.bands.directories
     for directory, (name, content) in zip(directories, held, strict=True):
         suffix = Path(name).suffix

@@ -14,6 +14,7 @@ from segops import files
 from segops.monitor.reference import chosen
 from segops.predict.bundle import BundledPredictor
 from segops.predict.image_files import decode_files, read_files
+from segops.predict.memory import named_shortage
 from segops.predict.observe import Observe, observing
 from segops.predict.parallel import images_at_once, predict_parallel
 from segops.predict.sources import list_images
@@ -78,10 +79,10 @@ def choose_next(
 
     Raises:
         SegopsError: The directory holds no new image, `output` is taken, the model takes images of
-            other channels than the data set, gives no features, or an image of the data set cannot
-            be read.
+            other channels than the data set, gives no features, an image of the data set cannot be
+            read, or one of them or of those chosen does not fit into memory.
     """
-    require_place(output, source, overwrite)
+    require_place(output, (source, layout.root), overwrite)
     _ = predictor.network  # an export, or a bundle of long ago, gives no features: this says so
     predictor.require_channels(layout.reading.bands.total, "The model")
     found = {
@@ -102,9 +103,12 @@ def choose_next(
         seen = _observed(unlabelled, predictor, observe, scratch / "features")
         train = chosen(layout.ids(TRAIN), MOST_LABELLED)
         at_once = images_at_once(predictor.device, unlabelled.largest, len(train))
-        labelled = predict_parallel(
-            lambda name: _predicted(observe, read_pixels(layout, name)).features, train, at_once
-        )
+
+        def features(name: str) -> NDArray[np.float32]:
+            with named_shortage(str(layout.image_path(name))):
+                return _predicted(observe, read_pixels(layout, name)).features
+
+        labelled = predict_parallel(features, train, at_once)
         centres = np.stack(list(track(labelled, "Observing train", len(train))))
         picks = choose(seen.features, np.array(seen.uncertainty), centres, count)
     images = []
@@ -137,9 +141,11 @@ def _observed(
     """Predict the new images; their features go into a file, as they may exceed the memory."""
 
     def predict(name: str) -> _Predicted | str:
+        path = unlabelled.new[name]
         try:
-            held = read_files(unlabelled.new[name], predictor.bands)
-            return _predicted(observe, decode_files(held, predictor))
+            with named_shortage(str(path)):
+                pixels = decode_files(read_files(path, predictor.bands), predictor)
+                return _predicted(observe, pixels)
         except SegopsError as error:
             return str(error)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from segops import files
 from segops.predict.bundle import BundledPredictor
 from segops.predict.image_files import decode_files, read_files
+from segops.predict.memory import named_shortage
 from segops.progress import track
 from segops.quality import duplicates
 from segops.runtime.bands import extent, false_colour
@@ -145,12 +146,13 @@ def _looks_of_files(found: Mapping[str, Path], predictor: BundledPredictor) -> I
 
     def look(name: str) -> Look | str:
         try:
-            held = read_files(found[name], predictor.bands)
-            pixels = decode_files(held, predictor)
+            with named_shortage(str(found[name])):
+                held = read_files(found[name], predictor.bands)
+                hashes = [files.sha256_bytes(content) for _, content in held]
+                pixels = decode_files(held, predictor)
+                return _look(name, _NEW, predictor.bands.sha256(hashes), pixels)
         except SegopsError as error:
             return str(error)
-        sha256 = predictor.bands.sha256([files.sha256_bytes(content) for _, content in held])
-        return _look(name, _NEW, sha256, pixels)
 
     def size(name: str) -> int:
         width, height = extent(found[name]) or (0, 0)

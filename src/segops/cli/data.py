@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from segops.cli import diff, labels, next_images
 from segops.cli.common import checkout, console
 from segops.importers.formats import FORMATS
+
+if TYPE_CHECKING:
+    from segops.params.data import DataParams
 
 app = typer.Typer(help="Download or replace the data set.", no_args_is_help=True)
 app.command("labels")(labels.labels)
@@ -32,10 +35,13 @@ def data_fetch(
 ) -> None:
     """Download VOC 2012, VOC 2007 or SBD (the 10,582-image trainaug list) and track it."""
     from segops import paths
+    from segops.importers.by_params import require_images_alone
     from segops.pipeline import tracked
     from segops.voc.fetch import DATASETS, fetch
 
-    root, target = _data_target()
+    root, data = _placed()
+    target = Path(data.path)
+    require_images_alone(data, f"segops data fetch {name}")
     tracked.require_tracked(root, target)
     fetch(DATASETS[name], root / target, root / paths.STATE / "downloads", mirror)
     _track(root, target)
@@ -53,18 +59,14 @@ def data_use(
     ] = False,
 ) -> None:
     """Copy your own data set in VOC layout into place and track it."""
-    from segops.params.file import load_params
+    from segops.importers.by_params import use_by_params
     from segops.pipeline import tracked
-    from segops.voc.use import use
 
-    root, target = _data_target()
+    root, data = _placed()
+    target = Path(data.path)
     if without is not None or strip or path.resolve() != (root / target).resolve():
         tracked.require_tracked(root, target)
-    data = load_params(root).data
-    use(
-        path, root / target, _read_ids(without), data.reading, strip,
-        metadata=data.metadata, unlabelled=data.unlabelled,
-    )  # fmt: skip
+    use_by_params(data, path, root / target, _read_ids(without), strip)
     _track(root, target)
 
 
@@ -122,10 +124,13 @@ def data_import(
 
     Photographs keep their bytes. data.classes in params.yaml is set to the imported classes.
     """
+    from segops.importers.by_params import require_images_alone
     from segops.importers.command import Options, run
     from segops.pipeline import tracked
 
-    root, target = _data_target()
+    root, data = _placed()
+    target = Path(data.path)
+    require_images_alone(data, f"segops data import {form}")
     tracked.require_tracked(root, target)
     options = Options(
         images=images, masks=masks, values=values, colors=colors, threshold=threshold,
@@ -150,14 +155,15 @@ def _listed(text: str | None) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in (text or "").split(","))))
 
 
-def _data_target() -> tuple[Path, Path]:
+def _placed() -> tuple[Path, DataParams]:
+    """The checkout and where its data set lies, which is no link."""
     from segops.params.file import load_params
     from segops.pipeline import tracked
 
     root = checkout()
-    target = Path(load_params(root).data.path)
-    tracked.require_no_link(root, target)
-    return root, target
+    data = load_params(root).data
+    tracked.require_no_link(root, Path(data.path))
+    return root, data
 
 
 def _track(root: Path, target: Path) -> None:

@@ -62,3 +62,8 @@ def labels(
         f"{counted(len(found.suspects), 'image')}: `segops data use PATH --without FILE` leaves "
         "them out."
     )
+    if "val" in splits:
+        console.say(
+            "`dvc repro --force --single-item evaluate` sets the suspects of val apart on the "
+            "evaluation page."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -75,6 +76,17 @@ class TrainDataset(Dataset[TrainSample]):
         """
         image, mask = self.policy(*self.source(key))
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+
+
+class CropDataset(TrainDataset):
+    """Crops of images without masks; the mask of a crop is 0 where it shows its image, else 255."""
+
+    def source(self, key: SampleKey) -> tuple[Pixels, Pixels, int]:
+        """As of the base class, with a mask of zeros."""
+        epoch, index = key
+        image: Pixels = self.store.image(self.image_id(index))
+        blank = np.zeros(image.shape[:2], np.uint8)
+        return image, blank, sample_seed(self.seed, epoch, index)
 
 
 @dataclass(eq=False)

@@ -40,7 +40,10 @@ def _gaussian_noise(image: Image, level: int, random: Random) -> Image:
 
 def _shot_noise(image: Image, level: int, random: Random) -> Image:
     photons = (60, 25, 12, 5, 3)[level]
-    return (random.poisson(image * photons) / photons).astype(np.float32)
+    noisy = np.empty_like(image)
+    for rows in _strips(len(image)):  # what is drawn takes 16 bytes a value
+        noisy[rows] = random.poisson(image[rows] * photons) / photons
+    return noisy
 
 
 def _impulse_noise(image: Image, level: int, random: Random) -> Image:
@@ -61,12 +64,16 @@ def _glass_blur(image: Image, level: int, random: Random) -> Image:
     sigma, reach, times = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[level]
     image = cv2.GaussianBlur(image, (0, 0), sigma)
     height, width = image.shape[:2]
-    rows, columns = np.indices((height, width), np.intp)
+    columns = np.arange(width)
     for _ in range(times):
         # All pixels at once; the original swaps them one after the other.
-        down, right = random.integers(-reach, reach, (2, height, width))
-        moved = (rows + down).clip(0, height - 1), (columns + right).clip(0, width - 1)
-        image = image[moved]
+        down, right = random.integers(-reach, reach, (2, height, width), np.int8)
+        moved = np.empty_like(image)
+        for rows in _strips(height):  # places take 16 bytes a pixel
+            above = np.arange(rows.start, rows.stop)[:, None] + down[rows]
+            beside = columns + right[rows]
+            moved[rows] = image[above.clip(0, height - 1), beside.clip(0, width - 1)]
+        image = moved
     return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
@@ -145,6 +152,12 @@ def _jpeg(image: Image, level: int, random: Random) -> Image:
 
 
 _MIRRORED = cv2.BORDER_REFLECT_101
+STRIP = 64
+"""Rows of an image that are worked on at a time, where this takes much memory."""
+
+
+def _strips(height: int) -> list[slice]:
+    return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
 
 
 def _moved(image: Image, radius: int, sigma: float, degrees: float) -> Image:
@@ -223,7 +236,9 @@ def corrupt(image: NDArray[np.uint8], name: str, strength: int, image_id: str) -
     changed = CORRUPTIONS[name](
         image.astype(np.float32) / 255, strength - 1, _random(name, strength, image_id)
     )
-    pixels: NDArray[np.uint8] = np.rint(255 * changed.clip(0, 1)).astype(np.uint8)
+    np.clip(changed, 0, 1, out=changed)
+    changed *= 255
+    pixels: NDArray[np.uint8] = np.rint(changed, out=changed).astype(np.uint8)
     return pixels
 
 
@@ -250,6 +265,9 @@ class CorruptedStore(PackedStore):
         super().__init__(path)
         self._how = name, strength
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CorruptedStore, (self.path, *self._how)
+
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """The image, corrupted."""
         return corrupt(super().image(image_id), *self._how, image_id)
@@ -257,3 +275,7 @@ class CorruptedStore(PackedStore):
     def mask(self, image_id: str) -> NDArray[np.uint8]:
         """Its mask."""
         return corrupt_mask(super().mask(image_id), *self._how, image_id)
+
+    def private(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Both, writable; only the caller sees what is written."""
+        return self.image(image_id), self.mask(image_id).copy()

@@ -11,7 +11,7 @@ import numpy as np
 from segops import files
 from segops.evaluate.corruptions import CORRUPTIONS, STRENGTHS
 from segops.evaluate.score import score_corrupted
-from segops.metrics.iou import class_pixels, miou
+from segops.metrics.iou import class_pixels, iou, truth_mean
 from segops.runtime.errors import SegopsError
 
 if TYPE_CHECKING:
@@ -28,7 +28,14 @@ def robustness(
     limit: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a model under every corruption in three strengths: 46 times as long as scoring once.
+    """Score a model under every corruption in three strengths.
+
+    It takes 46 times as long as scoring once, and for the corruptions about 1.6 s an image of
+    500 x 375 pixels on one thread.
+
+    Every mIoU is the mean over the classes in the truth of the images as they are, so that all are
+    over the same classes: `elastic` can move the last pixels of a class out of its images. Such a
+    class has an IoU of 0 where it is predicted, and counts in no mean where it is not.
 
     The arguments are those of :func:`segops.evaluate.score.score`.
 
@@ -38,8 +45,8 @@ def robustness(
         `corruptions`: for each its `name`, its `miou` by strength and their `mean`.
 
     Raises:
-        SegopsError: As :func:`segops.evaluate.score.score`; the images are not RGB; or no labelled
-            pixel is left to score on.
+        SegopsError: As :func:`segops.evaluate.score.score_corrupted`; or no labelled pixel is left
+            to score on.
     """
     ways = [(name, strength) for name in CORRUPTIONS for strength in STRENGTHS]
     with files.scratch() as scratch:
@@ -47,8 +54,10 @@ def robustness(
             bundle, store, split, scratch / "scores", ways, device,
             threads=threads, exclude_sha256=exclude_sha256, limit=limit,
         )  # fmt: skip
-        clean = float(miou(*class_pixels(plain.confusion)))
-        values = [float(miou(*class_pixels(one.confusion))) for one in corrupted]
+        truth = class_pixels(plain.confusion)
+        clean, *values = (
+            truth_mean(iou(*class_pixels(one.confusion)), truth) for one in (plain, *corrupted)
+        )
     if np.isnan(clean):
         raise SegopsError(
             f"{store.path}: no labelled pixel of {split} is left to score on. Put labelled images "

@@ -45,6 +45,8 @@ KINDS = "kinds"
 ACTIVATIONS = "activations"
 ERRORS = ("image_id", "class_id", "kind", "pixels")
 """Columns of the table of errors."""
+LONGEST_CORRUPTED = 2**15 - 2
+"""Most pixels of a side of an image that is corrupted: OpenCV moves no more (``cv2.remap``)."""
 EXPLAINED = 6
 """How many of the worst images a page explains."""
 
@@ -234,9 +236,9 @@ def score_corrupted(
     of the images as they are, then those of each corruption, in their order.
 
     Raises:
-        SegopsError: As :func:`score`; or the images are not RGB.
+        SegopsError: As :func:`score`, or as :func:`require_corruptible`.
     """
-    require_rgb(store)
+    require_corruptible(store, store.ids(split)[:limit])
     named = {"plain": None} | {f"{name}, {strength}": (name, strength)
                                      for name, strength in corruptions}  # fmt: skip
     return _score(
@@ -246,12 +248,24 @@ def score_corrupted(
     )  # fmt: skip
 
 
-def require_rgb(store: PackedStore) -> None:
-    """Raise a SegopsError where images cannot be corrupted: they are not RGB."""
+def require_corruptible(store: PackedStore, images: Sequence[str]) -> None:
+    """Raise a SegopsError where images cannot be corrupted: they are not RGB, or too large."""
     if store.channels != RGB:
         raise SegopsError(
             f"{store.path}: images of {store.channels} channels. The corruptions are made for "
             "photographs in RGB: set evaluate.robustness to false."
+        )
+    large = [
+        f"\n  {one}: {width} x {height} pixels"
+        for one in images
+        for height, width in [store.size(one)]
+        if max(height, width) > LONGEST_CORRUPTED
+    ]
+    if large:
+        raise SegopsError(
+            f"{store.path}: images that cannot be corrupted, which takes sides of at most "
+            f"{LONGEST_CORRUPTED} pixels. Cut them into parts, or set evaluate.robustness to false:"
+            + "".join(large)
         )
 
 

@@ -21,24 +21,29 @@ from segops.voc.metadata import Metadata
 MOST_VALUES = 20
 """Values of a column that get a slice each: those with most images. The rest are one slice."""
 UNKNOWN = "not known"
+"""The slice of the images whose cell is empty, or says this."""
 
 
 def subsets(metadata: Metadata, images: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
     """Column, value and image ids of each slice: columns in their order, values by their name.
 
-    Images whose cell is empty come last.
+    The slice of the rarer values and that of :data:`UNKNOWN` come last. No two slices of a column
+    have the same name.
     """
     found = []
     for place, column in enumerate(metadata.columns):
-        value_of = {one: metadata.values[one][place] for one in images}
-        ranked = Counter(value for value in value_of.values() if value).most_common()
-        ranked.sort(key=lambda one: (-one[1], one[0]))
-        shown = {value: value for value, _ in ranked[:MOST_VALUES]}
-        rest = f"{len(ranked) - MOST_VALUES} others"
-        named = {one: shown.get(value, rest) if value else "" for one, value in value_of.items()}
-        for name in (*sorted(shown), *([rest] if len(ranked) > MOST_VALUES else []), ""):
+        value_of = {one: metadata.values[one][place] or UNKNOWN for one in images}
+        held = Counter(value for value in value_of.values() if value != UNKNOWN)
+        ranked = sorted(held, key=lambda value: (-held[value], value))
+        shown, rare = ranked[:MOST_VALUES], ranked[MOST_VALUES:]
+        rest = f"{len(rare)} others"
+        while rest in held:
+            rest = f"({rest})"
+        in_rest = dict.fromkeys(rare, rest)
+        named = {one: in_rest.get(value, value) for one, value in value_of.items()}
+        for name in (*sorted(shown), rest, UNKNOWN):
             if these := tuple(one for one in images if named[one] == name):
-                found.append((f"{column} (metadata)", name or UNKNOWN, these))
+                found.append((f"{column} (metadata)", name, these))
     return found
 
 

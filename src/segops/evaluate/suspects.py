@@ -1,7 +1,8 @@
 """Wrong pixels that are likely errors of the label and not of the model.
 
-`segops data labels` leaves what it found of the scored split in the workspace. The page of the next
-evaluation sets it apart; no metric and no decision uses it, so no stage depends on it.
+`segops data labels` leaves what it found of the scored split in the main checkout, where runs in
+worktrees find it too. The page of the next evaluation sets it apart; no metric and no decision uses
+it, so no stage depends on it.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ def keep(
         "judged": judged,
         "segments": segments,
     }
-    files.write_json(root / paths.LABEL_AUDIT, content)
+    files.write_json(_place(root), content)
 
 
 def read(root: Path, split_hash: str) -> Suspects | None:
     """What the last audit found of the split with this hash; None: none was, or of other data."""
-    path = root / paths.LABEL_AUDIT
+    path = _place(root)
     if not path.is_file():
         return None
     try:
@@ -97,14 +98,22 @@ def read(root: Path, split_hash: str) -> Suspects | None:
         if content["split_hash"] != split_hash:
             return None
         segments = {
-            str(image_id): [Suspect(int(one[0]), int(one[1]), tuple(one[2:])) for one in found]
+            str(image_id): [_suspect(*map(int, one)) for one in found]
             for image_id, found in content["segments"].items()
         }
         digest = content["bundle_digest"]
         return Suspects(str(content["by"]), digest, int(content["judged"]), segments)
-    except (SegopsError, TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+    except (SegopsError, TypeError, KeyError, ValueError, AttributeError) as error:
         log.warning("%s: not readable (%s); the page does without the label audit.", path, error)
         return None
+
+
+def _place(root: Path) -> Path:
+    return paths.state_home(root) / paths.LABEL_AUDIT
+
+
+def _suspect(given: int, predicted: int, left: int, top: int, right: int, bottom: int) -> Suspect:
+    return Suspect(given, predicted, (left, top, right, bottom))
 
 
 def label_errors(

@@ -240,7 +240,9 @@ class ConvolutionalAutoencoder(Autoencoder):
         return seen, self._decoded(seen)
 
 
-def build_autoencoder(segmenter: Segmenter, params: PretrainParams) -> Autoencoder:
+def build_autoencoder(
+    segmenter: Segmenter, architecture: str, params: PretrainParams
+) -> Autoencoder:
     """The autoencoder of a network's encoder, in training mode.
 
     Raises:
@@ -249,7 +251,8 @@ def build_autoencoder(segmenter: Segmenter, params: PretrainParams) -> Autoencod
     encoder = segmenter.encoder
     if encoder is None:
         raise SegopsError(
-            "segops pretrain: plain_cnn has no encoder. Choose another model.architecture."
+            f"segops pretrain: {architecture} has no encoder of timm or torchvision. "
+            "Choose another model.architecture."
         )
     if isinstance(encoder, TimmViTEncoder) and isinstance(encoder.model, VisionTransformer):
         return MaskedAutoencoder(segmenter, params)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segops import faults, files, logs, paths, pipeline
+from segops.importers.by_params import use_by_params
 from segops.operate import data_version, messages, notify
 from segops.operate.turns import turn
 from segops.operate.worktree import GitError, commit_of, git
@@ -24,7 +25,6 @@ from segops.params.file import load_params
 from segops.pipeline import tracked
 from segops.record.lineage import started_by, tag
 from segops.runtime.errors import SegopsError, TransientError
-from segops.voc.use import use
 
 WATCHED = paths.STATE / "watched.json"
 LOCK = paths.STATE / "watch.lock"
@@ -134,7 +134,7 @@ class Folder:
             return
         with files.scratch(own.parent) as scratch:
             copy = scratch / own.name
-            use(self.path, copy, reading=data.reading, metadata=data.metadata)
+            use_by_params(data, self.path, copy)
             if repr(last_change(self.path)) != state:
                 yield None
                 return

@@ -80,7 +80,8 @@ class DataParams(Section):
         None,
         description="Name of a CSV in that directory, as metadata.csv: `image_id`, then a column "
         "for each thing that is known of the images, as their camera, site and month. The "
-        "evaluation has a slice for each value. Every listed image has a row. null: none.",
+        "evaluation has a slice for each value. Every image of train, val and test has a row. "
+        "null: none.",
     )
 
     unlabelled: str | None = Field(

@@ -22,5 +22,6 @@ class EvaluateParams(Section):
     robustness: bool = Field(
         False,
         description="Score the images of val under 15 corruptions in three strengths too, such as "
-        "noise, blur, fog and JPEG; it takes 46 times as long.",
+        "noise, blur, fog and JPEG; it takes 46 times as long, and about 1.6 s an "
+        "image of 500 x 375 on one thread.",
     )

@@ -30,6 +30,7 @@ from .image_list import Source
 from .journal import FORMAT, LOCK, FinishedImage, Journal
 from .leases import Lease
 from .log import PredictionLog
+from .memory import named_shortage
 from .observe import Observation, Observe, observing
 from .outputs import Options, PredictedImage
 from .shards import Result, Round
@@ -163,10 +164,9 @@ class _Run:
             self.predicting, lease,
         )  # fmt: skip
         try:
-            done = job.run(self.overwrite)
-        except (SegopsError, RuntimeError, MemoryError) as error:
-            if not _is_expected(error):
-                raise
+            with named_shortage(source.place):
+                done = job.run(self.overwrite)
+        except SegopsError as error:
             message = _message(source, error)
             return message, source.portable(message)
         return done, self._entry(source)
@@ -209,18 +209,18 @@ class _Run:
         """Read, predict and write an image; see :meth:`_results`. Runs in a thread."""
         sha256: str | None = None
         try:
-            held = self._files(source)
-            sha256 = files.sha256_bytes(held[0][1])
-            if len(held) > 1:
-                sha256 = files.sha256_lines([files.sha256_bytes(content) for _, content in held])
-            if not self.overwrite and self._is_done(source, sha256):
-                return False
-            # The registered model decodes images the same way, so both give the same mask.
-            pixels = decode_files(held, self.predictor)
-            predicted, observation = self.predicting.submit(self._predict, pixels).result()
-        except (SegopsError, RuntimeError, MemoryError) as error:
-            if not _is_expected(error):
-                raise
+            with named_shortage(source.place):
+                held = self._files(source)
+                sha256 = files.sha256_bytes(held[0][1])
+                if len(held) > 1:
+                    hashes = [files.sha256_bytes(content) for _, content in held]
+                    sha256 = files.sha256_lines(hashes)
+                if not self.overwrite and self._is_done(source, sha256):
+                    return False
+                # The registered model decodes images the same way, so both give the same mask.
+                pixels = decode_files(held, self.predictor)
+                predicted, observation = self.predicting.submit(self._predict, pixels).result()
+        except SegopsError as error:
             lease.require()
             self._remove_outdated(source, sha256)
             return _message(source, error)
@@ -335,21 +335,8 @@ def _named_write_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _is_expected(error: Exception) -> bool:
-    """Whether an error is the image's own, or a lack of memory."""
-    if isinstance(error, SegopsError | MemoryError | torch.OutOfMemoryError):
-        return True
-    # On the CPU, torch's error for a lack of memory has no class of its own.
-    return "can't allocate memory" in str(error)
-
-
-def _message(source: Source, error: BaseException) -> str:
-    if isinstance(error, SegopsError):
-        text = str(error)
-        if source.url is not None:
-            text = text.replace(str(source.path), source.url)
-        return text if source.place in text else f"{source.place}: {text}"
-    return (
-        f"{source.place}: does not fit into memory. Predict it by windows: set predict.mode to "
-        "auto or window and package the model anew, or use another --device."
-    )
+def _message(source: Source, error: SegopsError) -> str:
+    text = str(error)
+    if source.url is not None:
+        text = text.replace(str(source.path), source.url)
+    return text if source.place in text else f"{source.place}: {text}"

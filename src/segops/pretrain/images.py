@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segops import files
 from segops.augment.geometry import Pixels
-from segops.augment.policy import sample_seed
-from segops.data.datasets import TrainDataset
-from segops.data.samplers import SampleKey
 from segops.data.store import PackedStore
 from segops.params.data import DataParams
 from segops.predict.sources import list_images
@@ -36,7 +31,7 @@ class Images:
     Attributes:
         source: Reads an image by its id with a method `image`, uint8 (H, W, C), and has `channels`.
         ids: Their ids, sorted.
-        digest: SHA-256 over them, in hexadecimal.
+        digest: SHA-256 over them in this order and over how they are read, in hexadecimal.
         held_out: How many of the directory are left out, because they are in val or test.
         repeated: How many are left out, because they repeat another.
     """
@@ -75,21 +70,11 @@ class FolderImages:
         return decode_consumer_bands(read_content(path), str(path), *limits)
 
 
-class Unlabelled(TrainDataset):
-    """Crops of images without masks; the mask of a crop is 0 where it shows its image, else 255."""
-
-    def source(self, key: SampleKey) -> tuple[Pixels, Pixels, int]:
-        """As of the base class, with a mask of zeros."""
-        epoch, index = key
-        image: Pixels = self.store.image(self.image_id(index))
-        blank = np.zeros(image.shape[:2], np.uint8)
-        return image, blank, sample_seed(self.seed, epoch, index)
-
-
 def of_train(store: PackedStore) -> Images:
     """The images of train."""
     ids = store.ids(TRAIN)
-    return Images(store, ids, files.sha256_lines(sorted(store.image_sha256(one) for one in ids)))
+    hashes = {one: store.pixel_sha256(one) or store.image_sha256(one) for one in ids}
+    return Images(store, ids, _digest(store.mapping, hashes))
 
 
 def of_folder(directory: Path, data: DataParams, store: PackedStore, layout: Layout) -> Images:
@@ -153,9 +138,14 @@ def of_folder(directory: Path, data: DataParams, store: PackedStore, layout: Lay
             f"pretrain.images: {directory}: all {len(names)} images are those of val or test, "
             "which a model is judged by. Give others."
         )
-    digest = files.sha256_lines(sorted(kept))
+    hashes = {name: pixels for pixels, name in kept.items()}  # in the order of the names
     repeated = len(names) - held_out - len(kept)
-    return Images(source, sorted(kept.values()), digest, held_out, repeated)
+    return Images(source, [*hashes], _digest(data.reading.lines, hashes), held_out, repeated)
+
+
+def _digest(reading: Sequence[str], hashes: Mapping[str, str]) -> str:
+    """SHA-256 over how files are read, and the images in the order in which they are numbered."""
+    return files.sha256_lines([*reading, *(f"{one} {content}" for one, content in hashes.items())])
 
 
 def _listed(directory: Path) -> list[Path]:

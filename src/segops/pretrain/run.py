@@ -12,6 +12,7 @@ import safetensors.torch
 from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.code import module_code
+from segops.data.datasets import CropDataset
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
 from segops.params.augment import (
@@ -34,7 +35,7 @@ from segops.train.hardware import choose_precision
 from segops.train.pretraining import Pretrained, PretrainJob, loop_params, pretrain
 from segops.voc.layout import open_layout
 
-from .images import Images, Unlabelled, of_folder, of_train
+from .images import Images, of_folder, of_train
 
 WEIGHTS, RESULT = paths.PRETRAINED_WEIGHTS.name, paths.PRETRAINING.name
 PAGE = "pretraining.html"
@@ -139,6 +140,7 @@ def build_job(root: Path, settings: Params, images: Images, store: PackedStore) 
                 "normalisation": [mean, std],
             }
         ),
+        "policy": content_hash(policy.to_json()),
         "start": str(own.encoder_weights) if file is None else files.sha256_file(file),
         "data": images.digest,
         "code": code.code_hash,
@@ -152,7 +154,7 @@ def build_job(root: Path, settings: Params, images: Images, store: PackedStore) 
         hardware=settings.hardware,
         spec=spec,
         encoder_weights=own.encoder_weights if file is None else str(file),
-        dataset=Unlabelled(images.source, images.ids, policy, own.seed),
+        dataset=CropDataset(images.source, images.ids, policy, own.seed),
         parts=parts,
         resume=root / paths.PRETRAIN_RESUME,
     )
@@ -193,6 +195,7 @@ def _write(
         "repeated": images.repeated,
         "images_sha256": images.digest,
         "precision": found.precision,
+        "nondeterministic": list(found.nondeterministic),
         "epochs": found.rows,
     }
     with files.atomic_directory(directory) as place:

@@ -8,14 +8,13 @@ from segops.voc.metadata import find_faults
 
 
 def check_metadata(layout: Layout, name: str) -> DataCheck:
-    """Whether the file `name` in the data set holds a row for every listed image, and no other."""
-    listed = {image_id for ids in layout.splits().values() for image_id in ids}
-    faults = find_faults(layout.root / name, listed)
+    """Whether the file `name` in the data set can be used, as :func:`find_faults` says."""
+    faults = find_faults(layout, name)
     return DataCheck(
         name="metadata",
-        expected=f"{name} holds one row for each listed image.",
+        expected=f"{name} holds one row for each image of train, val and test.",
         passed=not faults,
-        observed=f"{len(faults)} fault(s)." if faults else f"{len(listed)} rows.",
+        observed=f"{len(faults)} fault(s).",
         action=f"Correct {name}, or set data.metadata to null.",
         findings=tuple(Finding(name, one) for one in faults),
     )

@@ -17,7 +17,7 @@ from segops.files import write_text
 from segops.metrics.iou import ratio
 from segops.report import svg
 from segops.report.class_table import class_table
-from segops.report.gallery import gallery
+from segops.report.gallery import gallery, picture_budget
 from segops.report.html import render
 from segops.report.model_facts import lineages
 from segops.report.overlay import error_kinds as kinds_of
@@ -36,9 +36,6 @@ from segops.report.sections import (
 from segops.runtime.classes import Classes
 
 NAME = "this model"
-PAGE_LIMIT = 15_000_000
-# The legend and the words around the pictures.
-GALLERY_FRAME = 100_000
 IMAGES_SHOWN = 500
 MATRIX_CLASSES = 40
 MATRIX_OPEN = 24
@@ -74,8 +71,8 @@ def write_evaluation_page(
 ) -> None:
     """Write the page; the same inputs give the same bytes.
 
-    The page stays under :data:`PAGE_LIMIT` bytes: the last pictures are left out where they do not
-    fit, and the page says so.
+    The page stays under :data:`segops.report.gallery.PAGE_LIMIT` bytes: the last pictures are left
+    out where they do not fit, and the page says so.
 
     Args:
         path: The HTML file.
@@ -105,7 +102,17 @@ def write_evaluation_page(
         raise ValueError(f"confusion matrix {confusion.shape} for {len(names)} classes")
     if classes is None:
         classes = Classes.of_model({"background": background_of(evaluation), "class_names": names})
-    linked = {key: place for key, place in (places or {}).items() if place.rows}
+    unions, pairs = union_errors(evaluation, classes), confusions(evaluation)
+    cells = {
+        *_cells(most_confused(confusion, MATRIX_CLASSES)).values(),
+        *(pair["key"] for pair in pairs),
+        *(part["key"] for row in unions for part in row["parts"]),
+    }
+    linked = {
+        key: place
+        for key, place in (places or {}).items()
+        if place.rows and (key in cells or not key.startswith("cell-"))
+    }
     context: dict[str, Any] = {
         "e": evaluation,
         "name": name,
@@ -118,8 +125,8 @@ def write_evaluation_page(
         "in_truth": int((confusion.sum(axis=1) > 0).sum()),
         "table": class_table(evaluation, opponents, classes),
         "errors": error_kinds(evaluation, opponents),
-        "union_errors": union_errors(evaluation, classes),
-        "confusions": confusions(evaluation),
+        "union_errors": unions,
+        "confusions": pairs,
         "slices": slices(evaluation, opponents),
         "reliability": reliability(evaluation, opponents, linked),
         "matrix": _matrix(confusion, names, linked),
@@ -138,8 +145,7 @@ def write_evaluation_page(
         "lineages": lineages(name, about, evaluation, opponents),
     }
     bare = render("evaluation.html", gallery=gallery((), classes, 0), **context)
-    budget = PAGE_LIMIT - len(bare.encode()) - GALLERY_FRAME
-    shown = gallery(pictures, classes, budget)
+    shown = gallery(pictures, classes, picture_budget(bare))
     write_text(path, render("evaluation.html", gallery=shown, **context))
 
 
@@ -164,20 +170,24 @@ def _matrix(
     """The confusion matrix drawn: of many classes those with the most confused pixels."""
     occur = occurring(confusion)
     shown = most_confused(confusion, MATRIX_CLASSES)
-    keys = {
-        (row, column): f"cell-{truth}-{predicted}"
-        for row, truth in enumerate(shown)
-        for column, predicted in enumerate(shown)
-    }
     return {
         "chart": svg.heat_map(
             row_shares(confusion)[np.ix_(shown, shown)],
             [names[index] for index in shown],
-            {at: key for at, key in keys.items() if key in linked},
+            {at: key for at, key in _cells(shown).items() if key in linked},
         ),
         "shown": len(shown),
         "classes": len(occur),
         "open": len(shown) <= MATRIX_OPEN,
+    }
+
+
+def _cells(shown: NDArray[np.intp]) -> dict[tuple[int, int], str]:
+    """The key of each cell of the matrix of some classes, by row and column."""
+    return {
+        (row, column): f"cell-{truth}-{predicted}"
+        for row, truth in enumerate(shown)
+        for column, predicted in enumerate(shown)
     }
 
 

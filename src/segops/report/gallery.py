@@ -37,6 +37,10 @@ HEAT_SIDE = 128
 HEAT_LEVELS = 32
 QUALITY = 80
 VOID_ALPHA = 215
+PAGE_LIMIT = 15_000_000
+"""Most bytes of a page."""
+GALLERY_FRAME = 100_000
+"""Bytes of the page's limit that the legend and the words around the pictures get."""
 THREADS = 4
 """Threads that draw: most of the time goes into packing pictures, which does without Python's
 lock."""
@@ -59,6 +63,11 @@ class Gallery:
     data: Markup
     colours: list[dict[str, Any]]
     explained: bool
+
+
+def picture_budget(bare: str) -> int:
+    """Bytes that the pictures of a page may take; `bare` is the page without them."""
+    return PAGE_LIMIT - len(bare.encode()) - GALLERY_FRAME
 
 
 def gallery(pictures: Iterable[GalleryPicture], classes: Classes, budget: int) -> Gallery:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops.files import write_text
-from segops.report.gallery import shrunk
+from segops.report.gallery import picture_budget, shrunk
 from segops.report.html import photograph, render
 from segops.report.overlay import legend, overlay, present
 from segops.runtime.classes import Classes
 
 MOST_SHOWN = 200
-"""Images on the page, so that it stays below 15 MB; the table has all of them."""
+"""Images on the page; the table has all of them."""
 SIDE = 320
 """Pixels of a picture's longer side."""
 
@@ -81,6 +81,9 @@ def write_next_page(
 ) -> None:
     """Write the page.
 
+    The page stays under :data:`segops.report.gallery.PAGE_LIMIT` bytes: the last images are shown
+    without pictures where these do not fit, and the page says so.
+
     Args:
         path: The HTML file.
         cards: The first images to annotate, in their order.
@@ -91,14 +94,21 @@ def write_next_page(
         repeated: How many repeat another of them.
         model: What the model is called.
     """
-    ids = sorted({index for card in cards for index in card.ids})
+    bare = [replace(card, panels={}) for card in cards]
     context = {
-        "cards": cards,
-        "colours": legend(ids, classes),
         "chosen": chosen,
         "total": total,
         "known": known,
         "repeated": repeated,
         "model": model,
     }
-    write_text(path, render("next.html", **context))
+    left = picture_budget(render("next.html", cards=bare, colours=[], unseen=0, **context))
+    shown: list[NextCard] = []
+    for card, without in zip(cards, bare, strict=True):
+        left -= sum(len(source) for source in card.panels.values())
+        shown.append(card if left >= 0 else without)
+    seen = [card for card in shown if card.panels]
+    ids = sorted({index for card in seen for index in card.ids})
+    unseen = sum(bool(card.panels) for card in cards) - len(seen)
+    colours = legend(ids, classes)
+    write_text(path, render("next.html", cards=shown, colours=colours, unseen=unseen, **context))

@@ -187,7 +187,8 @@ def slices(evaluation: Mapping[str, Any], opponents: Sequence[Opponent]) -> list
         for one in opponents
     ]
     rows, last = [], None
-    for index, ((group, name), one) in enumerate(_by_name(evaluation).items()):
+    for index, one in enumerate(evaluation.get("slices") or []):
+        group, name = one.get("group"), one.get("name")
         figures = (
             "objects", "images", "pixels", "recall", "found", "miou", "miou_low", "miou_high",
         )  # fmt: skip

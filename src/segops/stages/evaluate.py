@@ -10,7 +10,7 @@ from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate import exports, kept_masks
 from segops.evaluate.robustness import robustness
-from segops.evaluate.score import EXPLAINED, require_rgb, score
+from segops.evaluate.score import EXPLAINED, require_corruptible, score
 from segops.params.base import Sections
 from segops.params.evaluate import EvaluateParams
 from segops.params.hardware import HardwareParams
@@ -45,7 +45,7 @@ def run(root: Path) -> None:
     store = PackedStore(root / paths.PACKED)
     bundle = root / paths.SEGMENTER
     if settings.evaluate.robustness:
-        require_rgb(store)  # before the scoring, which takes minutes
+        require_corruptible(store, store.ids(VAL))  # before the scoring, which takes minutes
     trained_on = _require_unseen(store, bundle)
     shown = settings.report.pictures
     Thread(target=_load).start()

@@ -13,8 +13,8 @@ from segops.params.data import DataParams
 from segops.params.hardware import HardwareParams
 from segops.paths import PACKED, VERDICT
 from segops.runtime.errors import SegopsError
-from segops.voc.layout import ALL_SPLITS, UNLABELLED, Layout, open_layout
-from segops.voc.metadata import Metadata, read_metadata
+from segops.voc.layout import ALL_SPLITS, UNLABELLED, open_layout
+from segops.voc.metadata import read_metadata
 
 log = logging.getLogger("segops")
 
@@ -45,7 +45,8 @@ def run(root: Path) -> None:
             f"{root / VERDICT}: validated with other classes than data.classes in params.yaml. "
             "`dvc repro validate` validates them again."
         )
-    layout = open_layout(root / settings.data.path, settings.data.reading, settings.data.unlabelled)
+    data = settings.data
+    layout = open_layout(root / data.path, data.reading, data.unlabelled)
     pack(
         layout,
         root / PACKED,
@@ -53,17 +54,9 @@ def run(root: Path) -> None:
         expected_hash=str(verdict.get("data_hash")),
         expected_test=verdict.get("test_hash"),
         workers=settings.hardware.worker_count,
-        metadata=_metadata(layout, settings.data.metadata),
+        metadata=None if data.metadata is None else read_metadata(layout, data.metadata),
     )
     store = PackedStore(root / PACKED)
     present = filter(store.holds, (*ALL_SPLITS, UNLABELLED))
     counts = [f"{split} {len(ids)}" for split in present if (ids := store.ids(split))]
     log.info("%s: packed %s", PACKED, ", ".join(counts))
-
-
-def _metadata(layout: Layout, name: str | None) -> Metadata | None:
-    if name is None:
-        return None
-    return read_metadata(
-        layout.root / name, [one for ids in layout.splits().values() for one in ids]
-    )

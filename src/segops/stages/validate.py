@@ -49,7 +49,7 @@ def run(root: Path) -> None:
     settings = Settings.read(root)
     layout = Layout(root / settings.data.path, settings.data.reading)
     try:
-        layout = open_layout(layout.root, layout.reading)
+        layout = open_layout(layout.root, layout.reading, settings.data.unlabelled)
     except SegopsError as error:
         facts, validation = empty_facts(), unreadable(layout.root, str(error))
     else:

@@ -119,10 +119,13 @@ class Adversary:
     def step(self, learning_rate: float) -> None:
         """Take a step with the gradients of :meth:`learn`, which the ranks average.
 
+        Where a gradient is not finite, no step is taken: in fp16 a pass of the network may
+        overflow, and the scaler then skips the network's step.
+
         `learning_rate` is the network's, whose schedule the discriminator follows.
         """
+        gradients = [one.grad for one in self.network.parameters() if one.grad is not None]
         if self.fabric.world_size > 1:
-            gradients = [one.grad for one in self.network.parameters() if one.grad is not None]
             flat = torch.cat([one.flatten() for one in gradients])
             flat = self.fabric.all_reduce(flat, reduce_op="mean")
             parts = flat.split([one.numel() for one in gradients])
@@ -130,6 +133,9 @@ class Adversary:
                 gradient.copy_(part.view_as(gradient))
         for group in self.optimizer.param_groups:
             group["lr"] = self.params.lr * learning_rate / self._peak
+        # As GradScaler tells a fused optimiser to skip a step, without waiting for the device.
+        finite = torch.stack([one.isfinite().all() for one in gradients]).all()
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad()
 

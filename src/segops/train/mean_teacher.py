@@ -23,7 +23,8 @@ class MeanTeacher:
     """Labels the weak view of images without masks, for the network that sees the strong view.
 
     In the strong view a rectangle of half its area comes from the batch's next image, with the
-    labels of its place (CutMix): without that, consistency gains little in segmentation.
+    labels of its place (CutMix): without that, consistency gains little in segmentation. A batch of
+    one image has no next one.
 
     Source:
         Tarvainen and Valpola, "Mean teachers are better role models", NIPS 2017,

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +103,7 @@ class Pretrained:
         restored: At most `SHOWN` images, restored by the final network.
         method: The class of the autoencoder.
         precision: The precision that was used.
+        nondeterministic: Operations without a deterministic kernel, by torch's name.
     """
 
     weights: Weights
@@ -110,6 +111,7 @@ class Pretrained:
     restored: list[Restored]
     method: str
     precision: str
+    nondeterministic: tuple[str, ...] = ()
 
 
 def loop_params(train: TrainParams, params: PretrainParams) -> TrainParams:
@@ -144,8 +146,9 @@ def pretrain(job: PretrainJob) -> Pretrained:
     fabric, device, precision = build_fabric(job.train)
     threads = choose_threads(job.hardware)
     log.info("Pretraining on %s in %s with %d threads.", device, precision, threads)
-    with reproducible(device, threads, job.train.deterministic):
-        return _Pretraining(job, fabric, precision, choose_workers(job.hardware, device)).run()
+    with reproducible(device, threads, job.train.deterministic) as operations:
+        found = _Pretraining(job, fabric, precision, choose_workers(job.hardware, device)).run()
+    return replace(found, nondeterministic=tuple(sorted(operations)))
 
 
 @dataclass
@@ -167,7 +170,7 @@ class _Pretraining:
         job, fabric = self.job, self.fabric
         torch.manual_seed(job.params.seed)
         segmenter = build_pretrained(job.spec, job.encoder_weights)
-        self.network: Autoencoder = build_autoencoder(segmenter, job.params)
+        self.network: Autoencoder = build_autoencoder(segmenter, job.spec.architecture, job.params)
         layout = choose_layout(job.train, self.network, fabric.device.type)
         self.network.to(fabric.device).to(memory_format=layout).train()
         self.optimizer: Any = fabric.setup_optimizers(
@@ -175,7 +178,8 @@ class _Pretraining:
         )
         self.model: Any = fabric.setup_module(self.network)
         self.sampler = EpochSampler(len(job.dataset), job.params.batch_size, job.params.seed)
-        self.schedule = Schedule.of(job.train, len(self.sampler))
+        with _own_remedies():
+            self.schedule = Schedule.of(job.train, len(self.sampler))
         self.scaler: Any = getattr(fabric.strategy.precision, "scaler", None)
         tolerated = 0 if self.scaler is None else FP16_TOLERATED
         self.losses = LossLog(fabric.device, tolerated=tolerated)
@@ -319,11 +323,11 @@ class _Pretraining:
 
 @contextmanager
 def _own_remedies() -> Iterator[None]:
-    """Name the parameters of section `pretrain` in an error of :func:`diverged`."""
+    """Name the parameters of section `pretrain` in an error that names those of `train`."""
     try:
         yield
     except SegopsError as error:
         words = str(error)
-        for name in ("lr", "warmup_epochs"):
+        for name in ("lr", "warmup_epochs", "epochs"):
             words = words.replace(f"train.{name}", f"pretrain.{name}")
         raise SegopsError(words.replace(" and their masks", "")) from None

@@ -30,15 +30,20 @@ class Schedule:
         """The schedule of ``params.yaml``.
 
         Raises:
-            SegopsError: The warm-up is not shorter than ``train.iterations``.
+            SegopsError: The warm-up is not shorter than the training.
         """
         total = params.iterations or params.epochs * steps_per_epoch
         warmup = round(params.warmup_epochs * steps_per_epoch)
         if warmup >= total:
+            key, value, least = (
+                ("iterations", total, warmup + 1)
+                if params.iterations
+                else ("epochs", params.epochs, warmup // steps_per_epoch + 1)
+            )
             raise SegopsError(
                 f"train.warmup_epochs: {params.warmup_epochs:g} makes {warmup} steps of "
-                f"{steps_per_epoch} an epoch, which leaves none of train.iterations: {total}. "
-                f"Set train.warmup_epochs to 0, or train.iterations to {warmup + 1} or more."
+                f"{steps_per_epoch} an epoch, which leaves none of train.{key}: {value}. "
+                f"Set train.warmup_epochs to 0, or train.{key} to {least} or more."
             )
         return cls(params, steps_per_epoch, warmup, total)
 

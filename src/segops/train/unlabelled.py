@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
@@ -13,6 +14,8 @@ from segops.data.samplers import BatchStream, EpochSampler
 from segops.runtime.errors import SegopsError
 from segops.train.job import Job
 from segops.voc.layout import UNLABELLED
+
+log = logging.getLogger("segops")
 
 
 def unlabelled_ids(job: Job) -> tuple[str, ...]:
@@ -55,9 +58,17 @@ def unlabelled_batches(
     ids = unlabelled_ids(job)
     if not ids:
         return repeat(None)
-    seed = unlabelled_seed(job.params.seed)
-    views = Views(job.policy, strong=job.params.mean_teacher.weight > 0)
-    sampler = EpochSampler(len(ids), job.params.batch_size, seed)
+    params = job.params
+    alone = params.batch_size == params.accumulate * fabric.world_size
+    if params.mean_teacher.weight and alone and fabric.is_global_zero:
+        log.warning(
+            "train.mean_teacher: a device takes one image at a time, so that no view is mixed with "
+            "another (CutMix), without which the method gains little. Raise train.batch_size or "
+            "lower train.accumulate."
+        )
+    seed = unlabelled_seed(params.seed)
+    views = Views(job.policy, strong=params.mean_teacher.weight > 0)
+    sampler = EpochSampler(len(ids), params.batch_size, seed)
     batches = BatchStream(
         sampler,
         -(-steps // len(sampler)),

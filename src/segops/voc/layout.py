@@ -100,6 +100,15 @@ class Layout:
             splits[TEST] = self.ids(TEST)
         return splits
 
+    def listed(self) -> frozenset[str]:
+        """The image ids of all lists: ``train``, ``val``, ``test`` and that of ``unlabelled``.
+
+        Unlike :meth:`splits` they hold those of a test that cannot be scored. See :meth:`ids`.
+        """
+        tested = self.ids(TEST) if self.list_path(TEST).is_file() else ()
+        known = (*SPLITS, *(() if self.unlabelled is None else (self.unlabelled,)))
+        return frozenset(tested).union(*map(self.ids, known))
+
     def unlabelled_ids(self) -> tuple[str, ...]:
         """The image ids of the list of images without masks; none without such a list.
 

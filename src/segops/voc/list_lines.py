@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_file
 from segops.voc.layout import ALL_SPLITS, IMAGES, LISTS, MASKS, PHOTOGRAPH_SUFFIXES, Layout
+from segops.voc.metadata import copy_renamed
 
 _COLUMNS = "further columns"
 _DIRECTORY = "a directory"
@@ -73,14 +74,22 @@ def require_ids(root: Path, command: str, unlabelled: str | None = None) -> None
 
 @contextmanager
 def stripped(
-    root: Path, further: Iterable[str] = (), unlabelled: str | None = None
+    root: Path,
+    further: Iterable[str] = (),
+    unlabelled: str | None = None,
+    metadata: str | None = None,
 ) -> Iterator[Path]:
     """Yield a directory in VOC layout with links to the files of `root`, and lists of plain ids.
 
     Lines that name no photograph stay as they are. A mask gets the name of its photograph.
-    `further` are directories of bands, `unlabelled` is the list of images without masks.
+    `further` are directories of bands, `unlabelled` is the list of images without masks, and
+    `metadata` the file of metadata, whose ids are taken out of their cells in the same way.
     """
     photographs = _Names(_stems(root / IMAGES))
+
+    def plain(line: str) -> str:
+        return (_stripped(line, photographs) or (line,))[0]
+
     with TemporaryDirectory(prefix="segops-") as name:
         other = Path(name).resolve()
         (other / LISTS).mkdir(parents=True)
@@ -94,9 +103,11 @@ def stripped(
                     (other / part / f"{own}{path.suffix}").symlink_to(path)
         lists: dict[str, list[str]] = defaultdict(list)
         for split, line in _lines(root, unlabelled):
-            lists[split].append((_stripped(line, photographs) or (line,))[0])
+            lists[split].append(plain(line))
         for split, ids in lists.items():
             Layout(other).write_list(split, ids)
+        if metadata is not None and (root / metadata).is_file():
+            copy_renamed(root / metadata, other / metadata, plain)
         try:
             yield other
         except SegopsError as error:

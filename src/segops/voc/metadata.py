@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segops.files import sha256_lines, write_text
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_file
+from segops.voc.layout import Layout
 
 ID = "image_id"
 LONGEST = 100
@@ -45,64 +46,86 @@ class Metadata:
         return Metadata(self.columns, {one: self.values[one] for one in ids})
 
 
-def read_metadata(path: Path, listed: Collection[str]) -> Metadata:
-    """Read the file.
-
-    Args:
-        path: The CSV, UTF-8 with commas.
-        listed: Ids of the images that the lists of the data set name.
+def read_metadata(layout: Layout, name: str) -> Metadata:
+    """Read the file `name`, a CSV in UTF-8 with commas, of a data set.
 
     Raises:
         SegopsError: As :func:`find_faults`; all faults are listed.
     """
-    metadata, faults = _read(path, listed)
+    metadata, faults = _read(layout, name)
     if faults:
+        path = layout.root / name
         lines = "\n".join(f"  {one}" for one in faults)
         raise SegopsError(f"{path}: not usable as data.metadata:\n{lines}")
     return metadata
 
 
-def find_faults(path: Path, listed: Collection[str]) -> list[str]:
-    """What is wrong with the file, a sentence each.
+def find_faults(layout: Layout, name: str) -> list[str]:
+    """What is wrong with the file `name` of a data set, a sentence each.
 
     It is missing or no CSV; a column has no name; a name or an image is there twice; a row is of
-    another length; no list names an image; an image has no row.
+    another length; no list names an image; an image of train, val or a test that can be scored has
+    no row. Images of the other lists may have one.
     """
-    return _read(path, listed)[1]
+    return _read(layout, name)[1]
 
 
-def copy_without(source: Path, target: Path, kept: Collection[str]) -> None:
-    """Copy the rows of the images in `kept`, and what else is no row of an image.
+def copy_without(source: Path, target: Path, kept: Collection[str]) -> int:
+    """Copy the head and the rows of the images in `kept`.
+
+    Returns:
+        The number of rows that are left out.
 
     Raises:
         SegopsError: `source` is missing or no CSV in UTF-8.
     """
-    rows, faults = _rows(source)
+    head, *body = _table(source)
+    copied = [row for row in body if row[0].strip() in kept]
+    _write(target, [head, *copied])
+    return len(body) - len(copied)
+
+
+def copy_renamed(source: Path, target: Path, renamed: Callable[[str], str]) -> None:
+    """Copy the file with other ids: `renamed` of the id of each row.
+
+    Raises:
+        SegopsError: As :func:`copy_without`.
+    """
+    head, *body = _table(source)
+    _write(target, [head, *([renamed(row[0].strip()), *row[1:]] for row in body)])
+
+
+def _table(path: Path) -> list[list[str]]:
+    """The rows of the file, the head first; an empty head where it holds none."""
+    rows, faults = _rows(path)
     if faults:
-        raise SegopsError(f"{source}: {faults[0]}")
+        raise SegopsError(f"{path}: {faults[0]}")
+    return rows or [[]]
+
+
+def _write(path: Path, rows: list[list[str]]) -> None:
     text = io.StringIO()
-    head = rows[:1]
-    csv.writer(text, lineterminator="\n").writerows(
-        head + [row for row in rows[1:] if row and row[0].strip() in kept]
-    )
-    write_text(target, text.getvalue())
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def _rows(path: Path) -> tuple[list[list[str]], list[str]]:
+    """The rows that are not blank, or what is wrong with the file."""
     try:
         text = read_file(path).decode("utf-8-sig")
-        return list(csv.reader(io.StringIO(text, newline=""), strict=True)), []
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        return [row for row in rows if any(cell.strip() for cell in row)], []
     except FileNotFoundError:
         return [], ["no such file; expected a CSV whose first column is image_id"]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return [], [f"not readable as a CSV in UTF-8: {error}"]
 
 
-def _read(path: Path, listed: Collection[str]) -> tuple[Metadata, list[str]]:
-    rows, faults = _rows(path)
+def _read(layout: Layout, name: str) -> tuple[Metadata, list[str]]:
+    rows, faults = _rows(layout.root / name)
     if faults:
         return Metadata(), faults
-    head, *body = [[cell.strip() for cell in row] for row in rows if row] or [[]]
+    head, *body = [[cell.strip() for cell in row] for row in rows] or [[]]
     columns = tuple(head[1:])
     if head[:1] != [ID] or not columns:
         return Metadata(), [
@@ -122,13 +145,14 @@ def _read(path: Path, listed: Collection[str]) -> tuple[Metadata, list[str]]:
         if row[0] in values:
             faults.append(f"row {number}: {row[0]!r} has a row before it; expected one an image")
         values[row[0]] = tuple(row[1:])
-    known = set(listed)
+    known = layout.listed()
+    needed = {one for ids in layout.splits().values() for one in ids}
     faults += [
         f"{one!r} is in no list of the data set; remove its row, or correct the id"
         for one in values
         if one not in known
     ]
-    faults += [f"{one!r} has no row" for one in sorted(known - values.keys())]
+    faults += [f"{one!r} has no row" for one in sorted(needed - values.keys())]
     return Metadata(columns, values), faults
 
 

@@ -59,7 +59,7 @@ def use(
         unwanted: Ids of images to leave out.
         reading: How the files are read; further directories of bands are copied too.
         strip: Take the ids out of lines that hold columns, a directory or a suffix too, or spell
-            them in another case or Unicode form.
+            them in another case or Unicode form, and so out of the first cells of the metadata.
         metadata: Name of the file of metadata, of which the rows of the copied images are copied.
         unlabelled: Name of a list of images without masks, which are copied too; None: there is
             none.
@@ -77,9 +77,7 @@ def use(
             "then run the same command with its new path."
         )
     if strip:
-        with stripped(root, reading.bands.directories, unlabelled) as other:
-            if metadata is not None and (root / metadata).is_file():
-                (other / metadata).symlink_to(root / metadata)
+        with stripped(root, reading.bands.directories, unlabelled, metadata) as other:
             return use(other, target, unwanted, reading, metadata=metadata, unlabelled=unlabelled)
     require_ids(root, f"segops data use {shlex.quote(str(source))} --strip", unlabelled)
     layout = open_layout(root, reading, unlabelled)
@@ -111,7 +109,11 @@ def use(
             Layout(temporary).write_list(split, ids)
         if metadata is not None and (root / metadata).is_file():
             kept = {image_id for ids in splits.values() for image_id in ids}
-            copy_without(root / metadata, temporary / metadata, kept)
+            count = copy_without(root / metadata, temporary / metadata, kept)
+            if count:
+                log.warning(
+                    "%s: %d row(s) left out, of images that are not copied.", root / metadata, count
+                )
     return open_layout(target, reading, unlabelled)
 
 

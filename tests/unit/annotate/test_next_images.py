@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from segops.annotate import next_images, unlabelled
 from segops.annotate.drafts import FOLDER, PAGE, TABLE
 from segops.cli import app
 from segops.importers import cvat
-from segops.predict.bundle import load_bundle
+from segops.predict.bundle import BundledPredictor, load_bundle
+from segops.predict.image_files import File
+from segops.predict.observe import Observe
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask, write_mask
 from segops.voc.layout import IMAGES, MASKS, Layout
@@ -139,6 +143,40 @@ def test_bad_images_are_named_and_the_rest_is_ranked(root: Path, bundle: Path) -
     assert len(rows(root / "next")) == 2
 
 
+def test_images_that_do_not_fit_into_memory_are_named_and_the_rest_is_ranked(
+    root: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(root / "photos/large.png", 40, 60, 200)
+    save(root / "photos/huge.png", 41, 60, 202)
+    predicted, decoded = next_images._predicted, unlabelled.decode_files
+
+    def predict(observe: Observe, image: NDArray[np.uint8]) -> object:
+        if image.shape[1] == 200:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+        return predicted(observe, image)
+
+    def decode(held: list[File], predictor: BundledPredictor) -> NDArray[np.uint8]:
+        pixels = decoded(held, predictor)
+        if pixels.shape[1] == 202:
+            raise MemoryError
+        return pixels
+
+    monkeypatch.setattr(next_images, "_predicted", predict)
+    monkeypatch.setattr(unlabelled, "decode_files", decode)
+    done = choose(root, bundle, 2)
+    assert isinstance(done.exception, SegopsError)
+    assert "2 images could not be read" in str(done.exception)
+    for name in ("large.png", "huge.png"):
+        assert f"{name}: does not fit into memory" in str(done.exception)
+    assert len(rows(root / "next")) == 2
+
+    save(root / "voc" / IMAGES / "old0.jpg", 0, 60, 200)
+    done = choose(root, bundle, 2, "--output", "other")
+    assert isinstance(done.exception, SegopsError)
+    assert "old0.jpg: does not fit into memory" in str(done.exception)
+    assert not (root / "other").exists()
+
+
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(root: Path, bundle: Path) -> None:
     def refused(*arguments: str) -> str:
         done = choose(root, bundle, 2, *arguments)
@@ -146,8 +184,14 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(root: Path, bundl
         assert not (root / "next").exists()
         return str(done.exception)
 
-    assert "among the images" in refused("--output", str(root / "photos/next"))
-    assert "something else" in refused("--overwrite", "--output", str(root / "voc"))
+    for inside in ("photos/next", "voc/next"):
+        assert "among the images" in refused("--output", str(root / inside))
+    (root / "other").mkdir()
+    (root / "other/file").touch()
+    assert "something else" in refused("--overwrite", "--output", str(root / "other"))
+    (root / TABLE).touch()  # as if it held an earlier choice
+    told = refused("--overwrite", "--output", str(root))
+    assert f"photos: lies in {root}, which would be replaced" in told
     shutil.rmtree(root / "photos")
     assert "no such file" in refused()
     shutil.copytree(root / "voc" / IMAGES, root / "photos")

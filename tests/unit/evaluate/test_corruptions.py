@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +17,7 @@ from segops.data.store import PackedStore
 from segops.evaluate import robustness as module
 from segops.evaluate.corruptions import CORRUPTIONS, CorruptedStore, corrupt, corrupt_mask
 from segops.evaluate.robustness import robustness
-from segops.evaluate.score import score_corrupted
+from segops.evaluate.score import LONGEST_CORRUPTED, require_corruptible, score_corrupted
 from segops.metrics.confusion import confusion_matrix
 from segops.metrics.iou import class_pixels, miou
 from segops.predict.bundle import load_bundle
@@ -62,6 +65,19 @@ def test_images_of_any_size_are_corrupted(name: str, shape: tuple[int, int]) -> 
         assert found.shape == (*shape, 3)
 
 
+@EVERY
+def test_a_corruption_takes_little_memory(name: str) -> None:
+    image = photograph(500, 1000)
+    corrupt(image[:8], name, 5, "a")  # what is imported and kept does not count
+    tracemalloc.start()
+    try:
+        corrupt(image, name, 5, "a")
+        bytes_a_pixel = tracemalloc.get_traced_memory()[1] / (500 * 1000)
+    finally:
+        tracemalloc.stop()
+    assert 15 < bytes_a_pixel < 60
+
+
 def test_noise_has_the_strength_of_the_paper() -> None:
     grey = np.full((400, 400, 3), 128, np.uint8)
     noise = corrupt(grey, "gaussian noise", 1, "a") / 255.0
@@ -106,6 +122,41 @@ def bundle(store: PackedStore, tmp_path_factory: pytest.TempPathFactory) -> Path
     return place
 
 
+def test_a_store_of_corrupted_images_stays_one_in_another_process(store: PackedStore) -> None:
+    image_id = store.ids("val")[0]
+    corrupted = CorruptedStore(store.path, "elastic", 5)
+    again = pickle.loads(pickle.dumps(corrupted))
+    assert type(again) is CorruptedStore
+    image, mask = again.private(image_id)
+    assert (image == corrupt(store.image(image_id), "elastic", 5, image_id)).all()
+    assert (image != store.image(image_id)).any()
+    assert (mask == corrupt_mask(store.mask(image_id), "elastic", 5, image_id)).all()
+    image[:], mask[:] = 0, 0
+    assert again.image(image_id).any()
+    _, plain = CorruptedStore(store.path, "fog", 1).private(image_id)
+    plain[:] = 7
+    assert (CorruptedStore(store.path, "fog", 1).mask(image_id) != 7).any()
+
+
+def test_every_mean_is_over_the_classes_of_the_plain_truth(
+    store: PackedStore, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class 2 leaves the truth of the one corruption, and is still predicted there."""
+    plain = np.array([[90, 0, 0], [0, 50, 0], [5, 0, 5]])
+    moved = np.array([[90, 0, 0], [0, 50, 10], [0, 0, 0]])
+    gone = np.array([[90, 0, 0], [0, 50, 0], [0, 0, 0]])
+
+    def scored(*_: object, **__: object) -> list[SimpleNamespace]:
+        return [SimpleNamespace(confusion=one, images=("a",)) for one in (plain, moved, gone)]
+
+    monkeypatch.setattr(module, "score_corrupted", scored)
+    monkeypatch.setattr(module, "CORRUPTIONS", dict.fromkeys(["elastic"]))
+    monkeypatch.setattr(module, "STRENGTHS", (1, 3))
+    told = robustness(bundle, store, "val")
+    assert told["clean"] == pytest.approx((90 / 95 + 1 + 0.5) / 3)
+    assert told["corruptions"][0]["miou"] == pytest.approx([(1 + 50 / 60 + 0) / 3, 1])
+
+
 @pytest.mark.slow
 def test_the_scores_are_those_of_the_corrupted_images(
     store: PackedStore, bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +186,21 @@ def test_the_scores_are_those_of_the_corrupted_images(
     assert told["mean"] == pytest.approx(np.mean(every))
     assert told["retained"] == pytest.approx(np.mean(every) / told["clean"])
     assert (told["images"], told["strengths"]) == (3, [3, 5])
+
+
+def test_images_that_are_too_long_are_named_before_any_scoring(
+    store: PackedStore, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = photograph(1, LONGEST_CORRUPTED)
+    assert corrupt(longest, "elastic", 1, "a").shape == longest.shape
+    first, second = store.ids("val")[:2]
+    size = store.size
+    monkeypatch.setattr(store, "size", lambda one: (4, 32_767) if one == second else size(one))
+    with pytest.raises(SegopsError, match="sides of at most 32766 pixels") as raised:
+        score_corrupted(bundle, store, "val", tmp_path / "out", [("fog", 1)])
+    assert str(raised.value).endswith(f"\n  {second}: 32767 x 4 pixels")
+    require_corruptible(store, [first])
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_images_than_rgb_are_refused(

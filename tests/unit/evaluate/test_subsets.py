@@ -10,6 +10,7 @@ from segops.evaluate import subsets as module
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts
 from segops.evaluate.subsets import metadata_slices, subset_places, subsets, with_intervals
 from segops.params.evaluate import EvaluateParams
+from segops.report.sections import slices
 from segops.voc.metadata import Metadata
 
 SETTINGS = EvaluateParams(bootstrap_samples=200)
@@ -75,6 +76,24 @@ def test_rare_values_are_one_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
+def test_no_two_slices_of_a_column_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_VALUES", 2)
+    values = ("2 others", "2 others", "not known", "", "a", "a", "b", "(2 others)")
+    metadata = Metadata(("site",), {one: (value,) for one, value in zip(IDS, values, strict=True)})
+    assert subsets(metadata, IDS) == [
+        ("site (metadata)", "2 others", IDS[:2]),
+        ("site (metadata)", "a", IDS[4:6]),
+        ("site (metadata)", "((2 others))", IDS[6:]),
+        ("site (metadata)", "not known", IDS[2:4]),
+    ]
+    rows = metadata_slices(counts_of(), metadata, IDS, 0, SETTINGS)
+    shown = slices({"slices": rows}, [])
+    places = subset_places(metadata, IDS, IDS, 0)
+    assert [(one["key"], one["images"]) for one in shown] == [
+        (key, place.images) for key, place in places.items()
+    ]
+
+
 def test_images_that_were_not_scored_are_left_out() -> None:
     found = subsets(metadata_of("A B A B A B A B"), IDS[:3])
     assert [(name, these) for _, name, these in found[:2]] == [
@@ -92,9 +111,9 @@ def test_a_click_on_a_slice_lists_its_images_in_the_order_of_the_table() -> None
 
 def test_scenes_get_the_interval_of_their_images() -> None:
     counts = counts_of()
-    slices = [{"name": "small", "miou": None}, {"name": "crowded", "miou": 0.5}]
-    small, crowded = with_intervals(slices, counts, {1: IDS[:4]}, SETTINGS)
-    assert small == slices[0]
+    scenes = [{"name": "small", "miou": None}, {"name": "crowded", "miou": 0.5}]
+    small, crowded = with_intervals(scenes, counts, {1: IDS[:4]}, SETTINGS)
+    assert small == scenes[0]
     part = counts[counts["image_id"].isin(IDS[:4])]
     assert crowded["miou"] == miou_from_counts(part, (0, 1))
     assert (crowded["miou_low"], crowded["miou_high"]) == interval(part, 200, 0.95, 0)

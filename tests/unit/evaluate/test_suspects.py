@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segops import paths
+from segops import files, paths
 from segops.evaluate.bootstrap import COLUMNS, interval, miou_from_counts
 from segops.evaluate.places import suspected_place
-from segops.evaluate.suspects import Suspect, contradicted, keep, label_errors
+from segops.evaluate.suspects import Suspect, contradicted, keep, label_errors, read
 from segops.metrics.confusion import confusion_matrix
 from segops.params.evaluate import EvaluateParams
 from segops.quality.label_scores import Segment
+from tests.support.registry_workspace import git
 
 SETTINGS = EvaluateParams(bootstrap_samples=200)
 IDS = ("a", "b", "c", "d")
@@ -90,6 +91,33 @@ def test_an_audit_of_other_labels_or_by_the_model_itself_says_nothing(
     caplog.set_level("INFO", "segops")
     assert errors(tmp_path) is None
     assert "judged by this very model" in caplog.text
+
+
+def test_an_audit_of_the_main_checkout_is_seen_in_a_worktree(tmp_path: Path) -> None:
+    main, tree = tmp_path / "main", tmp_path / "tree"
+    main.mkdir()
+    git(main, "init", "--quiet")
+    git(main, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-qm", "a")
+    git(main, "worktree", "add", "--quiet", str(tree))
+    for maker, reader in ((main, tree), (tree, main)):
+        keep(maker, "h", maker.name, "other", 4, {"b": []})
+        found = read(reader, "h")
+        assert found is not None
+        assert found.by == maker.name
+    assert not (tree / paths.STATE).exists()
+
+
+@pytest.mark.parametrize("box", [[5, 5, 15], [5, 5, 15, 15, 20], [5, 5, 15, "x"], 5])
+def test_a_box_of_another_form_is_refused(
+    box: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(tmp_path, "h", BY, "other", 4, {"b": [Segment(0.9, 0, 1, (5, 5, 15, 15), 50)]})
+    path = tmp_path / paths.LABEL_AUDIT
+    content = files.read_json(path)
+    content["segments"]["b"] = [[0, 1, *box] if isinstance(box, list) else box]
+    files.write_json(path, content)
+    assert read(tmp_path, "h") is None
+    assert f"{path}: not readable" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"split_hash": "h"}', '{"split_hash": 3}'])

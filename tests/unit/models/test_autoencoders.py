@@ -33,7 +33,7 @@ def made(architecture: str, **params: object) -> Autoencoder:
     torch.manual_seed(0)
     values = {"crop": CROP, "mask_block": 16, "noise": 0.0, "decoder_width": 32} | params
     settings = PretrainParams.model_validate(values)
-    return build_autoencoder(build(small(architecture)), settings).eval()
+    return build_autoencoder(build(small(architecture)), architecture, settings).eval()
 
 
 def otherwise(images: Tensor, where: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def test_the_weights_fit_the_encoder_of_a_training(
     torch.manual_seed(0)
     spec = ModelSpec(architecture, encoder, 3)
     settings = PretrainParams(crop=(64, 64), decoder_width=32, noise=0.0)
-    network = build_autoencoder(build(spec), settings)
+    network = build_autoencoder(build(spec), architecture, settings)
     loss = network(
         random_images(2, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool), network.draw(2)
     )
@@ -173,5 +173,6 @@ def test_what_does_not_fit_is_refused() -> None:
         made("unet", crop=(64, 40))
     with pytest.raises(SegopsError, match=r"pretrain\.decoder_width: 48"):
         made("linear", decoder_width=48)
-    with pytest.raises(SegopsError, match="plain_cnn has no encoder"):
-        made("plain_cnn")
+    for architecture in ("plain_cnn", "pidnet"):
+        with pytest.raises(SegopsError, match=f"{architecture} has no encoder"):
+            made(architecture)

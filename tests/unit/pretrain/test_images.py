@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from segops.augment.policy import build_policy
+from segops.data.datasets import CropDataset
 from segops.data.packing import pack
 from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams, ScaleParams
 from segops.params.data import DataParams
-from segops.pretrain.images import Unlabelled, of_folder, of_train
+from segops.pretrain.images import of_folder, of_train
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import Layout, open_layout
@@ -50,7 +51,7 @@ def test_images_that_judge_and_repeated_ones_are_left_out(
     assert (found.held_out, found.repeated) == (2, 1)
     np.testing.assert_array_equal(found.source.image("again.tif"), picture(1))
 
-    (folder / "again.tif").unlink()
+    (folder / "b/one.png").unlink()
     assert of_folder(folder, DATA, store, layout).digest == found.digest
     save(folder / "three.png", 3)
     assert of_folder(folder, DATA, store, layout).digest != found.digest
@@ -69,6 +70,23 @@ def test_images_of_a_test_without_masks_are_left_out(
     layout.write_list("test", ["with a mask", "without", "no file"])
     found = of_folder(folder, DATA, store, layout)
     assert (found.ids, found.held_out) == (["one.png"], 2)
+
+
+def test_the_digest_is_of_the_order_and_of_the_bits_of_a_pixel_too(
+    layout: Layout, store: PackedStore, tmp_path: Path
+) -> None:
+    """Crops are drawn by the number of an image."""
+    for name, seed in (("one", 1), ("two", 2)):
+        save(tmp_path / f"straight/{name}.png", seed)
+        save(tmp_path / f"swapped/{name}.png", 3 - seed)
+    straight, swapped = (
+        of_folder(tmp_path / one, DATA, store, layout) for one in ("straight", "swapped")
+    )
+    assert straight.ids == swapped.ids
+    assert straight.digest != swapped.digest
+    plain = of_train(store).digest
+    store.mapping = DATA.model_copy(update={"bit_depth": 12}).reading.lines
+    assert of_train(store).digest != plain
 
 
 def test_what_cannot_be_used_is_refused_by_name(
@@ -94,6 +112,6 @@ def test_a_crop_beyond_its_image_is_void_and_masks_are_not_read(store: PackedSto
     images = of_train(store)
     assert images.ids == store.ids("train")
     policy = build_policy(AugmentParams(crop=(96, 96), scale=ScaleParams(p=0)))
-    crop, mask = Unlabelled(images.source, images.ids, policy, 0)[0, 0]
+    crop, mask = CropDataset(images.source, images.ids, policy, 0)[0, 0]
     assert crop.shape == (3, 96, 96)
     assert sorted(np.unique(mask)) == [0, VOID]

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from segops.report.evaluation_page import write_evaluation_page
+from segops.report.page_inputs import Place
 from tests.support.browser import needs_browser, opened, with_script
 from tests.support.evaluations import (
     confusion_of,
@@ -137,6 +138,22 @@ def test_a_picture_opens_with_all_that_is_known_of_it(document: str) -> None:
     ]  # fmt: skip
     assert viewer.count('class="photo"') == 4
     assert "<td>225</td>" in re.sub(r' class="n"', "", viewer)
+
+
+def test_the_address_of_a_figure_that_is_not_drawn_shows_all_images(tmp_path: Path) -> None:
+    page = tmp_path / "evaluation.html"
+    evaluation, rows = evaluation_of(), image_rows_of(4)
+    places = places_of() | {"bin-9": Place(1, ((1, 40),))}
+    write_evaluation_page(
+        page, evaluation, confusion_of(), pictures_of(4), None, images=rows, places=places
+    )
+    for key in ("bin-9", "cell-3-97"):
+        document = opened(page, f"only={key}")
+        assert document.count('class="picture" data-index') == 4
+        assert "aria-current" not in document[document.index("<body") : document.index("<script")]
+    marked = opened(page, "only=cell-1-0")
+    assert re.search(r'<a [^>]*data-only="cell-1-0"[^>]* aria-current="true"', marked)
+    assert 'data-only="union-1-1" aria-current' not in marked
 
 
 def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from segops.report import evaluation_page as page_module
+from segops.report import gallery
 from segops.report.evaluation_page import write_evaluation_page
 from segops.report.page_inputs import LabelErrors, Place
 from tests.support.evaluations import (
@@ -250,14 +252,14 @@ def test_the_page_keeps_its_limit_and_says_what_it_leaves_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare = len(write(tmp_path / "bare.html").encode())
-    limit = bare + page_module.GALLERY_FRAME + 8000
-    monkeypatch.setattr(page_module, "PAGE_LIMIT", limit)
+    limit = bare + gallery.GALLERY_FRAME + 8000
+    monkeypatch.setattr(gallery, "PAGE_LIMIT", limit)
     page = write(tmp_path / "e.html", pictures=iter(pictures_of(9)))
     found = re.search(r"The first (\d) of 9 pictures; more would take the page over 15 MB", page)
     assert found
     assert page.count('"id": "image') == int(found[1]) < 9
     assert len(page.encode()) <= limit
-    monkeypatch.setattr(page_module, "PAGE_LIMIT", bare)
+    monkeypatch.setattr(gallery, "PAGE_LIMIT", bare)
     assert "None of the 9 pictures fits" in write(tmp_path / "e.html", pictures=pictures_of(9))
 
 
@@ -305,8 +307,17 @@ def test_of_many_classes_the_matrix_shows_the_most_confused(tmp_path: Path) -> N
     matrix = np.eye(60, dtype=np.int64) * 100
     matrix[57, 58] = 30
     path = tmp_path / "e.html"
-    write_evaluation_page(path, evaluation_of(names), matrix, [], None)
+    keys = ("cell-57-58", "cell-50-51", "cell-58-58", "cell-51-51", "slice-0")
+    write_evaluation_page(
+        path, evaluation_of(names), matrix, [], None, images=image_rows_of(1),
+        places=dict.fromkeys(keys, Place(1, ((0, 30),))),
+    )  # fmt: skip
     page = path.read_text()
+    data = re.search(r'id="places-data"[^>]*>(.*?)</script>', page)
+    assert data
+    known = set(json.loads(data[1]))
+    assert {"cell-57-58", "cell-58-58", "slice-0"} <= known
+    assert not {"cell-50-51", "cell-51-51"} & known  # no such cell is drawn
     assert "Of 60 classes the 40 with the most confused pixels are shown" in page
     chart = page[page.index('<svg class="heat"') :]
     assert ">class 58</text>" in chart

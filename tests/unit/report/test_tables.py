@@ -175,6 +175,14 @@ def test_slices_stand_beside_the_same_slice_of_the_other() -> None:
     ]
 
 
+def test_a_slice_has_its_place_in_the_evaluation_as_its_key() -> None:
+    one, other = evaluation_of()["slices"][:2]
+    rows = slices({"slices": [one, one, other]}, [])
+    assert [(row["name"], row["key"]) for row in rows] == [
+        ("small", "slice-0"), ("small", "slice-1"), ("crowded", "slice-2"),
+    ]  # fmt: skip
+
+
 def test_slices_of_another_background_are_not_set_beside_these() -> None:
     other = replace(opponent_of(), evaluation=evaluation_of() | {"background": None})
     shown = slices(evaluation_of(), [opponent_of(), other])

@@ -128,6 +128,16 @@ def test_softmax_of_the_logits_gives_the_scores_as_shares() -> None:
     assert torch.isfinite(nothing).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_are_those_of_float32_in_half_precision(dtype: torch.dtype) -> None:
+    masks, classes = torch.randn(1, 3, 2, 2, dtype=dtype), torch.randn(1, 3, 5, dtype=dtype)
+    for shift in (0, -20):  # with -20 every score is below the least number of float16
+        expected = class_logits(masks.float() + shift, classes.float(), (2, 2))
+        with torch.autocast("cpu", dtype):
+            found = class_logits(masks + shift, classes, (2, 2))
+        torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
+
+
 def test_every_parameter_learns_from_the_queries() -> None:
     segmenter, _ = built(DINOV3)
     segmenter.train()

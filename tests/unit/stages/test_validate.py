@@ -11,13 +11,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from segops.paths import FACTS, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
+from segops.data.store import METADATA
+from segops.files import read_json
+from segops.paths import FACTS, PACKED, VALIDATION_JSON, VALIDATION_PAGE, VERDICT
 from segops.quality.facts import data_hash
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask, write_mask
+from segops.stages import prepare
 from segops.stages.validate import run
-from segops.voc.layout import open_layout
+from segops.voc.layout import Layout, open_layout
 
 PARAMS = "data: {path: voc}\nvalidate: {required_classes: [background]}\n"
 
@@ -81,6 +84,24 @@ def test_metadata_are_checked_with_every_fault_listed(root: Path) -> None:
     assert "&lt;b&gt;x" in page
     assert "<b>x" not in page
     assert (root / VERDICT).read_bytes() != verdict
+
+
+def test_images_without_masks_may_have_a_row_of_metadata(root: Path) -> None:
+    layout = Layout(root / "voc", unlabelled="more")
+    layout.write_list("test", ["t"])
+    layout.write_list("more", ["u"])
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), np.uint8)
+    for image_id, one in zip("tu", pixels, strict=True):
+        Image.fromarray(one).save(layout.image_path(image_id))
+    text = PARAMS.replace("path: voc", "path: voc, metadata: m.csv, unlabelled: more")
+    (root / "params.yaml").write_text(text)
+    rows = [f"{one},north" for one in sorted(layout.listed())]
+    assert len(rows) == 12 + 6 + 2
+    (root / "voc" / "m.csv").write_text("\n".join(["image_id,site", *rows]))
+    run(root)
+    prepare.run(root)
+    val = read_json(root / PACKED / "val" / METADATA)
+    assert set(val["values"]) == set(layout.ids("val"))
 
 
 def test_a_near_duplicate_in_val_warns_or_fails(

@@ -111,6 +111,28 @@ def test_predictions_that_are_taken_for_masks_teach(unlabelled_job: Jobs) -> Non
     assert float(loss.detach()) == pytest.approx(0.2 * deceived)
 
 
+def test_a_pass_that_is_not_finite_changes_nothing(unlabelled_job: Jobs) -> None:
+    """The discriminator, its moments and its count of steps stay; the next step is as without."""
+    given = {**WITH, "adversarial": {"weight": WEIGHT, "lr": 1e-3}, "lr": 1e-3}
+    disturbed, plain = (engine_of(unlabelled_job(**given)).adversary for _ in range(2))
+    assert disturbed is not None
+    assert plain is not None
+    _, masks = batch()
+    logits = torch.randn(4, 21, 64, 64, generator=torch.Generator().manual_seed(2))
+    for adversary in (disturbed, plain):
+        adversary.learn(logits, masks, 1.0)
+        adversary.step(1e-3)
+    before = discriminator(disturbed)
+    disturbed.learn(logits * float("inf"), masks, 1.0)
+    disturbed.step(1e-3)
+    assert same(discriminator(disturbed), before)
+    for adversary in (disturbed, plain):
+        adversary.learn(logits, masks, 1.0)
+        adversary.step(1e-3)
+    assert not same(discriminator(disturbed), before)
+    assert same(discriminator(disturbed), discriminator(plain))
+
+
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(unlabelled_job: Jobs) -> None:
     adversary = engine_of(unlabelled_job(**PLAIN, **WITH)).adversary
     assert adversary is not None

@@ -169,6 +169,15 @@ def test_the_batch_of_a_step_is_a_function_of_seed_and_step(unlabelled_job: Jobs
     assert {one[0].shape for one in whole} == {(3, 6, 64, 64)}
 
 
+def test_it_warns_where_no_image_has_another_to_be_mixed_with(
+    unlabelled_job: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches(unlabelled_job(**WITH | {"batch_size": 2, "accumulate": 1}))
+    assert "CutMix" not in caplog.text
+    batches(unlabelled_job(**WITH | {"batch_size": 2, "accumulate": 2}))
+    assert "train.mean_teacher: a device takes one image at a time" in caplog.text
+
+
 @pytest.mark.parametrize("steps", [2, 3])
 def test_a_resumed_training_equals_the_unbroken_one(
     steps: int, unlabelled_job: Jobs, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 import torch
 
 from segops.augment.policy import build_policy
+from segops.data.datasets import CropDataset
 from segops.data.packing import pack
 from segops.data.store import PackedStore
 from segops.params.augment import AugmentParams
 from segops.params.pretrain import PretrainParams
 from segops.params.train import TrainParams
-from segops.pretrain.images import Unlabelled
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.train import pretraining
@@ -48,7 +49,7 @@ def job(store: PackedStore, architecture: str, **params: Any) -> PretrainJob:
         hardware=HARDWARE,
         spec=small(architecture),
         encoder_weights=None,
-        dataset=Unlabelled(store, store.ids("train"), policy, settings.seed),
+        dataset=CropDataset(store, store.ids("train"), policy, settings.seed),
         parts={"parameters": repr(sorted(params.items()))},
         resume=store.path.parent / architecture,
     )
@@ -113,3 +114,25 @@ def test_masks_play_no_part(store: PackedStore, monkeypatch: pytest.MonkeyPatch)
 def test_a_diverged_pretraining_names_its_own_parameters(store: PackedStore) -> None:
     with pytest.raises(SegopsError, match=r"diverged.*Lower pretrain\.lr.*set train\.precision"):
         pretrain(job(store, "unet", lr=1e30))
+
+
+def test_a_warm_up_that_takes_all_steps_names_its_own_parameters(store: PackedStore) -> None:
+    made = job(store, "unet", epochs=1, warmup_epochs=0.9)
+    with pytest.raises(SegopsError, match=r"^pretrain\.warmup_epochs: 0\.9") as error:
+        pretrain(made)
+    assert "Set pretrain.warmup_epochs to 0, or pretrain.epochs to 2 or more" in str(error.value)
+    assert " train." not in str(error.value)
+
+
+def test_operations_without_a_deterministic_kernel_are_told(
+    store: PackedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch warns of one on CUDA."""
+    take = pretraining._Pretraining._take_step
+
+    def warning(self: Any, *given: torch.Tensor) -> None:
+        warnings.warn("an_operation does not have a deterministic implementation", stacklevel=1)
+        take(self, *given)
+
+    monkeypatch.setattr(pretraining._Pretraining, "_take_step", warning)
+    assert pretrain(job(store, "unet", epochs=1)).nondeterministic == ("an_operation",)

@@ -7,20 +7,32 @@ from pathlib import Path
 import pytest
 
 from segops.runtime.errors import SegopsError
+from segops.voc.layout import Layout
 from segops.voc.metadata import Metadata, copy_without, find_faults, read_metadata
 
 LISTED = ("a", "b", "c")
+NAME = "metadata.csv"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Lists of the images a, b and c."""
+    found = Layout(tmp_path)
+    found.write_list("train", LISTED[:2])
+    found.write_list("val", LISTED[2:])
+    return found
 
 
 def written(path: Path, text: str) -> Path:
-    file = path / "metadata.csv"
+    file = path / NAME
     file.write_bytes(text.encode())
     return file
 
 
-def test_columns_and_values_are_read(tmp_path: Path) -> None:
+def test_columns_and_values_are_read(layout: Layout) -> None:
     text = '\ufeffimage_id, camera ,site\r\nb,X,"Ulm, north"\r\n\r\na,,=1+1\r\nc,X,\r\n'
-    found = read_metadata(written(tmp_path, text), LISTED)
+    written(layout.root, text)
+    found = read_metadata(layout, NAME)
     assert found.columns == ("camera", "site")
     assert found.values == {"b": ("X", "Ulm, north"), "a": ("", "=1+1"), "c": ("X", "")}
     assert list(found.of(("c", "a")).values) == ["c", "a"]
@@ -28,10 +40,10 @@ def test_columns_and_values_are_read(tmp_path: Path) -> None:
     assert found.digest != Metadata(found.columns, found.values | {"a": ("Y", "")}).digest
 
 
-def test_all_faults_are_listed(tmp_path: Path) -> None:
+def test_all_faults_are_listed(layout: Layout) -> None:
     text = f"image_id,camera,camera,\na,1,2,3\na,1,2,3\nx,1,2,3\nb,1,2\nc,\x07,{'v' * 101},\n"
-    file = written(tmp_path, text)
-    faults = find_faults(file, LISTED)
+    file = written(layout.root, text)
+    faults = find_faults(layout, NAME)
     assert faults == [
         "column 4 has no name",
         "column 'camera' is there 2 times",
@@ -43,7 +55,7 @@ def test_all_faults_are_listed(tmp_path: Path) -> None:
         "'b' has no row",
     ]
     with pytest.raises(SegopsError) as error:
-        read_metadata(file, LISTED)
+        read_metadata(layout, NAME)
     assert str(error.value).startswith(f"{file}: not usable as data.metadata:\n  column 4")
     assert all(one in str(error.value) for one in faults)
 
@@ -59,15 +71,31 @@ def test_all_faults_are_listed(tmp_path: Path) -> None:
         (None, "no such file; expected a CSV"),
     ],
 )
-def test_what_is_no_table_is_told(tmp_path: Path, content: bytes | None, said: str) -> None:
-    file = tmp_path / "metadata.csv"
+def test_what_is_no_table_is_told(layout: Layout, content: bytes | None, said: str) -> None:
     if content is not None:
-        file.write_bytes(content)
-    (fault,) = find_faults(file, LISTED)
+        (layout.root / NAME).write_bytes(content)
+    (fault,) = find_faults(layout, NAME)
     assert fault.startswith(said)
 
 
-def test_rows_of_images_that_are_left_out_are_not_copied(tmp_path: Path) -> None:
-    file = written(tmp_path, 'image_id,site\na,1\nb,"2, x"\nc,3\n')
-    copy_without(file, tmp_path / "copy.csv", {"a", "b"})
-    assert read_metadata(tmp_path / "copy.csv", ("a", "b")).values == {"a": ("1",), "b": ("2, x",)}
+@pytest.mark.parametrize("blank", ["", "\n", "  \n,\n"])
+def test_rows_of_images_that_are_left_out_are_not_copied(blank: str, layout: Layout) -> None:
+    file = written(layout.root, f'{blank}image_id,site\na,1\n{blank}b,"2, x"\nc,3\n')
+    assert find_faults(layout, NAME) == []
+    assert copy_without(file, layout.root / "copy.csv", {"a", "b"}) == 1
+    assert (layout.root / "copy.csv").read_text() == 'image_id,site\na,1\nb,"2, x"\n'
+
+
+def test_images_without_masks_may_have_a_row_and_need_none(layout: Layout) -> None:
+    layout.write_list("test", ["t"])
+    layout.write_list("more", ["u", "v"])
+    written(layout.root, "image_id,site\na,1\nb,1\nc,1\nt,1\nu,1\n")
+    assert find_faults(layout, NAME) == [
+        "'u' is in no list of the data set; remove its row, or correct the id"
+    ]
+    layout = Layout(layout.root, unlabelled="more")
+    assert read_metadata(layout, NAME).values["u"] == ("1",)
+    layout.mask_path("t").parent.mkdir()
+    layout.mask_path("t").touch()  # test can be scored
+    written(layout.root, "image_id,site\na,1\nb,1\nc,1\n")
+    assert find_faults(layout, NAME) == ["'t' has no row"]

@@ -299,13 +299,20 @@ def test_a_list_that_leaves_nothing_out_or_nothing_over_is_refused(
     assert not target.exists()
 
 
-def test_the_rows_of_the_copied_images_come_along(tiny_voc: Path, tmp_path: Path) -> None:
+def test_the_rows_of_the_copied_images_come_along(
+    tiny_voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ids = every_id(open_layout(tiny_voc))
     (tiny_voc / "m.csv").write_text("image_id,site\n" + "".join(f"{one},a\n" for one in ids))
     target = tmp_path / "copy"
     use(tiny_voc, target, ids[:1], metadata="m.csv")
-    assert list(read_metadata(target / "m.csv", ids[1:]).values) == ids[1:]
+    assert list(read_metadata(open_layout(target), "m.csv").values) == ids[1:]
+    assert f"{tiny_voc / 'm.csv'}: 1 row(s) left out" in caplog.text
+    caplog.clear()
+    cells = [f"JPEGImages/{ids[0]}.jpg", ids[1].upper(), *ids[2:]]
+    (tiny_voc / "m.csv").write_text("image_id,site\n" + "".join(f"{one},a\n" for one in cells))
     use(tiny_voc, target, metadata="m.csv", strip=True)
-    assert list(read_metadata(target / "m.csv", ids).values) == ids
+    assert list(read_metadata(open_layout(target), "m.csv").values) == ids
+    assert "left out" not in caplog.text
     use(tiny_voc, target, metadata="other.csv")
     assert not list(target.glob("*.csv"))

@@ -39,15 +39,18 @@ const imageCells = all("#image-table tbody th.name");
 const figureLinks = all("[data-only]");
 let lastLink = null;
 
-// Pixels of the chosen figure by image; null where no figure is chosen.
+const chosenLink = () => figureLinks.find((one) => one.dataset.only === state.only);
+
+// Pixels of the chosen figure by image; null where no figure is chosen. The address may name a
+// figure that the page does not draw.
 function chosenImages() {
-  if (!Object.hasOwn(places, state.only)) return null;
+  if (!Object.hasOwn(places, state.only) || !chosenLink()) return null;
   const [, ...pairs] = places[state.only];
   return new Map(pairs.flatMap((row, at) =>
     at % 2 ? [] : [[imageCells[row].dataset.value, pairs[at + 1]]]));
 }
 
-const chosenLabel = () => figureLinks.find((one) => one.dataset.only === state.only).dataset.label;
+const chosenLabel = () => chosenLink().dataset.label;
 
 function showOnly() {
   const chosen = chosenImages();
@@ -61,7 +64,8 @@ function showOnly() {
     }
   }
   for (const link of figureLinks) {
-    link.toggleAttribute("aria-current", link.dataset.only === state.only);
+    if (link.dataset.only === state.only) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
   }
   const told = find("#only");
   if (!told) return;

@@ -40,13 +40,15 @@ def class_logits(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tenso
         size: Height and width of the image.
 
     Returns:
-        (N, C, *size), at most log Q.
+        (N, C, *size), float32, at most log Q.
 
     Source:
         Cheng et al.: Per-Pixel Classification is Not All You Need for Semantic Segmentation.
         NeurIPS 2021, section 3.4, semantic inference.
     """
-    inside = resize(masks, size).sigmoid()
-    probabilities = classes.softmax(dim=-1)[..., :-1]
-    scores = torch.einsum("nqc,nqhw->nchw", probabilities, inside)
-    return scores.clamp(min=LEAST_SCORE).log()
+    # In half precision the least score is 0, whose logarithm is infinite.
+    with torch.autocast(masks.device.type, enabled=False):
+        inside = resize(masks.float(), size).sigmoid()
+        probabilities = classes.float().softmax(dim=-1)[..., :-1]
+        scores = torch.einsum("nqc,nqhw->nchw", probabilities, inside)
+        return scores.clamp(min=LEAST_SCORE).log()

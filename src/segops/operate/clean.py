@@ -244,8 +244,6 @@ def _record(
     store: Store, home: Path, versions: Sequence[Held], kept: Sequence[Held]
 ) -> list[Piece]:
     names = {unnamed.name_of(one) for one in kept}
-    written = (paths.TRAINING, paths.PRETRAINING)
-    weights = {_weights(one / path) for one in worktree.workspaces(home) for path in written}
     return [
         Piece(
             "record",
@@ -255,8 +253,15 @@ def _record(
             one.remove,
             one.versions,
         )
-        for one in unnamed.find(store, home, versions, names, weights - {None})
+        for one in unnamed.find(store, home, versions, names, present_weights(home))
     ]
+
+
+def present_weights(home: Path) -> set[str]:
+    """Return the SHA-256 of the models and the pretrained encoders in the workspaces."""
+    written = (paths.TRAINING, paths.PRETRAINING)
+    found = {_weights(one / path) for one in worktree.workspaces(home) for path in written}
+    return {one for one in found if one is not None}
 
 
 def _weights(path: Path) -> str | None:

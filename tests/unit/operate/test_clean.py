@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segops.operate.clean import DAY, Piece, Plan, Wanted, _choose
+from segops import files, paths
+from segops.operate.clean import DAY, Piece, Plan, Wanted, _choose, present_weights
 from segops.operate.space import Space, taken
 
 
@@ -36,6 +37,14 @@ def chosen(wanted: Wanted, total: int = 100) -> tuple[list[str], list[str]]:
 )
 def test_the_oldest_go_first_until_it_fits(wanted: Wanted, goes: list[str]) -> None:
     assert chosen(wanted)[0] == goes
+
+
+def test_weights_of_models_and_of_pretrained_encoders_are_present(tmp_path: Path) -> None:
+    assert present_weights(tmp_path) == set()
+    for path, digest in ((paths.TRAINING, "1" * 64), (paths.PRETRAINING, "2" * 64)):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(tmp_path / path, {"weights_sha256": digest})
+    assert present_weights(tmp_path) == {"1" * 64, "2" * 64}
 
 
 def test_what_is_young_is_told() -> None:

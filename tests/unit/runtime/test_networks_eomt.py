@@ -185,3 +185,8 @@ def test_other_networks_have_no_queries() -> None:
     segmenter = build(ModelSpec("plain_cnn", "", 5, {"width": 4}))
     with pytest.raises(ValueError, match="this network has no queries"):
         segmenter(torch.zeros(1, 3, 8, 8), as_queries=True)
+
+
+def test_logits_are_computed_on_the_device_that_has_shapes_alone() -> None:
+    masks, classes = (torch.empty(size, device="meta") for size in ((1, 3, 4, 4), (1, 3, 6)))
+    assert class_logits(masks, classes, (16, 12)).shape == (1, 5, 16, 12)

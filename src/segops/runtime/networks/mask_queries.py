@@ -46,8 +46,10 @@ def class_logits(masks: Tensor, classes: Tensor, size: tuple[int, int]) -> Tenso
         Cheng et al.: Per-Pixel Classification is Not All You Need for Semantic Segmentation.
         NeurIPS 2021, section 3.4, semantic inference.
     """
-    # In half precision the least score is 0, whose logarithm is infinite.
-    with torch.autocast(masks.device.type, enabled=False):
+    # In half precision the least score is 0, whose logarithm is infinite. Torch has no autocast for
+    # the device `meta`, on which the table of what works with what is made.
+    device = "cpu" if masks.is_meta else masks.device.type
+    with torch.autocast(device, enabled=False):
         inside = resize(masks.float(), size).sigmoid()
         probabilities = classes.float().softmax(dim=-1)[..., :-1]
         scores = torch.einsum("nqc,nqhw->nchw", probabilities, inside)

@@ -290,7 +290,7 @@ def test_recipes_without_a_figure_say_so_and_their_weights_are_free(name: str) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
-def test_each_takes_a_step_from_random_weights(name: str, job: Jobs) -> None:
+def test_each_takes_steps_from_random_weights(name: str, job: Jobs) -> None:
     settings = recipes.put_over(ROOT, recipes.find(ROOT, name)).settings
     model, params = settings.model, settings.train
     engine = engine_of(
@@ -303,7 +303,8 @@ def test_each_takes_a_step_from_random_weights(name: str, job: Jobs) -> None:
         )
     )
     before = {name: one.detach().clone() for name, one in engine.network.named_parameters()}
-    assert torch.isfinite(engine.step(*batch(2), 0, params.lr))
+    for number in range(2):  # the norms of Swin V2 start at 0, and hide what lies before them
+        assert torch.isfinite(engine.step(*batch(2), number, params.lr))
     changed = [
         not torch.equal(one, before[name]) for name, one in engine.network.named_parameters()
     ]

@@ -143,8 +143,8 @@ def finished_image(
 
 
 def awaited(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds, a minute at most."""
-    end = time.monotonic() + 60
+    """Wait until a condition holds, three minutes at most."""
+    end = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -255,17 +255,13 @@ def require_corruptible(store: PackedStore, images: Sequence[str]) -> None:
             f"{store.path}: images of {store.channels} channels. The corruptions are made for "
             "photographs in RGB: set evaluate.robustness to false."
         )
-    large = [
-        f"\n  {one}: {width} x {height} pixels"
-        for one in images
-        for height, width in [store.size(one)]
-        if max(height, width) > LONGEST_CORRUPTED
-    ]
+    sizes = {one: store.size(one) for one in images}
+    large = {one: size for one, size in sizes.items() if max(size) > LONGEST_CORRUPTED}
     if large:
         raise SegopsError(
             f"{store.path}: images that cannot be corrupted, which takes sides of at most "
             f"{LONGEST_CORRUPTED} pixels. Cut them into parts, or set evaluate.robustness to false:"
-            + "".join(large)
+            + "".join(f"\n  {one}: {w} x {h} pixels" for one, (h, w) in large.items())
         )
 
 

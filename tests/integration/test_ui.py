@@ -53,9 +53,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         for line in serving.stdout:
             if line.startswith("To log in"):  # the port is bound
                 break
-        threading.Thread(target=serving.stdout.read, daemon=True).start()
+        said: list[str] = []
+        threading.Thread(target=said.extend, args=(serving.stdout,), daemon=True).start()
         base = f"http://127.0.0.1:{port}"
         assert requests.get(f"{base}/health", timeout=120).text == "OK"  # waits for the start
+        assert not said, "a warning of what MLflow imports is not the user's"
         name, _, password = (home / "segops-auth").read_text().strip().partition(":")
         yield first, base, (name, password)
     finally:

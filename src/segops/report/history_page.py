@@ -192,9 +192,10 @@ def chart(rows: Sequence[VersionRow]) -> Markup:
     parts += _other_val([(place, one) for place, one, _ in known], x)
     released = " ".join(f"{x(place)},{y(miou)}" for place, one, miou in known if one.is_released)
     parts.append(f'<polyline class="releases" points="{released}"/>')
-    parts += [_point(one, x(place), y(miou), y) for place, one, miou in known]
+    size = min(4.5, max(2.0, 0.4 * (x(1) - x(0))))
+    parts += [_point(one, x(place), y(miou), y, size) for place, one, miou in known]
     return Markup(
-        f'<svg class="history" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="group" '
+        f'<svg class="history" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" '
         f'aria-label="mIoU of the versions">{"".join(parts)}</svg>'
     )
 
@@ -217,7 +218,7 @@ def _other_val(known: Sequence[tuple[int, VersionRow]], x: Axis) -> list[str]:
     ]
 
 
-def _point(one: VersionRow, left: float, top: float, y: Axis) -> str:
+def _point(one: VersionRow, left: float, top: float, y: Axis, size: float) -> str:
     interval, words = "", f"version {one.number}, {one.state}: mIoU {decimal(one.miou)}"
     if one.low is not None and one.high is not None:
         interval = (
@@ -226,9 +227,9 @@ def _point(one: VersionRow, left: float, top: float, y: Axis) -> str:
         words += f" ({decimal(one.low)} to {decimal(one.high)})"
     kind = "champion" if one.state == "champion" else "release" if one.is_released else "refused"
     kind += " withdrawn" if one.state == "withdrawn" else ""
-    size = 6.5 if one.state == "champion" else 4.5
+    size += 2 if one.state == "champion" else 0
     return (
         f'<a href="#v{escape(one.number)}" class="{kind}" aria-label="{escape(words)}">'
         f"<title>{escape(words)}</title>{interval}"
-        f'<circle cx="{left}" cy="{top}" r="{size}"/></a>'
+        f'<circle cx="{left}" cy="{top}" r="{size:.1f}"/></a>'
     )

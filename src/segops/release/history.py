@@ -104,7 +104,10 @@ def _read(root: Path, store: Store, settings: RegistryParams) -> HistoryPage:
     for place, case in enumerate(cases.values()):
         compared = _compared(case.decision)
         before = compared or (numbers[place - 1] if place else None)
-        changes = () if before is None else tuple(_changes(cases[before], case, params, data.since))
+        changes: tuple[Change, ...] = ()
+        if before is not None:
+            old = cases.get(before, _Case(before, None, None, None))
+            changes = tuple(_changes(old, case, params, data.since))
         rows.append(_row(case, states.get(case.number, "not decided"), before, changes,
                          happened[case.number]))  # fmt: skip
     return HistoryPage(

@@ -8,7 +8,6 @@ each line that it reads, the worker predicts the images once and writes the time
 from __future__ import annotations
 
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from segops.children import apart, reply, to_parent
 from segops.data.store import PackedStore
-from segops.evaluate.apart import apart, last_words
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.threads import cores
@@ -163,17 +162,7 @@ class _Worker:
 
     def read(self) -> dict[str, Any]:
         """Return the next line of the worker."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line.endswith("\n"):
-            raise SegopsError(
-                f"{self.bundle}: measuring ended with status {self.process.wait()}. Its last "
-                f"words:\n{last_words(self.words)}"
-            )
-        message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            raise SegopsError(message["error"])
-        return message
+        return reply(self.process, self.words, self.bundle)
 
 
 @contextmanager
@@ -261,9 +250,7 @@ def peak_mib() -> float | None:
 
 def main() -> None:
     """Run the worker."""
-    # Keep the pipe to the parent for the protocol; what the bundle's code prints is no part of it.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
-        os.dup2(2, 1)
+    with to_parent() as channel:  # the bundle's code may print
         try:
             _serve(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), channel)
         except SegopsError as error:

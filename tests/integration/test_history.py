@@ -126,8 +126,10 @@ def test_what_the_registry_no_longer_has_is_told_from_the_ledger(root: Path) -> 
     client = made.client(root)
     fourth = client.get_model_version("segops", "4")
     client.delete_model_version("segops", "2")
+    outputs = client.get_run(str(fourth.run_id)).outputs
+    assert outputs is not None
     client.delete_run(str(fourth.run_id))
-    client.delete_logged_model(str(fourth.model_id))
+    client.delete_logged_model(outputs.model_outputs[0].model_id)
     client.set_model_version_tag("segops", "1", tag("miou"), "great")
     rows = {row.number: row for row in history(root, root / PAGE).rows}
     assert rows["2"].is_gone

@@ -19,6 +19,7 @@ from segops.metrics.catalogue import number_at
 from segops.metrics.iou import Difference
 from segops.params.file import load_params
 from segops.params.registry import RegistryParams
+from segops.record.artifact import DIGEST
 from segops.record.lineage import LIBRARIES, PATCH_FIELD, tag
 from segops.record.tracking import Store, identity, session
 from segops.release import approval, releases, versions
@@ -47,14 +48,16 @@ class _Case:
     Attributes:
         number: The version.
         held: What the registry holds of it; None where it is gone.
-        entity: The same in MLflow's words.
+        registered: When it was registered, UTC, ISO 8601; None where it is gone.
+        params: Its parameters as MLflow spells them; None where the record has none.
         decision: The decision that made it champion, else the last one on it, or None.
     """
 
     number: str
-    held: Version | None
-    entity: ModelVersion | None
-    decision: Entry | None
+    held: Version | None = None
+    registered: str | None = None
+    params: Mapping[str, str] | None = None
+    decision: Entry | None = None
 
 
 def history(root: Path, page: Path) -> HistoryPage:
@@ -89,25 +92,16 @@ def _read(root: Path, store: Store, settings: RegistryParams) -> HistoryPage:
     happened: dict[str, list[Event]] = defaultdict(list)
     for event in events(entries):
         happened[event.version].append(event)
-    params = _params(store, {str(one.model_id) for one in entities.values() if one.model_id})
+    cases = _cases(store, entries, entities, numbers)
     data = RecordedData(ledger)
-    cases = {
-        number: _Case(
-            number,
-            None if (entity := entities.get(number)) is None else versions.of_entity(entity),
-            entity,
-            releases.deciding(entries, number),
-        )
-        for number in numbers
-    }
     rows = []
     for place, case in enumerate(cases.values()):
         compared = _compared(case.decision)
         before = compared or (numbers[place - 1] if place else None)
         changes: tuple[Change, ...] = ()
         if before is not None:
-            old = cases.get(before, _Case(before, None, None, None))
-            changes = tuple(_changes(old, case, params, data.since))
+            old = cases.get(before, _Case(before))
+            changes = tuple(_changes(old, case, data.since))
         rows.append(_row(case, states.get(case.number, "not decided"), before, changes,
                          happened[case.number]))  # fmt: skip
     return HistoryPage(
@@ -116,6 +110,31 @@ def _read(root: Path, store: Store, settings: RegistryParams) -> HistoryPage:
         ledger=f"{ledger.name} at {store.identity}, {len(entries)} entries",
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _cases(
+    store: Store,
+    entries: Sequence[Entry],
+    entities: Mapping[str, ModelVersion],
+    numbers: Sequence[str],
+) -> dict[str, _Case]:
+    """Return all that is told of each version, the first one first."""
+    held = {number: versions.of_entity(one) for number, one in entities.items()}
+    params = _params(store, {_bundle(one) for one in held.values()})
+    cases = {}
+    for number in numbers:
+        decision = releases.deciding(entries, number)
+        cases[number] = _Case(number, decision=decision)
+        if number in held:
+            made = datetime.fromtimestamp(entities[number].creation_timestamp / 1000, UTC)
+            cases[number] = _Case(
+                number,
+                held[number],
+                made.isoformat(timespec="minutes"),
+                params.get(_bundle(held[number])),
+                decision,
+            )
+    return cases
 
 
 def _nothing(root: Path, store: Store, model: str) -> str:
@@ -148,15 +167,28 @@ def _states(entries: Sequence[Entry], champion: str | None) -> dict[str, str]:
     return found if champion is None else found | {champion: "champion"}
 
 
-def _params(store: Store, models: set[str]) -> dict[str, Mapping[str, str]]:
-    """Return the parameters by the id of the logged model, :data:`AT_ONCE` to a query."""
-    found: dict[str, Mapping[str, str]] = {}
+def _bundle(version: Version) -> tuple[str, str]:
+    """Return run and digest of a version's artifact, by which its logged model is found.
+
+    MLflow's databases do not keep the logged model's id with the version.
+    """
+    return version.run_id, version.bundle_digest
+
+
+def _params(
+    store: Store, bundles: set[tuple[str, str]]
+) -> dict[tuple[str, str], Mapping[str, str]]:
+    """Return the parameters of bundles, from :data:`AT_ONCE` logged models to a query."""
+    found: dict[tuple[str, str], Mapping[str, str]] = {}
     token: str | None = None
-    while models - found.keys() and store.experiment_id:
+    while bundles - found.keys() and store.experiment_id:
         page = store.client.search_logged_models(
             [store.experiment_id], max_results=AT_ONCE, page_token=token
         )
-        found |= {one.model_id: one.params for one in page if one.model_id in models and one.params}
+        for one in page:
+            bundle = str(one.source_run_id or ""), one.tags.get(DIGEST, "")
+            if bundle in bundles and one.params:
+                found[bundle] = one.params
         token = page.token
         if not token:
             break
@@ -190,14 +222,10 @@ def _row(
     stated, decided = _share(tags, "miou"), number_at(_evidence(case.decision, "score"), "miou")
     # A later evaluation, on other data, replaces the tags; the decision keeps its own figure.
     same = decided is None or stated is None or abs(stated - decided) <= SAME_MIOU
-    registered = happened[0].time if happened else ""
-    if case.entity is not None:
-        made = datetime.fromtimestamp(case.entity.creation_timestamp / 1000, UTC)
-        registered = made.isoformat(timespec="minutes")
     val = _evidence(case.decision, "score").get("val_hash") or tags.get(tag("val_hash"), "")
     return VersionRow(
         number=case.number,
-        registered=registered,
+        registered=case.registered or (happened[0].time if happened else ""),
         by=tags.get(tag("started_by"), ""),
         state=state,
         is_gone=case.held is None,
@@ -227,7 +255,6 @@ def _share(tags: Mapping[str, str], name: str) -> float | None:
 def _changes(
     old: _Case,
     new: _Case,
-    params: Mapping[str, Mapping[str, str]],
     since: Callable[[Version, Version], str | None],
 ) -> Iterator[Change]:
     """Yield what differs between two versions: parameters, data, code, software, machine."""
@@ -238,7 +265,7 @@ def _changes(
     before, after = old.held.tags, new.held.tags
     if old.held.weights and old.held.weights == new.held.weights:
         yield Change("weights", "", "the same, packaged again")
-    yield from _changed_params(old, new, params)
+    yield from _changed_params(old, new)
     hashes = [one.get(tag("data_hash"), "")[:12] or NOT_THERE for one in (before, after)]
     if hashes[0] != hashes[1]:
         yield Change("data", "", since(old.held, new.held) or " → ".join(hashes))
@@ -252,17 +279,12 @@ def _changes(
                 yield Change(kind, name, " → ".join(values))
 
 
-def _changed_params(
-    old: _Case, new: _Case, params: Mapping[str, Mapping[str, str]]
-) -> Iterator[Change]:
-    known = [
-        None if one.entity is None else params.get(str(one.entity.model_id)) for one in (old, new)
-    ]
-    lacking = [one.number for one, values in zip((old, new), known, strict=True) if values is None]
-    if lacking:
+def _changed_params(old: _Case, new: _Case) -> Iterator[Change]:
+    if old.params is None or new.params is None:
+        lacking = [one.number for one in (old, new) if one.params is None]
         yield Change("parameters", "", f"those of version {' and '.join(lacking)} are not recorded")
         return
-    was, now = (values or {} for values in known)
+    was, now = old.params, new.params
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
             yield Change(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -279,6 +280,13 @@ class TestComparison:
         page = (root / "reports/comparison.html").read_text()
         assert "leaky" in page
         assert "data:image/" in page
+        layer = re.compile(r'"(prediction|other0)": "([^"]+)"')
+        drawn = layer.findall(page)
+        assert len(drawn) == 2 * 7
+        assert {one for name, one in drawn if name == "other0"} == {
+            one for name, one in drawn if name == "prediction"
+        }
+        assert f"prediction of {leaky}" in page
         assert len(page.encode()) < 15_000_000
 
 

@@ -85,17 +85,9 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with open_models(references, root) as models:
         excluded = _trained_on(store, models)
+        shown, threads = settings.report.pictures, settings.hardware.threads
         scored = [
-            _scored(
-                root,
-                model,
-                store,
-                excluded,
-                settings.hardware.threads,
-                # The page shows the first model's pictures.
-                pictures=settings.report.pictures and place == 0,
-            )
-            for place, model in enumerate(models)
+            _scored(root, model, store, excluded, threads, pictures=shown) for model in models
         ]
         evaluations = [evaluation(scores, store, VAL, settings.evaluate) for scores in scored]
         first = scored[0]
@@ -120,7 +112,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             page,
             evaluations[0],
             first.confusion,
-            gallery(first, store) if settings.report.pictures else (),
+            gallery(first, store, scored[1:]) if shown else (),
             None,
             opponents,
             name=models[0].name,

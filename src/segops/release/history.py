@@ -266,12 +266,16 @@ def _changes(
     if old.held.weights and old.held.weights == new.held.weights:
         yield Change("weights", "", "the same, packaged again")
     yield from _changed_params(old, new)
-    hashes = [one.get(tag("data_hash"), "")[:12] or NOT_THERE for one in (before, after)]
-    if hashes[0] != hashes[1]:
-        yield Change("data", "", since(old.held, new.held) or " → ".join(hashes))
-    codes = [_code(one) for one in (before, after)]
+    data = [one.get(tag("data_hash")) or NOT_THERE for one in (before, after)]
+    if data[0] != data[1]:
+        words = since(old.held, new.held) or " → ".join(one[:12] for one in data)
+        yield Change("data", "", words)
+    codes = [
+        (one.get(tag("code_commit")) or NOT_THERE, one.get(tag(PATCH_FIELD), ""))
+        for one in (before, after)
+    ]
     if codes[0] != codes[1]:
-        yield Change("code", "", " → ".join(codes))
+        yield Change("code", "", " → ".join(_code(*one) for one in codes))
     for kind, names in (("software", SOFTWARE), ("machine", MACHINE)):
         for name in names:
             values = [one.get(tag(name)) or NOT_THERE for one in (before, after)]
@@ -292,7 +296,6 @@ def _changed_params(old: _Case, new: _Case) -> Iterator[Change]:
             )
 
 
-def _code(tags: Mapping[str, str]) -> str:
-    commit = tags.get(tag("code_commit"), "")[:10] or NOT_THERE
-    patch = tags.get(tag(PATCH_FIELD), "")
-    return f"{commit} with changes {patch[:6]}" if patch else commit
+def _code(commit: str, patch: str) -> str:
+    changed = f" with uncommitted changes ({patch[:6]})" if patch else ""
+    return f"{commit[:10]}{changed}"

@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -16,8 +16,6 @@ import segops
 from segops import files
 from segops.runtime.errors import SegopsError
 
-MANY = 1000
-"""Images from which on processes pay; they start in the time of some hundred images."""
 LAST_WORDS = 15
 """Lines of a crashed process's standard error that an error message repeats."""
 
@@ -99,41 +97,3 @@ def reply(process: subprocess.Popen[str], words: IO[bytes], subject: str) -> dic
     if "error" in message:
         raise SegopsError(message["error"])
     return message
-
-
-def shared_out(
-    module: str, request: Mapping[str, Any], items: Sequence[Any], processes: int
-) -> Iterator[dict[str, Any]]:
-    """Yield what processes of a module reply to items, in the order of the items.
-
-    Args:
-        module: Its name; it calls :func:`reply_to_items`.
-        request: What all processes get as JSON.
-        items: Ready for JSON; each process gets as many of them, one more or one less.
-        processes: Number of processes, at least 1.
-
-    Raises:
-        SegopsError: As :func:`reply`; the message begins with the item.
-    """
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(apart(module, {**request, "items": items[first::processes]}))
-            for first in range(processes)
-        ]
-        for number, item in enumerate(items):
-            yield reply(*started[number % processes], item if isinstance(item, str) else item[0])
-
-
-def reply_to_items(prepare: Callable[[Any], Callable[[Any], dict[str, Any]]]) -> None:
-    """In a process of :func:`shared_out`: reply to each item of its request.
-
-    Args:
-        prepare: Takes the request, and returns what makes the reply to an item; NumPy's arrays and
-            numbers in it become lists and numbers.
-    """
-    request = files.read_json(Path(sys.argv[1]))
-    with to_parent() as parent:
-        work = prepare(request)
-        for item in request["items"]:
-            line = json.dumps(work(item), default=lambda one: one.tolist())
-            print(line, file=parent, flush=True)

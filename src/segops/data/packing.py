@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from segops.children import MANY
+import numpy as np
+from numpy.typing import NDArray
+
 from segops.data.channel_statistics import ChannelStatistics, measured
-from segops.data.packed_pixels import Place, Target, write, write_apart
 from segops.data.store import (
     FORMAT,
     IMAGES,
@@ -27,15 +27,18 @@ from segops.data.store import (
     StoredSplit,
     hash_rows,
 )
-from segops.files import atomic_directory, read_json, write_json
+from segops.files import atomic_directory, read_json, sha256_bytes, write_json
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import PIXELS_AT_ONCE
+from segops.runtime.images import PIXELS_AT_ONCE, load_photograph, read_content
 from segops.threads import pipelined
+from segops.voc.bands import read_bands
 from segops.voc.decoding import decoded_size, pixels_of
-from segops.voc.hashes import dataset_hash, unscored_test_hashes
+from segops.voc.hashes import dataset_hash, pixel_hash, unscored_test_hashes
 from segops.voc.layout import SPLITS, TEST, TRAIN, UNLABELLED, Layout
+from segops.voc.masks import decode_classes
 from segops.voc.metadata import Metadata
+from segops.voc.pixels import rgb_strips
 
 WAITING = 32
 """Images a thread may have before it while written pages are flushed."""
@@ -57,8 +60,8 @@ def pack(
 
     The images of the list ``layout.unlabelled`` have no masks; their split is always there. The
     same data gives the same bytes, in whatever order the lists name the images. The store replaces
-    `target` whole or not at all. Memory does not grow with the number of images: `PIXELS_AT_ONCE`
-    pixels are decoded at a time at most, but for a larger image, and written strip by strip.
+    `target` whole or not at all. Memory does not grow with the number of images: threads decode
+    `PIXELS_AT_ONCE` pixels at a time at most, and write them strip by strip.
 
     Args:
         layout: The data set.
@@ -66,7 +69,7 @@ def pack(
         class_names: Names of the classes in id order.
         expected_hash: The data hash that was validated.
         expected_test: The hash of ``test`` that was validated; None: there was none.
-        workers: Threads that decode, or processes from `MANY` images of a split on.
+        workers: Threads that decode (decoding releases the interpreter's lock).
         metadata: What is known of the images. It is kept with the splits that are scored, not with
             train, so that a change of it trains nothing anew.
 
@@ -136,6 +139,22 @@ def _with_statistics(directory: Path) -> dict[str, Any]:
     return content
 
 
+class _Place(NamedTuple):
+    """Where an image will lie in its split: see :class:`StoredImage`; its size by the header."""
+
+    image_id: str
+    offset: int
+    width: int
+    height: int
+
+
+class _Target(NamedTuple):
+    """Descriptors of the files of a split while threads write to them; None: it has no masks."""
+
+    images: int
+    masks: int | None
+
+
 def _write_pixels(
     layout: Layout, directory: Path, workers: int
 ) -> dict[str, dict[str, StoredImage]]:
@@ -153,28 +172,23 @@ def _write_pixels(
             (directory / split / IMAGES).open("wb") as images,
             (directory / split / MASKS).open("wb") if has_masks else nullcontext() as masks,
         ):
-            files = Target(images.fileno(), None if masks is None else masks.fileno())
+            files = _Target(images.fileno(), None if masks is None else masks.fileno())
             flushed = 0
 
-            def write_one(place: Place, target: Target = files) -> StoredImage | SegopsError:
+            def write(place: _Place, target: _Target = files) -> StoredImage | SegopsError:
                 try:
-                    return write(layout, place, target, only_check=bool(faults))
+                    return _write(layout, place, target, only_check=bool(faults))
                 except SegopsError as error:
                     return error
 
-            written: Iterator[StoredImage | SegopsError]
-            if workers > 1 and len(ids) >= MANY:
-                paths = [None if file is None else Path(file.name) for file in (images, masks)]
-                written = _in_processes(layout, ordered, paths, workers, write_one)
-            else:
-                written = pipelined(
-                    _places(layout, ordered),
-                    write_one,
-                    max(1, workers),
-                    WAITING * workers,
-                    size=partial(_pixels, layout),
-                    limit=PIXELS_AT_ONCE,
-                )
+            written = pipelined(
+                _places(layout, ordered),
+                write,
+                max(1, workers),
+                WAITING * workers,
+                size=lambda place: pixels_of(layout, place.image_id, (place.width, place.height)),
+                limit=PIXELS_AT_ONCE,
+            )
             progress = track(written, f"Packing {split}", len(ids))
             for image_id, entry in zip(ordered, progress, strict=True):
                 if isinstance(entry, SegopsError):
@@ -197,27 +211,6 @@ def _write_pixels(
                         flushed = end
     _refuse(layout, faults)
     return splits
-
-
-def _in_processes(
-    layout: Layout,
-    ids: Sequence[str],
-    files: Sequence[Path | None],
-    workers: int,
-    write_one: Callable[[Place], StoredImage | SegopsError],
-) -> Iterator[StoredImage | SegopsError]:
-    """Yield what becomes of images that other processes write; `write_one` writes the large ones.
-
-    Much of the work is short calls that hold Python's lock, for which threads wait.
-    """
-    places = list(_places(layout, ids))
-    written = write_apart(layout, places, files, workers, PIXELS_AT_ONCE)
-    for place, entry in zip(places, written, strict=True):
-        yield write_one(place) if entry is None else entry
-
-
-def _pixels(layout: Layout, place: Place) -> int:
-    return pixels_of(layout, place.image_id, (place.width, place.height))
 
 
 def _require_unknown(layout: Layout, splits: Mapping[str, Mapping[str, StoredImage]]) -> None:
@@ -259,7 +252,7 @@ def _refuse(layout: Layout, faults: Sequence[SegopsError]) -> None:
         )
 
 
-def _flush(files: Target) -> None:
+def _flush(files: _Target) -> None:
     """Wait until the disk has what is written, and take it out of the system's page cache.
 
     A store larger than memory would push out what other programs use, and a page that is used
@@ -273,10 +266,69 @@ def _flush(files: Target) -> None:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _places(layout: Layout, ids: Sequence[str]) -> Iterator[Place]:
+def _places(layout: Layout, ids: Sequence[str]) -> Iterator[_Place]:
     """The places of images one after the other."""
     offset = 0
     for image_id in ids:
         width, height = decoded_size(layout, layout.image_path(image_id))
-        yield Place(image_id, offset, width, height)
+        yield _Place(image_id, offset, width, height)
         offset += width * height
+
+
+def _write(layout: Layout, place: _Place, target: _Target, *, only_check: bool) -> StoredImage:
+    """Decode an image, then its mask, and write each to its place in the split `target`.
+
+    The image is gone before its mask is decoded. With `only_check` nothing is written, and all is
+    checked. Runs in a thread.
+    """
+    image_sha256, pixels = _write_image(layout, place, None if only_check else target)
+    width, height, mask_path = place.width, place.height, layout.mask_path(place.image_id)
+    if target.masks is None:
+        return StoredImage(height, width, place.offset, image_sha256, "", pixels)
+    content = read_content(mask_path)
+    mask = decode_classes(content, str(mask_path), layout.reading)
+    if mask.shape != (height, width):
+        raise SegopsError(
+            f"{place.image_id}: image of {width} x {height} pixels, mask of "
+            f"{mask.shape[1]} x {mask.shape[0]}; expected the same size. "
+            "Make the mask from this image again."
+        )
+    if not only_check:
+        for _ in _written(target.masks, place.offset, [mask]):
+            pass
+    return StoredImage(height, width, place.offset, image_sha256, sha256_bytes(content), pixels)
+
+
+def _write_image(layout: Layout, place: _Place, target: _Target | None) -> tuple[str, str | None]:
+    """Decode an image and write it; returns its hash and, where it was written, its pixels'."""
+    path, bands = layout.image_path(place.image_id), layout.reading.bands
+    parts: Iterable[NDArray[np.uint8]]
+    if bands.is_rgb:
+        content = read_content(path)
+        digest = sha256_bytes(content)
+        image = load_photograph(content, str(path), layout.reading.photographs)
+        size, parts = image.size, rgb_strips(image)
+    else:
+        pixels, digest, *_ = read_bands(layout, place.image_id)
+        size, parts = (pixels.shape[1], pixels.shape[0]), [pixels]
+    if size != (place.width, place.height):
+        raise SegopsError(f"{path}: changed while it was read. Pack the data again.")
+    if target is None:
+        return digest, None
+    written = _written(target.images, bands.total * place.offset, parts)
+    return digest, pixel_hash(written, *size)
+
+
+def _written(
+    file: int, place: int, parts: Iterable[NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Write arrays one after the other into an open file, from the byte `place` on.
+
+    Each is yielded when it is written.
+    """
+    for part in parts:
+        rest = part.reshape(-1).data
+        while rest:
+            written = os.pwrite(file, rest, place)
+            place, rest = place + written, rest[written:]
+        yield part

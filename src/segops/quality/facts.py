@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segops.children import MANY
 from segops.files import atomic_path
 from segops.progress import track
 from segops.quality.file_facts import GREY, read_apart, read_facts
@@ -27,6 +26,9 @@ from segops.voc.pixels import rgb_strips
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 MAX_WORKERS = 8
+MANY = 1000
+"""Images from which on processes read them; to start these takes longer than to read some hundred
+images."""
 
 SCHEMA = pa.schema(
     [

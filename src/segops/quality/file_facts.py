@@ -6,8 +6,12 @@ time.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segops.children import reply_to_items, shared_out
-from segops.files import sha256_bytes
+from segops.children import apart, reply, to_parent
+from segops.files import read_json, sha256_bytes
 from segops.quality.borders import count_pixels
 from segops.quality.duplicates import halved, perceptual_hash
 from segops.runtime.bands import false_colour
@@ -29,6 +33,7 @@ from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of
 from segops.voc.layout import Layout
 from segops.voc.pixels import four_bytes
+from segops.voc.reading import Reading
 from segops.words import counted
 
 SPARSE = 4
@@ -63,9 +68,18 @@ def read_apart(
     Raises:
         SegopsError: A process ended early; the message names the image that it was to read.
     """
-    request = layout.to_json() | {"limit": limit // processes}
-    for answer in shared_out(__name__, request, image_ids, processes):
-        yield answer["facts"]
+    request = {
+        "root": str(layout.root.absolute()),
+        "reading": asdict(layout.reading),
+        "limit": limit // processes,
+    }
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(apart(__name__, request | {"images": image_ids[first::processes]}))
+            for first in range(processes)
+        ]
+        for number, image_id in enumerate(image_ids):
+            yield reply(*readers[number % processes], image_id)["facts"]
 
 
 def _of_image(layout: Layout, image_id: str) -> dict[str, Any]:
@@ -172,16 +186,19 @@ def _of_file(
     return facts
 
 
-def _prepare(request: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
-    layout = Layout.from_json(request)
+def main() -> None:
+    """Read the images of a request, and print a line of JSON for each."""
+    request = read_json(Path(sys.argv[1]))
+    layout = Layout(Path(request["root"]), Reading.from_json(request["reading"]))
     cv2.setNumThreads(1)
-
-    def read(image_id: str) -> dict[str, Any]:
-        is_large = pixels_of(layout, image_id) > request["limit"]
-        return {"facts": None if is_large else read_facts(layout, image_id)}
-
-    return read
+    with to_parent() as channel:
+        for image_id in request["images"]:
+            is_large = pixels_of(layout, image_id) > request["limit"]
+            facts = None if is_large else read_facts(layout, image_id)
+            # NumPy's arrays and numbers become lists and numbers.
+            line = json.dumps({"facts": facts}, default=lambda one: one.tolist())
+            print(line, file=channel, flush=True)
 
 
 if __name__ == "__main__":
-    reply_to_items(_prepare)
+    main()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_file
@@ -51,20 +50,6 @@ class Layout:
     root: Path
     reading: Reading = READ_AS_SHIPPED
     unlabelled: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """What :meth:`from_json` takes in a process with another current directory."""
-        return {
-            "root": str(self.root.absolute()),
-            "reading": asdict(self.reading),
-            "unlabelled": self.unlabelled,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Layout:
-        """Make a layout of what :meth:`to_json` gives."""
-        reading = Reading.from_json(values["reading"])
-        return cls(Path(values["root"]), reading, values["unlabelled"])
 
     def image_path(self, image_id: str) -> Path:
         """Path of an image's photograph; ``ID.jpg`` where there is none."""

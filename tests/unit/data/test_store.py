@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops.data import packing
-from segops.data.packed_pixels import Place, write_apart
 from segops.data.packing import pack
-from segops.data.store import PackedStore, StoredImage
+from segops.data.store import PackedStore
 from segops.files import read_json, sha256_tree, write_json
 from segops.params.data import DataParams
 from segops.params.file import load_params
@@ -191,48 +190,7 @@ def test_other_data_than_was_validated_are_refused(small: Layout, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"voc", "packed"}
 
 
-@pytest.mark.parametrize("limit", [packing.PIXELS_AT_ONCE, 1])
-def test_processes_write_what_threads_write(
-    small: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
-    small.list_path("more").write_text("u0\nu1\n")
-    for number in range(2):
-        Image.fromarray(pair(50 + number)[0]).save(small.image_path(f"u{number}"))
-    monkeypatch.chdir(small.root.parent)
-    layout = Layout(Path(small.root.name), unlabelled="more")
-    pack(layout, tmp_path / "packed", VOC_CLASSES, workers=2)
-    before = sha256_tree(tmp_path / "packed")
-    monkeypatch.setattr(packing, "MANY", 2)
-    monkeypatch.setattr(packing, "PIXELS_AT_ONCE", limit)
-    pack(layout, Path("packed"), VOC_CLASSES, workers=2)
-    assert sha256_tree(tmp_path / "packed") == before
-
-
-def test_images_above_a_share_are_left_to_the_caller(small: Layout, tmp_path: Path) -> None:
-    places = [Place("t0", 0, 7, 5), Place("t1", 35, 7, 5)]
-    files = [tmp_path / "images.bin", None]
-    files[0].touch()
-    assert list(write_apart(small, places, files, 2, 2 * 34)) == [None, None]
-    first, second = write_apart(small, places, files, 2, 2 * 35)
-    assert isinstance(first, StoredImage)
-    assert isinstance(second, StoredImage)
-    assert (first.offset, second.offset) == (0, 35)
-    assert files[0].stat().st_size == 2 * 35 * 3
-
-
-def test_a_full_disk_is_told_by_the_process_that_meets_it(small: Layout, tmp_path: Path) -> None:
-    (tmp_path / "masks.bin").touch()
-    files = [Path("/dev/full"), tmp_path / "masks.bin"]
-    with pytest.raises(OSError, match="No space left") as caught:
-        list(write_apart(small, [Place("t0", 0, 7, 5)], files, 1, 1000))
-    assert caught.value.errno == errno.ENOSPC
-
-
-@pytest.mark.parametrize("many", [packing.MANY, 3])
-def test_all_bad_files_are_listed(
-    small: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
-) -> None:
-    monkeypatch.setattr(packing, "MANY", many)
+def test_all_bad_files_are_listed(small: Layout, tmp_path: Path) -> None:
     small.image_path("t1").unlink()
     small.image_path("t3").write_bytes(b"no image")
     small.mask_path("v0").write_bytes(encode_mask(pair(1, 4, 4)[1]))

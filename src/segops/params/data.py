@@ -121,7 +121,7 @@ class DataParams(Section):
         if not is_name or value.startswith((".", "-")) or PurePath(value).suffix.lower() != ".csv":
             raise ValueError(
                 "expected the name of a CSV file in the directory that data.path names, such as "
-                f"metadata.csv; found {value!r}"
+                "metadata.csv"
             )
         return value
 
@@ -163,10 +163,12 @@ class DataParams(Section):
     @field_validator("unlabelled")
     @classmethod
     def _list_of_its_own(cls, value: str | None) -> str | None:
-        if value is not None and (not is_id(value) or value.startswith("-")):
+        if value is not None and (
+            not is_id(value) or value.startswith("-") or value[-4:] == ".txt"
+        ):
             raise ValueError(
                 "expected the name of a list in ImageSets/Segmentation without .txt, such as "
-                f"unlabelled; found {value!r}"
+                "unlabelled"
             )
         if value in ALL_SPLITS:
             raise ValueError(

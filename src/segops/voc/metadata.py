@@ -130,7 +130,7 @@ def _read(layout: Layout, name: str) -> tuple[Metadata, list[str]]:
     if head[:1] != [ID] or not columns:
         return Metadata(), [
             f"its head is {', '.join(head) or 'empty'}; expected {ID} and then a name for each "
-            f"further column, as `{ID},camera,site`"
+            f"further column, separated by commas, as `{ID},camera,site`"
         ]
     faults += [f"column {place} has no name" for place, name in enumerate(head, 1) if not name]
     faults += [f"head: {fault}" for fault in _unfit(head)]
@@ -140,6 +140,7 @@ def _read(layout: Layout, name: str) -> tuple[Metadata, list[str]]:
     for number, row in enumerate(body, 2):
         if len(row) != len(head):
             faults.append(f"row {number} has {len(row)} cells; expected {len(head)}, as the head")
+            values.setdefault(row[0], ())  # its image has a row: one fault is told, not two
             continue
         faults += [f"row {number}: {fault}" for fault in _unfit(row)]
         if row[0] in values:

@@ -118,10 +118,11 @@ def test_a_list_that_is_not_there_is_named_with_its_parameter(layout: Layout) ->
         open_layout(layout.root, unlabelled=LIST)
 
 
-@pytest.mark.parametrize("name", ["val", "train", "test", "../more", "a/b", "-x", "", 7])
+@pytest.mark.parametrize("name", ["val", "train", "test", "../more", "a/b", "-x", "", 7, "m.txt"])
 def test_what_is_no_list_of_its_own_is_refused(name: str) -> None:
-    with pytest.raises(SegopsError, match=r"data\.unlabelled: "):
+    with pytest.raises(SegopsError, match=r"data\.unlabelled: ") as caught:
         parse_params({"data": {"unlabelled": name}})
+    assert str(caught.value).count("found") == 1
 
 
 def test_they_are_copied_with_the_data_set(layout: Layout, tmp_path: Path) -> None:

@@ -52,7 +52,6 @@ def test_all_faults_are_listed(layout: Layout) -> None:
         "row 6: '\\x07' holds control characters",
         f"row 6: {'v' * 100!r} exceeds 100 characters",
         "'x' is in no list of the data set; remove its row, or correct the id",
-        "'b' has no row",
     ]
     with pytest.raises(SegopsError) as error:
         read_metadata(layout, NAME)

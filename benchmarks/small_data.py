@@ -284,7 +284,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=256, help="of both sides, in pixels")
     parser.add_argument("--explore", type=float, help="share of train to hold out and to score")
     parser.add_argument("--least-images", type=int, default=10, help="of a class that counts")
-    parser.add_argument("--plain-lr", type=float, default=1e-3)
+    parser.add_argument("--plain-lr", type=float, default=3e-4)
     parser.add_argument("--plain-batch", type=int, default=8)
     parser.add_argument("--plain-scale", type=float, nargs=2, default=(0.5, 2.0))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="changes")

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with the parameters of published trainings and the mIoU they aim at.
+"""Recipes: YAML files with the parameters of a training, most with the published mIoU they aim at.
 
 Using a recipe writes its values into ``params.yaml``, which stays the only configuration.
 """

@@ -293,8 +293,20 @@ def test_recipes_without_a_figure_say_so_and_their_weights_are_free(name: str) -
     assert licences.published(model.encoder, model.encoder_weights) == licence
 
 
+def test_the_recipe_for_small_data_doubts_no_data(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        "data: {path: nowhere, classes: [background, crack]}\n"
+        "validate: {required_classes: [background]}\n"
+    )
+    found = recipes.find(ROOT, SMALL)
+    edit = recipes.put_over(tmp_path, found)
+    assert found.about.aim.miou is None
+    assert "benchmarks.small_data" in found.about.aim.source
+    assert recipes.doubts(tmp_path, found, edit.settings) == []
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [*ENCODERS, SMALL])
 def test_each_takes_steps_from_random_weights(name: str, job: Jobs) -> None:
     settings = recipes.put_over(ROOT, recipes.find(ROOT, name)).settings
     model, params = settings.model, settings.train

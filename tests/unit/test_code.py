@@ -54,7 +54,7 @@ DECISIVE_WORDS = {
     "segops.predict.trained": {"the value of a pixel is the class id"},
     "segops.quality.described": {"image and mask"},
     "segops.quality.runner": {"an error without a message"},
-    "segops.quality.facts": {"no such file", "cannot be read: "},
+    "segops.quality.file_facts": {"no such file", "cannot be read: "},
     "segops.train.engine": {"step "},
     "segops.voc.hashes": {" x "},
     "segops.train.hardware": {r"(\S+) does not have a deterministic implementation"},

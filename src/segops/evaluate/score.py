@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segops import files
+from segops.children import apart, last_words
 from segops.data.store import PackedStore
-from segops.evaluate.apart import apart, last_words
 from segops.metrics.counts import SplitCounts
 from segops.metrics.iou import class_pixels
 from segops.predict.bundle import read_bundle, weights_sha256

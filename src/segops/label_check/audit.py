@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from segops import files, paths
+from segops.data.packed_from import require_packed_from
 from segops.data.store import PackedStore
 from segops.evaluate.suspects import keep
 from segops.label_check.folds import Fold, divide, fold_bundle, for_folds
@@ -28,7 +29,6 @@ from segops.report.labels_page import LabelPicture, LabelRow, write_labels_page
 from segops.runtime.bands import false_colour
 from segops.runtime.errors import SegopsError
 from segops.tune.setup import open_store
-from segops.voc.hashes import files_hash
 from segops.voc.layout import VAL, open_layout
 from segops.words import counted
 
@@ -115,7 +115,7 @@ def audit_labels(
     """
     store = open_store(root)
     store.require_params(settings.data)
-    _require_present(root, settings, store)
+    require_packed_from(store, open_layout(root / settings.data.path, settings.data.reading))
     judging = _Judging(store, splits)
     left_out: tuple[str, ...] = ()
     digest: str | None = None
@@ -186,16 +186,6 @@ def _opened(bundle: Path, device: str, store: PackedStore) -> BundledPredictor:
         )
     predictor.require_channels(store.channels, str(bundle))
     return predictor
-
-
-def _require_present(root: Path, settings: Params, store: PackedStore) -> None:
-    """Raise a SegopsError where the packed data are not those of the data set's files."""
-    layout = open_layout(root / settings.data.path, settings.data.reading)
-    if files_hash(layout, store.class_names) != store.data_hash:
-        raise SegopsError(
-            f"{paths.PACKED}: packed from other files than {settings.data.path} holds now. "
-            "`dvc repro prepare` packs them again."
-        )
 
 
 def _seen(

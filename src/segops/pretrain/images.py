@@ -154,7 +154,13 @@ def _listed(directory: Path) -> list[Path]:
             f"pretrain.images: {directory}: no such directory. Expected images, or null for those "
             "of train."
         )
-    return list_images(directory)
+    found = list_images(directory)
+    if not found:
+        raise SegopsError(
+            f"pretrain.images: {directory}: holds no file. Expected images, or null for those of "
+            "train."
+        )
+    return found
 
 
 def _judged(store: PackedStore) -> set[str]:

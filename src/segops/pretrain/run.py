@@ -13,6 +13,7 @@ from segops import files, paths
 from segops.augment.policy import build_policy
 from segops.code import module_code
 from segops.data.datasets import CropDataset
+from segops.data.packed_from import require_packed_from
 from segops.data.store import PackedStore
 from segops.models.pretrained import normalisation
 from segops.params.augment import (
@@ -71,7 +72,8 @@ def run(root: Path, fresh: bool = False) -> Outcome:
         fresh: Start from the beginning in any case.
 
     Raises:
-        SegopsError: Parameters, images and machine do not allow it, or it diverged.
+        SegopsError: Parameters, images and machine do not allow it, the packed data are not those
+            of the data set, or it diverged.
     """
     settings = load_params(root)
     with files.exclusive(root / paths.STATE / "pretrain.lock", "a pretraining"):
@@ -161,10 +163,12 @@ def build_job(root: Path, settings: Params, images: Images, store: PackedStore) 
 
 
 def _images(root: Path, settings: Params, store: PackedStore) -> Images:
+    layout = open_layout(root / settings.data.path, settings.data.reading)
+    # Of a store of earlier data it would be another train, and another val that is left out.
+    require_packed_from(store, layout)
     directory = settings.pretrain.images
     if directory is None:
         return of_train(store)
-    layout = open_layout(root / settings.data.path, settings.data.reading)
     return of_folder(root / Path(directory).expanduser(), settings.data, store, layout)
 
 

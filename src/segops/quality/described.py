@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from segops.quality.facts import MISSING
+from segops.quality.file_facts import MISSING
 from segops.runtime.classes import VOID
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +28,9 @@ from segops.runtime.images import PIXELS_AT_ONCE
 from segops.runtime.rgb import strips
 from segops.threads import cores, pipelined
 from segops.voc.pixels import four_bytes
+
+if TYPE_CHECKING:  # a process that reads images needs no tables
+    import pandas as pd
 
 SIDE = 32
 """Side of the thumbnails, in pixels."""

@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from segops.files import atomic_path, sha256_bytes
+from segops.files import atomic_path
 from segops.progress import track
-from segops.quality.borders import count_pixels
-from segops.quality.duplicates import halved, perceptual_hash
-from segops.runtime.bands import false_colour
-from segops.runtime.classes import VOID
+from segops.quality.file_facts import GREY, read_apart, read_facts
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import (
-    PIXELS_AT_ONCE,
-    load_mask,
-    load_photograph,
-    read_content,
-    read_file,
-)
-from segops.runtime.masks import ids_of
-from segops.runtime.rgb import orientation
+from segops.runtime.images import PIXELS_AT_ONCE, load_photograph, read_content
 from segops.threads import cores, pipelined
 from segops.voc.bands import read_bands
 from segops.voc.decoding import pixels_of
 from segops.voc.hashes import HashRow, dataset_hash, pixel_hash
 from segops.voc.layout import SPLITS, Layout
-from segops.voc.pixels import four_bytes, rgb_strips
+from segops.voc.pixels import rgb_strips
 from segops.voc.reading import READ_AS_SHIPPED, Reading
-from segops.words import counted
 
 MAX_WORKERS = 8
-SPARSE = 4
-_GREY = "grey"
-"""Hash of an image in grey; it is not in the table."""
-MISSING = "no such file"
-"""The error of a listed file that does not exist."""
+MANY = 2000
+"""Images from which on processes read them: to start these takes as long as to read a thousand
+images."""
 
 SCHEMA = pa.schema(
     [
@@ -99,17 +81,14 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     """Read and fully decode every listed image and mask, in parallel.
 
     A file that is missing or cannot be decoded raises nothing; its row has an error. `workers` is
-    the number of decoding threads; None or 0: one per core, at most 8. They decode `PIXELS_AT_ONCE`
-    pixels at a time at most.
+    the number of decoding threads, or of processes from `MANY` images on; None or 0: one per core,
+    at most 8. They decode `PIXELS_AT_ONCE` pixels at a time at most.
 
     Returns:
         A row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
     """
     listed = [(image_id, split) for split, ids in layout.splits().items() for image_id in ids]
     unique = list(dict.fromkeys(image_id for image_id, _ in listed))
-
-    def read(image_id: str) -> dict[str, Any]:
-        return _image_facts(layout, image_id) | _mask_facts(layout, image_id)
 
     threads = workers or min(MAX_WORKERS, cores())
     pipeline = partial(
@@ -119,8 +98,17 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
         size=partial(pixels_of, layout),
         limit=PIXELS_AT_ONCE,
     )
-    results = track(pipeline(unique, read), "Scanning images", len(unique))
-    facts = dict(zip(unique, results, strict=True))
+    facts: dict[str, dict[str, Any]] = {}
+    by_threads = unique
+    if threads > 1 and len(unique) >= MANY:
+        read = zip(unique, read_apart(layout, unique, threads, PIXELS_AT_ONCE), strict=True)
+        found = dict(track(read, "Scanning images", len(unique)))
+        facts = {image_id: one for image_id, one in found.items() if one is not None}
+        by_threads = [image_id for image_id, one in found.items() if one is None]
+    results = track(
+        pipeline(by_threads, partial(read_facts, layout)), "Scanning images", len(by_threads)
+    )
+    facts |= zip(by_threads, results, strict=True)
     _add_pixel_hashes(layout, facts, pipeline)
     rows = [{"image_id": name, "split": split, **facts[name]} for name, split in listed]
     return _to_frame(pa.Table.from_pylist(rows, schema=SCHEMA))
@@ -163,99 +151,14 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _image_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    if not layout.reading.bands.is_rgb:
-        return _all_bands_facts(layout, image_id)
-
-    def decode(content: bytes, name: str) -> dict[str, Any]:
-        image = load_photograph(content, name, layout.reading.photographs)
-        return {
-            "width": image.width,
-            "height": image.height,
-            "channels": len(image.getbands()),
-            "mode": image.mode,
-            "orientation": orientation(image),
-            **_bands(image),
-            **_look(image),
-        }
-
-    return _file_facts("image", layout.root, layout.image_path(image_id), decode)
-
-
-def _all_bands_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    """The facts of an image that is not RGB, from all its files."""
-    path = layout.image_path(image_id)
-    facts: dict[str, Any] = {"image_path": path.relative_to(layout.root).as_posix()}
-    if not path.exists():
-        return facts | {"image_error": MISSING}
-    try:
-        image = read_bands(layout, image_id)
-    except SegopsError as error:
-        words = str(error).replace(f"{layout.root}{os.sep}", "")
-        return facts | {"image_error": words.removeprefix(f"{facts['image_path']}: ")}
-    height, width, channels = image.pixels.shape
-    sparse = image.pixels[::SPARSE, ::SPARSE].reshape(-1, channels)
-    return facts | {
-        "image_bytes": image.size,
-        "image_sha256": image.sha256,
-        "width": width,
-        "height": height,
-        "channels": channels,
-        "mode": counted(channels, "band"),
-        "orientation": image.orientation,
-        "band_means": sparse.mean(axis=0).tolist(),
-        "band_deviations": sparse.std(axis=0).tolist(),
-        **_look(Image.fromarray(false_colour(image.pixels))),
-    }
-
-
-def _mask_facts(layout: Layout, image_id: str) -> dict[str, Any]:
-    mask_ids = layout.reading.mask_ids
-
-    def decode(content: bytes, name: str) -> dict[str, Any]:
-        image = load_mask(content, name, layout.reading.photographs)
-        mask = ids_of(image, content, name)
-        pixels = count_pixels(mask_ids.labels(mask), mask_ids.number)
-        held = np.flatnonzero(pixels.all)
-        return {
-            "mask_width": mask.shape[1],
-            "mask_height": mask.shape[0],
-            "mask_mode": image.mode,
-            "label_ids": held,
-            "label_border": pixels.border[held],
-            "label_loose": pixels.loose[held],
-            "label_pixels": pixels.all[held],
-            "void_fraction": pixels.all[VOID] / mask.size,
-        }
-
-    return _file_facts("mask", layout.root, layout.mask_path(image_id), decode)
-
-
-def _bands(image: Image.Image) -> dict[str, Any]:
-    """Mean and deviation of the bands; none of a palette's indices or of more than 8 bits."""
-    if image.mode not in ("L", "RGB", "RGBA"):
-        return {}
-    size = (max(1, image.width // SPARSE), max(1, image.height // SPARSE))
-    sparse = image.resize(size, Image.Resampling.NEAREST)
-    pixels = four_bytes(sparse) if image.mode == "RGB" else np.asarray(sparse)
-    means, deviations = cv2.meanStdDev(pixels)
-    number = len(image.getbands())
-    return {"band_means": means[:number, 0], "band_deviations": deviations[:number, 0]}
-
-
-def _look(image: Image.Image) -> dict[str, Any]:
-    grey = halved(image)
-    return {"perceptual_hash": perceptual_hash(grey), _GREY: sha256_bytes(grey.tobytes())}
-
-
 def _add_pixel_hashes(
     layout: Layout, facts: dict[str, dict[str, Any]], pipeline: Callable[..., Iterator[Any]]
 ) -> None:
     """Add the pixel hash of every image that may have the pixels of another."""
     looks = {
-        image_id: (one.pop(_GREY), one["width"], one["height"])
+        image_id: (one.pop(GREY), one["width"], one["height"])
         for image_id, one in facts.items()
-        if _GREY in one
+        if GREY in one
     }
     times = Counter(looks.values())
     alike = [image_id for image_id, look in looks.items() if times[look] > 1]
@@ -274,22 +177,3 @@ def _add_pixel_hashes(
     hashes = track(pipeline(alike, read), "Comparing images", len(alike))
     for image_id, added in zip(alike, hashes, strict=True):
         facts[image_id] |= added
-
-
-def _file_facts(
-    kind: str, root: Path, path: Path, decode: Callable[[bytes, str], dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the facts of a file; `decode` raises if the content is unusable."""
-    name = path.relative_to(root).as_posix()
-    facts: dict[str, Any] = {f"{kind}_path": name}
-    try:
-        content = read_file(path)
-        facts |= {f"{kind}_bytes": len(content), f"{kind}_sha256": sha256_bytes(content)}
-        facts |= decode(content, name)
-    except FileNotFoundError:
-        facts[f"{kind}_error"] = MISSING
-    except OSError as error:
-        facts[f"{kind}_error"] = f"cannot be read: {error.strerror or error}"
-    except SegopsError as error:
-        facts[f"{kind}_error"] = str(error).removeprefix(f"{name}: ")
-    return facts

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from segops import logs
+from segops.children import to_parent
 from segops.runtime.errors import SegopsError, TransientError
 
 POLL_SECONDS = 1.5
@@ -173,8 +174,7 @@ def _may_pass(error: SegopsError) -> bool:
 
 def main() -> None:
     """Follow what standard input asks for; lines go to standard output, the log to the other."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries print
+    out = to_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if logs.wants_json():
         logs.use_json()

@@ -20,6 +20,7 @@ from segops.augment.policy import sample_seed
 from segops.data.datasets import TrainDataset, TrainSample, train_loader
 from segops.data.samplers import BatchStream, EpochSampler
 from segops.models.autoencoders import Autoencoder, build_autoencoder, encoder_weights
+from segops.models.loading import KEY as WEIGHTS_KEY
 from segops.models.pretrained import build_pretrained
 from segops.params.hardware import HardwareParams
 from segops.params.pretrain import PretrainParams
@@ -169,7 +170,8 @@ class _Pretraining:
     def __post_init__(self) -> None:
         job, fabric = self.job, self.fabric
         torch.manual_seed(job.params.seed)
-        segmenter = build_pretrained(job.spec, job.encoder_weights)
+        with _own_remedies():
+            segmenter = build_pretrained(job.spec, job.encoder_weights)
         self.network: Autoencoder = build_autoencoder(segmenter, job.spec.architecture, job.params)
         layout = choose_layout(job.train, self.network, fabric.device.type)
         self.network.to(fabric.device).to(memory_format=layout).train()
@@ -323,11 +325,12 @@ class _Pretraining:
 
 @contextmanager
 def _own_remedies() -> Iterator[None]:
-    """Name the parameters of section `pretrain` in an error that names those of `train`."""
+    """Name the parameters of section `pretrain` in an error that names those of others."""
     try:
         yield
     except SegopsError as error:
         words = str(error)
         for name in ("lr", "warmup_epochs", "epochs"):
             words = words.replace(f"train.{name}", f"pretrain.{name}")
+        words = words.replace(WEIGHTS_KEY, "pretrain.encoder_weights")
         raise SegopsError(words.replace(" and their masks", "")) from None

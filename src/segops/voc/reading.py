@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from segops.files import sha256_lines
 from segops.runtime.bands import RGB
@@ -57,6 +58,17 @@ class Reading:
     photographs: Photographs = AS_SHIPPED
     bands: Bands = Bands()
     mask_ids: MaskIds = AS_STORED
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Reading:
+        """Make one of what :func:`dataclasses.asdict` gives, also where lists are its tuples."""
+        bands, of_ids = values["bands"], values["mask_ids"]
+        ids = of_ids["ids"]
+        return cls(
+            Photographs(**values["photographs"]),
+            Bands(bands["channels"], tuple(bands["directories"])),
+            MaskIds(None if ids is None else tuple(map(tuple, ids)), tuple(of_ids["ignore"])),
+        )
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -96,6 +96,8 @@ def test_what_cannot_be_used_is_refused_by_name(
     with pytest.raises(SegopsError, match=r"pretrain\.images: .*folder: no such directory"):
         of_folder(folder, DATA, store, layout)
     folder.mkdir()
+    with pytest.raises(SegopsError, match=r"pretrain\.images: .*folder: holds no file"):
+        of_folder(folder, DATA, store, layout)
     shutil.copy(layout.image_path(layout.ids("val")[0]), folder)
     with pytest.raises(SegopsError, match="all 1 images are those of val or test"):
         of_folder(folder, DATA, store, layout)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from segops.files import sha256_file
 from segops.quality.facts import (
-    MISSING,
     SCHEMA,
     data_hash,
     empty_facts,
@@ -26,8 +25,13 @@ from segops.quality.facts import (
     split_hash,
     write_facts,
 )
+from segops.quality.file_facts import MISSING, read_apart
+from segops.runtime.errors import SegopsError
+from segops.runtime.images import PIXELS_AT_ONCE
 from segops.runtime.masks import read_mask, write_mask
 from segops.voc.layout import Layout, open_layout
+from segops.voc.mask_ids import MaskIds
+from segops.voc.reading import Reading
 
 NAMES = ("background", "cat")
 
@@ -87,6 +91,47 @@ def test_a_row_for_every_listed_image(tiny_voc: Path) -> None:
 def test_workers_change_nothing(tiny_voc: Path) -> None:
     layout = open_layout(tiny_voc)
     pd.testing.assert_frame_equal(scan(layout, workers=1), scan(layout, workers=4))
+
+
+@pytest.mark.parametrize("limit", [PIXELS_AT_ONCE, 1])
+def test_processes_read_what_threads_read(
+    tiny_voc: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+) -> None:
+    mapped = Reading(mask_ids=MaskIds(((0,), (1, 2), *((label,) for label in range(3, 22))), (9,)))
+    layout = open_layout(tiny_voc, mapped)
+    one, two, *_ = layout.ids("train")
+    layout.image_path(one).unlink()
+    layout.mask_path(two).write_bytes(b"\x89PNG nothing of the kind")
+    by_threads = scan(layout, workers=2)
+    monkeypatch.setattr("segops.quality.facts.MANY", 18)
+    monkeypatch.setattr("segops.quality.facts.PIXELS_AT_ONCE", limit)
+    monkeypatch.chdir(tiny_voc.parent)
+    relative = Layout(Path(tiny_voc.name), mapped)
+    pd.testing.assert_frame_equal(scan(relative, workers=2), by_threads)
+
+
+def test_images_above_a_share_are_left_to_the_caller(tiny_voc: Path) -> None:
+    layout = open_layout(tiny_voc)
+    ids = layout.ids("train")
+    Image.new("RGB", (200, 100)).save(layout.image_path(ids[1]))
+    found = dict(zip(ids, read_apart(layout, ids, 2, 2 * 100 * 100), strict=True))
+    assert [image_id for image_id, facts in found.items() if facts is None] == [ids[1]]
+
+
+def test_a_reader_that_ends_early_is_told_with_its_image(
+    tiny_voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = open_layout(tiny_voc)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, PIL.PngImagePlugin as png\n"
+        "png.PngImageFile.load = lambda self: os.kill(os.getpid(), 9)\n"
+    )
+    ids = layout.ids("train")
+    with pytest.raises(SegopsError, match=f"^{ids[0]}: the process .* ended with status -9"):
+        list(read_apart(layout, ids, 2, PIXELS_AT_ONCE))
 
 
 def test_pixels_are_hashed_where_another_image_may_have_them(tiny_voc: Path) -> None:

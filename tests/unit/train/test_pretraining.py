@@ -124,6 +124,16 @@ def test_a_warm_up_that_takes_all_steps_names_its_own_parameters(store: PackedSt
     assert " train." not in str(error.value)
 
 
+def test_weights_that_do_not_fit_name_its_own_parameter(store: PackedStore, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"no weights")
+    for weights in (str(torn), "imagnet"):
+        start = replace(job(store, "unet"), encoder_weights=weights)
+        with pytest.raises(SegopsError, match=r"^pretrain\.encoder_weights: ") as caught:
+            pretrain(start)
+        assert "model.encoder_weights" not in str(caught.value)
+
+
 def test_operations_without_a_deterministic_kernel_are_told(
     store: PackedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

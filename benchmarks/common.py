@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segops.augment.policy import build_policy
+from segops.data.imbalance import class_weights
 from segops.data.packing import pack
+from segops.data.selection_split import selection_split
 from segops.data.store import PackedStore
 from segops.params.file import Params, load_params
 from segops.progress import track
@@ -49,18 +51,30 @@ def generated_store(directory: Path, count: int, size: tuple[int, int] = (160, 1
 
 def job_of(settings: Params, store: PackedStore, directory: Path) -> Job:
     """A training of `settings` on `store`; what it writes goes to `directory`."""
-    model = settings.model
+    model, augment = settings.model, settings.augment
+    spec = ModelSpec(
+        model.architecture,
+        model.encoder,
+        len(VOC_CLASSES),
+        model.options,
+        output_stride=model.output_stride,
+        dropout=model.dropout,
+    )
+    ids, _ = selection_split(store.ids("train"), settings.train.selection_share)
     return Job(
         params=settings.train,
         hardware=settings.hardware,
-        spec=ModelSpec(model.architecture, model.encoder, len(VOC_CLASSES), model.options),
-        encoder_weights=None,
+        spec=spec,
+        encoder_weights=model.encoder_weights,
         store=store,
-        policy=build_policy(settings.augment),
+        policy=build_policy(augment),
         parts={},
         resume=directory / "resume",
         history=TrainingLog(directory / "history.jsonl", "benchmark", {}),
         auxiliary_weight=model.auxiliary_weight,
+        class_weights=class_weights(store, ids, settings.train.class_weights),
+        copy_paste=augment.copy_paste if augment.copy_paste.p else None,
+        background=settings.data.drawn.background,
     )
 
 

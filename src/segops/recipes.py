@@ -1,4 +1,4 @@
-"""Recipes: YAML files with the parameters of published trainings and the mIoU they aim at.
+"""Recipes: YAML files with the parameters of a training, most with the published mIoU they aim at.
 
 Using a recipe writes its values into ``params.yaml``, which stays the only configuration.
 """
@@ -52,12 +52,15 @@ class Needs(Section):
 
 
 class About(Section):
-    """The description of a recipe, and its differences from the published training."""
+    """The description of a recipe, and its differences from the published training.
+
+    Without `data` the recipe is for any data, and no figure belongs to it.
+    """
 
     title: str
     aim: Aim
     network: str
-    data: Needs
+    data: Needs | None
     differences: tuple[str, ...]
 
 
@@ -157,6 +160,8 @@ def doubts(root: Path, recipe: Recipe, settings: Params) -> list[str]:
     `settings` are the workspace's parameters with the recipe's values.
     """
     needs = recipe.about.data
+    if needs is None:
+        return []
     get = f"`{needs.get}` installs {needs.name}."
     try:
         layout = open_layout(root / settings.data.path, settings.data.reading)

@@ -115,6 +115,10 @@ ENCODERS: dict[str, tuple[str, str]] = {
 }
 
 
+SMALL = "small-data"
+"""The recipe of no publication, for any data."""
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The shipped parameters and recipes, with no data."""
@@ -133,7 +137,8 @@ def settings(name: str) -> Params:
 
 def test_there_are_these_recipes() -> None:
     found = {one.name for one in recipes.every(ROOT)}
-    assert found == {f"voc2012-{name}-r50" for name in NAMES} | set(DINOV2) | set(ENCODERS)
+    published = {f"voc2012-{name}-r50" for name in NAMES} | set(DINOV2) | set(ENCODERS)
+    assert found == published | {SMALL}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -288,8 +293,20 @@ def test_recipes_without_a_figure_say_so_and_their_weights_are_free(name: str) -
     assert licences.published(model.encoder, model.encoder_weights) == licence
 
 
+def test_the_recipe_for_small_data_doubts_no_data(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        "data: {path: nowhere, classes: [background, crack]}\n"
+        "validate: {required_classes: [background]}\n"
+    )
+    found = recipes.find(ROOT, SMALL)
+    edit = recipes.put_over(tmp_path, found)
+    assert found.about.aim.miou is None
+    assert "benchmarks.small_data" in found.about.aim.source
+    assert recipes.doubts(tmp_path, found, edit.settings) == []
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [*ENCODERS, SMALL])
 def test_each_takes_steps_from_random_weights(name: str, job: Jobs) -> None:
     settings = recipes.put_over(ROOT, recipes.find(ROOT, name)).settings
     model, params = settings.model, settings.train

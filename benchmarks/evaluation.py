@@ -2,7 +2,8 @@
 
 The whole evaluation is the evaluate stage: it counts, follows contours, looks at objects and
 calibration, keeps masks and errors, explains the worst images, and writes the page with its
-gallery. Alone, the same bundle predicts the same packed images to their masks (reading, upsampling
+gallery; speed and memory, whose measurement takes the same time for any number of images, are left
+out. Alone, the same bundle predicts the same packed images to their masks (reading, upsampling
 and argmax included) and throws the masks away. Each is a process of its own from start to end, so
 that imports and the loading of the network count in both; they are run in turn, so that both see
 the same machine. The images are generated ones of the size of VOC's photographs.
@@ -121,7 +122,7 @@ def seconds(program: str, root: Path, threads: int) -> float:
 
 def compare(root: Path, images: int, threads: int, rounds: int) -> None:
     """Run both in turn and print the medians and their ratio."""
-    changes = {"hardware": {"threads": threads}}
+    changes = {"hardware": {"threads": threads}, "evaluate": {"speed": False}}
     (root / "params.yaml").write_text(yaml.safe_dump(changes), encoding="utf-8")
     programs = {
         "evaluation": WHOLE,

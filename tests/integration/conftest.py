@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "train": {"epochs": 3, "batch_size": 4, "warmup_epochs": 0, "selection_share": 0.2},
     "predict": {},
     "export": {},
-    "evaluate": {"bootstrap_samples": 200},
+    "evaluate": {"bootstrap_samples": 200, "speed": False},
     "report": {"pictures": True},
     "registry": {"model": "segops"},
     "gate": {"min_miou": 0.0, "bootstrap_samples": 200},

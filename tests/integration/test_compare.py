@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -166,12 +167,19 @@ class TestComparison:
         page = (root / "page.html").read_text()
         assert all(name in page for name in found.names)
         assert found.opponents[0].evaluation["boundary"]["iou"] >= 0
+        assert [one["name"] for one in found.speeds] == list(found.names)
+        assert all(0 < one["milliseconds_p50"] < one["peak_mib"] for one in found.speeds)
+        assert "the models in turns" in page
+
+        made.set_params(root, evaluate={"speed": False})
 
         caplog.clear()
         back = compare(asked[::-1], root, root / "back.html")
         assert "Scoring" not in caplog.text
         assert back.opponents[0].miou.difference == -found.opponents[0].miou.difference
         assert back.evaluations == found.evaluations[::-1]
+        assert back.speeds == ()
+        assert 'id="speed"' not in (root / "back.html").read_text()
 
     def test_models_of_other_classes_or_that_saw_all_of_val_are_refused(
         self, root: Path, tmp_path: Path
@@ -266,10 +274,19 @@ class TestComparison:
         assert done.exit_code == 0
         assert "7 images of val, without 1 that a model was trained on" in done.output
         assert "+0.000 to +0.000" in done.output  # the same weights
+        assert "Speed and memory" in done.output
+        assert "peak MiB" in done.output
         assert "reports/comparison.html" in done.output
         page = (root / "reports/comparison.html").read_text()
         assert "leaky" in page
         assert "data:image/" in page
+        layer = re.compile(r'"(prediction|other0)": "([^"]+)"')
+        drawn = layer.findall(page)
+        assert len(drawn) == 2 * 7
+        assert {one for name, one in drawn if name == "other0"} == {
+            one for name, one in drawn if name == "prediction"
+        }
+        assert f"prediction of {leaky}" in page
         assert len(page.encode()) < 15_000_000
 
 

@@ -61,7 +61,9 @@ def test_a_new_row_is_computed_shown_and_recorded(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = made.make(tmp_path / "checkout")
-    made.set_params(root, evaluate={"bootstrap_samples": 100}, report={"pictures": False})
+    made.set_params(
+        root, evaluate={"bootstrap_samples": 100, "speed": False}, report={"pictures": False}
+    )
     made.train(root, 1)
     evaluate.run(root)
 

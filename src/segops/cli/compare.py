@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -67,9 +68,30 @@ def compare(
         )
     console.print(table)
     console.print(metrics_table(compared.names, compared.evaluations))
+    if compared.speeds:
+        console.print(_speed_table(compared.speeds))
     at = level(compared.opponents[0].confidence)
     console.say(f"Intervals: bootstrap over images at {at}; differences use the same resamples.")
     console.say(f"Page: {compared.page}")
+
+
+def _speed_table(speeds: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a model: time of an image, memory, parameters, size."""
+    table = Table(title="Speed and memory", title_justify="left")
+    table.add_column("model", overflow="fold")
+    for heading in ("p50, ms", "p95, ms", "peak MiB", "parameters", "bundle,\nMiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in speeds:
+        peak, parameters = one["peak_mib"], one["parameters"]
+        table.add_row(
+            one["name"],
+            f"{one['milliseconds_p50']:.1f}",
+            f"{one['milliseconds_p95']:.1f}",
+            "" if peak is None else f"{peak:.0f}",
+            "" if parameters is None else f"{parameters:,}",
+            f"{one['mib']:.1f}",
+        )
+    return table
 
 
 def _difference(opponent: Opponent) -> str:

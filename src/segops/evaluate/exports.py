@@ -1,4 +1,4 @@
-"""Parity: how the exports of a model predict beside the model itself, on the same images.
+"""How quickly a model predicts, and parity: how its exports predict beside it, on the same images.
 
 Each export is scored with its own runtime and by its whole path of prediction (windows, mirroring,
 scales), as the model was. An export that fails is not an error of the stage: it gets an error in
@@ -45,7 +45,7 @@ def judge(
     settings: EvaluateParams,
     threads: int | None,
 ) -> dict[str, Any]:
-    """Compare the workspace's exports with the model that they were made of.
+    """Measure a model's speed and memory, and compare the workspace's exports with it.
 
     Args:
         root: The workspace.
@@ -53,16 +53,17 @@ def judge(
         scores: Its scores on the split, with all masks.
         store: The packed data.
         split: The split.
-        settings: Level, resamples and seed of the paired bootstrap.
+        settings: Level, resamples and seed of the paired bootstrap, and whether to measure a model
+            that has no exports.
         threads: CPU threads; None: each runtime's own choice.
 
     Returns:
         Figures ready for JSON by the name of the form, and those of the model under `torch`; empty
-        where there is no export. `error` says why an export has no figures. The differences are the
-        export's minus the model's.
+        where nothing is to be measured. `error` says why an export has no figures. The differences
+        are the export's minus the model's. Beside exports the model is measured on the CPU too.
     """
     digests = exports(root)
-    if not digests:
+    if not digests and not settings.speed:
         return {}
     model = bundle, scores.bundle_digest
     found: dict[str, Any] = {
@@ -72,7 +73,8 @@ def judge(
             "error": None,
         }
     }
-    measure = partial(speed.measure, store=store, split=split, device="cpu", threads=threads)
+    device = "cpu" if digests else "auto"
+    measure = partial(speed.measure, store=store, split=split, device=device, threads=threads)
     for name, digest in digests.items():
         directory = root / paths.EXPORTS / name
         runtime, _, quantize = name.partition("-")
@@ -88,14 +90,28 @@ def judge(
             figures |= _parity(directory, digest, scores, bundle, store, split, settings, threads)
             model_timing, timing = measure([model, (directory, digest)])
             figures |= _times(timing)
-            found[TORCH] |= _times(model_timing)
+            found[TORCH] |= of_model(model_timing)
         except SegopsError as error:
             figures["error"] = str(error)
             log.warning("%s: %s", directory, error)
         found[name] = figures
     if "milliseconds_p50" not in found[TORCH]:
-        found[TORCH] |= _times(*measure([model]))
+        found[TORCH] |= of_model(*measure([model]))
     return found
+
+
+def of_model(timing: speed.Timing) -> dict[str, Any]:
+    """Speed and memory of a model as the evaluation page shows them."""
+    return {
+        **_times(timing),
+        "images_per_second": 1000 / timing.milliseconds,
+        "device_peak_mib": timing.device_peak_mib,
+        "device": timing.device,
+        "threads": timing.threads,
+        "parameters": timing.parameters,
+        "multiply_adds": timing.multiply_adds,
+        "size": list(timing.size),
+    }
 
 
 def _times(timing: speed.Timing) -> dict[str, Any]:
@@ -160,6 +176,8 @@ def compared(ours: Scores, model: Scores, settings: EvaluateParams) -> dict[str,
 
 def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures of :func:`judge` as rows of a table, the model first; empty without exports."""
+    if set(found) <= {TORCH}:
+        return []
     names = sorted(found, key=lambda name: (name != TORCH, name))
     return [{"name": name, **found[name]} for name in names]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -87,8 +87,12 @@ def _worst_of_each(errors: pd.DataFrame) -> Iterator[str]:
         yield from ordered.loc[place == number, "image_id"].astype(str)
 
 
-def gallery(scores: Scores, store: PackedStore) -> Iterator[GalleryPicture]:
+def gallery(
+    scores: Scores, store: PackedStore, others: Sequence[Scores] = ()
+) -> Iterator[GalleryPicture]:
     """Yield the images of the gallery with all that the page shows of them, the worst first.
+
+    `others` are scores of further models on the same images, whose predictions are shown too.
 
     Raises:
         SegopsError: The masks were not kept.
@@ -108,6 +112,7 @@ def gallery(scores: Scores, store: PackedStore) -> Iterator[GalleryPicture]:
             confidence=scores.confidences[image_id],
             activation=scores.activation(image_id),
             explained=None if explained is None else scores.class_names[explained],
+            others=tuple(one.prediction(image_id) for one in others),
         )
 
 

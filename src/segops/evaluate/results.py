@@ -17,8 +17,10 @@ from segops.evaluate.pictures import gallery
 from segops.evaluate.places import SUSPECTED, find_places, suspected_place
 from segops.evaluate.subsets import subset_places
 from segops.evaluate.suspects import label_errors
+from segops.predict.bundle import TORCH
 from segops.report.evaluation_page import (
     IMAGES_SHOWN,
+    NAME,
     occurring,
     row_shares,
     write_evaluation_page,
@@ -62,7 +64,7 @@ def write_results(
         settings: Level, resamples and seed of the intervals.
         pictures: Whether the page shows photographs.
         registered: Name of the registered model, for the page.
-        parity: What :func:`segops.evaluate.exports.judge` says of its exports.
+        parity: What :func:`segops.evaluate.exports.judge` says of it and its exports.
         corrupted: What :func:`segops.evaluate.robustness.robustness` says, where it was asked for.
 
     Raises:
@@ -102,6 +104,7 @@ def write_results(
         evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         registered=registered,
         classes=scores.classes,
+        speeds=[{"name": NAME, **parity[TORCH]}] if parity else (),
         exports=exports.rows(parity),
         images=images if pictures else (),
         places=places,

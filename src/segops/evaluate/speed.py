@@ -17,20 +17,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segops.children import apart, reply, to_parent
 from segops.data.store import PackedStore
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.threads import cores
+from segops.words import MIB
+
+if TYPE_CHECKING:
+    from segops.predict.bundle import BundledPredictor
 
 IMAGES = 4
 FEWEST, MOST = 7, 101
 SECONDS = 1.5
 """Passes of each model: as many as take so long, within these bounds; an odd number."""
+NO_NETWORK: dict[str, int | None] = {"parameters": None, "multiply_adds": None}
+"""What is counted of an export, whose runtime does not say."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,29 @@ class Timing:
         p50: Median over all predictions, in milliseconds.
         p95: Their 95th percentile.
         peak_mib: Most memory that the process had, MiB; None where the system does not say.
+        device_peak_mib: Most memory of the graphics card that torch had taken, MiB; None on a CPU.
         images: Number of images of a pass.
         passes: Number of passes; two before them warm up.
         device: Torch device.
         threads: CPU threads of torch.
+        parameters: Number of the network's parameters; None for an export.
+        multiply_adds: Multiplications, each with its addition, of all convolutions and matrix
+            products of predicting the first image; None for an export.
+        size: Height and width of the first image, pixels.
     """
 
     milliseconds: float
     p50: float
     p95: float
     peak_mib: float | None
+    device_peak_mib: float | None
     images: int
     passes: int
     device: str
     threads: int
+    parameters: int | None
+    multiply_adds: int | None
+    size: tuple[int, int]
 
 
 def measure(
@@ -103,19 +119,23 @@ def measure(
             # Each model is as often the first of a round as the last.
             for worker, own in turns if number % 2 else turns[::-1]:
                 own.append(worker.ask()["each"])
-        peaks = [worker.ask()["peak_mib"] for worker in workers]
+        last = [worker.ask() for worker in workers]
     return [
         Timing(
             milliseconds=1000 * statistics.median(map(statistics.mean, own)),
             p50=1000 * float(np.quantile(own, 0.5)),
             p95=1000 * float(np.quantile(own, 0.95)),
-            peak_mib=peak,
+            peak_mib=peaks["peak_mib"],
+            device_peak_mib=peaks["device_peak_mib"],
             images=len(request["images"]),
             passes=passes,
             device=facts["device"],
             threads=facts["threads"],
+            parameters=facts["parameters"],
+            multiply_adds=facts["multiply_adds"],
+            size=store.size(request["images"][0]),
         )
-        for facts, (_, own), peak in zip(started, turns, peaks, strict=True)
+        for facts, (_, own), peaks in zip(started, turns, last, strict=True)
     ]
 
 
@@ -182,14 +202,41 @@ def _serve(request: dict[str, Any], channel: TextIO) -> None:
 
     each()  # the first pass takes longer
     facts = {
+        **(_network(predictor, images[0]) if uses_torch else NO_NETWORK),
         "device": str(predictor.device),
         "threads": threads or cores(),
         "seconds": sum(each()),
     }
     print(json.dumps(facts), file=channel, flush=True)
     for _ in sys.stdin:
-        answer = {"each": each(), "peak_mib": peak_mib()}
+        answer = {
+            "each": each(),
+            "peak_mib": peak_mib(),
+            "device_peak_mib": _device_peak_mib(predictor) if uses_torch else None,
+        }
         print(json.dumps(answer), file=channel, flush=True)
+
+
+def _network(predictor: BundledPredictor, image: NDArray[np.uint8]) -> dict[str, int | None]:
+    """Count the network's parameters, and the multiplications of predicting an image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        parameters = sum(one.numel() for one in predictor.network.parameters())
+    except SegopsError:  # the code of an old bundle does not give its network away
+        return NO_NETWORK
+    with FlopCounterMode(display=False) as counter:
+        predictor.predict_mask(image)
+    # It counts a multiplication and its addition as two.
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+
+
+def _device_peak_mib(predictor: BundledPredictor) -> float | None:
+    import torch
+
+    if predictor.device.type != "cuda":
+        return None
+    return float(torch.cuda.max_memory_allocated(predictor.device)) / MIB
 
 
 def peak_mib() -> float | None:

@@ -19,6 +19,11 @@ class EvaluateParams(Section):
         0.95, description="Level of the interval."
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the bootstrap.")
+    speed: bool = Field(
+        True,
+        description="Measure the time and the memory of a prediction too. They are different each "
+        "time and decide nothing. A model with exports is measured in any case.",
+    )
     robustness: bool = Field(
         False,
         description="Score the images of val under 15 corruptions in three strengths too, such as "

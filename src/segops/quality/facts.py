@@ -26,8 +26,8 @@ from segops.voc.pixels import rgb_strips
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 MAX_WORKERS = 8
-MANY = 1000
-"""Images from which on processes read them; to start these takes longer than to read some hundred
+MANY = 2000
+"""Images from which on processes read them: to start these takes as long as to read a thousand
 images."""
 
 SCHEMA = pa.schema(

@@ -16,10 +16,12 @@ import segops
 from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate.comparison import oppose
+from segops.evaluate.exports import of_model
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.evaluate.score import EXPLAINED, Scores, read_scores, score
-from segops.params.file import load_params
+from segops.evaluate.speed import measure
+from segops.params.file import Params, load_params
 from segops.predict.seen import of_store, seen_images
 from segops.release.named_models import NamedModel, open_models
 from segops.report.evaluation_page import write_evaluation_page
@@ -43,6 +45,8 @@ class Compared:
         names: The models' names, in the order of the command line.
         evaluations: Their evaluations, in the form of ``metrics/evaluation.json``.
         opponents: All models but the first, with the first model's difference to each.
+        speeds: Speed and memory of each model with its `name` and `mib`, the size of its bundle;
+            see :func:`segops.evaluate.exports.of_model`. Empty where `evaluate.speed` is false.
         images: Number of scored images of val.
         excluded: Number of images left out because a model was trained on them.
         page: The page.
@@ -51,6 +55,7 @@ class Compared:
     names: tuple[str, ...]
     evaluations: tuple[Mapping[str, Any], ...]
     opponents: tuple[Opponent, ...]
+    speeds: tuple[Mapping[str, Any], ...]
     images: int
     excluded: int
     page: Path
@@ -80,17 +85,9 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
     settings, store = load_params(root), PackedStore(root / paths.PACKED)
     with open_models(references, root) as models:
         excluded = _trained_on(store, models)
+        shown, threads = settings.report.pictures, settings.hardware.threads
         scored = [
-            _scored(
-                root,
-                model,
-                store,
-                excluded,
-                settings.hardware.threads,
-                # The page shows the first model's pictures.
-                pictures=settings.report.pictures and place == 0,
-            )
-            for place, model in enumerate(models)
+            _scored(root, model, store, excluded, threads, pictures=shown) for model in models
         ]
         evaluations = [evaluation(scores, store, VAL, settings.evaluate) for scores in scored]
         first = scored[0]
@@ -110,23 +107,26 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             )
             for model, scores, tree in zip(models[1:], scored[1:], evaluations[1:], strict=True)
         )
+        speeds = _speeds(models, store, settings)
         write_evaluation_page(
             page,
             evaluations[0],
             first.confusion,
-            gallery(first, store) if settings.report.pictures else (),
+            gallery(first, store, scored[1:]) if shown else (),
             None,
             opponents,
             name=models[0].name,
             about=models[0].about,
             evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             classes=first.classes,
+            speeds=speeds,
         )
         _prune(root)
     return Compared(
         names=tuple(model.name for model in models),
         evaluations=tuple(evaluations),
         opponents=opponents,
+        speeds=speeds,
         images=len(first.images),
         excluded=len(first.excluded),
         page=page,
@@ -210,6 +210,24 @@ def _scored(
         exclude_sha256=excluded,
         masks=pictures,
         explain=EXPLAINED if pictures else 0,
+    )
+
+
+def _speeds(
+    models: Sequence[NamedModel], store: PackedStore, settings: Params
+) -> tuple[dict[str, Any], ...]:
+    """Measure the models in turns; none where `evaluate.speed` is false."""
+    if not settings.evaluate.speed:
+        return ()
+    timings = measure(
+        [(one.bundle, one.bundle_digest) for one in models],
+        store,
+        VAL,
+        threads=settings.hardware.threads,
+    )
+    return tuple(
+        {"name": one.name, "mib": one.mib, **of_model(timing)}
+        for one, timing in zip(models, timings, strict=True)
     )
 
 

@@ -2,16 +2,114 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
+from segops import files, paths
+from segops.record.lineage import tag
+from segops.record.tracking import Store
+from segops.release.ledger import Ledger
+from segops.release.paired_counts import recorded_counts
+from segops.release.versions import Version
 from segops.report.html import percent
+from segops.runtime.errors import SegopsError
 from segops.words import counted
 
 SHOWN = 4
 """Most classes whose share is told."""
+log = logging.getLogger("segops")
+
+
+class RecordedData:
+    """What the record holds of the data of versions; each data set is asked for once.
+
+    Args:
+        ledger: The ledger of the model.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._verdicts: dict[str, dict[str, Any]] = {}
+        self._counts: dict[str, pd.DataFrame] = {}
+
+    def verdict(self, version: Version) -> dict[str, Any]:
+        """Return the validation's verdict on a version's data; empty where there is none.
+
+        Raises:
+            MlflowException: The run is gone, or MLflow does not answer.
+        """
+        data = version.tags.get(tag("data_hash"), "")
+        if data not in self._verdicts:
+            trees = map(tree, contents(self._ledger, version, paths.VERDICT))
+            found = next((one for one in trees if one.get("data_hash") == data), {})
+            if not found:
+                return {}
+            self._verdicts[data] = found
+        return self._verdicts[data]
+
+    def since(self, old: Version, new: Version) -> str | None:
+        """Return how the data of two versions differ; None where they do not, or none can tell."""
+        try:
+            hashes = [one.tags.get(tag("data_hash")) for one in (old, new)]
+            if hashes[0] == hashes[1] or not all(hashes):
+                return None
+            was, now = (self.verdict(one) for one in (old, new))
+            if not (was and now):
+                return None
+            before, after = self._val(old), self._val(new)
+            return words(was, now, None if before is None or after is None else (before, after))
+        except (MlflowException, SegopsError, OSError, LookupError, ValueError) as error:
+            log.debug("How the data of version %s differ is not known: %s", old.number, error)
+            return None
+
+    def _val(self, version: Version) -> pd.DataFrame | None:
+        """Return counts on the val of a version; what they say of its truth is of every model."""
+        val = version.tags.get(tag("val_hash"), "")
+        if val not in self._counts:
+            counts = recorded_counts(self._ledger.store, version, val)
+            if counts is None:
+                return None
+            self._counts[val] = counts
+        return self._counts[val]
+
+
+def contents(ledger: Ledger, version: Version, path: Path) -> Iterator[bytes]:
+    """Yield a file of the workspace, then that of the version's run, each where it is there.
+
+    Raises:
+        MlflowException: The run is gone, or MLflow does not answer.
+    """
+    local = ledger.root / path
+    if local.is_file():
+        yield local.read_bytes()
+    held = read(ledger.store, version.run_id, path)
+    if held is not None:
+        yield held
+
+
+def tree(content: bytes) -> dict[str, Any]:
+    """Return a JSON object; empty where it is none."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read(store: Store, run_id: str, path: Path) -> bytes | None:
+    """Return the content of a run's artifact, or None where it has none."""
+    listed = store.client.list_artifacts(run_id, path.parent.as_posix())
+    if path.as_posix() not in {file.path for file in listed}:
+        return None
+    with files.scratch() as scratch:
+        local = store.client.download_artifacts(run_id, path.as_posix(), str(scratch))
+        return Path(local).read_bytes()
 
 
 def words(

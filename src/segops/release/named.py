@@ -139,23 +139,15 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
     default = ("ledger, which was tampered with",) if words is None else ()
     for number, word in (words or {}).items():
         by_version[number].append(word)
-    token: str | None = None
-    while True:
-        page = store.client.search_model_versions(
-            f"name = '{model}'", max_results=PAGE, page_token=token
-        )
-        for entity in page:
-            version = Version(str(entity.version), str(entity.run_id or ""), dict(entity.tags))
-            pin = ("pinned",) if PIN in version.tags else ()
-            other = () if version.bundle_digest else (NOT_OURS,)
-            names = (*by_version[version.number], *pin, *default, *other)
-            yield Held(
-                model, version, entity.creation_timestamp / 1000, str(entity.model_id or ""),
-                str(entity.source), names,
-            )  # fmt: skip
-        token = page.token
-        if not token:
-            return
+    for entity in versions.listed(store, model):
+        version = versions.of_entity(entity)
+        pin = ("pinned",) if PIN in version.tags else ()
+        other = () if version.bundle_digest else (NOT_OURS,)
+        names = (*by_version[version.number], *pin, *default, *other)
+        yield Held(
+            model, version, entity.creation_timestamp / 1000, str(entity.model_id or ""),
+            str(entity.source), names,
+        )  # fmt: skip
 
 
 def by_ledger(store: Store, root: Path, model: str) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.params.file import load_params
-from segops.predict.bundle import read_bundle
+from segops.predict.bundle import read_bundle, size
 from segops.record import artifact
 from segops.record.tracking import Store, is_missing, session
 from segops.release import versions
@@ -24,6 +24,7 @@ from segops.release.resolve import find_version, parsed
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 from segops.runtime.errors import SegopsError
+from segops.words import MIB
 
 WORKSPACE = "workspace"
 """Reference to the workspace's own model."""
@@ -46,6 +47,7 @@ class NamedModel:
         class_names: Its classes in id order.
         described: Content of its ``model.json``.
         about: Its network in words.
+        mib: Size of its files, MiB.
     """
 
     name: str
@@ -54,6 +56,7 @@ class NamedModel:
     class_names: tuple[str, ...]
     described: Mapping[str, Any]
     about: str
+    mib: float
 
 
 @contextmanager
@@ -100,6 +103,7 @@ def _named_model(name: str, bundle: Path) -> NamedModel:
         class_names=tuple(described["class_names"]),
         described=described,
         about=network_words(described),
+        mib=size(held) / MIB,
     )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -18,10 +16,11 @@ from segops.record import runs
 from segops.record.lineage import tag
 from segops.record.tracking import Store
 from segops.record.update import EVALUATED_AS
-from segops.release import data_since, releases, reproductions, versions
+from segops.release import releases, reproductions, versions
 from segops.release.card import Facts, description, page, worst_classes
+from segops.release.chain import Entry
+from segops.release.data_since import RecordedData, contents, read, tree
 from segops.release.ledger import Ledger
-from segops.release.paired_counts import recorded_counts
 from segops.release.versions import Version
 from segops.report.card_pictures import Picture, pictures
 from segops.runtime.errors import SegopsError
@@ -75,21 +74,19 @@ def make(ledger: Ledger, version: Version, stated: CardParams) -> Card:
     evaluation = _evaluation(ledger, version)
     shown: list[Picture] = []
     if stated.pictures and evaluation:
-        held = _read(store, version.run_id, paths.EVALUATION_PAGE)
+        held = read(store, version.run_id, paths.EVALUATION_PAGE)
         shown = pictures((held or b"").decode(errors="replace"), worst_classes(evaluation))
     decision = releases.last_decision(entries, version.number)
-    champion = decision and decision.details.get("champion")
+    data = RecordedData(ledger)
     facts = Facts(
         model=ledger.model,
         number=version.number,
         tags={**run.data.tags, **version.tags},
         params=run.data.params,
         epochs=run.data.metrics,
-        verdict=_verdict(ledger, version),
+        verdict=data.verdict(version),
         evaluation=evaluation,
-        data_since=_data_since(
-            ledger, version, champion or releases.read(entries).before(version.number)
-        ),
+        data_since=_data_since(ledger, version, data, decision),
         decision=decision,
         withdrawn=releases.read(entries).withdrawn.get(version.number),
         machines=reproductions.machines(entries).get(version.number, ()),
@@ -148,69 +145,27 @@ def _evaluation(ledger: Ledger, version: Version) -> dict[str, Any]:
 
     The workspace's is the same where it has the recorded digest; reading it is quicker.
     """
-    for content in _contents(ledger, version, paths.EVALUATION):
+    for content in contents(ledger, version, paths.EVALUATION):
         if files.sha256_bytes(content) == version.tags.get(EVALUATED_AS):
-            return _tree(content)
+            return tree(content)
     return {}
 
 
-def _verdict(ledger: Ledger, version: Version) -> dict[str, Any]:
-    """Return the validation's verdict on the version's data; empty where there is none."""
-    for content in _contents(ledger, version, paths.VERDICT):
-        tree = _tree(content)
-        if tree.get("data_hash") == version.tags.get(tag("data_hash")):
-            return tree
-    return {}
-
-
-def _data_since(ledger: Ledger, version: Version, champion: str | None) -> tuple[str, str] | None:
+def _data_since(
+    ledger: Ledger, version: Version, data: RecordedData, decision: Entry | None
+) -> tuple[str, str] | None:
     """Return the champion before the version and how its data differ; None where nothing is known.
 
     A card does without it where the record of the champion cannot be read.
     """
+    champion = decision and decision.details.get("champion")
+    champion = champion or releases.read(ledger.entries()).before(version.number)
     if champion is None:
         return None
     try:
         old = versions.get(ledger.store, ledger.model, champion)
-        hashes = [one.tags.get(tag("data_hash")) for one in (old, version)]
-        was, now = (_verdict(ledger, one) for one in (old, version))
-        if hashes[0] == hashes[1] or not (all(hashes) and was and now):
-            return None
-        before, after = (
-            recorded_counts(ledger.store, one, one.tags.get(tag("val_hash"), ""))
-            for one in (old, version)
-        )
-        counts = None if before is None or after is None else (before, after)
-        return champion, data_since.words(was, now, counts)
-    except (MlflowException, SegopsError, OSError, LookupError, ValueError) as error:
+    except MlflowException as error:
         log.debug("How the data of version %s differ is not known: %s", champion, error)
         return None
-
-
-def _contents(ledger: Ledger, version: Version, path: Path) -> Iterator[bytes]:
-    """Yield a file of the workspace, then that of the run, each where it is there."""
-    local = ledger.root / path
-    if local.is_file():
-        yield local.read_bytes()
-    held = _read(ledger.store, version.run_id, path)
-    if held is not None:
-        yield held
-
-
-def _tree(content: bytes) -> dict[str, Any]:
-    """Return a JSON object; empty where it is none: what a card lacks is not stated in it."""
-    try:
-        tree = json.loads(content)
-    except ValueError:
-        return {}
-    return tree if isinstance(tree, dict) else {}
-
-
-def _read(store: Store, run_id: str, path: Path) -> bytes | None:
-    """Return the content of a run's artifact, or None where it has none."""
-    listed = store.client.list_artifacts(run_id, path.parent.as_posix())
-    if path.as_posix() not in {file.path for file in listed}:
-        return None
-    with files.scratch() as scratch:
-        local = store.client.download_artifacts(run_id, path.as_posix(), str(scratch))
-        return Path(local).read_bytes()
+    changed = data.since(old, version)
+    return None if changed is None else (champion, changed)

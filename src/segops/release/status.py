@@ -47,12 +47,14 @@ class Event:
         what: What happened, in words.
         version: The version concerned.
         reason: The reason in words.
+        by: Who or what did it.
     """
 
     time: str
     what: str
     version: str
     reason: str
+    by: str
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def events(entries: Sequence[Entry]) -> list[Event]:
         else:
             ended = " (abandoned)" if entry.kind == "abandoned" else ""
             what = f"{WORDS[entry.verdict]}{ended}"
-        happened.append(Event(entry.time, what, entry.version, entry.reason))
+        happened.append(Event(entry.time, what, entry.version, entry.reason, entry.by))
     return happened
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlflow.entities.model_registry import ModelVersion
@@ -19,6 +19,7 @@ CHALLENGER = "challenger"
 CANDIDATE = "candidate"
 ALIASES = (CHAMPION, PREVIOUS, CANDIDATE, CHALLENGER)
 WITHDRAWN = tag("withdrawn")
+PAGE = 500
 NO_VALUE = "none"
 """Value of a score's tag when the present images give no score."""
 
@@ -102,7 +103,27 @@ def get(store: Store, model: str, number: str) -> Version:
     Raises:
         MlflowException: There is no such version, or the registry does not answer.
     """
-    return _version(store.client.get_model_version(model, number))
+    return of_entity(store.client.get_model_version(model, number))
+
+
+def listed(store: Store, model: str) -> Iterator[ModelVersion]:
+    """Yield the versions of a model as MLflow holds them, the first one first.
+
+    Raises:
+        MlflowException: The registry does not answer.
+    """
+    token: str | None = None
+    while True:
+        page = store.client.search_model_versions(
+            f"name = '{model}'",
+            max_results=PAGE,
+            order_by=["version_number ASC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def find(store: Store, model: str, bundle_digest: str) -> Version | None:
@@ -119,7 +140,7 @@ def find(store: Store, model: str, bundle_digest: str) -> Version | None:
     matching = store.client.search_model_versions(
         f"name = '{model}' AND tags.`{tag('bundle_digest')}` = '{bundle_digest}'"
     )
-    ready = [_version(entity) for entity in matching if entity.status == "READY"]
+    ready = [of_entity(entity) for entity in matching if entity.status == "READY"]
     return min(ready, key=lambda version: int(version.number), default=None)
 
 
@@ -152,5 +173,6 @@ def set_alias(store: Store, model: str, alias: str, number: str | None) -> None:
         store.client.set_registered_model_alias(model, alias, number)
 
 
-def _version(entity: ModelVersion) -> Version:
+def of_entity(entity: ModelVersion) -> Version:
+    """Return what segops needs of a version of MLflow's."""
     return Version(str(entity.version), str(entity.run_id or ""), dict(entity.tags))

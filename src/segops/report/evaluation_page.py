@@ -64,6 +64,7 @@ def write_evaluation_page(
     evaluated: str = "",
     registered: str = "",
     classes: Classes | None = None,
+    speeds: Sequence[Mapping[str, Any]] = (),
     exports: Sequence[Mapping[str, Any]] = (),
     images: Sequence[ImageRow] = (),
     places: Mapping[str, Place] | None = None,
@@ -88,6 +89,8 @@ def write_evaluation_page(
         registered: Name of the registered model that it is or may become a version of.
         classes: The classes with their colours and background; None: as `evaluation` says, in VOC's
             colours.
+        speeds: Speed and memory of the models that were measured, with `name` and `mib`, the size
+            of the bundle; see :func:`segops.evaluate.exports.of_model`.
         exports: Parity of its exports, the model first; see :mod:`segops.evaluate.exports`.
         images: Figures of every image, the worst first; the page shows :data:`IMAGES_SHOWN`.
         places: The images that figures come from, by the key of the figure; see
@@ -134,6 +137,7 @@ def write_evaluation_page(
         "labels": labels,
         "places": _places_data(linked),
         "curves": _curves(learning_curves),
+        "speeds": speeds,
         "exports": exports,
         "images": images[:IMAGES_SHOWN],
         "images_in_all": len(images),

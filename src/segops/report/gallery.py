@@ -56,6 +56,7 @@ class Gallery:
         data: JSON, an array with one object a picture; safe inside a script element.
         colours: Entries of the legend for the ids in the masks shown.
         explained: Whether any picture has an activation map.
+        others: How many opponents' predictions the pictures have.
     """
 
     total: int
@@ -63,6 +64,7 @@ class Gallery:
     data: Markup
     colours: list[dict[str, Any]]
     explained: bool
+    others: int = 0
 
 
 def picture_budget(bare: str) -> int:
@@ -77,36 +79,37 @@ def gallery(pictures: Iterable[GalleryPicture], classes: Classes, budget: int) -
     """
     texts: list[str] = []
     ids: set[int] = set()
-    total, left, explained = 0, budget - 2, False
+    total, left, explained, others = 0, budget - 2, False, 0
 
-    def draw(one: GalleryPicture) -> tuple[str, list[int], bool] | None:
+    def draw(one: GalleryPicture) -> tuple[str, GalleryPicture] | None:
         if left < 0:  # after the first picture that does not fit, the rest are only counted
             return None
-        here = present((one.truth, one.prediction))
-        entry = _entry(one, here, classes)
-        return str(htmlsafe_json_dumps(entry)), here, one.activation is not None
+        return str(htmlsafe_json_dumps(_entry(one, classes))), one
 
     for drawn in pipelined(pictures, draw, THREADS, 2 * THREADS):
         total += 1
         if drawn is None or left < 0:
             continue
-        text, here, has_activation = drawn
+        text, picture = drawn
         left -= len(text) + 2
         if left >= 0:
             texts.append(text)
-            ids.update(here)
-            explained |= has_activation
+            ids.update(present((picture.truth, picture.prediction, *picture.others)))
+            explained |= picture.activation is not None
+            others = max(others, len(picture.others))
     return Gallery(
         total=total,
         shown=len(texts),
         data=Markup("[" + ",\n".join(texts) + "]"),
         colours=legend(sorted(ids), classes),
         explained=explained,
+        others=others,
     )
 
 
-def _entry(one: GalleryPicture, here: Iterable[int], classes: Classes) -> dict[str, Any]:
+def _entry(one: GalleryPicture, classes: Classes) -> dict[str, Any]:
     height, width = one.truth.shape
+    here = present((one.truth, one.prediction))
     entry: dict[str, Any] = {
         "id": one.image_id,
         "score": _rounded(one.score),
@@ -120,6 +123,7 @@ def _entry(one: GalleryPicture, here: Iterable[int], classes: Classes) -> dict[s
         "truth": mask_layer(one.truth, classes),
         "prediction": mask_layer(one.prediction, classes),
         "kinds": kind_layer(one.kinds),
+        **{f"other{place}": mask_layer(mask, classes) for place, mask in enumerate(one.others)},
     }
     if one.activation is not None:
         entry |= {"activation": heat_layer(one.activation), "explained": one.explained}

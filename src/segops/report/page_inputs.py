@@ -40,6 +40,7 @@ class GalleryPicture:
         confidence: Mean top probability of the image, 0..1; None where the model does not say.
         activation: uint8 (H, W), 0..255: where the network looked for `explained`; None: not asked.
         explained: Name of the class that `activation` explains.
+        others: What the opponents predicted, in their order, each as `prediction`; empty: not kept.
     """
 
     image_id: str
@@ -52,6 +53,7 @@ class GalleryPicture:
     confidence: float | None = None
     activation: NDArray[np.uint8] | None = None
     explained: str | None = None
+    others: tuple[NDArray[np.uint8], ...] = ()
 
 
 @dataclass(frozen=True)

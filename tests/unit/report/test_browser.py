@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -138,6 +139,24 @@ def test_a_picture_opens_with_all_that_is_known_of_it(document: str) -> None:
     ]  # fmt: skip
     assert viewer.count('class="photo"') == 4
     assert "<td>225</td>" in re.sub(r' class="n"', "", viewer)
+
+
+def test_the_predictions_of_several_models_stand_side_by_side(tmp_path: Path) -> None:
+    page = tmp_path / "evaluation.html"
+    rivals = [opponent_of("<i>rival</i>"), opponent_of("third")]
+    pictures = [replace(one, others=(one.truth, one.prediction)) for one in pictures_of(3)]
+    write_evaluation_page(page, evaluation_of(), confusion_of(), pictures, None, rivals, name="a")
+    document = opened(page, "layer=other0&picture=image1")
+    viewer = document[document.index('<dialog id="viewer"') : document.index("</dialog>")]
+    assert [unescape(one) for one in re.findall(r"<figcaption>([^<]+)", viewer)][:6] == [
+        "photograph", "ground truth", "prediction of a", "prediction of <i>rival</i>",
+        "prediction of third", "errors",
+    ]  # fmt: skip
+    layers = re.findall(r'class="layer (\w+)" alt="" src="([^"]+)"', viewer)
+    shown = dict(layers)
+    assert shown["other0"] == shown["truth"] != shown["prediction"] == shown["other1"]
+    assert 'id="gallery" data-layer="other0"' in document
+    assert "image2" in document
 
 
 def test_the_address_of_a_figure_that_is_not_drawn_shows_all_images(tmp_path: Path) -> None:

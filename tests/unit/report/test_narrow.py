@@ -15,6 +15,7 @@ from segops.quality.data_changes import compare
 from segops.quality.facts import scan
 from segops.report.diff_page import write_diff_page
 from segops.report.evaluation_page import write_evaluation_page
+from segops.report.history_page import Change, HistoryPage, write_history_page
 from segops.report.validation_page import write_validation_page
 from segops.runtime.classes import VOC, VOC_CLASSES
 from segops.voc.layout import open_layout
@@ -27,6 +28,7 @@ from tests.support.evaluations import (
     places_of,
 )
 from tests.unit.quality.test_data_changes import mask, version
+from tests.unit.report.test_history_page import FIRST, row_of
 
 pytestmark = needs_browser
 
@@ -37,7 +39,7 @@ LONG = "/a/rather/long/path/to/a/bundle/without/a/single/space/models/segmenter"
 # that it is in, and whether a box that hides something says so.
 MEASURE = """
 const wide = [];
-for (const one of document.querySelectorAll("table, svg.heat")) {
+for (const one of document.querySelectorAll("table, svg.heat, svg.history")) {
   if (!one.getClientRects().length) continue;
   const row = one.tHead ? one.tHead.rows[0] : null;
   const last = row && row.cells.length ? row.cells[row.cells.length - 1] : one;
@@ -73,6 +75,16 @@ def full(name: str | None = None) -> Any:
     return replace(opponent_of(name), evaluation=evaluation, classes=differences)
 
 
+def speed_of(name: str) -> dict[str, Any]:
+    """Speed and memory of a large model on a graphics card."""
+    return {
+        "name": name, "milliseconds_p50": 12345.6, "milliseconds_p95": 23456.7,
+        "images_per_second": 1234.5, "peak_mib": 123456.0, "device_peak_mib": 81234.0,
+        "parameters": 304_368_640, "multiply_adds": 1_234_567_890_123, "mib": 1161.2,
+        "device": "cuda:0", "threads": 16, "size": [375, 500],
+    }  # fmt: skip
+
+
 def check(page: Path, width: int, tables: set[str], state: str = "") -> list[str]:
     """Names of what hides a part of itself, after all else is asserted."""
     found = measured(page, width, MEASURE, state)
@@ -100,10 +112,12 @@ def test_the_evaluation_page(width: int, rivals: tuple[str, ...], tmp_path: Path
         None,
         opponents,
         name=name,
+        speeds=[speed_of(one) for one in (name, *rivals)],
         images=image_rows_of(3),
         places=places_of(),
     )
-    hidden = check(page, width, {"classes", "kinds", "unions", "slices", "bins", "heat"})
+    tables = {"classes", "kinds", "unions", "slices", "bins", "speeds", "heat"}
+    hidden = check(page, width, tables)
     assert {"classes", "heat"} <= set(hidden) or width > 420
     check(page, width, {"classes"}, state="picture=image1&only=cell-1-0")
 
@@ -125,6 +139,15 @@ def test_the_validation_page(width: int, tiny_voc: Path, tmp_path: Path) -> None
         pictures=True, max_void_fraction=0.9, data_hash="d" * 64,
     )  # fmt: skip
     check(page, width, {"checks", "table"})
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_history(width: int, tmp_path: Path) -> None:
+    page = tmp_path / "history.html"
+    changes = tuple(Change("parameters", LONG, f"{LONG} → {LONG}") for _ in range(9))
+    rows = [FIRST, *(row_of(n, by=LONG, state=LONG, changes=changes) for n in range(2, 40))]
+    write_history_page(page, HistoryPage(LONG, tuple(rows), LONG, "2026-11-30 03:00 UTC"))
+    check(page, width, {"versions", "history"})
 
 
 @pytest.mark.parametrize("width", WIDTHS)

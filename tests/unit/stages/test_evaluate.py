@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from segops.evaluate.kept_champion import ChampionEvaluation
 from segops.evaluate.pictures import image_scores, rank
 from segops.evaluate.score import EXPLAINED
 from segops.metrics.wrong_pixels import KINDS
-from segops.predict.bundle import bundle_digest
+from segops.predict.bundle import TORCH, bundle_digest
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.errors import SegopsError
 from segops.stages import evaluate
@@ -177,10 +178,41 @@ def test_the_page_shows_the_images_and_explains_the_worst(evaluated: Path) -> No
     )
 
 
+def test_speed_and_memory_stand_beside_the_evaluation(evaluated: Path) -> None:
+    found = json.loads((evaluated / paths.EXPORT_PARITY).read_text())
+    assert list(found) == [TORCH]
+    one = found[TORCH]
+    assert 0 < one["milliseconds_p50"] <= one["milliseconds_p95"]
+    assert one["images_per_second"] == pytest.approx(1000 / one["milliseconds_p50"], rel=0.9)
+    assert one["peak_mib"] > 100
+    assert (one["device"], one["threads"], one["device_peak_mib"]) == ("cpu", 1, None)
+    kernels = {
+        2: [(3, 8, 9), (8, 8, 9)],
+        4: [(8, 16, 9), (16, 16, 9)],
+        8: [(16, 32, 9), (32, 32, 9), (32, 21, 1)],
+    }
+    norms = 2 * 2 * (8 + 16 + 32)
+    products = {stride: sum(map(math.prod, layers)) for stride, layers in kernels.items()}
+    assert one["parameters"] == sum(products.values()) + norms + 21
+    assert one["size"] == [80, 64]
+    height, width = 96, 64  # the network pads to multiples of 32
+    assert one["multiply_adds"] == sum(
+        (height // stride) * (width // stride) * each for stride, each in products.items()
+    )
+    page = (evaluated / paths.EVALUATION_PAGE).read_text()
+    section = page.partition('<section id="speed">')[2].partition("</section>")[0]
+    assert f"{one['milliseconds_p50']:.1f}</td>" in section
+    assert "cpu, 1 thread</td>" in section
+    assert 'id="exports"' not in page
+    evaluation = (evaluated / paths.EVALUATION).read_text()
+    assert "milliseconds" not in evaluation  # the same evaluation has the same bytes
+
+
 def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
     evaluated: Path, tmp_path: Path
 ) -> None:
-    again = workspace(tmp_path, "hardware: {threads: 1}\nreport: {pictures: false}\n")
+    quiet = "report: {pictures: false}\nevaluate: {speed: false}\n"
+    again = workspace(tmp_path, "hardware: {threads: 1}\n" + quiet)
     store = PackedStore(again / paths.PACKED)
     evaluation = json.loads((evaluated / paths.EVALUATION).read_text())
     counts = pd.read_parquet(evaluated / paths.COUNTS)
@@ -201,6 +233,8 @@ def test_the_same_inputs_give_the_same_bytes_and_private_photographs_stay_out(
         assert same == (name != paths.EVALUATION_PAGE), name
     page = (again / paths.EVALUATION_PAGE).read_text()
     assert PHOTOGRAPH not in page
+    assert 'id="speed"' not in page
+    assert json.loads((again / paths.EXPORT_PARITY).read_text()) == {}
     assert not any(image_id in page for image_id in store.ids("val"))
     assert "champion, version 7" in page
 

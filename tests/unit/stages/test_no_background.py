@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 OWN = default_colors(CLASSES, None)
 SETTINGS = (
     f"data: {PARAMS}\nhardware: {{threads: 1}}\naugment: {{crop: [32, 32], "
-    "copy_paste: {p: 0.5}}\n"
+    "copy_paste: {p: 0.5}}\nevaluate: {speed: false}\n"
 )
 
 

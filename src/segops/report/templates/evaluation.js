@@ -180,7 +180,9 @@ function makeGallery(pictures) {
     find("#viewer-title").textContent = picture.id;
     find(".place", viewer).textContent = index < 0 ? "" : (index + 1) + " of " + listed.length;
     const panels = [panel(picture, "photo", "photograph"), panel(picture, "truth", "ground truth"),
-      panel(picture, "prediction", "prediction"), panel(picture, "kinds", "errors")];
+      ...layers.filter((one) => /^prediction$|^other/.test(one.value)).map((one) =>
+        panel(picture, one.value, one.nextElementSibling.textContent)),
+      panel(picture, "kinds", "errors")];
     if (picture.activation) {
       panels.push(panel(picture, "activation", "explanation: " + picture.explained));
     }
@@ -272,7 +274,7 @@ function makeGallery(pictures) {
       step(event.key === "ArrowLeft" ? -1 : 1);
     } else if (event.target.closest("select")) {
       return;
-    } else if (/^[1-5]$/.test(event.key) && layers[event.key - 1]) {
+    } else if (/^[1-9]$/.test(event.key) && layers[event.key - 1]) {
       pickLayer(layers[event.key - 1].value);
     } else if (event.key === "-" || event.key === "+") {
       opacity.value = Number(opacity.value) + (event.key === "+" ? 10 : -10);

@@ -281,6 +281,12 @@ def _write(layout: Layout, place: _Place, target: _Target, *, only_check: bool) 
     The image is gone before its mask is decoded. With `only_check` nothing is written, and all is
     checked. Runs in a thread.
     """
+    path = layout.image_path(place.image_id)
+    if target.masks is None and not path.is_file():  # stage validate has looked for the others
+        raise SegopsError(
+            f"{path}: no such file. Put the image there, or correct the list {layout.unlabelled} "
+            "(data.unlabelled): an id is a file's name without suffix."
+        )
     image_sha256, pixels = _write_image(layout, place, None if only_check else target)
     width, height, mask_path = place.width, place.height, layout.mask_path(place.image_id)
     if target.masks is None:

@@ -106,7 +106,7 @@ def test_all_bad_files_are_listed(layout: Layout) -> None:
     layout.image_path("u2").unlink()
     with pytest.raises(SegopsError) as caught:
         packed(layout)
-    for words in ("u0.jpg: not decodable", "u2.jpg: no such file"):
+    for words in ("u0.jpg: not decodable", "u2.jpg: no such file. Put the image there, or"):
         assert words in str(caught.value)
 
 

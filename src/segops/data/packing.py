@@ -282,7 +282,7 @@ def _write(layout: Layout, place: _Place, target: _Target, *, only_check: bool) 
     checked. Runs in a thread.
     """
     path = layout.image_path(place.image_id)
-    if target.masks is None and not path.is_file():  # stage validate has looked for the others
+    if target.masks is None and not path.exists():  # stage validate has looked for the others
         raise SegopsError(
             f"{path}: no such file. Put the image there, or correct the list {layout.unlabelled} "
             "(data.unlabelled): an id is a file's name without suffix."

@@ -92,7 +92,7 @@ def test_a_new_row_is_computed_shown_and_recorded(
     assert row in " ".join(said.split())
     assert re.search(rf"│ {true[0]} [^\n]* {first:.3f} │\n", said)  # in the table of classes
     against = Opponent("b", evaluation, 8, 0, 0.95, Difference(0, math.nan, math.nan), {})
-    both = Compared(("a", "b"), (evaluation, evaluation), (against,), 8, 0, Path("page.html"))
+    both = Compared(("a", "b"), (evaluation, evaluation), (against,), (), 8, 0, Path("page.html"))
     monkeypatch.setattr(compare_models, "compare", lambda *_: both)
     said = printed(root, monkeypatch, compare, compare.compare, "a", "b")
     assert f"{row} {mean:.4f} │" in " ".join(said.split())

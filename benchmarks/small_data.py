@@ -7,8 +7,9 @@ random, and takes Adam through DeepLabV3+; its learning rate was chosen as the r
 images held out from train (``--explore``), never on val. The budget is processor time of a process
 with one thread, which on a core of its own is time on the clock. All counts that a user waits for:
 packing, building the network, trial steps, training; scoring does not. The recipe has a number of
-steps, so its speed is measured over a few steps first. The trained networks are scored alike, each
-image of val in one piece: the mean IoU over the classes that enough images of val hold.
+steps, so its speed is measured over a few steps first. The networks of both sides are scored twice:
+with each image of val whole at its own size, and as the recipe predicts. The score is the mean IoU
+over the classes that enough images of val hold.
 Run: ``python -m benchmarks.small_data DATA --weights FILE [--minutes 10] [--seeds 3] ...``, with
 DATA in VOC layout and FILE the weights of an encoder MobileNetV2; ``--set KEY=VALUE`` tries another
 value of a parameter in place of the recipe's.

@@ -80,6 +80,11 @@ class TrainParams(Section):
     freeze_encoder_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="Epochs at the start in which the encoder stays as it is."
     )
+    freeze_batch_norm: bool = Field(
+        False,
+        description="The encoder's batch norm keeps the mean and variance that it starts with, in "
+        "place of each batch's: for pretrained encoders and small batches.",
+    )
     frozen_views: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None,
         description="Keep the encoder as it is, compute its features of each image as it is and of "

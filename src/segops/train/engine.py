@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
 from segops.data.datasets import TrainSample
@@ -103,10 +104,16 @@ class Engine:
         return self.network if self.average is None else self.average.network
 
     def train_mode(self) -> None:
-        """Put the network into training mode and a frozen encoder into evaluation mode."""
+        """Put the network into training mode, and what is frozen into evaluation mode."""
         self.network.train()
-        if self._frozen and self.network.encoder is not None:
+        if self.network.encoder is None:
+            return
+        if self._frozen:
             self.network.encoder.eval()
+        elif self.job.params.freeze_batch_norm:
+            for module in self.network.encoder.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
 
     def freeze_encoder(self, frozen: bool) -> None:
         """Freeze the encoder for the following steps, or train it again.

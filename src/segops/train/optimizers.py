@@ -46,12 +46,14 @@ def parameter_groups(network: Segmenter, params: TrainParams) -> list[dict[str, 
         for key, neutral in (
             ("encoder_lr_factor", 1.0),
             ("freeze_encoder_epochs", 0),
+            ("freeze_batch_norm", False),
             ("layer_decay", None),
         ):
             if getattr(params, key) != neutral:
+                given = str(getattr(params, key)).lower()  # as YAML spells it
                 raise SegopsError(
-                    f"train.{key}: {getattr(params, key)}, but this network has no encoder. "
-                    f"Set it to {'null' if neutral is None else neutral}, or choose another "
+                    f"train.{key}: {given}, but this network has no encoder. Set it to "
+                    f"{'null' if neutral is None else str(neutral).lower()}, or choose another "
                     "model.architecture."
                 )
     if params.encoder_lr_factor == 1 and params.layer_decay is None:

@@ -131,6 +131,30 @@ def test_without_an_encoder_its_parameters_are_refused(key: str, job: Jobs) -> N
         engine_of(job(**{key: 2}))
 
 
+def test_without_an_encoder_its_batch_norm_is_not_frozen(job: Jobs) -> None:
+    with pytest.raises(SegopsError, match=r"train\.freeze_batch_norm: true.*Set it to false"):
+        engine_of(job(freeze_batch_norm=True))
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics_and_learns(job: Jobs) -> None:
+    engine = engine_of(job(**UNET, freeze_batch_norm=True))
+    assert engine.network.encoder is not None
+    norms = [one for one in engine.network.encoder.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert norms
+    before = [(one.running_mean.clone(), one.running_var.clone()) for one in norms]
+    scales = [one.weight.detach().clone() for one in norms]
+    decoder = {k: v.clone() for k, v in engine.network.network.decoder.named_buffers()}
+    engine.network.eval()  # as after a score
+    engine.train_mode()
+    engine.step(*batch(), 0, 0.01)
+    assert not any(one.training for one in norms)
+    for one, (mean, variance), scale in zip(norms, before, scales, strict=True):
+        assert torch.equal(one.running_mean, mean)
+        assert torch.equal(one.running_var, variance)
+        assert not torch.equal(one.weight, scale)
+    assert not same(dict(engine.network.network.decoder.named_buffers()), decoder)
+
+
 def test_a_frozen_encoder_stays_and_then_moves(job: Jobs) -> None:
     """AdamW's decay moves whatever takes part; running statistics count too."""
     engine = engine_of(job(**UNET, optimizer="adamw", weight_decay=0.5, precision="fp32", l1=0.1))

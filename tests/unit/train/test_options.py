@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
     "l1": 1e-4,
     "encoder_lr_factor": 0.1,
     "freeze_encoder_epochs": 1,
+    "freeze_batch_norm": True,
     "sampling": "rare_first",
     "precision": "fp32",
     "schedule": "plateau",

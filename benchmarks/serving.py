@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,6 +204,8 @@ def mlflow_server(root: Path, uri: str, image: Path) -> Server:
 def started(command: list[str], root: Path) -> subprocess.Popen[bytes]:
     """Start a server in a group of its own, which a signal ends with all its processes."""
     environment = {**child_environment(), "MLFLOW_TRACKING_URI": tracking_uri(root)}
+    # MLflow's server starts uvicorn by its name.
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
     log = tempfile.TemporaryFile()  # noqa: SIM115
     return subprocess.Popen(
         command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -228,7 +230,8 @@ def running(start: Callable[[], Server]) -> Iterator[Server]:
         server.first = time.monotonic() - began
         yield server
     finally:
-        os.killpg(server.process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGTERM)
         try:
             server.process.wait(30)
         except subprocess.TimeoutExpired:

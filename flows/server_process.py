@@ -10,9 +10,10 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,6 +21,9 @@ from starlette.types import ASGIApp
 from segops.operate import crashes
 from segops.params.notify import HISTORY_HOURS
 from segops.runtime.errors import SegopsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 HTTP_PORT = 80
 KEPT = timedelta(hours=HISTORY_HOURS)
@@ -133,6 +137,7 @@ def _app(once: bool) -> ASGIApp | None:
         "PREFECT_SERVER_UI_STATIC_DIRECTORY", str(Path(PREFECT_HOME.value()) / "segops-ui")
     )
     _bound_history()
+    _let_writers_wait()
     refresh_global_settings_context()
     if PREFECT_SERVER_API_AUTH_STRING.value() != expected:
         raise SegopsError("Prefect's server does not take its credentials; it is not started.")
@@ -167,6 +172,25 @@ async def _wait_for_heartbeats() -> None:
             for one in await session.scalars(waiting):
                 one.start, one.end = now, now + (one.end - one.start)
     await (await database.engine()).dispose()
+
+
+def _let_writers_wait() -> None:
+    """Take SQLite's write lock as a transaction begins.
+
+    A transaction that reads and then writes fails at once, "database is locked", where another one
+    has written in between. Prefect drops an event after four such failures: a run that was killed
+    then stays "Running".
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_immediately(
+        database: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        return begin(database, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_immediately  # type: ignore[assignment, method-assign]
 
 
 def _bound_history() -> None:

@@ -65,9 +65,9 @@ def test_a_silent_run_is_marked_and_one_that_others_watch_is_not(running: Servin
         beat(run)
     servers.deliver()
     deadline = time.monotonic() + 120
-    for run in (silent, killed_at_once):
+    for which, run in {"silent": silent, "killed at once": killed_at_once}.items():
         while (state := running.get(f"flow_runs/{run.id}")["state"])["type"] == "RUNNING":
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, which
             time.sleep(0.5)
         assert (state["type"], state["message"]) == (
             "CRASHED",

@@ -35,6 +35,7 @@ from segops.predict.log import PredictionLog
 from segops.predict.observe import Observation
 from segops.record import kept_lineage
 from segops.record.lineage import RESULT_FIELD, START_FIELD, TEACHER_FIELD, tag
+from segops.record.pretraining import record_pretraining
 from segops.release import promotion, versions
 from segops.release.audit import audit
 from segops.release.named import PIN
@@ -515,6 +516,27 @@ def test_what_a_release_was_made_from_stays(field: str, of: str, root: Path) -> 
     digest = client.get_model_version("segops", "3").tags[tag(of)]
     client.set_model_version_tag("segops", "2", tag(field), digest)
     assert not any("segops version 3" in one.name for one in plan(root, NOW).pieces)
+
+
+def test_the_pretraining_of_a_release_stays_and_is_in_a_backup(root: Path) -> None:
+    (root / paths.PRETRAINED).mkdir(parents=True)
+    epochs = [{"epoch": 1, "train_loss": 0.5}]
+    parts = {"images": "a" * 64}
+    held: dict[str, str] = {}
+    for words in ("of version 2", "of no version"):
+        (root / paths.PRETRAINED_WEIGHTS).write_text(words)
+        digest = files.sha256_file(root / paths.PRETRAINED_WEIGHTS)
+        result = {"weights_sha256": digest, "epochs": epochs, "parts": parts, "images": 3}
+        held[words] = record_pretraining(root, {**result, "fingerprint": words})
+        if words == "of version 2":
+            made.client(root).set_model_version_tag("segops", "2", tag(START_FIELD), digest)
+    shutil.rmtree(root / paths.PRETRAINED)
+    going = " ".join(one.name for one in plan(root, NOW).pieces)
+    assert [run in going for run in held.values()] == [False, True]
+    done = backup(root, root.with_name("backup.tar"))
+    with archive.opened(done.file) as opened:
+        names = " ".join(opened.manifest.files)
+    assert [run in names for run in held.values()] == [True, False]
 
 
 def test_what_an_earlier_segops_released_is_named(root: Path) -> None:

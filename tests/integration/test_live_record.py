@@ -139,7 +139,7 @@ def test_a_killed_training_that_is_continued_goes_on_in_its_run(
     assert not record(root).created
 
 
-@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("ended", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.slow
 def test_the_file_of_the_training_before_is_not_taken_for_this_one(
     root: Path, training: Training, ended: bool
@@ -203,6 +203,7 @@ def active(root: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_forced_training_with_the_same_weights_leaves_one_run(root: Path) -> None:
     done = record(root)
     forced = Training(root, files.read_json(root / paths.TRAINING)["fingerprint"])

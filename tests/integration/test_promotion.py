@@ -197,6 +197,7 @@ def test_mistake_2_rejected_challenger_takes_the_alias_off_the_champion(root: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mistake_3_tolerance_that_ratchets_quality_down(root: Path) -> None:
     """Every model loses less than the margin to the one before; the first stays the measure."""
     verdicts = [

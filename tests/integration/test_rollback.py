@@ -144,6 +144,7 @@ def test_nothing_changes_where_the_version_to_restore_is_not_usable(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_old_version_that_was_deleted_hinders_nothing(root: Path) -> None:
     for seed, quality in ((1, 0.6), (2, 0.7), (3, 0.8)):
         release(root, seed, quality)
@@ -154,6 +155,7 @@ def test_an_old_version_that_was_deleted_hinders_nothing(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_champion_that_was_deleted_can_be_rolled_back(root: Path) -> None:
     release(root, seed=1, quality=0.6)
     release(root, seed=2, quality=0.8)
@@ -166,6 +168,7 @@ def test_a_champion_that_was_deleted_can_be_rolled_back(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_alias_that_is_moved_while_the_version_is_checked_is_seen(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +215,9 @@ def _arm(patch: pytest.MonkeyPatch, changes: int) -> None:
     patch.setattr(versions, "set_tags", guard(versions.set_tags))
 
 
-@pytest.mark.parametrize("changes", [0, 1, 2])
+@pytest.mark.parametrize(
+    "changes", [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)]
+)
 def test_a_crash_while_promoting_is_completed_by_whoever_comes_next(
     root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def test_one_process_has_a_schedule_and_a_stop_in_a_run_leaves_it_paused(
 
 
 @pytest.mark.usefixtures("environment")
+@pytest.mark.long
 def test_monitoring_has_a_schedule_of_its_own(server: Serving, checkout: Path) -> None:
     params = checkout / "params.yaml"
     params.write_text("data: {path: data/voc}\n")

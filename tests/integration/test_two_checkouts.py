@@ -81,6 +81,7 @@ def test_of_two_promotions_at_once_the_second_is_decided_anew(
     assert kinds(second)[-1] == ("decision", "rejected", "3")
 
 
+@pytest.mark.long
 def test_a_decision_during_which_another_was_written_is_made_anew(
     checkouts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_decision_during_which_another_was_written_is_made_anew(
     assert [kind for kind in kinds(first) if kind[2] == "3"] == [("decision", "rejected", "3")]
 
 
+@pytest.mark.long
 def test_a_process_that_rested_finds_its_change_completed(
     checkouts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +140,7 @@ def test_a_change_that_another_process_is_carrying_out_is_waited_for(
     assert aliases(first)["champion"] == "2"
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_an_alias_that_is_moved_by_hand_meanwhile_is_seen_and_written_down(
     checkouts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:

@@ -35,6 +35,14 @@ def serve(
         int | None,
         typer.Option(min=1, max=256, help="Worker processes (default: one a core or GPU)."),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most threads of an image on a CPU (default: its part of the cores); 1 gives the "
+            "same bytes under any load.",
+        ),
+    ] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")
     ] = 32,
@@ -102,7 +110,7 @@ def serve(
         devices=devices(device, workers),
         host=host,
         port=port,
-        limits=Limits(queue, deadline, int(max_body * MIB), int(max_pixels * 1e6)),
+        limits=Limits(queue, deadline, int(max_body * MIB), int(max_pixels * 1e6), threads),
         keys=read_keys(key_file),
         cors=tuple(map(origin, cors or ())),
         record=record,

@@ -68,9 +68,9 @@ class Backed:
 def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
     """Write a backup, whole or not at all.
 
-    In it are the embedded database; run and artifact of every version that an alias, the ledger, a
-    pin or a later training names; the ledger's copies, statements that are not uploaded yet,
-    parameters and locks of all projects, and the public half of the key that signs.
+    In it are the embedded database; run, artifact and pretraining of every version that an alias,
+    the ledger, a pin or a later training names; the ledger's copies, statements that are not
+    uploaded yet, parameters and locks of all projects, and the public half of the key that signs.
 
     Args:
         root: A workspace.

@@ -35,11 +35,11 @@ LONGEST_TAG = 8000
 LONGEST_KEY = 250
 
 
-def tagged(store: Store, tag_name: str, value: str) -> list[Run]:
-    """Return the experiment's runs with a tag of this value, oldest first."""
+def tagged(store: Store, tag_name: str, value: str, experiment_id: str | None = None) -> list[Run]:
+    """Return an experiment's, or the store's, runs with a tag of this value, oldest first."""
     return list(
         store.client.search_runs(
-            [store.experiment_id],
+            [experiment_id or store.experiment_id],
             f"tags.`{tag_name}` = '{value}'",
             max_results=50_000,
             order_by=["attributes.start_time ASC"],

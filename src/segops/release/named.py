@@ -11,6 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from segops.params.registry import LEDGER_SUFFIX
+from segops.record import pretraining
 from segops.record.lineage import START_FIELD, TEACHER_FIELD, tag
 from segops.record.tracking import Store, is_missing
 from segops.release import releases, versions
@@ -91,12 +92,15 @@ def held(store: Store, root: Path) -> list[Held]:
 
 
 def addresses(store: Store, kept: Sequence[Held], notes: list[str]) -> dict[str, str]:
-    """Return where MLflow keeps artifact and run of each version: address -> what lies there.
+    """Return where MLflow keeps artifact, run and pretraining of each version.
 
     Args:
         store: The record.
         kept: The versions.
         notes: Gets a sentence for each part that MLflow lacks.
+
+    Returns:
+        Address -> what lies there.
 
     Raises:
         MlflowException: The registry does not answer.
@@ -112,6 +116,9 @@ def addresses(store: Store, kept: Sequence[Held], notes: list[str]) -> dict[str,
             if one.version.run_id:
                 run = store.client.get_run(one.version.run_id)
                 found.setdefault(run.info.artifact_uri, f"The run of {words}")
+                if start := one.version.tags.get(tag(START_FIELD)):
+                    for other in pretraining.runs_of(store, run.info.experiment_id, start):
+                        found.setdefault(other.info.artifact_uri, f"The pretraining of {words}")
         except MlflowException as error:
             if not is_missing(error):
                 raise

@@ -19,6 +19,7 @@ from segops.runtime.errors import SegopsError
 from segops.serve.errors import RequestError
 from segops.serve.process import EndedError, Process
 from segops.serve.wire import Message
+from segops.threads import cores
 
 RETRY_SECONDS = (0.0, 0.5, 2.0, 10.0, 30.0)
 """Pauses before a worker is started again, the more often it failed in a row."""
@@ -54,12 +55,14 @@ class Limits:
             for an image.
         max_body: Bytes of a request's body.
         max_pixels: Pixels of an image.
+        threads: Most threads of an image on a CPU; None: its part of the cores.
     """
 
     queue: int = 32
     deadline: float = 30.0
     max_body: int = 32 << 20
     max_pixels: int = 16_000_000
+    threads: int | None = None
 
 
 @dataclass(eq=False)
@@ -91,7 +94,7 @@ class Pool:
 
     Args:
         library: What the workers import at once: `torch` or `none`.
-        devices: The device of each worker; on `cpu` a worker has one thread.
+        devices: The device of each worker.
         limits: What bounds a request.
         log_directory: The prediction log; None: none is kept.
 
@@ -124,6 +127,12 @@ class Pool:
     def live(self) -> int:
         """Workers that can predict."""
         return sum(lane.process is not None for lane in self._lanes)
+
+    @property
+    def threads(self) -> int:
+        """Threads of an image that a worker on a CPU begins now: its part of the cores."""
+        part = max(1, cores() // max(1, self.running + self.waiting))
+        return part if self.limits.threads is None else min(part, self.limits.threads)
 
     async def prepare(self) -> None:
         """Start the first worker, which imports its libraries while the models are found."""
@@ -363,9 +372,10 @@ class _Lane:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
+        threads = self._pool.threads if self._device == "cpu" else None
         try:
             async with asyncio.timeout(self._pool.limits.deadline):
-                answer = await process.ask(job.head, job.parts)
+                answer = await process.ask({**job.head, "threads": threads}, job.parts)
         except (EndedError, TimeoutError) as error:
             is_late = isinstance(error, TimeoutError)
             if is_late:

@@ -1,4 +1,4 @@
-"""A worker process: opens models and predicts one image at a time on one thread.
+"""A worker process: opens models and predicts one image at a time.
 
 The server starts it as ``python -m segops.serve.worker DESCRIPTOR LIBRARY DEVICE`` with its end of
 a socket pair; the library, `torch` or `none`, is imported at once. It answers one message after
@@ -98,6 +98,7 @@ class Worker:
     def _predict(self, head: dict[str, Any], parts: list[bytes]) -> Answer:
         """Predict an image."""
         model = self._models[head["key"]]
+        _use_threads(head["threads"])
         confidence, content = model.answer(parts[0], head["name"], Wanted(**head["wanted"]))
         return {"confidence": confidence}, [content]
 
@@ -150,7 +151,7 @@ def main() -> None:
     if logs.wants_json():
         logs.use_json()
     log.setLevel(logging.INFO)
-    _use_one_thread(library, device)
+    _prepare(library, device)
     worker = Worker(device)
     with socket.socket(fileno=descriptor) as connection:
         while (message := wire.receive(connection)) is not None:
@@ -163,8 +164,8 @@ def main() -> None:
     os._exit(0)  # at once: what libraries do at the end of a process takes time
 
 
-def _use_one_thread(library: str, device: str) -> None:
-    """Import what opening a model needs while the server finds the model; one thread a worker."""
+def _prepare(library: str, device: str) -> None:
+    """Import what opening a model needs while the server finds the model; start with one thread."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -175,6 +176,13 @@ def _use_one_thread(library: str, device: str) -> None:
             torch.set_num_threads(1)
         # A bundle brings its own code, which imports the same libraries.
         import segops.runtime.load  # noqa: F401
+
+
+def _use_threads(count: int | None) -> None:
+    """Let torch, where this worker has it, predict on so many threads; None: as it is."""
+    torch = sys.modules.get("torch")
+    if torch is not None and count is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 if __name__ == "__main__":

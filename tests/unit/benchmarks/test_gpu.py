@@ -12,6 +12,7 @@ from benchmarks.gpu.__main__ import main
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_of_it_runs_in_small_on_the_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_sample_tried_again_for_real_agrees_with_the_table() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_trials_find_what_trying_for_real_finds() -> None:
     """Trials on device `meta`, of encoders that work there and of encoders that need values."""
     for encoder in ("tu-test_resnet", "tu-test_vit", "tu-halonet26t"):

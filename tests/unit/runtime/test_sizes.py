@@ -103,6 +103,7 @@ def test_windows_take_memory_for_one_strip_whatever_the_length(size: tuple[int, 
 
 @needs_proc
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_image_of_108_million_pixels_from_file_to_mask_without_a_warning() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", large_image.__name__],

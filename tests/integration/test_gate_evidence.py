@@ -106,6 +106,7 @@ def test_the_licence_of_the_weights_is_recorded_and_inherited(root: Path) -> Non
     assert (found["weights"], found["name"]) == ("models:/segops/1", "cc-by-nc-4.0")
 
 
+@pytest.mark.slow
 def test_a_version_of_before_has_an_unknown_licence(root: Path) -> None:
     """It was registered before licences were recorded, and no decision holds one."""
     registered = made.challenge(root, seed=1, quality=0.8)

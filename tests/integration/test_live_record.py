@@ -220,6 +220,7 @@ def test_a_forced_training_with_the_same_weights_leaves_one_run(root: Path) -> N
     assert active(root) == [done.run_id]
 
 
+@pytest.mark.slow
 def test_the_live_run_of_an_abandoned_training_is_not_taken_up(root: Path) -> None:
     live(root, made.curves(9))
     done = record(root)

@@ -91,6 +91,7 @@ def mentions(root: Path, place: Path) -> list[str]:
         ]
 
 
+@pytest.mark.slow
 def test_record_gate_and_promotion_work_after_a_move(old: Path) -> None:
     before = made.snapshot(old)
     assert "runs.artifact_uri" in mentions(old, old)

@@ -219,6 +219,7 @@ def test_credentials_go_to_no_server_but_ones_own(server: Serving) -> None:
         servers.Server(port)
 
 
+@pytest.mark.slow
 def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
         "import sys, time; from flows.server import Server; server = Server(once=True); "

@@ -112,6 +112,7 @@ def test_the_version_carries_lineage_and_scores(root: Path) -> None:
     assert 0.2 < float(version.tags[tag("miou")]) < 1
 
 
+@pytest.mark.slow
 def test_a_champion_of_before_precision_was_recorded_stays_one(root: Path) -> None:
     """It is asked for nothing new, and gets the field where its workspace still tells of it."""
     release(root, seed=1, quality=0.7)
@@ -401,6 +402,7 @@ def test_counts_that_the_ledger_does_not_name_are_not_used(
         assert ours.trained_on == set(model["training_images"].values())
 
 
+@pytest.mark.slow
 def test_each_decision_names_the_counts_of_all_models(root: Path) -> None:
     release(root, seed=1, quality=0.7)
     release(root, seed=2, quality=0.9)
@@ -433,6 +435,7 @@ def test_a_tampered_ledger_stops_everything(root: Path) -> None:
     assert aliases(root) == {"champion": "1", "challenger": "2"}
 
 
+@pytest.mark.slow
 def test_a_decision_on_a_champion_of_before_is_made_anew(root: Path) -> None:
     release(root, seed=1, quality=0.6)
     challenge(root, seed=2, quality=0.7)

@@ -232,6 +232,7 @@ def test_one_at_a_time(root: Path) -> None:
     assert untouched(root) == before
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_is_kept_and_the_next_replaces_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

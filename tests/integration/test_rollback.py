@@ -235,7 +235,9 @@ def test_a_crash_while_promoting_is_completed_by_whoever_comes_next(
     assert promotion.gate(root).verdict == "unchanged"
 
 
-@pytest.mark.parametrize("changes", [0, 1, 2])
+@pytest.mark.parametrize(
+    "changes", [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)]
+)
 @pytest.mark.slow
 def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
     root: Path, changes: int, monkeypatch: pytest.MonkeyPatch
@@ -259,6 +261,7 @@ def test_a_crash_while_rolling_back_is_completed_by_whoever_comes_next(
     assert tags[versions.WITHDRAWN] == "broke"
 
 
+@pytest.mark.slow
 def test_an_intent_that_the_world_overtook_is_abandoned(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

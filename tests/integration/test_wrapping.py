@@ -155,6 +155,7 @@ def test_a_version_is_used_as_it_was_checked_whatever_is_put_in_its_place_then(
         pass
 
 
+@pytest.mark.slow
 def test_every_command_refuses_a_version_with_another_script(tmp_path: Path) -> None:
     root = made.make(tmp_path / "checkout")
     release(root, seed=1, quality=0.7)

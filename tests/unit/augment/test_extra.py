@@ -49,6 +49,7 @@ def run(workspace: Path, *extra: dict[str, Any], crop: tuple[int, int] = (48, 64
     augment.run(workspace)
 
 
+@pytest.mark.slow
 def test_transforms_reach_training_batches_and_resume_exactly(workspace: Path) -> None:
     run(workspace, FOG, HOLES)
     policy = Policy.from_json(read_json(workspace / POLICY))

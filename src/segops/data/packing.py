@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,7 @@ from segops.voc.metadata import Metadata
 from segops.voc.pixels import rgb_strips
 
 WAITING = 32
-"""Images a thread may have before it while written pages are flushed."""
+"""Images a thread may have before it while the system holds up the one that takes results."""
 FLUSH = 1 << 26
 """Bytes of images after which written pages leave the system's page cache."""
 
@@ -171,9 +172,10 @@ def _write_pixels(
         with (
             (directory / split / IMAGES).open("wb") as images,
             (directory / split / MASKS).open("wb") if has_masks else nullcontext() as masks,
+            ThreadPoolExecutor(1, thread_name_prefix="segops-flush") as flusher,
         ):
             files = _Target(images.fileno(), None if masks is None else masks.fileno())
-            flushed = 0
+            flushed, flushing = 0, flusher.submit(_flush, files)
 
             def write(place: _Place, target: _Target = files) -> StoredImage | SegopsError:
                 try:
@@ -207,8 +209,9 @@ def _write_pixels(
                     entries[image_id] = entry
                     end = bands.total * (entry.offset + entry.pixels)
                     if end - flushed >= FLUSH:
-                        _flush(files)
-                        flushed = end
+                        flushing.result()  # the disk is never further behind than this
+                        flushed, flushing = end, flusher.submit(_flush, files)
+            flushing.result()
     _refuse(layout, faults)
     return splits
 
@@ -256,8 +259,8 @@ def _flush(files: _Target) -> None:
     """Wait until the disk has what is written, and take it out of the system's page cache.
 
     A store larger than memory would push out what other programs use, and a page that is used
-    again costs a fraction of a new one, above all in a virtual machine. While this function waits
-    the threads go on.
+    again costs a fraction of a new one, above all in a virtual machine. Runs in a thread, while the
+    others go on.
     """
     if not hasattr(os, "posix_fadvise"):
         return

@@ -62,7 +62,7 @@ def predictor(bundle: Path) -> BundledPredictor:
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("server")
-    options = ("--workers", "2", "--threads", "1", "--max-body", "1", "--max-pixels", "0.5")
+    options = ("--workers", "2", "--max-body", "1", "--max-pixels", "0.5")
     records = ("--record", str(folder / "marks"), "--log", str(folder / "log"))
     with serving(folder, "--model", str(bundle), *options, *records) as served:
         yield served

@@ -36,13 +36,13 @@ def serve(
         typer.Option(min=1, max=256, help="Worker processes (default: one a core or GPU)."),
     ] = None,
     threads: Annotated[
-        int | None,
+        int,
         typer.Option(
             min=1,
-            help="Most threads of an image on a CPU (default: its part of the cores); 1 gives the "
-            "same bytes under any load.",
+            help="Most threads of an image on a CPU. With more than 1 an image that is alone is "
+            "answered sooner, and a pixel at a tie can differ from call to call.",
         ),
-    ] = None,
+    ] = 1,
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait; beyond, the answer is 429.")
     ] = 32,

@@ -55,14 +55,15 @@ class Limits:
             for an image.
         max_body: Bytes of a request's body.
         max_pixels: Pixels of an image.
-        threads: Most threads of an image on a CPU; None: its part of the cores.
+        threads: Most threads of an image on a CPU. With more than one the same image can get other
+            last bits, as it then has its part of the cores, which depends on the other images.
     """
 
     queue: int = 32
     deadline: float = 30.0
     max_body: int = 32 << 20
     max_pixels: int = 16_000_000
-    threads: int | None = None
+    threads: int = 1
 
 
 @dataclass(eq=False)
@@ -131,8 +132,8 @@ class Pool:
     @property
     def threads(self) -> int:
         """Threads of an image that a worker on a CPU begins now: its part of the cores."""
-        part = max(1, cores() // max(1, self.running + self.waiting))
-        return part if self.limits.threads is None else min(part, self.limits.threads)
+        part = cores() // max(1, self.running + self.waiting)
+        return max(1, min(part, self.limits.threads))
 
     async def prepare(self) -> None:
         """Start the first worker, which imports its libraries while the models are found."""

@@ -48,17 +48,10 @@ async def test_a_request_waits_as_a_whole_or_not_at_all() -> None:
 
 @pytest.mark.parametrize(
     ("running", "waiting", "most", "threads"),
-    [
-        (1, 0, None, 8),
-        (2, 0, None, 4),
-        (1, 2, None, 2),
-        (9, 9, None, 1),
-        (1, 0, 1, 1),
-        (2, 0, 6, 4),
-    ],
+    [(1, 0, 99, 8), (2, 0, 99, 4), (1, 2, 99, 2), (9, 9, 99, 1), (1, 0, 1, 1), (1, 0, 6, 6)],
 )
 async def test_images_share_the_cores(
-    running: int, waiting: int, most: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+    running: int, waiting: int, most: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "cores", lambda: 8)
     pool = waiting_pool(threads=most)
@@ -89,7 +82,7 @@ async def test_a_worker_on_a_cpu_is_told_its_threads(
     device: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "cores", lambda: 8)
-    pool, worker = waiting_pool(), Recording()
+    pool, worker = waiting_pool(threads=99), Recording()
     lane = pools._Lane(pool, {}, device, worker)
     (job,) = pool.put([IMAGE])
     await pool.answer(job)

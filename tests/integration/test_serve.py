@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from segops.predict import log as prediction_log
 from segops.predict.bundle import BundledPredictor, load_bundle
 from segops.predict.outputs import draw_overlay, encode_jpeg
 from segops.runtime.masks import decode_mask
+from segops.threads import cores
 from segops.voc.hashes import pixel_hash
 from segops.words import MIB
 from tests.support.prediction_server import (
@@ -72,8 +74,9 @@ def pixels(content: bytes) -> Any:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 def test_the_mask_has_the_bytes_of_segops_predict(
-    server: Served, bundle: Path, tmp_path: Path
+    threads: int, server: Served, bundle: Path, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -84,12 +87,20 @@ def test_the_mask_has_the_bytes_of_segops_predict(
             sys.executable, "-m", "segops", "predict", str(images), "--model", str(bundle),
             "--device", "cpu", "--output", str(tmp_path / "masks"),
         ],
-        check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )  # fmt: skip
-    for image in sorted(images.iterdir()):
-        answer = server.client.post("/predict", content=image.read_bytes())
-        assert answer.headers["content-type"] == "image/png"
-        assert answer.content == (tmp_path / "masks" / f"{image.stem}.png").read_bytes()
+    with ExitStack() as stack:
+        served = server
+        if threads > 1:
+            options = ("--model", str(bundle), "--threads", str(threads))
+            served = stack.enter_context(serving(tmp_path, *options))
+            workers = served.workers()
+            assert len(workers) == max(1, cores() // threads)
+            assert {one.environ()["OMP_NUM_THREADS"] for one in workers} == {str(threads)}
+        for image in sorted(images.iterdir()):
+            answer = served.client.post("/predict", content=image.read_bytes())
+            assert answer.headers["content-type"] == "image/png"
+            assert answer.content == (tmp_path / "masks" / f"{image.stem}.png").read_bytes()
 
 
 def test_json_tells_shares_mask_confidence_and_outlines(

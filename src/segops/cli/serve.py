@@ -33,14 +33,19 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: a free one.")] = 8080,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Worker processes (default: one a core or GPU)."),
+        typer.Option(
+            min=1,
+            max=256,
+            help="Worker processes (default: one a GPU, or for every --threads cores).",
+        ),
     ] = None,
     threads: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Most threads of an image on a CPU. With more than 1 an image that is alone is "
-            "answered sooner, and a pixel at a tie can differ from call to call.",
+            max=256,
+            help="Threads of an image on a CPU: more answer a single client sooner, 1 answers most "
+            "clients.",
         ),
     ] = 1,
     queue: Annotated[
@@ -107,10 +112,11 @@ def serve(
         compare=compare,
         root=root,
         runtime=runtime,
-        devices=devices(device, workers),
+        devices=devices(device, workers, threads),
+        threads=threads,
         host=host,
         port=port,
-        limits=Limits(queue, deadline, int(max_body * MIB), int(max_pixels * 1e6), threads),
+        limits=Limits(queue, deadline, int(max_body * MIB), int(max_pixels * 1e6)),
         keys=read_keys(key_file),
         cors=tuple(map(origin, cors or ())),
         record=record,

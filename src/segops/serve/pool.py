@@ -19,7 +19,6 @@ from segops.runtime.errors import SegopsError
 from segops.serve.errors import RequestError
 from segops.serve.process import EndedError, Process
 from segops.serve.wire import Message
-from segops.threads import cores
 
 RETRY_SECONDS = (0.0, 0.5, 2.0, 10.0, 30.0)
 """Pauses before a worker is started again, the more often it failed in a row."""
@@ -55,15 +54,12 @@ class Limits:
             for an image.
         max_body: Bytes of a request's body.
         max_pixels: Pixels of an image.
-        threads: Most threads of an image on a CPU. With more than one the same image can get other
-            last bits, as it then has its part of the cores, which depends on the other images.
     """
 
     queue: int = 32
     deadline: float = 30.0
     max_body: int = 32 << 20
     max_pixels: int = 16_000_000
-    threads: int = 1
 
 
 @dataclass(eq=False)
@@ -98,6 +94,7 @@ class Pool:
         devices: The device of each worker.
         limits: What bounds a request.
         log_directory: The prediction log; None: none is kept.
+        threads: Threads of an image on a CPU.
 
     Attributes:
         models: The models that are served now, by their keys; empty before the first.
@@ -106,11 +103,16 @@ class Pool:
     """
 
     def __init__(
-        self, library: str, devices: Sequence[str], limits: Limits, log_directory: str | None
+        self,
+        library: str,
+        devices: Sequence[str],
+        limits: Limits,
+        log_directory: str | None,
+        threads: int = 1,
     ) -> None:
         self.limits = limits
         self._library, self._devices = library, devices
-        self._log = log_directory
+        self._log, self._threads = log_directory, threads
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._waiting: set[Job] = set()
         self._lanes: list[_Lane] = []
@@ -129,15 +131,9 @@ class Pool:
         """Workers that can predict."""
         return sum(lane.process is not None for lane in self._lanes)
 
-    @property
-    def threads(self) -> int:
-        """Threads of an image that a worker on a CPU begins now: its part of the cores."""
-        part = cores() // max(1, self.running + self.waiting)
-        return max(1, min(part, self.limits.threads))
-
     async def prepare(self) -> None:
         """Start the first worker, which imports its libraries while the models are found."""
-        self._spare = [await Process.start(self._library, self._devices[0])]
+        self._spare = [await self._start(self._devices[0])]
 
     async def serve(self, models: Mapping[str, Source]) -> None:
         """Let new workers open these models, and take over if all pass the smoke test.
@@ -151,7 +147,7 @@ class Pool:
         try:
             if not processes:
                 for device in self._devices:
-                    processes.append(await Process.start(self._library, device))
+                    processes.append(await self._start(device))
             await asyncio.gather(*(self._open(process, models) for process in processes))
         except BaseException as error:
             await asyncio.gather(*(process.end(at_once=True) for process in processes))
@@ -247,6 +243,9 @@ class Pool:
             return_exceptions=True,
         )  # fmt: skip
 
+    async def _start(self, device: str) -> Process:
+        return await Process.start(self._library, device, self._threads)
+
     async def _open(self, process: Process, models: Mapping[str, Source]) -> None:
         for key, source in models.items():
             await process.load(
@@ -292,7 +291,7 @@ class Pool:
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
             process = None
             try:
-                process = await Process.start(self._library, device)
+                process = await self._start(device)
                 await self._open(process, models)
             except BaseException as error:
                 if process is not None:
@@ -373,10 +372,9 @@ class _Lane:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        threads = self._pool.threads if self._device == "cpu" else None
         try:
             async with asyncio.timeout(self._pool.limits.deadline):
-                answer = await process.ask({**job.head, "threads": threads}, job.parts)
+                answer = await process.ask(job.head, job.parts)
         except (EndedError, TimeoutError) as error:
             is_late = isinstance(error, TimeoutError)
             if is_late:

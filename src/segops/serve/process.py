@@ -18,7 +18,7 @@ from segops.runtime.errors import SegopsError
 from segops.serve import wire
 from segops.serve.wire import Message
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 END_SECONDS = 5.0
 
 
@@ -73,17 +73,21 @@ class Process:
         self.pid, self.device = child.pid, device
 
     @classmethod
-    async def start(cls, library: str, device: str) -> Process:
-        """Start a worker process on a device; it imports a library, `torch` or `none`, at once."""
+    async def start(cls, library: str, device: str, threads: int) -> Process:
+        """Start a worker process on a device; it imports a library, `torch` or `none`, at once.
+
+        On a CPU it predicts an image on so many threads.
+        """
+        own = dict.fromkeys(THREADS, str(threads)) if device == "cpu" else {}
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             try:
                 child = await start(
-                    "segops.serve.worker", str(theirs.fileno()), library, device,
+                    "segops.serve.worker", str(theirs.fileno()), library, device, str(threads),
                     fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
-                    env={**child_environment(), **(ONE_THREAD if device == "cpu" else {})},
+                    env={**child_environment(), **own},
                 )  # fmt: skip
             except BaseException:
                 ours.close()

@@ -75,6 +75,7 @@ async def _serve(
         settings.devices,
         settings.limits,
         None if settings.log is None else str(settings.log.resolve()),
+        settings.threads,
     )
     metrics = Metrics(pool)
     serving = Serving(settings, pool, metrics, place)

@@ -35,6 +35,7 @@ class Settings:
         runtime: `torch`, or the form of the export to serve of a registered model; a directory
             has its own runtime.
         devices: Device of each worker process: `cpu` or `cuda:N`.
+        threads: Threads of an image on a CPU.
         host: Address to listen on.
         port: Its port; 0: a free one.
         limits: What bounds a request.
@@ -49,6 +50,7 @@ class Settings:
     root: Path | None = None
     runtime: Runtime = "torch"
     devices: tuple[str, ...] = ("cpu",)
+    threads: int = 1
     host: str = "127.0.0.1"
     port: int = 8080
     limits: Limits = field(default_factory=Limits)
@@ -132,8 +134,13 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def devices(wanted: Literal["auto", "cpu", "cuda"], workers: int | None) -> tuple[str, ...]:
-    """Return the device of each worker; without a number of workers, one for each core or GPU.
+def devices(
+    wanted: Literal["auto", "cpu", "cuda"], workers: int | None, threads: int = 1
+) -> tuple[str, ...]:
+    """Return the device of each worker.
+
+    Without a number of workers there is one for each GPU, or for each so many cores as an image
+    has threads.
 
     Only a system with NVIDIA's driver asks torch, which takes seconds.
 
@@ -149,4 +156,4 @@ def devices(wanted: Literal["auto", "cpu", "cuda"], workers: int | None) -> tupl
         raise SegopsError("--device cuda: there is no usable GPU. Set it to auto or cpu.")
     if gpus:
         return tuple(f"cuda:{number % gpus}" for number in range(workers or gpus))
-    return ("cpu",) * (workers or cores())
+    return ("cpu",) * (workers or max(1, cores() // threads))

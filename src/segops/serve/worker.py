@@ -1,8 +1,8 @@
 """A worker process: opens models and predicts one image at a time.
 
-The server starts it as ``python -m segops.serve.worker DESCRIPTOR LIBRARY DEVICE`` with its end of
-a socket pair; the library, `torch` or `none`, is imported at once. It answers one message after
-another and ends when the server's end is closed.
+The server starts it as ``python -m segops.serve.worker DESCRIPTOR LIBRARY DEVICE THREADS`` with its
+end of a socket pair; the library, `torch` or `none`, is imported at once. An image has so many
+threads on a CPU. It answers one message after another and ends when the server's end is closed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class Worker:
 
     Args:
         device: Device of the networks.
+        threads: Threads of an image; None: as the libraries choose.
     """
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, threads: int | None) -> None:
+        self._device, self._threads = device, threads
         self._models: dict[str, Model] = {}
         self._open = ExitStack()
         self._tasks: dict[str, Callable[[dict[str, Any], list[bytes]], Answer]] = {
@@ -78,9 +79,8 @@ class Worker:
         """Open a model under a key, and let it predict a synthetic image."""
         from segops.predict.bundle import load_bundle
 
-        threads = 1 if self._device == "cpu" else None
         predictor = load_bundle(
-            Path(head["directory"]), self._device, head["digest"], threads=threads
+            Path(head["directory"]), self._device, head["digest"], threads=self._threads
         )
         limit = min(predictor.max_pixels, head["max_pixels"])
         model = Model(predictor, limit)
@@ -98,7 +98,6 @@ class Worker:
     def _predict(self, head: dict[str, Any], parts: list[bytes]) -> Answer:
         """Predict an image."""
         model = self._models[head["key"]]
-        _use_threads(head["threads"])
         confidence, content = model.answer(parts[0], head["name"], Wanted(**head["wanted"]))
         return {"confidence": confidence}, [content]
 
@@ -146,13 +145,14 @@ def _smoke(model: Model) -> None:
 def main() -> None:
     """Answer messages until the server's end of the connection is closed."""
     descriptor, library, device = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    threads = int(sys.argv[4]) if device == "cpu" else None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its workers
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if logs.wants_json():
         logs.use_json()
     log.setLevel(logging.INFO)
-    _prepare(library, device)
-    worker = Worker(device)
+    _prepare(library, threads)
+    worker = Worker(device, threads)
     with socket.socket(fileno=descriptor) as connection:
         while (message := wire.receive(connection)) is not None:
             head, parts = worker.answer(*message)
@@ -164,25 +164,18 @@ def main() -> None:
     os._exit(0)  # at once: what libraries do at the end of a process takes time
 
 
-def _prepare(library: str, device: str) -> None:
-    """Import what opening a model needs while the server finds the model; start with one thread."""
+def _prepare(library: str, threads: int | None) -> None:
+    """Import what opening a model needs while the server finds the model."""
     import cv2
 
     cv2.setNumThreads(1)
     if library == "torch":
         import torch
 
-        if device == "cpu":
-            torch.set_num_threads(1)
+        if threads is not None:
+            torch.set_num_threads(threads)
         # A bundle brings its own code, which imports the same libraries.
         import segops.runtime.load  # noqa: F401
-
-
-def _use_threads(count: int | None) -> None:
-    """Let torch, where this worker has it, predict on so many threads; None: as it is."""
-    torch = sys.modules.get("torch")
-    if torch is not None and count is not None and torch.get_num_threads() != count:
-        torch.set_num_threads(count)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,13 @@ from segops.threads import cores
 def test_one_worker_a_core_or_as_many_as_asked_for() -> None:
     assert settings.devices("cpu", None) == ("cpu",) * cores()
     assert settings.devices("cpu", 5) == ("cpu",) * 5
+    assert settings.devices("cpu", 5, threads=2) == ("cpu",) * 5
+
+
+def test_one_worker_for_the_cores_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "cores", lambda: 8)
+    for threads, workers in ((1, 8), (2, 4), (3, 2), (8, 1), (9, 1)):
+        assert settings.devices("cpu", None, threads) == ("cpu",) * workers
 
 
 def test_one_worker_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from segops.serve import pool as pools
 from segops.serve import process
 from segops.serve.errors import RequestError
 from segops.serve.pool import Limits, Pool, Source
-from segops.serve.wire import Message
-from segops.serve.worker import _use_threads
 
 pytestmark = pytest.mark.anyio
 IMAGE: tuple[dict[str, Any], bytes] = ({"do": "predict"}, b"image")
@@ -44,60 +40,6 @@ async def test_a_request_waits_as_a_whole_or_not_at_all() -> None:
         assert (caught.value.status, pool.waiting) == (status, 3)
     pool.put([IMAGE])
     assert pool.waiting == 4
-
-
-@pytest.mark.parametrize(
-    ("running", "waiting", "most", "threads"),
-    [(1, 0, 99, 8), (2, 0, 99, 4), (1, 2, 99, 2), (9, 9, 99, 1), (1, 0, 1, 1), (1, 0, 6, 6)],
-)
-async def test_images_share_the_cores(
-    running: int, waiting: int, most: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "cores", lambda: 8)
-    pool = waiting_pool(threads=most)
-    pool.put([IMAGE] * waiting)
-    pool.running = running
-    assert pool.threads == threads
-
-
-class Recording(process.Process):
-    """A worker that answers at once, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.heads: list[dict[str, Any]] = []
-
-    async def ask(self, head: dict[str, Any], parts: Sequence[bytes] = ()) -> Message:
-        self.heads.append(head)
-        return Message({}, [])
-
-    async def ended(self) -> None:
-        await asyncio.Event().wait()
-
-    async def end(self, *, at_once: bool = False) -> None:
-        pass
-
-
-@pytest.mark.parametrize(("device", "threads"), [("cpu", 8), ("cuda:0", None)])
-async def test_a_worker_on_a_cpu_is_told_its_threads(
-    device: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "cores", lambda: 8)
-    pool, worker = waiting_pool(threads=99), Recording()
-    lane = pools._Lane(pool, {}, device, worker)
-    (job,) = pool.put([IMAGE])
-    await pool.answer(job)
-    lane.retire()
-    assert worker.heads == [{"do": "predict", "threads": threads}]
-
-
-async def test_torch_takes_the_threads_of_an_image() -> None:
-    before = torch.get_num_threads()
-    try:
-        for threads, expected in ((3, 3), (None, 3), (1, 1)):
-            _use_threads(threads)
-            assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(before)
 
 
 async def test_an_image_whose_client_waits_no_more_takes_no_place() -> None:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
 from segops import paths
 from segops.params.file import load_params
 from segops.record import columns, runs
 from segops.record.lineage import started_by, tag
-from segops.record.tracking import Store, locked, session
+from segops.record.tracking import locked, session
 
 PRETRAINING = tag("pretraining")
 ENCODER = tag("encoder_sha256")
@@ -61,14 +60,3 @@ def record_pretraining(root: Path, result: Mapping[str, Any]) -> str:
         runs.add_tags(store, run, {ENCODER: result["weights_sha256"]}, overwrite=True)
         store.client.set_terminated(run_id, "FINISHED")
         return run_id
-
-
-def runs_of(store: Store, experiment_id: str, sha256: str) -> list[Run]:
-    """Return the runs of an experiment that hold an encoder's weights, oldest first.
-
-    Args:
-        store: The record.
-        experiment_id: The experiment.
-        sha256: SHA-256 of the weights' file, in hexadecimal.
-    """
-    return runs.tagged(store, ENCODER, sha256, experiment_id)

@@ -36,7 +36,7 @@ LONGEST_KEY = 250
 
 
 def tagged(store: Store, tag_name: str, value: str, experiment_id: str | None = None) -> list[Run]:
-    """Return an experiment's, or the store's, runs with a tag of this value, oldest first."""
+    """Return the runs with a tag of this value, oldest first; None: of the store's experiment."""
     return list(
         store.client.search_runs(
             [experiment_id or store.experiment_id],

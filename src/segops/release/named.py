@@ -11,8 +11,9 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from segops.params.registry import LEDGER_SUFFIX
-from segops.record import pretraining
+from segops.record import runs
 from segops.record.lineage import START_FIELD, TEACHER_FIELD, tag
+from segops.record.pretraining import ENCODER
 from segops.record.tracking import Store, is_missing
 from segops.release import releases, versions
 from segops.release.chain import Entry, TamperedError
@@ -117,7 +118,7 @@ def addresses(store: Store, kept: Sequence[Held], notes: list[str]) -> dict[str,
                 run = store.client.get_run(one.version.run_id)
                 found.setdefault(run.info.artifact_uri, f"The run of {words}")
                 if start := one.version.tags.get(tag(START_FIELD)):
-                    for other in pretraining.runs_of(store, run.info.experiment_id, start):
+                    for other in runs.tagged(store, ENCODER, start, run.info.experiment_id):
                         found.setdefault(other.info.artifact_uri, f"The pretraining of {words}")
         except MlflowException as error:
             if not is_missing(error):

@@ -344,6 +344,26 @@ def test_a_clean_up_leaves_all_that_releases_need(root: Path) -> None:
     assert rollback(root, "halos").champion == "1"
 
 
+def test_a_second_model_of_a_kept_run_goes_with_its_version(root: Path) -> None:
+    client = made.client(root)
+    kept = client.get_model_version_by_alias("segops", "champion")
+    experiment = client.get_run(kept.run_id).info.experiment_id
+    second = client.create_logged_model(experiment, "segmenter", kept.run_id)
+    files.write_text(Path(unquote(second.artifact_location).removeprefix("file://")) / "a", "")
+    left = client.create_model_version(
+        "segops", second.artifact_location, kept.run_id, tags={tag("bundle_digest"): "0" * 64}
+    )
+    wanted = Wanted(older_than=0)
+    seen = plan(root, wanted)
+    assert f"model {second.model_id} (segops version {left.version})" in {
+        one.name for one in seen.pieces
+    }
+    clean(root, wanted, seen)
+    numbers = {str(one.version) for one in client.search_model_versions("name = 'segops'")}
+    assert str(left.version) not in numbers
+    assert str(kept.version) in numbers
+
+
 def test_what_the_gate_refused_goes_when_asked_for_and_a_pin_stays(root: Path) -> None:
     client = made.client(root)
     client.set_model_version_tag("segops", "3", PIN, "shown to the customer")

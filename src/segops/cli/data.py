@@ -44,7 +44,7 @@ def data_fetch(
     require_images_alone(data, f"segops data fetch {name}")
     tracked.require_tracked(root, target)
     fetch(DATASETS[name], root / target, root / paths.STATE / "downloads", mirror)
-    _track(root, target)
+    _track(root, target, data)
 
 
 @app.command("use")
@@ -67,7 +67,7 @@ def data_use(
     if without is not None or strip or path.resolve() != (root / target).resolve():
         tracked.require_tracked(root, target)
     use_by_params(data, path, root / target, _read_ids(without), strip)
-    _track(root, target)
+    _track(root, target, data)
 
 
 @app.command("import")
@@ -142,7 +142,7 @@ def data_import(
         console.say(note)
     for change in edit.changes:
         console.say(f"params.yaml: {change.key} is {change.new}; it was {change.old}.")
-    _track(root, target)
+    _track(root, target, data)
 
 
 def _read_ids(path: Path | None) -> tuple[str, ...]:
@@ -166,14 +166,16 @@ def _placed() -> tuple[Path, DataParams]:
     return root, data
 
 
-def _track(root: Path, target: Path) -> None:
+def _track(root: Path, target: Path, data: DataParams) -> None:
     from segops.pipeline import tracked
     from segops.voc.layout import open_layout
 
     digest = tracked.track_data(root, target, log.debug)
-    counts = ", ".join(
-        f"{len(ids)} {split}" for split, ids in open_layout(root / target).splits().items()
-    )
+    layout = open_layout(root / target, data.reading, data.unlabelled)
+    lists = layout.splits()
+    if data.unlabelled is not None:
+        lists[data.unlabelled] = layout.unlabelled_ids()
+    counts = ", ".join(f"{len(ids)} {name}" for name, ids in lists.items())
     console.say(
         f"{target} holds {counts} images; DVC tracks it as {digest}.\n"
         f"Next: `git add {target}.dvc`, check data.classes and validate.required_classes in "

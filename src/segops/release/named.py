@@ -42,7 +42,6 @@ class Held:
         model: Name of the registered model.
         version: The version.
         created: When it was registered, in seconds since 1970.
-        model_id: MLflow's logged model that holds its artifact; empty where none does.
         source: Address of its artifact.
         names: What names it, in words; empty: nothing does.
     """
@@ -50,7 +49,6 @@ class Held:
     model: str
     version: Version
     created: float
-    model_id: str
     source: str
     names: tuple[str, ...]
 
@@ -110,9 +108,8 @@ def addresses(store: Store, kept: Sequence[Held], notes: list[str]) -> dict[str,
     for one in kept:
         words = f"{one.model} version {one.version.number}"
         try:
-            address = one.source
-            if one.model_id:
-                address = store.client.get_logged_model(one.model_id).artifact_location
+            number = one.version.number
+            address = store.client.get_model_version_download_uri(one.model, number)
             found.setdefault(address, f"The artifact of {words}")
             if one.version.run_id:
                 run = store.client.get_run(one.version.run_id)
@@ -153,8 +150,7 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
         other = () if version.bundle_digest else (NOT_OURS,)
         names = (*by_version[version.number], *pin, *default, *other)
         yield Held(
-            model, version, entity.creation_timestamp / 1000, str(entity.model_id or ""),
-            str(entity.source), names,
+            model, version, entity.creation_timestamp / 1000, str(entity.source), names
         )  # fmt: skip
 
 

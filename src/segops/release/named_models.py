@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from segops import files, paths
 from segops.params.file import load_params
 from segops.predict.bundle import read_bundle, size
 from segops.record import artifact
-from segops.record.tracking import Store, is_missing, session
+from segops.record.tracking import Store, session
 from segops.release import versions
 from segops.release.resolve import find_version, parsed
 from segops.report.model_facts import network_words
@@ -134,7 +133,7 @@ def _local(reference: str, root: Path) -> Path | None:
 def _fetched(store: Store, reference: str, model: str, target: Path) -> tuple[str, Path]:
     """Return name and bundle of a version or a run."""
     if reference.startswith("models:"):
-        registered, version = _version(store, reference)
+        registered, version = find_version(store, reference)
         bundle = artifact.checked_bundle(
             store, registered, version.number, version.bundle_digest, target
         )
@@ -152,17 +151,6 @@ def _fetched(store: Store, reference: str, model: str, target: Path) -> tuple[st
             f"or it was not recorded. {_latest(store)}"
         )
     return str(run.info.run_name), artifact.fetch_logged(store, logged, target)
-
-
-def _version(store: Store, uri: str) -> tuple[str, versions.Version]:
-    try:
-        return find_version(store, uri)
-    except MlflowException as error:
-        if is_missing(error):
-            raise SegopsError(
-                f"{uri}: there is no such version. `segops status` lists the versions."
-            ) from None
-        raise
 
 
 def _run(store: Store, reference: str) -> Run:

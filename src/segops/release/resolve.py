@@ -134,9 +134,12 @@ def find_version(store: Store, uri: str) -> tuple[str, Version]:
         uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
 
     Raises:
-        SegopsError: It is neither of the two, or there is no such alias.
-        MlflowException: There is no such version, or the registry does not answer.
+        SegopsError: It is neither of the two, or there is no such alias or version.
+        MlflowException: The registry does not answer.
     """
+    from mlflow.exceptions import MlflowException
+
+    from segops.record.tracking import is_missing
     from segops.release import versions
 
     parts = parsed(uri)
@@ -150,7 +153,14 @@ def find_version(store: Store, uri: str) -> tuple[str, Version]:
                 "`segops run` makes a champion; `segops status` lists the aliases."
             )
         number = aliases[parts["alias"]]
-    return name, versions.get(store, name, number)
+    try:
+        return name, versions.get(store, name, number)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        raise SegopsError(
+            f"{uri}: {name} has no version {number}. `segops ledger history` lists all versions."
+        ) from None
 
 
 def numbered(store: Store, model: str, wanted: str) -> Version:
@@ -160,16 +170,5 @@ def numbered(store: Store, model: str, wanted: str) -> Version:
         SegopsError: There is no such version.
         MlflowException: The registry does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    from segops.record.tracking import is_missing
-
-    try:
-        separator = "/" if wanted.isdigit() else "@"
-        return find_version(store, f"models:/{model}{separator}{wanted}")[1]
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
-        raise SegopsError(
-            f"{model} has no version {wanted}. `segops status` lists the versions with an alias."
-        ) from None
+    separator = "/" if wanted.isdigit() else "@"
+    return find_version(store, f"models:/{model}{separator}{wanted}")[1]

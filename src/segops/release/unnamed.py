@@ -66,9 +66,8 @@ def find(
     models = {one.model_id: one for one in _models(store, ids)}
     staying = [one for one in versions if name_of(one) in kept]
     leaving = [one for one in versions if name_of(one) not in kept]
-    # A version of an earlier segops names its model in its address alone.
-    kept_models = {one.model_id for one in staying}
-    kept_models |= {found for one in staying for found in MODEL.findall(one.source)}
+    # MLflow's search leaves out the id of a version's model; the address holds it.
+    kept_models = {found for one in staying for found in MODEL.findall(one.source)}
     # A run in a workspace may be registered next; one that trains writes.
     present = {
         number
@@ -86,7 +85,7 @@ def find(
     for model_id, model in models.items():
         run = model.source_run_id or ""
         if run in kept_runs - present - training - others and model_id not in kept_models:
-            found = [one for one in leaving if one.model_id == model_id]
+            found = [one for one in leaving if model_id in MODEL.findall(one.source)]
             yield case.unnamed(f"model {model_id}", None, [model_id], found)
     by_run: dict[str, list[str]] = {number: [] for number in runs}
     for model_id, model in models.items():

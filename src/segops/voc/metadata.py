@@ -100,7 +100,7 @@ def _table(path: Path) -> list[list[str]]:
     rows, faults = _rows(path)
     if faults:
         raise SegopsError(f"{path}: {faults[0]}")
-    return rows or [[]]
+    return [*rows.values()] or [[]]
 
 
 def _write(path: Path, rows: list[list[str]]) -> None:
@@ -109,23 +109,24 @@ def _write(path: Path, rows: list[list[str]]) -> None:
     write_text(path, text.getvalue())
 
 
-def _rows(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows that are not blank, or what is wrong with the file."""
+def _rows(path: Path) -> tuple[dict[int, list[str]], list[str]]:
+    """The rows that are not blank by the lines that they end in, or what is wrong with the file."""
     try:
         text = read_file(path).decode("utf-8-sig")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        return [row for row in rows if any(cell.strip() for cell in row)], []
+        numbered = ((rows.line_num, row) for row in rows)
+        return {line: row for line, row in numbered if any(cell.strip() for cell in row)}, []
     except FileNotFoundError:
-        return [], ["no such file; expected a CSV whose first column is image_id"]
+        return {}, ["no such file; expected a CSV whose first column is image_id"]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return [], [f"not readable as a CSV in UTF-8: {error}"]
+        return {}, [f"not readable as a CSV in UTF-8: {error}"]
 
 
 def _read(layout: Layout, name: str) -> tuple[Metadata, list[str]]:
     rows, faults = _rows(layout.root / name)
     if faults:
         return Metadata(), faults
-    head, *body = [[cell.strip() for cell in row] for row in rows] or [[]]
+    head, *body = [[cell.strip() for cell in row] for row in rows.values()] or [[]]
     columns = tuple(head[1:])
     if head[:1] != [ID] or not columns:
         return Metadata(), [
@@ -137,14 +138,14 @@ def _read(layout: Layout, name: str) -> tuple[Metadata, list[str]]:
     times = Counter(name for name in head if name)
     faults += [f"column {name!r} is there {n} times" for name, n in times.items() if n > 1]
     values: dict[str, tuple[str, ...]] = {}
-    for number, row in enumerate(body, 2):
+    for number, row in zip([*rows][1:], body, strict=True):
         if len(row) != len(head):
-            faults.append(f"row {number} has {len(row)} cells; expected {len(head)}, as the head")
+            faults.append(f"line {number} has {len(row)} cells; expected {len(head)}, as the head")
             values.setdefault(row[0], ())  # its image has a row: one fault is told, not two
             continue
-        faults += [f"row {number}: {fault}" for fault in _unfit(row)]
+        faults += [f"line {number}: {fault}" for fault in _unfit(row)]
         if row[0] in values:
-            faults.append(f"row {number}: {row[0]!r} has a row before it; expected one an image")
+            faults.append(f"line {number}: {row[0]!r} has a row before it; expected one an image")
         values[row[0]] = tuple(row[1:])
     known = layout.listed()
     needed = {one for ids in layout.splits().values() for one in ids}

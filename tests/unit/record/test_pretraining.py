@@ -87,7 +87,7 @@ def test_a_clean_up_leaves_the_encoder_that_a_version_or_a_workspace_needs(root:
     made += [record_pretraining(root, pretrained(root, b"nobody's"))]
     released, here, _ = (one["weights_sha256"] for one in results)
     tags = {"segops.start_sha256": released}
-    version = Held("segops", Version("1", "", tags), 0.0, "", "", ("released",))
+    version = Held("segops", Version("1", "", tags), 0.0, "", ("released",))
 
     def going(kept: set[str], weights: set[str]) -> set[str]:
         with session(root, load_params(root).registry) as store:

@@ -164,7 +164,8 @@ def test_masks_are_a_quarter_of_the_image_or_half_of_uneven_patches(
     [
         ("resnet18", {}, "eomt does not work with encoder resnet18 .*: it is no vision"),
         ("tu-swin_tiny_patch4_window7_224", {}, "its layers have strides|further tokens"),
-        ("tu-test_vit", {"queries": 0}, "queries: 0, expected 1 or more"),
+        ("tu-test_vit", {"queries": 0}, "model.options.queries: 0; expected a whole number"),
+        ("tu-test_vit", {"blocks": "all"}, "model.options.blocks: 'all'; expected a whole number"),
         ("tu-test_vit", {"blocks": 7}, "blocks: 7, expected 1 to 6"),
         ("tu-test_vit", {"patch_size": 15, "img_size": 120}, "15 pixels are no multiple of 2"),
     ],

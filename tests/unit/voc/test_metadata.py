@@ -41,16 +41,16 @@ def test_columns_and_values_are_read(layout: Layout) -> None:
 
 
 def test_all_faults_are_listed(layout: Layout) -> None:
-    text = f"image_id,camera,camera,\na,1,2,3\na,1,2,3\nx,1,2,3\nb,1,2\nc,\x07,{'v' * 101},\n"
+    text = f"image_id,camera,camera,\na,1,2,3\n\na,1,2,3\nx,1,2,3\nb,1,2\nc,\x07,{'v' * 101},\n"
     file = written(layout.root, text)
     faults = find_faults(layout, NAME)
     assert faults == [
         "column 4 has no name",
         "column 'camera' is there 2 times",
-        "row 3: 'a' has a row before it; expected one an image",
-        "row 5 has 3 cells; expected 4, as the head",
-        "row 6: '\\x07' holds control characters",
-        f"row 6: {'v' * 100!r} exceeds 100 characters",
+        "line 4: 'a' has a row before it; expected one an image",
+        "line 6 has 3 cells; expected 4, as the head",
+        "line 7: '\\x07' holds control characters",
+        f"line 7: {'v' * 100!r} exceeds 100 characters",
         "'x' is in no list of the data set; remove its row, or correct the id",
     ]
     with pytest.raises(SegopsError) as error:

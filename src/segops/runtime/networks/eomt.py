@@ -122,8 +122,6 @@ class EoMT(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if queries < 1:
-            raise ValueError(f"queries: {queries}, expected 1 or more")
         name = timm_name(encoder_name)
         self.encoder = FirstBlocks(name, encoder_weights, in_channels, blocks, **options)
         width, patch = self.encoder.out_channels[-1], self.encoder.output_stride

@@ -45,6 +45,7 @@ _RESERVED = frozenset(
     {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
     | {"finest"}
 )
+_COUNTS = frozenset({"blocks", "hidden", "layers", "queries", "width"})
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _auxiliary(network: Any, spec: ModelSpec) -> nn.Module:
 
 
 def check_names(spec: ModelSpec) -> None:
-    """Raise a SegopsError if the architecture, the encoder or an option is unknown."""
+    """Raise a SegopsError if architecture, encoder or an option is unknown, or a count is none."""
     if spec.architecture not in ARCHITECTURES:
         raise SegopsError(
             f"model.architecture: no architecture {spec.architecture!r}."
@@ -235,6 +236,10 @@ def check_names(spec: ModelSpec) -> None:
             f"{', '.join(unknown)}; expected {', '.join(sorted(allowed)) or 'none'}."
             f"{_close(unknown[0], allowed)}"
         )
+    for name in _COUNTS & spec.options.keys():
+        count = spec.options[name]
+        if type(count) is not int or count < 1:
+            raise SegopsError(f"model.options.{name}: {count!r}; expected a whole number from 1.")
 
 
 def is_smp(encoder: str) -> bool:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from segops import recipes
 from segops.models import licences
+from segops.models.pretrained import load_encoder_weights
 from segops.params.file import Params, load_params
 from segops.recipes import Recipe
 from segops.runtime.errors import SegopsError
@@ -115,6 +118,34 @@ ENCODERS: dict[str, tuple[str, str]] = {
     "voc2012-upernet-swinv2-t": ("upernet", "mit"),
 }
 
+
+# Of dinov2_vits14_voc2012_linear_config.py, as DINOv2 published it.
+DINOV2_PROTOCOL: dict[str, Any] = {
+    "augment.cat_max_ratio": 0.75,
+    "augment.scale.range": [0.5, 2.0],
+    "augment.flip.p": 0.5,
+    "model.output_stride": None,
+    "model.auxiliary_weight": 0.0,
+    "train.iterations": 40_000,
+    "train.batch_size": 16,
+    "train.optimizer": "adamw",
+    "train.lr": 1e-3,
+    "train.weight_decay": 1e-4,
+    "train.schedule": "poly",
+    "train.poly_power": 1.0,
+    "train.min_lr": 0.0,
+    "train.loss": "cross_entropy",
+    "train.ema_decay": None,
+    "train.selection_share": 0.0,
+    "predict.mode": "window",
+    "predict.flip": False,
+    "predict.scales": [1.0],
+}
+
+BY_SIZE = [
+    pytest.param(one, marks=pytest.mark.long) if "dinov2-b" in one else one
+    for one in (*DINOV2, *ENCODERS)
+]
 
 SMALL = "small-data"
 """The recipe of no publication, for any data."""
@@ -281,6 +312,10 @@ def test_recipes_of_dinov2_build_the_network_of_the_figure(name: str) -> None:
     assert (train.layer_decay is None) is is_frozen
     steps = train.warmup_epochs * (found.about.data.train_images // train.batch_size)
     assert abs(steps - 1500) < 5
+    if is_frozen:
+        flat = changed.flat()
+        assert {key: flat[key] for key in DINOV2_PROTOCOL} == DINOV2_PROTOCOL
+        assert f"dinov2_vit{name[15]}14_voc2012_linear_config.py" in found.about.aim.source
     assert "2304.07193" in found.about.aim.source or found.about.aim.miou is None
 
 
@@ -308,7 +343,20 @@ def test_the_recipe_for_small_data_doubts_no_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*ENCODERS, SMALL])
+@pytest.mark.parametrize("name", BY_SIZE)
+def test_timms_own_file_of_the_encoder_fits(name: str, tmp_path: Path) -> None:
+    model = recipes.put_over(ROOT, recipes.find(ROOT, name)).settings.model
+    network = build(ModelSpec(model.architecture, model.encoder, 21, model.options))
+    file = timm.create_model(model.encoder.removeprefix("tu-")).state_dict()
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.full_like(one, 0.5) for name, one in file.items()}, path)
+    report = load_encoder_weights(network.network.get_submodule("encoder"), path)
+    assert report.missing == ()
+    assert not report.mismatched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*BY_SIZE, SMALL])
 def test_each_takes_steps_from_random_weights(name: str, job: Jobs) -> None:
     settings = recipes.put_over(ROOT, recipes.find(ROOT, name)).settings
     model, params = settings.model, settings.train

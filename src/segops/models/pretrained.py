@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
@@ -130,7 +130,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     renamed = max(
         (
             widened(names, expected)
-            for names in (*_spellings(tensors), *_tokens(encoder, tensors, path))
+            for names in (*_spellings(tensors, expected), *_tokens(encoder, tensors, path))
         ),
         key=lambda names: sum(expected.get(name) == tuple(t.shape) for name, t in names.items()),
     )
@@ -155,12 +155,20 @@ def _misfit(path: Path, words: str) -> SegopsError:
     )
 
 
-def _spellings(tensors: StateDict) -> Iterator[dict[str, Tensor]]:
+def _spellings(
+    tensors: StateDict, expected: Mapping[str, tuple[int, ...]]
+) -> Iterator[dict[str, Tensor]]:
     """The tensors under every name that they may have in one of our encoders."""
+    # timm's encoders join the first parts of some names: `layers.0` becomes `layers_0`.
+    joined = {name.replace(".", "_"): name for name in expected}
     for prefix in _PREFIXES:
         plain = {name.removeprefix(prefix): one for name, one in tensors.items()}
         yield plain
-        yield {f"model.{name}": one for name, one in plain.items()}
+        for wrapper in ("model_", "model_model_"):
+            yield {
+                joined.get(wrapper + name.replace(".", "_"), name): one
+                for name, one in plain.items()
+            }
         yield {f"model.{_timm_stem(name)}": one for name, one in plain.items()}
 
 

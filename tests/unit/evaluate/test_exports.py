@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from segops.predict.bundle import TORCH, bundle_digest, load_bundle
 from segops.release.exports import refusals
 from segops.runtime.classes import VOC_CLASSES
 from segops.runtime.masks import write_mask
+from segops.runtime.networks.zoo import build
 from segops.stages import evaluate
 from segops.voc.layout import open_layout
 from tests.support.bundles import write_bundle
+from tests.support.networks import small, wake
 from tests.unit.evaluate.test_score import SPEC, lively
 from tools.sample import generate
 
@@ -247,6 +250,24 @@ def test_an_export_that_dies_does_not_end_the_evaluation(
     found = judged(workspace, tmp_path)
     assert "ended with status -6" in found["onnx"]["error"]
     assert found[TORCH]["milliseconds_p50"] > 0
+
+
+def test_a_network_of_queries_is_compared_as_any_other(workspace: Path, tmp_path: Path) -> None:
+    spec = replace(small("eomt"), classes=len(VOC_CLASSES))
+    network = build(spec)
+    wake(network)
+    bundle = tmp_path / paths.SEGMENTER
+    write_bundle(bundle, network, spec, VOC_CLASSES, {}, {})
+    digests = make.export(bundle, {"onnx": tmp_path / paths.EXPORTS / "onnx"})
+    files.write_json(tmp_path / paths.EXPORTS / paths.EXPORT_LIST, digests)
+    store, settings = PackedStore(workspace / paths.PACKED), EvaluateParams(bootstrap_samples=100)
+    scores = score(
+        bundle, store, "val", tmp_path / "scores", bundle_digest(bundle), threads=1, masks=True
+    )
+    found = exports.judge(tmp_path, bundle, scores, store, "val", settings, 1)["onnx"]
+    assert found["error"] is None
+    assert found["differing_pixels"] < 2e-3
+    assert refusals(found, POLICY) == []
 
 
 def test_without_exports_there_is_nothing(workspace: Path, tmp_path: Path) -> None:

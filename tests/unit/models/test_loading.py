@@ -86,9 +86,23 @@ def test_the_mapping_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, "segops"):
         report = load_encoder_weights(encoder(), path)
     assert report.missing == (f"model.{gone}",)
-    assert report.unexpected == ("model.fc.weight",)
+    assert report.unexpected == ("fc.weight",)
     (line,) = [one for one in caplog.messages if "weights.pt" in one]
     assert f"{len(state)} matched, 1 missing (model.{gone}), 0 of another shape, 1 unex" in line
+
+
+@pytest.mark.parametrize("name", ["efficientvit_b0", "convnextv2_atto", "swin_s3_tiny_224"])
+def test_timms_own_file_fits_whatever_its_encoder_calls_the_layers(
+    name: str, tmp_path: Path
+) -> None:
+    state = timm.create_model(name).state_dict()
+    path = tmp_path / "model.pt"
+    torch.save({name: torch.rand_like(one.float()) for name, one in state.items()}, path)
+    found = get_encoder(f"tu-{name}", weights=None)
+    report = load_encoder_weights(found, path)
+    assert report.missing == ()
+    assert not report.mismatched
+    assert all("head" in one or "norm" in one for one in report.unexpected), report.unexpected
 
 
 def test_mmcvs_resnet_v1c_fits_timms(tmp_path: Path) -> None:

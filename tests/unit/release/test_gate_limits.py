@@ -106,6 +106,7 @@ def test_checked_only_where_the_parameter_is_set(check: GateCheck, policy: dict[
         (4, licensed("apache-2.0"), True, "of resnet18/imagenet is apache-2.0: allowed"),
         (4, licensed("mit", stated=True), True, "mit, as gate.stated_weight_licences states"),
         (4, licensed("cc-by-nc-4.0"), False, "allows Apache-2.0, mit. Train from other weights"),
+        (4, licensed("dinov3-license"), False, "is dinov3-license"),
         (4, licensed("unknown"), False, "State it in gate.stated_weight_licences"),
         (4, evidence(licence=Licence("", "none needed")), True, "started at random"),
     ],

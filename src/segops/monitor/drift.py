@@ -178,7 +178,7 @@ def compare(
         raw.append(_ranks(CONFIDENCE, names, confidence[:own], confidence[own:], permutations))
         points = _embeddings([*reference.val, *fresh])
         if points is None:
-            left_out[FEATURES] = "the model's bundle gives no access to its network"
+            left_out[FEATURES] = _without_features(reference, fresh)
         else:
             found = mmd_test(points[:own], points[own:], permutations)
             raw.append(
@@ -211,6 +211,17 @@ def _unfit(
             f"{len(fresh)} others are fewer than {least}"
         )
     return None
+
+
+def _without_features(reference: Reference, fresh: Sequence[Observation]) -> str:
+    """The reason why features cannot be compared, where some image has none."""
+    if _embeddings(reference.val) is None:
+        return "the model's bundle gives no access to its network"
+    without = sum(_embeddings([one]) is None for one in fresh)
+    return (
+        f"an export of the model predicted {without} of the {counted(len(fresh), 'image')}, and "
+        "an export gives no access to its network"
+    )
 
 
 def _ranks(

@@ -108,7 +108,7 @@ def of_log(
 
     Args:
         predictor: The model.
-        model: Digest of its bundle.
+        model: Digest of its bundle; the lines of its exports hold it too.
         source: The log.
         days: Only lines of so many days.
 

@@ -77,6 +77,11 @@ class BundledPredictor:
         return mask, confidence
 
     @property
+    def bundle_digest(self) -> str:
+        """Digest of the bundle; of an export, that of the bundle that it was made of."""
+        return str(self.model[EXPORT]["bundle_digest"]) if EXPORT in self.model else self.digest
+
+    @property
     def channels(self) -> int:
         """Channels of an image; three are RGB."""
         return channels_of(self.model)

@@ -126,7 +126,7 @@ def predict_folder(
         scratch = stack.enter_context(files.scratch())
         run = _Run(predictor, predictor.digest, journal, options, overwrite, predicting, scratch)
         if observations is not None:
-            run.observed = PredictionLog(observations, predictor.digest, names=log_names)
+            run.observed = PredictionLog(observations, predictor.bundle_digest, names=log_names)
             run.observe = stack.enter_context(observing(predictor))
         return work.do(shared, journal, run)
 

@@ -38,7 +38,7 @@ class Logged:
 
     Attributes:
         time: When the image was predicted, UTC.
-        model: Digest of the bundle that predicted it.
+        model: Digest of the bundle that predicted it, by itself or by an export of it.
         observation: What is kept of it.
         name: The name of its file, where the log was asked for names.
     """
@@ -83,7 +83,7 @@ class PredictionLog:
 
     Args:
         directory: The log.
-        model: Digest of the bundle that predicts.
+        model: Digest of the bundle that predicts, by itself or by an export of it.
         names: Whether to write the names of the images' files, which may be private.
     """
 

@@ -89,7 +89,7 @@ class Worker:
             from segops.predict.log import PredictionLog
             from segops.predict.observe import observing
 
-            observed = PredictionLog(Path(head["log"]), head["digest"])
+            observed = PredictionLog(Path(head["log"]), predictor.bundle_digest)
             observe = self._open.enter_context(observing(predictor))
             model = Model(predictor, limit, observed, observe)
         self._models[head["key"]] = model

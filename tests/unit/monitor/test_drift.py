@@ -155,8 +155,16 @@ def test_without_features_the_rest_is_compared(reference: Reference) -> None:
 
     drift = compared(reference, [plain(one) for one in reference.val[:SAMPLE]])
     assert [test.name for test in drift.tests] == [LOOK, CLASSES, CONFIDENCE]
-    assert "no access" in drift.left_out[FEATURES]
+    assert drift.left_out[FEATURES] == (
+        "an export of the model predicted 30 of the 30 images, and an export gives no access to "
+        "its network"
+    )
     assert len(drift.unusual) == SAMPLE
+    mixed = [plain(reference.val[0]), *reference.val[1:SAMPLE]]
+    assert "predicted 1 of the 30 images" in compared(reference, mixed).left_out[FEATURES]
+    old = replace(reference, val=tuple(map(plain, reference.val)))
+    sentence = "the model's bundle gives no access to its network"
+    assert compared(old, mixed).left_out[FEATURES] == sentence
 
 
 def test_features_of_two_networks_are_refused(reference: Reference) -> None:

@@ -12,6 +12,7 @@ from segops import files, paths
 from segops.predict.bundle import bundle_digest
 from segops.runtime.masks import read_mask
 from tests.integration.conftest import dvc, segops, set_params
+from tests.support import registry_workspace as made
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -66,6 +67,33 @@ def test_the_export_that_the_gate_offers_predicts_in_the_models_place(exported: 
     assert "without an export openvino (it has: onnx" in done.stderr
     card = segops(exported, "card").stdout
     assert "onnx is offered" in card
+
+
+def test_the_figures_stand_beside_those_of_the_model_everywhere(exported: Path) -> None:
+    parity = files.read_json(exported / paths.EXPORT_PARITY)
+    evaluation = files.read_json(exported / paths.EVALUATION)
+    onnx, torch = parity["onnx"], parity["torch"]
+    client = made.client(exported)
+    (version,) = client.search_model_versions("name = 'segops'")
+    logged = client.get_run(str(version.run_id)).data.metrics
+    assert logged["export_torch_miou"] == evaluation["miou"]
+    assert logged["export_torch_boundary_iou"] == evaluation["boundary"]["iou"]
+    assert logged["export_torch_milliseconds_p50"] == torch["milliseconds_p50"]
+    assert logged["export_onnx_miou_difference_low"] == onnx["miou_low"]
+    assert logged["export_onnx_miou_difference_high"] == onnx["miou_high"]
+    decision = next(one for one in made.lines(exported)[::-1] if one["kind"] == "decision")
+    decided = decision["details"]["exports"]
+    for form in ("onnx", "onnx-int8"):
+        assert decided[form]["model"] == {
+            "miou": evaluation["miou"],
+            "boundary_iou": evaluation["boundary"]["iou"],
+            **{key: torch[key] for key in ("mib", "milliseconds_p50", "milliseconds_p95")},
+            "peak_mib": torch["peak_mib"],
+        }
+        assert decided[form]["peak_mib"] == parity[form]["peak_mib"]
+    card = segops(exported, "card").stdout
+    assert f"| torch, the model | {evaluation['miou']:.3f} |" in card
+    assert f"| onnx | {onnx['miou']:.3f} |" in card
 
 
 def test_the_command_hands_out_the_export_that_was_judged(exported: Path) -> None:

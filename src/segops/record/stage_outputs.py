@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segops import files, paths
-from segops.metrics.catalogue import recorded
+from segops.metrics.catalogue import SPLIT_METRICS, recorded
 from segops.predict.bundle import TORCH, read_bundle, weights_sha256
 from segops.runtime.errors import SegopsError
 
@@ -47,18 +47,20 @@ TRAINING_NUMBERS = {
 """Name in MLflow -> key in ``metrics/training.json``."""
 
 
-EXPORT_NUMBERS = (
-    "miou",
-    "miou_difference",
-    "boundary_iou",
-    "worst_class_difference",
-    "differing_pixels",
-    "mib",
-    "milliseconds_p50",
-    "milliseconds_p95",
-    "peak_mib",
-)
-"""Keys of the parity of an export that MLflow shows as `export_FORM_KEY`."""
+EXPORT_NUMBERS = {
+    "miou": "miou",
+    "miou_difference": "miou_difference",
+    "miou_difference_low": "miou_low",
+    "miou_difference_high": "miou_high",
+    "boundary_iou": "boundary_iou",
+    "worst_class_difference": "worst_class_difference",
+    "differing_pixels": "differing_pixels",
+    "mib": "mib",
+    "milliseconds_p50": "milliseconds_p50",
+    "milliseconds_p95": "milliseconds_p95",
+    "peak_mib": "peak_mib",
+}
+"""Name in MLflow, `export_FORM_NAME` -> key of the parity; the model's form is `torch`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Results:
     Attributes:
         evaluation: ``metrics/evaluation.json`` where it describes this bundle, else None.
         weights_sha256: Computed from the bundle, as is `bundle_digest`.
-        exports: By the name of its form, the parity of each export of this bundle.
+        parity: What :func:`parity_of` says of this bundle.
     """
 
     root: Path
@@ -76,7 +78,12 @@ class Results:
     evaluation: Mapping[str, Any] | None
     weights_sha256: str
     bundle_digest: str
-    exports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def exports(self) -> dict[str, Mapping[str, Any]]:
+        """By the name of its form, the parity of each export of this bundle."""
+        return {name: figures for name, figures in self.parity.items() if name != TORCH}
 
     @property
     def bundle(self) -> Path:
@@ -96,9 +103,9 @@ class Results:
             return found
         found |= recorded(self.evaluation)
         found |= {
-            f"export_{name}_{key}": float(figures[key])
-            for name, figures in self.exports.items()
-            for key in EXPORT_NUMBERS
+            f"export_{form}_{name}": float(figures[key])
+            for form, figures in self.parity.items()
+            for name, key in EXPORT_NUMBERS.items()
             if figures.get(key) is not None
         }
         for name, key in EVALUATION_NUMBERS.items():
@@ -131,22 +138,28 @@ def read(root: Path) -> Results:
                 f"{bundle}: its {name} is {actual[:12]}, {path} says "
                 f"{str(written.get(name))[:12]}. `dvc repro` brings both together."
             )
-    evaluation = None
-    if (root / paths.EVALUATION).is_file():
-        evaluation = files.read_json(root / paths.EVALUATION)
-        if evaluation.get("bundle_digest") != digest:
-            evaluation = None
-    exports = {} if evaluation is None else exports_of(root, digest)
-    return Results(root, training, evaluation, weights, digest, exports)
+    evaluation = _evaluation_of(root, digest)
+    return Results(root, training, evaluation, weights, digest, parity_of(root, digest))
 
 
-def exports_of(root: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """The parity of the exports of a bundle, by the name of their form.
+def parity_of(root: Path, digest: str) -> dict[str, dict[str, Any]]:
+    """The figures of a bundle, under `torch`, and of its exports, by the name of their form.
 
-    Empty where ``metrics/exports.json`` is of another bundle, or of a run without exports.
+    Those of the bundle hold its `miou` and `boundary_iou` too. Empty where the evaluation is of
+    another bundle, or of a run without exports.
     """
     path = root / paths.EXPORT_PARITY
     parity = files.read_json(path) if path.is_file() else {}
-    if parity.get(TORCH, {}).get("bundle_digest") != digest:
+    evaluation = _evaluation_of(root, digest)
+    model = parity.pop(TORCH, {})
+    if evaluation is None or model.get("bundle_digest") != digest or not parity:
         return {}
-    return {name: figures for name, figures in parity.items() if name != TORCH}
+    scored = [metric for metric in SPLIT_METRICS if metric.name in ("miou", "boundary_iou")]
+    return {TORCH: {**model, **{one.name: one.read(evaluation) for one in scored}}, **parity}
+
+
+def _evaluation_of(root: Path, digest: str) -> dict[str, Any] | None:
+    """``metrics/evaluation.json`` where it describes a bundle, else None."""
+    path = root / paths.EVALUATION
+    evaluation: dict[str, Any] = files.read_json(path) if path.is_file() else {}
+    return evaluation if evaluation.get("bundle_digest") == digest else None

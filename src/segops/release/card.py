@@ -14,9 +14,8 @@ from markupsafe import Markup
 from segops.metrics.catalogue import SPLIT_METRICS, number_at, shown
 from segops.params.registry import CardParams
 from segops.record.lineage import tag
+from segops.release import exports
 from segops.release.chain import Entry
-from segops.release.exports import EXPORTS
-from segops.release.exports import sentence as sentence_of_export
 from segops.report.card_pictures import Picture
 from segops.report.figures import level, sentence
 from segops.report.html import decimal, render
@@ -127,6 +126,7 @@ def _render(facts: Facts, *, short: bool, worst: int, sliced: bool, checked: boo
             {**row, "name": escaped(f"{row['group']}: {row['name']}")} for row in slices(e, ())
         ] if sliced else (),
         gate=_gate(facts, checked),
+        exports=_exports(facts.decision, short),
         commit=facts.lineage("code_commit")[:12] or "unknown",
         reproduced=_reproduced(facts.machines),
         limits=[escaped(one) for one in _limits(facts)],
@@ -319,20 +319,30 @@ def _worst(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _gate(facts: Facts, checked: bool) -> dict[str, Any]:
     decision = facts.decision
     if decision is None:
-        return {"summary": "Not decided yet.", "checks": [], "exports": []}
+        return {"summary": "Not decided yet.", "checks": []}
     compared = decision.details.get("champion")
     against = f"compared with version {compared}" if compared else "without a champion before it"
     summary = f"{decision.verdict} at {decision.time[:16].replace('T', ' ')} UTC, {against}."
-    told = decision.details.get(EXPORTS) or {}
-    exports = [escaped(sentence_of_export(name, one)) for name, one in sorted(told.items())]
     if not checked:
-        short = escaped(f"{summary} {decision.reason[:600]}")
-        return {"summary": short, "checks": [], "exports": exports}
+        return {"summary": escaped(f"{summary} {decision.reason[:600]}"), "checks": []}
     checks = [
         escaped(f"{_outcome(one)}: {one['sentence']}")
         for one in decision.details.get("checks") or ()
     ]
-    return {"summary": escaped(summary), "checks": checks, "exports": exports}
+    return {"summary": escaped(summary), "checks": checks}
+
+
+def _exports(decision: Entry | None, short: bool) -> dict[str, Any]:
+    """Return sentences about the exports and, where the card is whole, rows of their table."""
+    told = {} if decision is None else decision.details.get(exports.EXPORTS) or {}
+    if short:
+        return {"sentences": list(map(escaped, exports.sentences(told))), "rows": ()}
+    return {
+        "sentences": [escaped(exports.verdict(name, one)) for name, one in sorted(told.items())],
+        "rows": [
+            {**row, "worst_class": escaped(row["worst_class"] or "")} for row in exports.rows(told)
+        ],
+    }
 
 
 def _outcome(check: Mapping[str, Any]) -> str:

@@ -7,12 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from segops.params.gate import ExportGate
+from segops.predict.bundle import TORCH
 from segops.runtime.errors import SegopsError
 
 EXPORTS = "exports"
 """Detail of a decision: what :func:`decided` says."""
 MEASURED_ANEW = ("milliseconds_p50", "milliseconds_p95", "peak_mib", "reasons")
 """Figures that depend on what else the machine does; reasons repeat them."""
+MODEL = "model"
+"""Key of an export in a decision: the figures of the model itself, beside which it was measured."""
+MODEL_FIGURES = (
+    "miou",
+    "boundary_iou",
+    "mib",
+    "milliseconds_p50",
+    "milliseconds_p95",
+    "peak_mib",
+)
+COLUMNS = (
+    *MODEL_FIGURES,
+    "miou_difference",
+    "miou_low",
+    "miou_high",
+    "worst_class",
+    "worst_class_difference",
+    "differing_pixels",
+)
+"""Figures that a table shows."""
 COMPARED = ("miou_difference", "differing_pixels")
 """Figures without which an export was not compared with its model."""
 
@@ -68,20 +89,25 @@ def refusals(figures: Mapping[str, Any], policy: ExportGate) -> list[str]:
     return reasons
 
 
-def decided(exports: Mapping[str, Mapping[str, Any]], policy: ExportGate) -> dict[str, Any]:
+def decided(
+    exports: Mapping[str, Mapping[str, Any]], policy: ExportGate, model: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a decision says of each export, by the name of its form.
 
     Args:
         exports: Their figures, by the name of their form.
         policy: The bounds.
+        model: The figures of the model itself.
 
     Returns:
-        For each form its figures, whether it is `offered`, and the `reasons` against it.
+        For each form its figures, those of the model (:data:`MODEL_FIGURES`) under `model`, whether
+        it is `offered`, and the `reasons` against it.
     """
+    own = {key: model.get(key) for key in MODEL_FIGURES}
     found = {}
     for name, figures in sorted(exports.items()):
         reasons = refusals(figures, policy)
-        found[name] = {**figures, "offered": not reasons, "reasons": reasons}
+        found[name] = {**figures, MODEL: own, "offered": not reasons, "reasons": reasons}
     return found
 
 
@@ -91,11 +117,16 @@ def timeless(details: Mapping[str, Any]) -> dict[str, Any]:
     Two decisions on the same evidence are the same by this. Whether an export is offered stays.
     """
     exports = details.get(EXPORTS) or {}
-    kept = {
-        name: {key: value for key, value in one.items() if key not in MEASURED_ANEW}
-        for name, one in exports.items()
-    }
+    kept = {}
+    for name, one in exports.items():
+        kept[name] = _timeless(one)
+        if MODEL in one:
+            kept[name][MODEL] = _timeless(one[MODEL])
     return {**details, EXPORTS: kept}
+
+
+def _timeless(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if key not in MEASURED_ANEW}
 
 
 def _is_number(value: Any) -> bool:
@@ -134,15 +165,56 @@ def require_offered(exports: Mapping[str, Mapping[str, Any]], form: str, model: 
     return str(one["digest"])
 
 
+def rows(exports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a decision says of a model and its exports as rows of a table, the model first.
+
+    Args:
+        exports: What :func:`decided` says; in that of an earlier segops the model has no figures,
+            and no row.
+
+    Returns:
+        For each its `name`, `torch` for the model, and :data:`COLUMNS`, None where not measured.
+    """
+    models = [(TORCH, one[MODEL]) for one in exports.values() if MODEL in one][:1]
+    return [
+        {"name": name, **{key: figures.get(key) for key in COLUMNS}}
+        for name, figures in (*models, *sorted(exports.items()))
+    ]
+
+
+def sentences(exports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a decision says of a model and its exports in sentences; argument as of `rows`."""
+    models = [one[MODEL] for one in exports.values() if MODEL in one][:1]
+    texts = [f"{TORCH} is the model itself: {_figures(one)}." for one in models]
+    return texts + [sentence(name, one) for name, one in sorted(exports.items())]
+
+
+def _figures(model: Mapping[str, Any]) -> str:
+    words = (
+        ("miou", "mIoU {:.3f}"),
+        ("mib", "{:.1f} MiB"),
+        ("milliseconds_p95", "{:.1f} ms an image (95th percentile, CPU)"),
+    )
+    known = [text.format(model[key]) for key, text in words if model[key] is not None]
+    return ", ".join(known) or "not measured"
+
+
+def verdict(name: str, one: Mapping[str, Any]) -> str:
+    """Whether an export is offered, and why not, in a sentence; arguments as of `sentence`."""
+    if one["offered"]:
+        return f"{name} is offered."
+    return f"{name} is not offered: {'; '.join(one['reasons'])}."
+
+
 def sentence(name: str, one: Mapping[str, Any]) -> str:
-    """What people read of an export in a decision.
+    """What people read of an export in a decision, in a sentence.
 
     Args:
         name: Name of its form.
         one: What :func:`decided` says of it.
     """
     if not one["offered"]:
-        return f"{name} is not offered: {'; '.join(one['reasons'])}."
+        return verdict(name, one)
     return (
         f"{name} is offered: mIoU {one['miou']:.3f} ({one['miou_difference']:+.4f} against the "
         f"model), {one['differing_pixels']:.3%} of the pixels differ, {one['mib']:.1f} MiB, "

@@ -9,8 +9,9 @@ from typing import Any
 
 from segops import files, paths
 from segops.params.file import Params, load_params
+from segops.predict.bundle import TORCH
 from segops.record.lineage import started_by
-from segops.record.stage_outputs import exports_of
+from segops.record.stage_outputs import parity_of
 from segops.record.tracking import BusyError, session
 from segops.release import exports, pairing, releases, signing, versions
 from segops.release.chain import Entry, TamperedError, finite
@@ -165,8 +166,11 @@ def _withdraw_candidate(registry: Registry, version: str) -> None:
 def _exports(root: Path, settings: Params, evidence: Evidence) -> dict[str, Any]:
     """The detail of a decision on the exports; none without exports of the challenger."""
     digest = getattr(evidence.challenger, "bundle_digest", None)
-    known = {} if digest is None else exports_of(root, digest)
-    return {exports.EXPORTS: exports.decided(known, settings.gate.export)} if known else {}
+    parity = {} if digest is None else parity_of(root, digest)
+    if not parity:
+        return {}
+    model = parity.pop(TORCH)
+    return {exports.EXPORTS: exports.decided(parity, settings.gate.export, model)}
 
 
 def _write_down(

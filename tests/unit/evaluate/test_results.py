@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from segops.record.stage_outputs import Results
+from segops import files, paths
+from segops.record.stage_outputs import Results, parity_of
 
 
 def metrics(evaluation: dict[str, Any] | None) -> dict[str, float]:
@@ -63,3 +64,45 @@ def test_boundaries_and_calibration_are_logged() -> None:
 @pytest.mark.parametrize("calibration", [None, {}])
 def test_a_model_that_tells_no_probabilities_has_no_calibration(calibration: Any) -> None:
     assert "expected_calibration_error" not in metrics(OLD | {"calibration": calibration})
+
+
+def test_exports_are_logged_beside_their_model() -> None:
+    onnx = {
+        "digest": "d" * 64, "runtime": "onnx", "quantize": None, "error": None, "miou": 0.49,
+        "miou_difference": -0.01, "miou_low": -0.03, "miou_high": None, "boundary_iou": 0.25,
+        "boundary_iou_difference": -0.01, "worst_class": "cat", "worst_class_difference": -0.02,
+        "differing_pixels": 0.001, "mib": 5.0, "milliseconds_p50": 20.0, "milliseconds_p95": 30.0,
+        "peak_mib": 90.0,
+    }  # fmt: skip
+    torch = {
+        "bundle_digest": "b" * 64, "error": None, "miou": 0.5, "boundary_iou": 0.26, "mib": 6.0,
+        "milliseconds_p50": 25.0, "milliseconds_p95": 35.0, "peak_mib": 300.0, "threads": 1,
+    }  # fmt: skip
+    parity = {"torch": torch, "onnx": onnx}
+    results = Results(Path(), {}, OLD, "w" * 64, "b" * 64, parity)
+    assert results.exports == {"onnx": onnx}
+    found = {name: value for name, value in results.metrics().items() if "export" in name}
+    assert found == {
+        "export_torch_miou": 0.5, "export_torch_boundary_iou": 0.26, "export_torch_mib": 6.0,
+        "export_torch_milliseconds_p50": 25.0, "export_torch_milliseconds_p95": 35.0,
+        "export_torch_peak_mib": 300.0, "export_onnx_miou": 0.49,
+        "export_onnx_miou_difference": -0.01, "export_onnx_miou_difference_low": -0.03,
+        "export_onnx_boundary_iou": 0.25, "export_onnx_worst_class_difference": -0.02,
+        "export_onnx_differing_pixels": 0.001, "export_onnx_mib": 5.0,
+        "export_onnx_milliseconds_p50": 20.0, "export_onnx_milliseconds_p95": 30.0,
+        "export_onnx_peak_mib": 90.0,
+    }  # fmt: skip
+
+
+def test_figures_belong_to_the_evaluation_of_this_bundle(tmp_path: Path) -> None:
+    evaluation = OLD | {"bundle_digest": "b" * 64, "boundary": {"iou": 0.26}}
+    torch = {"bundle_digest": "b" * 64, "mib": 6.0}
+    parity = {"torch": torch, "onnx": {"mib": 5.0}}
+    assert parity_of(tmp_path, "b" * 64) == {}
+    files.write_json(tmp_path / paths.EVALUATION, evaluation)
+    files.write_json(tmp_path / paths.EXPORT_PARITY, parity)
+    own = torch | {"miou": 0.5, "boundary_iou": 0.26}
+    assert parity_of(tmp_path, "b" * 64) == {"torch": own, "onnx": {"mib": 5.0}}
+    assert parity_of(tmp_path, "c" * 64) == {}
+    files.write_json(tmp_path / paths.EXPORT_PARITY, {"torch": torch})
+    assert parity_of(tmp_path, "b" * 64) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from segops.params.gate import ExportGate
 from segops.params.registry import CardParams
 from segops.record.lineage import tag
+from segops.release import exports
 from segops.release.card import DESCRIPTION_LIMIT, Facts, description, page, worst_classes
 from segops.release.chain import GENESIS, Entry
 from segops.report.card_pictures import pictures
@@ -141,6 +144,47 @@ def test_names_from_data_are_text() -> None:
             assert element not in shown, element
         plain = shown.replace("&lt;", "<").replace("&gt;", ">")
         assert plain.count(EVIL) == 6, shown  # classes, worst, three stated, the check
+
+
+def of_exports(*forms: str) -> dict[str, Any]:
+    figures = {
+        "digest": "d" * 64, "quantize": None, "error": None, "miou": 0.7, "miou_difference": -0.005,
+        "miou_low": -0.0071, "miou_high": 0.0011, "boundary_iou": 0.41, "worst_class": "a|b",
+        "worst_class_difference": -0.04, "differing_pixels": 0.001, "mib": 5.0,
+        "milliseconds_p50": 15.0, "milliseconds_p95": 20.0, "peak_mib": 1090.0,
+    }  # fmt: skip
+    model = {"miou": 0.705, "boundary_iou": 0.42, "mib": 6.0, "milliseconds_p50": 30.0}
+    return exports.decided(dict.fromkeys(forms, figures), ExportGate(max_mib=5.5), model)
+
+
+def test_exports_stand_in_a_table_below_their_model() -> None:
+    found = of_exports("onnx", "onnx-int8")
+    found["onnx-int8"] = found["onnx"] | {"offered": False, "reasons": ["it has | 9 MiB"]}
+    decision = decided()
+    decision = decision.model_copy(update={"details": decision.details | {"exports": found}})
+    text = page(facts_of(decision=decision))
+    html = MarkdownIt("commonmark").enable("table").render(text[text.index("## Exports") :])
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    lines = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in table.split("<tr>")[1:]]
+    export = [
+        "0.700", "−0.0050 (−0.0071 to +0.0011)", "0.410", "a|b −0.0400", "0.100\u202f%", "5.0",
+        "15.0", "20.0", "1\u202f090",
+    ]  # fmt: skip
+    assert lines == [
+        ["torch, the model", "0.705", "–", "0.420", "", "–", "6.0", "30.0", "–", "–"],
+        ["onnx", *export],
+        ["onnx-int8", *export],
+    ]
+    assert "<li>onnx is offered.</li>" in html
+    assert "<li>onnx-int8 is not offered: it has | 9 MiB.</li>" in html
+    short = description(facts_of(decision=decision))
+    assert "- torch is the model itself: mIoU 0.705, 6.0 MiB.\n- onnx is offered: mIoU" in short
+    # A decision of an earlier segops has no figures of the model.
+    old = {name: {key: one[key] for key in one if key != "model"} for name, one in found.items()}
+    decision = decision.model_copy(update={"details": decision.details | {"exports": old}})
+    text = page(facts_of(decision=decision))
+    assert "| onnx | 0.700 |" in text
+    assert "torch, the model" not in text
 
 
 @pytest.mark.parametrize("length", [20, 200, 1000])

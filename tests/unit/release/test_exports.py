@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from segops.params.gate import ExportGate
-from segops.release.exports import EXPORTS, decided, refusals, require_offered, sentence, timeless
+from segops.release.exports import (
+    EXPORTS,
+    decided,
+    refusals,
+    require_offered,
+    rows,
+    sentence,
+    sentences,
+    timeless,
+)
 from segops.runtime.errors import SegopsError
 
 SOUND: dict[str, Any] = {
@@ -23,6 +32,7 @@ SOUND: dict[str, Any] = {
     "mib": 5.0,
     "milliseconds_p95": 20.0,
 }
+TORCH = {"miou": 0.705, "mib": 6.0, "milliseconds_p50": 30.0, "milliseconds_p95": 40.0, "size": [1]}
 UNBOUNDED = {"max_miou_loss": None, "max_class_loss": None, "max_differing_pixels": None}
 
 
@@ -47,7 +57,7 @@ def test_what_is_beyond_a_bound_or_unknown_is_not_offered(
     assert refusals(SOUND, ExportGate()) == []
     (reason,) = refusals(SOUND | changed, ExportGate(**policy))
     assert said in reason
-    found = decided({"onnx": SOUND, "onnx-int8": SOUND | changed}, ExportGate(**policy))
+    found = decided({"onnx": SOUND, "onnx-int8": SOUND | changed}, ExportGate(**policy), TORCH)
     assert found["onnx-int8"]["offered"] is False
     assert said in sentence("onnx-int8", found["onnx-int8"])
     with pytest.raises(SegopsError, match="onnx-int8 is not offered"):
@@ -55,7 +65,7 @@ def test_what_is_beyond_a_bound_or_unknown_is_not_offered(
 
 
 def test_an_offered_export_is_found_by_its_form() -> None:
-    details = {EXPORTS: decided({"onnx": SOUND}, ExportGate())}
+    details = {EXPORTS: decided({"onnx": SOUND}, ExportGate(), TORCH)}
     assert require_offered(details[EXPORTS], "onnx", "segops version 3") == SOUND["digest"]
     assert "onnx is offered: mIoU 0.700 (-0.0050" in sentence("onnx", details[EXPORTS]["onnx"])
     with pytest.raises(SegopsError, match=r"without an export openvino \(it has: onnx\)"):
@@ -74,9 +84,38 @@ def test_an_export_without_a_figure_is_not_offered() -> None:
 
 def test_the_time_of_an_image_makes_no_other_decision() -> None:
     policy = ExportGate(max_milliseconds=10)
-    first, again, faster = (
-        {"policy": {}, EXPORTS: decided({"onnx": SOUND | {"milliseconds_p95": one}}, policy)}
-        for one in (20.0, 21.0, 9.0)
-    )
-    assert timeless(first) == timeless(again) != timeless(faster)
+
+    def details(p95: float, **model: float) -> dict[str, Any]:
+        exports = {"onnx": SOUND | {"milliseconds_p95": p95}}
+        return timeless({"policy": {}, EXPORTS: decided(exports, policy, TORCH | model)})
+
+    first = details(20.0)
+    times = {"milliseconds_p50": 1.0, "milliseconds_p95": 2.0, "peak_mib": 3.0}
+    assert first == details(21.0) == details(20.0, **times) != details(9.0)
+    assert first != details(20.0, mib=7.0)
     assert timeless({"policy": {}}) == timeless({"policy": {}, EXPORTS: {}})
+
+
+def test_the_figures_of_the_model_stand_beside_those_of_its_exports() -> None:
+    broken = {"digest": "cd" * 32, "quantize": "int8", "error": "it does not run"}
+    found = decided({"onnx-int8": broken, "onnx": SOUND}, ExportGate(), TORCH)
+    model = {
+        "miou": 0.705, "boundary_iou": None, "mib": 6.0, "milliseconds_p50": 30.0,
+        "milliseconds_p95": 40.0, "peak_mib": None,
+    }  # fmt: skip
+    assert found["onnx"]["model"] == found["onnx-int8"]["model"] == model
+    table = rows(found)
+    assert [one["name"] for one in table] == ["torch", "onnx", "onnx-int8"]
+    assert [one["milliseconds_p95"] for one in table] == [40.0, 20.0, None]
+    assert [one["miou_difference"] for one in table] == [None, -0.005, None]
+    own = "torch is the model itself: mIoU 0.705, 6.0 MiB, 40.0 ms an image (95th percentile, CPU)."
+    assert sentences(found)[0] == own
+    assert sentences(decided({"onnx": SOUND}, ExportGate(), {}))[0].endswith(": not measured.")
+
+
+def test_a_decision_of_an_earlier_segops_has_no_row_of_the_model() -> None:
+    old = {"onnx": SOUND | {"offered": True, "reasons": []}}
+    assert [one["name"] for one in rows(old)] == ["onnx"]
+    (text,) = sentences(old)
+    assert text.startswith("onnx is offered: mIoU 0.700")
+    assert timeless({EXPORTS: old})[EXPORTS]["onnx"]["mib"] == 5.0

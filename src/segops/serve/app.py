@@ -10,8 +10,9 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
+from segops import __version__
 from segops.serve import examples, marks, page, predicting
 from segops.serve.answer import PNG, Wanted
 from segops.serve.body import Budget, Upload, uploads
@@ -36,10 +37,10 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
     # Swagger's page loads its script from another server, which a server offline cannot.
     app = FastAPI(
         title="segops serve",
+        version=__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=examples.ERRORS,
     )
     app.state.pool = pool
     app.include_router(page.router())
@@ -63,28 +64,58 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
         # Starlette raises the exception again, for the log.
         return error_reply(RequestError(500, "The server failed; its log says why."))
 
-    @app.get("/health", summary="Whether the server's process works.")
+    @app.get(
+        "/health",
+        summary="Whether the server's process works.",
+        responses=examples.responses(
+            examples.PROBE_ERRORS, description="It does.", example=examples.HEALTH
+        ),
+    )
     async def _health() -> dict[str, str]:
-        return {"status": "ok"}
+        return examples.HEALTH
 
-    @app.get("/ready", summary="Whether a model is loaded and passed its smoke test.")
+    @app.get(
+        "/ready",
+        summary="Whether a model is loaded and passed its smoke test.",
+        responses=examples.responses(
+            examples.PROBE_ERRORS, description="One is.", example=examples.READY
+        ),
+    )
     async def _ready() -> dict[str, str]:
         pool.require_model()
         if not pool.live:
             raise RequestError(503, "The workers are being started.", {"Retry-After": "2"})
-        return {"status": "ready"}
+        return examples.READY
 
-    @app.get("/metrics", summary="Counts and times in Prometheus' text format.")
+    @app.get(
+        "/metrics",
+        summary="Counts and times in Prometheus' text format.",
+        response_class=PlainTextResponse,
+        responses=examples.responses(examples.READ_ERRORS),
+    )
     async def _metrics() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/model", summary="The models: classes, card, lineage, settings.")
+    @app.get(
+        "/model",
+        summary="The models: classes, card, lineage, settings.",
+        responses=examples.responses(
+            examples.READ_ERRORS,
+            description="The first model, and under `models` all of them.",
+            example=examples.MODEL,
+        ),
+    )
     async def _model() -> Response:
         pool.require_model()
         models = [{"key": key, **source.told} for key, source in pool.models.items()]
         return JSONResponse({**models[0], "models": models, "marks": record is not None})
 
-    @app.post("/predict", summary="Predict images.", openapi_extra=examples.PREDICT)
+    @app.post(
+        "/predict",
+        summary="Predict images.",
+        responses=examples.responses(examples.PREDICT_ERRORS),
+        openapi_extra=examples.PREDICT,
+    )
     async def _predict(
         request: Request,
         model: Annotated[str, Query(description="Key of the model: main or compare.")] = "main",
@@ -109,7 +140,18 @@ def application(pool: Pool, metrics: Metrics, record: Path | None, budget: Budge
     if record is not None:
         writing = asyncio.Lock()
 
-        @app.post("/marks", summary="Mark a wrong region.", openapi_extra=examples.MARKS)
+        @app.post(
+            "/marks",
+            status_code=201,
+            summary="Mark a wrong region.",
+            responses=examples.responses(
+                examples.MARK_ERRORS,
+                201,
+                "The mark is written; the name of the photograph's file.",
+                example={"image": "5f2c9a0b7d13.jpg"},
+            ),
+            openapi_extra=examples.MARKS,
+        )
         async def _marks(request: Request) -> Response:
             pool.require_place()
             with budget.share() as share:

@@ -179,7 +179,10 @@ def segops_server(root: Path, image: Path, *options: str) -> Server:
         return answer.status
 
     port = free_port()
-    command = [sys.executable, "-m", "segops", "serve", "--port", str(port), "--device", "cpu"]
+    command = [
+        sys.executable, "-m", "segops", "serve", "--port", str(port), "--device", "cpu",
+        "--runtime", "torch",
+    ]  # fmt: skip
     name = ALL_CORES if options else OURS
     return Server(name, port, started([*command, *options], root), ask)
 

@@ -14,8 +14,9 @@ Model = Annotated[
         "champion."
     ),
 ]
+RuntimeName = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 Runtime = Annotated[
-    Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"],
+    RuntimeName,
     typer.Option(
         help="torch: the model itself; else the export of it that the gate offers. A directory has "
         "its own runtime."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from segops.cli.common import checkout, console
-from segops.cli.options import Device, Log, Model, Runtime
+from segops.cli.options import Device, Log, Model, RuntimeName
 from segops.words import MIB
 
 
@@ -25,7 +25,14 @@ def serve(
         str | None,
         typer.Option(metavar="MODEL", help="Serve a second model beside it (?model=compare)."),
     ] = None,
-    runtime: Runtime = "torch",
+    runtime: Annotated[
+        Literal["auto", RuntimeName],
+        typer.Option(
+            help="torch: the model itself; a form: the export of it that the gate offers; auto: of "
+            "these the one that predicted an image soonest when the model was evaluated, on a GPU "
+            "torch. A directory has its own runtime."
+        ),
+    ] = "auto",
     device: Device = "auto",
     host: Annotated[
         str, typer.Option(help="Address to listen on; other machines need a key.")

@@ -130,14 +130,25 @@ def export(
     return {name: bundle_digest(target) for name, target in targets.items()}
 
 
-def _require_library(library: str) -> None:
+def usable() -> list[str]:
+    """The names of the forms whose library is installed."""
+    return [name for name, form in FORMS.items() if _is_installed(form.library)]
+
+
+def _is_installed(library: str) -> bool:
     try:
         version(library)
     except PackageNotFoundError:
+        return False
+    return True
+
+
+def _require_library(library: str) -> None:
+    if not _is_installed(library):
         raise SegopsError(
             f"export: {library} is not installed. `pip install {library}` installs it, or take "
             "another of export.formats."
-        ) from None
+        )
 
 
 def _require_exportable(predictor: BundledPredictor) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from segops.params.gate import ExportGate
 from segops.predict.bundle import TORCH
 from segops.runtime.errors import SegopsError
 
+AUTO = "auto"
+"""In place of a runtime: that which :func:`quickest` chooses."""
 EXPORTS = "exports"
 """Detail of a decision: what :func:`decided` says."""
 MEASURED_ANEW = ("milliseconds_p50", "milliseconds_p95", "peak_mib", "reasons")
@@ -163,6 +165,37 @@ def require_offered(exports: Mapping[str, Mapping[str, Any]], form: str, model: 
             "another form, or the model itself."
         )
     return str(one["digest"])
+
+
+def quickest(exports: Mapping[str, Mapping[str, Any]], usable: Collection[str]) -> tuple[str, str]:
+    """The runtime that predicts an image soonest, of torch and the exports that are offered.
+
+    The times are the medians that the evaluation measured on its CPU. Where one of torch is
+    missing, as in a decision of an earlier segops, it is torch.
+
+    Args:
+        exports: What :func:`decided` says of the model's exports.
+        usable: The forms whose library is installed.
+
+    Returns:
+        `torch` or the name of a form, and the reason in words, without a full stop.
+    """
+    offered = {name: one for name, one in sorted(exports.items()) if one["offered"]}
+    if not offered:
+        return TORCH, "the gate offers no export of it"
+    times = {
+        name: one["milliseconds_p50"]
+        for name, one in offered.items()
+        if name in usable and _is_number(one.get("milliseconds_p50"))
+    }
+    if not times:
+        return TORCH, f"no library here runs {' or '.join(offered)}, or its time was not measured"
+    best = min(times, key=times.__getitem__)
+    own = offered[best].get(MODEL, {}).get("milliseconds_p50")
+    if not _is_number(own):
+        return TORCH, "the decision on it holds no time of torch beside those of its exports"
+    words = f"{best} takes {times[best]:.1f} ms an image, torch {own:.1f} ms"
+    return (best if times[best] < own else TORCH), f"{words} (medians of the evaluation)"
 
 
 def rows(exports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ def resolved_version(
             if runtime == TORCH:
                 bundle = checked_bundle(store, name, version.number, version.bundle_digest, scratch)
             else:
-                exports = _decided(store, root, name, version)
+                exports = decided_on(store, root, name, version)
                 digest = require_offered(exports, runtime, f"{name} version {version.number}")
                 bundle = kept.fetch(store, version.run_id, digest, scratch)
         yield bundle, version
@@ -88,8 +88,7 @@ def decided_exports(model: str, root: Path) -> tuple[str, Mapping[str, Mapping[s
         root: The workspace.
 
     Returns:
-        The URI with the version's number; by the form's name, what
-        :func:`segops.release.exports.decided` says, empty where nothing was decided.
+        The URI with the version's number, and what :func:`decided_on` says.
 
     Raises:
         SegopsError: There is no such model, or the ledger was tampered with.
@@ -100,12 +99,26 @@ def decided_exports(model: str, root: Path) -> tuple[str, Mapping[str, Mapping[s
     parsed(model)  # before MLflow is asked
     with session(root, load_params(root).registry, create=False) as store:
         name, version = find_version(store, model)
-        return f"models:/{name}/{version.number}", _decided(store, root, name, version)
+        return f"models:/{name}/{version.number}", decided_on(store, root, name, version)
 
 
-def _decided(
+def decided_on(
     store: Store, root: Path, name: str, version: Version
 ) -> Mapping[str, Mapping[str, Any]]:
+    """What the decision on a version says of its exports, by the name of their form.
+
+    Args:
+        store: The record.
+        root: The workspace.
+        name: The registered model's.
+        version: The version.
+
+    Returns:
+        As :func:`segops.release.exports.decided`; empty where nothing was decided.
+
+    Raises:
+        SegopsError: The ledger was tampered with.
+    """
     from segops.release.exports import EXPORTS
     from segops.release.ledger import Ledger
     from segops.release.releases import deciding

@@ -197,7 +197,9 @@ class Model:
             raise no_class(f"explain={name}")
         if self.predictor.runtime != TORCH:
             raise RequestError(
-                501, "Only the torch runtime explains a class; this server runs another one."
+                501,
+                f"Only torch explains a class, and this server runs {self.predictor.runtime}; "
+                "`segops serve --runtime torch` explains the classes of a registered model.",
             )
 
     def _activation(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], name: str) -> str:

@@ -20,6 +20,8 @@ from typing import IO, Any
 
 from segops import logs
 from segops.children import to_parent
+from segops.predict.bundle import TORCH
+from segops.release.exports import AUTO, quickest
 from segops.runtime.errors import SegopsError, TransientError
 
 POLL_SECONDS = 1.5
@@ -35,18 +37,24 @@ class Followed:
     Args:
         key: Its key at the server.
         uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        runtime: `torch`, or the form of an export that the gate offers.
+        runtime: `torch`, the form of an export that the gate offers, or `auto`: of these the
+            quickest for each version.
+        on_cpu: Whether CPUs predict; where GPUs do, `auto` is torch.
         root: The workspace.
         place: Directory for what is fetched; the server removes what it does not use any more.
     """
 
-    def __init__(self, key: str, uri: str, runtime: str, root: Path, place: Path) -> None:
-        self.key, self._uri, self._runtime = key, uri, runtime
+    def __init__(
+        self, key: str, uri: str, runtime: str, on_cpu: bool, root: Path, place: Path
+    ) -> None:
+        self.key, self._uri, self._runtime, self._on_cpu = key, uri, runtime, on_cpu
         self._root, self._place = root, place
         self._served = ""
 
     def look(self) -> dict[str, Any] | None:
         """Return the model where it is another than before and may be served, else None.
+
+        Beside it stand `runtime`, and `why` it is this one; empty where the user chose it.
 
         Raises:
             ChangingError: It is not champion yet.
@@ -54,6 +62,7 @@ class Followed:
             TransientError: The registry does not answer.
         """
         from segops.params.file import load_params
+        from segops.record.artifact import ArtifactError
         from segops.record.tracking import session
         from segops.release import resolve, versions
 
@@ -63,11 +72,31 @@ class Followed:
                 return None
             alias = resolve.parsed(self._uri)["alias"]
             told = _told(store, self._root, name, version, alias == versions.CHAMPION)
-        directory = self._fetch(f"models:/{name}/{version.number}", told["digest"])
+            runtime, why = self._chosen(store, name, version)
+        uri = f"models:/{name}/{version.number}"
+        try:
+            directory = self._fetch(uri, told["digest"], runtime)
+        except ArtifactError as error:
+            if self._runtime != AUTO or runtime == TORCH:
+                raise
+            runtime, why = TORCH, str(error).rstrip(".")
+            directory = self._fetch(uri, told["digest"], runtime)
         self._served = version.number
-        return {"key": self.key, "directory": str(directory), "told": told}
+        news = {"key": self.key, "directory": str(directory), "told": told}
+        return {**news, "runtime": runtime, "why": why}
 
-    def _fetch(self, uri: str, digest: str) -> Path:
+    def _chosen(self, store: Any, name: str, version: Any) -> tuple[str, str]:
+        """Return the runtime of a version, and the reason; empty where the user chose it."""
+        if self._runtime != AUTO:
+            return self._runtime, ""
+        if not self._on_cpu:
+            return TORCH, "a GPU predicts, and exports run on the CPU"
+        from segops.export.make import usable
+        from segops.release.resolve import decided_on
+
+        return quickest(decided_on(store, self._root, name, version), usable())
+
+    def _fetch(self, uri: str, digest: str, runtime: str) -> Path:
         """Copy a version whose digest is checked: MLflow's copy may be cleaned up.
 
         Raises:
@@ -75,7 +104,7 @@ class Followed:
         """
         from segops.release.resolve import resolved_version
 
-        with resolved_version(uri, self._root, self._runtime) as (found, version):
+        with resolved_version(uri, self._root, runtime) as (found, version):
             if version is None or version.bundle_digest != digest:
                 raise SegopsError(f"{uri}: its digest in the registry changed while it was read.")
             # The processes of this server before may have fetched the same version.
@@ -127,13 +156,13 @@ def follow(request: dict[str, Any], out: IO[str], stop: IO[Any]) -> None:
     """Write a line for every model that is to be served, until `stop` is closed.
 
     Args:
-        request: `root`, `place`, `runtime`, and `models`, key -> URI.
+        request: `root`, `place`, `runtime`, `on_cpu`, and `models`, key -> URI.
         out: Gets the lines.
         stop: Standard input.
     """
     root, place = Path(request["root"]), Path(request["place"])
-    models, runtime = request["models"], request["runtime"]
-    followed = [Followed(key, uri, runtime, root, place) for key, uri in models.items()]
+    models, how = request["models"], (request["runtime"], request["on_cpu"])
+    followed = [Followed(key, uri, *how, root, place) for key, uri in models.items()]
     said: dict[str, str] = {}
     while True:
         for one in followed:

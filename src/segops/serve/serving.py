@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from segops.children import child_environment
+from segops.params.file import load_params
 from segops.predict.bundle import TORCH, bundle_digest, read_bundle, read_model, runtime_of
+from segops.release.exports import AUTO
 from segops.release.resolve import resolved
 from segops.runtime.bands import channels_of
 from segops.runtime.classes import Classes
@@ -94,6 +96,10 @@ class Serving:
             if held is not None and held.digest == found.digest and held.told == found.told:
                 return
             self._found[key] = found
+            if news.get("why"):
+                name, number = told["name"], told["version"]
+                words = "%s version %s is served by %s: %s."
+                log.info(words, name, number, news["runtime"], news["why"])
             if self._found.keys() == self._settings.models.keys():  # else one is still to come
                 await self._take_over()
         except OSError:
@@ -141,6 +147,7 @@ class Serving:
             "root": str(self._settings.root.resolve()),
             "place": str(self._place),
             "runtime": self._settings.runtime,
+            "on_cpu": self._settings.on_cpu,
             "models": dict(models),
         }
         try:
@@ -156,15 +163,24 @@ class Serving:
 def library(settings: Settings) -> str:
     """Return what workers import at once: `torch` where a model runs by it, else `none`.
 
+    Where the runtime of a registered model is chosen with the model, it is `torch` if the runs of
+    the workspace make no exports: a worker imports it later too, where it must.
+
     Raises:
-        SegopsError: A directory holds no model, or one of another runtime than is asked for.
+        SegopsError: A directory holds no model, or one of another runtime than is asked for; the
+            parameters of the workspace are not valid.
     """
+    registered: str = settings.runtime
+    if registered == AUTO:
+        has_exports = settings.root is not None and load_params(settings.root).export.formats
+        registered = "onnx" if has_exports and settings.on_cpu else TORCH
+    own = TORCH if settings.runtime == AUTO else settings.runtime
     runtimes: list[str] = []
     for model in settings.models.values():
         if model.startswith("models:"):
-            runtimes.append(settings.runtime)
+            runtimes.append(registered)
         else:
-            with resolved(model, Path(), settings.runtime) as directory:
+            with resolved(model, Path(), own) as directory:
                 runtimes.append(runtime_of(read_model(directory)))
     return TORCH if TORCH in runtimes else "none"
 

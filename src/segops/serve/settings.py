@@ -21,7 +21,7 @@ ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 """What a browser sends as ``Origin``."""
 NVIDIA = Path("/proc/driver/nvidia/version")
 """Exists where NVIDIA's driver is loaded."""
-Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
+Runtime = Literal["auto", "torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Settings:
         model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a bundle's directory.
         compare: A second model, the same; None: none.
         root: The workspace; None: the models are directories.
-        runtime: `torch`, or the form of the export to serve of a registered model; a directory
-            has its own runtime.
+        runtime: `torch`, or the form of the export to serve of a registered model, or `auto`: of
+            each version the quickest that :func:`segops.release.exports.quickest` finds. A
+            directory has its own runtime.
         devices: Device of each worker process: `cpu` or `cuda:N`.
         threads: Threads of an image on a CPU.
         host: Address to listen on.
@@ -48,7 +49,7 @@ class Settings:
     model: str
     compare: str | None = None
     root: Path | None = None
-    runtime: Runtime = "torch"
+    runtime: Runtime = "auto"
     devices: tuple[str, ...] = ("cpu",)
     threads: int = 1
     host: str = "127.0.0.1"
@@ -65,6 +66,11 @@ class Settings:
                 f"--host {self.host}: other machines could ask without a key. Give the clients' "
                 f"keys with --key-file or {KEYS}, or listen on 127.0.0.1."
             )
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all workers predict on the CPU."""
+        return all(device == "cpu" for device in self.devices)
 
     @property
     def models(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from segops import faults, logs
+from segops.predict.bundle import TORCH
 from segops.runtime.bands import RGB
 from segops.runtime.errors import SegopsError
 from segops.serve import wire
@@ -82,6 +83,8 @@ class Worker:
         predictor = load_bundle(
             Path(head["directory"]), self._device, head["digest"], threads=self._threads
         )
+        if predictor.runtime == TORCH:  # where it was not imported at once
+            _set_threads_of_torch(self._threads)
         limit = min(predictor.max_pixels, head["max_pixels"])
         model = Model(predictor, limit)
         _smoke(model)
@@ -170,12 +173,16 @@ def _prepare(library: str, threads: int | None) -> None:
 
     cv2.setNumThreads(1)
     if library == "torch":
-        import torch
-
-        if threads is not None:
-            torch.set_num_threads(threads)
+        _set_threads_of_torch(threads)
         # A bundle brings its own code, which imports the same libraries.
         import segops.runtime.load  # noqa: F401
+
+
+def _set_threads_of_torch(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

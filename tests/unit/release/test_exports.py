@@ -11,6 +11,7 @@ from segops.params.gate import ExportGate
 from segops.release.exports import (
     EXPORTS,
     decided,
+    quickest,
     refusals,
     require_offered,
     rows,
@@ -119,3 +120,45 @@ def test_a_decision_of_an_earlier_segops_has_no_row_of_the_model() -> None:
     (text,) = sentences(old)
     assert text.startswith("onnx is offered: mIoU 0.700")
     assert timeless({EXPORTS: old})[EXPORTS]["onnx"]["mib"] == 5.0
+
+
+BOTH = ("onnx", "onnx-int8")
+
+
+@pytest.mark.parametrize(
+    ("int8", "own", "usable", "expected", "said"),
+    [
+        (9.0, 30.0, BOTH, "onnx-int8", "onnx-int8 takes 9.0 ms an image, torch 30.0 ms"),
+        (9.0, 30.0, ("onnx",), "onnx", "onnx takes 12.0 ms an image, torch 30.0 ms"),
+        (12.0, 30.0, BOTH, "onnx", "onnx takes 12.0 ms"),
+        (9.0, 8.0, BOTH, "torch", "onnx-int8 takes 9.0 ms an image, torch 8.0 ms"),
+        (9.0, 9.0, BOTH, "torch", "onnx-int8 takes 9.0 ms an image, torch 9.0 ms"),
+        (9.0, None, BOTH, "torch", "no time of torch"),
+        (None, 30.0, ("onnx-int8",), "torch", "no library here runs onnx or onnx-int8"),
+        (9.0, 30.0, (), "torch", "no library here runs onnx or onnx-int8"),
+    ],
+)
+def test_the_quickest_of_what_is_offered_and_installed(
+    int8: float | None, own: float | None, usable: tuple[str, ...], expected: str, said: str
+) -> None:
+    exports = {
+        "onnx": SOUND | {"milliseconds_p50": 12.0},
+        "onnx-int8": SOUND | {"milliseconds_p50": int8},
+    }
+    found = decided(exports, ExportGate(), TORCH | {"milliseconds_p50": own})
+    runtime, why = quickest(found, usable)
+    assert runtime == expected
+    assert said in why
+
+
+def test_what_is_not_offered_is_not_chosen_however_quick() -> None:
+    exports = {"onnx": SOUND | {"milliseconds_p50": 1.0, "miou_difference": -0.5}}
+    runtime, why = quickest(decided(exports, ExportGate(), TORCH), BOTH)
+    assert (runtime, why) == ("torch", "the gate offers no export of it")
+    assert quickest({}, BOTH) == (runtime, why)
+
+
+def test_a_decision_without_the_figures_of_the_model_chooses_torch() -> None:
+    old = {"onnx": SOUND | {"milliseconds_p50": 1.0, "offered": True, "reasons": []}}
+    runtime, why = quickest(old, BOTH)
+    assert (runtime, "no time of torch" in why) == ("torch", True)

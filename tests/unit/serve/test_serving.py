@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from segops import files
 from segops.predict.bundle import bundle_digest
+from segops.runtime.errors import SegopsError
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Limits, Pool, Source
-from segops.serve.serving import Serving
-from segops.serve.settings import Settings
+from segops.serve.serving import Serving, library
+from segops.serve.settings import Runtime, Settings
 from tests.support.prediction_server import write_model
 
 
@@ -44,3 +46,36 @@ def test_a_version_that_cannot_be_served_is_refused(
     assert pool.models == before
     assert b'segops_model_changes_total{outcome="refused"} 1' in metrics.text()
     assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "formats", "device", "expected"),
+    [
+        ("torch", "[onnx]", "cpu", "torch"),
+        ("onnx", "[]", "cpu", "none"),
+        ("auto", "[]", "cpu", "torch"),
+        ("auto", "[onnx]", "cpu", "none"),
+        ("auto", "[onnx]", "cuda:0", "torch"),
+    ],
+)
+def test_torch_is_imported_at_once_where_it_will_run(
+    tmp_path: Path, runtime: Runtime, formats: str, device: str, expected: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(f"export: {{formats: {formats}}}\n")
+    settings = Settings(
+        "models:/segops@champion", root=tmp_path, runtime=runtime, devices=("cpu", device)
+    )
+    assert library(settings) == expected
+
+
+def test_a_directory_has_its_own_runtime(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    write_model(bundle, seed=1)
+    assert library(Settings(str(bundle))) == library(Settings(str(bundle), runtime="torch"))
+    assert library(Settings(str(bundle))) == "torch"
+    with pytest.raises(SegopsError, match="is of runtime torch, not onnx"):
+        library(Settings(str(bundle), runtime="onnx"))
+    model = files.read_json(bundle / "model.json")
+    files.write_json(bundle / "model.json", model | {"format": "onnx"})
+    assert library(Settings(str(bundle))) == "none"
+    assert library(Settings(str(bundle), runtime="torch")) == "none"

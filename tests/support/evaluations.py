@@ -153,4 +153,6 @@ def places_of() -> dict[str, Place]:
         "slice-0": Place(2, ((0, 225), (1, 225))),
         "bin-1": Place(4, ((1, 40), (0, 30))),
         "cell-0-2": Place(4, ()),
+        "iou-1": Place(3, ((1, 300), (0, 225))),
+        "kind-0": Place(2, ((2, 225), (1, 225))),
     }

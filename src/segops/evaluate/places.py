@@ -1,7 +1,9 @@
 """In which images each figure of the evaluation page lies, so that a click on it can show them.
 
 A figure has a key of letters, digits and hyphens, which is safe in an address and in HTML:
-`cell-T-P` is a cell of the confusion matrix (ids of the true and the predicted class),
+`cell-T-P` is a cell of the confusion matrix (ids of the true and the predicted class), `iou-C` the
+wrong pixels of a class, true or predicted, `kind-K` a kind of error (index in
+:data:`segops.metrics.wrong_pixels.KINDS`),
 `union-C-K` a part of a class's union (index in :data:`segops.metrics.counts.UNION_ERRORS`),
 `slice-I` a slice (its place in the evaluation), `bin-I` the wrong pixels of a bin of confidence,
 `suspected` the images whose labels an audit suspects.
@@ -17,11 +19,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segops.metrics.counts import UNION_ERRORS
+from segops.metrics.iou import class_pixels
 from segops.metrics.slices import slice_pixels
 from segops.metrics.split_figures import ImageFigures
+from segops.metrics.wrong_pixels import KINDS
 from segops.report.page_inputs import LabelErrors, Place
 
-FIGURES = ("cell", "union", "slice", "bin")
+FIGURES = ("cell", "union", "slice", "bin", "iou", "kind")
 COLUMNS = ("image", "figure", "row", "column", "pixels")
 """Columns of the table of places: place of the image among those that were scored, index in
 :data:`FIGURES`, the one or two numbers of the figure's key (`column` is 0 where it has one), and
@@ -33,18 +37,24 @@ MOST = 100
 
 def places_of(image: int, figures: ImageFigures) -> NDArray[np.int32]:
     """The rows of the table of places of one image, int32 (n, 5)."""
-    errors = figures.union_errors
-    tables: list[NDArray[np.int64] | NDArray[np.float64]] = [
-        figures.confusion,
-        np.stack([getattr(errors, kind) for kind in UNION_ERRORS], axis=1),
-        slice_pixels(figures.objects, figures.confusion)[:, None],
-    ]
+    errors, confusion = figures.union_errors, figures.confusion
+    right, predicted, truth = class_pixels(confusion)
+    kinds = dict.fromkeys(KINDS, 0)
+    for _, kind, pixels in figures.errors:
+        kinds[kind] += pixels
+    tables: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {
+        "cell": confusion,
+        "union": np.stack([getattr(errors, kind) for kind in UNION_ERRORS], axis=1),
+        "slice": slice_pixels(figures.objects, confusion)[:, None],
+        "iou": (truth + predicted - 2 * right)[:, None],
+        "kind": np.array(list(kinds.values()))[:, None],
+    }
     if (bins := figures.calibration) is not None:
-        tables.append((bins.pixels - bins.right)[:, None])
+        tables["bin"] = (bins.pixels - bins.right)[:, None]
     parts = []
-    for figure, table in enumerate(tables):
+    for name, table in tables.items():
         at = np.nonzero(table)
-        fixed = np.full((2, len(at[0])), [[image], [figure]])
+        fixed = np.full((2, len(at[0])), [[image], [FIGURES.index(name)]])
         parts.append(np.stack([*fixed, *at, table[at]], axis=1).astype(np.int32))
     return np.concatenate(parts)
 

@@ -33,20 +33,24 @@ def class_table(
 
     Returns:
         `groups` (names over the columns of opponents), `columns`, `rows` (present classes in id
-        order, then those without true pixels) and `means`, the last row.
+        order, then those without true pixels; `key` is that of the images where a class is wrong)
+        and `means`, the last row.
     """
     classes = classes or Classes(tuple(evaluation["classes"]))
     extents = [limit([one.miou, *one.classes.values()]) for one in opponents]
     rows = [
         {
             **entry,
+            "key": f"iou-{label}",
             "absent": not number_at(figures, "truth_pixels"),
             "cells": _cells(name, figures, opponents, extents),
         }
-        for (name, figures), entry in zip(
-            evaluation["classes"].items(),
-            legend(range(len(evaluation["classes"])), classes),
-            strict=True,
+        for label, ((name, figures), entry) in enumerate(
+            zip(
+                evaluation["classes"].items(),
+                legend(range(len(evaluation["classes"])), classes),
+                strict=True,
+            )
         )
     ]
     return {

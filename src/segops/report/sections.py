@@ -110,6 +110,7 @@ def error_kinds(
         return None
     total = sum(wrong.values())
     background = background_of(evaluation)
+    numbers = {kind.name: index for index, kind in enumerate(ERROR_KINDS)}
     others = [
         (_wrong(one.evaluation) if background_of(one.evaluation) == background else None,
          one.evaluation)
@@ -121,6 +122,7 @@ def error_kinds(
         "rows": [
             {
                 "name": kind.name,
+                "key": f"kind-{numbers[kind.name]}",
                 "colour": kind.colour,
                 "meaning": kind.meaning,
                 "pixels": wrong[kind.name],

@@ -8,6 +8,7 @@ import pytest
 from segops.evaluate import places
 from segops.evaluate.places import COLUMNS, FIGURES, find_places, places_of, table_of
 from segops.metrics.confusion import confusion_matrix
+from segops.metrics.iou import class_pixels
 from segops.metrics.slices import Slices, slice_pixels
 from segops.metrics.split_figures import ImageFigures, judge_image
 from tests.support.metric_cases import scene
@@ -35,6 +36,15 @@ def test_the_places_of_images_add_up_to_the_figures() -> None:
         np.testing.assert_array_equal(
             [union.get((label, kind), 0) for label in range(4)], expected, err_msg=name
         )
+    both, predicted, truth = class_pixels(confusion)
+    of_class = sums[FIGURES.index("iou")]
+    np.testing.assert_array_equal(
+        [of_class.get((label, 0), 0) for label in range(4)], predicted + truth - 2 * both
+    )
+    by_kind = sums[FIGURES.index("kind")]
+    expected = [sum(int((one.kinds == 1 + kind).sum()) for one in images) for kind in range(4)]
+    assert [by_kind.get((kind, 0), 0) for kind in range(4)] == expected
+    assert sum(expected) == confusion.sum() - confusion.trace()
     wrong = sum(
         one.calibration.pixels - one.calibration.right
         for one in images

@@ -62,6 +62,12 @@ click("#only button");
 say("all", images() + document.querySelector("#only").hidden + location.hash);
 say("back", document.activeElement.dataset.only);
 for (const key of ["union-1-1", "slice-0"]) { only(key).click(); say(key, told()); }
+for (const bar of [".classes tbody", ".pairs li", ".slices tr:nth-child(2) td.bar",
+  ".slices tr:last-child td.bar", "#errors > .stack"]) {
+  click(bar + " [data-only]"); say(bar, told());
+}
+click("#errors > .stack [data-only=kind-3]"); say("no picture", told());
+say("instead", document.querySelector("#nothing:not([hidden])").textContent);
 click(".bins a"); say("bin", told());
 const cell = document.querySelector(".heat [data-only='cell-0-3']");
 say("stops", document.querySelectorAll(".heat [tabindex='0']").length);
@@ -180,9 +186,11 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
     names = ("ground", "cat", "<b>cow</b>", "dog")
     evaluation = evaluation_of(names)
     evaluation["classes"]["dog"]["truth_pixels"] = 5
+    evaluation["slices"].append(evaluation["slices"][0] | {"group": "camera", "name": "<b>7</b>"})
+    void = {"kind-3": Place(1, ((4, 5),)), "slice-2": Place(2, ((1, 0), (4, 0)))}
     write_evaluation_page(
         page, evaluation, confusion_of(), pictures_of(4), None, [opponent_of()],
-        images=image_rows_of(4), places=places_of(),
+        images=image_rows_of(4), places=places_of() | void,
     )  # fmt: skip
     page.write_text(with_script(page.read_text(), STEPS))
     said = re.search(r"<pre>(.*)</pre>", opened(page, ""), flags=re.S)
@@ -211,6 +219,19 @@ def test_clicks_and_keys_do_what_they_say(tmp_path: Path) -> None:
         "1 of 4 pictures: extent errors of cat #layer=truth&only=union-1-1",
         "slice-0: 01 object size: small 2 images show all 10 "
         "2 of 4 pictures: object size: small #layer=truth&only=slice-0",
+        ".classes tbody: 10 wrong pixels of cat 2 of its 3 images are listed show all 10 "
+        "2 of 4 pictures: wrong pixels of cat #layer=truth&only=iou-1",
+        ".pairs li: 201 cat predicted as ground 3 images show all 210 "
+        "3 of 4 pictures: cat predicted as ground #layer=truth&only=cell-1-0",
+        ".slices tr:nth-child(2) td.bar: 01 object size: small 2 images show all 10 "
+        "2 of 4 pictures: object size: small #layer=truth&only=slice-0",
+        ".slices tr:last-child td.bar: 1> camera: <b>7</b> 2 images show all 1 "
+        "1 of 4 pictures: camera: <b>7</b> #layer=truth&only=slice-2",
+        "#errors > .stack: 12 errors of the kind missed 2 images show all 21 "
+        "2 of 4 pictures: errors of the kind missed #layer=truth&only=kind-0",
+        "no picture: > errors of the kind boundary 1 image; no picture of it is on the page show "
+        "all  0 of 4 pictures: errors of the kind boundary #layer=truth&only=kind-3",
+        "instead: No picture of these images is on the page.",
         "bin: 10 wrong with a confidence of 0.50 to 1.00 2 of its 4 images are listed show all 10 "
         "2 of 4 pictures: wrong with a confidence of 0.50 to 1.00 #layer=truth&only=bin-1",
         "stops: 1",

@@ -2,10 +2,9 @@
 "use strict";
 
 // ---- The pictures.
-const source = find("#gallery-data");
-const gallery = source ? makeGallery(JSON.parse(source.textContent)) : null;
+const gallery = pictures.length ? makeGallery() : null;
 
-function makeGallery(pictures) {
+function makeGallery() {
   const place = find("#gallery");
   const cards = find("#cards");
   const classFilter = find("#class-filter");
@@ -144,6 +143,8 @@ function makeGallery(pictures) {
     find("#shown").textContent = listed.length + " of " + pictures.length + " pictures"
       + (chosen ? ": " + chosenLabel() : "");
     find("#nothing").hidden = listed.length > 0;
+    find("#nothing").textContent = chosen && !isPictured(chosen)
+      ? "No picture of these images is on the page." : "No picture is like that.";
   }
 
   function layer() {
@@ -253,10 +254,9 @@ function makeGallery(pictures) {
     writeHash();
     if (card) card.focus();
   };
-  const there = new Set(pictures.map((one) => one.id));
   for (const cell of all("#image-table tbody th.name")) {
     const id = cell.dataset.value;
-    if (!there.has(id)) continue;
+    if (!pictured.has(id)) continue;
     cell.replaceChildren(make("a", {href: "#picture=" + encodeURIComponent(id),
       textContent: id, onclick: (event) => { event.preventDefault(); view(id); }}));
   }

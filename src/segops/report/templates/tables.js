@@ -35,6 +35,8 @@ function writeHash() {
 
 // ---- The images of one figure: a click on it leaves them alone, in the table and the gallery.
 const places = find("#places-data") ? JSON.parse(find("#places-data").textContent) : {};
+const pictures = find("#gallery-data") ? JSON.parse(find("#gallery-data").textContent) : [];
+const pictured = new Set(pictures.map((one) => one.id));
 const imageCells = all("#image-table tbody th.name");
 const figureLinks = all("[data-only]");
 let lastLink = null;
@@ -49,6 +51,8 @@ function chosenImages() {
   return new Map(pairs.flatMap((row, at) =>
     at % 2 ? [] : [[imageCells[row].dataset.value, pairs[at + 1]]]));
 }
+
+const isPictured = (chosen) => [...chosen.keys()].some((id) => pictured.has(id));
 
 const chosenLabel = () => chosenLink().dataset.label;
 
@@ -73,9 +77,11 @@ function showOnly() {
   if (!chosen) return;
   const inAll = places[state.only][0];
   find("strong", told).textContent = chosenLabel();
-  find("span", told).textContent = chosen.size < inAll
+  find("span", told).textContent = (chosen.size < inAll
     ? chosen.size + " of its " + grouped(inAll) + " images are listed"
-    : inAll + (inAll === 1 ? " image" : " images");
+    : inAll + (inAll === 1 ? " image" : " images"))
+    + (isPictured(chosen) ? ""
+      : "; no picture of " + (chosen.size === 1 ? "it" : "these") + " is on the page");
 }
 
 function pick(key) {

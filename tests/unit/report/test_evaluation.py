@@ -152,6 +152,33 @@ def test_headings_carry_what_sorting_needs(page: str) -> None:
     assert re.search(r'data-column="difference1" data-value="0.11"', page)
 
 
+def test_the_table_of_images_says_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = image_rows_of(3)
+    page = write(tmp_path / "e.html", images=rows)
+    assert "Every image, the one with the lowest score first; all are in" in page
+    assert page.count('<tr><th scope="row" class="name mono"') == 3  # and one that is all void
+    monkeypatch.setattr(page_module, "IMAGES_SHOWN", 2)
+    page = write(tmp_path / "e.html", images=rows)
+    assert "The 2 images with the lowest score, of 4; all are in <code>reports/images.csv" in page
+    assert re.findall(r'data-column="image" data-value="(\w+)"', page) == ["image0", "image1"]
+
+
+def test_the_images_of_pascal_voc_are_a_small_part_of_the_page(tmp_path: Path) -> None:
+    assert page_module.IMAGES_SHOWN >= 1449
+    (row, *_), bare = image_rows_of(1), len(write(tmp_path / "e.html").encode())
+    row = replace(
+        row, score=1 / 3, wrong=71, kinds=dict.fromkeys(row.kinds, 17), worst_class="diningtable",
+        worst_iou=1 / 7, confidence=2 / 3,
+    )  # fmt: skip
+    rows = [
+        replace(row, image_id=f"2011_{index:06}") for index in range(page_module.IMAGES_SHOWN + 1)
+    ]
+    whole = len(write(tmp_path / "e.html", images=rows).encode())
+    assert whole - bare < 2_000_000 < gallery.PAGE_LIMIT / 7
+
+
 def test_suspected_labels_are_set_apart(tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.html", images=image_rows_of())
     assert "Suspected labels" not in plain

@@ -20,6 +20,7 @@ from segops.cli.compare import compare as command
 from segops.data.store import PackedStore
 from segops.evaluate import kept_champion as kept
 from segops.evaluate.bootstrap import miou_from_counts, true_classes
+from segops.evaluate.pictures import image_scores
 from segops.params.evaluate import EvaluateParams
 from segops.predict.bundle import bundle_digest
 from segops.predict.seen import seen_images
@@ -288,6 +289,29 @@ class TestComparison:
         }
         assert f"prediction of {leaky}" in page
         assert len(page.encode()) < 15_000_000
+
+    @pytest.mark.slow
+    def test_the_page_lists_the_images_where_the_first_is_worst(self, root: Path) -> None:
+        made.set_params(root, report={"pictures": True}, evaluate={"speed": False})
+        asked = ["models:/segops/1", "models:/segops@champion"]
+        compare(asked, root, root / "page.html")
+        scores = {}
+        for one in (root / paths.COMPARED).iterdir():
+            digest = files.read_json(one / "about.json")["bundle_digest"]
+            scores[digest] = image_scores(pd.read_parquet(one / "counts.parquet"))
+        with open_models(asked, root) as models:
+            own, other = (scores[one.bundle_digest] for one in models)
+        gain = {image_id: value - other[image_id] for image_id, value in own.items()}
+        page = (root / "page.html").read_text()
+        table = page[page.index('id="image-table"') :]
+        listed = re.findall(r'data-column="image" data-value="([^"]+)"', page)
+        assert listed == sorted(gain, key=lambda one: (gain[one], one))
+        assert len(listed) == 8
+        for column, values in (("score", own), ("score1", other), ("difference1", gain)):
+            found = re.findall(rf'data-column="{column}" data-value="([^"]+)"', table)
+            assert list(map(float, found)) == pytest.approx([values[one] for one in listed], 1e-5)
+        assert "Every image, the one with the worst difference first. Score:" in page
+        assert 'id="places-data"' in page
 
 
 class TestReference:

@@ -1,4 +1,4 @@
-"""The figures of every image of a split, the worst first: for the page and as CSV."""
+"""The figures of every image of a split, the worst first: for pages and as CSV."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from segops import files
 from segops.cells import cell
 from segops.evaluate.bootstrap import PIXELS
 from segops.evaluate.pictures import image_scores
+from segops.evaluate.places import SUSPECTED, find_places, suspected_place
+from segops.evaluate.subsets import subset_places
 from segops.metrics.iou import iou
 from segops.metrics.wrong_pixels import KINDS
-from segops.report.page_inputs import ImageRow, LabelErrors
+from segops.report.evaluation_page import IMAGES_SHOWN
+from segops.report.page_inputs import ImageRow, LabelErrors, Place
 
 if TYPE_CHECKING:
+    from segops.data.store import PackedStore
     from segops.evaluate.score import Scores
 
 COLUMNS = (
@@ -25,13 +29,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def image_rows(scores: Scores, labels: LabelErrors | None = None) -> list[ImageRow]:
+def image_rows(
+    scores: Scores, labels: LabelErrors | None = None, others: Sequence[Scores] = ()
+) -> list[ImageRow]:
     """One row for each image: by image score from the worst on, those of void alone at the end.
 
-    `labels` is what a label audit says. Of classes with an equal IoU the worst is the one of the
-    lowest id.
+    With `others` the order is by the worst difference to one of them. Of classes with an equal IoU
+    the worst is the one of the lowest id.
+
+    Args:
+        scores: The scores of a model.
+        labels: What a label audit says of the images.
+        others: The scores of other models on the same images.
     """
     by_image = image_scores(scores.counts)
+    of_others = [image_scores(one.counts) for one in others]
     counts = scores.counts.groupby("image_id")[["truth", "intersection"]].sum()
     totals = dict(zip(counts.index, counts.itertuples(index=False), strict=True))
     by_kind = scores.errors.groupby(["image_id", "kind"])["pixels"].sum().to_dict()
@@ -52,10 +64,46 @@ def image_rows(scores: Scores, labels: LabelErrors | None = None) -> list[ImageR
                 confidence=scores.confidences[image_id],
                 suspected=None if labels is None else image_id in labels.pixels,
                 suspected_pixels=None if labels is None else labels.pixels.get(image_id),
+                others=tuple(one.get(image_id) for one in of_others),
             )
         )
-    last = float("inf")
-    return sorted(rows, key=lambda row: (last if row.score is None else row.score, row.image_id))
+    return sorted(rows, key=lambda row: (_rank(row), row.image_id))
+
+
+def _rank(row: ImageRow) -> float:
+    """What the rows are ordered by."""
+    values = row.differences if row.others else (row.score,)
+    return min((one for one in values if one is not None), default=float("inf"))
+
+
+def page_places(
+    scores: Scores,
+    store: PackedStore,
+    split: str,
+    rows: Sequence[ImageRow],
+    labels: LabelErrors | None = None,
+) -> dict[str, Place] | None:
+    """The images of every figure of a page, by its key; see :mod:`segops.evaluate.places`.
+
+    Args:
+        scores: The scores of the page's model.
+        store: The packed data.
+        split: The split that was scored.
+        rows: The rows of :func:`image_rows`.
+        labels: What a label audit says of the images.
+
+    Returns:
+        None where the scores do not tell.
+    """
+    if scores.places is None:
+        return None
+    listed = [one.image_id for one in rows[:IMAGES_SHOWN]]
+    places = find_places(scores.places, scores.images, listed)
+    if (known := store.metadata(split)) is not None:
+        places |= subset_places(known, scores.images, listed, len(scores.summary["slices"]))
+    if labels is not None:
+        places[SUSPECTED] = suspected_place(labels, listed)
+    return places
 
 
 def _worst_classes(scores: Scores) -> dict[str, tuple[str, float]]:

@@ -11,20 +11,12 @@ import pandas as pd
 
 from segops import files, paths
 from segops.evaluate import exports, kept_champion, kept_masks
-from segops.evaluate.image_table import image_rows, write_image_table
+from segops.evaluate.image_table import image_rows, page_places, write_image_table
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
-from segops.evaluate.places import SUSPECTED, find_places, suspected_place
-from segops.evaluate.subsets import subset_places
 from segops.evaluate.suspects import label_errors
 from segops.predict.bundle import TORCH
-from segops.report.evaluation_page import (
-    IMAGES_SHOWN,
-    NAME,
-    occurring,
-    row_shares,
-    write_evaluation_page,
-)
+from segops.report.evaluation_page import NAME, occurring, row_shares, write_evaluation_page
 from segops.report.model_facts import network_words
 from segops.runtime import opener
 
@@ -84,15 +76,6 @@ def write_results(
     )
     labels = label_errors(root, scores, store, split, settings, masks=pictures)
     images = image_rows(scores, labels)
-    places = None
-    if pictures and scores.places is not None:
-        listed = [one.image_id for one in images[:IMAGES_SHOWN]]
-        places = find_places(scores.places, scores.images, listed)
-        if (known := store.metadata(split)) is not None:
-            first = len(scores.summary["slices"])
-            places |= subset_places(known, scores.images, listed, first)
-        if labels is not None:
-            places[SUSPECTED] = suspected_place(labels, listed)
     write_evaluation_page(
         root / paths.EVALUATION_PAGE,
         found,
@@ -107,7 +90,7 @@ def write_results(
         speeds=[{"name": NAME, **parity[TORCH]}] if parity else (),
         exports=exports.rows(parity),
         images=images if pictures else (),
-        places=places,
+        places=page_places(scores, store, split, images, labels) if pictures else None,
         labels=labels,
     )
     files.write_json(root / paths.EXPORT_PARITY, parity)

@@ -17,6 +17,7 @@ from segops import files, paths
 from segops.data.store import PackedStore
 from segops.evaluate.comparison import oppose
 from segops.evaluate.exports import of_model
+from segops.evaluate.image_table import image_rows, page_places
 from segops.evaluate.metrics_file import evaluation
 from segops.evaluate.pictures import gallery
 from segops.evaluate.score import EXPLAINED, Scores, read_scores, score
@@ -108,6 +109,7 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             for model, scores, tree in zip(models[1:], scored[1:], evaluations[1:], strict=True)
         )
         speeds = _speeds(models, store, settings)
+        images = image_rows(first, others=scored[1:]) if shown else []
         write_evaluation_page(
             page,
             evaluations[0],
@@ -120,6 +122,8 @@ def compare(references: Sequence[str], root: Path, page: Path) -> Compared:
             evaluated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             classes=first.classes,
             speeds=speeds,
+            images=images,
+            places=page_places(first, store, VAL, images) if shown else None,
         )
         _prune(root)
     return Compared(

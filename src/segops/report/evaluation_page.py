@@ -93,7 +93,8 @@ def write_evaluation_page(
         speeds: Speed and memory of the models that were measured, with `name` and `mib`, the size
             of the bundle; see :func:`segops.evaluate.exports.of_model`.
         exports: Parity of its exports, the model first; see :mod:`segops.evaluate.exports`.
-        images: Figures of every image, the worst first; the page shows :data:`IMAGES_SHOWN`.
+        images: Figures of every image, the worst first; the page shows :data:`IMAGES_SHOWN`. All
+            have the scores of the same number of opponents, the first ones.
         places: The images that figures come from, by the key of the figure; see
             :mod:`segops.evaluate.places`. A click on such a figure shows its images.
         labels: What a label audit says of the images; None: no audit is known.

@@ -71,6 +71,7 @@ class ImageRow:
         confidence: Mean top probability, 0..1; None where the model does not say.
         suspected: Whether a label audit suspects its label; None: no audit is known.
         suspected_pixels: Its pixels in :class:`LabelErrors`; None: not suspected, not counted.
+        others: The image scores of the opponents, in their order; empty: they are not shown.
     """
 
     image_id: str
@@ -83,6 +84,13 @@ class ImageRow:
     confidence: float | None
     suspected: bool | None = None
     suspected_pixels: int | None = None
+    others: tuple[float | None, ...] = ()
+
+    @property
+    def differences(self) -> tuple[float | None, ...]:
+        """The score minus that of each opponent; None where there is no score."""
+        own = self.score
+        return tuple(None if own is None or one is None else own - one for one in self.others)
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,31 @@ def test_the_table_of_images_says_what_it_leaves_out(
     assert re.findall(r'data-column="image" data-value="(\w+)"', page) == ["image0", "image1"]
 
 
+def test_of_several_models_the_table_has_each_score_and_the_differences(tmp_path: Path) -> None:
+    rivals = [opponent_of("<i>b</i>"), opponent_of("c")]
+    rows = [
+        replace(one, others=(0.25, None)[:: 1 if one.image_id == "image0" else -1])
+        for one in image_rows_of(2)
+    ]
+    page = write(tmp_path / "e.html", images=rows, opponents=rivals, name="<i>a</i>")
+    assert "<i>" not in page.replace("<i></i>", "")
+    assert "the one with the worst difference first. Score:" in page
+    assert "reports/images.csv" not in page
+    assert "the score of &lt;i&gt;a&lt;/i&gt; minus that of the other model" in page
+    table = Outline(re.sub(r"<script.*?</script>", "", page, flags=re.S)).tables[-1]
+    assert table[0][:6] == [
+        "image", "score of<i>a</i>", "score of<i>b</i>", "difference", "score ofc", "difference",
+    ]  # fmt: skip
+    assert table[1][:6] == ["image0", "0.500", "0.250", "+0.250", "–", "–"]
+    assert table[2][:6] == ["image1", "0.400", "–", "–", "0.250", "+0.150"]
+    assert table[3][1:6] == ["–", "–", "–", "0.250", "–"]
+    assert 'data-column="difference2" data-value="0.15">' in page
+    # Beside a champion, whose scores are not known, the table is of the model alone.
+    page = write(tmp_path / "e.html", images=image_rows_of(2), opponents=rivals)
+    assert "the one with the lowest score first" in page
+    assert 'data-key="score1"' not in page
+
+
 def test_the_images_of_pascal_voc_are_a_small_part_of_the_page(tmp_path: Path) -> None:
     assert page_module.IMAGES_SHOWN >= 1449
     (row, *_), bare = image_rows_of(1), len(write(tmp_path / "e.html").encode())

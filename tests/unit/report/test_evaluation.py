@@ -269,7 +269,7 @@ def test_an_evaluation_of_an_older_release_is_shown_with_dashes(tmp_path: Path) 
 
 def test_without_an_opponent_the_page_says_so(tmp_path: Path) -> None:
     page = write(tmp_path / "e.html")
-    assert "no champion to compare with yet" in page
+    assert "no other champion to compare with" in page
     assert "paired" not in page
     assert "<title>Evaluation · segops</title>" in page
 

@@ -117,7 +117,8 @@ function makeGallery() {
         && (state.layer !== "activation" || one.picture.activation));
     const known = (value) => value === null ? Infinity : value;
     const keys = {
-      wrong: (one) => -sum(errorsOf(one, state.class, kinds)),
+      // Those of the chosen figure, which are 0 for sets of images.
+      wrong: (one) => -((chosen && chosen.get(one.id)) || sum(errorsOf(one, state.class, kinds))),
       score: (one) => known(one.score),
       confidence: (one) => known(one.confidence),
       given: () => 0,

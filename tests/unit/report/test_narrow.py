@@ -108,12 +108,12 @@ def test_the_evaluation_page(width: int, rivals: tuple[str, ...], tmp_path: Path
         page,
         full(),
         matrix,
-        pictures_of(3),
+        [replace(one, others=(one.truth,) * len(rivals)) for one in pictures_of(3)],
         None,
         opponents,
         name=name,
         speeds=[speed_of(one) for one in (name, *rivals)],
-        images=image_rows_of(3),
+        images=[replace(one, others=(0.5,) * len(rivals)) for one in image_rows_of(3)],
         places=places_of(),
     )
     tables = {"classes", "kinds", "unions", "slices", "bins", "speeds", "heat"}

@@ -106,7 +106,9 @@ def data_import(
     ] = None,
     lists: Annotated[
         Path | None,
-        typer.Option(help="A directory of train.txt, val.txt, test.txt, or a YAML file of lists."),
+        typer.Option(
+            help="A directory of train.txt, val.txt, test.txt, one of them, or a YAML file."
+        ),
     ] = None,
     share: Annotated[
         str | None, typer.Option(help="Shares of other splits than train: val=0.2,test=0.1.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from segops.importers.remedy import remedy
 from segops.params.data import DataParams
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import LISTS, Layout
-from segops.voc.use import use
+from segops.voc.use import LayoutError, use
 
 
 def use_by_params(
@@ -18,16 +19,17 @@ def use_by_params(
     unwanted: Sequence[str] = (),
     strip: bool = False,
 ) -> Layout:
-    """Copy a data set in VOC layout with all that `data` names, as :func:`segops.voc.use.use`."""
-    return use(
-        source,
-        target,
-        unwanted,
-        data.reading,
-        strip,
-        metadata=data.metadata,
-        unlabelled=data.unlabelled,
-    )
+    """Copy a data set in VOC layout with all that `data` names, as :func:`segops.voc.use.use`.
+
+    Raises:
+        SegopsError: As there. Where an import takes the data as they are, the message names it.
+    """
+    further = {"metadata": data.metadata, "unlabelled": data.unlabelled}
+    try:
+        return use(source, target, unwanted, data.reading, strip, **further)
+    except LayoutError as error:
+        command = "" if any(further.values()) else remedy(source, data)
+        raise SegopsError(f"{error}\n{command}".rstrip()) from None
 
 
 def require_images_alone(data: DataParams, command: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -53,7 +54,8 @@ def read(
         images: Photographs: a directory, or a pattern such as `*/left/*.png`; None: directories of
             a usual name below `path`. A directory, also that before the first wildcard of a
             pattern, is found by :func:`segops.importers.files.place`.
-        masks: Masks, likewise.
+        masks: Masks, likewise. What the only `*` in the last part of a pattern stands for belongs
+            together too: `images/img_*.png` and `masks/gt_*.png`.
         colors: Whether the colours of a palette are the labels, not the values.
         threshold: The smallest grey value that counts as foreground, 1 to 255.
         lists: The photographs that count; others need no mask. None: all do.
@@ -66,7 +68,7 @@ def read(
     problems = [*_rivals(photographs, "--images"), *_rivals(labels, "--masks")]
     by_key: dict[str, list[Path]] = {}
     for key, same in labels.items():
-        for name in _names_of(key):
+        for name in _names_of(key, masks):
             by_key.setdefault(name, []).extend(same)
     ids = {own[0]: _image_id(key) for key, own in photographs.items()}
     listed = set(ids) if lists is None else set(lists.match(ids)[0])
@@ -76,7 +78,8 @@ def read(
     for key, (photograph, *_) in photographs.items():
         if photograph not in listed:
             continue
-        own = by_key.get(key) or by_key.get(PurePosixPath(key).name) or []
+        keys = key, _starred(key, images), PurePosixPath(key).name
+        own = next(filter(None, (by_key.get(name) for name in keys)), [])
         if len(own) != 1:
             several = f"several: {', '.join(map(str, own))}" if own else "none"
             problems.append(f"{photograph}: expected one mask of its name, there are {several}")
@@ -147,10 +150,22 @@ def _rivals(files: Mapping[str, Sequence[Path]], option: str) -> list[str]:
     ]
 
 
-def _names_of(key: str) -> list[str]:
+def _names_of(key: str, pattern: str | None) -> list[str]:
     """Return the keys of the photograph that a mask may belong to."""
     ends = [affix for affix in AFFIXES if key.lower().endswith(affix)]
-    return list(dict.fromkeys([key, *(key[: -len(affix)] for affix in ends)]))
+    names = [key, *(key[: -len(affix)] for affix in ends), _starred(key, pattern)]
+    return list(dict.fromkeys(names))
+
+
+def _starred(key: str, pattern: str | None) -> str:
+    """Return a key with what the only `*` of a pattern's last part stands for as its name."""
+    around = PurePosixPath(pattern or "").stem.split("*")
+    if len(around) != 2:
+        return key
+    # `[[]`, `[*]` and `[?]` are how a pattern writes the character.
+    start, end = (re.sub(r"\[([\[*?])\]", r"\1", part) for part in around)
+    directories, slash, name = key.rpartition("/")
+    return f"{directories}{slash}{name.removeprefix(start).removesuffix(end)}"
 
 
 def _image_id(key: str) -> str:

@@ -22,6 +22,8 @@ SPELLINGS = {
     **dict.fromkeys(("test", "testing"), TEST),
 }
 """Names of splits in other data sets, in lower case."""
+UNDIVIDED = "trainval"
+"""Name of the list of train and val, in lower case; it counts as train where both have no list."""
 VAL_SHARE = 0.2
 """Share of val where neither the source nor the user says how to divide the images."""
 
@@ -31,8 +33,9 @@ class Division:
     """How a user wants the images to be divided.
 
     Attributes:
-        lists: A directory of lists (``train.txt``, ``val.txt``, ``test.txt``), or a YAML or JSON
-            file with a list of images for each split; None: as the source says, else by `shares`.
+        lists: A directory of lists (``train.txt``, ``val.txt``, ``test.txt``), one of these files
+            alone, or a YAML or JSON file with a list of images for each split; None: as the source
+            says, else by `shares`.
         shares: Split -> share of the images, within 0 to 1; train gets the rest.
         group: A pattern that is searched in each id. Images with the same first group (or the same
             match, in a pattern without groups) stay together.
@@ -125,28 +128,41 @@ def _ends(name: str, by_name: Mapping[str, Iterable[Path]]) -> list[Path]:
 def find_lists(directory: Path) -> Lists | None:
     """Read ``train.txt``, ``val.txt`` and ``test.txt`` in any spelling; None: there are none.
 
+    Where both train and val are missing, ``trainval.txt`` is the list of train.
+
     Raises:
         SegopsError: A list cannot be read.
     """
-    entries = []
-    for file in sorted(directory.glob("*.txt")):
-        if split := SPELLINGS.get(file.stem.lower()):
-            lines = _text(file).splitlines()
-            entries += [(split, line.strip()) for line in lines if line.strip()]
+    files = sorted(directory.glob("*.txt"))
+    splits = [(SPELLINGS.get(file.stem.lower()), file) for file in files]
+    if not {TRAIN, VAL} & {split for split, _ in splits}:
+        splits += [(TRAIN, file) for file in files if file.stem.lower() == UNDIVIDED]
+    entries = [entry for split, file in splits if split for entry in _listed(split, file)]
     return Lists(directory, tuple(entries)) if entries else None
+
+
+def _listed(split: str, file: Path) -> list[tuple[str, str]]:
+    return [(split, line.strip()) for line in _text(file).splitlines() if line.strip()]
 
 
 def read_lists(path: Path) -> Lists:
     """Read which images a split holds.
 
     Args:
-        path: A directory of text files, or a YAML or JSON file; see :class:`Division`.
+        path: A directory of text files, one of them, or a YAML or JSON file; see
+            :class:`Division`.
 
     Raises:
         SegopsError: It cannot be read, or names no split.
     """
-    lists = find_lists(path) if path.is_dir() else _tabled(path)
-    if lists is None:
+    one = {**SPELLINGS, UNDIVIDED: TRAIN}.get(path.stem.lower())
+    if path.is_dir():
+        lists = find_lists(path)
+    elif one is not None and path.suffix.lower() == ".txt":
+        lists = Lists(path, tuple(_listed(one, path)))
+    else:
+        lists = _tabled(path)
+    if lists is None or not lists.entries:
         raise SegopsError(
             f"{path}: names no split; expected train.txt, val.txt or test.txt in a directory, or "
             "a YAML or JSON file with the keys train, val or test and a list of images each."

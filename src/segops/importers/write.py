@@ -115,7 +115,7 @@ def write(
             unwanted images is in it.
     """
     images, problems = identified(source), list[str]()
-    given = _given(images, division)
+    given = given_splits(images, division)
     wanted = set(without_ids({"source": tuple(given)}, unwanted)["source"])
     images = [image for image in images if image.image_id in wanted]
     given = {image_id: split for image_id, split in given.items() if image_id in wanted}
@@ -236,8 +236,12 @@ def _refuse(problems: Iterable[str]) -> None:
         raise SegopsError(f"nothing was imported; {len(lines)} problem(s):\n  {shown}")
 
 
-def _given(images: list[SourceImage], division: Division) -> dict[str, str | None]:
-    """Return image id -> split by the user's lists, else by the source; None where not said."""
+def given_splits(images: Sequence[SourceImage], division: Division) -> dict[str, str | None]:
+    """Return image id -> split by the user's lists, else by the source; None where not said.
+
+    Raises:
+        SegopsError: The lists cannot be read, or name what is not there, or name an image twice.
+    """
     if division.lists is None:
         return {image.image_id: image.split for image in images}
     lists = read_lists(division.lists)

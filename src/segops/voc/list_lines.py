@@ -111,7 +111,7 @@ def stripped(
         try:
             yield other
         except SegopsError as error:
-            raise SegopsError(str(error).replace(str(other), str(root))) from None
+            raise type(error)(str(error).replace(str(other), str(root))) from None
 
 
 def _stripped(line: str, names: _Names) -> tuple[str, str | None] | None:

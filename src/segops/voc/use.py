@@ -19,7 +19,6 @@ from segops.voc.layout import (
     LISTS,
     MASKS,
     PHOTOGRAPH_SUFFIXES,
-    SPLITS,
     TEST,
     Layout,
     open_layout,
@@ -33,6 +32,10 @@ MASK_SUFFIXES = {".png": ".png"}
 DEPTH = 4
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the file system can.
 log = logging.getLogger("segops")
+
+
+class LayoutError(SegopsError):
+    """A directory is not in VOC layout, or lacks a part of it; an import may take it as it is."""
 
 
 def use(
@@ -65,12 +68,12 @@ def use(
             none.
 
     Raises:
-        SegopsError: Lines of the lists are to be stripped; the layout is incomplete, several
-            directories are in VOC layout, listed images or masks are missing (all are listed), or
-            `source` lies in `target`; or as :func:`without_ids`.
+        LayoutError: The layout is incomplete, or listed images or masks are missing (all are
+            listed).
+        SegopsError: Lines of the lists are to be stripped, several directories are in VOC layout,
+            or `source` lies in `target`; or as :func:`without_ids`.
     """
     root = find_layout(source)
-    _check_lists(root)
     if target.resolve() in root.parents:
         raise SegopsError(
             f"{root}: lies inside {target}, which would be replaced. Move it elsewhere first, "
@@ -80,7 +83,10 @@ def use(
         with stripped(root, reading.bands.directories, unlabelled, metadata) as other:
             return use(other, target, unwanted, reading, metadata=metadata, unlabelled=unlabelled)
     require_ids(root, f"segops data use {shlex.quote(str(source))} --strip", unlabelled)
-    layout = open_layout(root, reading, unlabelled)
+    try:
+        layout = open_layout(root, reading, unlabelled)
+    except SegopsError as error:
+        raise LayoutError(str(error)) from None
     lists = layout.splits() | ({} if unlabelled is None else {unlabelled: layout.unlabelled_ids()})
     splits = without_ids(lists, unwanted)
     copies = _copies(layout, splits)
@@ -147,8 +153,8 @@ def find_layout(source: Path) -> Path:
     Hidden directories are not searched, nor anything below a directory in VOC layout.
 
     Raises:
-        SegopsError: There is none (the message says what is missing), or more than one (all are
-            listed).
+        LayoutError: There is none; the message says what is missing.
+        SegopsError: There is more than one (all are listed).
     """
     if not source.is_dir():
         raise SegopsError(f"{source}: no such directory. Expected one in VOC layout.")
@@ -159,12 +165,12 @@ def find_layout(source: Path) -> Path:
         raise SegopsError("\n  ".join([first, *map(str, layouts)]))
     if not layouts:
         missing = [f"{part}/" for part in PARTS if not (source / part).is_dir()]
-        raise SegopsError(
+        raise LayoutError(
             f"{source}: not in VOC layout: {', '.join(missing)} missing, and no directory below "
             f"holds all of {', '.join(f'{part}/' for part in PARTS)}. Expected JPEGImages/ID.jpg, "
             "SegmentationClass/ID.png and ImageSets/Segmentation/{train,val}.txt with one ID a "
-            f"line. `segops data import folder {shlex.quote(str(source))}` takes other directories "
-            "of photographs and masks; `segops data import --help` names further formats."
+            "line. `segops data import` brings other data into this layout; its --help names the "
+            "formats."
         )
     return layouts[0]
 
@@ -195,24 +201,11 @@ def _layouts(directory: Path, depth: int) -> Iterator[Path]:
             yield from _layouts(directory / name, depth - 1)
 
 
-def _check_lists(root: Path) -> None:
-    """Refuse a data set without a val list, and say how to make a list."""
-    train, val = (Layout(root).list_path(split) for split in SPLITS)
-    if train.is_file() and not val.exists():
-        raise SegopsError(
-            f"{val}: no such file, and the pipeline needs images that it does not train on. To set "
-            "a tenth of train.txt aside:\n"
-            f"  segops data import folder {shlex.quote(str(root))} --lists "
-            f"{shlex.quote(str(train.parent))} --share val=0.1 --classes voc\n"
-            "Name other classes in id order. --group keeps images of a scene together."
-        )
-
-
 def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Path]:
     """The files of every id in the splits by their path in the copy, in VOC's spelling.
 
     Raises:
-        SegopsError: Some are missing; all of them are listed.
+        LayoutError: Some are missing; all of them are listed.
     """
     photographs = {image_id for ids in splits.values() for image_id in ids}
     without_masks = photographs.difference(
@@ -242,7 +235,7 @@ def _copies(layout: Layout, splits: Mapping[str, Sequence[str]]) -> dict[str, Pa
             else:
                 bad.append(f"{name}: missing" + (f"; there is {names}" if here else ""))
     if bad:
-        raise SegopsError(
+        raise LayoutError(
             "\n  ".join([f"{layout.root}: {len(bad)} file(s) that the lists name:", *bad])
         )
     return copies
@@ -252,9 +245,9 @@ def _check_spelling(copies: Mapping[str, Path], root: Path) -> None:
     """Refuse other spellings than VOC's where no copy mends them.
 
     Raises:
-        SegopsError: Files are to be renamed; all of them are listed.
+        LayoutError: Files are to be renamed; all of them are listed.
     """
     other = [f"{file} -> {Path(path).name}" for path, file in copies.items() if file != root / path]
     if other:
         first = f"{root}: rename {len(other)} file(s), or use a copy elsewhere:"
-        raise SegopsError("\n  ".join([first, *other]))
+        raise LayoutError("\n  ".join([first, *other]))

@@ -15,6 +15,7 @@ import numpy as np
 from segops.importers.files import files_below, place, unnamed
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
 from segops.importers.splits import SPELLINGS
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import Photographs
 from segops.runtime.masks import read_mask
@@ -63,7 +64,8 @@ def read(path: Path, images: str | None = None) -> Source:
     problems: list[str] = []
     tests: set[str] = set()
     for kind in ("gtFine", "gtCoarse"):
-        for mask in sorted((path / kind).glob(f"*/*/*_{kind}{IDS}")):
+        masks = sorted((path / kind).glob(f"*/*/*_{kind}{IDS}"))
+        for mask in track(masks, f"reading {path / kind}"):
             image_id = mask.name.removesuffix(f"_{kind}{IDS}")
             split, city = mask.parent.parent.name, mask.parent.name
             photograph = photographs / split / city / f"{image_id}{IMAGE}"

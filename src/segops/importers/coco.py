@@ -22,6 +22,7 @@ from segops.importers.json_files import identifier, read_object, read_tree, requ
 from segops.importers.polygons import checked
 from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, explained, noted
 from segops.importers.splits import SPELLINGS, split_of_path
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 
 Tree = Mapping[str, Any]
@@ -49,7 +50,7 @@ def read(path: Path, images: str | None = None) -> Source:
         by_image: dict[int | str, list[Tree]] = defaultdict(list)
         for annotation in tree["annotations"]:
             by_image[identifier(annotation, "image_id", file)].append(annotation)
-        for number, entry in entries.items():
+        for number, entry in track(entries.items(), f"reading {file}"):
             own = by_image.pop(number, [])
             with noted(problems, file):
                 photograph, size, split = described(entry, file, path, photographs)
@@ -71,7 +72,8 @@ def annotation_files(
     if path.is_file():
         trees = {path: read_object(path)}
     else:
-        trees = {file: read_tree(file) for file in files_below(path, (".json",))}
+        files = track(files_below(path, (".json",)), f"reading {path}")
+        trees = {file: read_tree(file) for file in files}
     trees = {file: tree for file, tree in trees.items() if _is_coco(tree) and fits(tree)}
     if not trees:
         raise SegopsError(

@@ -17,6 +17,7 @@ from segops.importers.coco import annotation_files, described, orphans, read_cat
 from segops.importers.files import Photographs
 from segops.importers.json_files import identifier, require
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels, noted
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image, read_content
 
@@ -45,7 +46,7 @@ def read(path: Path, images: str | None = None) -> Source:
         names |= dict.fromkeys(categories.values())
         entries = read_images(tree, file, problems)
         lost: dict[int | str, list[Any]] = {}
-        for annotation in tree["annotations"]:
+        for annotation in track(tree["annotations"], f"reading {file}"):
             with noted(problems, file):
                 number = identifier(annotation, "image_id", file)
                 if number not in entries:

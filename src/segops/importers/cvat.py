@@ -31,6 +31,7 @@ from segops.importers.polygons import (
 )
 from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, noted
 from segops.importers.splits import SPELLINGS, find_lists
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import read_content
 from segops.voc.layout import LISTS
@@ -66,7 +67,7 @@ def read(path: Path, images: str | None = None) -> Source:
         raise SegopsError(f"{file}: a label without a name.")
     found: list[SourceImage] = []
     problems: list[str] = []
-    for element in root.iterfind("image"):
+    for element in track(root.findall("image"), f"reading {file}"):
         name = element.get("name", "")
         with noted(problems, f"{file}: image {name}"):
             shapes = _shapes(element, f"{file}: image {name}")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segops.importers.files import files_below, place, unnamed
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
 from segops.importers.splits import SPELLINGS, Lists, split_of_path
+from segops.progress import track
 from segops.runtime.classes import VOC_CLASSES, VOID, hexadecimal, palette
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import DATA_KEY, PHOTOGRAPH_FORMATS, load_image, read_content
@@ -75,7 +78,7 @@ def read(
     draw = partial(_draw, colors=colors, threshold=threshold)
     users: dict[Path, Path] = {}
     found = []
-    for key, (photograph, *_) in photographs.items():
+    for key, (photograph, *_) in track(photographs.items(), f"reading {path}"):
         if photograph not in listed:
             continue
         keys = key, _starred(key, images), PurePosixPath(key).name
@@ -189,7 +192,8 @@ def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | N
             "greyscale with --threshold."
         )
     if image.mode in ("1", "L", "P") and not colors:
-        return _by_value(stored_values(image, content))
+        drawn = _by_value(stored_values(image, content))
+        return replace(drawn, colors=_shown(image, drawn.labels)) if image.mode == "P" else drawn
     if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         raise SegopsError(
             f"{mask}: mode {image.mode}; expected values or colours of 8 bits a channel."
@@ -200,6 +204,14 @@ def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | N
     )
     names = tuple(hexadecimal((key >> 16, key >> 8 & 255, key & 255)) for key in keys.tolist())
     return Drawn(names, indices.reshape(rgb.shape[:2]).astype(np.int32))
+
+
+def _shown(image: Image.Image, values: Sequence[str]) -> tuple[str, ...]:
+    """Return the colours of a palette's values; black where the palette lacks them."""
+    channels = np.zeros(3 * (VOID + 1), np.uint8)
+    given = np.asarray(image.getpalette("RGB") or [], np.uint8)
+    channels[: len(given)] = given
+    return tuple(hexadecimal(channels[3 * int(one) :][:3].tolist()) for one in values)
 
 
 def _by_value(values: NDArray[np.uint8]) -> Drawn:

@@ -21,6 +21,7 @@ from segops.importers.files import Photographs
 from segops.importers.json_files import read_tree, require, stated_size
 from segops.importers.polygons import Shape, by_pillow, draw, ellipse, points, rectangle, turned
 from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, explained, noted
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
@@ -58,7 +59,7 @@ def read(path: Path, images: str | None = None) -> Source:
     names: set[str] = set()
     found: list[SourceImage] = []
     problems: list[str] = []
-    for task in _tasks(file):
+    for task in track(_tasks(file), f"reading {file}"):
         where = f"{file}: task {task.get('id')}"
         with noted(problems, where):
             regions = _regions(task, where)

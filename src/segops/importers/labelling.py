@@ -54,6 +54,7 @@ class Labelling:
         ids: Label -> class id; 255 is void.
         unmapped: Label without an id -> pixels that were met.
         example: Such a label -> an image that holds it.
+        colors: Such a label -> its colour in this image, where a palette gives it one.
         remedy: What a user can do about it.
     """
 
@@ -61,6 +62,7 @@ class Labelling:
     ids: dict[str, int]
     unmapped: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
+    colors: dict[str, str] = field(default_factory=dict)
     remedy: str = REMEDY
 
     def mask(self, drawn: Drawn, image_id: str) -> NDArray[np.uint8]:
@@ -73,19 +75,24 @@ class Labelling:
             pixels = int((drawn.indices == index).sum())
             if pixels:
                 self.unmapped[label] += pixels
-                self.example.setdefault(label, image_id)
+                if self.example.setdefault(label, image_id) == image_id and drawn.colors:
+                    self.colors[label] = drawn.colors[index]
         mask: NDArray[np.uint8] = table[drawn.indices]
         return mask
 
     def problems(self) -> list[str]:
         """Return a line for each label that was met and is not mapped, for the largest of many."""
         lines = [
-            f"label {label} is not mapped: {counted(pixels, 'pixel')}, as in {self.example[label]}"
+            f"label {self._named(label)} is not mapped: {counted(pixels, 'pixel')}, as in "
+            f"{self.example[label]}"
             for label, pixels in self.unmapped.most_common(SHOWN)
         ]
         if len(self.unmapped) > SHOWN:
             lines.append(f"{len(self.unmapped) - SHOWN} more labels are not mapped")
         return [*lines, self.remedy] if lines else []
+
+    def _named(self, label: str) -> str:
+        return f"{label} (shown as {self.colors[label]})" if label in self.colors else label
 
 
 def labelling(rules: Rules, labels: Sequence[str]) -> Labelling:

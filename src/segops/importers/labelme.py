@@ -28,6 +28,7 @@ from segops.importers.source import (
     noted,
 )
 from segops.importers.splits import split_of_path
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image
 
@@ -49,7 +50,7 @@ def read(path: Path, images: str | None = None) -> Source:
     names: set[str] = set()
     found: list[SourceImage] = []
     problems: list[str] = []
-    for file in files_below(path, (".json",)):
+    for file in track(files_below(path, (".json",)), f"reading {path}"):
         with noted(problems, file):
             tree = read_object(file)
             if "shapes" not in tree:

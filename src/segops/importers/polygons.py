@@ -168,7 +168,8 @@ def turned(outline: Outline, center: tuple[float, float], angle: float) -> Outli
     """Return an outline turned about a point by degrees, clockwise as it is seen."""
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     turn = np.array([[cosine, sine], [-sine, cosine]])
-    result: Outline = (outline - center) @ turn + center
+    # Rounded: a corner at 4.9999999999 is one at 5, and some rules cut fractions off.
+    result: Outline = np.round((outline - center) @ turn + center, 9)
     return result
 
 

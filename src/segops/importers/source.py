@@ -26,10 +26,13 @@ class Drawn:
         labels: Labels as the source writes them: a name, a value such as `255`, or a colour such
             as `#00ff80`.
         indices: int32 array of shape (H, W): for each pixel the index of its label.
+        colors: For each label the colour by which its file shows it, such as `#00ff80`; empty
+            where it has none.
     """
 
     labels: tuple[str, ...]
     indices: NDArray[np.int32]
+    colors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from segops.importers.json_files import read_object, require, stated_size
 from segops.importers.polygons import Shape, by_opencv, draw, points, rectangle
 from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, most_pixels, noted
 from segops.importers.splits import SPELLINGS
+from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
@@ -49,7 +50,7 @@ def read(path: Path, images: str | None = None) -> Source:
     ]
     found: list[SourceImage] = []
     problems: list[str] = []
-    for file in files_below(path, (".json",)):
+    for file in track(files_below(path, (".json",)), f"reading {path}"):
         if file.parent.name == "ann":
             with noted(problems, file):
                 found.append(_image(file, path))

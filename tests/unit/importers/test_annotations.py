@@ -20,7 +20,7 @@ from segops.importers.label_studio import decode_brush
 from segops.runtime.errors import SegopsError
 from segops.runtime.masks import read_mask
 from segops.voc.layout import Layout, open_layout
-from tests.unit.importers.conftest import Run, pictures, write_json
+from tests.unit.importers.conftest import Run, pictures, small_coco, write_json
 
 WIDTH, HEIGHT = 40, 30
 STAR = [3.2, 2.1, 20.7, 4.4, 36.0, 1.5, 30.3, 14.8, 35.5, 27.2, 18.0, 20.1, 4.9, 26.6, 9.1, 13.3]
@@ -124,6 +124,31 @@ def test_coco_that_is_damaged(
     with pytest.raises(SegopsError, match=words):
         run_import("coco", source)
     assert not (root / "data/voc").exists()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        # By columns: 305 pixels before the ring, 5 of its left side, its upper and lower pixel
+        # around 3 of the hole, twice, and 5 of its right side.
+        (
+            {"size": [HEIGHT, WIDTH], "counts": [305, 5, 25, 1, 3, 1, 25, 1, 3, 1, 25, 5, 800]},
+            box(10, 5, 14, 10) & ~box(11, 6, 13, 9),
+        ),
+        # COCO joins outlines, so a hole is cut from the border: the cut has no width.
+        (
+            [[4, 4, 20, 4, 20, 16, 4, 16, 4, 4, 8, 8, 8, 12, 14, 12, 14, 8, 8, 8]],
+            box(4, 4, 20, 16) & ~box(8, 8, 14, 12),
+        ),
+    ],
+)
+def test_a_hole_in_coco_stated_by_hand(
+    segmentation: Any, expected: NDArray[np.bool_], source: Path, root: Path, run_import: Run
+) -> None:
+    pictures(source, "a.png", "b.png")
+    write_json(source / "instances.json", small_coco("a.png", "b.png", segmentation=segmentation))
+    run_import("coco", source)
+    np.testing.assert_array_equal(masks(root)["a"], expected.astype(np.uint8))
 
 
 def test_coco_of_several_files_and_a_missing_photograph(
@@ -360,6 +385,81 @@ def test_label_studio(source: Path, root: Path, run_import: Run) -> None:
     write_json(file, tasks)
     with pytest.raises(SegopsError, match="task 1, a result: cannot be read: a brush whose code"):
         run_import("label-studio", source)
+
+
+def percents(**pixels: float) -> dict[str, float]:
+    """Label Studio's percent of numbers of pixels; x, width and radiusX are of the width."""
+    across = ("x", "width", "radiusX")
+    return {key: one / (WIDTH if key in across else HEIGHT) * 100 for key, one in pixels.items()}
+
+
+def studio_mask(
+    kind: str, values: Sequence[dict[str, Any]], source: Path, root: Path, run_import: Run
+) -> NDArray[np.uint8]:
+    """The mask that an export with these results, and a second image, gives."""
+    pictures(source, "a.png", "b.png")
+    shared = {"type": kind, "original_width": WIDTH, "original_height": HEIGHT}
+    results = [{**shared, "value": value} for value in values]
+    tasks = [
+        {"id": 1, "data": {"image": "/a.png"}, "annotations": [{"result": results}]},
+        {"id": 2, "data": {"image": "/b.png"}, "annotations": [{"result": []}]},
+    ]
+    write_json(source / "export.json", tasks)
+    run_import("label-studio", source)
+    return masks(root)["a"]
+
+
+def test_brushes_of_label_studio_have_holes_and_lie_over_one_another(
+    source: Path, root: Path, run_import: Run
+) -> None:
+    ring = box(4, 3, 24, 20) & ~box(9, 8, 15, 14)
+    later = box(12, 10, 30, 25) & ~box(18, 12, 20, 30)
+    values = [
+        {"format": "rle", "brushlabels": [name],
+         "rle": encoded_brush(np.repeat(region.ravel().astype(np.uint8) * 255, 4))}
+        for name, region in (("cat", ring), ("dog", later))
+    ]  # fmt: skip
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[ring] = 1
+    expected[later] = 2
+    found = studio_mask("brushlabels", values, source, root, run_import)
+    np.testing.assert_array_equal(found, expected)
+    assert found[9, 10] == 0, "the hole"
+    assert found[12, 13] == 2, "a later brush in the hole of an earlier one"
+    assert found[12, 18] == 1, "an earlier brush in the hole of a later one"
+
+
+@pytest.mark.parametrize("turn", [0, 90, 35, -20])
+def test_ellipses_of_label_studio(turn: float, source: Path, root: Path, run_import: Run) -> None:
+    """By the equation of the ellipse; a pixel and a half at its border are the tool's affair."""
+    value = percents(x=20, y=15, radiusX=14, radiusY=7) | {"ellipselabels": ["cat"]}
+    found = studio_mask("ellipselabels", [{**value, "rotation": turn}], source, root, run_import)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    angle = np.radians(turn)  # clockwise as it is seen: y points down
+    along = (columns - 20) * np.cos(angle) + (rows - 15) * np.sin(angle)
+    across = (rows - 15) * np.cos(angle) - (columns - 20) * np.sin(angle)
+    for edge, is_inside in ((-1.5, True), (1.5, False)):
+        within = (along / (14 + edge)) ** 2 + (across / (7 + edge)) ** 2 <= 1
+        region = within if is_inside else ~within
+        assert (found[region] == is_inside).all()
+    assert (found > 0).sum() == pytest.approx(np.pi * 14 * 7, rel=0.12)
+
+
+def test_rectangles_of_label_studio_turn_about_their_upper_left_corner(
+    source: Path, root: Path, run_import: Run
+) -> None:
+    value = percents(x=20, y=5, width=16, height=8) | {"rectanglelabels": ["cat"]}
+    found = studio_mask("rectanglelabels", [{**value, "rotation": 90}], source, root, run_import)
+    # Its border belongs to it; 16 pixels go down from the corner and 8 to the left.
+    np.testing.assert_array_equal(found, box(12, 5, 21, 22).astype(np.uint8))
+    found = studio_mask("rectanglelabels", [{**value, "rotation": 30}], source, root, run_import)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    angle = np.radians(30)
+    along = (columns - 20) * np.cos(angle) + (rows - 5) * np.sin(angle)
+    across = (rows - 5) * np.cos(angle) - (columns - 20) * np.sin(angle)
+    from_edge = np.minimum(np.minimum(along, 16 - along), np.minimum(across, 8 - across))
+    assert (found[from_edge > 1.5] == 1).all()
+    assert (found[from_edge < -1.5] == 0).all()
 
 
 def test_a_brush_of_noise() -> None:

@@ -53,6 +53,24 @@ def test_values_that_nothing_names_are_counted(source: Path, root: Path, run_imp
     assert (root / "params.yaml").read_text() == before
 
 
+def test_a_value_that_nothing_names_is_listed_with_the_colour_of_its_palette(
+    source: Path, run_import: Run
+) -> None:
+    cracks(source)
+    for index, color in ((3, (18, 52, 86)), (4, (1, 2, 3))):
+        image = Image.fromarray(np.roll(CRACK, index, axis=0) // 51 + 2)  # of 2 and 7
+        image.putpalette([0] * 21 + list(color))
+        image.save(source / f"masks/road_{index}_mask.png")
+    with pytest.raises(SegopsError) as error:
+        run_import("folder", source, values="2=road,0=background,255=crack")
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    found = [line for line in lines if line.startswith("label 7 ")]
+    assert found in (
+        ["label 7 (shown as #123456) is not mapped: 120 pixels, as in road_3"],
+        ["label 7 (shown as #010203) is not mapped: 120 pixels, as in road_4"],
+    )
+
+
 def test_a_value_can_become_void(source: Path, root: Path, run_import: Run) -> None:
     cracks(source)
     values = np.roll(CRACK, 2, axis=0)

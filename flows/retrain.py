@@ -274,7 +274,7 @@ def _verdict(summary: Summary) -> str:
 def verdict_page(summary: Summary) -> str:
     """Return the verdict, the score and every check, in Markdown."""
     lines = [
-        f"# {summary.model} version {summary.version}: {summary.decision.verdict}",
+        f"# {escaped(summary.model)} version {summary.version}: {summary.decision.verdict}",
         f"**{sentence(summary.evaluation)}**. {escaped(_verdict(summary))}",
         "| check | outcome | what was found |",
         "| --- | --- | --- |",
@@ -292,14 +292,20 @@ def _show(summary: Summary) -> None:
         key="verdict", markdown=verdict_page(summary), description="The gate's verdict"
     )
     create_table_artifact(
-        key="class-iou",
-        table=[
-            {"class": name, **{key: _shown(values[key]) for key in ("iou", "precision", "recall")}}
-            for name, values in summary.evaluation["classes"].items()
-            if values["truth_pixels"]
-        ],
-        description="Per-class metrics on val",
+        key="class-iou", table=class_table(summary), description="Per-class metrics on val"
     )
+
+
+def class_table(summary: Summary) -> list[dict[str, str]]:
+    """Return a row for each class that val holds; Prefect's page reads the cells as Markdown."""
+    return [
+        {
+            "class": str(escaped(name)),
+            **{key: _shown(values[key]) for key in ("iou", "precision", "recall")},
+        }
+        for name, values in summary.evaluation["classes"].items()
+        if values["truth_pixels"]
+    ]
 
 
 def _shown(value: float | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from html import unescape
 from io import StringIO
 from typing import get_args
 
 import pytest
+from markdown_it import MarkdownIt
 
-from flows.retrain import Summary, verdict_page
+from flows.retrain import Summary, class_table, verdict_page
 from segops.cli import summary
 from segops.cli.common import Terminal
 from segops.release.check import Check, Outcome
@@ -55,3 +57,21 @@ def test_the_flows_page_tells_the_three_outcomes_apart() -> None:
         "| champion | **undecided** | Too few images. |",
     ]
     assert "**mIoU 0.612 on 7 images of val (95 % interval 0.581 to 0.650)**" in page
+
+
+def test_names_of_users_are_no_markup_of_the_flows_page() -> None:
+    """The page shows each text as it is: table, heading and sentences are read as Markdown."""
+    name = "a|b `c` <b>d</b> [e](http://x) *f*"
+    evaluation = evaluation_of()
+    evaluation["classes"] = {name: next(iter(evaluation["classes"].values()))}
+    decision = Decision(verdict="rejected", checks=CHECKS)
+    page = Summary({}, name, "3", True, decision, evaluation, "sqlite://")
+    (row,) = class_table(page)
+    heading, *_ = verdict_page(page).splitlines()
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    for text in (row["class"], heading.removeprefix("# ").removesuffix(" version 3: rejected")):
+        shown = reader.renderInline(text)
+        assert unescape(shown) == name
+        cells = reader.render(f"| class | IoU |\n| --- | --- |\n| {text} | 0.5 |")
+        assert unescape(cells.split("<td>")[1]).startswith(f"{name}</td>")
+    assert set(row) == {"class", "iou", "precision", "recall"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import deployment, flow_run
@@ -291,21 +291,23 @@ def _show(summary: Summary) -> None:
     create_markdown_artifact(
         key="verdict", markdown=verdict_page(summary), description="The gate's verdict"
     )
-    create_table_artifact(
-        key="class-iou", table=class_table(summary), description="Per-class metrics on val"
+    create_markdown_artifact(
+        key="class-iou", markdown=class_page(summary), description="Per-class metrics on val"
     )
 
 
-def class_table(summary: Summary) -> list[dict[str, str]]:
-    """Return a row for each class that val holds; Prefect's page reads the cells as Markdown."""
-    return [
-        {
-            "class": str(escaped(name)),
-            **{key: _shown(values[key]) for key in ("iou", "precision", "recall")},
-        }
-        for name, values in summary.evaluation["classes"].items()
-        if values["truth_pixels"]
-    ]
+def class_page(summary: Summary) -> str:
+    """Return a Markdown table of the classes that val holds.
+
+    It is no table artifact: the two pages of Prefect read such cells differently, one as Markdown.
+    """
+    figures = ("iou", "precision", "recall")
+    lines = ["| class | iou | precision | recall |", "| --- | --- | --- | --- |"]
+    for name, values in summary.evaluation["classes"].items():
+        if values["truth_pixels"]:
+            cells = (escaped(name), *(_shown(values[key]) for key in figures))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _shown(value: float | None) -> str:

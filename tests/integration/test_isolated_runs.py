@@ -22,7 +22,7 @@ from segops.cli.runs import app, run_options
 from segops.operate import place, results, runs, turns, worktree
 from segops.pipeline import tracked
 from segops.runtime.errors import SegopsError
-from tests.integration.conftest import dvc, git
+from tests.integration.conftest import ROOT, dvc, git
 from tests.support import registry_workspace as made
 
 STAGE = """
@@ -344,6 +344,33 @@ def test_a_result_is_a_commit_that_touches_nothing_of_the_users(checkout: Path) 
     )
     with pytest.raises(SegopsError, match=r"a run or a branch runs/night .* exists"):
         runs.require_name(checkout, "night")
+
+
+def test_metrics_and_plots_tables_are_in_the_commit_of_a_result(
+    checkout: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that ``dvc.yaml`` calls a metric or a plot, so that nobody trains again to see it."""
+    tree = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    named = [one for stage in tree["stages"].values() for one in stage.get("metrics", [])]
+    tables = [next(iter(one)) if isinstance(one, dict) else one for one in named]
+    for plot in tree["plots"]:
+        (name, shown), *_ = plot.items()
+        tables += [*shown["y"]] if isinstance(shown["y"], dict) else [name]
+    wanted = {name: f"a,b\n1,{place}\n" for place, name in enumerate(dict.fromkeys(tables))}
+    assert {Path(name).suffix for name in wanted} == {".csv", ".json"}
+    assert len(wanted) > 5
+    for name, text in wanted.items():
+        files.write_text(checkout / name, text)
+    (checkout / paths.VALIDATION_JSON).parent.mkdir(exist_ok=True)
+    (checkout / paths.VALIDATION_JSON).write_text(" " * 1_600_000)
+    made = results.commit(checkout, "HEAD", "x\n")
+    for name, text in wanted.items():
+        assert git(checkout, "show", f"{made}:results/{name}") == text.strip()
+    assert "results/reports" not in git(checkout, "ls-tree", "-r", "--name-only", made)
+    assert caplog.messages == [
+        f"{checkout / paths.VALIDATION_JSON}: 1.6 MB, not committed with the result: a file may "
+        "have 1.0 MB."
+    ]
 
 
 def test_a_branch_that_takes_the_place_of_results_is_named_before_the_run(checkout: Path) -> None:

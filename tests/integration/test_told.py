@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -155,6 +156,41 @@ def test_a_silent_schedule_is_found(server: Serving) -> None:
         (sentence,) = silence.silent(asked, 24, in_a_day)
         assert sentence.startswith("Schedule weekly: the last ended at 20")
     assert silence.message([sentence], 24).body == sentence
+
+
+def test_a_timer_tells_of_silent_schedules(server: Serving, hook: Webhook, tmp_path: Path) -> None:
+    with schedules.client() as asked:
+        flow = asked.create_flow(retrain_module.retrain)
+        made = asked.create_deployment(flow_id=flow, name="nightly")
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    told = {**pipeline.environment(), "SEGOPS_NOTIFY": hook.address}
+
+    def run(hours: float, **environment: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"notify": {"silent_hours": hours}}))
+        return subprocess.run(
+            ["segops", "notify", "silent"], cwd=tmp_path, env={**told, **environment},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = run(500, **server.settings())
+    assert (done.returncode, hook.got) == (0, []), done.stderr
+    done = run(1e-6, **server.settings())
+    assert done.returncode == 3, done.stderr
+    (got,) = hook.got
+    assert re.fullmatch(
+        r"segops: \d schedules? without an ended run for 1e-06 hours", got["title"]
+    )
+    own = next(one for one in got["message"].splitlines() if one.startswith("Schedule nightly: "))
+    assert "none is known to have ended since it was made at 20" in own
+    assert f"Page: {server.address}" in own
+    assert own.endswith(str(made))
+    assert "Schedule nightly: none is known" in done.stdout
+    done = run(24, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert done.returncode == 3, done.stderr
+    got = hook.got[-1]
+    assert got["title"] == "segops: no schedule is known of: the server does not tell"
+    assert got["message"].startswith("http://127.0.0.1:9/api: no Prefect server answers (")
+    assert "Traceback" not in done.stderr
 
 
 def until(condition: Callable[[], Any], what: Callable[[], str]) -> None:

@@ -48,12 +48,13 @@ def silent() -> None:
     try:
         with flow_module(root, "server").for_questions(), schedules.client() as server:
             sentences = silence.silent(server, hours)
+        message = silence.message(sentences, hours)
     except SegopsError as error:
-        sentences = [str(error)]
+        sentences, message = [str(error)], silence.unknown(str(error), hours)
     if not sentences:
         console.say(f"A run of every schedule has ended within the last {hours:g} hours.")
         return
     for one in sentences:
         console.say(one)
-    notify.tell(root, silence.message(sentences, hours), by_hand=False)
+    notify.tell(root, message, by_hand=False)
     raise typer.Exit(SILENT)

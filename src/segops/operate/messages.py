@@ -113,7 +113,7 @@ def drifted(found: Monitored, links: Iterable[str] = ()) -> Message:
         links: Further lines.
     """
     lines = [
-        f"{test.name}: p {test.corrected:.4f} {', '.join(found.changes(test, 3))}"
+        f"{test.name}: {', '.join([f'p {test.corrected:.4f}', *found.changes(test, 3)])}"
         for test in found.drift.tests
         if test.drifted
     ]

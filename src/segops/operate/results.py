@@ -24,7 +24,7 @@ from segops.runtime.errors import SegopsError
 DIRECTORY = Path("results")
 COPIED = (
     paths.TRAINING, paths.EVALUATION, paths.LEARNING_CURVES, paths.CONFUSION_PLOT,
-    paths.CLASS_PLOT, paths.VALIDATION_JSON,
+    paths.CLASS_PLOT, paths.EXPORT_PARITY, paths.VALIDATION_JSON,
 )  # fmt: skip
 LARGEST = 2**20
 """Bytes of a file that is committed."""
@@ -75,7 +75,9 @@ def version_of(branch: str, subject: str) -> tuple[str, str] | None:
 
 
 def commit(root: Path, parent: str, message: str) -> str:
-    """Commit ``dvc.lock``, parameters, metrics and small reports of a workspace over a commit.
+    """Commit ``dvc.lock``, parameters, metrics, plots' tables and reports over a commit.
+
+    A file of more than :data:`LARGEST` bytes is left out, which is said in the log.
 
     Args:
         root: The workspace.
@@ -89,11 +91,14 @@ def commit(root: Path, parent: str, message: str) -> str:
     held = {name: root / name for name in ("params.yaml", "dvc.lock", f"{data}.dvc")}
     held |= {(DIRECTORY / path).as_posix(): root / path for path in COPIED}
     held[(DIRECTORY / paths.DECISION.name).as_posix()] = root / paths.DECISION
-    present = {
-        name: path
-        for name, path in held.items()
-        if path.is_file() and path.stat().st_size <= LARGEST
-    }
+    sizes = {name: path.stat().st_size for name, path in held.items() if path.is_file()}
+    for name, size in sizes.items():
+        if size > LARGEST:
+            log.warning(
+                "%s: %.1f MB, not committed with the result: a file may have %.1f MB.",
+                held[name], size / 1e6, LARGEST / 1e6,
+            )  # fmt: skip
+    present = {name: held[name] for name, size in sizes.items() if size <= LARGEST}
     return worktree.commit_files(root, parent, present, message)
 
 

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from segops.operate.messages import Message
 from segops.operate.schedules import listed
+from segops.words import counted
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+NONE = "The Prefect server has no schedule."
+
 
 def silent(server: SyncPrefectClient, hours: float, now: datetime | None = None) -> list[str]:
-    """Return a sentence for each schedule of which no run has ended for a time.
+    """Return a line for each schedule of which no run has ended for a time, with its page.
 
     A run that completed or failed has ended; one whose process was killed has not.
 
@@ -31,12 +34,13 @@ def silent(server: SyncPrefectClient, hours: float, now: datetime | None = None)
     )
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.utilities.urls import url_for
 
     ended = FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED])
     now = now or datetime.now(UTC)
     schedules = listed(server)
     if not schedules:
-        return ["The Prefect server has no schedule."]
+        return [NONE]
     sentences = []
     for one in schedules:
         deployment = server.read_deployment_by_name(f"{one.flow}/{one.name}")
@@ -50,11 +54,24 @@ def silent(server: SyncPrefectClient, hours: float, now: datetime | None = None)
         if since is not None and (now - since).total_seconds() > 3600 * hours:
             when = f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             what = "the last ended" if last else "none is known to have ended since it was made"
-            sentences.append(f"Schedule {one.name}: {what} at {when}. It is {one.state}.")
+            page = url_for("deployment", deployment.id)
+            said = f"Schedule {one.name}: {what} at {when}. It is {one.state}."
+            sentences.append(f"{said} Page: {page}" if page else said)
     return sentences
 
 
 def message(sentences: list[str], hours: float) -> Message:
-    """Return the message that schedules are silent."""
-    subject = f"segops: no scheduled run has ended for {hours:g} hours"
-    return Message("silent", subject, tuple(sentences), resource="segops.schedules")
+    """Return the message that schedules are silent, from what :func:`silent` found."""
+    if sentences == [NONE]:
+        return _message("segops: the Prefect server has no schedule", sentences, hours)
+    what = counted(len(sentences), "schedule")
+    return _message(f"segops: {what} without an ended run for {hours:g} hours", sentences, hours)
+
+
+def unknown(cause: str, hours: float) -> Message:
+    """Return the message that schedules may be silent: the server cannot be asked."""
+    return _message("segops: no schedule is known of: the server does not tell", [cause], hours)
+
+
+def _message(subject: str, lines: list[str], hours: float) -> Message:
+    return Message("silent", subject, tuple(lines), "segops.schedules", {"hours": hours})

@@ -13,8 +13,10 @@ import yaml
 from typer.testing import CliRunner
 
 from segops.cli import app
-from segops.operate import notify
-from segops.operate.messages import LONGEST, Message, decided, version_page
+from segops.monitor.drift import FEATURES, LOOK, Change, Drift, Test
+from segops.operate import notify, silence
+from segops.operate.drift import Monitored
+from segops.operate.messages import LONGEST, Message, decided, drifted, version_page
 from segops.release.check import Check, at_least
 from segops.release.gate import Decision
 from segops.release.smoke import Smoke
@@ -181,6 +183,82 @@ def test_each_end_has_its_event() -> None:
     assert withdrawn.event == "withdrawn"
     assert "It does not load." in withdrawn.body
     assert decided(decision("unchanged", COMPARED)) is None
+
+
+def delivered(
+    message: Message | None, root: Path, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """What the webhook gets of a message that a run of a schedule tells."""
+    assert message is not None
+    monkeypatch.setenv(notify.ADDRESSES, hook.address)
+    notify.tell(workspace(root), message, by_hand=False)
+    (got,) = hook.got
+    return got
+
+
+def test_an_inconclusive_comparison_is_delivered(
+    hook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Check(
+        name="champion", passed=False, undecided=True, observed=0.01, required=-0.02,
+        sentence="mIoU 0.700 against 0.690 of champion version 2: -0.05 to 0.07, too few images.",
+    )  # fmt: skip
+    links = ["Run: http://127.0.0.1/run", "Version: http://127.0.0.1/version"]
+    told = decided(decision("inconclusive", few), evaluation=EVALUATION, links=links)
+    got = delivered(told, tmp_path, hook, monkeypatch)
+    assert got["title"] == (
+        "tiles version 3 is neither promoted nor rejected: the comparison cannot decide"
+    )
+    assert got["type"] == "warning"
+    assert got["message"].splitlines() == [
+        "mIoU 0.700 on 40 images of val (95 % interval 0.600 to 0.800).",
+        few.sentence,
+        *links,
+    ]
+
+
+def test_a_drift_is_delivered(
+    hook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = Change("brightness", 0.001, (0.3, 0.5, 0.7), (0.0, 0.1, 0.2))
+    unsure = Change("sharpness", 0.5, (0.3, 0.5, 0.7), (0.3, 0.6, 0.7))
+    tests = (
+        Test(LOOK, 0.001, 0.004, True, 500, 40, (change, unsure)),
+        Test(FEATURES, 0.9, 0.9, False, 500, 40),
+    )
+    page = tmp_path / "reports/drift.html"
+    found = Monitored(
+        Drift(0.05, 40, tests, {}, ()), "models:/tiles@champion", "tiles", "b" * 64, "d" * 64,
+        tmp_path / "log", ("3 images are no photographs.",), page,
+    )  # fmt: skip
+    got = delivered(drifted(found, ["Run: http://127.0.0.1/run"]), tmp_path, hook, monkeypatch)
+    assert got["title"] == "tiles: Drift found in 40 images: colour and sharpness"
+    assert got["type"] == "warning"
+    assert got["message"].splitlines() == [
+        "colour and sharpness: p 0.0040, brightness 0.100 instead of 0.500",
+        "3 images are no photographs.",
+        f"Page: {page}",
+        "Run: http://127.0.0.1/run",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "subject"),
+    [
+        (["Schedule a: x. Page: http://p", "y"], "2 schedules without an ended run for 24 hours"),
+        ([silence.NONE], "the Prefect server has no schedule"),
+    ],
+)
+def test_silence_is_delivered(
+    sentences: list[str],
+    subject: str,
+    hook: Webhook,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    got = delivered(silence.message(sentences, 24), tmp_path, hook, monkeypatch)
+    assert (got["title"], got["type"]) == (f"segops: {subject}", "warning")
+    assert got["message"].splitlines() == sentences
 
 
 def test_a_long_cause_is_cut() -> None:

@@ -177,9 +177,7 @@ def test_a_timer_tells_of_silent_schedules(server: Serving, hook: Webhook, tmp_p
     done = run(1e-6, **server.settings())
     assert done.returncode == 3, done.stderr
     (got,) = hook.got
-    assert re.fullmatch(
-        r"segops: \d schedules? without an ended run for 1e-06 hours", got["title"]
-    )
+    assert re.fullmatch(r"segops: \d schedules? without an ended run for 1e-06 hours", got["title"])
     own = next(one for one in got["message"].splitlines() if one.startswith("Schedule nightly: "))
     assert "none is known to have ended since it was made at 20" in own
     assert f"Page: {server.address}" in own

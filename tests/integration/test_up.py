@@ -43,6 +43,7 @@ class Up:
                 ["segops", "up", "--mlflow-port", ports[0], "--prefect-port", ports[1], *options],
                 cwd=root, env={**pipeline.environment(), **PROXY}, stdout=file,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that Ctrl-C ends this group alone
             )  # fmt: skip
 
     def __enter__(self) -> Up:
@@ -132,6 +133,18 @@ def test_both_servers_answer_their_owner_alone_and_end_together(
         _, alive = psutil.wait_procs(up.family, timeout=10)
         assert alive == []
     assert (checkout / "mlflow.db").is_file()
+
+
+def test_ctrl_c_ends_all(checkout: Path) -> None:
+    """A terminal sends it to each process of the group at once."""
+    with Up(checkout, "--cron", "0 3 1 1 *") as up:
+        until(lambda: "is being served" in up.said.read_text())
+        up.family = psutil.Process(up.process.pid).children(recursive=True)
+        assert len(up.family) > 2
+        os.killpg(up.process.pid, signal.SIGINT)
+        assert up.process.wait(60) in (0, 130)
+        assert psutil.wait_procs(up.family, timeout=10)[1] == []
+        assert "Traceback" not in up.said.read_text()
 
 
 def refuse_other_pages(up: Up, own: tuple[str, str]) -> None:

@@ -100,14 +100,16 @@ def flow_module(root: Path, name: str) -> Any:
     """Import a module of the checkout's ``flows/``, the only place that imports Prefect.
 
     Raises:
-        SegopsError: There is no such module, or ``PREFECT_API_URL`` is no address.
+        SegopsError: There is no such module, ``PREFECT_API_URL`` is no address, or this user has no
+            home.
     """
     from segops import paths
-    from segops.operate.surroundings import require_prefect_address
+    from segops.operate.surroundings import require_home, require_prefect_address
 
     root = paths.checkout(root)
     if not (root / "flows" / f"{name}.py").is_file():
         raise SegopsError(f"{root}/flows/{name}.py: no such file. Every checkout of segops has it.")
+    require_home()
     if url := os.environ.get("PREFECT_API_URL"):
         require_prefect_address(url)
     sys.path.insert(0, str(root))

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from segops.operate.surroundings import in_home
+
 SECRETS = re.compile(
     r"password|secret|token|account_key|connection_string|passphrase|sas|auth_header"
 )
@@ -27,7 +29,7 @@ def remotes(root: Path) -> dict[str, dict[str, str]]:
     """Return the options of each remote; later files override earlier ones."""
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     found: dict[str, dict[str, str]] = {}
-    for path in (Path(config).expanduser() / "dvc/config", tracked(root), local(root)):
+    for path in (in_home(config) / "dvc/config", tracked(root), local(root)):
         for section, options in _sections(path).items():
             if named := re.fullmatch(r"'?remote \"(.+)\"'?", section):
                 found.setdefault(named[1], {}).update(options)

@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 
 from segops import faults, reach
 from segops.operate import dvc_config
-from segops.operate.surroundings import DoubtError, UnfitError, prefect_home, require_prefect
+from segops.operate.surroundings import (
+    DoubtError,
+    UnfitError,
+    in_home,
+    prefect_home,
+    require_prefect,
+)
 from segops.record import tracking
 from segops.words import counted
 
@@ -95,7 +101,7 @@ def remotes(root: Path) -> str:
 def _remote(root: Path, url: str, options: Mapping[str, str]) -> str | None:
     scheme = url.partition("://")[0] if "://" in url else ""
     if not scheme:
-        path = Path(url).expanduser()
+        path = in_home(url)
         place = path if path.is_absolute() else root / ".dvc" / path
         return None if place.is_dir() else "no such directory"
     if (driver := STORES.get(scheme)) and find_spec(driver) is None:
@@ -130,7 +136,7 @@ def _status(url: str, **options: Any) -> int:
 def _mlflow_login(uri: str) -> tuple[str, str] | None:
     parts = urlsplit(uri)
     kept = configparser.ConfigParser(interpolation=None)
-    kept.read(Path("~/.mlflow/credentials").expanduser())
+    kept.read(in_home("~/.mlflow/credentials"))
     section = kept["mlflow"] if kept.has_section("mlflow") else {}
     user, password = (
         os.environ.get(key.upper()) or section.get(key) or given

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from segops.operate import dvc_config
-from segops.operate.surroundings import UnfitError, prefect_home
+from segops.operate.surroundings import UnfitError, in_home, prefect_home
 
 ASKED = {
     "MLflow": ("GET", "/api/2.0/mlflow/experiments/search?max_results=1"),
@@ -71,9 +71,9 @@ def _credentials(root: Path) -> Iterator[Path]:
     if dvc_config.secrets(dvc_config.local(root)):
         yield dvc_config.local(root)
     if key := os.environ.get("SEGOPS_SIGNING_KEY"):
-        yield Path(key).expanduser()
+        yield in_home(key)
     for name in ("~/.mlflow/credentials", "~/.aws/credentials", "~/.pgpass"):
-        yield Path(name).expanduser()
+        yield in_home(name)
 
 
 def _listening() -> Iterator[tuple[str, str, int]]:

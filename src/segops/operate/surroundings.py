@@ -95,13 +95,42 @@ def ownership(root: Path) -> str:
     return "git reads the checkout" if home == root else f"a worktree of {home}"
 
 
+def require_home() -> None:
+    """Check that this user has a home: without one Prefect cannot be imported.
+
+    Raises:
+        UnfitError: ``HOME`` is not set, and the system knows no home of this user.
+    """
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - of pathlib's it is an error
+        raise UnfitError(
+            f"HOME is not set, and the system knows no home of user {os.getuid()}; Prefect and DVC "
+            "need one. Set HOME to a directory that you may write."
+        )
+
+
+def in_home(path: str | Path) -> Path:
+    """Return a path with a `~` at its start resolved.
+
+    Raises:
+        UnfitError: It has one, and this user has no home.
+    """
+    if str(path).startswith("~"):
+        require_home()
+    return Path(path).expanduser()
+
+
 def prefect_home() -> Path:
-    """Return the directory of Prefect's database and of the credentials of its server."""
-    return Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    """Return the directory of Prefect's database and of the credentials of its server.
+
+    Raises:
+        UnfitError: It would lie in the home of this user, who has none.
+    """
+    return in_home(os.environ.get("PREFECT_HOME") or "~/.prefect")
 
 
 def home(_: Path) -> str:
     """Check that Prefect's home can be written; its database lies there."""
+    require_home()
     setting, path = os.environ.get("PREFECT_HOME"), prefect_home()
     if reason := _unwritable(path):
         source = f"PREFECT_HOME={setting}" if setting else f"HOME={os.environ.get('HOME', '')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -17,6 +18,7 @@ from segops.operate import surroundings
 from segops.runtime.errors import SegopsError, TransientError
 from tests.unit.test_reach import hanging
 
+ROOT = Path(__file__).parents[3]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and give away files")
 
 
@@ -77,6 +79,38 @@ def test_a_home_that_cannot_be_written_is_told(root: Path, place: str) -> None:
     assert said.endswith("Set PREFECT_HOME to a directory that you may write.\n")
     said = refused(checked(root, {"PREFECT_HOME": place}))
     assert said.startswith(f"PREFECT_HOME={place}: ")
+
+
+@as_root
+@pytest.mark.parametrize("command", [("doctor", "--json"), ("run",), ("schedule", "list")])
+def test_a_user_without_a_home_is_told(
+    root: Path, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HOME is not set, and the system has no entry for the user."""
+    monkeypatch.delenv("HOME")
+    (tmp_path / "none").touch()
+    hide = " && ".join(
+        f"mount --bind {tmp_path / 'none'} {path}" for path in ("/etc/passwd", "/etc/nsswitch.conf")
+    )
+    enter = ("unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh")
+    if subprocess.run([*enter, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this container lets nobody mount")
+    (root / "flows").symlink_to(ROOT / "flows")
+    done = subprocess.run(
+        [*enter, sys.executable, "-m", "segops", *command], cwd=root, env=pipeline.environment(),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    words = f"HOME is not set, and the system knows no home of user {os.getuid()}; "
+    assert "Traceback" not in done.stderr
+    if command[0] == "doctor":
+        found = {one["name"]: one for one in json.loads(done.stdout)}
+        assert (found["home"]["state"], found["home"]["words"][: len(words)]) == ("fault", words)
+        assert not [one for one in found.values() if "RuntimeError" in one["words"]]
+    else:
+        said = " ".join(done.stderr.split())
+        assert words in said
+        assert said.endswith("Set HOME to a directory that you may write.")
 
 
 @as_root

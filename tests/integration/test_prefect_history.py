@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.actions import LogCreate
 from prefect.states import Completed
 
-from segops.operate import schedules
+from segops.operate import prefect_history, schedules
 from tests.support.prefect_server import serving
 
 pytestmark = pytest.mark.slow
@@ -51,3 +51,8 @@ def test_runs_of_more_than_a_month_ago_are_removed(
         while [one["flow_run_id"] for one in server.read("logs")] != [runs[20]]:
             assert time.monotonic() < deadline
             time.sleep(0.3)
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+        said = prefect_history.note()
+        assert said is not None
+        assert "stays, 1 flow run (0 of them due) in " in said

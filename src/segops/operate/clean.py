@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from segops import files, paths
-from segops.operate import branches, leftovers, runs, worktree
+from segops.operate import branches, leftovers, prefect_history, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
 from segops.operate.leftovers import Piece
 from segops.operate.space import Space, Tally, taken
@@ -163,6 +163,8 @@ def _planned(
         *leftovers.logs(home, logged),
     ]
     with ExitStack() as held:
+        if history := prefect_history.note():
+            found.notes.append(history)
         versions: list[Held] = []
         store: Store | None = None
         if identity(home) != LOCAL:

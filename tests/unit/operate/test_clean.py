@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from segops import files, paths
+from segops.operate import prefect_history
 from segops.operate.clean import DAY, Piece, Plan, Wanted, _choose, present_weights
 from segops.operate.space import Space, taken
 
@@ -70,3 +73,39 @@ def test_a_file_of_several_names_counts_once_and_is_free_with_the_last(tmp_path:
     plan = Plan(total=123)
     _choose(plan, [*pieces, Piece("record", "v", 9, Space(50), lambda: None)], Wanted(budget=100))
     assert plan.pieces == pieces
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prefect's home."""
+    for name in ("PREFECT_API_URL", *prefect_history.ELSEWHERE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_history_of_prefect_is_told_and_only_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prefect_history.note() is None
+    path = home / "prefect.db"
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute("CREATE TABLE flow_run (end_time DATETIME)")
+        for days in (1, 29, 31):
+            base.execute("INSERT INTO flow_run VALUES (datetime('now', ?))", (f"-{days} days",))
+        base.execute("INSERT INTO flow_run VALUES (NULL)")
+    before = path.read_bytes()
+    assert prefect_history.note() == (
+        f"Prefect's history {path} of all checkouts stays, 4 flow runs (1 of them due) in 0.0 MB: "
+        "a server that segops starts removes runs that ended 30 days ago."
+    )
+    assert (path.read_bytes(), [*home.iterdir()]) == (before, [path])
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    assert prefect_history.note() is None
+
+
+def test_a_history_that_cannot_be_read_has_its_size_told(home: Path) -> None:
+    (home / "prefect.db").write_bytes(bytes(2_000_000))
+    said = prefect_history.note()
+    assert said is not None
+    assert "of all checkouts stays, 2.0 MB: a server" in said

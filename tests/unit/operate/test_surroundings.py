@@ -188,8 +188,10 @@ PROXY = "http://127.0.0.1:9"
 
 def test_loopback_calls_take_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+        for one in (name, name.upper()):
+            monkeypatch.setenv(one, "")  # so that it is as it was afterwards
+            monkeypatch.delenv(one)
+    monkeypatch.setattr(surroundings, "spared", [])
     surroundings.spare_loopback()
     assert "NO_PROXY" not in os.environ
     monkeypatch.setenv("HTTP_PROXY", PROXY)

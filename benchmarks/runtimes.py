@@ -12,7 +12,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ def milliseconds(
     write_trained(home / "bundle", build(spec).eval(), spec, VOC_CLASSES, {}, {})
     package(home / "bundle", home / "bundle")
     images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), np.uint8)
-    installed = {name: home / name for name, form in make.FORMS.items() if find_spec(form.library)}
+    installed = {name: home / name for name in make.usable()}
     make.export(home / "bundle", installed, ["noise"] * len(images), images)
     places = {TORCH: home / "bundle", **installed}
     predictors = {name: load_bundle(place, "cpu", threads=1) for name, place in places.items()}

@@ -118,7 +118,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("asked", "says"),
         [
-            ("models:/segops/99", "no such version"),
+            ("models:/segops/99", "segops has no version 99"),
             ("models:/segops@nobody", "no such alias"),
             ("models:/segops", "expected models:/NAME@ALIAS"),
             ("no/such/bundle", "no bundle there"),

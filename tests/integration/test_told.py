@@ -186,7 +186,10 @@ def test_a_timer_tells_of_silent_schedules(server: Serving, hook: Webhook, tmp_p
     done = run(24, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert done.returncode == 3, done.stderr
     got = hook.got[-1]
-    assert got["title"] == "segops: no schedule is known of: the server does not tell"
+    assert (
+        got["title"]
+        == "segops: whether scheduled runs end is not known: the server cannot be asked"
+    )
     assert got["message"].startswith("http://127.0.0.1:9/api: no Prefect server answers (")
     assert "Traceback" not in done.stderr
 

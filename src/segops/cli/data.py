@@ -173,7 +173,7 @@ def _track(root: Path, target: Path, data: DataParams) -> None:
     from segops.voc.layout import open_layout
 
     digest = tracked.track_data(root, target, log.debug)
-    layout = open_layout(root / target, data.reading, data.unlabelled)
+    layout = open_layout(root / target, unlabelled=data.unlabelled)
     lists = layout.splits()
     if data.unlabelled is not None:
         lists[data.unlabelled] = layout.unlabelled_ids()

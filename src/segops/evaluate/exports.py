@@ -89,7 +89,7 @@ def judge(
             figures |= {"mib": size(held) / MIB, "quantize": held.model[EXPORT]["quantize"]}
             figures |= _parity(directory, digest, scores, bundle, store, split, settings, threads)
             model_timing, timing = measure([model, (directory, digest)])
-            figures |= _times(timing)
+            figures |= _times(timing) | {"torch_milliseconds_p50": model_timing.p50}
             found[TORCH] |= of_model(model_timing)
         except SegopsError as error:
             figures["error"] = str(error)

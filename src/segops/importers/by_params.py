@@ -28,7 +28,7 @@ def use_by_params(
     try:
         return use(source, target, unwanted, data.reading, strip, **further)
     except LayoutError as error:
-        command = "" if any(further.values()) else remedy(source, data)
+        command = "" if unwanted or any(further.values()) else remedy(source, data)
         raise SegopsError(f"{error}\n{command}".rstrip()) from None
 
 

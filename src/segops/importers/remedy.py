@@ -9,13 +9,16 @@ from collections.abc import Iterator, Sequence
 from itertools import product, takewhile
 from pathlib import Path
 
+import numpy as np
+
 from segops.importers import folder
-from segops.importers.source import SourceImage
-from segops.importers.splits import Division, divide, find_lists, read_lists
+from segops.importers.source import SourceImage, most_pixels
+from segops.importers.splits import SPELLINGS, Division, divide, find_lists, read_lists
 from segops.importers.write import given_splits, identified
 from segops.params.data import DataParams
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
+from segops.runtime.images import DATA_KEY, PHOTOGRAPH_FORMATS, load_image, read_content
 from segops.voc.layout import IMAGES, LISTS, MASKS, PHOTOGRAPH_SUFFIXES, TRAIN, VAL
 from segops.voc.use import find_layout
 
@@ -37,7 +40,9 @@ def remedy(source: Path, data: DataParams) -> str:
     try:
         root = find_layout(source)
     except SegopsError:
-        root = source
+        root = source.resolve()
+    if not all((root / part).is_dir() for part in (IMAGES, MASKS)):
+        return ""
     for lists, patterns in product(_lists(root), _patterns(root)):
         try:
             options, images = _tried(root, lists, patterns)
@@ -53,8 +58,14 @@ def remedy(source: Path, data: DataParams) -> str:
 
 
 def _lists(root: Path) -> Iterator[Path | None]:
-    """Yield what may stand behind `--lists`; None: nothing, all images are divided."""
+    """Yield what may stand behind `--lists`; None: nothing, all images are divided.
+
+    Where both train and val have a list, the user has divided the images, and nothing else may.
+    """
     for directory in (root / LISTS, root):
+        if {TRAIN, VAL} <= {SPELLINGS.get(path.stem.lower()) for path in directory.glob("*.txt")}:
+            yield directory
+            return
         try:
             if directory.is_dir() and find_lists(directory):
                 yield directory
@@ -115,11 +126,15 @@ def _labels(images: Sequence[SourceImage], data: DataParams) -> list[str]:
     """
     masks = [image.origin[0] for image in images]
     if any(mask.suffix.lower() in (".jpg", ".jpeg") for mask in masks):
+        if not all(map(_has_two_values, masks[:LOOKED_AT])):
+            raise SegopsError("JPEG has changed the labels of several classes")
         return ["--threshold", "128"]
     met = {label for image in images[:LOOKED_AT] for label in image.draw((0, 0)).labels}
     if any(label.startswith("#") for label in met):
         return ["--colors", "voc"]
     names = data.class_names
+    if any(set(name) & {",", "="} or name != name.strip() for name in names):
+        raise SegopsError("an option cannot hold these names")
     if met == {"0", str(VOID)}:
         two = names if len(names) == 2 else ("background", "foreground")
         return ["--values", f"0={two[0]},{VOID}={two[1]}"]
@@ -131,3 +146,12 @@ def _labels(images: Sequence[SourceImage], data: DataParams) -> list[str]:
     if not met <= set(folder.names_of_ids(names)):
         names = tuple(f"class{number}" for number in range(max(map(int, met - {str(VOID)})) + 1))
     return ["--classes", "voc" if names == VOC_CLASSES else ",".join(names)]
+
+
+def _has_two_values(mask: Path) -> bool:
+    """Whether nearly all values of a grey JPEG are those of black and white, and some are white."""
+    content = read_content(mask)
+    image = load_image(content, str(mask), PHOTOGRAPH_FORMATS, most_pixels((0, 0)), DATA_KEY)
+    values = np.asarray(image.convert("L"))
+    white = values > 253
+    return bool(white.any() and (white | (values < 2)).mean() > 0.75)

@@ -70,7 +70,11 @@ def message(sentences: list[str], hours: float) -> Message:
 
 def unknown(cause: str, hours: float) -> Message:
     """Return the message that schedules may be silent: the server cannot be asked."""
-    return _message("segops: no schedule is known of: the server does not tell", [cause], hours)
+    return _message(
+        "segops: whether scheduled runs end is not known: the server cannot be asked",
+        [cause],
+        hours,
+    )
 
 
 def _message(subject: str, lines: list[str], hours: float) -> Message:

@@ -112,11 +112,13 @@ def in_home(path: str | Path) -> Path:
     """Return a path with a `~` at its start resolved.
 
     Raises:
-        UnfitError: It has one, and this user has no home.
+        UnfitError: It has one, and the user has no home.
     """
-    if str(path).startswith("~"):
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
         require_home()
-    return Path(path).expanduser()
+        raise UnfitError(f"{path}: there is no such user. Write the path in full.") from None
 
 
 def prefect_home() -> Path:

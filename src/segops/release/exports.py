@@ -14,10 +14,14 @@ AUTO = "auto"
 """In place of a runtime: that which :func:`quickest` chooses."""
 EXPORTS = "exports"
 """Detail of a decision: what :func:`decided` says."""
-MEASURED_ANEW = ("milliseconds_p50", "milliseconds_p95", "peak_mib", "reasons")
-"""Figures that depend on what else the machine does; reasons repeat them."""
 MODEL = "model"
-"""Key of an export in a decision: the figures of the model itself, beside which it was measured."""
+"""Key of an export in a decision: the figures of the model itself."""
+MEASURED_ANEW = (
+    *("milliseconds_p50", "milliseconds_p95", "peak_mib", "reasons"),
+    *("torch_milliseconds_p50", MODEL),
+)
+"""Figures that depend on what else the machine does; reasons repeat them, and the others of the
+model follow from its digest."""
 MODEL_FIGURES = (
     "miou",
     "boundary_iou",
@@ -26,6 +30,8 @@ MODEL_FIGURES = (
     "milliseconds_p95",
     "peak_mib",
 )
+TIMES = ("milliseconds_p50", "torch_milliseconds_p50")
+"""Milliseconds of an image by the export, and by torch in turns with it."""
 COLUMNS = (
     *MODEL_FIGURES,
     "miou_difference",
@@ -119,16 +125,11 @@ def timeless(details: Mapping[str, Any]) -> dict[str, Any]:
     Two decisions on the same evidence are the same by this. Whether an export is offered stays.
     """
     exports = details.get(EXPORTS) or {}
-    kept = {}
-    for name, one in exports.items():
-        kept[name] = _timeless(one)
-        if MODEL in one:
-            kept[name][MODEL] = _timeless(one[MODEL])
+    kept = {
+        name: {key: value for key, value in one.items() if key not in MEASURED_ANEW}
+        for name, one in exports.items()
+    }
     return {**details, EXPORTS: kept}
-
-
-def _timeless(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in figures.items() if key not in MEASURED_ANEW}
 
 
 def _is_number(value: Any) -> bool:
@@ -170,8 +171,8 @@ def require_offered(exports: Mapping[str, Mapping[str, Any]], form: str, model: 
 def quickest(exports: Mapping[str, Mapping[str, Any]], usable: Collection[str]) -> tuple[str, str]:
     """The runtime that predicts an image soonest, of torch and the exports that are offered.
 
-    The times are the medians that the evaluation measured on its CPU. Where one of torch is
-    missing, as in a decision of an earlier segops, it is torch.
+    The times are the medians that the evaluation measured on its CPU, each in turns with torch.
+    Where those of torch are missing, as in a decision of an earlier segops, it is torch.
 
     Args:
         exports: What :func:`decided` says of the model's exports.
@@ -184,18 +185,17 @@ def quickest(exports: Mapping[str, Mapping[str, Any]], usable: Collection[str]) 
     if not offered:
         return TORCH, "the gate offers no export of it"
     times = {
-        name: one["milliseconds_p50"]
+        name: (one["milliseconds_p50"], one["torch_milliseconds_p50"])
         for name, one in offered.items()
-        if name in usable and _is_number(one.get("milliseconds_p50"))
+        if name in usable and all(_is_number(one.get(key)) for key in TIMES)
     }
     if not times:
-        return TORCH, f"no library here runs {' or '.join(offered)}, or its time was not measured"
-    best = min(times, key=times.__getitem__)
-    own = offered[best].get(MODEL, {}).get("milliseconds_p50")
-    if not _is_number(own):
-        return TORCH, "the decision on it holds no time of torch beside those of its exports"
-    words = f"{best} takes {times[best]:.1f} ms an image, torch {own:.1f} ms"
-    return (best if times[best] < own else TORCH), f"{words} (medians of the evaluation)"
+        names = " or ".join(offered)
+        return TORCH, f"no library here runs {names}, or no time of it beside torch is known"
+    best = min(times, key=lambda name: times[name][0] / times[name][1])
+    its, own = times[best]
+    words = f"{best} takes {its:.1f} ms an image, torch {own:.1f} ms"
+    return (best if its < own else TORCH), f"{words} (medians of the evaluation)"
 
 
 def rows(exports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from segops.runtime.classes import Classes
 
 NAME = "this model"
 IMAGES_SHOWN = 2000
-"""Most images in the table: all of PASCAL VOC's val (1449), and no more than 2 MB of the page."""
+"""Most images in the table: all of PASCAL VOC's val (1449), about 2 MB of the page of a model."""
 MATRIX_CLASSES = 40
 MATRIX_OPEN = 24
 CURVES = (

@@ -23,6 +23,7 @@ from segops.children import to_parent
 from segops.predict.bundle import TORCH
 from segops.release.exports import AUTO, quickest
 from segops.runtime.errors import SegopsError, TransientError
+from segops.words import first_line
 
 POLL_SECONDS = 1.5
 
@@ -76,6 +77,8 @@ class Followed:
         uri = f"models:/{name}/{version.number}"
         try:
             directory = self._fetch(uri, told["digest"], runtime)
+            if self._runtime == AUTO and runtime != TORCH:
+                _require_opening(directory)
         except ArtifactError as error:
             if self._runtime != AUTO or runtime == TORCH:
                 raise
@@ -115,6 +118,22 @@ class Followed:
                 shutil.rmtree(target, ignore_errors=True)
                 raise
         return target
+
+
+def _require_opening(directory: Path) -> None:
+    """Check that an export can be opened here; remove the copy of one that cannot.
+
+    Raises:
+        ArtifactError: It cannot: its library is too old, for instance.
+    """
+    from segops.predict.bundle import load_bundle
+    from segops.record.artifact import ArtifactError
+
+    try:
+        load_bundle(directory, "cpu", threads=1)
+    except Exception as error:
+        shutil.rmtree(directory)
+        raise ArtifactError(f"its export cannot be opened: {first_line(error)}") from error
 
 
 def _told(store: Any, root: Path, name: str, version: Any, is_champion: bool) -> dict[str, Any]:

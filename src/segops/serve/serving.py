@@ -98,7 +98,7 @@ class Serving:
             self._found[key] = found
             if news.get("why"):
                 name, number = told["name"], told["version"]
-                words = "%s version %s is served by %s: %s."
+                words = "%s version %s will be served by %s: %s."
                 log.info(words, name, number, news["runtime"], news["why"])
             if self._found.keys() == self._settings.models.keys():  # else one is still to come
                 await self._take_over()

@@ -169,8 +169,8 @@ def find_layout(source: Path) -> Path:
             f"{source}: not in VOC layout: {', '.join(missing)} missing, and no directory below "
             f"holds all of {', '.join(f'{part}/' for part in PARTS)}. Expected JPEGImages/ID.jpg, "
             "SegmentationClass/ID.png and ImageSets/Segmentation/{train,val}.txt with one ID a "
-            "line. `segops data import` brings other data into this layout; its --help names the "
-            "formats."
+            f"line. `segops data import folder {shlex.quote(str(source))}` takes other directories "
+            "of photographs and masks; `segops data import --help` names further formats."
         )
     return layouts[0]
 

@@ -1,23 +1,15 @@
-"""Each format says how far its reading is."""
+"""Formats say how far their reading is."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from segops.importers.formats import FORMATS
 from segops.importers.write import read_source
 from tests.unit.importers.conftest import greyscale, photograph, small_coco, write_json
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_reading_is_shown(form: str) -> None:
-    module = importlib.import_module(f"segops.importers.{form.replace('-', '_')}")
-    assert hasattr(module, "track")
 
 
 def test_images_that_are_read_are_counted(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

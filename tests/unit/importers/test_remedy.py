@@ -185,7 +185,36 @@ def test_classes_of_the_parameters_are_named(tiny_voc: Path, root: Path) -> None
     assert "--ignore 77,255" in remedy(tiny_voc, other)
 
 
-def test_what_no_import_takes_has_no_command(tiny_voc: Path, root: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_user_s_own_division_stays(split: str, tiny_voc: Path, root: Path) -> None:
     layout = Layout(tiny_voc)
-    layout.mask_path(layout.ids("train")[0]).unlink()
+    layout.mask_path(layout.ids(split)[0]).unlink()
     assert command_for(tiny_voc, root) == ""
+
+
+def test_masks_of_several_classes_in_jpeg_have_no_command(tiny_voc: Path, root: Path) -> None:
+    for path in (tiny_voc / MASKS).iterdir():
+        Image.fromarray(np.asarray(Image.open(path))).save(path.with_suffix(".jpg"))
+        path.unlink()
+    assert command_for(tiny_voc, root) == ""
+
+
+def test_names_that_an_option_cannot_hold_have_no_command(tiny_voc: Path, root: Path) -> None:
+    save_masks(tiny_voc, ".tif")
+    data = load_params(root).data
+    for name in ("a, b", "a=b", " a"):
+        classes = (ClassParams(name="c"), ClassParams.model_construct(name=name, ids=None))
+        assert remedy(tiny_voc, data.model_copy(update={"classes": classes})) == ""
+
+
+def test_images_to_leave_out_are_not_brought_back(tiny_voc: Path, root: Path) -> None:
+    save_masks(tiny_voc, ".tif")
+    unwanted = Layout(tiny_voc).ids("train")[:1]
+    with pytest.raises(SegopsError) as refused:
+        use_by_params(load_params(root).data, tiny_voc, root / "data/voc", unwanted)
+    assert "data import folder" not in str(refused.value)
+
+
+def test_a_directory_without_masks_is_not_searched(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "other/JPEGImages").mkdir(parents=True)
+    assert remedy(tmp_path / "other", load_params(root).data) == ""

@@ -90,16 +90,21 @@ def test_the_history_of_prefect_is_told_and_only_read(
     assert prefect_history.note() is None
     path = home / "prefect.db"
     with closing(sqlite3.connect(path)) as base, base:
+        base.execute("PRAGMA journal_mode = WAL")  # as Prefect sets it
         base.execute("CREATE TABLE flow_run (end_time DATETIME)")
         for days in (1, 29, 31):
             base.execute("INSERT INTO flow_run VALUES (datetime('now', ?))", (f"-{days} days",))
         base.execute("INSERT INTO flow_run VALUES (NULL)")
     before = path.read_bytes()
     assert prefect_history.note() == (
-        f"Prefect's history {path} of all checkouts stays, 4 flow runs (1 of them due) in 0.0 MB: "
-        "a server that segops starts removes runs that ended 30 days ago."
+        f"Prefect's history {path} of all checkouts stays, 4 flow runs (1 of them ended over 30 "
+        "days ago) in 0.0 MB: a server that segops starts removes runs that ended 30 days ago, "
+        "unless PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD is set."
     )
     assert (path.read_bytes(), [*home.iterdir()]) == (before, [path])
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PREFECT_HOME", ".")
+    assert f"history {path} of" in str(prefect_history.note())
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
     assert prefect_history.note() is None
 

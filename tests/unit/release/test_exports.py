@@ -93,7 +93,8 @@ def test_the_time_of_an_image_makes_no_other_decision() -> None:
     first = details(20.0)
     times = {"milliseconds_p50": 1.0, "milliseconds_p95": 2.0, "peak_mib": 3.0}
     assert first == details(21.0) == details(20.0, **times) != details(9.0)
-    assert first != details(20.0, mib=7.0)
+    old = {"onnx": {key: one for key, one in first[EXPORTS]["onnx"].items() if key != "model"}}
+    assert timeless({"policy": {}, EXPORTS: old}) == first
     assert timeless({"policy": {}}) == timeless({"policy": {}, EXPORTS: {}})
 
 
@@ -133,7 +134,7 @@ BOTH = ("onnx", "onnx-int8")
         (12.0, 30.0, BOTH, "onnx", "onnx takes 12.0 ms"),
         (9.0, 8.0, BOTH, "torch", "onnx-int8 takes 9.0 ms an image, torch 8.0 ms"),
         (9.0, 9.0, BOTH, "torch", "onnx-int8 takes 9.0 ms an image, torch 9.0 ms"),
-        (9.0, None, BOTH, "torch", "no time of torch"),
+        (9.0, None, BOTH, "torch", "no time of it beside torch"),
         (None, 30.0, ("onnx-int8",), "torch", "no library here runs onnx or onnx-int8"),
         (9.0, 30.0, (), "torch", "no library here runs onnx or onnx-int8"),
     ],
@@ -145,14 +146,16 @@ def test_the_quickest_of_what_is_offered_and_installed(
         "onnx": SOUND | {"milliseconds_p50": 12.0},
         "onnx-int8": SOUND | {"milliseconds_p50": int8},
     }
-    found = decided(exports, ExportGate(), TORCH | {"milliseconds_p50": own})
+    exports = {name: one | {"torch_milliseconds_p50": own} for name, one in exports.items()}
+    found = decided(exports, ExportGate(), TORCH)
     runtime, why = quickest(found, usable)
     assert runtime == expected
     assert said in why
 
 
 def test_what_is_not_offered_is_not_chosen_however_quick() -> None:
-    exports = {"onnx": SOUND | {"milliseconds_p50": 1.0, "miou_difference": -0.5}}
+    times = {"milliseconds_p50": 1.0, "torch_milliseconds_p50": 30.0}
+    exports = {"onnx": SOUND | times | {"miou_difference": -0.5}}
     runtime, why = quickest(decided(exports, ExportGate(), TORCH), BOTH)
     assert (runtime, why) == ("torch", "the gate offers no export of it")
     assert quickest({}, BOTH) == (runtime, why)
@@ -161,4 +164,12 @@ def test_what_is_not_offered_is_not_chosen_however_quick() -> None:
 def test_a_decision_without_the_figures_of_the_model_chooses_torch() -> None:
     old = {"onnx": SOUND | {"milliseconds_p50": 1.0, "offered": True, "reasons": []}}
     runtime, why = quickest(old, BOTH)
-    assert (runtime, "no time of torch" in why) == ("torch", True)
+    assert (runtime, "no time of it beside torch" in why) == ("torch", True)
+
+
+def test_each_export_is_compared_with_torch_at_its_own_moment() -> None:
+    exports = {
+        "onnx": SOUND | {"milliseconds_p50": 20.0, "torch_milliseconds_p50": 60.0},
+        "openvino": SOUND | {"milliseconds_p50": 15.0, "torch_milliseconds_p50": 30.0},
+    }
+    assert quickest(decided(exports, ExportGate(), TORCH), tuple(exports))[0] == "onnx"

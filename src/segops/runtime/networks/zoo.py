@@ -236,7 +236,7 @@ def check_names(spec: ModelSpec) -> None:
             f"{', '.join(unknown)}; expected {', '.join(sorted(allowed)) or 'none'}."
             f"{_close(unknown[0], allowed)}"
         )
-    for name in _COUNTS & spec.options.keys():
+    for name in _COUNTS & allowed & spec.options.keys():
         count = spec.options[name]
         if type(count) is not int or count < 1:
             raise SegopsError(f"model.options.{name}: {count!r}; expected a whole number from 1.")

@@ -55,4 +55,4 @@ def test_runs_of_more_than_a_month_ago_are_removed(
         monkeypatch.delenv("PREFECT_API_URL", raising=False)
         said = prefect_history.note()
         assert said is not None
-        assert "stays, 1 flow run (0 of them due) in " in said
+        assert "stays, 1 flow run (0 of them ended over 30 days ago) in " in said

@@ -85,7 +85,7 @@ def await_answer(url: str, log: Path | None = None) -> None:
         time.sleep(0.5)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """A program of PostgreSQL; the test is skipped, or fails in CI, where it is missing."""
     places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     path = str(places[-1]) if places else shutil.which(name)
@@ -100,7 +100,7 @@ def _program(name: str) -> str:
 @contextmanager
 def postgresql() -> Iterator[str]:
     """An empty PostgreSQL database on loopback: its address for SQLAlchemy."""
-    initdb, server = _program("initdb"), _program("postgres")
+    initdb, server = program("initdb"), program("postgres")
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
     with tempfile.TemporaryDirectory(prefix="pg-") as scratch:
@@ -122,7 +122,7 @@ def postgresql() -> Iterator[str]:
         )  # fmt: skip
         try:
             end = time.monotonic() + 60
-            ready = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+            ready = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
             while subprocess.run(ready).returncode != 0:
                 assert time.monotonic() < end, "PostgreSQL does not come up"
                 time.sleep(0.1)

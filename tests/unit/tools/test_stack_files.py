@@ -11,6 +11,7 @@ import sys
 from inspect import signature
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -22,6 +23,7 @@ from segops.cli import serve
 from segops.runtime.exported.build import IMAGES, LOGITS
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Limits, Pool
+from tests.support.mlflow_server import postgresql, program
 
 DOCKER = Path(__file__).parents[3] / "docker"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")
@@ -72,9 +74,13 @@ def job(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def pods() -> list[tuple[str, dict[str, Any]]]:
-    found = [one for one in objects() if one["kind"] in ("Deployment", "Job")]
-    assert len(found) == 8
-    return [(str(one["metadata"]), one["spec"]["template"]["spec"]) for one in found]
+    found = [
+        (str(one["metadata"]), one["spec"].get("jobTemplate", one)["spec"]["template"]["spec"])
+        for one in objects()
+        if one["kind"] in ("Deployment", "Job", "CronJob")
+    ]
+    assert len(found) == 9
+    return found
 
 
 @pytest.mark.parametrize("name", COMPOSE)
@@ -165,6 +171,51 @@ def test_a_backup_reads_nothing_that_still_changes() -> None:
     }
     assert writers == {"storage"}
     assert writers <= set(line.split())
+
+
+def backup_script() -> str:
+    """The script of the service `backup`, as its container gets it."""
+    (script,) = interpolated(DOCKER / "compose.yaml")["services"]["backup"]["command"]
+    return str(script).replace("$$", "$")
+
+
+def test_the_backup_of_a_cluster_is_that_of_compose() -> None:
+    (pod,) = [pod for name, pod in pods() if "'backup'" in name]
+    assert pod["containers"][0]["args"] == [backup_script()]
+
+
+@pytest.mark.slow
+def test_what_the_backup_writes_can_be_restored(tmp_path: Path) -> None:
+    backups, bucket, password = (tmp_path / name for name in ("backups", "bucket", "password"))
+    (bucket / "models").mkdir(parents=True)
+    (bucket / "models/weights").write_text("weights")
+    backups.mkdir()
+    password.write_text("secret\n")
+    script = backup_script().replace("/backups", str(backups)).replace("/data", str(bucket))
+    with postgresql() as address:
+        place = urlsplit(address)
+        environment = os.environ | {
+            "PGHOST": str(place.hostname), "PGPORT": str(place.port), "PGUSER": "segops",
+            "PASSWORD_FILE": str(password),
+            "PATH": f"{Path(program('pg_dump')).parent}:{os.environ['PATH']}",
+        }  # fmt: skip
+
+        def run(*command: str) -> str:
+            return subprocess.run(
+                command, env=environment, check=True, capture_output=True, text=True
+            ).stdout.strip()
+
+        for name in ("mlflow", "mlflow_auth", "prefect"):
+            run("createdb", name)
+            run("psql", "-c", f"CREATE TABLE kept AS SELECT '{name}' AS name", name)
+        run("bash", "-euc", script)
+        for name in ("mlflow", "mlflow_auth", "prefect"):
+            run("psql", "-c", "UPDATE kept SET name = 'lost'", name)
+            run("pg_restore", "--clean", f"--dbname={name}", str(backups / f"{name}.dump"))
+            assert run("psql", "-Atc", "SELECT name FROM kept", name) == name
+    run("tar", "--extract", f"--file={backups / 'bucket.tar'}", f"--directory={backups}")
+    assert (backups / "models/weights").read_text() == "weights"
+    assert sorted(one.name for one in backups.glob("*.new")) == []
 
 
 @pytest.mark.parametrize("path", sorted(DOCKER.glob("*Dockerfile")), ids=lambda path: path.name)

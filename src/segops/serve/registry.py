@@ -78,7 +78,7 @@ class Followed:
         try:
             directory = self._fetch(uri, told["digest"], runtime)
             if self._runtime == AUTO and runtime != TORCH:
-                _require_opening(directory)
+                require_opening(directory)
         except ArtifactError as error:
             if self._runtime != AUTO or runtime == TORCH:
                 raise
@@ -120,7 +120,7 @@ class Followed:
         return target
 
 
-def _require_opening(directory: Path) -> None:
+def require_opening(directory: Path) -> None:
     """Check that an export can be opened here; remove the copy of one that cannot.
 
     Raises:

@@ -10,9 +10,11 @@ import pytest
 
 from segops import files
 from segops.predict.bundle import bundle_digest
+from segops.record.artifact import ArtifactError
 from segops.runtime.errors import SegopsError
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Limits, Pool, Source
+from segops.serve.registry import require_opening
 from segops.serve.serving import Serving, library
 from segops.serve.settings import Runtime, Settings
 from tests.support.prediction_server import write_model
@@ -79,3 +81,11 @@ def test_a_directory_has_its_own_runtime(tmp_path: Path) -> None:
     files.write_json(bundle / "model.json", model | {"format": "onnx"})
     assert library(Settings(str(bundle))) == "none"
     assert library(Settings(str(bundle), runtime="torch")) == "none"
+
+
+def test_an_export_that_cannot_be_opened_leaves_no_copy(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/model.json").write_text('{"format": "onnx"}')
+    with pytest.raises(ArtifactError, match="its export cannot be opened: "):
+        require_opening(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

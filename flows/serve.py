@@ -228,11 +228,14 @@ def _require_valid(cron: str, timezone: str) -> None:
 async def _serve(runner: Runner, name: str, claimed: UUID, deployment: UUID) -> None:
     """Run the runner until a signal comes or the claim is lost."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-    before = {one: signal.getsignal(one) for one in SIGNALS}
+
+    def stop(*_: object) -> None:
+        loop.call_soon_threadsafe(stopping.set)
+
+    before = {one: signal.signal(one, stop) for one in SIGNALS}
+    # The runner sets its own handler as it starts: that one would raise SystemExit in its midst.
+    runner.handle_sigterm = stop  # type: ignore[method-assign]
     serving = asyncio.create_task(runner.start())
-    await asyncio.sleep(0)  # the runner sets a handler of its own first
-    for one in SIGNALS:
-        signal.signal(one, lambda *_: loop.call_soon_threadsafe(stopping.set))
     stopped = asyncio.create_task(stopping.wait())
     keeping = asyncio.create_task(_keep(name, claimed, deployment))
     try:

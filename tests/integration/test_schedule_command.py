@@ -30,6 +30,20 @@ def chosen(*_: object) -> Any:
 
     time.sleep(600)
 """
+SIGNALLED = """
+
+_begin = Runner.__aenter__
+
+
+async def _begin_with_a_signal(self: Runner) -> Runner:
+    import os
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await _begin(self)
+
+
+Runner.__aenter__ = _begin_with_a_signal
+"""
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +168,24 @@ def test_one_process_has_a_schedule_and_a_stop_in_a_run_leaves_it_paused(
     assert server.read("variables") == []
     shown = segops(checkout, "schedule", "list").stdout
     assert shown == "weekly: 0 3 1 1 * UTC; paused; no process serves it\n"
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_signal_while_prefect_starts_ends_it_without_a_traceback(
+    server: Serving, checkout: Path
+) -> None:
+    flow = checkout / "flows/serve.py"
+    text = flow.read_text()
+    flow.write_text(text + SIGNALLED)
+    try:
+        with Serve(checkout, "--name", "early") as early:
+            assert early.ended() == 0, early.said.read_text()
+    finally:
+        flow.write_text(text)
+    said = early.said.read_text()
+    assert "Traceback" not in said
+    assert "Schedule early is ended" in said
+    assert deployment(server, "early")["paused"]
 
 
 @pytest.mark.usefixtures("environment")

@@ -138,13 +138,14 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """The figures of each server and of the bare predictor."""
     figures: dict[str, dict[str, float]] = {name: {} for name in (*starts, "bare predictor")}
-    for name, start in starts.items():
-        firsts = []
-        for _ in range(options.starts):
+    firsts: dict[str, list[float]] = {name: [] for name in starts}
+    for _ in range(options.starts):  # in turn, since a machine's speed changes by the minute
+        for name, start in starts.items():
             with running(start) as server:
-                firsts.append(server.first)
-        figures[name]["start to first answer, s"] = statistics.median(firsts)
-        say(f"{name}: start to first answer {figures[name]['start to first answer, s']:.1f} s")
+                firsts[name].append(server.first)
+            say(f"{name}: start to first answer {server.first:.1f} s")
+    for name, seconds in firsts.items():
+        figures[name]["start to first answer, s"] = statistics.median(seconds)
     bare: list[float] = []
     with ExitStack() as stack:
         servers = [stack.enter_context(running(start)) for start in starts.values()]

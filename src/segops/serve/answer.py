@@ -20,42 +20,22 @@ from segops.predict.bundle import TORCH, BundledPredictor
 from segops.predict.outputs import draw_overlay, encode_jpeg
 from segops.runtime import signatures
 from segops.runtime.bands import decode_consumer_bands, false_colour, stored_extent
-from segops.runtime.classes import hexadecimal
 from segops.runtime.errors import SegopsError
 from segops.runtime.file_kinds import describe
 from segops.runtime.images import CONSUMER_FORMATS
 from segops.runtime.masks import encode_mask
 from segops.serve.errors import RequestError, no_class
 from segops.serve.polygons import polygons
+from segops.serve.wanted import JPEG, NPY, PNG, Wanted, legend
 
 if TYPE_CHECKING:
     from segops.predict.log import PredictionLog
     from segops.predict.observe import Observe
     from segops.runtime.predictor import Prediction
 
-PNG, JPEG, NPY = "image/png", "image/jpeg", "application/x-npy"
 LARGEST_ANSWER = 256 << 20
 """Bytes of the probabilities of an image; the worker holds three times as many."""
 log = logging.getLogger("segops")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a request asks for of each of its images.
-
-    Attributes:
-        form: Media type of the answer.
-        mask: JSON holds the mask.
-        confidence_map: JSON holds the probability of every pixel's class.
-        polygons: JSON holds the outlines of the regions.
-        explain: JSON holds the activation map of this class.
-    """
-
-    form: str = PNG
-    mask: bool = False
-    confidence_map: bool = False
-    polygons: bool = False
-    explain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,15 +188,6 @@ class Model:
         found = explanation(self.predictor, image, mask, name)
         assert found is not None  # only `auto` may find nothing
         return _base64(_grey(found[1]))
-
-
-def legend(classes: Any) -> list[dict[str, Any]]:
-    """Return id, name and colour (`#rrggbb`) of every class, in id order."""
-    colors = classes.palette()
-    return [
-        {"id": number, "name": name, "color": hexadecimal(colors[number])}
-        for number, name in enumerate(classes.names)
-    ]
 
 
 def _grey(values: NDArray[np.float32]) -> bytes:

@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from segops import __version__
 from segops.serve import examples, marks, page, predicting
-from segops.serve.answer import PNG, Wanted
 from segops.serve.body import Budget, Upload, uploads
 from segops.serve.errors import RequestError
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Pool
 from segops.serve.predicting import FIELD
 from segops.serve.replies import error_reply
+from segops.serve.wanted import PNG, Wanted
 
 MARK = "mark"
 

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from segops.serve import replies
-from segops.serve.answer import JPEG, NPY, PNG, Wanted
 from segops.serve.body import Share, Upload, uploads
 from segops.serve.errors import RequestError
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Job, Pool, Source
 from segops.serve.replies import JSON, ZIP, Result
+from segops.serve.wanted import JPEG, NPY, PNG, Wanted
 
 SHORT = ("name", "version", "digest")
 """What every answer tells of its model; `GET /model` tells the rest."""

@@ -7,6 +7,7 @@ writes a line of JSON whenever a model is to be served. It ends when its standar
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -187,6 +188,7 @@ def follow(request: dict[str, Any], out: IO[str], stop: IO[Any]) -> None:
         for one in followed:
             for line in _news(one, said):
                 print(json.dumps(line), file=out, flush=True)
+        gc.enable()
         if not any("@" in uri for uri in models.values()) and not said:
             return
         if select.select([stop], [], [], POLL_SECONDS)[0]:
@@ -222,6 +224,7 @@ def _may_pass(error: SegopsError) -> bool:
 
 def main() -> None:
     """Follow what standard input asks for; lines go to standard output, the log to the other."""
+    gc.disable()  # until the libraries are imported, which leaves no garbage
     out = to_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if logs.wants_json():

@@ -7,9 +7,11 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
@@ -17,7 +19,6 @@ from starlette.types import ASGIApp
 
 from segops import files
 from segops.runtime.errors import SegopsError
-from segops.serve.app import application
 from segops.serve.body import Budget
 from segops.serve.edge import MOST_CONNECTIONS, Edge, Protocol
 from segops.serve.guard import Guard, Keys
@@ -48,11 +49,12 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     imported = library(settings)
     bound = _bound(settings.host, settings.port)
     _raise_open_files()
+    stopped = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn takes the signals while it serves, and raises them again once it has stopped.
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: stopped.set())
     with bound, files.scratch() as place:
-        asyncio.run(_serve(settings, imported, bound, place, say))
+        asyncio.run(_serve(settings, imported, bound, place, say, stopped))
 
 
 def _raise_open_files() -> None:
@@ -69,6 +71,7 @@ async def _serve(
     bound: socket.socket,
     place: Path,
     say: Callable[[str], None],
+    stopped: Event,
 ) -> None:
     pool = Pool(
         imported,
@@ -79,10 +82,13 @@ async def _serve(
     )
     metrics = Metrics(pool)
     serving = Serving(settings, pool, metrics, place)
+    following = asyncio.create_task(serving.run())
     port = bound.getsockname()[1]
+    # Meanwhile the processes that `serving` starts import their libraries.
+    routes = await asyncio.to_thread(app, settings, pool, metrics, port)
     server = uvicorn.Server(
         uvicorn.Config(
-            app(settings, pool, metrics, port),
+            routes,
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -97,33 +103,29 @@ async def _serve(
     )
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     say(f"Serving on http://{shown}:{port} (Ctrl-C ends it)")
-    async with _following(serving, server) as following:
+    server.should_exit = stopped.is_set()
+    following.add_done_callback(partial(_end_where_failed, server))
+    try:
         await server.serve(sockets=[bound])
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await following
     await pool.end()
     if following.done() and not following.cancelled() and (error := following.exception()):
         raise error
 
 
-@asynccontextmanager
-async def _following(serving: Serving, server: uvicorn.Server) -> AsyncIterator[asyncio.Task[None]]:
-    """Bring models to the workers beside the server; its failure at the start ends the server."""
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            server.should_exit = True
-
-    task = asyncio.create_task(serving.run())
-    task.add_done_callback(ended)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+def _end_where_failed(server: uvicorn.Server, following: asyncio.Task[None]) -> None:
+    """End the server where the first models cannot be served."""
+    if not following.cancelled() and following.exception() is not None:
+        server.should_exit = True
 
 
 def app(settings: Settings, pool: Pool, metrics: Metrics, port: int) -> ASGIApp:
     """Return the routes behind all that refuses a request."""
+    from segops.serve.app import application
+
     keys = Keys(settings.keys)
     # A page that came under another name (DNS rebinding) knows no key, so any host may be named.
     hosts = None if keys else allowed_hosts(settings.host, port)

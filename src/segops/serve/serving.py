@@ -21,10 +21,10 @@ from segops.runtime.bands import channels_of
 from segops.runtime.classes import Classes
 from segops.runtime.errors import SegopsError
 from segops.serve import process
-from segops.serve.answer import legend
 from segops.serve.metrics import Metrics
 from segops.serve.pool import Pool, Source
 from segops.serve.settings import Settings
+from segops.serve.wanted import legend
 
 RESTART_SECONDS = 5.0
 LONGEST_LINE = 1 << 24

@@ -7,6 +7,7 @@ threads on a CPU. It answers one message after another and ends when the server'
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -25,8 +26,9 @@ from segops.predict.bundle import TORCH
 from segops.runtime.bands import RGB
 from segops.runtime.errors import SegopsError
 from segops.serve import wire
-from segops.serve.answer import PNG, Model, Wanted
+from segops.serve.answer import Model
 from segops.serve.errors import RequestError
+from segops.serve.wanted import PNG, Wanted
 
 SMOKE_SIDE = 96
 """Side of the synthetic image of the smoke test, in pixels."""
@@ -169,6 +171,7 @@ def main() -> None:
 
 def _prepare(library: str, threads: int | None) -> None:
     """Import what opening a model needs while the server finds the model."""
+    gc.disable()  # the import of libraries leaves no garbage
     import cv2
 
     cv2.setNumThreads(1)
@@ -176,6 +179,7 @@ def _prepare(library: str, threads: int | None) -> None:
         _set_threads_of_torch(threads)
         # A bundle brings its own code, which imports the same libraries.
         import segops.runtime.load  # noqa: F401
+    gc.enable()
 
 
 def _set_threads_of_torch(threads: int | None) -> None:

@@ -11,9 +11,10 @@ from segops.predict.log import PredictionLog, read_log
 from segops.predict.observe import observing
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import decode_consumer_image
-from segops.serve.answer import JPEG, NPY, PNG, Model, Wanted
+from segops.serve.answer import Model
 from segops.serve.errors import RequestError
 from segops.serve.replies import JSON
+from segops.serve.wanted import JPEG, NPY, PNG, Wanted
 from tests.support.prediction_server import picture, two_headers, write_model
 
 

@@ -12,7 +12,7 @@ from segops.predict.bundle import bundle_digest, load_bundle
 from segops.predict.folder import predict_folder
 from segops.predict.log import PredictionLog, read_log
 from segops.predict.observe import observe
-from segops.serve.answer import Wanted
+from segops.serve.wanted import Wanted
 from segops.serve.worker import Worker
 from tests.support.folder_runs import make_bundle, picture, save
 

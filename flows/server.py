@@ -8,6 +8,7 @@ so that a server starts while this process imports it.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import socket
@@ -381,6 +382,7 @@ def _require(url: str) -> None:
     """Raise if a server does not answer or refuses our credentials."""
     import httpx
     from prefect.client.orchestration import get_client
+    from pydantic import ValidationError
 
     surroundings.require_prefect(url)
     try:
@@ -397,4 +399,9 @@ def _require(url: str) -> None:
     except httpx.HTTPError as error:
         raise SegopsError(
             f"{url}: no Prefect server answers ({error}). Start it, or unset PREFECT_API_URL."
+        ) from None
+    except (json.JSONDecodeError, ValidationError):
+        raise SegopsError(
+            f"{url}: what answers there is no Prefect server; it may be the login page of a proxy. "
+            "Open the address in a browser, and correct or unset PREFECT_API_URL."
         ) from None

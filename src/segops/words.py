@@ -14,3 +14,8 @@ def first_line(error: BaseException) -> str:
 def counted(number: int, thing: str) -> str:
     """A number of things in words: "1 image", "40 images"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def megabytes(number: float) -> str:
+    """A number of bytes in megabytes, or in gigabytes from one on: ``12.3 MB``."""
+    return f"{number / 1e9:.2f} GB" if number >= 10**9 else f"{number / 1e6:.1f} MB"

@@ -21,7 +21,6 @@ from tests.integration.conftest import committed, git, reproduced, segops, set_p
 from tests.support import registry_workspace as made
 
 __all__ = ["committed", "reproduced", "shared"]
-pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -75,6 +74,7 @@ def finish(root: Path) -> str:
     return str(found)
 
 
+@pytest.mark.long
 def test_another_commit_is_made(workspace: Path) -> None:
     """The run begins with the training: lineage names the commit of that moment."""
     set_params(workspace, train={"epochs": 150})
@@ -90,6 +90,7 @@ def test_another_commit_is_made(workspace: Path) -> None:
     assert tags["segops.code_commit"] == before
 
 
+@pytest.mark.slow
 def test_a_parameter_is_changed(workspace: Path) -> None:
     """The result of the old value is not taken for one of the new value."""
     params = (workspace / "params.yaml").read_text()
@@ -105,6 +106,7 @@ def test_a_parameter_is_changed(workspace: Path) -> None:
     assert "Continuing an interrupted training" in "".join(lines)
 
 
+@pytest.mark.long
 def test_a_photograph_is_changed(workspace: Path) -> None:
     trained_on = files.read_json(workspace / paths.TRAINING)["train_hash"]
     with training(workspace) as ended:
@@ -116,6 +118,7 @@ def test_a_photograph_is_changed(workspace: Path) -> None:
     assert found["validate"] == "stale"
 
 
+@pytest.mark.long
 def test_the_clock_was_ahead(workspace: Path) -> None:
     """Files from the year 2040: their times decide nothing."""
     ahead = datetime(2040, 1, 1, tzinfo=UTC).timestamp()
@@ -127,6 +130,7 @@ def test_the_clock_was_ahead(workspace: Path) -> None:
     assert {one.state for one in pipeline.states(workspace)} == {"up to date"}
 
 
+@pytest.mark.long
 def test_the_time_zone_is_another(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = time.time()
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
@@ -138,6 +142,7 @@ def test_the_time_zone_is_another(workspace: Path, monkeypatch: pytest.MonkeyPat
     assert begun - 60 < run.info.start_time / 1000 <= run.info.end_time / 1000 <= time.time()
 
 
+@pytest.mark.long
 def test_the_checkout_is_moved(workspace: Path) -> None:
     elsewhere = workspace.with_name("elsewhere")
     with training(workspace) as ended:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from segops import pipeline
-from tests.integration.conftest import committed, reproduced, shared
+from tests.integration.conftest import committed, reproduced, segops, shared
 from tests.support import registry_workspace as made
 
 __all__ = ["committed", "reproduced", "shared"]
@@ -71,13 +71,19 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     ("stage", "place"),
     [
+        pytest.param("code", "code", marks=pytest.mark.long),
         pytest.param("validate", "data", marks=pytest.mark.long),
         pytest.param("validate", "reports", marks=pytest.mark.long),
         pytest.param("prepare", "data", marks=pytest.mark.slow),
         pytest.param("augment", "models", marks=pytest.mark.long),
+        pytest.param("augment", "reports", marks=pytest.mark.long),
         pytest.param("train", "models", marks=pytest.mark.long),
+        pytest.param("train", "plots", marks=pytest.mark.long),
         pytest.param("package", "models", marks=pytest.mark.long),
+        pytest.param("export", "models", marks=pytest.mark.long),
         pytest.param("evaluate", "metrics", marks=pytest.mark.long),
+        pytest.param("evaluate", "plots", marks=pytest.mark.long),
+        pytest.param("evaluate", "reports", marks=pytest.mark.long),
     ],
 )
 def test_a_stage(reproduced: Path, tmp_path: Path, stage: str, place: str) -> None:
@@ -140,6 +146,49 @@ def test_predictions(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "masks"
     command = ("predict", "data/voc/JPEGImages", "--model", "models/segmenter")
     said(on_full_disk(root, target, *command, "--output", str(target), free=4))
+
+
+@pytest.mark.long
+def test_the_prediction_log(root: Path, tmp_path: Path) -> None:
+    """The masks are what was asked for; the log lacks lines, which is said."""
+    command = ("predict", "data/voc/JPEGImages", "--model", "models/segmenter")
+    log, masks = tmp_path / "log", tmp_path / "masks"
+    done = on_full_disk(root, log, *command, "--output", str(masks), "--log", str(log), free=0)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "No space left" in done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_a_backup(root: Path, tmp_path: Path) -> None:
+    promote(root)
+    target = tmp_path / "backups"
+    said(on_full_disk(root, target, "backup", str(target / "all.tar.gz"), free=8))
+    assert list(target.iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_restore(root: Path, tmp_path: Path) -> None:
+    promote(root)
+    file = tmp_path / "all.tar.gz"
+    assert segops(root, "backup", str(file)).returncode == 0
+    other = made.make(tmp_path / "other")
+    before = made.snapshot(other)
+    refused = on_full_disk(other, other, "restore", str(file), free=64, keep=True)
+    assert refused.returncode == 1
+    assert "its disk has " in refused.stderr
+    assert made.snapshot(other) == before
+    done = segops(other, "restore", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert made.aliases(other)["champion"] == "1"
+
+
+@pytest.mark.long
+def test_other_data(reproduced: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(reproduced, tmp_path / "w", symlinks=True)
+    other = shutil.copytree(root / "data/voc", tmp_path / "other")
+    said(on_full_disk(root, root / "data", "data", "use", str(other), free=8, keep=True))
+    done = segops(root, "data", "use", str(other))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.long

@@ -1,9 +1,10 @@
-"""MLflow's server is away, hangs, answers nonsense or comes back; its database is locked."""
+"""A server is away, hangs, answers nonsense or comes back; MLflow's database is locked."""
 
 from __future__ import annotations
 
 import http.server
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from segops import pipeline
+from tests.integration.conftest import ROOT
 from tests.support import mlflow_server
 from tests.support import registry_workspace as made
 
@@ -30,10 +32,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def run(root: Path, *command: str, uri: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    root: Path, *command: str, uri: str = "", prefect: str = ""
+) -> subprocess.CompletedProcess[str]:
     environment = pipeline.environment()
     if uri:
         environment["MLFLOW_TRACKING_URI"] = uri
+    if prefect:
+        environment["PREFECT_API_URL"] = f"{prefect}/api"
     return subprocess.run(
         ["segops", *command], cwd=root, env=environment, capture_output=True, text=True
     )
@@ -76,7 +82,7 @@ def faulty(kind: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     "kind",
     [
         pytest.param("status 500", marks=pytest.mark.slow),
@@ -85,6 +91,22 @@ def faulty(kind: str) -> Iterator[str]:
         pytest.param("silent", marks=pytest.mark.long),
     ],
 )
+
+
+@KINDS
+def test_a_run_whose_prefect_server_is_none_is_told_before_it_begins(root: Path, kind: str) -> None:
+    shutil.copytree(ROOT / "flows", root / "flows", dirs_exist_ok=True)
+    before = made.snapshot(root)
+    with faulty(kind) as address:
+        done = run(root, "run", prefect=address)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "Traceback" not in said
+    assert address in said
+    assert made.snapshot(root) == before
+
+
+@KINDS
 def test_what_is_no_server_is_told_and_nothing_is_lost(root: Path, kind: str) -> None:
     with faulty(kind) as address:
         done = run(root, "promote", uri=address)
@@ -124,7 +146,7 @@ def locked(database: Path) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_database_that_is_locked_for_a_while(root: Path) -> None:
     with locked(root / "mlflow.db"):
         process = subprocess.Popen(

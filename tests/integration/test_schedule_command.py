@@ -112,14 +112,28 @@ class Serve:
 
     def kill(self) -> None:
         """Kill it with its children, as a machine that loses power does."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.kill()
-        self.process.wait()
-        for child in children:
-            child.kill()
+        kill(self.process)
 
     def ended(self) -> int:
         return self.process.wait(timeout=90)
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a process with its children."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for child in children:
+        child.kill()
+
+
+def worker(processes: ExitStack) -> subprocess.Popen[Any]:
+    """A worker of the pool that `segops deploy` makes."""
+    started = processes.enter_context(
+        subprocess.Popen(["prefect", "worker", "start", "--pool", "gpu"], env=os.environ)
+    )
+    processes.callback(lambda: started.poll() is not None or kill(started))
+    return started
 
 
 def until(is_so: Callable[[], Any], seconds: float = 120) -> Any:
@@ -229,6 +243,29 @@ def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
         removed = segops(checkout, "schedule", "remove", "weekly")
         assert removed.returncode == 0, removed.stderr
     assert server.read("variables") == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_run_whose_worker_is_killed_crashes_and_another_worker_makes_the_next(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ExitStack
+) -> None:
+    for name in ("prefect.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, checkout / name)
+    monkeypatch.setenv("SEGOPS_WORKSPACE", str(checkout))
+    with serving(tmp_path) as own:
+        for name, value in own.settings().items():
+            monkeypatch.setenv(name, value)
+        deployed = segops(checkout, "deploy")
+        assert deployed.returncode == 0, deployed.stderr
+        first = worker(processes)
+        run = start_run(own)
+        kill(first)
+        killed = time.monotonic()
+        until(lambda: state(own, run) == "CRASHED", 240)
+        print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
+        worker(processes)
+        start_run(own)
 
 
 @pytest.mark.long

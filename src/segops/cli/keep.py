@@ -13,7 +13,7 @@ from rich.table import Table
 
 from segops.cli.common import checkout, console
 from segops.runtime.errors import SegopsError
-from segops.words import counted
+from segops.words import counted, megabytes
 
 if TYPE_CHECKING:
     from segops.operate.clean import Plan, Wanted
@@ -43,7 +43,7 @@ def backup(
         console.say(note)
     for model, numbers in done.versions.items():
         console.say(f"{model}: {counted(len(numbers), 'version')} ({', '.join(numbers)}).")
-    console.say(f"{file}: {done.bytes / 1e6:.1f} MB, read again and found as it was written.")
+    console.say(f"{file}: {megabytes(done.bytes)}, read again and found as it was written.")
     console.say(f"SHA-256 of its manifest: {done.sha256}")
 
 
@@ -104,14 +104,14 @@ def clean(
             console.say("Nothing was removed. `segops clean --yes` removes it.")
             return
         found = module.clean(root, wanted, found)
-        console.say(f"{_size(found.bytes)} removed.")
+        console.say(f"{megabytes(found.bytes)} removed.")
     left = found.total - found.bytes
     if wanted.budget is not None and left > wanted.budget:
         raise SegopsError(
-            f"{_size(left)} remain, more than the budget of {_size(wanted.budget)}: releases or "
-            f"branches need them, or they are younger than {older_than} "
-            f"({_size(found.young_bytes)})."
-            + (f" --rejected frees up to {_size(found.refused)}." if found.refused > 0 else "")
+            f"{megabytes(left)} remain, more than the budget of {megabytes(wanted.budget)}: "
+            f"releases or branches need them, or they are younger than {older_than} "
+            f"({megabytes(found.young_bytes)})."
+            + (f" --rejected frees up to {megabytes(found.refused)}." if found.refused > 0 else "")
         )
 
 
@@ -140,23 +140,21 @@ def _show(found: Plan) -> None:
         table = Table("what", "number", "size", title="May go", title_justify="left")
         for kind, group in groupby(pieces, key=lambda piece: piece.kind):
             each = list(group)
-            table.add_row(kind, str(len(each)), _size(freed(each)))
+            table.add_row(kind, str(len(each)), megabytes(freed(each)))
         console.print(table)
     shown = [piece for piece in pieces if piece.kind != "DVC's cache"]
     for piece in shown[:MOST_NAMED]:
-        console.say(f"{piece.kind}: {piece.name}, {_size(piece.space.total)}")
+        console.say(f"{piece.kind}: {piece.name}, {megabytes(piece.space.total)}")
     if len(shown) > MOST_NAMED:
         console.say(f"and {len(shown) - MOST_NAMED} more")
     for note in found.notes:
         console.say(note)
     if found.refused > 0:
-        console.say(f"Versions that the gate only refused take {_size(found.refused)}: --rejected.")
-    console.say(f"{_size(found.bytes)} of {_size(found.total)} would go.")
+        console.say(
+            f"Versions that the gate only refused take {megabytes(found.refused)}: --rejected."
+        )
+    console.say(f"{megabytes(found.bytes)} of {megabytes(found.total)} would go.")
 
 
 def _agreed() -> bool:
     return sys.stdin.isatty() and typer.confirm("Remove it?")
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 10**9 else f"{number / 1e6:.1f} MB"

@@ -23,6 +23,7 @@ from segops.record.tracking import LOCAL, identity, locked, session
 from segops.release import earlier_ledger
 from segops.release.ledger import Ledger
 from segops.runtime.errors import SegopsError
+from segops.words import megabytes
 
 STAGING = paths.STATE / "restore"
 UNDER_WAY = paths.STATE / "restore.json"
@@ -103,8 +104,8 @@ def _restore(root: Path, home: Path, held: Archive, done: Restored) -> None:
         free = shutil.disk_usage(staging).free
         if needed > free:
             raise SegopsError(
-                f"{home}: its disk has {free / 1e9:.2f} GB free; the backup needs "
-                f"{needed / 1e9:.2f} GB. Free space, or restore elsewhere with --into DIR."
+                f"{home}: its disk has {megabytes(free)} free; the backup needs "
+                f"{megabytes(needed)}. Free space, or restore elsewhere with --into DIR."
             )
         held.extract(staging)
         database = staging / moved.DATABASE

@@ -6,6 +6,7 @@ two schedules that start at the same moment one is refused.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import time
@@ -89,7 +90,7 @@ def client() -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as asked:
         try:
             yield asked
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise TransientError(
                 f"{asked.api_url}: the Prefect server does not answer as it should: {error}. "
                 "Repeat the command once it runs."

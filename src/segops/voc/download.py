@@ -16,6 +16,7 @@ import httpx
 from segops.files import exclusive
 from segops.progress import Progress
 from segops.runtime.errors import SegopsError
+from segops.words import megabytes
 
 LONGEST_WAIT = 30.0
 TIMEOUT = 30.0
@@ -202,7 +203,7 @@ def _receive(client: httpx.Client, url: str, part: Path, limit: int) -> None:
         free = shutil.disk_usage(part.parent).free + _size(part) - have
         if total is not None and total - have > free:
             raise SegopsError(
-                f"{part}: {(total - have) / 1e9:.1f} GB are still to come and {free / 1e9:.1f} GB "
+                f"{part}: {megabytes(total - have)} are still to come and {megabytes(free)} "
                 "are free. Free some space and run the same command again."
             )
         if total is not None and total > limit:

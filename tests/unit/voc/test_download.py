@@ -183,7 +183,7 @@ def test_labelled_compression_does_not_change_the_bytes(server: Server, tmp_path
 
 def test_too_little_space_is_said_before_the_first_byte(server: Server, tmp_path: Path) -> None:
     server.headers = {"Content-Length": str(10**18)}
-    with pytest.raises(SegopsError, match=r"1000000000\.0 GB are still to come"):
+    with pytest.raises(SegopsError, match=r"1000000000\.00 GB are still to come"):
         get(server, tmp_path)
     assert left(tmp_path) == set()
 

@@ -32,10 +32,14 @@ from segops.runtime.errors import SegopsError, TransientError
 
 KEEP_SECONDS = 3.0
 """Time between two looks at whether the schedule is still this process's."""
+START_SECONDS = 10.0
+"""Time that a runner which is stopped as it starts has for its start; its end then tidies up."""
 PRUNE_EVERY = 20
 """Looks between two prunings of runs that wait."""
 REFUSED = (400, 401, 403, 405, 422)
 """Statuses of a server's answer that do not change with time."""
+SERVER_ERRORS = (RuntimeError, OSError, httpx.HTTPError, SegopsError, *schedules.NO_PREFECT)
+"""What tells that the server is away, where Prefect's runner or its client ends."""
 LOST = "Schedule %s was removed or taken over."
 log = logging.getLogger("segops")
 
@@ -113,7 +117,9 @@ def serve(
                         automations.put_drift(asked, settings)
                 _serve_once(name, claimed, scheduled, beside, catch_up)
                 return
-            except (ExceptionGroup, RuntimeError, httpx.HTTPError, TransientError) as error:
+            except (
+                ExceptionGroup, RuntimeError, httpx.HTTPError, TransientError, *schedules.NO_PREFECT
+            ) as error:  # fmt: skip
                 refused = _await_server(own, error)
 
 
@@ -191,7 +197,7 @@ def _await_server(own: server.Server | None, error: Exception) -> httpx.HTTPStat
     """
     causes = list(_causes(error))
     for one in causes:
-        if not isinstance(one, RuntimeError | OSError | httpx.HTTPError | SegopsError):
+        if not isinstance(one, SERVER_ERRORS):
             raise error
     words = "; ".join(dict.fromkeys(str(one) or type(one).__name__ for one in causes))
     log.warning(
@@ -233,7 +239,7 @@ async def _serve(runner: Runner, name: str, claimed: UUID, deployment: UUID) -> 
         loop.call_soon_threadsafe(stopping.set)
 
     before = {one: signal.signal(one, stop) for one in SIGNALS}
-    # The runner sets its own handler as it starts: that one would raise SystemExit in its midst.
+    # The runner sets its own handler as it starts: that one raises SystemExit wherever it is then.
     runner.handle_sigterm = stop  # type: ignore[method-assign]
     serving = asyncio.create_task(runner.start())
     stopped = asyncio.create_task(stopping.wait())
@@ -256,6 +262,10 @@ async def _end(runner: Runner, serving: asyncio.Task[None], name: str, claimed: 
     log.info("Schedule %s is ended; a run in progress is cancelled.", name)
     with suppress(SegopsError):  # _give_back says so
         await asyncio.to_thread(_pause, name, claimed)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            while not (runner.started or serving.done()):
+                await asyncio.sleep(0.05)
     if runner.started:
         await runner.astop()
     else:

@@ -8,7 +8,6 @@ so that a server starts while this process imports it.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -23,7 +22,7 @@ from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from segops import files
-from segops.operate import surroundings
+from segops.operate import schedules, surroundings
 from segops.runtime.errors import SegopsError
 
 LOOPBACK = "127.0.0.1"
@@ -382,7 +381,6 @@ def _require(url: str) -> None:
     """Raise if a server does not answer or refuses our credentials."""
     import httpx
     from prefect.client.orchestration import get_client
-    from pydantic import ValidationError
 
     surroundings.require_prefect(url)
     try:
@@ -400,7 +398,7 @@ def _require(url: str) -> None:
         raise SegopsError(
             f"{url}: no Prefect server answers ({error}). Start it, or unset PREFECT_API_URL."
         ) from None
-    except (json.JSONDecodeError, ValidationError):
+    except schedules.NO_PREFECT:
         raise SegopsError(
             f"{url}: what answers there is no Prefect server; it may be the login page of a proxy. "
             "Open the address in a browser, and correct or unset PREFECT_API_URL."

@@ -16,6 +16,6 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def megabytes(number: float) -> str:
-    """A number of bytes in megabytes, or in gigabytes from one on: ``12.3 MB``."""
+def shown_size(number: float) -> str:
+    """A number of bytes in MB, or in GB from 1 GB: ``12.3 MB``."""
     return f"{number / 1e9:.2f} GB" if number >= 10**9 else f"{number / 1e6:.1f} MB"

@@ -9,6 +9,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import segops
@@ -26,6 +27,13 @@ def trained(root: Path, bands: Bands) -> tuple[segops.Model, segops.Dataset]:
     return model, segops.open_dataset(root / "voc", "val", band_params(bands))
 
 
+def tiff(image: NDArray[np.uint8]) -> bytes:
+    """The bytes of a TIFF file of an image of four bands."""
+    file = BytesIO()
+    Image.fromarray(image, "RGBA").save(file, "TIFF")
+    return file.getvalue()
+
+
 @pytest.mark.slow
 def test_the_fourth_band_decides(tmp_path: Path) -> None:
     layout = write_band_data(tmp_path / "voc", IN_A_DIRECTORY)
@@ -38,9 +46,7 @@ def test_the_fourth_band_decides(tmp_path: Path) -> None:
     assert len(spec["mean"]) == len(spec["std"]) == 4
     for image_id, image, mask in val:
         assert (read_mask(layout.mask_path(image_id)) == mask).all()
-        tiff = BytesIO()
-        Image.fromarray(image, "RGBA").save(tiff, "TIFF")
-        by_file = model.predict(tiff.getvalue()).mask
+        by_file = model.predict(tiff(image)).mask
         np.testing.assert_array_equal(by_file, model.predict(image).mask)
         assert (by_file == mask).mean() > 0.9
 
@@ -61,9 +67,7 @@ def test_four_bands_go_all_the_way_to_the_champion(workspace: Path, tmp_path: Pa
     try:
         champion = mlflow.pyfunc.load_model("models:/segops@champion")
         for _, image, mask in val:
-            tiff = BytesIO()
-            Image.fromarray(image, "RGBA").save(tiff, "TIFF")
-            answer = champion.predict(pd.DataFrame({"image": [tiff.getvalue()]}))
+            answer = champion.predict(pd.DataFrame({"image": [tiff(image)]}))
             found = decode_mask(answer["mask"][0], "the champion's mask")
             assert (found == mask).mean() > 0.9
     finally:

@@ -186,20 +186,24 @@ def test_one_process_has_a_schedule_and_a_stop_in_a_run_leaves_it_paused(
 
 @pytest.mark.usefixtures("environment")
 def test_a_signal_while_prefect_starts_ends_it_without_a_traceback(
-    server: Serving, checkout: Path
+    server: Serving, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     flow = checkout / "flows/serve.py"
     text = flow.read_text()
     flow.write_text(text + SIGNALLED)
+    early = Serve(checkout, "--name", "early")
     try:
-        with Serve(checkout, "--name", "early") as early:
-            assert early.ended() == 0, early.said.read_text()
+        assert early.ended() == 0, early.said.read_text()
     finally:
         flow.write_text(text)
+        early.__exit__()
     said = early.said.read_text()
     assert "Traceback" not in said
+    assert "Schedule early is being served" in said
     assert "Schedule early is ended" in said
     assert deployment(server, "early")["paused"]
+    assert list(tmp_path.glob("runner_storage/*")) == []
 
 
 @pytest.mark.usefixtures("environment")
@@ -236,7 +240,7 @@ def test_after_a_kill_in_a_run_the_run_crashes_and_the_next_one_has_its_slot(
     killed = time.monotonic()
     shown = segops(checkout, "schedule", "list").stdout
     assert f"active; its process has ended: process {first.process.pid} of " in shown
-    until(lambda: state(server, run) == "CRASHED", 240)
+    until(lambda: state(server, run) == "CRASHED", 120)
     print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
     with Serve(checkout):
         start_run(server)
@@ -252,6 +256,7 @@ def test_a_run_whose_worker_is_killed_crashes_and_another_worker_makes_the_next(
 ) -> None:
     for name in ("prefect.yaml", "params.yaml"):
         shutil.copy(ROOT / name, checkout / name)
+        processes.callback((checkout / name).unlink)
     monkeypatch.setenv("SEGOPS_WORKSPACE", str(checkout))
     with serving(tmp_path) as own:
         for name, value in own.settings().items():
@@ -262,7 +267,7 @@ def test_a_run_whose_worker_is_killed_crashes_and_another_worker_makes_the_next(
         run = start_run(own)
         kill(first)
         killed = time.monotonic()
-        until(lambda: state(own, run) == "CRASHED", 240)
+        until(lambda: state(own, run) == "CRASHED", 120)
         print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
         worker(processes)
         start_run(own)
@@ -298,7 +303,7 @@ def test_a_run_by_hand_that_is_killed_crashes_on_a_server_of_its_own(
         until(lambda: state(server, run["id"]) == "RUNNING")
         os.killpg(by_hand.pid, signal.SIGKILL)
     killed = time.monotonic()
-    until(lambda: state(server, run["id"]) == "CRASHED", 240)
+    until(lambda: state(server, run["id"]) == "CRASHED", 120)
     print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from segops.cli.common import checkout, console
 from segops.runtime.errors import SegopsError
-from segops.words import counted, megabytes
+from segops.words import counted, shown_size
 
 if TYPE_CHECKING:
     from segops.operate.clean import Plan, Wanted
@@ -43,7 +43,7 @@ def backup(
         console.say(note)
     for model, numbers in done.versions.items():
         console.say(f"{model}: {counted(len(numbers), 'version')} ({', '.join(numbers)}).")
-    console.say(f"{file}: {megabytes(done.bytes)}, read again and found as it was written.")
+    console.say(f"{file}: {shown_size(done.bytes)}, read again and found as it was written.")
     console.say(f"SHA-256 of its manifest: {done.sha256}")
 
 
@@ -104,14 +104,14 @@ def clean(
             console.say("Nothing was removed. `segops clean --yes` removes it.")
             return
         found = module.clean(root, wanted, found)
-        console.say(f"{megabytes(found.bytes)} removed.")
+        console.say(f"{shown_size(found.bytes)} removed.")
     left = found.total - found.bytes
     if wanted.budget is not None and left > wanted.budget:
         raise SegopsError(
-            f"{megabytes(left)} remain, more than the budget of {megabytes(wanted.budget)}: "
+            f"{shown_size(left)} remain, more than the budget of {shown_size(wanted.budget)}: "
             f"releases or branches need them, or they are younger than {older_than} "
-            f"({megabytes(found.young_bytes)})."
-            + (f" --rejected frees up to {megabytes(found.refused)}." if found.refused > 0 else "")
+            f"({shown_size(found.young_bytes)})."
+            + (f" --rejected frees up to {shown_size(found.refused)}." if found.refused > 0 else "")
         )
 
 
@@ -140,20 +140,20 @@ def _show(found: Plan) -> None:
         table = Table("what", "number", "size", title="May go", title_justify="left")
         for kind, group in groupby(pieces, key=lambda piece: piece.kind):
             each = list(group)
-            table.add_row(kind, str(len(each)), megabytes(freed(each)))
+            table.add_row(kind, str(len(each)), shown_size(freed(each)))
         console.print(table)
     shown = [piece for piece in pieces if piece.kind != "DVC's cache"]
     for piece in shown[:MOST_NAMED]:
-        console.say(f"{piece.kind}: {piece.name}, {megabytes(piece.space.total)}")
+        console.say(f"{piece.kind}: {piece.name}, {shown_size(piece.space.total)}")
     if len(shown) > MOST_NAMED:
         console.say(f"and {len(shown) - MOST_NAMED} more")
     for note in found.notes:
         console.say(note)
     if found.refused > 0:
         console.say(
-            f"Versions that the gate only refused take {megabytes(found.refused)}: --rejected."
+            f"Versions that the gate only refused take {shown_size(found.refused)}: --rejected."
         )
-    console.say(f"{megabytes(found.bytes)} of {megabytes(found.total)} would go.")
+    console.say(f"{shown_size(found.bytes)} of {shown_size(found.total)} would go.")
 
 
 def _agreed() -> bool:

@@ -11,7 +11,7 @@ from segops.operate.space import taken
 from segops.operate.surroundings import prefect_home
 from segops.params.notify import HISTORY_HOURS
 from segops.runtime.errors import SegopsError
-from segops.words import counted, megabytes
+from segops.words import counted, shown_size
 
 DATABASE = "prefect.db"
 DAYS = HISTORY_HOURS // 24
@@ -35,7 +35,7 @@ def note() -> str | None:
         return None
     size = taken(*path.parent.glob(f"{DATABASE}*")).total
     return (
-        f"Prefect's history {path} of all checkouts stays, {_runs(path)}{megabytes(size)}: a "
+        f"Prefect's history {path} of all checkouts stays, {_runs(path)}{shown_size(size)}: a "
         f"server that segops starts removes runs that ended {DAYS} days ago, unless "
         f"{RETENTION} is set."
     )

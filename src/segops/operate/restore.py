@@ -23,7 +23,7 @@ from segops.record.tracking import LOCAL, identity, locked, session
 from segops.release import earlier_ledger
 from segops.release.ledger import Ledger
 from segops.runtime.errors import SegopsError
-from segops.words import megabytes
+from segops.words import shown_size
 
 STAGING = paths.STATE / "restore"
 UNDER_WAY = paths.STATE / "restore.json"
@@ -104,8 +104,8 @@ def _restore(root: Path, home: Path, held: Archive, done: Restored) -> None:
         free = shutil.disk_usage(staging).free
         if needed > free:
             raise SegopsError(
-                f"{home}: its disk has {megabytes(free)} free; the backup needs "
-                f"{megabytes(needed)}. Free space, or restore elsewhere with --into DIR."
+                f"{home}: its disk has {shown_size(free)} free; the backup needs "
+                f"{shown_size(needed)}. Free space, or restore elsewhere with --into DIR."
             )
         held.extract(staging)
         database = staging / moved.DATABASE

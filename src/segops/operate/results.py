@@ -20,6 +20,7 @@ from segops.record.lineage import tag
 from segops.record.tracking import Store, session
 from segops.release import versions
 from segops.runtime.errors import SegopsError
+from segops.words import shown_size
 
 DIRECTORY = Path("results")
 COPIED = (
@@ -95,8 +96,8 @@ def commit(root: Path, parent: str, message: str) -> str:
     for name, size in sizes.items():
         if size > LARGEST:
             log.warning(
-                "%s: %.1f MB, not committed with the result: a file may have %.1f MB.",
-                held[name], size / 1e6, LARGEST / 1e6,
+                "%s: %s, not committed with the result: a file may have %s.",
+                held[name], shown_size(size), shown_size(LARGEST),
             )  # fmt: skip
     present = {name: held[name] for name, size in sizes.items() if size <= LARGEST}
     return worktree.commit_files(root, parent, present, message)

@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from segops.operate.missed import waiting
 from segops.operate.owner import Owner, is_running
 from segops.runtime.errors import SegopsError, TransientError
@@ -77,6 +79,10 @@ class Schedule:
         return f"{state}{ended}: {self.owner.words}{waits}"
 
 
+NO_PREFECT = (json.JSONDecodeError, ValidationError)
+"""What Prefect's client raises where another program answers, such as the login page of a proxy."""
+
+
 @contextmanager
 def client() -> Iterator[SyncPrefectClient]:
     """Yield a client of the configured server.
@@ -90,7 +96,7 @@ def client() -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as asked:
         try:
             yield asked
-        except (httpx.HTTPError, json.JSONDecodeError) as error:
+        except (httpx.HTTPError, *NO_PREFECT) as error:
             raise TransientError(
                 f"{asked.api_url}: the Prefect server does not answer as it should: {error}. "
                 "Repeat the command once it runs."

@@ -188,7 +188,7 @@ def follow(request: dict[str, Any], out: IO[str], stop: IO[Any]) -> None:
         for one in followed:
             for line in _news(one, said):
                 print(json.dumps(line), file=out, flush=True)
-        gc.enable()
+        gc.enable()  # the first look has imported all
         if not any("@" in uri for uri in models.values()) and not said:
             return
         if select.select([stop], [], [], POLL_SECONDS)[0]:
@@ -224,7 +224,7 @@ def _may_pass(error: SegopsError) -> bool:
 
 def main() -> None:
     """Follow what standard input asks for; lines go to standard output, the log to the other."""
-    gc.disable()  # until the libraries are imported, which leaves no garbage
+    gc.disable()  # collections during imports cost time and free little
     out = to_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if logs.wants_json():

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
@@ -28,6 +27,7 @@ from segops.serve.serving import Serving, library
 from segops.serve.settings import Settings
 
 HTTP_PORT = 80
+STOPS = (signal.SIGINT, signal.SIGTERM)
 OPEN_FILES = 4 * MOST_CONNECTIONS
 """Connections above the limit are answered too, with 503."""
 KEEP_ALIVE_SECONDS = 30
@@ -49,10 +49,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     imported = library(settings)
     bound = _bound(settings.host, settings.port)
     _raise_open_files()
-    stopped = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn takes the signals while it serves, and raises them again once it has stopped.
-        signal.signal(number, lambda *_: stopped.set())
+    stopped: list[int] = []
+    for number in STOPS:
+        signal.signal(number, lambda stop, _: stopped.append(stop))
     with bound, files.scratch() as place:
         asyncio.run(_serve(settings, imported, bound, place, say, stopped))
 
@@ -71,7 +70,7 @@ async def _serve(
     bound: socket.socket,
     place: Path,
     say: Callable[[str], None],
-    stopped: Event,
+    stopped: list[int],
 ) -> None:
     pool = Pool(
         imported,
@@ -83,41 +82,44 @@ async def _serve(
     metrics = Metrics(pool)
     serving = Serving(settings, pool, metrics, place)
     following = asyncio.create_task(serving.run())
-    port = bound.getsockname()[1]
-    # Meanwhile the processes that `serving` starts import their libraries.
-    routes = await asyncio.to_thread(app, settings, pool, metrics, port)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            routes,
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(settings.limits.deadline) + 5,
-        )
-    )
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    say(f"Serving on http://{shown}:{port} (Ctrl-C ends it)")
-    server.should_exit = stopped.is_set()
-    following.add_done_callback(partial(_end_where_failed, server))
     try:
-        await server.serve(sockets=[bound])
+        port = bound.getsockname()[1]
+        # Meanwhile the processes that `serving` starts import their libraries.
+        routes = await asyncio.to_thread(app, settings, pool, metrics, port)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                routes,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(settings.limits.deadline) + 5,
+            )
+        )
+        for number in STOPS:
+            # As uvicorn does while it serves; it raises them again once it has stopped.
+            signal.signal(number, server.handle_exit)
+        if not stopped:
+            shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+            say(f"Serving on http://{shown}:{port} (Ctrl-C ends it)")
+            following.add_done_callback(partial(_end_if_failed, server))
+            await server.serve(sockets=[bound])
     finally:
         following.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await following
-    await pool.end()
-    if following.done() and not following.cancelled() and (error := following.exception()):
+        await pool.end()
+    if not following.cancelled() and (error := following.exception()):
         raise error
 
 
-def _end_where_failed(server: uvicorn.Server, following: asyncio.Task[None]) -> None:
-    """End the server where the first models cannot be served."""
+def _end_if_failed(server: uvicorn.Server, following: asyncio.Task[None]) -> None:
+    """End the server if the first models cannot be served."""
     if not following.cancelled() and following.exception() is not None:
         server.should_exit = True
 

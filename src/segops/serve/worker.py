@@ -171,7 +171,7 @@ def main() -> None:
 
 def _prepare(library: str, threads: int | None) -> None:
     """Import what opening a model needs while the server finds the model."""
-    gc.disable()  # the import of libraries leaves no garbage
+    gc.disable()  # collections during imports cost time and free little
     import cv2
 
     cv2.setNumThreads(1)

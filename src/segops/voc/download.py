@@ -16,7 +16,7 @@ import httpx
 from segops.files import exclusive
 from segops.progress import Progress
 from segops.runtime.errors import SegopsError
-from segops.words import megabytes
+from segops.words import shown_size
 
 LONGEST_WAIT = 30.0
 TIMEOUT = 30.0
@@ -203,7 +203,7 @@ def _receive(client: httpx.Client, url: str, part: Path, limit: int) -> None:
         free = shutil.disk_usage(part.parent).free + _size(part) - have
         if total is not None and total - have > free:
             raise SegopsError(
-                f"{part}: {megabytes(total - have)} are still to come and {megabytes(free)} "
+                f"{part}: {shown_size(total - have)} are still to come and {shown_size(free)} "
                 "are free. Free some space and run the same command again."
             )
         if total is not None and total > limit:

@@ -14,6 +14,7 @@ from segops.voc.archive import unpack
 from segops.voc.download import GIB, Archive, download
 from segops.voc.layout import IMAGES, LISTS, MASKS, SPLITS, Layout, open_layout
 from segops.voc.sbd import SBD_IMAGES, SBD_LISTS, SBD_MASKS, read_ids, trainaug, write_sbd_masks
+from segops.words import shown_size
 
 log = logging.getLogger("segops")
 
@@ -84,10 +85,10 @@ def fetch(dataset: Published, target: Path, downloads: Path, mirror: str | None 
         shutil.rmtree(scratch)
         open_layout(temporary)
     log.info(
-        "%s: in place. The archives stay in %s for the next time; delete them to free %.1f GB.",
+        "%s: in place. The archives stay in %s for the next time; delete them to free %s.",
         target,
         downloads,
-        sum(path.stat().st_size for path in paths.values()) / 1e9,
+        shown_size(sum(path.stat().st_size for path in paths.values())),
     )
     return open_layout(target)
 

@@ -1,7 +1,8 @@
-"""Postpones the import of torch's compiler, which takes two seconds, until something is compiled.
+"""Postpones the import of torch's compiler, which takes two seconds, until something asks for it.
 
-torchvision and timm ask it for two functions when they are imported, to mark code that it has to
-leave alone. They get functions that import the compiler when they are called.
+When they are imported, timm and torchvision ask it for `disable`, which marks functions that are
+not to be compiled, and torchvision's `roi_align` for `is_compile_supported`. They get functions
+that import the compiler when they are called.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ def _disable(function: Any, *options: Any, **more: Any) -> Any:
             marked.append(_real(COMPILER).disable(function, *options, **more))
         return marked[0](*arguments, **named)
 
+    call.__dict__["_torchdynamo_disable"] = True  # as `disable` marks it
     return call
 
 
 def _is_compile_supported(device_type: Any) -> Any:
     return _real(UTILITIES).is_compile_supported(device_type)
+
+
+_is_compile_supported.__dict__["_dynamo_marked_constant"] = True  # as the real one
 
 
 def _real(name: str) -> Any:

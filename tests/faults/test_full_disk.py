@@ -195,7 +195,7 @@ def test_other_data(reproduced: Path, tmp_path: Path) -> None:
     )
     done = on_full_disk(root, root / "data", *command, free=8, keep=True, then=again)
     said(done)
-    assert done.stdout.splitlines()[-2:] == open_layout(other).ids("val")
+    assert tuple(done.stdout.splitlines()[-2:]) == open_layout(other).ids("val")
 
 
 @pytest.mark.long

@@ -64,6 +64,7 @@ DECISIVE_WORDS = {
         "Connection was likely closed",
         "Broken pipe",
     },
+    "segops.words": {" GB", " MB"},
 }
 """Words elsewhere that are hashed, because they decide or are written into a result."""
 MODULES = {

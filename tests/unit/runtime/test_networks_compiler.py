@@ -8,7 +8,15 @@ import sys
 import pytest
 
 IS_THERE = "'torch._dynamo' in sys.modules"
-MASK = "Mask(torch.zeros(1, 1))"
+ALONE = (
+    "import sys, types",
+    "sys.modules['timm'] = types.ModuleType('timm')",
+    "sys.modules['segmentation_models_pytorch'] = types.ModuleType('smp')",
+    "from segops.runtime.networks.compiler import _Standing, imported_later",
+    "with imported_later():",
+    "    import torch",
+    "    assert isinstance(sys.modules['torch._dynamo'], _Standing)",
+)
 
 
 @pytest.mark.parametrize(
@@ -16,16 +24,33 @@ MASK = "Mask(torch.zeros(1, 1))"
     [
         "torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1).step()",
         "assert sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')",
-        f"assert type(wrap(torch.zeros(1, 1), like={MASK})) is Mask",
-        f"quick = torch.compile(lambda x: wrap(x + 1, like={MASK}), backend='eager');"
-        "made = quick(torch.ones(1, 1)); assert type(made) is Mask and made.item() == 2",
     ],
 )
-def test_what_asks_for_the_compiler_gets_it(asked: str) -> None:
+def test_the_networks_are_imported_without_the_compiler(asked: str) -> None:
     run(
         "import sys, segops.runtime.load, torch",
-        "from torchvision.tv_tensors import Mask, wrap",
         f"assert not {IS_THERE}",
+        asked,
+        f"assert {IS_THERE}",
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "assert marked(torch.ones(1)).item() == 2",
+        "quick = torch.compile(lambda x: marked(x * 2), backend='eager')\n"
+        "assert quick(torch.ones(1)).item() == 3",
+        "with pytest.raises(torch._dynamo.exc.Unsupported):\n"
+        "    torch.compile(marked, backend='eager', fullgraph=True)(torch.ones(1))",
+    ],
+)
+def test_a_function_that_is_not_to_be_compiled_is_not(asked: str) -> None:
+    run(
+        *ALONE,
+        "    marked = torch.compiler.disable(lambda x: x + 1)",
+        f"assert not {IS_THERE}",
+        "import pytest",
         asked,
         f"assert {IS_THERE}",
     )
@@ -40,17 +65,7 @@ def test_what_asks_for_the_compiler_gets_it(asked: str) -> None:
     ],
 )
 def test_a_library_that_asks_for_more_while_it_is_imported_gets_the_compiler(asked: str) -> None:
-    run(
-        "import sys, types",
-        "sys.modules['timm'] = types.ModuleType('timm')",
-        "sys.modules['segmentation_models_pytorch'] = types.ModuleType('smp')",
-        "from segops.runtime.networks.compiler import _Standing, imported_later",
-        "with imported_later():",
-        "    import torch",
-        "    assert isinstance(sys.modules['torch._dynamo'], _Standing)",
-        f"    {asked}",
-        f"assert {IS_THERE} and not isinstance(torch._dynamo, _Standing)",
-    )
+    run(*ALONE, f"    {asked}", f"assert {IS_THERE} and not isinstance(torch._dynamo, _Standing)")
 
 
 def test_a_compiler_that_is_there_stays() -> None:

@@ -8,7 +8,6 @@ that import the compiler when they are called.
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,19 +42,20 @@ class _Standing(ModuleType):
         # `inspect` asks all modules for their files, and an import whether a module is a package.
         if name == "__file__" or (name == "__path__" and self.__name__ == UTILITIES):
             raise AttributeError(name)
-        return getattr(_real(self.__name__), name)
+        compiler = _compiler()
+        return getattr(compiler if self.__name__ == COMPILER else compiler.utils, name)
 
 
 def _disable(function: Any, *options: Any, **more: Any) -> Any:
     """Mark a function as `torch._dynamo.disable` does, when it is first called."""
     if not isinstance(function, FunctionType):
-        return _real(COMPILER).disable(function, *options, **more)
+        return _compiler().disable(function, *options, **more)
     marked: list[Callable[..., Any]] = []
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         if not marked:
-            marked.append(_real(COMPILER).disable(function, *options, **more))
+            marked.append(_compiler().disable(function, *options, **more))
         return marked[0](*arguments, **named)
 
     call.__dict__["_torchdynamo_disable"] = True  # as `disable` marks it
@@ -63,15 +63,17 @@ def _disable(function: Any, *options: Any, **more: Any) -> Any:
 
 
 def _is_compile_supported(device_type: Any) -> Any:
-    return _real(UTILITIES).is_compile_supported(device_type)
+    return _compiler().utils.is_compile_supported(device_type)
 
 
 _is_compile_supported.__dict__["_dynamo_marked_constant"] = True  # as the real one
 
 
-def _real(name: str) -> Any:
+def _compiler() -> Any:
     _remove()
-    return importlib.import_module(name)
+    import torch._dynamo.utils
+
+    return torch._dynamo
 
 
 def _remove() -> None:

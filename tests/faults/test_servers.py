@@ -82,6 +82,14 @@ def faulty(kind: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
+def require_told(done: subprocess.CompletedProcess[str], address: str) -> None:
+    """Require that a command failed with a sentence that names an address."""
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "Traceback" not in said
+    assert address in said
+
+
 KINDS = pytest.mark.parametrize(
     "kind",
     [
@@ -98,20 +106,14 @@ def test_a_run_without_a_prefect_server_is_refused(root: Path, kind: str) -> Non
     shutil.copytree(ROOT / "flows", root / "flows", dirs_exist_ok=True)
     with faulty(kind) as address:
         done = run(root, "run", prefect=address)
-    said = done.stdout + done.stderr
-    assert done.returncode == 1, said
-    assert "Traceback" not in said
-    assert address in said
+    require_told(done, address)
 
 
 @KINDS
 def test_what_is_no_server_is_told_and_nothing_is_lost(root: Path, kind: str) -> None:
     with faulty(kind) as address:
         done = run(root, "promote", uri=address)
-        said = done.stdout + done.stderr
-        assert done.returncode == 1, said
-        assert "Traceback" not in said
-        assert address in said
+    require_told(done, address)
     assert run(root, "promote").returncode == 0
     assert made.aliases(root) == {"champion": "1"}
 

@@ -83,7 +83,10 @@ def clean(
     ] = "30d",
     budget: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Oldest first, until all takes no more: 20GB, 500MB."),
+        typer.Option(
+            metavar="SIZE",
+            help="Oldest first, until all on this machine takes no more: 20GB, 500MB.",
+        ),
     ] = None,
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Also versions that the gate only ever refused.")
@@ -104,14 +107,18 @@ def clean(
             console.say("Nothing was removed. `segops clean --yes` removes it.")
             return
         found = module.clean(root, wanted, found)
-        console.say(f"{shown_size(found.bytes)} removed.")
+        console.say(f"{shown_size(found.bytes)} removed{_on_server(found)}.")
     left = found.total - found.bytes
     if wanted.budget is not None and left > wanted.budget:
         raise SegopsError(
             f"{shown_size(left)} remain, more than the budget of {shown_size(wanted.budget)}: "
             f"releases or branches need them, or they are younger than {older_than} "
             f"({shown_size(found.young_bytes)})."
-            + (f" --rejected frees up to {shown_size(found.refused)}." if found.refused > 0 else "")
+            + (
+                f" --rejected frees up to {shown_size(found.refused)}."
+                if found.refused > 0 and not found.server
+                else ""
+            )
         )
 
 
@@ -153,7 +160,13 @@ def _show(found: Plan) -> None:
         console.say(
             f"Versions that the gate only refused take {shown_size(found.refused)}: --rejected."
         )
-    console.say(f"{shown_size(found.bytes)} of {shown_size(found.total)} would go.")
+    console.say(
+        f"{shown_size(found.bytes)} of {shown_size(found.total)} would go{_on_server(found)}."
+    )
+
+
+def _on_server(found: Plan) -> str:
+    return f", and {shown_size(found.server_bytes)} at {found.server}" if found.server else ""
 
 
 def _agreed() -> bool:

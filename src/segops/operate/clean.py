@@ -17,7 +17,7 @@ import yaml
 from segops import files, paths
 from segops.operate import branches, leftovers, prefect_history, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
-from segops.operate.leftovers import Piece
+from segops.operate.leftovers import ON_SERVER, Piece, params_of_workspaces
 from segops.operate.space import Space, Tally, taken
 from segops.params.file import load_params
 from segops.pipeline import cache
@@ -42,6 +42,8 @@ from segops.runtime.errors import SegopsError
 from segops.voc.cached import listed
 
 DAY = 86400.0
+UPLOAD = DAY
+"""Seconds after which no upload to a server is under way, on whatever machine."""
 RUNS_LOCK = paths.RUNS / ".lock"
 """Held while a run in a worktree starts or is removed."""
 log = logging.getLogger("segops")
@@ -54,9 +56,10 @@ class Plan:
     Attributes:
         pieces: What goes, oldest first.
         young: What could go, but for its age.
-        total: Bytes of record, cache and state before.
+        total: Bytes of record, cache and state on this machine before.
         notes: What is left alone, and why.
         refused: Bytes of versions that the gate only refused, which `rejected` adds.
+        server: Address of the record, where it is a server's; its space counts apart.
     """
 
     pieces: list[Piece] = field(default_factory=list)
@@ -64,16 +67,22 @@ class Plan:
     total: int = 0
     notes: list[str] = field(default_factory=list)
     refused: int = 0
+    server: str = ""
 
     @property
     def bytes(self) -> int:
-        """Bytes that the clean-up frees."""
-        return freed(self.pieces)
+        """Bytes that the clean-up frees on this machine."""
+        return freed(one for one in self.pieces if one.kind != ON_SERVER)
+
+    @property
+    def server_bytes(self) -> int:
+        """Bytes that the clean-up frees on the server."""
+        return freed(one for one in self.pieces if one.kind == ON_SERVER)
 
     @property
     def young_bytes(self) -> int:
-        """Bytes that could go, but for their age."""
-        return freed(self.young)
+        """Bytes on this machine that could go, but for their age."""
+        return freed(one for one in self.young if one.kind != ON_SERVER)
 
 
 def freed(pieces: Iterable[Piece]) -> int:
@@ -87,7 +96,8 @@ class Wanted:
 
     Attributes:
         older_than: Age, in seconds, from which a thing may go.
-        budget: Bytes that record, cache and state may take; None: all that may go goes.
+        budget: Bytes that record, cache and state may take on this machine; None: all that may go
+            goes.
         rejected: Whether versions of which the ledger says but that the gate refused them may go.
     """
 
@@ -154,7 +164,8 @@ def _planned(
 
     Where kinds and names are given that were `seen`, nothing else goes.
     """
-    logged = leftovers.log_files(home)
+    every_params = list(params_of_workspaces(home))
+    logged = leftovers.log_files(every_params)
     found = Plan(total=taken(*_places(home, logged)).total)
     pieces = [
         *leftovers.copies(home),
@@ -168,26 +179,24 @@ def _planned(
         versions: list[Held] = []
         store: Store | None = None
         if identity(home) != LOCAL:
-            where = without_credentials(tracking_uri(home))
-            found.notes.append(
-                f"The record at {where} is a server's: delete runs there, then `mlflow gc` beside "
-                "it frees their space."
-            )
+            found.server = without_credentials(tracking_uri(home))
         if has_record(home):
             settings = load_params(home).registry
             store = held.enter_context(session(home, settings, create=False))
             versions = named.held(store, home)
             kept = [one for one in versions if one.names]
-            if identity(home) == LOCAL:
-                refused = [one for one in kept if one.is_only_refused]
-                if wanted.rejected:
-                    kept = [one for one in kept if not one.is_only_refused]
-                pieces += _record(store, home, versions, kept)
-                if not wanted.rejected and refused:
-                    others = [one for one in kept if not one.is_only_refused]
-                    more = _record(store, home, versions, others)
-                    present = (one for one in pieces if one.kind == "record")
-                    found.refused = freed(more) - freed(present)
+            refused = [one for one in kept if one.is_only_refused]
+            if wanted.rejected:
+                kept = [one for one in kept if not one.is_only_refused]
+            experiments = {one.registry.experiment for _, one in every_params}
+            scope = unnamed.Scope(
+                home, experiments, present_weights(home), time.time() - wanted.older_than
+            )
+            present = _record(store, scope, versions, kept)
+            pieces += present
+            if not wanted.rejected and refused:
+                others = [one for one in kept if not one.is_only_refused]
+                found.refused = freed(_record(store, scope, versions, others)) - freed(present)
         _choose(found, pieces, wanted, seen)
         is_dvc = (home / ".dvc/config").is_file()
         if store is None and is_dvc:
@@ -230,32 +239,36 @@ def _choose(
     wanted: Wanted,
     seen: Collection[tuple[str, str]] | None = None,
 ) -> None:
-    limit = time.time() - wanted.older_than
-    gone = Tally(one.space for one in found.pieces)
+    now = time.time()
+    gone = Tally(one.space for one in found.pieces if one.kind != ON_SERVER)
     for one in sorted(pieces, key=lambda piece: (piece.time, piece.name)):
-        if one.time > limit:
+        on_server = one.kind == ON_SERVER
+        if one.time > now - (max(wanted.older_than, UPLOAD) if on_server else wanted.older_than):
             found.young.append(one)
         elif seen is not None and (one.kind, one.name) not in seen:
             continue
+        elif on_server:
+            found.pieces.append(one)
         elif wanted.budget is None or found.total - gone.bytes > wanted.budget:
             found.pieces.append(one)
             gone.add(one.space)
 
 
 def _record(
-    store: Store, home: Path, versions: Sequence[Held], kept: Sequence[Held]
+    store: Store, scope: unnamed.Scope, versions: Sequence[Held], kept: Sequence[Held]
 ) -> list[Piece]:
+    embedded = store.identity == LOCAL
     names = {unnamed.name_of(one) for one in kept}
     return [
         Piece(
-            "record",
+            "record" if embedded else ON_SERVER,
             one.name,
             one.time,
-            taken(*one.directories),
+            taken(*one.directories) if embedded else Space(one.served),
             one.remove,
             one.versions,
         )
-        for one in unnamed.find(store, home, versions, names, present_weights(home))
+        for one in unnamed.find(store, scope, versions, names)
     ]
 
 

@@ -7,18 +7,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from segops import paths
 from segops.operate import runs, worktree
 from segops.operate.space import Space, taken
-from segops.params.file import load_params
+from segops.params.file import Params, load_params
 from segops.predict.log import own_files
 from segops.record import moved
 from segops.runtime.errors import SegopsError
 
+ON_SERVER: Final = "record on the server"
 Kind = Literal[
-    "record", "DVC's cache", "worktree", "copy of the database", "prediction log", "branch of a run"
+    "record",
+    "record on the server",
+    "DVC's cache",
+    "worktree",
+    "copy of the database",
+    "prediction log",
+    "branch of a run",
 ]
 log = logging.getLogger("segops")
 
@@ -83,17 +90,22 @@ def logs(home: Path, logged: Iterable[Path]) -> Iterator[Piece]:
         yield Piece("prediction log", name, made, taken(path), path.unlink)
 
 
-def log_files(home: Path) -> list[Path]:
+def log_files(every_params: Iterable[tuple[Path, Params]]) -> list[Path]:
     """Return the files of the prediction logs that `monitor.path` of the workspaces names."""
-    return sorted({file for place in _compared(home) for file in own_files(place)})
+    return sorted(
+        {
+            file
+            for workspace, params in every_params
+            if params.monitor.path is not None
+            for file in own_files(workspace / params.monitor.path)
+        }
+    )
 
 
-def _compared(home: Path) -> Iterator[Path]:
+def params_of_workspaces(home: Path) -> Iterator[tuple[Path, Params]]:
+    """Yield each workspace with its parameters; say which are not valid, and leave them out."""
     for workspace in worktree.workspaces(home):
         try:
-            compared = load_params(workspace).monitor.path
+            yield workspace, load_params(workspace)
         except SegopsError as error:
-            log.warning("The prediction log of a workspace is left out: %s", error)
-            continue
-        if compared is not None:
-            yield workspace / compared
+            log.warning("The parameters of a workspace are left out: %s", error)

@@ -1,15 +1,18 @@
-"""Removes what interrupted uploads left in MLflow."""
+"""Removes what interrupted uploads left in MLflow, and files that a server keeps."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from requests import RequestException
 
 from segops import paths
 from segops.record.moved import ARTIFACTS
@@ -53,7 +56,47 @@ def _delete_files(store: Store, model: LoggedModel, home: Path | None) -> None:
     """
     if home is not None:
         shutil.rmtree(home / "models" / model.model_id, ignore_errors=True)
-    elif model.artifact_location.startswith("mlflow-artifacts:"):
-        repository = get_artifact_repository(model.artifact_location, tracking_uri=store.uri)
-        with suppress(MlflowException, OSError):  # a server that refuses keeps them for `mlflow gc`
-            repository.delete_artifacts()  # type: ignore[no-untyped-call]
+    elif is_served(model.artifact_location):
+        with suppress(MlflowException):  # a server that refuses keeps them for `mlflow gc`
+            delete_served(store, model.artifact_location)
+
+
+def is_served(address: str) -> bool:
+    """Whether MLflow's server hands out the files at an address, and deletes them."""
+    return address.startswith("mlflow-artifacts:")
+
+
+def served_bytes(store: Store, address: str) -> int:
+    """Return the size of the files at an address that :func:`is_served`; 0 where none are.
+
+    Raises:
+        MlflowException: The server refuses, or does not answer.
+    """
+    found, waiting = 0, [""]
+    with _files(store, address) as repository:
+        while waiting:
+            for one in repository.list_artifacts(waiting.pop() or None):
+                if one.is_dir:
+                    waiting.append(one.path)
+                else:
+                    found += one.file_size or 0
+    return found
+
+
+def delete_served(store: Store, address: str) -> None:
+    """Delete the files at an address that :func:`is_served`.
+
+    Raises:
+        MlflowException: The server refuses, or does not answer.
+    """
+    with _files(store, address) as repository:
+        repository.delete_artifacts()
+
+
+@contextmanager
+def _files(store: Store, address: str) -> Iterator[Any]:
+    """Yield what lists and deletes files; the errors of its requests become MLflow's."""
+    try:
+        yield get_artifact_repository(address, tracking_uri=store.uri)
+    except RequestException as error:
+        raise MlflowException(f"{address}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,13 @@ def test_a_clean_up_leaves_the_encoder_that_a_version_or_a_workspace_needs(root:
     tags = {"segops.start_sha256": released}
     version = Held("segops", Version("1", "", tags), 0.0, "", ("released",))
 
-    def going(kept: set[str], weights: set[str]) -> set[str]:
+    def going(kept: set[str], weights: set[str], since: float = math.inf) -> set[str]:
+        scope = unnamed.Scope(root, (), weights, since)
         with session(root, load_params(root).registry) as store:
-            found = list(unnamed.find(store, root, [version], kept, weights))
+            found = list(unnamed.find(store, scope, [version], kept))
         return {run for one in found for run in made if run in one.name}
 
     assert going({"segops version 1"}, {here}) == {made[2]}
     assert going({"segops version 1"}, set()) == {*made[1:]}
     assert going(set(), set()) == {*made}
+    assert going(set(), set(), since=-1.0) == {*made[1:]}, "a young version may be named next"

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from segops import pipeline
+from segops.params.registry import RegistryParams
+from segops.record.lineage import tag
+from segops.record.tracking import session
 from tests.integration.conftest import SMALL, segops, set_params
+from tools.sample import generate
 
 
 @pytest.fixture
@@ -144,3 +149,25 @@ def test_a_run_ends_its_server_and_delivers_its_log(promoted: Path, own_home: Pa
         states = database.execute("select distinct state_type from task_run").fetchall()
     assert lines == 1
     assert states == [("COMPLETED",)]
+
+
+@pytest.mark.slow
+def test_a_folder_with_new_data_starts_a_run_that_the_gate_decides(
+    promoted: Path, own_home: Path, tmp_path: Path
+) -> None:
+    """`segops watch` starts `segops run` itself, from arrived images to the decision."""
+    arrived = tmp_path / "arrived"
+    generate(arrived, train=16, val=6, seed=3, size=(80, 64))
+    watch = ("watch", "--folder", str(arrived), "--settled", "1s", "--once")
+    time.sleep(1)
+    done = segops(promoted, *watch)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    tracked = yaml.safe_load((promoted / "data/voc.dvc").read_text())["outs"][0]["md5"]
+    with session(promoted, RegistryParams()) as store:
+        (newest, *_) = store.client.search_model_versions("name = 'segops'")
+    assert newest.version == 2
+    assert newest.tags[tag("data_md5")] == tracked
+    assert newest.tags[tag("started_by")].startswith(f"new data {tracked} in {arrived}, seen by ")
+    again = segops(promoted, *watch)
+    assert again.returncode == 0
+    assert "run" not in again.stdout

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,32 @@ def training(root: Path, is_live: bool = False) -> Iterator[list[Any]]:
     assert "Traceback" not in said
 
 
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that shifts the clock of the processes that start from now on: +3h."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("Debian's package faketime is not installed")
+    path = tmp_path / "clock"
+    path.write_text("+0")
+    for name, value in {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": path,
+        "FAKETIME_CACHE_DURATION": 1,
+        "FAKETIME_DONT_FAKE_MONOTONIC": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    return path
+
+
 def is_recorded(root: Path) -> bool:
     """Whether MLflow has a run."""
-    return (root / "mlflow.db").exists() and made.snapshot(root)["runs"] != {}
+    with (
+        suppress(sqlite3.OperationalError),  # MLflow is still making its tables
+        closing(sqlite3.connect(f"file:{root / 'mlflow.db'}?mode=ro", uri=True)) as database,
+    ):
+        return bool(database.execute("SELECT count(*) FROM runs").fetchone()[0])
+    return False
 
 
 def finish(root: Path) -> str:
@@ -75,12 +99,13 @@ def finish(root: Path) -> str:
 
 
 @pytest.mark.long
-def test_another_commit_is_made(workspace: Path) -> None:
-    """The run begins with the training: lineage names the commit of that moment."""
+@pytest.mark.parametrize("is_live", [True, False])
+def test_another_commit_is_made(workspace: Path, is_live: bool) -> None:
+    """Lineage names the commit of the training's start, whenever MLflow is told of it."""
     set_params(workspace, train={"epochs": 150})
     git(workspace, "commit", "-qam", "a training that lasts until MLflow is told")
     before = git(workspace, "rev-parse", "HEAD")
-    with training(workspace, is_live=True) as ended:
+    with training(workspace, is_live) as ended:
         code = workspace / "src/segops/files.py"
         code.write_text(f"{code.read_text()}\n# another comment\n")
         git(workspace, "commit", "-qam", "another")
@@ -127,6 +152,26 @@ def test_the_clock_was_ahead(workspace: Path) -> None:
             os.utime(path, (ahead, ahead))
     assert ended[0] == 0, ended
     finish(workspace)
+    assert {one.state for one in pipeline.states(workspace)} == {"up to date"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_the_clock_jumps(
+    workspace: Path, clock: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """A clock that is set while MLflow is told of a training, and set right afterwards."""
+    set_params(workspace, train={"epochs": 150})
+    git(workspace, "commit", "-qam", "a training that lasts until MLflow is told")
+    with training(workspace, is_live=True) as ended:
+        clock.write_text(f"{hours:+}h")
+        shown = subprocess.run(["date", "+%s"], capture_output=True, text=True, check=True).stdout
+        assert abs(int(shown) - time.time() - 3600 * hours) < 60
+    assert ended[0] == 0, ended
+    monkeypatch.delenv("LD_PRELOAD")
+    run = made.client(workspace).get_run(finish(workspace))
+    assert run.info.status == "FINISHED"
+    assert run.info.start_time <= run.info.end_time <= 1000 * time.time()
     assert {one.state for one in pipeline.states(workspace)} == {"up to date"}
 
 

@@ -336,12 +336,16 @@ def test_the_recorded_command_makes_the_same_weights_again(reproduced_copy: Path
     assert list(made.snapshot(root)["runs"]) == [done.run_id]
 
 
-@pytest.mark.long
-def test_a_bundle_of_other_code_than_trained_it_is_made_again(
-    reproduced_copy: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_training_from_an_alias_that_other_code_packaged_is_made_again(
+    promoted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = reproduced_copy
-    (root / "mlflow.db").unlink(missing_ok=True)
+    """The alias has moved since, and the code that trained was not committed."""
+    root = promoted
+    set_params(root, model={"start_from": "models:/segops@champion"}, train={"epochs": 1})
+    done = dvc(root, "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files.read_json(root / paths.TRAINING)["start_model"] == "models:/segops/1"
     trained_with = root / "src/segops/not_committed.py"
     trained_with.write_text("NAME = 1\n")
     first = record(root)
@@ -349,7 +353,7 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     changed = root / "src/segops/runtime/windows.py"
     changed.write_text(changed.read_text() + "# Another bundle, as its code is part of it.\n")
     made.git(root, "commit", "-qm", "later", "--", str(changed))
-    made.set_params(root, predict={"flip": True})
+    set_params(root, predict={"flip": True})
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
     assert dvc(root, "repro").returncode == 0
     monkeypatch.delenv("PYTHONPATH")
@@ -357,24 +361,13 @@ def test_a_bundle_of_other_code_than_trained_it_is_made_again(
     monkeypatch.setattr(bundles, "ROOM", root / "src/segops/runtime")
     done = record(root)
     assert (done.run_id, "model" in done.changed) == (first.run_id, True)
-    tree = made_again(root, done.run_id)
-    assert (tree / "src/segops/runtime/windows.py").read_bytes() == changed.read_bytes()
-    assert not (tree / "src/segops/not_committed.py").exists()
-
-
-@pytest.mark.long
-def test_a_training_from_an_alias_is_made_again_after_the_alias_moved(promoted: Path) -> None:
-    root = promoted
-    set_params(root, model={"start_from": "models:/segops@champion"}, train={"epochs": 1})
-    done = dvc(root, "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert files.read_json(root / paths.TRAINING)["start_model"] == "models:/segops/1"
-    recorded = record(root)
-    second = register(root, recorded).version
+    second = register(root, done).version
     made.client(root).set_registered_model_alias("segops", "champion", second)
-    tree = made_again(root, recorded.run_id)
+    tree = made_again(root, done.run_id)
     assert load_params(tree).model.start_from == "models:/segops/1"
     assert files.read_json(tree / paths.TRAINING)["start_model"] == "models:/segops/1"
+    assert (tree / "src/segops/runtime/windows.py").read_bytes() == changed.read_bytes()
+    assert not (tree / "src/segops/not_committed.py").exists()
 
 
 @pytest.mark.parametrize(

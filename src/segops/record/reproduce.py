@@ -11,6 +11,7 @@ from segops import paths
 from segops.params.model import ModelParams
 from segops.params.train import TrainParams
 from segops.record.lineage import project_of
+from segops.record.tracking import EMBEDDED
 
 TRAINED_WITH = "trained_with.yaml"
 """In a run's lineage: params.yaml as first recorded with the training. The code that trained may
@@ -95,8 +96,7 @@ git checkout --quiet -- .
 git checkout --quiet --detach {shlex.quote(packaged_at)}
 if [ -s "$bundle/code.patch" ]; then git apply "$bundle/code.patch"; fi
 {enter}{settings}
-{repro} --single-item package
-{repro} --single-item evaluate"""
+{repro} --downstream package"""
     return f"""#!/bin/sh
 # Reproduces this model in a git worktree beside its lineage.
 # Run it in the main checkout, with segops' environment on the PATH.
@@ -105,6 +105,8 @@ bundle=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 training=$(dirname "$bundle")
 main=$(git rev-parse --path-format=absolute --show-toplevel)
 tree=$(dirname "$training")/{WORKTREE}
+# segops finds the main checkout's own record from a worktree; a relative address would miss it.
+if [ "${{MLFLOW_TRACKING_URI:-}}" = {EMBEDDED} ]; then unset MLFLOW_TRACKING_URI; fi
 {"" if encoder is None else _check(*encoder)}git worktree add --detach "$tree" {shlex.quote(commit)}
 cd "$tree"
 if [ -s "$training/code.patch" ]; then git apply "$training/code.patch"; fi

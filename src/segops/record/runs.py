@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
 from segops import files
 from segops.params import semi_supervised
-from segops.record import lineage
+from segops.record import lineage, started
 from segops.record.lineage import started_by, tag
 from segops.record.tracking import Store
 
@@ -103,12 +103,11 @@ def put(store: Store, run_id: str, path: str, content: bytes) -> None:
 def begin(store: Store, run: Run, root: Path) -> list[str]:
     """Record code, software and person in a run that does not have them yet.
 
-    Values that are set stay: a live run records the code that trains, and the checkout may change
-    before the rest is recorded. The names of the tags that were set are returned.
+    Values that are set stay. The names of the tags that were set are returned.
     """
     if not any(name in lineage.ORIGIN_FIELDS for name in lineage.missing(run.data.tags)):
         return []
-    origin = lineage.origin(root)
+    origin = started.origin(root, run.data.tags.get(FINGERPRINT, ""))
     new = {name: value for name, value in origin.tags.items() if name not in run.data.tags}
     sources = {"environment.txt": "environment", "code.patch": lineage.PATCH_FIELD}
     for name, content in origin.artifacts.items():

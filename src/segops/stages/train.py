@@ -26,6 +26,7 @@ from segops.models.pretrained import normalisation, weights_file
 from segops.params import semi_supervised
 from segops.params.compatibility import pruning_refusal
 from segops.predict.trained import write_trained
+from segops.record import started
 from segops.runtime import opener
 from segops.runtime.bands import RGB
 from segops.runtime.errors import SegopsError
@@ -77,6 +78,8 @@ def _train(root: Path, settings: TrainingSettings) -> None:
         checkpoint.remove(root / paths.RESUME)
     job = build_job(root, settings, store)
     if is_first:
+        goes_on = (root / paths.RESUME).exists()
+        started.keep(root, job.history.fingerprint, goes_on=goes_on)
         _start_live_logging(root)
     outcome = train(job)
     if not is_first:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from segops.files import atomic_path
 from segops.progress import track
-from segops.quality.file_facts import GREY, read_apart, read_facts
+from segops.quality.file_facts import GREY, read_facts, read_together
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PIXELS_AT_ONCE, load_photograph, read_content
 from segops.threads import cores, pipelined
@@ -26,9 +26,8 @@ from segops.voc.pixels import rgb_strips
 from segops.voc.reading import READ_AS_SHIPPED, Reading
 
 MAX_WORKERS = 8
-MANY = 2000
-"""Images from which on processes read them: to start these takes as long as to read a thousand
-images."""
+MANY = 300
+"""Images from which on other processes read too: to start one takes as long as to read 200."""
 
 SCHEMA = pa.schema(
     [
@@ -81,8 +80,8 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     """Read and fully decode every listed image and mask, in parallel.
 
     A file that is missing or cannot be decoded raises nothing; its row has an error. `workers` is
-    the number of decoding threads, or of processes from `MANY` images on; None or 0: one per core,
-    at most 8. They decode `PIXELS_AT_ONCE` pixels at a time at most.
+    the number of decoding threads, or of processes, this one included, from `MANY` images on; None
+    or 0: one per core, at most 8. They decode `PIXELS_AT_ONCE` pixels at a time at most.
 
     Returns:
         A row per listed (image id, split), in the lists' order; columns as in `SCHEMA`.
@@ -101,7 +100,7 @@ def scan(layout: Layout, workers: int | None = None) -> pd.DataFrame:
     facts: dict[str, dict[str, Any]] = {}
     by_threads = unique
     if threads > 1 and len(unique) >= MANY:
-        read = zip(unique, read_apart(layout, unique, threads, PIXELS_AT_ONCE), strict=True)
+        read = read_together(layout, unique, threads - 1, PIXELS_AT_ONCE)
         found = dict(track(read, "Scanning images", len(unique)))
         facts = {image_id: one for image_id, one in found.items() if one is not None}
         by_threads = [image_id for image_id, one in found.items() if one is None]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -53,33 +56,71 @@ def read_facts(layout: Layout, image_id: str) -> dict[str, Any]:
     return _of_image(layout, image_id) | _of_mask(layout, image_id)
 
 
-def read_apart(
+def read_together(
     layout: Layout, image_ids: Sequence[str], processes: int, limit: int
-) -> Iterator[dict[str, Any] | None]:
-    """Yield the :func:`read_facts` of images in their order, read by so many processes.
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield each image with its :func:`read_facts`, read by this process and by others beside it.
+
+    The others read from the first image on, while this process reads from the last one backwards:
+    it is at work while they start, and what they have not reached in the end it reads too.
 
     Args:
         layout: The data set.
-        image_ids: Its images.
-        processes: Number of processes, at least 1; each decodes one image at a time.
-        limit: Most pixels that they decode at a time. None is yielded for an image with more than
-            a process's share of it.
+        image_ids: Its images, each once.
+        processes: Number of other processes, at least 1.
+        limit: Most pixels that are decoded at a time; a process decodes one image at a time. None
+            is yielded for an image with more than a process's share of it.
 
     Raises:
         SegopsError: A process ended early; the message names the image that it was to read.
     """
+    share = limit // (processes + 1)
     request = {
         "root": str(layout.root.absolute()),
         "reading": asdict(layout.reading),
-        "limit": limit // processes,
+        "limit": share,
     }
+    done: set[str] = set()
+    read: SimpleQueue[tuple[str, dict[str, Any] | None]] = SimpleQueue()
+    failures: SimpleQueue[SegopsError] = SimpleQueue()
+
+    def listen(process: subprocess.Popen[str], words: IO[bytes], own: Sequence[str]) -> None:
+        for image_id in own:
+            if image_id in done:
+                process.kill()  # the rest is read
+                return
+            try:
+                facts = reply(process, words, image_id)["facts"]
+            except SegopsError as error:
+                failures.put(error)
+                return
+            read.put((image_id, facts))  # before others take it for read
+            done.add(image_id)
+
     with ExitStack() as stack:
-        readers = [
-            stack.enter_context(apart(__name__, request | {"images": image_ids[first::processes]}))
-            for first in range(processes)
-        ]
-        for number, image_id in enumerate(image_ids):
-            yield reply(*readers[number % processes], image_id)["facts"]
+        listeners = stack.enter_context(ThreadPoolExecutor(processes))
+        for first in range(processes):
+            own = image_ids[first::processes]
+            started = stack.enter_context(apart(__name__, request | {"images": own}))
+            listeners.submit(listen, *started, own)
+        yielded: set[str] = set()
+        for image_id in reversed(image_ids):
+            if image_id not in done:
+                facts = _read_within(layout, image_id, share)
+                done.add(image_id)
+                read.put((image_id, facts))
+            if not failures.empty():
+                raise failures.get()
+            while not read.empty():
+                found = read.get()
+                if found[0] not in yielded:  # two may have read it at the same time
+                    yielded.add(found[0])
+                    yield found
+
+
+def _read_within(layout: Layout, image_id: str, limit: int) -> dict[str, Any] | None:
+    """Return the facts of an image; None where it has more pixels than the limit."""
+    return None if pixels_of(layout, image_id) > limit else read_facts(layout, image_id)
 
 
 def _of_image(layout: Layout, image_id: str) -> dict[str, Any]:
@@ -193,8 +234,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     with to_parent() as channel:
         for image_id in request["images"]:
-            is_large = pixels_of(layout, image_id) > request["limit"]
-            facts = None if is_large else read_facts(layout, image_id)
+            facts = _read_within(layout, image_id, request["limit"])
             # NumPy's arrays and numbers become lists and numbers.
             line = json.dumps({"facts": facts}, default=lambda one: one.tolist())
             print(line, file=channel, flush=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segops.files import sha256_file
+from segops.quality import file_facts
 from segops.quality.facts import (
     SCHEMA,
     data_hash,
@@ -25,7 +28,7 @@ from segops.quality.facts import (
     split_hash,
     write_facts,
 )
-from segops.quality.file_facts import MISSING, read_apart
+from segops.quality.file_facts import MISSING, read_facts, read_together
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PIXELS_AT_ONCE
 from segops.runtime.masks import read_mask, write_mask
@@ -106,18 +109,49 @@ def test_processes_read_what_threads_read(
     layout.mask_path(two).write_bytes(b"\x89PNG nothing of the kind")
     by_threads = scan(layout, workers=2)
     monkeypatch.setattr("segops.quality.facts.MANY", 18)
+    slow_down(monkeypatch)
     monkeypatch.setattr("segops.quality.facts.PIXELS_AT_ONCE", limit)
     monkeypatch.chdir(tiny_voc.parent)
     relative = Layout(Path(tiny_voc.name), mapped)
     pd.testing.assert_frame_equal(scan(relative, workers=2), by_threads)
 
 
-def test_images_above_a_share_are_left_to_the_caller(tiny_voc: Path) -> None:
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2) -> list[str]:
+    """Let this process read so slowly that others have to; the images that it reads."""
+    here: list[str] = []
+
+    def read(layout: Layout, image_id: str) -> dict[str, Any]:
+        here.append(image_id)
+        time.sleep(seconds)
+        return read_facts(layout, image_id)
+
+    monkeypatch.setattr(file_facts, "read_facts", read)
+    return here
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_each_image_is_read_by_this_process_or_another_and_yielded_once(
+    tiny_voc: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    layout = open_layout(tiny_voc)
+    ids = [image_id for split in layout.splits().values() for image_id in split]
+    here = slow_down(monkeypatch, seconds)
+    found = list(read_together(layout, ids, 2, PIXELS_AT_ONCE))
+    assert sorted(image_id for image_id, _ in found) == sorted(ids)
+    assert here[0] == ids[-1]
+    assert (len(here) < len(ids)) == (seconds > 0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_images_above_a_share_are_left_to_the_caller(
+    tiny_voc: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
     layout = open_layout(tiny_voc)
     ids = layout.ids("train")
     Image.new("RGB", (200, 100)).save(layout.image_path(ids[1]))
-    found = dict(zip(ids, read_apart(layout, ids, 2, 2 * 100 * 100), strict=True))
-    assert [image_id for image_id, facts in found.items() if facts is None] == [ids[1]]
+    slow_down(monkeypatch, seconds)
+    found = read_together(layout, ids, 1, 2 * 100 * 100)
+    assert [image_id for image_id, facts in found if facts is None] == [ids[1]]
 
 
 def test_a_reader_that_ends_early_is_told_with_its_image(
@@ -129,9 +163,10 @@ def test_a_reader_that_ends_early_is_told_with_its_image(
         "import os, PIL.PngImagePlugin as png\n"
         "png.PngImageFile.load = lambda self: os.kill(os.getpid(), 9)\n"
     )
+    slow_down(monkeypatch, 1.0)
     ids = layout.ids("train")
     with pytest.raises(SegopsError, match=f"^{ids[0]}: the process .* ended with status -9"):
-        list(read_apart(layout, ids, 2, PIXELS_AT_ONCE))
+        list(read_together(layout, ids, 1, PIXELS_AT_ONCE))
 
 
 def test_pixels_are_hashed_where_another_image_may_have_them(tiny_voc: Path) -> None:

@@ -7,6 +7,7 @@ and needs none.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,12 +19,15 @@ from prefect.states import Failed
 from segops import logs
 from segops.failure import shortened
 from segops.runtime.errors import SegopsError
+from segops.words import first_line
 
 LONGEST = 4000
 """Characters of a state's message; a longer cause stands in the log as a whole."""
 ENDED = "Finished in state Failed("
 AGAIN = ("Engine execution exited", "Execution of flow run", "Execution exited")
 """Beginnings of messages that repeat the exception of a failed run."""
+OBSERVER = "FlowRunCancellingObserver"
+"""Part of Prefect's runner that listens for cancellations."""
 HOOK = ("Running hook 'tell'", "Hook 'tell' finished")
 """Beginnings of messages about :func:`flows.telling.tell`, which logs whom it told."""
 
@@ -53,6 +57,25 @@ if logs.wants_json():
     logs.use_json()  # in the place of Prefect's handler
 for _name in ("prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_tell_once)
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Let Prefect's runner tell in a line that it lost its server; it goes on without."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, CancelledError):  # the runner ended what waited
+        return False
+    if error is not None:
+        record.msg, record.args = f"{record.getMessage()} {first_line(error)}".strip(), ()
+        record.exc_info = None
+    return True
+
+
+def _is_no_observer(record: logging.LogRecord) -> bool:
+    return OBSERVER not in record.getMessage()
+
+
+logging.getLogger(f"prefect.{OBSERVER}").addFilter(_in_a_line)
+logging.getLogger("asyncio").addFilter(_is_no_observer)
 
 
 def _is_no_end(record: logging.LogRecord) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from segops import pipeline
 from tests.integration.conftest import ROOT
 from tests.support import mlflow_server
 from tests.support import registry_workspace as made
+from tests.support.no_server import faulty
 
 
 @pytest.fixture
@@ -43,43 +41,6 @@ def run(
     return subprocess.run(
         ["segops", *command], cwd=root, env=environment, capture_output=True, text=True
     )
-
-
-class _Answers(http.server.BaseHTTPRequestHandler):
-    status, content = 500, b"Internal Server Error"
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.send_header("content-type", "text/html")
-        self.send_header("content-length", str(len(self.content)))
-        self.end_headers()
-        self.wfile.write(self.content)
-
-    do_POST = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class _Page(_Answers):
-    status, content = 200, b"<html>Please log in</html>"
-
-
-@contextmanager
-def faulty(kind: str) -> Iterator[str]:
-    """The address of a server that is no MLflow server, or none any more."""
-    if kind in ("status 500", "page of a proxy"):
-        handler = _Answers if kind == "status 500" else _Page
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
-        return
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        if kind == "silent":
-            bound.listen()  # it takes connections and says nothing
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def require_told(done: subprocess.CompletedProcess[str], address: str) -> None:

@@ -15,17 +15,19 @@ from typer.testing import CliRunner
 from segops.cli import app
 from segops.operate import clean as module
 from segops.operate.clean import Plan, Wanted, clean, plan
-from segops.operate.leftovers import ON_SERVER
 from segops.predict.bundle import load_bundle
+from segops.record.lineage import START_FIELD, tag
 from segops.release.audit import audit
+from segops.release.named import PIN
 from segops.release.resolve import resolved
+from segops.release.unnamed import MODEL
 from segops.runtime.errors import SegopsError
 from tests.support import registry_workspace as made
 from tests.support.mlflow_server import serving
 from tests.support.registry_workspace import challenge, release
 
 pytestmark = pytest.mark.slow
-NOW = Wanted(older_than=0)
+NOW = Wanted(older_than=0, server=True)
 
 
 @pytest.fixture(scope="module")
@@ -42,42 +44,118 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
         challenge(root, seed=2, quality=0.9)
         assert release(root, seed=3, quality=0.1).verdict == "rejected"
         challenge(root, seed=4, quality=0.9)
-        patch.setattr(module, "UPLOAD", 0.0)
+        patch.setattr(module, "SECONDS_OF_AN_UPLOAD", 0.0)
         yield root, folder / "server/store"
 
 
-def versions(root: Path) -> set[str]:
-    with made.ledger_of(root) as ledger:
-        client = ledger.store.client
-        return {str(one.version) for one in client.search_model_versions("name = 'segops'")}
+@pytest.fixture
+def client(team: tuple[Path, Path]) -> Iterator[MlflowClient]:
+    with made.ledger_of(team[0]) as ledger:
+        yield ledger.store.client
+
+
+def versions(client: MlflowClient) -> set[str]:
+    return {str(one.version) for one in client.search_model_versions("name = 'segops'")}
 
 
 def of_server(found: Plan) -> list[str]:
-    return [one.name for one in found.pieces if one.kind == ON_SERVER]
+    return [one.name for one in found.pieces if one.is_on_server]
+
+
+def goes(root: Path, version: str, wanted: Wanted = NOW) -> bool:
+    """Whether a version would go."""
+    return any(f"(segops version {version})" in one for one in of_server(plan(root, wanted)))
+
+
+def test_without_the_option_a_server_stays(team: tuple[Path, Path]) -> None:
+    found = plan(team[0], Wanted(older_than=0))
+    assert of_server(found) == []
+    assert any("--server" in note for note in found.notes)
 
 
 def test_an_upload_may_be_under_way_on_another_machine(
     team: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "UPLOAD", module.DAY)
+    monkeypatch.setattr(module, "SECONDS_OF_AN_UPLOAD", module.DAY)
     assert of_server(plan(team[0], NOW)) == []
 
 
-def test_what_others_named_or_have_in_another_experiment_stays(team: tuple[Path, Path]) -> None:
+def test_runs_of_another_experiment_and_pretrainings_stay(
+    team: tuple[Path, Path], client: MlflowClient
+) -> None:
     root, _ = team
+    before = of_server(plan(root, NOW))
+    experiment = client.get_run(client.get_model_version("segops", "1").run_id).info.experiment_id
+    theirs = client.create_experiment("another team's")
+    for place, name in ((theirs, "segops.x"), (experiment, "segops.encoder_sha256")):
+        run = client.create_run(place).info.run_id
+        client.set_tag(run, name, "0")
+        client.log_text(run, "of use", "notes.txt")
+    assert of_server(plan(root, NOW)) == before
+
+
+@pytest.mark.parametrize("by", ["alias", "pin", "version"])
+def test_what_is_named_after_it_was_found_stays_with_its_files(
+    team: tuple[Path, Path], client: MlflowClient, by: str
+) -> None:
+    root, kept_at = team
     seen = plan(root, NOW)
-    with made.ledger_of(root) as ledger:
-        client = ledger.store.client
-        other = client.create_run(client.create_experiment("another team's"))
-        client.set_tag(other.info.run_id, "segops.x", "")
-        client.log_text(other.info.run_id, "theirs", "notes.txt")
-        found = plan(root, NOW)
-        assert found == seen
-        (piece,) = (one for one in found.pieces if "segops version 2" in one.name)
+    (piece,) = (one for one in seen.pieces if "segops version 2" in one.name)
+    files = set(kept_at.rglob("*"))
+    version = client.get_model_version("segops", "2")
+    if by == "alias":
         client.set_registered_model_alias("segops", "shown", "2")
-        piece.remove()
-        assert versions(root) == {"1", "2", "3", "4"}
+    elif by == "pin":
+        client.set_model_version_tag("segops", "2", PIN, "shown to the customer")
+    else:
+        client.create_registered_model("theirs")
+        (model,) = MODEL.findall(version.source)
+        client.create_model_version("theirs", f"models:/{model}", version.run_id, model_id=model)
+    assert piece.remove() is False
+    assert files == set(kept_at.rglob("*"))
+    assert "2" in versions(client)
+    if by == "alias":
         client.delete_registered_model_alias("segops", "shown")
+    elif by == "pin":
+        client.delete_model_version_tag("segops", "2", PIN)
+    else:
+        client.delete_registered_model("theirs")
+    assert goes(root, "2")
+
+
+def test_what_a_copy_or_a_training_needs_stays(
+    team: tuple[Path, Path], client: MlflowClient
+) -> None:
+    root, _ = team
+    client.copy_model_version("models:/segops/2", "production")
+    client.set_registered_model_alias("production", "live", "1")
+    copied = client.get_model_version("segops", "2")
+    for needed in (copied.run_id, *MODEL.findall(copied.source)):
+        assert not any(needed in one for one in of_server(plan(root, NOW)))
+    client.delete_registered_model("production")
+    assert goes(root, "2")
+    weights = client.get_model_version("segops", "2").tags[tag("weights_sha256")]
+    present = client.get_model_version("segops", "4").run_id
+    client.set_tag(present, tag(START_FIELD), weights)
+    assert not goes(root, "2")
+    client.delete_tag(present, tag(START_FIELD))
+    assert goes(root, "2")
+
+
+def test_a_version_that_this_user_may_not_read_keeps_its_run(
+    team: tuple[Path, Path], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = team
+    whole = MlflowClient.search_registered_models
+    with monkeypatch.context() as cut:
+        cut.setattr(
+            MlflowClient,
+            "search_registered_models",
+            lambda *some, **more: type(whole(*some, **more))([], None),
+        )
+        hidden = of_server(plan(root, NOW))
+    assert hidden == []
+    assert of_server(plan(root, NOW)) != []
 
 
 def test_a_server_that_refuses_is_told_in_a_sentence(
@@ -92,14 +170,12 @@ def test_a_server_that_refuses_is_told_in_a_sentence(
 
 
 def test_files_and_versions_go_and_a_clean_up_that_failed_is_finished(
-    team: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    team: tuple[Path, Path], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, kept_at = team
     sizes = {one: one.stat().st_size for one in kept_at.rglob("*") if one.is_file()}
     seen = plan(root, NOW)
-    (name,) = of_server(seen)
-    assert name.endswith("(segops version 2)")
-    assert seen.refused > 0
+    (name,) = (one for one in of_server(seen) if "segops version 2" in one)
 
     def fails(*_: object) -> None:
         raise MlflowException("no longer")
@@ -108,28 +184,29 @@ def test_files_and_versions_go_and_a_clean_up_that_failed_is_finished(
         cut.setattr(MlflowClient, "delete_run", fails)
         with pytest.raises(SegopsError, match="no longer"):
             clean(root, NOW, seen)
-    assert versions(root) == {"1", "3", "4"}
+    assert "2" not in versions(client)
     gone = sum(size for one, size in sizes.items() if not one.is_file())
     assert gone == seen.server_bytes > 10_000
     run = name.removesuffix(" (segops version 2)")
-    assert of_server(plan(root, NOW)) == [run]
+    assert run in of_server(plan(root, NOW))
     monkeypatch.chdir(root)
-    done = CliRunner().invoke(app, ["clean", "--yes", "--older-than", "0h"])
+    done = CliRunner().invoke(app, ["clean", "--server", "--yes", "--older-than", "0h"])
     assert done.exit_code == 0, done.output
     assert of_server(plan(root, NOW)) == []
-    with made.ledger_of(root) as ledger:
-        client = ledger.store.client
-        assert client.get_run(run.removeprefix("run ")).info.lifecycle_stage == "deleted"
+    assert client.get_run(run.removeprefix("run ")).info.lifecycle_stage == "deleted"
     assert audit(root, "1").names("broken") == []
     with resolved("models:/segops@champion", root) as bundle:
         load_bundle(bundle)
 
 
-def test_what_the_gate_refused_goes_when_asked_for(team: tuple[Path, Path]) -> None:
+def test_what_the_gate_refused_goes_when_asked_for(
+    team: tuple[Path, Path], client: MlflowClient
+) -> None:
     root, _ = team
-    wanted = Wanted(older_than=0, rejected=True)
-    seen = plan(root, wanted)
-    assert [one[-18:] for one in of_server(seen) if "version" in one] == ["(segops version 3)"]
-    clean(root, wanted, seen)
-    assert versions(root) == {"1", "4"}
+    assert not goes(root, "3")
+    wanted = Wanted(older_than=0, rejected=True, server=True)
+    assert goes(root, "3", wanted)
+    clean(root, wanted, plan(root, wanted))
+    assert "3" not in versions(client)
+    assert {"1", "4"} <= versions(client)
     assert audit(root, "1").names("broken") == []

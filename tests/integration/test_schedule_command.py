@@ -19,6 +19,7 @@ import pytest
 
 from segops import pipeline
 from tests.integration.conftest import COPIED, ROOT, segops
+from tests.support.no_server import faulty
 from tests.support.prefect_server import Serving, serving
 from tests.support.ranks import free_port
 
@@ -338,6 +339,33 @@ def test_a_schedule_outlives_its_server(
         assert started.ended() == 0, started.said.read_text()
         assert "Schedule weekly was removed or taken over." in started.said.read_text()
         assert deployment(third)["paused"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["status 500", "page of a proxy", "silent"])
+def test_a_schedule_waits_while_something_else_answers_for_its_server(
+    checkout: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: ExitStack,
+    kind: str,
+) -> None:
+    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    with serving(tmp_path) as first:
+        for name, value in first.settings().items():
+            monkeypatch.setenv(name, value)
+        port = int(first.address.rpartition(":")[2])
+        started = processes.enter_context(Serve(checkout))
+    with faulty(kind, port):
+        until(lambda: is_away(started), 200)
+        time.sleep(10)  # it looks again, and finds the same
+        assert started.process.poll() is None, started.said.read_text()
+    with serving(tmp_path, port=port) as second:
+        until(lambda: not is_away(started))
+        start_run(second)
+        assert "Traceback" not in started.said.read_text()
 
 
 def is_up(address: str) -> bool:

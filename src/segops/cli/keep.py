@@ -85,11 +85,14 @@ def clean(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Oldest first, until all on this machine takes no more: 20GB, 500MB.",
+            help="Remove the oldest first, until all on this machine takes no more: 20GB, 500MB.",
         ),
     ] = None,
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Also versions that the gate only ever refused.")
+    ] = False,
+    server: Annotated[
+        bool, typer.Option("--server", help="Also what lies on MLflow's server, whoever made it.")
     ] = False,
 ) -> None:
     """Remove what no release needs: unnamed versions, runs and branches, unused data, old logs.
@@ -97,7 +100,7 @@ def clean(
     The exit status is 1 where --budget cannot be kept.
     """
     root = checkout()
-    wanted = _wanted(older_than, budget, rejected)
+    wanted = _wanted(older_than, budget, rejected, server)
     from segops.operate import clean as module
 
     found = module.plan(root, wanted)
@@ -114,15 +117,11 @@ def clean(
             f"{shown_size(left)} remain, more than the budget of {shown_size(wanted.budget)}: "
             f"releases or branches need them, or they are younger than {older_than} "
             f"({shown_size(found.young_bytes)})."
-            + (
-                f" --rejected frees up to {shown_size(found.refused)}."
-                if found.refused > 0 and not found.server
-                else ""
-            )
+            + (f" --rejected frees up to {shown_size(found.refused)}." if found.refused > 0 else "")
         )
 
 
-def _wanted(older_than: str, budget: str | None, rejected: bool) -> Wanted:
+def _wanted(older_than: str, budget: str | None, rejected: bool, server: bool) -> Wanted:
     from segops.operate.clean import Wanted
 
     age = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", older_than)
@@ -135,6 +134,7 @@ def _wanted(older_than: str, budget: str | None, rejected: bool) -> Wanted:
         older_than=float(age[1]) * SECONDS[age[2]],
         budget=None if size is None else int(float(size[1]) * BYTES[size[2]]),
         rejected=rejected,
+        server=server,
     )
 
 

@@ -17,11 +17,12 @@ import yaml
 from segops import files, paths
 from segops.operate import branches, leftovers, prefect_history, runs, worktree
 from segops.operate.backup import KEEP_LOCK, place_of
-from segops.operate.leftovers import ON_SERVER, Piece, params_of_workspaces
+from segops.operate.leftovers import Piece, params_of_workspaces
 from segops.operate.space import Space, Tally, taken
 from segops.params.file import load_params
 from segops.pipeline import cache
 from segops.record import moved
+from segops.record.leftovers import SECONDS_OF_AN_UPLOAD
 from segops.record.lineage import tag
 from segops.record.reproduce import bundle_directory
 from segops.record.runs import LINEAGE_DIRECTORY
@@ -42,8 +43,8 @@ from segops.runtime.errors import SegopsError
 from segops.voc.cached import listed
 
 DAY = 86400.0
-UPLOAD = DAY
-"""Seconds after which no upload to a server is under way, on whatever machine."""
+NEEDED_BY_VERSIONS = ("DVC's cache", "branch of a run")
+"""Kinds of things that go where no version that stays needs them."""
 RUNS_LOCK = paths.RUNS / ".lock"
 """Held while a run in a worktree starts or is removed."""
 log = logging.getLogger("segops")
@@ -59,7 +60,7 @@ class Plan:
         total: Bytes of record, cache and state on this machine before.
         notes: What is left alone, and why.
         refused: Bytes of versions that the gate only refused, which `rejected` adds.
-        server: Address of the record, where it is a server's; its space counts apart.
+        server: Address of the server whose record is cleaned; empty where none is.
     """
 
     pieces: list[Piece] = field(default_factory=list)
@@ -72,17 +73,17 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Bytes that the clean-up frees on this machine."""
-        return freed(one for one in self.pieces if one.kind != ON_SERVER)
+        return freed(one for one in self.pieces if not one.is_on_server)
 
     @property
     def server_bytes(self) -> int:
         """Bytes that the clean-up frees on the server."""
-        return freed(one for one in self.pieces if one.kind == ON_SERVER)
+        return freed(one for one in self.pieces if one.is_on_server)
 
     @property
     def young_bytes(self) -> int:
         """Bytes on this machine that could go, but for their age."""
-        return freed(one for one in self.young if one.kind != ON_SERVER)
+        return freed(self.young)
 
 
 def freed(pieces: Iterable[Piece]) -> int:
@@ -99,11 +100,13 @@ class Wanted:
         budget: Bytes that record, cache and state may take on this machine; None: all that may go
             goes.
         rejected: Whether versions of which the ledger says but that the gate refused them may go.
+        server: Whether versions, runs and models of a record on a server may go.
     """
 
     older_than: float = 30 * DAY
     budget: int | None = None
     rejected: bool = False
+    server: bool = False
 
 
 def plan(root: Path, wanted: Wanted) -> Plan:
@@ -128,8 +131,7 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
         held.enter_context(files.exclusive(home / KEEP_LOCK, "a backup or a clean-up"))
         held.enter_context(files.exclusive(home / paths.REPRODUCE_LOCK, "a reproduction"))
         worktrees = [one for one in seen.pieces if one.kind == "worktree"]
-        for one in worktrees:
-            _remove(one)
+        worktrees = [one for one in worktrees if _remove(one)]
         held.enter_context(files.exclusive(home / RUNS_LOCK, "the start of a run"))
         for run in runs.every(home):
             if run.state == "running":
@@ -140,20 +142,27 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
         held.enter_context(locked(home, "record"))
         held.enter_context(locked(home, "registry"))
         with _planned(home, wanted, {(one.kind, one.name) for one in seen.pieces}) as found:
+            removed, is_known = [], True
             for one in found.pieces:
-                _remove(one)
-            found.pieces += worktrees
+                if one.kind in NEEDED_BY_VERSIONS and not is_known:
+                    continue
+                if _remove(one):
+                    removed.append(one)
+                elif one.versions:  # what else it needs is not known now
+                    is_known = False
+            found.pieces = removed + worktrees
     return found
 
 
-def _remove(piece: Piece) -> None:
-    """Remove a thing; one that is gone is removed, and one that git keeps stays, with a warning."""
+def _remove(piece: Piece) -> bool:
+    """Remove a thing; return False, after a warning, where git keeps it or something names it."""
     try:
-        piece.remove()
+        return piece.remove() is not False
     except FileNotFoundError:
-        pass
+        return True
     except worktree.GitError as error:
         log.warning("%s %s stays: %s", piece.kind, piece.name, error)
+        return False
 
 
 @contextmanager
@@ -178,8 +187,12 @@ def _planned(
             found.notes.append(history)
         versions: list[Held] = []
         store: Store | None = None
-        if identity(home) != LOCAL:
-            found.server = without_credentials(tracking_uri(home))
+        is_embedded = identity(home) == LOCAL
+        where = without_credentials(tracking_uri(home))
+        if wanted.server and not is_embedded:
+            found.server = where
+        elif not is_embedded:
+            found.notes.append(f"The record at {where} is a server's and stays: see --server.")
         if has_record(home):
             settings = load_params(home).registry
             store = held.enter_context(session(home, settings, create=False))
@@ -188,13 +201,15 @@ def _planned(
             refused = [one for one in kept if one.is_only_refused]
             if wanted.rejected:
                 kept = [one for one in kept if not one.is_only_refused]
-            experiments = {one.registry.experiment for _, one in every_params}
             scope = unnamed.Scope(
-                home, experiments, present_weights(home), time.time() - wanted.older_than
+                home,
+                {one.registry.experiment for _, one in every_params},
+                present_weights(home),
+                time.time() - max(wanted.older_than, 0 if is_embedded else SECONDS_OF_AN_UPLOAD),
             )
-            present = _record(store, scope, versions, kept)
+            present = _record(store, scope, versions, kept) if is_embedded or wanted.server else []
             pieces += present
-            if not wanted.rejected and refused:
+            if is_embedded and refused and not wanted.rejected:
                 others = [one for one in kept if not one.is_only_refused]
                 found.refused = freed(_record(store, scope, versions, others)) - freed(present)
         _choose(found, pieces, wanted, seen)
@@ -239,15 +254,14 @@ def _choose(
     wanted: Wanted,
     seen: Collection[tuple[str, str]] | None = None,
 ) -> None:
-    now = time.time()
-    gone = Tally(one.space for one in found.pieces if one.kind != ON_SERVER)
+    limit = time.time() - wanted.older_than
+    gone = Tally(one.space for one in found.pieces if not one.is_on_server)
     for one in sorted(pieces, key=lambda piece: (piece.time, piece.name)):
-        on_server = one.kind == ON_SERVER
-        if one.time > now - (max(wanted.older_than, UPLOAD) if on_server else wanted.older_than):
+        if one.time > limit:
             found.young.append(one)
         elif seen is not None and (one.kind, one.name) not in seen:
             continue
-        elif on_server:
+        elif one.is_on_server:
             found.pieces.append(one)
         elif wanted.budget is None or found.total - gone.bytes > wanted.budget:
             found.pieces.append(one)
@@ -261,7 +275,7 @@ def _record(
     names = {unnamed.name_of(one) for one in kept}
     return [
         Piece(
-            "record" if embedded else ON_SERVER,
+            "record" if embedded else "record on the server",
             one.name,
             one.time,
             taken(*one.directories) if embedded else Space(one.served),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from segops import paths
 from segops.operate import runs, worktree
@@ -17,7 +17,6 @@ from segops.predict.log import own_files
 from segops.record import moved
 from segops.runtime.errors import SegopsError
 
-ON_SERVER: Final = "record on the server"
 Kind = Literal[
     "record",
     "record on the server",
@@ -39,7 +38,7 @@ class Piece:
         name: What people call it.
         time: When it was made, in seconds since 1970.
         space: The space of its files.
-        remove: Removes it.
+        remove: Removes it; it returns False where something has named it since it was found.
         versions: Names of the versions that go with it.
     """
 
@@ -49,6 +48,11 @@ class Piece:
     space: Space
     remove: Callable[[], object] = field(compare=False, repr=False)
     versions: tuple[str, ...] = ()
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether its space is a server's."""
+        return self.kind == "record on the server"
 
 
 def copies(home: Path) -> Iterator[Piece]:

@@ -25,6 +25,7 @@ from segops.operate import results, worktree
 from segops.operate.turns import turn
 from segops.params.file import load_params
 from segops.pipeline import cache
+from segops.record import started
 from segops.record.lineage import started_by
 from segops.runtime.errors import SegopsError
 
@@ -270,8 +271,9 @@ def _take_over(root: Path, work: Workplace, say: Callable[[str], None]) -> None:
         if is_same and (inner / paths.RESUME).is_dir() and pipeline.running(inner) is None:
             (work.root / paths.STATE).mkdir(exist_ok=True)
             (inner / paths.RESUME).rename(work.root / paths.RESUME)
-            if (inner / paths.HISTORY).is_file():
-                (inner / paths.HISTORY).rename(work.root / paths.HISTORY)
+            for path in (paths.HISTORY, started.FILE, started.PATCH):
+                if (inner / path).is_file():
+                    (inner / path).rename(work.root / path)
             say(f"The training that run {old.name} began is continued.")
             return
 

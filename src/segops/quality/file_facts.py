@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -82,35 +82,32 @@ def read_together(
     }
     done: set[str] = set()
     read: SimpleQueue[tuple[str, dict[str, Any] | None]] = SimpleQueue()
-    failures: SimpleQueue[SegopsError] = SimpleQueue()
 
     def listen(process: subprocess.Popen[str], words: IO[bytes], own: Sequence[str]) -> None:
         for image_id in own:
             if image_id in done:
                 process.kill()  # the rest is read
                 return
-            try:
-                facts = reply(process, words, image_id)["facts"]
-            except SegopsError as error:
-                failures.put(error)
-                return
-            read.put((image_id, facts))  # before others take it for read
-            done.add(image_id)
+            read.put((image_id, reply(process, words, image_id)["facts"]))
+            done.add(image_id)  # only now do others take it for read
 
     with ExitStack() as stack:
-        listeners = stack.enter_context(ThreadPoolExecutor(processes))
+        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(1)
+        pool = stack.enter_context(ThreadPoolExecutor(processes))
+        listeners: list[Future[None]] = []
         for first in range(processes):
             own = image_ids[first::processes]
             started = stack.enter_context(apart(__name__, request | {"images": own}))
-            listeners.submit(listen, *started, own)
+            listeners.append(pool.submit(listen, *started, own))
         yielded: set[str] = set()
         for image_id in reversed(image_ids):
             if image_id not in done:
-                facts = _read_within(layout, image_id, share)
+                read.put((image_id, _read_within(layout, image_id, share)))
                 done.add(image_id)
-                read.put((image_id, facts))
-            if not failures.empty():
-                raise failures.get()
+            for one in listeners:
+                if one.done():
+                    one.result()
             while not read.empty():
                 found = read.get()
                 if found[0] not in yielded:  # two may have read it at the same time

@@ -22,8 +22,8 @@ NOT_READY = f"status != {LoggedModelStatus.READY.to_int()}"
 """MLflow compares with the number that it stores, not with the name."""
 UPLOADING = ".artifact.uploading.*"
 """Files that MLflow renames once they are complete."""
-MILLISECONDS_OF_AN_UPLOAD = 24 * 3600 * 1000
-"""On a server, a model that is incomplete for longer is not being uploaded any more."""
+SECONDS_OF_AN_UPLOAD = 86400.0
+"""On a server, what is older is not being uploaded any more, on whatever machine."""
 
 
 def remove(store: Store, root: Path, run_id: str) -> None:
@@ -36,7 +36,7 @@ def remove(store: Store, root: Path, run_id: str) -> None:
         MlflowException: MLflow does not answer.
     """
     home = paths.state_home(root) / ARTIFACTS if store.identity == LOCAL else None
-    began = time.time() * 1000 - MILLISECONDS_OF_AN_UPLOAD
+    began = 1000 * (time.time() - SECONDS_OF_AN_UPLOAD)
     for model in store.client.search_logged_models([store.experiment_id], NOT_READY):
         if model.status == LoggedModelStatus.READY:
             continue
@@ -56,14 +56,14 @@ def _delete_files(store: Store, model: LoggedModel, home: Path | None) -> None:
     """
     if home is not None:
         shutil.rmtree(home / "models" / model.model_id, ignore_errors=True)
-    elif is_served(model.artifact_location):
+    elif is_served(store, model.artifact_location):
         with suppress(MlflowException):  # a server that refuses keeps them for `mlflow gc`
             delete_served(store, model.artifact_location)
 
 
-def is_served(address: str) -> bool:
+def is_served(store: Store, address: str) -> bool:
     """Whether MLflow's server hands out the files at an address, and deletes them."""
-    return address.startswith("mlflow-artifacts:")
+    return store.uri.startswith("http") and address.startswith("mlflow-artifacts:")
 
 
 def served_bytes(store: Store, address: str) -> int:

@@ -31,8 +31,8 @@ def keep(root: Path, fingerprint: str, *, goes_on: bool) -> None:
     """
     if goes_on and _kept(root, fingerprint) is not None:
         return
-    found = lineage.origin(root)
     try:
+        found = lineage.origin(root)
         (root / FILE).unlink(missing_ok=True)
         files.write_bytes(root / PATCH, found.artifacts.get("code.patch", b""))
         kept = {
@@ -45,7 +45,7 @@ def keep(root: Path, fingerprint: str, *, goes_on: bool) -> None:
         log.warning(
             "%s was not written: %s. Record this training before the checkout has another commit.",
             root / FILE,
-            error.strerror,
+            error.strerror or error,
         )
 
 

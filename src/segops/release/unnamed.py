@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,13 @@ from segops.record.moved import ARTIFACTS
 from segops.record.pretraining import ENCODER
 from segops.record.runs import WEIGHTS, is_training
 from segops.record.tracking import LOCAL, Store, is_missing
-from segops.release.named import PIN, Held
+from segops.release.named import NEEDED, PIN, Held
 
 RUN = re.compile("[0-9a-f]{32}")
 MODEL = re.compile("m-[0-9a-f]{32}")
 PAGE = 1000
+VERSIONS_OF_MODEL = "mlflow.modelVersions"
+"""Tag of a logged model with the versions that were registered of it, as JSON; MLflow sets it."""
 log = logging.getLogger("segops")
 
 
@@ -46,7 +49,7 @@ class Unnamed:
     time: float
     directories: tuple[Path, ...]
     served: int
-    remove: Callable[[], None]
+    remove: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Scope:
             the embedded record are.
         weights: SHA-256 of the weights in workspaces, of models and of pretrained encoders, whose
             runs stay.
-        since: Time in seconds since 1970. What runs and versions that are younger started from
-            stays: they may be registered, or named, next.
+        since: Time in seconds since 1970. What is younger may be registered or named next: what it
+            was made from stays, and on a server it stays itself.
     """
 
     home: Path
@@ -75,8 +78,9 @@ def find(
     """Yield what nothing names; runs without files stay.
 
     The caller holds the locks `record` and `registry` where it removes what it gets. Other machines
-    know nothing of these locks: of a server's record, the caller removes only what is older than an
-    upload takes. Runs of a server that does not hand out their files stay, too.
+    know nothing of these locks, nor this one of their workspaces. So of a server's record stay what
+    is young, the runs of pretrainings, what versions that this user cannot read may need, and runs
+    whose files the server does not hand out.
 
     Args:
         store: The record.
@@ -95,49 +99,84 @@ def find(
     ]
     runs = {one.info.run_id: one for one in _runs(store, ids)}
     models = {one.model_id: one for one in _models(store, ids)}
-    staying = [one for one in versions if name_of(one) in kept]
-    leaving = [one for one in versions if name_of(one) not in kept]
-    # MLflow's search leaves out the id of a version's model; the address holds it.
-    kept_models = {found for one in staying for found in MODEL.findall(one.source)}
     # A run in a workspace may be registered next; one that trains writes.
     present = {
         number
         for number, run in runs.items()
         if not {run.data.tags.get(WEIGHTS), run.data.tags.get(ENCODER)}.isdisjoint(scope.weights)
     }
-    # A model cannot be made again without the encoder that it started from.
     young = {number for number, run in runs.items() if _ended(run) > scope.since}
-    tags = [one.version.tags for one in versions if one in staying or one.created > scope.since]
-    tags += [runs[one].data.tags for one in present | young]
+    tags: list[Mapping[str, str]] = [runs[one].data.tags for one in present | young]
+    tags += [one.version.tags for one in versions if one.created > scope.since]
+    staying = _with_needed(versions, kept, tags)
+    leaving = [one for one in versions if name_of(one) not in staying]
+    # A model cannot be made again without the encoder that it started from.
+    tags += [one.version.tags for one in versions if name_of(one) in staying]
     starts = {one[tag(START_FIELD)] for one in tags if tag(START_FIELD) in one}
     present |= {number for number, run in runs.items() if run.data.tags.get(ENCODER) in starts}
     training = {number for number, run in runs.items() if is_training(run)}
     others = {
         number
         for number, run in runs.items()
-        if not (_is_ours(run) and (embedded or leftovers.is_served(run.info.artifact_uri)))
+        if not _is_ours(run)
+        or not (embedded or leftovers.is_served(store, run.info.artifact_uri))
+        or not (embedded or ENCODER not in run.data.tags)
     }
-    kept_runs = {one.version.run_id for one in staying} | present | training
-    case = _Case(store, scope.home / ARTIFACTS if embedded else None, runs, models)
+    kept_runs = {one.version.run_id for one in versions if name_of(one) in staying}
+    kept_runs |= present | training
+    of_versions = _models_of(versions)
+    kept_models = {found for name in staying for found in of_versions.get(name, ())}
+    case = _Case(store, scope.home / ARTIFACTS if embedded else None, runs, models, versions)
     for model_id, model in models.items():
         run = model.source_run_id or ""
         if run in kept_runs - present - training - others and model_id not in kept_models:
-            found = [one for one in leaving if model_id in MODEL.findall(one.source)]
-            yield case.unnamed(f"model {model_id}", None, [model_id], found)
+            found = [one for one in leaving if model_id in of_versions[name_of(one)]]
+            yield from case.unnamed(f"model {model_id}", None, [model_id], found, scope.since)
     by_run: dict[str, list[str]] = {number: [] for number in runs}
     for model_id, model in models.items():
         by_run.setdefault(model.source_run_id or "", []).append(model_id)
     for run_id in (*runs, *(one for one in case.on_disk(RUN) if one not in runs)):
-        if run_id in kept_runs | others:
-            continue
-        found = [one for one in leaving if one.version.run_id == run_id]
-        its_models = by_run.get(run_id, [])
-        one = case.unnamed(f"run {run_id}", run_id, its_models, found)
-        if one.directories or one.served or found or its_models:
-            yield one
+        if run_id not in kept_runs | others:
+            found = [one for one in leaving if one.version.run_id == run_id]
+            its_models = by_run.get(run_id, [])
+            yield from case.unnamed(f"run {run_id}", run_id, its_models, found, scope.since)
     for model_id in case.on_disk(MODEL):
         if model_id not in models and model_id not in kept_models:
-            yield case.unnamed(f"model {model_id}", None, [model_id], [])
+            yield from case.unnamed(f"model {model_id}", None, [model_id], [], scope.since)
+
+
+def _with_needed(
+    versions: Sequence[Held], kept: Collection[str], tags: Sequence[Mapping[str, str]]
+) -> set[str]:
+    """Return the names of kept versions, and of those from which they, or `tags`, were made."""
+    staying, before = set(kept), -1
+    while len(staying) > before:
+        before = len(staying)
+        made = [*tags, *(one.version.tags for one in versions if name_of(one) in staying)]
+        digests = {one[tag(field)] for one in made for field in NEEDED if tag(field) in one}
+        staying |= {
+            name_of(one)
+            for one in versions
+            if not digests.isdisjoint({one.version.weights, one.version.bundle_digest})
+        }
+    return staying
+
+
+def _models_of(versions: Sequence[Held]) -> dict[str, list[str]]:
+    """Return the ids of the models of each version, by its name.
+
+    MLflow's search leaves them out; the address holds it, or names the version of which this one is
+    a copy.
+    """
+    sources = {f"models:/{one.model}/{one.version.number}": one.source for one in versions}
+    found = {}
+    for one in versions:
+        source, met = one.source, set[str]()
+        while source in sources and source not in met:
+            met.add(source)
+            source = sources[source]
+        found[name_of(one)] = MODEL.findall(source)
+    return found
 
 
 def _is_ours(run: Run) -> bool:
@@ -161,6 +200,7 @@ class _Case:
     artifacts: Path | None
     runs: dict[str, Run]
     models: dict[str, LoggedModel]
+    versions: Sequence[Held]
 
     def on_disk(self, name: re.Pattern[str]) -> list[str]:
         """Return the directories of runs, or of models, that are in the embedded record."""
@@ -171,29 +211,52 @@ class _Case:
         return sorted(one.name for one in held if name.fullmatch(one.name) and one.is_dir())
 
     def unnamed(
-        self, name: str, run_id: str | None, model_ids: Sequence[str], versions: Sequence[Held]
-    ) -> Unnamed:
-        """Return what removes a run, models and versions."""
+        self,
+        name: str,
+        run_id: str | None,
+        model_ids: Sequence[str],
+        found: Sequence[Held],
+        since: float,
+    ) -> Iterator[Unnamed]:
+        """Yield what removes a run, models and versions, unless there is nothing to remove.
+
+        Of a server's record, what is younger than `since` is left out, and what others need.
+        """
         run = self.runs.get(run_id or "")
         models = [self.models[one] for one in model_ids if one in self.models]
         directories = tuple(self._directories(run_id, model_ids))
-        addresses = self._addresses(run, models)
-        times = [one.created for one in versions]
+        times = [one.created for one in found]
         times += [one.creation_timestamp / 1000 for one in models]
         if run is not None:
             times.append(_ended(run))
         if not times:
             times = [place.stat().st_mtime for place in directories]
-        names = tuple(map(name_of, versions))
-        shown = f"{name} ({', '.join(names)})" if names else name
-        return Unnamed(
-            shown,
-            names,
-            max(times, default=0.0),
-            directories,
-            sum(leftovers.served_bytes(self.store, one) for one in addresses),
-            partial(self._remove, run, models, versions, directories, addresses),
-        )
+        time = max(times, default=0.0)
+        if self.artifacts is None and (time > since or self._is_named_elsewhere(models)):
+            return
+        addresses = self._addresses(run, models)
+        served = sum(leftovers.served_bytes(self.store, one) for one in addresses)
+        if directories or served or found or models:
+            names = tuple(map(name_of, found))
+            shown = f"{name} ({', '.join(names)})" if names else name
+            remove = partial(self._remove, run, models, found, directories, addresses)
+            yield Unnamed(shown, names, time, directories, served, remove)
+
+    def _is_named_elsewhere(self, models: Sequence[LoggedModel]) -> bool:
+        """Whether a version that is not among those read, for want of a permission, has a model."""
+        known = {(one.model, one.version.number) for one in self.versions}
+        for model in models:
+            for one in json.loads(model.tags.get(VERSIONS_OF_MODEL) or "[]"):
+                name, number = str(one["name"]), str(one["version"])
+                if (name, number) not in known:
+                    with _gone():
+                        try:
+                            self.store.client.get_model_version(name, number)
+                        except MlflowException as error:
+                            if is_missing(error):
+                                raise
+                        return True
+        return False
 
     def _directories(self, run_id: str | None, model_ids: Sequence[str]) -> Iterator[Path]:
         if self.artifacts is not None:
@@ -202,7 +265,7 @@ class _Case:
             yield from (place for place in places if place.is_dir())
 
     def _addresses(self, run: Run | None, models: Sequence[LoggedModel]) -> list[str]:
-        """Return where a server keeps the files of what it has not deleted yet."""
+        """Return where a server keeps the files of models, and of a run that is not deleted."""
         if self.artifacts is not None:
             return []
         found = [one.artifact_location for one in models]
@@ -214,22 +277,18 @@ class _Case:
         self,
         run: Run | None,
         models: Sequence[LoggedModel],
-        versions: Sequence[Held],
+        found: Sequence[Held],
         directories: Sequence[Path],
         addresses: Sequence[str],
-    ) -> None:
-        """Remove versions, files behind a server, and last the run and its models, that name it.
+    ) -> bool:
+        """Remove versions, then files behind a server, and last the run and its models.
 
-        What another machine has removed is gone; what it has named since then stays.
+        Return False, and remove nothing, if another machine has named one since it was found.
         """
         client = self.store.client
-        for one in versions:
-            with _gone():
-                now = client.get_model_version(one.model, one.version.number)
-                if now.aliases or PIN in now.tags:
-                    log.warning("%s stays: it has an alias or a pin now.", name_of(one))
-                    return
-        for one in versions:
+        if self.artifacts is None and self._is_in_use_now(run, models, found):
+            return False
+        for one in found:
             with _gone():
                 client.delete_model_version(one.model, one.version.number)
         for address in addresses:
@@ -242,11 +301,36 @@ class _Case:
                 client.delete_logged_model(model.model_id)
         for directory in directories:
             shutil.rmtree(directory)
+        return True
+
+    def _is_in_use_now(
+        self, run: Run | None, models: Sequence[LoggedModel], found: Sequence[Held]
+    ) -> bool:
+        """Whether a version has an alias or a pin by now, or a run new versions or models."""
+        client = self.store.client
+        runs = {one.version.run_id for one in found} | {one.source_run_id or "" for one in models}
+        runs |= {run.info.run_id} if run is not None else set()
+        before = {(one.model, one.version.number) for one in self.versions}
+        named = {(one.model, one.version.number) for one in found}
+        for run_id in filter(None, runs):
+            for one in client.search_model_versions(f"run_id = '{run_id}'"):
+                key = (one.name, str(one.version))
+                now = client.get_model_version(*key) if key in named else one
+                if key not in before or (key in named and (now.aliases or PIN in now.tags)):
+                    log.warning("%s version %s has a name by now: it stays.", *key)
+                    return True
+        if run is not None:
+            condition = f"source_run_id = '{run.info.run_id}'"
+            held = client.search_logged_models([run.info.experiment_id], condition)
+            if not {one.model_id for one in held} <= self.models.keys():
+                log.warning("run %s has a new model: it stays.", run.info.run_id)
+                return True
+        return False
 
 
 @contextmanager
 def _gone() -> Iterator[None]:
-    """Take what MLflow does not have any more for removed."""
+    """Ignore MLflow's answer that something does not exist."""
     try:
         yield
     except MlflowException as error:

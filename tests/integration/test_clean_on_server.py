@@ -73,6 +73,16 @@ def test_without_the_option_a_server_stays(team: tuple[Path, Path]) -> None:
     assert any("--server" in note for note in found.notes)
 
 
+def test_a_server_without_the_experiment_or_with_odd_names_is_no_error(
+    team: tuple[Path, Path], client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("it's")
+    other = made.make(tmp_path / "other", database=False)
+    made.set_params(other, registry={"experiment": "none yet"})
+    assert of_server(plan(other, NOW)) == []
+    client.delete_registered_model("it's")
+
+
 def test_an_upload_may_be_under_way_on_another_machine(
     team: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +102,30 @@ def test_runs_of_another_experiment_and_pretrainings_stay(
         client.set_tag(run, name, "0")
         client.log_text(run, "of use", "notes.txt")
     assert of_server(plan(root, NOW)) == before
+
+
+def test_what_a_person_has_added_by_other_ways_stays(
+    team: tuple[Path, Path], client: MlflowClient
+) -> None:
+    """A stage of MLflow's older kind, a copy without an alias, a model of another run."""
+    root, _ = team
+    version = client.get_model_version("segops", "2")
+    client.transition_model_version_stage("segops", "2", "Production")
+    assert not goes(root, "2")
+    client.transition_model_version_stage("segops", "2", "None")
+    client.copy_model_version("models:/segops/2", "copies")
+    assert not goes(root, "2")
+    client.delete_registered_model("copies")
+    (model,) = MODEL.findall(version.source)
+    other = client.get_model_version("segops", "1").run_id
+    client.create_registered_model("elsewhere")
+    client.create_model_version("elsewhere", f"models:/{model}", other, model_id=model)
+    assert not goes(root, "2")
+    client.delete_registered_model("elsewhere")
+    theirs = client.create_logged_model(client.get_run(other).info.experiment_id, "x", other)
+    assert not any(theirs.model_id in one for one in of_server(plan(root, NOW)))
+    client.delete_logged_model(theirs.model_id)
+    assert goes(root, "2")
 
 
 @pytest.mark.parametrize("by", ["alias", "pin", "version"])

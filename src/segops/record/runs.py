@@ -80,7 +80,7 @@ def is_training(run: Run) -> bool:
     host, _, pid = run.data.tags.get(TRAINING_PROCESS, "").rpartition(":")
     if host != socket.gethostname():
         return bool(host) and run.info.status == "RUNNING"
-    return is_alive(int(pid))
+    return pid.isdecimal() and is_alive(int(pid))
 
 
 def is_alive(pid: int) -> bool:

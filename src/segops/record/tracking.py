@@ -193,6 +193,12 @@ def require_answer(root: Path) -> None:
         )
 
 
+def quoted(name: str) -> str:
+    """Return a name as MLflow's filters take it; it may hold quotes of one kind."""
+    mark = '"' if "'" in name else "'"
+    return f"{mark}{name}{mark}"
+
+
 def is_missing(error: Exception) -> bool:
     """Whether MLflow answered that something does not exist (and did answer)."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from segops import files, paths
 from segops.params.registry import LEDGER_SUFFIX
 from segops.record.lineage import tag
-from segops.record.tracking import BusyError, Store, is_missing, locked
+from segops.record.tracking import BusyError, Store, is_missing, locked, quoted
 from segops.release.chain import Chain, Entry, EntryKind, TamperedError, finite, to_line
 from segops.runtime.errors import SegopsError
 
@@ -210,7 +210,7 @@ class Ledger:
         while True:
             try:
                 page = self.store.client.search_model_versions(
-                    f"name = '{self.name}' AND version_number >= {start}",
+                    f"name = {quoted(self.name)} AND version_number >= {start}",
                     max_results=PAGE,
                     order_by=["version_number ASC"],
                     page_token=token,

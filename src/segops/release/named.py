@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ REFUSED = "refused"
 """Reason of a version of which the ledger says nothing but that the gate did not promote it."""
 NOT_OURS = "not registered by segops"
 """Reason of a version that somebody else registered: it is not segops' to remove."""
+COPIED = re.compile("models:/(?!m-[0-9a-f]{32}$)")
+"""Address of a version that somebody copied from another one, with its tags."""
 NEEDED = {START_FIELD: "start", TEACHER_FIELD: "teacher"}
 """Field of a version's lineage that holds the weights or the bundle of another version, without
 which it cannot be made again -> what that version is to it."""
@@ -147,8 +150,11 @@ def _of_model(store: Store, root: Path, model: str) -> Iterator[Held]:
     for entity in versions.listed(store, model):
         version = versions.of_entity(entity)
         pin = ("pinned",) if PIN in version.tags else ()
-        other = () if version.bundle_digest else (NOT_OURS,)
-        names = (*by_version[version.number], *pin, *default, *other)
+        is_ours = version.bundle_digest and not COPIED.match(str(entity.source))
+        other = () if is_ours else (NOT_OURS,)
+        stage = entity.current_stage  # MLflow's older way to name a version
+        staged = (f"stage {stage}",) if stage in ("Staging", "Production") else ()
+        names = (*by_version[version.number], *pin, *staged, *default, *other)
         yield Held(
             model, version, entity.creation_timestamp / 1000, str(entity.source), names
         )  # fmt: skip

@@ -16,6 +16,7 @@ from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from segops.record import leftovers
+from segops.record.artifact import DIGEST
 from segops.record.lineage import START_FIELD, tag
 from segops.record.moved import ARTIFACTS
 from segops.record.pretraining import ENCODER
@@ -97,6 +98,8 @@ def find(
         for one in store.client.search_experiments(view_type=ViewType.ALL)
         if embedded or one.name in scope.experiments
     ]
+    if not ids:
+        return
     runs = {one.info.run_id: one for one in _runs(store, ids)}
     models = {one.model_id: one for one in _models(store, ids)}
     # A run in a workspace may be registered next; one that trains writes.
@@ -106,7 +109,8 @@ def find(
         if not {run.data.tags.get(WEIGHTS), run.data.tags.get(ENCODER)}.isdisjoint(scope.weights)
     }
     young = {number for number, run in runs.items() if _ended(run) > scope.since}
-    tags: list[Mapping[str, str]] = [runs[one].data.tags for one in present | young]
+    training = {number for number, run in runs.items() if is_training(run)}
+    tags: list[Mapping[str, str]] = [runs[one].data.tags for one in present | young | training]
     tags += [one.version.tags for one in versions if one.created > scope.since]
     staying = _with_needed(versions, kept, tags)
     leaving = [one for one in versions if name_of(one) not in staying]
@@ -114,7 +118,6 @@ def find(
     tags += [one.version.tags for one in versions if name_of(one) in staying]
     starts = {one[tag(START_FIELD)] for one in tags if tag(START_FIELD) in one}
     present |= {number for number, run in runs.items() if run.data.tags.get(ENCODER) in starts}
-    training = {number for number, run in runs.items() if is_training(run)}
     others = {
         number
         for number, run in runs.items()
@@ -131,14 +134,16 @@ def find(
         run = model.source_run_id or ""
         if run in kept_runs - present - training - others and model_id not in kept_models:
             found = [one for one in leaving if model_id in of_versions[name_of(one)]]
+            if not found and DIGEST not in model.tags:  # somebody else's
+                continue
             yield from case.unnamed(f"model {model_id}", None, [model_id], found, scope.since)
     by_run: dict[str, list[str]] = {number: [] for number in runs}
     for model_id, model in models.items():
         by_run.setdefault(model.source_run_id or "", []).append(model_id)
     for run_id in (*runs, *(one for one in case.on_disk(RUN) if one not in runs)):
-        if run_id not in kept_runs | others:
+        its_models = by_run.get(run_id, [])
+        if run_id not in kept_runs | others and kept_models.isdisjoint(its_models):
             found = [one for one in leaving if one.version.run_id == run_id]
-            its_models = by_run.get(run_id, [])
             yield from case.unnamed(f"run {run_id}", run_id, its_models, found, scope.since)
     for model_id in case.on_disk(MODEL):
         if model_id not in models and model_id not in kept_models:
@@ -234,7 +239,9 @@ class _Case:
         time = max(times, default=0.0)
         if self.artifacts is None and (time > since or self._is_named_elsewhere(models)):
             return
-        addresses = self._addresses(run, models)
+        addresses = self._addresses(run, models, found)
+        if not all(leftovers.is_served(self.store, one) for one in addresses):
+            return
         served = sum(leftovers.served_bytes(self.store, one) for one in addresses)
         if directories or served or found or models:
             names = tuple(map(name_of, found))
@@ -264,14 +271,19 @@ class _Case:
             places += [self.artifacts / run_id] if run_id else []
             yield from (place for place in places if place.is_dir())
 
-    def _addresses(self, run: Run | None, models: Sequence[LoggedModel]) -> list[str]:
-        """Return where a server keeps the files of models, and of a run that is not deleted."""
+    def _addresses(
+        self, run: Run | None, models: Sequence[LoggedModel], found: Sequence[Held]
+    ) -> list[str]:
+        """Return where a server keeps the files of models and run.
+
+        Those of a deleted run without versions were looked at before, or are `mlflow gc`'s.
+        """
         if self.artifacts is not None:
             return []
-        found = [one.artifact_location for one in models]
-        if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
-            found.append(run.info.artifact_uri)
-        return found
+        addresses = [one.artifact_location for one in models]
+        if run is not None and (found or run.info.lifecycle_stage == LifecycleStage.ACTIVE):
+            addresses.append(run.info.artifact_uri)
+        return addresses
 
     def _remove(
         self,

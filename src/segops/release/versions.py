@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from segops.record.lineage import tag
-from segops.record.tracking import Store, is_missing
+from segops.record.tracking import Store, is_missing, quoted
 from segops.runtime.errors import SegopsError
 
 CHAMPION = "champion"
@@ -115,7 +115,7 @@ def listed(store: Store, model: str) -> Iterator[ModelVersion]:
     token: str | None = None
     while True:
         page = store.client.search_model_versions(
-            f"name = '{model}'",
+            f"name = {quoted(model)}",
             max_results=PAGE,
             order_by=["version_number ASC"],
             page_token=token,
@@ -138,7 +138,7 @@ def find(store: Store, model: str, bundle_digest: str) -> Version | None:
         MlflowException: The registry does not answer.
     """
     matching = store.client.search_model_versions(
-        f"name = '{model}' AND tags.`{tag('bundle_digest')}` = '{bundle_digest}'"
+        f"name = {quoted(model)} AND tags.`{tag('bundle_digest')}` = '{bundle_digest}'"
     )
     ready = [of_entity(entity) for entity in matching if entity.status == "READY"]
     return min(ready, key=lambda version: int(version.number), default=None)

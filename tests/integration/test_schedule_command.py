@@ -308,17 +308,22 @@ def test_a_run_by_hand_that_is_killed_crashes_on_a_server_of_its_own(
     print(f"marked as crashed after {time.monotonic() - killed:.0f} s")  # noqa: T201
 
 
+def quick_to_give_up(server: Serving, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let commands use a server that they soon take for lost; its port."""
+    for name, value in server.settings().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    return int(server.address.rpartition(":")[2])
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_schedule_outlives_its_server(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ExitStack
 ) -> None:
-    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
-    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
     with serving(tmp_path) as first:
-        for name, value in first.settings().items():
-            monkeypatch.setenv(name, value)
-        port = int(first.address.rpartition(":")[2])
+        port = quick_to_give_up(first, monkeypatch)
         started = processes.enter_context(Serve(checkout))
         nightly = processes.enter_context(Serve(checkout, "--name", "nightly"))
         assert segops(checkout, "schedule", "pause", "weekly").returncode == 0
@@ -351,12 +356,8 @@ def test_a_schedule_waits_while_something_else_answers_for_its_server(
     processes: ExitStack,
     kind: str,
 ) -> None:
-    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
-    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
     with serving(tmp_path) as first:
-        for name, value in first.settings().items():
-            monkeypatch.setenv(name, value)
-        port = int(first.address.rpartition(":")[2])
+        port = quick_to_give_up(first, monkeypatch)
         started = processes.enter_context(Serve(checkout))
     with faulty(kind, port):
         until(lambda: is_away(started), 200)

@@ -17,6 +17,7 @@ from segops.operate import clean as module
 from segops.operate.clean import Plan, Wanted, clean, plan
 from segops.predict.bundle import load_bundle
 from segops.record.lineage import START_FIELD, tag
+from segops.release import unnamed
 from segops.release.audit import audit
 from segops.release.named import PIN
 from segops.release.resolve import resolved
@@ -155,6 +156,17 @@ def test_what_is_named_after_it_was_found_stays_with_its_files(
     else:
         client.delete_registered_model("theirs")
     assert goes(root, "2")
+
+
+def test_what_stays_after_all_is_not_told_as_removed(
+    team: tuple[Path, Path], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = team
+    seen = plan(root, NOW)
+    assert of_server(seen)
+    monkeypatch.setattr(unnamed._Case, "_is_in_use_now", lambda *_: True)
+    assert of_server(clean(root, NOW, seen)) == []
+    assert "2" in versions(client)
 
 
 def test_what_a_copy_or_a_training_needs_stays(

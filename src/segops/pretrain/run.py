@@ -26,6 +26,7 @@ from segops.params.augment import (
     ShiftParams,
 )
 from segops.params.file import Params, load_params
+from segops.record import started
 from segops.report.pretraining_page import write_pretraining_page
 from segops.runtime.errors import SegopsError
 from segops.runtime.networks.zoo import ModelSpec
@@ -85,6 +86,7 @@ def run(root: Path, fresh: bool = False) -> Outcome:
             checkpoint.remove(job.resume)
         elif (kept := _kept(root / paths.PRETRAINED, fingerprint(job.parts))) is not None:
             return kept
+        started.keep(root, fingerprint(job.parts), goes_on=job.resume.exists())
         found = pretrain(job)
         outcome = _write(root / paths.PRETRAINED, job, images, found, settings.report.pictures)
         checkpoint.remove(job.resume)

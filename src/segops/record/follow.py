@@ -163,7 +163,7 @@ def _run(store: Store, root: Path, history: CurveHistory, pid: int) -> str:
         run = runs.create(store, history.fingerprint)
     run_id = str(run.info.run_id)
     store.client.update_run(run_id, status="RUNNING")
-    runs.begin(store, run, root)
+    runs.begin(store, run, root, history.fingerprint)
     columns.fill(store, run_id)
     process = {runs.TRAINING_PROCESS: f"{socket.gethostname()}:{pid}"}
     runs.add_tags(store, run, process, overwrite=True)

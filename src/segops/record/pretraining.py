@@ -48,7 +48,7 @@ def record_pretraining(root: Path, result: Mapping[str, Any]) -> str:
         }
         run = by_weights.get(None) or store.client.create_run(store.experiment_id, tags=tags)
         run_id = str(run.info.run_id)
-        runs.begin(store, run, root)
+        runs.begin(store, run, root, name)
         columns.fill(store, run_id, COMMAND)
         runs.add_params(store, run, settings.flat())
         runs.add_epochs(store, run_id, result["epochs"])

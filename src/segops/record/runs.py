@@ -100,14 +100,15 @@ def put(store: Store, run_id: str, path: str, content: bytes) -> None:
         store.client.log_artifact(run_id, str(local), directory or None)
 
 
-def begin(store: Store, run: Run, root: Path) -> list[str]:
+def begin(store: Store, run: Run, root: Path, fingerprint: str = "") -> list[str]:
     """Record code, software and person in a run that does not have them yet.
 
-    Values that are set stay. The names of the tags that were set are returned.
+    They are those of the start of the training with this fingerprint where they were kept, else
+    those of now. Values that are set stay. The names of the tags that were set are returned.
     """
     if not any(name in lineage.ORIGIN_FIELDS for name in lineage.missing(run.data.tags)):
         return []
-    origin = started.origin(root, run.data.tags.get(FINGERPRINT, ""))
+    origin = started.origin(root, fingerprint)
     new = {name: value for name, value in origin.tags.items() if name not in run.data.tags}
     sources = {"environment.txt": "environment", "code.patch": lineage.PATCH_FIELD}
     for name, content in origin.artifacts.items():

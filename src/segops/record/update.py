@@ -113,7 +113,7 @@ def _fill(store: Store, run: Run, results: Results, settings: Params) -> list[st
         "learning curves": runs.add_epochs(store, run_id, curves),
         "metrics": runs.add_metrics(store, run, results.metrics()),
         "lineage": [
-            *runs.begin(store, run, results.root),
+            *runs.begin(store, run, results.root, str(results.training["fingerprint"])),
             *runs.add_tags(store, run, outcome.tags, overwrite=False),
             *_licence(store, run, results, settings),
             *_evaluated(store, store.client.get_run(run_id), results, settings),

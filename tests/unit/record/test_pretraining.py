@@ -12,13 +12,14 @@ from mlflow.artifacts import download_artifacts
 
 from segops import files, paths
 from segops.params.file import load_params
-from segops.record import pretraining
+from segops.record import pretraining, started
+from segops.record.lineage import tag
 from segops.record.pretraining import ENCODER, record_pretraining
 from segops.record.tracking import session, tracking_uri
 from segops.release import unnamed
 from segops.release.named import Held
 from segops.release.versions import Version
-from tests.support.registry_workspace import put_database
+from tests.support.registry_workspace import git, put_database
 
 
 @pytest.fixture
@@ -100,3 +101,14 @@ def test_a_clean_up_leaves_the_encoder_that_a_version_or_a_workspace_needs(root:
     assert going({"segops version 1"}, set()) == {*made[1:]}
     assert going(set(), set()) == {*made}
     assert going(set(), set(), since=-1.0) == {*made[1:]}, "a young version may be named next"
+
+
+def test_it_names_the_code_from_which_it_started(root: Path) -> None:
+    git(root, "init", "-q")
+    git(root, "commit", "-q", "--allow-empty", "-m", "first")
+    result = pretrained(root, b"weights")
+    started.keep(root, result["fingerprint"], goes_on=False)
+    before = git(root, "rev-parse", "HEAD").strip()
+    git(root, "commit", "-q", "--allow-empty", "-m", "while it ran")
+    run = client(root).get_run(record_pretraining(root, result))
+    assert run.data.tags[tag("code_commit")] == before

@@ -19,6 +19,7 @@ from prefect.schedules import Cron
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.services import critical_service_loop
 from pydantic import ValidationError
+from websockets.exceptions import WebSocketException
 
 from flows import server
 from flows.approve import approve
@@ -38,7 +39,9 @@ PRUNE_EVERY = 20
 """Looks between two prunings of runs that wait."""
 REFUSED = (400, 401, 403, 405, 422)
 """Statuses of a server's answer that do not change with time."""
-SERVER_ERRORS = (RuntimeError, OSError, httpx.HTTPError, SegopsError, *schedules.NO_PREFECT)
+CLIENT_ERRORS = (httpx.HTTPError, WebSocketException)
+"""What Prefect's client raises of its own; what these were made from says less."""
+SERVER_ERRORS = (RuntimeError, OSError, SegopsError, *CLIENT_ERRORS, *schedules.NO_PREFECT)
 """What tells that the server is away, where Prefect's runner or its client ends."""
 LOST = "Schedule %s was removed or taken over."
 log = logging.getLogger("segops")
@@ -118,7 +121,7 @@ def serve(
                 _serve_once(name, claimed, scheduled, beside, catch_up)
                 return
             except (
-                ExceptionGroup, RuntimeError, httpx.HTTPError, TransientError, *schedules.NO_PREFECT
+                ExceptionGroup, RuntimeError, TransientError, *CLIENT_ERRORS, *schedules.NO_PREFECT
             ) as error:  # fmt: skip
                 refused = _await_server(own, error)
 
@@ -169,7 +172,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:
             yield from _causes(one)
-    elif isinstance(error, httpx.HTTPError) or error.__cause__ is None:
+    elif isinstance(error, CLIENT_ERRORS) or error.__cause__ is None:
         yield error
     else:
         yield from _causes(error.__cause__)

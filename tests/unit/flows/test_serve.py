@@ -11,9 +11,12 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.services import critical_service_loop
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from flows import serve
 from segops.runtime.errors import SegopsError, TransientError
+from tests.support.no_server import faulty
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -61,6 +64,20 @@ def test_the_cause_is_found_in_what_the_client_raises() -> None:
     assert serve._is_refusal(cause)
     answer.status_code = 503
     assert not serve._is_refusal(cause)
+
+
+def test_a_page_that_answers_for_the_events_of_a_starting_runner_is_waited_out() -> None:
+    async def listen(address: str) -> None:
+        async with connect(address.replace("http", "ws")):
+            raise AssertionError
+
+    with faulty("page of a proxy") as address, pytest.raises(WebSocketException) as refused:
+        asyncio.run(listen(address))
+    error = RuntimeError("Runner failed to start: event_emitter")
+    error.__cause__ = refused.value
+    (cause,) = serve._causes(error)
+    assert isinstance(cause, serve.SERVER_ERRORS)
+    assert str(cause) == "did not receive a valid HTTP response"
 
 
 def test_a_loop_of_prefect_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

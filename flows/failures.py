@@ -7,14 +7,15 @@ and needs none.
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
+from websockets.exceptions import WebSocketException
 
 from segops import logs
 from segops.failure import shortened
@@ -26,8 +27,10 @@ LONGEST = 4000
 ENDED = "Finished in state Failed("
 AGAIN = ("Engine execution exited", "Execution of flow run", "Execution exited")
 """Beginnings of messages that repeat the exception of a failed run."""
-OBSERVER = "FlowRunCancellingObserver"
-"""Part of Prefect's runner that listens for cancellations."""
+CLIENT_ERRORS = (httpx.HTTPError, WebSocketException)
+"""What Prefect's client raises of its own where a server is away, or is none."""
+OBSERVERS = ("FlowRunCancellingObserver", "FlowRunSuspendingObserver")
+"""Parts of Prefect's runner and engine that ask the server whether to stop a run."""
 HOOK = ("Running hook 'tell'", "Hook 'tell' finished")
 """Beginnings of messages about :func:`flows.telling.tell`, which logs whom it told."""
 
@@ -60,21 +63,32 @@ for _name in ("prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
 
 
 def _in_a_line(record: logging.LogRecord) -> bool:
-    """Let Prefect's runner tell in a line that it lost its server; it goes on without."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, CancelledError):  # the runner ended what waited
-        return False
-    if error is not None:
-        record.msg, record.args = f"{record.getMessage()} {first_line(error)}".strip(), ()
-        record.exc_info = None
+    """Put the error of a record into its message, in the place of the traceback."""
+    if record.exc_info and record.exc_info[1] is not None:
+        words = f"{record.getMessage()} {first_line(record.exc_info[1])}"
+        record.msg, record.args, record.exc_info = words.strip(), (), None
     return True
 
 
+_make = logging.getLogRecordFactory()
+
+
+def _without_traceback(*some: Any, **more: Any) -> logging.LogRecord:
+    """Make a record; Prefect's records of a server that is away have no traceback."""
+    record = _make(*some, **more)
+    error = record.exc_info[1] if record.exc_info else None
+    if record.name.startswith("prefect") and isinstance(error, CLIENT_ERRORS):
+        _in_a_line(record)
+    return record
+
+
 def _is_no_observer(record: logging.LogRecord) -> bool:
-    return OBSERVER not in record.getMessage()
+    return not any(one in record.getMessage() for one in OBSERVERS)
 
 
-logging.getLogger(f"prefect.{OBSERVER}").addFilter(_in_a_line)
+logging.setLogRecordFactory(_without_traceback)
+for _name in OBSERVERS:
+    logging.getLogger(f"prefect.{_name}").addFilter(_in_a_line)
 logging.getLogger("asyncio").addFilter(_is_no_observer)
 
 

@@ -19,10 +19,10 @@ from prefect.schedules import Cron
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.services import critical_service_loop
 from pydantic import ValidationError
-from websockets.exceptions import WebSocketException
 
 from flows import server
 from flows.approve import approve
+from flows.failures import CLIENT_ERRORS
 from flows.monitor import monitor
 from flows.retrain import retrain
 from flows.signals import SIGNALS, stopped_by_signals
@@ -39,8 +39,6 @@ PRUNE_EVERY = 20
 """Looks between two prunings of runs that wait."""
 REFUSED = (400, 401, 403, 405, 422)
 """Statuses of a server's answer that do not change with time."""
-CLIENT_ERRORS = (httpx.HTTPError, WebSocketException)
-"""What Prefect's client raises of its own; what these were made from says less."""
 SERVER_ERRORS = (RuntimeError, OSError, SegopsError, *CLIENT_ERRORS, *schedules.NO_PREFECT)
 """What tells that the server is away, where Prefect's runner or its client ends."""
 LOST = "Schedule %s was removed or taken over."
@@ -271,6 +269,10 @@ async def _end(runner: Runner, serving: asyncio.Task[None], name: str, claimed: 
                 await asyncio.sleep(0.05)
     if runner.started:
         await runner.astop()
+        # Where no server answers, the runner does not end the processes that it cancels.
+        for run in runner._process_manager.flow_run_ids():
+            with suppress(ProcessLookupError):
+                await runner._process_manager.kill(run)
     else:
         serving.cancel()
     with suppress(asyncio.CancelledError, ExceptionGroup, RuntimeError, httpx.HTTPError):

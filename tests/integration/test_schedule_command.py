@@ -29,6 +29,7 @@ LONG = """
 def chosen(*_: object) -> Any:
     import time
 
+    print("sleeps", flush=True)
     time.sleep(600)
 """
 SIGNALLED = """
@@ -334,9 +335,11 @@ def test_a_schedule_outlives_its_server(
         assert deployment(second)["paused"]
         assert not deployment(second, "nightly")["paused"]
         start_run(second, "nightly")
+        until(lambda: "sleeps" in nightly.said.read_text())
     nightly.process.send_signal(signal.SIGTERM)
     assert nightly.ended() == 0
     assert "stays active: " in nightly.said.read_text()
+    assert "Traceback" not in nightly.said.read_text()
     until(lambda: is_away(started), 200)
     with closing(sqlite3.connect(tmp_path / "prefect.db")) as database, database:
         database.execute("DELETE FROM variable")  # as when it is removed just before the server is

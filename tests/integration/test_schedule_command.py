@@ -351,7 +351,7 @@ def test_a_schedule_outlives_its_server(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["status 500", "page of a proxy", "silent"])
+@pytest.mark.parametrize("kind", ["status 500", "page of a proxy"])
 def test_a_schedule_waits_while_something_else_answers_for_its_server(
     checkout: Path,
     tmp_path: Path,

@@ -281,10 +281,12 @@ def test_a_telephone(page: Tab, images: list[Path], scheme: str) -> None:
 
 def test_every_control_is_reached_by_tab(page: Tab, images: list[Path]) -> None:
     show(page, images[:2])
-    page.run("document.activeElement.blur()")
-    seen = []
-    for _ in range(12):
+    seen: list[str] = []
+    while seen.count("choose") < 2:  # Tab goes on from where the focus was: once around
+        assert len(seen) < 60, seen
         page.press("Tab")
+        if page.run("document.activeElement === document.body"):
+            continue
         seen.append(
             page.run(
                 "(() => { const one = document.activeElement;"
@@ -297,7 +299,8 @@ def test_every_control_is_reached_by_tab(page: Tab, images: list[Path]) -> None:
         )
         assert "solid" in outlines, seen
     wanted = ["choose", "choose-folder", "clear", "thumb", "overlay", "opacity", "plain"]
-    assert seen[: len(wanted)] == wanted
+    first = seen.index("choose")
+    assert seen[first : first + len(wanted)] == wanted
     assert "class" in seen
 
 

@@ -19,12 +19,14 @@ if [ "$SEGOPS_NODE" -eq 0 ]; then
   # A shell lets its background commands ignore SIGINT, and so would their children.
   env --default-signal=INT,QUIT "$@" &
   child=$!
-  trap 'kill -TERM "$child" || true' TERM INT
-  status=0
-  wait "$child" || status=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
-    status=0
-    wait "$child" || status=$?
+  trap 'signalled=yes; kill -TERM "$child" || true' TERM INT
+  status=127 # what a shell says when it waited for the command before; such an answer is not kept
+  signalled=yes
+  while [ -n "$signalled" ]; do # a signal ends the wait, not the command
+    signalled=
+    waited=0
+    wait "$child" || waited=$?
+    [ "$waited" -eq 127 ] || status=$waited
   done
   : > "$SEGOPS_RANKS/ended"
   exit "$status"

@@ -216,7 +216,10 @@ def test_a_server_that_refuses_is_told_in_a_sentence(
 
 
 def test_files_and_versions_go_and_a_clean_up_that_failed_is_finished(
-    team: tuple[Path, Path], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    team: tuple[Path, Path],
+    client: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     root, kept_at = team
     sizes = {one: one.stat().st_size for one in kept_at.rglob("*") if one.is_file()}
@@ -230,6 +233,8 @@ def test_files_and_versions_go_and_a_clean_up_that_failed_is_finished(
         cut.setattr(MlflowClient, "delete_run", fails)
         with pytest.raises(SegopsError, match="no longer"):
             clean(root, NOW, seen)
+    told = f"The clean-up ends at record on the server {name}, of which a part may be gone."
+    assert told in caplog.text
     assert "2" not in versions(client)
     gone = sum(size for one, size in sizes.items() if not one.is_file())
     assert gone == seen.server_bytes > 10_000

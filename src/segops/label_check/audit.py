@@ -24,6 +24,7 @@ from segops.predict.bundle import BundledPredictor, bundle_digest, load_bundle
 from segops.predict.parallel import images_at_once, predict_parallel
 from segops.predict.seen import of_store, seen_images
 from segops.progress import track
+from segops.quality.label_scores import Segments
 from segops.release.resolve import resolved
 from segops.report.labels_page import LabelPicture, LabelRow, write_labels_page
 from segops.runtime.bands import false_colour
@@ -174,7 +175,9 @@ def _suspicion(row: LabelRow) -> tuple[float, str]:
 
 def _row(one: JudgedLabels, split: str) -> LabelRow:
     # Without the pixels of the segments, which would grow with the number of images.
-    return LabelRow(one.image_id, split, one.score, tuple(segment for segment, _ in one.segments))
+    return LabelRow(
+        one.image_id, split, one.score, Segments(segment for segment, _ in one.segments)
+    )
 
 
 def _opened(bundle: Path, device: str, store: PackedStore) -> BundledPredictor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -142,16 +143,33 @@ def clean(root: Path, wanted: Wanted, seen: Plan) -> Plan:
         held.enter_context(locked(home, "record"))
         held.enter_context(locked(home, "registry"))
         with _planned(home, wanted, {(one.kind, one.name) for one in seen.pieces}) as found:
-            removed, is_known = [], True
+            removed, is_known = worktrees, True
             for one in found.pieces:
                 if one.kind in NEEDED_BY_VERSIONS and not is_known:
                     continue
-                if _remove(one):
+                with _told_if_it_fails(one, removed):
+                    gone = _remove(one)
+                if gone:
                     removed.append(one)
                 elif one.versions:  # what else it needs is not known now
                     is_known = False
-            found.pieces = removed + worktrees
+            found.pieces = removed
     return found
+
+
+@contextmanager
+def _told_if_it_fails(piece: Piece, removed: Sequence[Piece]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        kinds = Counter(one.kind for one in removed)
+        before = ", ".join(f"{kind}: {number}" for kind, number in kinds.items()) or "nothing"
+        log.warning(
+            "The clean-up ends at %s, of which a part may be gone. Removed before it: %s.",
+            f"{piece.kind} {piece.name}",
+            before,
+        )
+        raise
 
 
 def _remove(piece: Piece) -> bool:

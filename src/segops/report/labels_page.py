@@ -41,7 +41,7 @@ class LabelRow:
     image_id: str
     split: str
     score: float | None
-    segments: tuple[Segment, ...]
+    segments: Sequence[Segment]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segops.quality.label_scores import Segment, segments, softmin
+from segops.quality.label_scores import Segment, Segments, segments, softmin
 from segops.runtime.classes import VOID
 
 
@@ -105,3 +105,15 @@ def test_the_surest_segment_comes_first() -> None:
     assert pixels.all()
     assert (first.predicted, second.predicted) == (5, 3)
     assert (first.score, second.score) == pytest.approx((0.8, 0.6))
+
+
+def test_segments_are_kept_as_they_are() -> None:
+    given = [
+        Segment(0.1234567890123, 0, 254, (1, 2, 70_000, 4), 100_000_000),
+        Segment(1.0, 3, 0, (0, 0, 1, 1), 1),
+        Segment(0.0, 1, 2, (5, 6, 7, 8), 9),
+    ]
+    kept = Segments(given)
+    assert list(kept) == given
+    assert (len(kept), kept[1], kept[:2]) == (3, given[1], given[:2])
+    assert list(Segments(())) == []

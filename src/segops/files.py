@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -46,28 +47,33 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty temporary directory beside `target`; on success it takes `target`'s place.
 
-    Files in it are synced first. On an exception nothing is left and `target` is untouched.
+    Files in it are synced first. On an exception nothing is left and `target` is untouched. What
+    killed processes left beside `target` is removed.
     """
     temporary = _beside(target)
     temporary.mkdir()
     try:
-        with _naming(target):
-            yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _sync(path)
-        if target.exists():
-            old = _beside(target)
-            old.mkdir()
-            target.rename(old / target.name)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-        _sync(target.parent)
+        with _held(temporary):
+            with _naming(target):
+                yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _sync(path)
+            if target.exists():
+                old = _beside(target)
+                old.mkdir()
+                target.rename(old / target.name)
+                temporary.rename(target)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(target)
+            _sync(target.parent)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+    # Only now: what was killed between two renames holds the only copy of the old content.
+    before, after = glob.escape(f".{target.name}."), glob.escape(target.suffix)
+    _remove_abandoned(target.parent, f"{before}{8 * '[0-9a-f]'}{after}")
 
 
 @contextmanager
@@ -241,8 +247,8 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
     A killed process leaves its directories. The next process of the same user removes them: the
     lock of each is free then.
     """
-    place = str(parent or tempfile.gettempdir())
-    _remove_abandoned(place)
+    place = parent or Path(tempfile.gettempdir())
+    _remove_scratch(place)
     while True:
         with (
             tempfile.TemporaryDirectory(prefix=SCRATCH, dir=place) as name,
@@ -254,8 +260,13 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
 
 
 @cache
-def _remove_abandoned(place: str) -> None:
-    for path in Path(place).glob(f"{SCRATCH}*"):
+def _remove_scratch(place: Path) -> None:
+    _remove_abandoned(place, f"{SCRATCH}*")
+
+
+def _remove_abandoned(place: Path, pattern: str) -> None:
+    """Remove directories that no process holds any more."""
+    for path in place.glob(pattern):
         with suppress(OSError):
             if path.lstat().st_uid == os.getuid():
                 with _held(path) as is_held:

@@ -16,6 +16,7 @@ from segops.pipeline import tracked
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 from tests.integration.conftest import dvc, segops, set_params
+from tests.support.registry_workspace import git
 from tools.sample import generate
 
 
@@ -121,6 +122,20 @@ def test_dvc_is_not_started_on_a_pipe(workspace: Path) -> None:
         assert "JPEGImages/pipe.jpg: a pipe\n" in str(refused.value)
         assert "JPEGImages/zero: a device" in str(refused.value)
         assert "gone: a link that leads nowhere" in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["src", "tests/unit"])
+def test_data_do_not_go_where_git_tracks_files(place: str, workspace: Path, own: Path) -> None:
+    (workspace / place).mkdir(parents=True, exist_ok=True)
+    (workspace / place / "mine.py").touch()
+    git(workspace, "add", "--force", place)
+    set_params(workspace, data={"path": place})
+    done = segops(workspace, "data", "use", str(own))
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert f"{place}: git tracks files in it" in said
+    assert "Set data.path in params.yaml to a directory of its own" in said
+    assert (workspace / place / "mine.py").is_file()
 
 
 @pytest.mark.parametrize("name", ["a@b", "a$HOME b\u00e4"])

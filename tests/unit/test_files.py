@@ -154,3 +154,37 @@ def test_a_killed_process_leaves_scratch_that_the_next_one_removes(
         assert link.is_dir()
         alive.communicate()
     assert set(tmp_path.iterdir()) == {foreign, link}
+
+
+LEAVES_DIRECTORY = """
+import sys
+from pathlib import Path
+from segops import files
+with files.atomic_directory(Path(sys.argv[1])) as temporary:
+    (temporary / "file").write_text("x")
+    print(temporary, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_process_leaves_a_directory_that_the_next_one_removes(tmp_path: Path) -> None:
+    target = tmp_path / "voc[1].d"
+    code = [sys.executable, "-c", LEAVES_DIRECTORY, str(target)]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(code, stdin=pipe, stdout=pipe, text=True) as killed,
+        subprocess.Popen(code, stdin=pipe, stdout=pipe, text=True) as alive,
+    ):
+        left, held = (Path(one.stdout.readline().strip()) for one in (killed, alive) if one.stdout)
+        killed.kill()
+        killed.wait()
+        others = {tmp_path / ".voc[1].d.mine.d", tmp_path / ".other.0123abcd.d"}
+        for other in others:
+            other.mkdir()
+        with files.atomic_directory(target):
+            assert left.is_dir()
+        assert not left.exists()
+        assert held.is_dir()
+        alive.communicate()
+    assert alive.returncode == 0
+    assert set(tmp_path.iterdir()) == {target, *others}

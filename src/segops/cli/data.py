@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -180,6 +181,6 @@ def _track(root: Path, target: Path, data: DataParams) -> None:
     counts = ", ".join(f"{len(ids)} {name}" for name, ids in lists.items())
     console.say(
         f"{target} holds {counts} images; DVC tracks it as {digest}.\n"
-        f"Next: `git add {target}.dvc`, check data.classes and validate.required_classes in "
-        "params.yaml, then `segops run`."
+        f"Next: `git add {shlex.quote(f'{target}.dvc')}`, check data.classes and "
+        "validate.required_classes in params.yaml, then `segops run`."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,5 +51,6 @@ def require_images_alone(data: DataParams, command: str) -> None:
             raise SegopsError(
                 f"params.yaml: {key} needs {name} in {data.path}, which `{command}` would replace "
                 f"by data without it. Set {key} to null and run the command again; to use {name} "
-                f"afterwards, put it into {data.path}, `dvc add {data.path}`, and set the key."
+                f"afterwards, put it into {data.path}, `dvc add {shlex.quote(data.path)}`, and set "
+                "the key."
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -108,8 +109,9 @@ def reproduce(
             if status == NO_DATA:
                 raise SegopsError(
                     f"{name}: its data ({version.tags[tag('data_md5')]}) are neither in DVC's "
-                    f"cache nor in a remote: {said} Put the data back (`dvc add {kept.data_path}`, "
-                    "or a remote that has them), and repeat the command."
+                    f"cache nor in a remote: {said} Put the data back "
+                    f"(`dvc add {shlex.quote(kept.data_path)}`, or a remote that has them), and "
+                    "repeat the command."
                 )
             made = None if status else _made(tree / kept.project)
             if made is None:

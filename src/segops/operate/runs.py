@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -231,7 +232,7 @@ def _prepare(root: Path, home: Path, tree: Path, commit: str, overrides: Mapping
     if not (inner / f"{data}.dvc").is_file():
         raise SegopsError(
             f"{data}.dvc: not in commit {commit[:12]}, and a run in a worktree has only what is "
-            f"committed. `dvc add {data}`, `git add {data}.dvc` and `git commit` put it there."
+            f"committed. {_added(data)} put it there."
         )
 
 
@@ -243,8 +244,16 @@ def _tell(root: Path, work: Workplace, say: Callable[[str], None]) -> None:
     if changed := worktree.uncommitted(root, *read):
         say(f"Not in this run, because not committed: the changes of {', '.join(changed)}.")
     if _is_untracked(root, data):
-        say(f"Not in this run: content of {data} that DVC does not track. `dvc add {data}`, "
-            f"`git add {data}.dvc` and `git commit` bring it in.")  # fmt: skip
+        say(
+            f"Not in this run: content of {data} that DVC does not track. {_added(data)} bring it "
+            "in."
+        )
+
+
+def _added(data: str) -> str:
+    """Return the commands that bring data into a commit."""
+    directory, pointer = shlex.quote(data), shlex.quote(f"{data}.dvc")
+    return f"`dvc add {directory}`, `git add {pointer}` and `git commit`"
 
 
 def _is_untracked(root: Path, data: str) -> bool:

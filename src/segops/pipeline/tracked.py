@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,15 +72,22 @@ def require_tracked(root: Path, data: Path) -> None:
     """Raise if the data directory has content that DVC does not track and that would be lost.
 
     Raises:
-        SegopsError: It holds content that is not tracked.
+        SegopsError: It holds content that DVC does not track, or git does.
     """
     pointer = _pointer(data)
+    with opened(root) as repository:
+        in_git = repository.scm.is_tracked(str(root / data))
+    if in_git:
+        raise SegopsError(
+            f"{data}: git tracks files in it, so DVC cannot track it. Set data.path in params.yaml "
+            "to a directory of its own, such as data/voc."
+        )
     if not (root / data).exists():
         return
     if not (root / pointer).is_file() or not is_unchanged(root, str(pointer)):
         raise SegopsError(
             f"{data}: holds content that DVC does not track and that would be lost. "
-            f"`dvc add {data}` tracks it; or move it away."
+            f"`dvc add {shlex.quote(str(data))}` tracks it; or move it away."
         )
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from segops.importers.files import files_below, place, unnamed
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, load_labels
 from segops.importers.splits import SPELLINGS
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import Photographs
-from segops.runtime.masks import read_mask
+from segops.runtime.images import MASK_FORMATS, read_content
+from segops.runtime.masks import ids_of
 from segops.voc.layout import TEST
 from segops.words import counted
 
@@ -98,7 +98,8 @@ def read(path: Path, images: str | None = None) -> Source:
 
 
 def _draw(mask: Path, size: tuple[int, int]) -> Drawn:
-    ids = read_mask(mask, Photographs(most_pixels(size)))
+    content = read_content(mask)
+    ids = ids_of(load_labels(content, str(mask), MASK_FORMATS, size), content, str(mask))
     if (ids > LAST).any():
         raise SegopsError(f"{mask}: id {int(ids.max())}; expected label ids of 0 to {LAST}.")
     table = np.zeros(256, np.int32)

@@ -16,10 +16,18 @@ import numpy as np
 from segops.importers.coco import annotation_files, described, orphans, read_categories, read_images
 from segops.importers.files import Photographs
 from segops.importers.json_files import identifier, require
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels, noted
+from segops.importers.source import (
+    VOID_NAME,
+    Drawn,
+    Source,
+    SourceImage,
+    indexed,
+    load_labels,
+    noted,
+)
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image, read_content
+from segops.runtime.images import MASK_FORMATS, read_content
 
 
 def read(path: Path, images: str | None = None) -> Source:
@@ -76,13 +84,11 @@ def _draw(
     size: tuple[int, int],
 ) -> Drawn:
     content = read_content(mask)
-    image = load_image(content, str(mask), MASK_FORMATS, most_pixels(size), DATA_KEY)
+    image = load_labels(content, str(mask), MASK_FORMATS, size)
     if image.mode not in ("RGB", "RGBA"):
         raise SegopsError(f"{mask}: mode {image.mode}; expected segment ids as RGB.")
-    rgb = np.asarray(image).astype(np.int64)
-    keys, inverse = np.unique(
-        rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2], return_inverse=True
-    )
+    rgb = np.asarray(image).astype(np.int32)
+    keys, indices = indexed(rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2])
     labels = (VOID_NAME, *categories.values())
     places = {category: index for index, category in enumerate(categories, 1)}
     table = {0: 0}
@@ -91,7 +97,6 @@ def _draw(
         if category not in places:
             raise SegopsError(f"{file}: category {category} is not in `categories`.")
         table[require(segment, "id", file, int)] = places[category]
-    if unknown := [str(key) for key in keys.tolist() if key not in table]:
+    if unknown := [str(key) for key in keys if key not in table]:
         raise SegopsError(f"{mask}: segments {', '.join(unknown[:5])} are not in {file.name}.")
-    indices = np.array([table[key] for key in keys.tolist()], np.int32)[inverse]
-    return Drawn(labels, indices.reshape(rgb.shape[:2]))
+    return Drawn(labels, np.array([table[key] for key in keys], np.int32)[indices])

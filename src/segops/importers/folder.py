@@ -10,16 +10,15 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from segops.importers.files import files_below, place, unnamed
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, most_pixels
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, indexed, load_labels
 from segops.importers.splits import SPELLINGS, Lists, split_of_path
 from segops.progress import track
 from segops.runtime.classes import VOC_CLASSES, VOID, hexadecimal, palette
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import DATA_KEY, PHOTOGRAPH_FORMATS, load_image, read_content
+from segops.runtime.images import PHOTOGRAPH_FORMATS, read_content
 from segops.runtime.masks import stored_values
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
@@ -178,7 +177,7 @@ def _image_id(key: str) -> str:
 
 def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | None) -> Drawn:
     content = read_content(mask)
-    image = load_image(content, str(mask), PHOTOGRAPH_FORMATS, most_pixels(size), DATA_KEY)
+    image = load_labels(content, str(mask), PHOTOGRAPH_FORMATS, size)
     if threshold is not None:
         if image.mode not in ("1", "L", "LA"):
             raise SegopsError(
@@ -192,18 +191,17 @@ def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | N
             "greyscale with --threshold."
         )
     if image.mode in ("1", "L", "P") and not colors:
-        drawn = _by_value(stored_values(image, content))
+        values, indices = indexed(stored_values(image, content))
+        drawn = Drawn(tuple(map(str, values)), indices)
         return replace(drawn, colors=_shown(image, drawn.labels)) if image.mode == "P" else drawn
     if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         raise SegopsError(
             f"{mask}: mode {image.mode}; expected values or colours of 8 bits a channel."
         )
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
-    keys, indices = np.unique(
-        rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_inverse=True
-    )
-    names = tuple(hexadecimal((key >> 16, key >> 8 & 255, key & 255)) for key in keys.tolist())
-    return Drawn(names, indices.reshape(rgb.shape[:2]).astype(np.int32))
+    keys, indices = indexed(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2])
+    names = tuple(hexadecimal((key >> 16, key >> 8 & 255, key & 255)) for key in keys)
+    return Drawn(names, indices)
 
 
 def _shown(image: Image.Image, values: Sequence[str]) -> tuple[str, ...]:
@@ -212,12 +210,6 @@ def _shown(image: Image.Image, values: Sequence[str]) -> tuple[str, ...]:
     given = np.asarray(image.getpalette("RGB") or [], np.uint8)
     channels[: len(given)] = given
     return tuple(hexadecimal(channels[3 * int(one) :][:3].tolist()) for one in values)
-
-
-def _by_value(values: NDArray[np.uint8]) -> Drawn:
-    met, indices = np.unique(values, return_inverse=True)
-    labels = tuple(str(value) for value in met.tolist())
-    return Drawn(labels, indices.reshape(values.shape).astype(np.int32))
 
 
 def names_of_ids(classes: Sequence[str]) -> dict[str, str]:

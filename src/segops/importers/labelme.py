@@ -24,13 +24,13 @@ from segops.importers.source import (
     Drawn,
     Source,
     SourceImage,
-    most_pixels,
+    load_labels,
     noted,
 )
 from segops.importers.splits import split_of_path
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image
+from segops.runtime.images import MASK_FORMATS
 
 REGIONS = ("polygon", "rectangle", "circle", "mask")
 """Kinds of shapes that have an area; points and lines have none."""
@@ -114,7 +114,7 @@ def _shape(shape: Mapping[str, Any], file: Path, size: tuple[int, int]) -> Shape
     first = checked(outline, size, corners=1)[0]
     if kind == "mask":
         content = base64.b64decode(require(shape, "mask", file, str), validate=True)
-        part = load_image(content, f"{file}: mask", MASK_FORMATS, most_pixels(size), DATA_KEY)
+        part = load_labels(content, f"{file}: mask", MASK_FORMATS, size, part=True)
         pixels = np.asarray(part.convert("L")) > 0
         return Shape(label, pixels=pixels, at=(int(first[0]), int(first[1])))
     if len(outline) != 2:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from segops.importers import folder
-from segops.importers.source import SourceImage, most_pixels
+from segops.importers.source import SourceImage, load_labels
 from segops.importers.splits import SPELLINGS, Division, divide, find_lists, read_lists
 from segops.importers.write import given_splits, identified
 from segops.params.data import DataParams
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import DATA_KEY, PHOTOGRAPH_FORMATS, load_image, read_content
+from segops.runtime.images import PHOTOGRAPH_FORMATS, read_content
 from segops.voc.layout import IMAGES, LISTS, MASKS, PHOTOGRAPH_SUFFIXES, TRAIN, VAL
 from segops.voc.use import find_layout
 
@@ -151,7 +151,7 @@ def _labels(images: Sequence[SourceImage], data: DataParams) -> list[str]:
 def _has_two_values(mask: Path) -> bool:
     """Whether nearly all values of a grey JPEG are those of black and white, and some are white."""
     content = read_content(mask)
-    image = load_image(content, str(mask), PHOTOGRAPH_FORMATS, most_pixels((0, 0)), DATA_KEY)
+    image = load_labels(content, str(mask), PHOTOGRAPH_FORMATS, (0, 0))
     values = np.asarray(image.convert("L"))
     white = values > 253
     return bool(white.any() and (white | (values < 2)).mean() > 0.75)

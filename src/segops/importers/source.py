@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import MAX_PIXELS
+from segops.runtime.images import DATA_KEY, MAX_PIXELS, load_image, stored_size
 
 BACKGROUND = "background"
 VOID_NAME = "void"
@@ -74,12 +76,39 @@ class Source:
     notes: tuple[str, ...] = field(default=())
 
 
-def most_pixels(size: tuple[int, int]) -> int:
-    """Most pixels of a mask whose photograph, of width and height `size`, is within its own limit.
+def load_labels(
+    content: bytes, name: str, formats: Sequence[str], size: tuple[int, int], *, part: bool = False
+) -> Image.Image:
+    """Decode an image of labels; its header must say the size of its photograph.
 
-    That of the photograph is `data.max_pixels`, so no other parameter is needed for the mask.
+    Args:
+        content: The file's bytes.
+        name: Name of the file in error messages.
+        formats: As of :func:`segops.runtime.images.load_image`.
+        size: Width and height of the photograph; zeros: not known.
+        part: Whether the image may be smaller, because it is of one object.
+
+    Raises:
+        SegopsError: The image has another size, which is found before a pixel is decoded; or as
+            :func:`segops.runtime.images.load_image`.
     """
-    return max(MAX_PIXELS, size[0] * size[1])
+    own = size
+    with suppress(Exception):  # of damaged bytes, which are told of below
+        own = stored_size(BytesIO(content))
+    fits = own[0] <= size[0] and own[1] <= size[1] if part else own == size
+    if any(size) and not fits:
+        raise SegopsError(
+            f"{name}: {own[0]} x {own[1]} pixels, its photograph {size[0]} x {size[1]}."
+        )
+    return load_image(content, name, formats, max(MAX_PIXELS, size[0] * size[1]), DATA_KEY)
+
+
+def indexed(values: NDArray[np.integer]) -> tuple[list[int], NDArray[np.int32]]:
+    """Return the distinct values of an array, sorted, and for each element the index of its own."""
+    flat = values.ravel()
+    # Most pixels have the value of the pixel before, and sorting all of them takes long.
+    met = np.unique(flat[np.diff(flat, prepend=flat[:1] ^ 1) != 0])
+    return met.tolist(), np.searchsorted(met, values).astype(np.int32)
 
 
 def explained(error: Exception, where: Path | str) -> str:

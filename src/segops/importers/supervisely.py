@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from segops.importers.files import files_below, unnamed
 from segops.importers.json_files import read_object, require, stated_size
 from segops.importers.polygons import Shape, by_opencv, draw, points, rectangle
-from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, most_pixels, noted
+from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, load_labels, noted
 from segops.importers.splits import SPELLINGS
 from segops.progress import track
 from segops.runtime.errors import SegopsError
-from segops.runtime.images import DATA_KEY, MASK_FORMATS, load_image
+from segops.runtime.images import MASK_FORMATS
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
 
 REGIONS = ("polygon", "rectangle", "bitmap")
@@ -115,7 +115,7 @@ def _bitmap(text: str, file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     content = inflater.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
     if not inflater.eof:
         raise ValueError("a bitmap that is cut off or too large")
-    image = load_image(content, f"{file}: bitmap", MASK_FORMATS, most_pixels(size), DATA_KEY)
+    image = load_labels(content, f"{file}: bitmap", MASK_FORMATS, size, part=True)
     # The alpha channel is the mask; older files have one channel.
     channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
     return np.asarray(channel) > 0

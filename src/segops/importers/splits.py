@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 import yaml
 
@@ -178,17 +179,30 @@ def _text(path: Path) -> str:
 
 
 def _tabled(path: Path) -> Lists | None:
+    text = _text(path)
     try:
         # All values are texts: 2011_000003 is a number otherwise.
-        tree = yaml.load(_text(path), yaml.BaseLoader)
+        tree = yaml.load(text, yaml.BaseLoader)
+        node: Any = yaml.compose(text, yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SegopsError(f"{path}: the lists of splits cannot be read: {error}.") from None
+    if not isinstance(tree, dict):
+        return None
     entries: list[tuple[str, str]] = []
-    for name, listed in tree.items() if isinstance(tree, dict) else ():
-        if (split := SPELLINGS.get(str(name).lower())) and isinstance(listed, list):
-            if not all(isinstance(one, str) and one.strip() for one in listed):
-                raise SegopsError(f"{path}: {name}: expected a list of names of images.")
-            entries += [(split, one.strip()) for one in listed]
+    given = Counter(key.value for key, _ in node.value)
+    for name, listed in tree.items():
+        split = SPELLINGS.get(str(name).lower())
+        if split is None or listed == "":  # a key without a value names nothing
+            continue
+        if given[name] > 1:
+            raise SegopsError(f"{path}: {name}: given {given[name]} times; expected once.")
+        is_list = isinstance(listed, list)
+        if not is_list or not all(isinstance(one, str) and one.strip() for one in listed):
+            raise SegopsError(
+                f"{path}: {name}: expected a list of names of images, as in `{name}: [a.png, "
+                "b.png]`."
+            )
+        entries += [(split, one.strip()) for one in listed]
     return Lists(path, tuple(entries)) if entries else None
 
 
@@ -215,7 +229,7 @@ def divide(
         given: Image id -> its split, or None.
         classes: Image id -> ids of the classes that it holds, for `stratify`.
         before: Image id -> its split in the data that are in place, if they were divided in the
-            same way; `stratify` keeps these.
+            same way; these are kept.
 
     Returns:
         Image id -> split. Images without a split are left out.
@@ -237,11 +251,11 @@ def divide(
         shares = shares or {VAL: VAL_SHARE}
         free = [image_id for image_id in given if splits.get(image_id, TRAIN) == TRAIN]
         groups = _groups(free, division.group)
+        kept = {key: before[one] for key, ids in groups.items() for one in ids if one in before}
         if division.stratify:
-            kept = {key: before[ids[0]] for key, ids in groups.items() if ids[0] in before}
             chosen = _stratified(groups, shares, classes, kept)
         else:
-            chosen = _by_rank(groups, shares)
+            chosen = _by_rank(groups, shares, kept)
         for key, split in chosen.items():
             splits |= dict.fromkeys(groups[key], split)
     for split in (TRAIN, VAL):
@@ -274,10 +288,18 @@ def _rank(key: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _by_rank(groups: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -> dict[str, str]:
-    """Return the split of each group by its rank; of enough groups, each split gets one."""
-    splits = {}
+def _by_rank(
+    groups: Mapping[str, Sequence[str]], shares: Mapping[str, float], kept: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the split of each group by its rank; of enough groups, each split gets one.
+
+    Groups that are `kept` stay in their split: chance may have put none into val, and one of more
+    groups now would.
+    """
+    splits = dict(kept)
     for key in groups:
+        if key in kept:
+            continue
         rank, low = _rank(key), 0.0
         splits[key] = TRAIN
         for split, share in shares.items():

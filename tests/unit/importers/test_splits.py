@@ -27,6 +27,25 @@ def test_added_images_move_no_other_image() -> None:
     assert {image_id: after[image_id] for image_id in IDS} == before
 
 
+@pytest.mark.parametrize("stratify", [False, True])
+def test_images_that_are_added_to_few_groups_move_none(stratify: bool) -> None:
+    """A new image may come first in its group, and new groups may be those that chance takes."""
+    division = Division(shares={"val": 0.3}, group="^(s[0-9]+)", stratify=stratify)
+
+    def divided(names: list[str], before: dict[str, str]) -> dict[str, str]:
+        given: dict[str, str | None] = dict.fromkeys(names)
+        return divide(division, given, {one: [int(one[1:3]) % 4] for one in names}, before)
+
+    for first in range(40):
+        groups = [f"s{number:02d}" for number in range(first, first + 6)]
+        names = [f"{group}_{one}" for group in groups for one in "bc"]
+        before = divided(names, {})
+        more = [f"{group}_a" for group in groups] + [f"s{99 - one}_a" for one in range(4)]
+        after = divided([*more, *names], before)
+        assert {name: after[name] for name in names} == before
+        assert all(after[f"{group}_a"] == before[f"{group}_b"] for group in groups)
+
+
 def test_groups_stay_together() -> None:
     division = Division(shares={"val": 0.3}, group=r"scene_(\d+)_.*")
     splits = divide(division, NONE, CLASSES, {})
@@ -106,7 +125,7 @@ def named(*names: str) -> dict[Path, str]:
     [
         ("split.yaml", "train: [images/a.png, b]\nval:\n- c.png\n"),
         ("split.json", '{"training": ["a", "b.png"], "valid": ["c"]}'),
-        ("split.yaml", "train: [a]\ntraining: [b]\nval: [c]\nepochs: [3]\n"),
+        ("split.yaml", "train: [a]\ntraining: [b]\nval: [c]\nepochs: [3]\ntest:\nnc: 2\nnc: 3\n"),
     ],
 )
 def test_lists_in_a_file(tmp_path: Path, name: str, content: str) -> None:
@@ -157,7 +176,15 @@ def test_names_of_digits_and_items_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "lists.yaml"
     path.write_text("train: [2011_000003, 0010, true]\n")
     assert [line for _, line in read_lists(path).entries] == ["2011_000003", "0010", "true"]
-    for text in ("train: [[a]]", "a: &a [x, x]\ntrain: [*a, *a]", "train: [" * 3000, "train: [a"):
+    for text in (
+        "train: [a]\nval: [b]\ntest: lists/test.txt",
+        '{"train": ["a"], "test": {"x": "b"}}',
+        "train: [a]\ntrain: [b]\nval: [c]",
+        "train: [[a]]",
+        "a: &a [x, x]\ntrain: [*a, *a]",
+        "train: [" * 3000,
+        "train: [a",
+    ):
         path.write_text(text)
         with pytest.raises(SegopsError, match=r"lists\.yaml"):
             read_lists(path)

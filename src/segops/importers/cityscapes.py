@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from segops.importers.files import files_below, place, unnamed
-from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, load_labels
+from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, load_labels, noted
 from segops.importers.splits import SPELLINGS
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import MASK_FORMATS, read_content
-from segops.runtime.masks import ids_of
+from segops.runtime.masks import ids_of, read_mask
 from segops.voc.layout import TEST
 from segops.words import counted
 
@@ -50,7 +50,7 @@ IMAGE = "_leftImg8bit.png"
 
 
 def read(path: Path, images: str | None = None) -> Source:
-    """Read all images of train and val that have label ids, fine before coarse.
+    """Read all images that have label ids, fine before coarse; of test those with a class alone.
 
     Args:
         path: The directory that holds ``gtFine`` or ``gtCoarse``, and ``leftImg8bit``.
@@ -60,41 +60,44 @@ def read(path: Path, images: str | None = None) -> Source:
         SegopsError: There are no label ids.
     """
     photographs = place(images, path) if images else path / "leftImg8bit"
-    found: dict[str, SourceImage] = {}
+    if not photographs.is_dir():
+        raise SegopsError(f"{photographs}: no such directory of photographs. --images names it.")
+    found: dict[Path, SourceImage] = {}
     problems: list[str] = []
-    tests: set[str] = set()
+    tests: set[Path] = set()
     for kind in ("gtFine", "gtCoarse"):
         masks = sorted((path / kind).glob(f"*/*/*_{kind}{IDS}"))
         for mask in track(masks, f"reading {path / kind}"):
             image_id = mask.name.removesuffix(f"_{kind}{IDS}")
             split, city = mask.parent.parent.name, mask.parent.name
             photograph = photographs / split / city / f"{image_id}{IMAGE}"
-            if image_id in found:
-                continue
-            if split == TEST:  # its labels are not public: the masks hold no class
-                tests.add(image_id)
+            if photograph in found:
                 continue
             if not photograph.is_file():
                 problems.append(f"{mask}: its photograph {photograph} is missing")
                 continue
-            found[image_id] = SourceImage(
+            with noted(problems, mask):
+                if split == TEST and not _holds_class(mask):  # the benchmark's are not public
+                    tests.add(photograph)
+                    continue
+            found[photograph] = SourceImage(
                 image_id, photograph, (mask,), partial(_draw, mask), SPELLINGS.get(split.lower())
             )
     if not found and not problems:
         raise SegopsError(f"{path}: holds no gtFine/SPLIT/CITY/*_gtFine{IDS}.")
     notes = [f"{counted(len(tests), 'image')} of the test split without labels left out."]
-    named = {image.photograph for image in found.values()}
-    others = {
-        file
-        for file in files_below(photographs, (".png",))
-        if file.name.endswith(IMAGE) and file.name.removesuffix(IMAGE) not in tests
-    }
+    tests -= set(found)
+    others = {file for file in files_below(photographs, (".png",)) if file.name.endswith(IMAGE)}
     return Source(
         tuple(found.values()),
         (*CLASSES.values(), VOID_NAME),
         tuple(problems),
-        (*(notes if tests else ()), *unnamed(others - named)),
+        (*(notes if tests else ()), *unnamed(others - set(found) - tests)),
     )
+
+
+def _holds_class(mask: Path) -> bool:
+    return bool(np.isin(read_mask(mask), list(CLASSES)).any())
 
 
 def _draw(mask: Path, size: tuple[int, int]) -> Drawn:

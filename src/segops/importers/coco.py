@@ -19,7 +19,7 @@ from pycocotools import mask as rle
 
 from segops.importers.files import Photographs, files_below
 from segops.importers.json_files import identifier, read_object, read_tree, require, stated_size
-from segops.importers.polygons import checked
+from segops.importers.polygons import checked, points
 from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, explained, noted
 from segops.importers.splits import SPELLINGS, split_of_path
 from segops.progress import track
@@ -141,16 +141,18 @@ def described(
         SegopsError: The photograph cannot be told, or the entry lacks a value.
     """
     name = require(entry, "file_name", file, str)
-    photograph = photographs.find(name, file.parent, file)
     below = file.relative_to(source) if file != source else Path(file.name)
-    split = split_of(file) or split_of_path(below)
+    split = split_of(file.stem) or split_of_path(below)
+    photograph = photographs.find(
+        name, file.parent, file, lambda path: split in map(split_of, path.parts[:-1])
+    )
     split = split or split_of_path(photograph.relative_to(photographs.root))
     return photograph, stated_size(entry, "width", "height", f"{file}: image {name}"), split
 
 
-def split_of(file: Path) -> str | None:
-    """Return the split in a file's name, as in ``instances_val2017.json``; None without one."""
-    words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", file.stem.lower())]
+def split_of(name: str) -> str | None:
+    """Return the split in a name, such as ``instances_val2017``; None without one."""
+    words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", name.lower())]
     splits = [SPELLINGS[word] for word in words if word in SPELLINGS]
     return splits[0] if splits else None
 
@@ -194,12 +196,15 @@ def _encoded(segmentation: Any, size: tuple[int, int]) -> Any:
         for outline in segmentation:
             if not isinstance(outline, list) or len(outline) % 2:
                 raise ValueError("expected a list of outlines, each x, y, x, y, …")
-            checked(np.asarray(outline, np.float64).reshape(-1, 2), size)
+            checked(points([outline[at : at + 2] for at in range(0, len(outline), 2)]), size)
         return rle.merge(rle.frPyObjects(segmentation, height, width))
-    given = segmentation["size"]
+    if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
+        raise ValueError("expected a list of outlines, or an object with `size` and `counts`")
+    given, counts = segmentation["size"], segmentation["counts"]
     if given != [height, width]:
         raise ValueError(f"its size is {given} (height, width), its photograph {height} x {width}")
-    counts = segmentation["counts"]
+    if not isinstance(counts, (str, list)):
+        raise ValueError("expected `counts` as a text or as a list of whole numbers")
     runs = decompressed(counts) if isinstance(counts, str) else counts
     if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != width * height:
         raise ValueError(f"its runs are not those of {width} x {height} pixels")

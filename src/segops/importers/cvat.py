@@ -6,6 +6,8 @@ order of the file, with pycocotools' rule, as CVAT's own export of masks draws t
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -133,9 +135,12 @@ def _number(element: ElementTree.Element, key: str, usual: float | None = None) 
     if text is None and usual is not None:
         return float(usual)
     try:
-        return float(text or "")
+        number = float(text or "")
     except ValueError:
-        raise ValueError(f"`{key}` of {element.tag} is {text}; expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"`{key}` of {element.tag} is {text}; expected a number")
+    return number
 
 
 def _whole(element: ElementTree.Element, key: str, usual: int | None = None) -> int:
@@ -192,8 +197,14 @@ def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape:
             raise ValueError(f"a mask of {width} x {height} pixels is larger than its photograph")
         part = _run_lengths(element.get("rle", ""), width, height)
         return Shape(label, pixels=part, at=(left, top))
-    pairs = [pair.split(",") for pair in element.get("points", "").split(";")]
-    return Shape(label, [points([[float(value) for value in pair] for pair in pairs])])
+    text = element.get("points", "")
+    try:
+        pairs = [[float(value) for value in pair.split(",")] for pair in text.split(";")]
+    except ValueError:
+        raise ValueError(
+            f"`points` of {element.tag} is {text[:60] or 'empty'}; expected pairs as in 1.5,2;3,4"
+        ) from None
+    return Shape(label, [points(pairs)])
 
 
 def _ellipse(element: ElementTree.Element, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -210,8 +221,11 @@ def _ellipse(element: ElementTree.Element, size: tuple[int, int]) -> NDArray[np.
 
 def _run_lengths(text: str, width: int, height: int) -> NDArray[np.bool_]:
     """Return the pixels of a mask, bool (H, W): runs by rows, the first of them outside."""
-    runs = [int(value) for value in text.replace(" ", "").split(",")]
-    if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height:
+    spaceless = text.replace(" ", "")
+    if not re.fullmatch(r"\d{1,12}(,\d{1,12})*", spaceless):
+        raise ValueError(f"`rle` of mask is {text[:80] or 'empty'}; expected runs as in 3,4,1")
+    runs = [int(value) for value in spaceless.split(",")]
+    if min(width, height) < 1 or sum(runs) != width * height:
         raise ValueError(f"a mask whose runs are of {sum(runs)} pixels, not {width} x {height}")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     pixels: NDArray[np.bool_] = flat.reshape(height, width)

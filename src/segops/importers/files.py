@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
@@ -85,7 +85,13 @@ class Photographs:
         """Say whether a photograph has this name, without directories."""
         return PurePosixPath(name.replace("\\", "/")).name in self._by_name
 
-    def find(self, name: str, near: Path, where: Path | str) -> Path:
+    def find(
+        self,
+        name: str,
+        near: Path,
+        where: Path | str,
+        prefers: Callable[[Path], bool] = lambda _: False,
+    ) -> Path:
         """Return the photograph that an annotation names.
 
         Args:
@@ -93,6 +99,8 @@ class Photographs:
                 the user names it), or its name.
             near: The directory of the annotation.
             where: The annotation in messages.
+            prefers: Whether one of several photographs of its name, by its path below the directory
+                of the photographs, is likelier than others.
 
         Raises:
             SegopsError: There is none of its name, or there are several.
@@ -102,7 +110,8 @@ class Photographs:
             if path := self._by_path.get(os.path.normpath((start / given).absolute())):
                 return path
         named = closest(self._by_name.get(given.name, []), given.parts[:-1])
-        return _only(named, f"{where}: its image {name}", self.root)
+        likely = [path for path in named if prefers(path.relative_to(self.root))]
+        return _only(likely or named, f"{where}: its image {name}", self.root)
 
     def of_stem(self, stem: str, where: Path | str) -> Path:
         """Return the photograph of a name without suffix; see :meth:`find`."""

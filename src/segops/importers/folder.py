@@ -14,7 +14,7 @@ from PIL import Image
 
 from segops.importers.files import files_below, place, unnamed
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, indexed, load_labels
-from segops.importers.splits import SPELLINGS, Lists, split_of_path
+from segops.importers.splits import Lists, id_below, split_of_path
 from segops.progress import track
 from segops.runtime.classes import VOC_CLASSES, VOID, hexadecimal, palette
 from segops.runtime.errors import SegopsError
@@ -172,7 +172,7 @@ def _starred(key: str, pattern: str | None) -> str:
 
 def _image_id(key: str) -> str:
     *directories, name = key.split("/")
-    return "_".join([*(part for part in directories if part.lower() not in SPELLINGS), name])
+    return id_below(directories, name)
 
 
 def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | None) -> Drawn:

@@ -158,10 +158,15 @@ def points(flat: object) -> Outline:
     Raises:
         ValueError: These are no pairs.
     """
-    outline = np.asarray(flat, np.float64)
-    if outline.ndim != 2 or outline.shape[1] != 2:
+    if not isinstance(flat, list) or not flat or not all(map(_is_pair, flat)):
         raise ValueError(f"points {str(flat)[:60]}; expected pairs of x and y")
-    return outline
+    return np.asarray(flat, np.float64)
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) for x in value)
+    )
 
 
 def turned(outline: Outline, center: tuple[float, float], angle: float) -> Outline:

@@ -212,6 +212,11 @@ def split_of_path(relative: PurePath) -> str | None:
     return splits[0] if splits else None
 
 
+def id_below(directories: Iterable[str], name: str) -> str:
+    """Return the id of an image in directories: their names but those of splits, and its own."""
+    return "_".join([*(one for one in directories if one.lower() not in SPELLINGS), name])
+
+
 def divide(
     division: Division,
     given: Mapping[str, str | None],

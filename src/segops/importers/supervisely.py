@@ -20,7 +20,7 @@ from segops.importers.files import files_below, unnamed
 from segops.importers.json_files import read_object, require, stated_size
 from segops.importers.polygons import Shape, by_opencv, draw, points, rectangle
 from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, load_labels, noted
-from segops.importers.splits import SPELLINGS
+from segops.importers.splits import SPELLINGS, id_below
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import MASK_FORMATS
@@ -77,9 +77,8 @@ def _image(file: Path, root: Path) -> SourceImage:
     folders = [part for part in file.parent.parent.relative_to(root).parts if part != "datasets"]
     tags = [require(tag, "name", file, str) for tag in tree.get("tags") or ()]
     splits = [SPELLINGS[name.lower()] for name in (*folders, *tags) if name.lower() in SPELLINGS]
-    prefix = [folder for folder in folders if folder.lower() not in SPELLINGS]
     return SourceImage(
-        image_id="_".join([*prefix, photograph.stem]),
+        image_id=id_below(folders, photograph.stem),
         photograph=photograph,
         origin=(file,),
         draw=partial(_draw, file),

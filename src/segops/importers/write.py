@@ -17,7 +17,7 @@ from segops import files
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Labelling, Rules, labelling
 from segops.importers.source import Source, SourceImage, explained
-from segops.importers.splits import Division, divide, read_lists
+from segops.importers.splits import Division, divide, id_below, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -182,6 +182,8 @@ def _far_from_asked(division: Division, counts: Mapping[str, int]) -> list[str]:
 def identified(source: Source) -> list[SourceImage]:
     """Return the images; those of the same id in different splits get the split's name before it.
 
+    Where photographs of different directories still have the same id, all ids get the directories.
+
     Raises:
         SegopsError: The source has problems, or an image's id or format cannot be used.
     """
@@ -195,6 +197,7 @@ def identified(source: Source) -> list[SourceImage]:
         if len(splits) == len(same[image.image_id]) > 1 and None not in splits:
             image = replace(image, image_id=f"{image.split}_{image.image_id}")
         images.append(image)
+    images = _by_directories(images)
     kept: dict[str, SourceImage] = {}
     problems = list(source.problems)
     for image in images:
@@ -227,6 +230,23 @@ def identified(source: Source) -> list[SourceImage]:
             )
     _refuse(problems)
     return list(kept.values())
+
+
+def _by_directories(images: list[SourceImage]) -> list[SourceImage]:
+    """Return the images with ids of directories and name, if names alone are not enough.
+
+    The directories are those below the one that holds all photographs, without names of splits.
+    """
+    places = {image.photograph: image.image_id for image in images}
+    if len(places) < len(images) or len(set(places.values())) == len(places):
+        return images
+    root = Path(os.path.commonpath([place.parent for place in places]))
+    return [
+        replace(image, image_id=id_below(image.photograph.parent.relative_to(root).parts, image_id))
+        if (image_id := image.image_id) == image.photograph.stem
+        else image
+        for image in images
+    ]
 
 
 def _refuse(problems: Iterable[str]) -> None:

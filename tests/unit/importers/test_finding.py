@@ -153,7 +153,7 @@ def test_lists_of_an_export_of_cvat(source: Path, root: Path, run_import: Run) -
     ],
 )  # fmt: skip
 def test_splits_are_whole_words(name: str, split: str | None) -> None:
-    assert split_of(Path(f"{name}.json")) == split
+    assert split_of(name) == split
 
 
 def test_splits_of_directories_of_coco(source: Path, run_import: Run) -> None:
@@ -166,6 +166,36 @@ def test_splits_of_directories_of_coco(source: Path, run_import: Run) -> None:
         "2 photographs that no annotation or list names left out, such as "
         f"{source}/train/unused.png.",
     )
+
+
+def test_the_split_of_an_annotation_file_tells_of_two(source: Path, run_import: Run) -> None:
+    for split in ("train", "val"):
+        pictures(source / f"{split}2017", "0.png")
+        write_json(source / f"annotations/instances_{split}2017.json", small_coco("0.png"))
+    layout = run_import("coco", source).layout
+    assert (layout.ids("train"), layout.ids("val")) == (("train_0",), ("val_0",))
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat", "labelme"])
+def test_photographs_of_one_name_get_their_directories(
+    source: Path, root: Path, run_import: Run, form: str
+) -> None:
+    names = ["cam1/0.png", "cam1/1.png", "cam2/train/0.png"]
+    pictures(source, *names)
+    if form == "coco":
+        write_json(source / "instances.json", small_coco(*names))
+    for name in names if form == "labelme" else ():
+        shape = {"label": "cat", "points": [[1, 1], [10, 1], [10, 8]]}
+        tree = {"imagePath": Path(name).name, "shapes": [shape]}
+        write_json((source / name).with_suffix(".json"), tree)
+    if form == "cvat":
+        shape = '<polygon label="cat" points="1,1;10,1;10,8"/>'
+        images = "".join(f'<image name="{name}">{shape}</image>' for name in names)
+        (source / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    # labelme's directories tell the split of one image, so val is taken from the others.
+    run_import(form, source, share="val=0.4", group="(cam1_0|cam)")
+    found = {path.stem for path in (root / "data/voc/JPEGImages").iterdir()}
+    assert found == {"cam1_0", "cam1_1", "cam2_0"}
 
 
 def test_official_annotations_of_coco(source: Path, run_import: Run) -> None:

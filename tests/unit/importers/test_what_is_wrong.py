@@ -168,6 +168,15 @@ def test_an_ellipse_of_cvat_is_that_of_its_export() -> None:
         ('<polygon label="a" points="1,2,3;4,5,6;7,8,9"/>', "pairs of x and y"),
         ('<polygon points="1,1;10,1;10,8"/>', "without a label"),
         ('<box label="a" xtl="x" ytl="4" xbr="14" ybr="6"/>', "`xtl` of box is x"),
+        ('<polygon label="a" points="1,1;2"/>', "expected pairs of x and y"),
+        ('<polygon label="a" points=""/>', "`points` of polygon is empty; expected pairs as in"),
+        ('<polygon label="a"/>', "`points` of polygon is empty; expected pairs as in"),
+        ('<polygon label="a" points="1,x;2,2;3,1"/>', "`points` of polygon is 1,x;2,2;3,1; exp"),
+        ('<ellipse label="a" cx="5" cy="5" rx="inf" ry="2"/>', "`rx` of ellipse is inf; expected"),
+        (
+            '<mask label="a" left="0" top="0" width="2" height="2" rle="1,x"/>',
+            "`rle` of mask is 1,x; expected runs as in 3,4,1",
+        ),
     ],
 )
 def test_shapes_that_cvat_does_not_write(shape: str, words: str) -> None:
@@ -293,3 +302,32 @@ def test_results_without_an_area(source: Path, root: Path, run_import: Run) -> N
     write_json(source / "e.json", [{"id": 1, "image": "a.png", "tag": []}])
     with pytest.raises(SegopsError, match="not as JSON-MIN"):
         run_import("label-studio", source)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        (7, "expected a list of outlines, or an object with `size` and `counts`"),
+        ("abc", "expected a list of outlines, or an object with `size` and `counts`"),
+        ({"size": [HEIGHT, WIDTH]}, "expected a list of outlines, or an object with `size`"),
+        ({"size": [HEIGHT, WIDTH], "counts": 5}, "expected `counts` as a text or as a list"),
+        ({"size": [HEIGHT, WIDTH], "counts": ["a"]}, "its runs are not those of 20 x 10 pixels"),
+        ([["a", 1, 2, 2, 3, 1]], "expected pairs of x and y"),
+        ([[None, 1, 2, 2, 3, 1]], "expected pairs of x and y"),
+        ([5], "expected a list of outlines, each x, y, x, y"),
+    ],
+)
+def test_objects_of_coco_without_an_outline(
+    source: Path, run_import: Run, segmentation: Any, words: str
+) -> None:
+    pictures(source, "a.png", "b.png")
+    tree = small_coco("a.png", "b.png")
+    tree["annotations"][1]["segmentation"] = segmentation
+    write_json(source / "instances.json", tree)
+    with pytest.raises(SegopsError, match=words) as refused:
+        run_import("coco", source)
+    assert "Error" not in str(refused.value)
+    tree["annotations"][1].pop("segmentation")
+    write_json(source / "instances.json", tree)
+    with pytest.raises(SegopsError, match=r"annotation 1.*expected a list of outlines"):
+        run_import("coco", source)

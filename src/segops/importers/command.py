@@ -99,12 +99,15 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
     else:
         _refuse_others(form, options)
     source = read_source(form, path, **reading)
-    identified(source)
     rules = Rules(names, parsed_merges(options.merge), frozenset(options.ignore), classes)
     said = {key: str(value) for key, value in asdict(options).items() if value}
     origin = {"format": form, "source": str(path.resolve()), "options": said}
     # Planned before anything is written: parameters that do not fit the classes are refused.
-    named = labelling(rules, source.labels).classes
+    try:
+        named = labelling(rules, source.labels).classes
+    except SegopsError:
+        identified(source)  # labels may be unknown because of what is wrong with the source
+        raise
     edit = plan(root, _changed_params(settings, named) if named else {})
     how = settings.data.reading
     imported = write(source, target, rules, division, origin, options.without, how)

@@ -89,7 +89,7 @@ class Labelling:
         ]
         if len(self.unmapped) > SHOWN:
             lines.append(f"{len(self.unmapped) - SHOWN} more labels are not mapped")
-        return [*lines, self.remedy] if lines else []
+        return lines
 
     def _named(self, label: str) -> str:
         return f"{label} (shown as {self.colors[label]})" if label in self.colors else label

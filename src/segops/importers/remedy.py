@@ -14,7 +14,7 @@ import numpy as np
 from segops.importers import folder
 from segops.importers.source import SourceImage, load_labels
 from segops.importers.splits import SPELLINGS, Division, divide, find_lists, read_lists
-from segops.importers.write import given_splits, identified
+from segops.importers.write import given_splits, identified, refuse
 from segops.params.data import DataParams
 from segops.runtime.classes import VOC_CLASSES, VOID
 from segops.runtime.errors import SegopsError
@@ -111,7 +111,9 @@ def _tried(
     division = Division(lists)
     read = folder.read(root, images, masks, lists=read_lists(lists) if lists else None)
     found = identified(read)
-    splits = given_splits(found, division)
+    problems: list[str] = []
+    splits = given_splits(found, division, problems)
+    refuse(problems)
     divide(division, splits, {}, {})
     options += [] if lists is None else ["--lists", str(lists)]
     options += [] if VAL in splits.values() else ["--share", SHARE]

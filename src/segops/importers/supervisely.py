@@ -48,26 +48,27 @@ def read(path: Path, images: str | None = None) -> Source:
         require(one, "title", meta, str)
         for one in require(read_object(meta), "classes", meta, list)
     ]
+    labels = dict.fromkeys([BACKGROUND, *classes])
     found: list[SourceImage] = []
     problems: list[str] = []
     for file in track(files_below(path, (".json",)), f"reading {path}"):
         if file.parent.name == "ann":
             with noted(problems, file):
-                found.append(_image(file, path))
+                found.append(_image(file, path, labels))
     if not found and not problems:
         raise SegopsError(f"{path}: holds no DATASET/ann/*.json.")
-    labels = dict.fromkeys([BACKGROUND, *classes])
     photographs = {f for f in files_below(path, PHOTOGRAPH_SUFFIXES) if f.parent.name == "img"}
     notes = unnamed(photographs - {image.photograph for image in found})
     return Source(tuple(found), tuple(labels), tuple(problems), notes)
 
 
-def _image(file: Path, root: Path) -> SourceImage:
+def _image(file: Path, root: Path, labels: dict[str, None]) -> SourceImage:
+    """Return an image, and add the labels of its objects."""
     photograph = file.parent.parent / "img" / file.stem
     tree = read_object(file)
-    kinds = {
-        require(one, "geometryType", file, str) for one in require(tree, "objects", file, list)
-    }
+    objects = require(tree, "objects", file, list)
+    kinds = {require(one, "geometryType", file, str) for one in objects}
+    labels |= dict.fromkeys(require(one, "classTitle", file, str) for one in objects)
     if not photograph.is_file():
         raise SegopsError(f"{file}: its photograph {photograph} is missing")
     if others := sorted(kinds - set(REGIONS)):

@@ -17,7 +17,7 @@ from segops import files
 from segops.importers.formats import FORMATS
 from segops.importers.labelling import Labelling, Rules, labelling
 from segops.importers.source import Source, SourceImage, explained
-from segops.importers.splits import Division, divide, id_below, read_lists
+from segops.importers.splits import VAL_SHARE, Division, divide, id_below, read_lists
 from segops.progress import track
 from segops.runtime.classes import VOID
 from segops.runtime.errors import SegopsError
@@ -32,6 +32,7 @@ from segops.voc.layout import (
     IMAGES,
     MASKS,
     PHOTOGRAPH_SUFFIXES,
+    VAL,
     Layout,
     is_id,
     open_layout,
@@ -114,12 +115,13 @@ def write(
         SegopsError: Something is wrong with the source; all of it is listed. Or none of the
             unwanted images is in it.
     """
-    images, problems = identified(source), list[str]()
-    given = given_splits(images, division)
+    images, problems = _identified(source)
+    given = given_splits(images, division, problems)
     wanted = set(without_ids({"source": tuple(given)}, unwanted)["source"])
     images = [image for image in images if image.image_id in wanted]
     given = {image_id: split for image_id, split in given.items() if image_id in wanted}
     if not images:
+        refuse(problems)
         raise SegopsError("the source holds no image with labels.")
     table = labelling(rules, source.labels)
     origin = {**origin, "division": _described(division)}
@@ -149,7 +151,7 @@ def write(
         for image_id, held, problem in track(done, f"importing to {target}", len(images)):
             classes[image_id] = held
             problems += [problem] if problem else []
-        _refuse([*problems, *table.problems()])
+        refuse([*problems, *table.problems()], table.remedy if table.unmapped else "")
         splits = divide(division, given, classes, before)
         for split in ALL_SPLITS:
             if ids := sorted(image_id for image_id, own in splits.items() if own == split):
@@ -164,17 +166,18 @@ def write(
     rest = len(given) - len(splits)
     notes = [f"{counted(rest, 'image')} of no split left out."] if rest else []
     counts = Counter(splits.values())
-    notes += _far_from_asked(division, counts)
+    if VAL not in given.values():
+        notes += _far_from_shares(division.shares or {VAL: VAL_SHARE}, counts)
     return Imported(Layout(target, reading), table.classes, counts, (*source.notes, *notes))
 
 
-def _far_from_asked(division: Division, counts: Mapping[str, int]) -> list[str]:
-    """Return a sentence for each split whose share is far from the one asked for."""
+def _far_from_shares(shares: Mapping[str, float], counts: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each split whose share is far from the one that it should have."""
     total = sum(counts.values())
     return [
-        f"{split} has {counts[split]} of {total} images, {share:.0%} were asked for: a hash "
+        f"{split} has {counts[split]} of {total} images and should have {share:.0%}: a hash "
         "divides a few images or groups unevenly. --stratify divides them evenly."
-        for split, share in division.shares.items()
+        for split, share in shares.items()
         if abs(counts[split] / total - share) > share / 2
     ]
 
@@ -187,6 +190,13 @@ def identified(source: Source) -> list[SourceImage]:
     Raises:
         SegopsError: The source has problems, or an image's id or format cannot be used.
     """
+    images, problems = _identified(source)
+    refuse(problems)
+    return images
+
+
+def _identified(source: Source) -> tuple[list[SourceImage], list[str]]:
+    """Return the images that can be read, and a line on each problem with others."""
     found = source.images
     same: dict[str, list[SourceImage]] = {}
     for image in found:
@@ -200,6 +210,7 @@ def identified(source: Source) -> list[SourceImage]:
     images = _by_directories(images)
     kept: dict[str, SourceImage] = {}
     problems = list(source.problems)
+    unfit: set[str] = set()
     for image in images:
         image_id, suffix = image.image_id, image.photograph.suffix.lower()
         other = kept.setdefault(image_id, image)
@@ -214,6 +225,7 @@ def identified(source: Source) -> list[SourceImage]:
                 "Rename one of them."
             )
         if suffix not in PHOTOGRAPH_SUFFIXES:
+            unfit.add(image_id)
             problems.append(
                 f"{image.photograph}: expected a photograph of suffix "
                 f"{', '.join(PHOTOGRAPH_SUFFIXES)}. Save it as PNG."
@@ -223,13 +235,13 @@ def identified(source: Source) -> list[SourceImage]:
             or image_id != image_id.strip()
             or len(os.fsencode(f"{image_id}{PHOTOGRAPH_SUFFIXES[suffix]}")) > LONGEST
         ):
+            unfit.add(image_id)
             problems.append(
                 f"{str(image.photograph)!r}: would have the id {image_id!r}; expected printable "
                 f"characters without slashes and spaces at the ends, {LONGEST} bytes with the "
                 "suffix at most. Rename it or its directory."
             )
-    _refuse(problems)
-    return list(kept.values())
+    return [image for image_id, image in kept.items() if image_id not in unfit], problems
 
 
 def _by_directories(images: list[SourceImage]) -> list[SourceImage]:
@@ -249,24 +261,33 @@ def _by_directories(images: list[SourceImage]) -> list[SourceImage]:
     ]
 
 
-def _refuse(problems: Iterable[str]) -> None:
+def refuse(problems: Iterable[str], remedy: str = "") -> None:
+    """Refuse an import that has problems; the remedy of some of them follows the list.
+
+    Raises:
+        SegopsError: There is a problem.
+    """
     lines = list(dict.fromkeys(problems))
     if lines:
-        shown = "\n  ".join(lines)
+        shown = "\n  ".join([*lines, *([remedy] if remedy else [])])
         raise SegopsError(f"nothing was imported; {len(lines)} problem(s):\n  {shown}")
 
 
-def given_splits(images: Sequence[SourceImage], division: Division) -> dict[str, str | None]:
+def given_splits(
+    images: Sequence[SourceImage], division: Division, problems: list[str]
+) -> dict[str, str | None]:
     """Return image id -> split by the user's lists, else by the source; None where not said.
 
+    What the lists name that is not there, or twice, becomes a line of `problems`.
+
     Raises:
-        SegopsError: The lists cannot be read, or name what is not there, or name an image twice.
+        SegopsError: The lists cannot be read.
     """
     if division.lists is None:
         return {image.image_id: image.split for image in images}
     lists = read_lists(division.lists)
-    splits, problems = lists.match({image.photograph: image.image_id for image in images})
-    _refuse(problems)
+    splits, wrong = lists.match({image.photograph: image.image_id for image in images})
+    problems += wrong
     return {image.image_id: splits.get(image.photograph) for image in images}
 
 

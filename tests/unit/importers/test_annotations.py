@@ -341,6 +341,9 @@ def test_supervisely(source: Path, root: Path, run_import: Run) -> None:
     expected[box(25, 15, 36, 26)] = 2
     expected[box(33, 1, 39, 5)] = 2
     np.testing.assert_array_equal(masks(root)["a"], expected)
+    write_json(source / "meta.json", {"classes": [{"title": "cat"}]})  # dog is in use alone
+    assert run_import("supervisely", source).classes == ("background", "cat", "dog")
+    assert run_import("supervisely", source, ignore=("dog",)).classes == ("background", "cat")
 
 
 def encoded_brush(values: NDArray[np.uint8]) -> list[int]:

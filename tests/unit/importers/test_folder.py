@@ -262,7 +262,7 @@ def test_a_split_far_from_its_share_is_said(source: Path, run_import: Run) -> No
         greyscale(source / f"masks/seq{index // 2:02d}_{index % 2}.png", CRACK)
     asked = {"values": "0=a,255=b", "group": r"seq(\d+)", "share": "val=0.25"}
     (note,) = run_import("folder", source, **asked).notes
-    assert note.startswith("val has 6 of 8 images, 25% were asked for")
+    assert note.startswith("val has 6 of 8 images and should have 25%")
     assert run_import("folder", source, **asked, stratify=True).notes == ()
 
 

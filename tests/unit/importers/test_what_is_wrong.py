@@ -331,3 +331,38 @@ def test_objects_of_coco_without_an_outline(
     write_json(source / "instances.json", tree)
     with pytest.raises(SegopsError, match=r"annotation 1.*expected a list of outlines"):
         run_import("coco", source)
+
+
+def test_all_problems_are_listed_and_counted_at_once(source: Path, run_import: Run) -> None:
+    """Those of files that are missing, of annotations, and of labels."""
+    pictures(source, "a.png", "b.png", "c.png")
+    tree = small_coco("a.png", "b.png", "c.png", "gone.png")
+    tree["annotations"][0]["segmentation"] = [[1, 1, 2]]
+    tree["annotations"][1]["segmentation"] = []
+    write_json(source / "instances.json", tree)
+    with pytest.raises(SegopsError, match=r"; 3 problem\(s\):") as refused:
+        run_import("coco", source)
+    for words in ("gone.png", "annotation 0", "annotation 1"):
+        assert words in str(refused.value)
+    pictures(source / "f/images", "a.png", "b.gif.png")
+    for name, value in (("a", 0), ("b.gif", 9)):
+        mask = np.full((HEIGHT, WIDTH), value, np.uint8)
+        conftest.greyscale(source / f"f/masks/{name}.png", mask)
+    with pytest.raises(SegopsError, match=r"; 1 problem\(s\):\n  label 9 .*\n  Name the classes"):
+        run_import("folder", source / "f", values="0=a,1=b")
+
+
+def test_a_far_off_share_is_told_of_also_where_none_was_given(
+    source: Path, run_import: Run
+) -> None:
+    pictures(source / "images", "00.png", "01.png", "02.png", "09.png", "0x.png")
+    for file in (source / "images").iterdir():
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[0] = 1
+        conftest.greyscale(source / "masks" / file.name, mask)
+    imported = run_import("folder", source, values="0=a,1=b")
+    held = imported.images["val"]
+    assert imported.notes == (
+        (f"val has {held} of 5 images and should have 20%: a hash divides a few images or groups "
+         "unevenly. --stratify divides them evenly."),
+    )  # fmt: skip

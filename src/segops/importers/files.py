@@ -18,6 +18,7 @@ def files_below(root: Path, suffixes: Collection[str]) -> Iterator[Path]:
 
     Links to directories are followed, save back to a directory that holds the link. What is no
     directory counts as a file: its reader refuses what it cannot read.
+    :func:`is_litter` is left out.
 
     Raises:
         OSError: A directory cannot be read.
@@ -30,8 +31,16 @@ def files_below(root: Path, suffixes: Collection[str]) -> Iterator[Path]:
             inner.clear()
             continue
         above[directory] = holders | {real}
-        inner.sort()
-        yield from (directory / n for n in sorted(names) if Path(n).suffix.lower() in suffixes)
+        inner[:] = sorted(one for one in inner if not is_litter([one]))
+        for file in sorted(names):
+            if Path(file).suffix.lower() in suffixes and not is_litter([], file):
+                yield directory / file
+
+
+def is_litter(directories: Iterable[str], name: str = "") -> bool:
+    """Whether a directory is hidden, or what an archive of macOS holds beside the files."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in directories)
+    return hidden or name.startswith("._")
 
 
 def _refuse(error: OSError) -> None:

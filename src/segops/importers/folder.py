@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from segops.importers.files import files_below, place, unnamed
+from segops.importers.files import unnamed
+from segops.importers.names import Named, found_files, match
 from segops.importers.source import VOID_NAME, Drawn, Source, SourceImage, indexed, load_labels
 from segops.importers.splits import Lists, id_below, split_of_path
 from segops.progress import track
@@ -20,21 +20,6 @@ from segops.runtime.classes import VOC_CLASSES, VOID, hexadecimal, palette
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import PHOTOGRAPH_FORMATS, read_content
 from segops.runtime.masks import stored_values
-from segops.voc.layout import PHOTOGRAPH_SUFFIXES
-
-IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "photos", "rgb")
-MASK_NAMES = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclass"),
-    *("gt", "groundtruth", "ground_truth", "ann", "seg", "lbl"),
-)
-"""Names of directories of photographs and of masks, in lower case, by which they are known."""
-WILDCARDS = "*?["
-AFFIXES = tuple(
-    f"{separator}{name}"
-    for separator in "_-."
-    for name in ("mask", "masks", "label", "labels", "gt", "seg", "segmentation", "l")
-)
-"""Ends of a mask's name, before its suffix, that its photograph lacks."""
 
 
 def read(
@@ -54,10 +39,11 @@ def read(
     Args:
         path: The directory.
         images: Photographs: a directory, or a pattern such as `*/left/*.png`; None: directories of
-            a usual name below `path`. A directory, also that before the first wildcard of a
-            pattern, is found by :func:`segops.importers.files.place`.
-        masks: Masks, likewise. What the only `*` in the last part of a pattern stands for belongs
-            together too: `images/img_*.png` and `masks/gt_*.png`.
+            a usual name below `path`, else those such as `train` beside `train_labels`. A
+            directory, also that before the first wildcard of a pattern, is found by
+            :func:`segops.importers.files.place`.
+        masks: Masks, likewise. What the only `*` in a part of a pattern stands for belongs
+            together: `*/img_*.png` and `*_labels/gt_*.png`.
         colors: Whether the colours of a palette are the labels, not the values.
         threshold: The smallest grey value that counts as foreground, 1 to 255.
         lists: The photographs that count; others need no mask. None: all do.
@@ -65,23 +51,17 @@ def read(
     Raises:
         SegopsError: There are no such files.
     """
-    photographs = _files(path, images, IMAGE_NAMES, "--images")
-    labels = _files(path, masks, MASK_NAMES, "--masks")
+    photographs, labels = found_files(path, images, masks)
     problems = [*_rivals(photographs, "--images"), *_rivals(labels, "--masks")]
-    by_key: dict[str, list[Path]] = {}
-    for key, same in labels.items():
-        for name in _names_of(key, masks):
-            by_key.setdefault(name, []).extend(same)
-    ids = {own[0]: _image_id(key) for key, own in photographs.items()}
+    ids = {own[0].path: _image_id(key) for key, own in photographs.items()}
     listed = set(ids) if lists is None else set(lists.match(ids)[0])
+    named = {key: own[0] for key, own in photographs.items() if own[0].path in listed}
+    matched = match(named.values(), [one for same in labels.values() for one in same])
     draw = partial(_draw, colors=colors, threshold=threshold)
     users: dict[Path, Path] = {}
     found = []
-    for key, (photograph, *_) in track(photographs.items(), f"reading {path}"):
-        if photograph not in listed:
-            continue
-        keys = key, _starred(key, images), PurePosixPath(key).name
-        own = next(filter(None, (by_key.get(name) for name in keys)), [])
+    for key, one in track(named.items(), f"reading {path}"):
+        photograph, own = one.path, matched[one.path]
         if len(own) != 1:
             several = f"several: {', '.join(map(str, own))}" if own else "none"
             problems.append(f"{photograph}: expected one mask of its name, there are {several}")
@@ -98,76 +78,22 @@ def read(
                 photograph=photograph,
                 origin=(own[0],),
                 draw=partial(draw, own[0]),
-                split=split_of_path(below),
+                split=split_of_path(below) or split_of_path(PurePosixPath(key)),
             )
         )
     if lists is None:
-        every = [mask for same in labels.values() for mask in same]
-        problems += [f"{mask}: no photograph of its name" for mask in every if mask not in users]
+        seen = {mask for own in matched.values() for mask in own}
+        every = [mask.path for same in labels.values() for mask in same]
+        problems += [f"{mask}: no photograph of its name" for mask in every if mask not in seen]
     return Source(tuple(found), (), tuple(problems), unnamed(set(ids) - listed))
 
 
-def _files(
-    path: Path, given: str | None, usual: tuple[str, ...], option: str
-) -> dict[str, list[Path]]:
-    """Return key -> files; the key is the path without the part that tells images from masks."""
-    base, drop = path, set(usual)
-    if given is None:
-        paths = [
-            file
-            for file in files_below(path, PHOTOGRAPH_SUFFIXES)
-            if {part.lower() for part in file.relative_to(path).parts[:-1]} & drop
-        ]
-    else:
-        parts = Path(given).parts
-        fixed = list(takewhile(lambda part: not set(part) & set(WILDCARDS), parts))
-        pattern = parts[len(fixed) :]
-        base = place(str(Path(*fixed)), path) if fixed else path
-        drop = {part.lower() for part in pattern[:-1] if not set(part) & set(WILDCARDS)}
-        if pattern:
-            paths = [file for file in sorted(base.glob(str(Path(*pattern)))) if not file.is_dir()]
-        else:
-            paths = list(files_below(base, PHOTOGRAPH_SUFFIXES)) if base.is_dir() else []
-    files: dict[str, list[Path]] = {}
-    for file in paths:
-        if file.suffix.lower() in PHOTOGRAPH_SUFFIXES:
-            relative = file.relative_to(base)
-            kept = [part for part in relative.parts[:-1] if part.lower() not in drop]
-            files.setdefault("/".join([*kept, relative.stem]), []).append(file)
-    if not files:
-        where = f"{option} {given}" if given else f"directories called {', '.join(usual[:4])}"
-        raise SegopsError(
-            f"{path}: no file of suffix {', '.join(PHOTOGRAPH_SUFFIXES)} in {where}. {option} "
-            "names another directory, or a pattern of files."
-        )
-    return files
-
-
-def _rivals(files: Mapping[str, Sequence[Path]], option: str) -> list[str]:
+def _rivals(files: Mapping[str, Sequence[Named]], option: str) -> list[str]:
     """Return a line for each key of several files."""
+    several = [[str(one.path) for one in same] for same in files.values() if len(same) > 1]
     return [
-        f"{', '.join(map(str, same))}: the same name; {option} tells which of them counts"
-        for same in files.values()
-        if len(same) > 1
+        f"{', '.join(same)}: the same name; {option} tells which of them counts" for same in several
     ]
-
-
-def _names_of(key: str, pattern: str | None) -> list[str]:
-    """Return the keys of the photograph that a mask may belong to."""
-    ends = [affix for affix in AFFIXES if key.lower().endswith(affix)]
-    names = [key, *(key[: -len(affix)] for affix in ends), _starred(key, pattern)]
-    return list(dict.fromkeys(names))
-
-
-def _starred(key: str, pattern: str | None) -> str:
-    """Return a key with what the only `*` of a pattern's last part stands for as its name."""
-    around = PurePosixPath(pattern or "").stem.split("*")
-    if len(around) != 2:
-        return key
-    # `[[]`, `[*]` and `[?]` are how a pattern writes the character.
-    start, end = (re.sub(r"\[([\[*?])\]", r"\1", part) for part in around)
-    directories, slash, name = key.rpartition("/")
-    return f"{directories}{slash}{name.removeprefix(start).removesuffix(end)}"
 
 
 def _image_id(key: str) -> str:
@@ -179,12 +105,7 @@ def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | N
     content = read_content(mask)
     image = load_labels(content, str(mask), PHOTOGRAPH_FORMATS, size)
     if threshold is not None:
-        if image.mode not in ("1", "L", "LA"):
-            raise SegopsError(
-                f"{mask}: mode {image.mode}; --threshold expects greyscale of 8 bits."
-            )
-        above = np.asarray(image.convert("L")) >= threshold
-        return Drawn(("0", "1"), above.astype(np.int32))
+        return Drawn(("0", "1"), (_grey(image, mask) >= threshold).astype(np.int32))
     if image.format == "JPEG":
         raise SegopsError(
             f"{mask}: a JPEG, which does not keep values and colours. Save masks as PNG, or cut "
@@ -196,12 +117,26 @@ def _draw(mask: Path, size: tuple[int, int], *, colors: bool, threshold: int | N
         return replace(drawn, colors=_shown(image, drawn.labels)) if image.mode == "P" else drawn
     if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         raise SegopsError(
-            f"{mask}: mode {image.mode}; expected values or colours of 8 bits a channel."
+            f"{mask}: mode {image.mode}; expected values or colours of 8 bits a channel. Save the "
+            "mask so."
         )
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
     keys, indices = indexed(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2])
     names = tuple(hexadecimal((key >> 16, key >> 8 & 255, key & 255)) for key in keys)
     return Drawn(names, indices)
+
+
+def _grey(image: Image.Image, mask: Path) -> NDArray[np.uint8]:
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"))
+    if image.mode in ("P", "RGB", "RGBA"):
+        rgb = np.asarray(image.convert("RGB"))
+        if (rgb == rgb[..., :1]).all():
+            return rgb[..., 0]
+    raise SegopsError(
+        f"{mask}: mode {image.mode}; --threshold expects shades of grey of 8 bits a channel. Save "
+        "the mask so; colours and values of a palette are named by --colors and --values."
+    )
 
 
 def _shown(image: Image.Image, values: Sequence[str]) -> tuple[str, ...]:

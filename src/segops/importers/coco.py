@@ -192,7 +192,7 @@ def _encoded(segmentation: Any, size: tuple[int, int]) -> Any:
     width, height = size
     if isinstance(segmentation, list):
         if not segmentation:
-            raise ValueError("an object with a box and no outline")
+            raise ValueError("an object with a box and no outline; outline it, or delete it")
         for outline in segmentation:
             if not isinstance(outline, list) or len(outline) % 2:
                 raise ValueError("expected a list of outlines, each x, y, x, y, …")

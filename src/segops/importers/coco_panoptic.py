@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def read(path: Path, images: str | None = None) -> Source:
                     lost.setdefault(number, []).append(annotation)
                     continue
                 photograph, size, split = described(entries[number], file, path, photographs)
-                mask = masks[file] / Path(require(annotation, "file_name", file, str)).name
+                mask = _mask(masks[file], require(annotation, "file_name", file, str))
                 segments = require(annotation, "segments_info", file, list)
                 draw = partial(_draw, file, mask, segments, categories)
                 origin = (mask, file)
@@ -69,6 +69,13 @@ def read(path: Path, images: str | None = None) -> Source:
         problems += orphans(lost, file)
     notes = photographs.unnamed(image.photograph for image in found)
     return Source(tuple(found), tuple(names), tuple(problems), notes)
+
+
+def _mask(directory: Path, name: str) -> Path:
+    """Return the file that an annotation names, by its path within a directory or its name."""
+    given = PurePosixPath(name.replace("\\", "/"))
+    is_below = not given.is_absolute() and ".." not in given.parts
+    return found if is_below and (found := directory / given).is_file() else directory / given.name
 
 
 def _is_panoptic(tree: Mapping[str, Any]) -> bool:
@@ -96,7 +103,11 @@ def _draw(
         category = require(segment, "category_id", file, int)
         if category not in places:
             raise SegopsError(f"{file}: category {category} is not in `categories`.")
-        table[require(segment, "id", file, int)] = places[category]
+        number = require(segment, "id", file, int)
+        if number in table:
+            said = "0, which is void" if number == 0 else f"{number}, which is given twice"
+            raise SegopsError(f"{file}: {mask.name}: a segment has the id {said}.")
+        table[number] = places[category]
     if unknown := [str(key) for key in keys if key not in table]:
         raise SegopsError(f"{mask}: segments {', '.join(unknown[:5])} are not in {file.name}.")
     return Drawn(labels, np.array([table[key] for key in keys], np.int32)[indices])

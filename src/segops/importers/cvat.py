@@ -117,7 +117,7 @@ def _shapes(image: ElementTree.Element, where: str) -> list[ElementTree.Element]
     if others:
         raise SegopsError(
             f"{where} has shapes of type {', '.join(sorted(others))}, which have no area; "
-            f"expected {', '.join(REGIONS)}"
+            f"expected {', '.join(REGIONS)}. Outline them, or delete them in CVAT"
         )
     shapes = [child for child in image if child.tag in REGIONS]
     return sorted(shapes, key=lambda shape: _whole(shape, "z_order", 0))

@@ -24,6 +24,7 @@ from segops.importers.source import BACKGROUND, Drawn, Source, SourceImage, expl
 from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import PHOTOGRAPH_SUFFIXES
+from segops.words import counted
 
 Tree = Mapping[str, Any]
 
@@ -59,10 +60,18 @@ def read(path: Path, images: str | None = None) -> Source:
     names: set[str] = set()
     found: list[SourceImage] = []
     problems: list[str] = []
+    idle: list[str] = []
+    several: list[str] = []
     for task in track(_tasks(file), f"reading {file}"):
         where = f"{file}: task {task.get('id')}"
         with noted(problems, where):
-            regions = _regions(task, where)
+            annotations = _annotations(task, where)
+            if not annotations:
+                idle.append(where)
+                continue
+            if len(annotations) > 1:
+                several.append(where)
+            regions = _regions(annotations[-1], where)
             names |= {label for one in regions for label in _labels(one, where)}
             photograph = _photograph(task, where, file.parent, photographs)
             found.append(
@@ -75,8 +84,17 @@ def read(path: Path, images: str | None = None) -> Source:
                 )
             )
     labels = (BACKGROUND, *sorted(names - {BACKGROUND}))
-    notes = photographs.unnamed(image.photograph for image in found)
-    return Source(tuple(found), labels, tuple(problems), notes)
+    notes = [*photographs.unnamed(image.photograph for image in found)]
+    if idle:
+        notes.append(
+            f"{counted(len(idle), 'task')} without annotation left out, such as {idle[0]}."
+        )
+    if several:
+        notes.append(
+            f"{counted(len(several), 'task')} with several annotations, such as {several[0]}: "
+            "that of the ground truth is taken, else the latest."
+        )
+    return Source(tuple(found), labels, tuple(problems), tuple(notes))
 
 
 def _tasks(file: Path) -> list[dict[str, Any]]:
@@ -96,42 +114,58 @@ def _tasks(file: Path) -> list[dict[str, Any]]:
 def _photograph(task: Tree, where: str, near: Path, photographs: Photographs) -> Path:
     """Return the photograph that an address in a task's data names."""
     values = require(task, "data", where, dict).values()
+    places = [_place(value) for value in values if isinstance(value, str)]
     names = dict.fromkeys(
-        place
-        for place in (_place(value) for value in values if isinstance(value, str))
+        _own_name(place, photographs)
+        for place in places
         if Path(place).suffix.lower() in PHOTOGRAPH_SUFFIXES
     )
+    if len(names) > 1:  # a thumbnail, say, or a text
+        names = dict.fromkeys(filter(photographs.holds, names)) or names
     if len(names) != 1:
         shown = ", ".join(names) or "none"
         raise SegopsError(f"{where}: expected the address of one photograph in `data`: {shown}")
-    (name,) = names
-    # Label Studio writes eight digits before the name of a file that was uploaded to it.
-    own = name if photographs.holds(name) else re.sub(r"(^|/)[0-9a-f]{8}-([^/]+)$", r"\1\2", name)
-    return photographs.find(own, near, where)
+    return photographs.find(next(iter(names)), near, where)
+
+
+def _own_name(place: str, photographs: Photographs) -> str:
+    """Return a path without the eight digits that Label Studio writes before an uploaded file."""
+    if photographs.holds(place):
+        return place
+    return re.sub(r"(^|/)[0-9a-f]{8}-([^/]+)$", r"\1\2", place)
 
 
 def _place(address: str) -> str:
-    """Return the path that an address holds."""
-    parts = urlsplit(address)
+    """Return the path that an address holds; that of a text which is no address is empty."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
     query = parse_qs(parts.query)
     return unquote(query["d"][0] if "d" in query else parts.path).lstrip("/")
 
 
-def _regions(task: Tree, where: str) -> list[Tree]:
-    """Return the results of a task that have an area."""
+def _annotations(task: Tree, where: str) -> list[Tree]:
+    """Return the annotations of a task that count, the one to take last."""
     kept = [
         annotation
         for annotation in require(task, "annotations", where, list)
         if isinstance(annotation, dict) and not annotation.get("was_cancelled")
     ]
-    if not kept:
-        raise SegopsError(f"{where} has no annotation")
-    last = max(kept, key=lambda annotation: str(annotation.get("updated_at", "")))
-    results = require(last, "result", where, list)
+    # The order of the file decides between those of the same time.
+    return sorted(
+        kept, key=lambda one: (bool(one.get("ground_truth")), str(one.get("updated_at", "")))
+    )
+
+
+def _regions(annotation: Tree, where: str) -> list[Tree]:
+    """Return the results of an annotation that have an area."""
+    results = require(annotation, "result", where, list)
     kinds = {require(one, "type", where, str) for one in results}
     if others := sorted(kinds - set(REGIONS) - set(NO_REGIONS)):
         raise SegopsError(
-            f"{where}: results of type {', '.join(others)}; expected {', '.join(REGIONS)}"
+            f"{where}: results of type {', '.join(others)}; expected {', '.join(REGIONS)}. Outline "
+            "them, or delete them in Label Studio"
         )
     return [one for one in results if one["type"] in REGIONS]
 

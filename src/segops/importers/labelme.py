@@ -32,7 +32,7 @@ from segops.progress import track
 from segops.runtime.errors import SegopsError
 from segops.runtime.images import MASK_FORMATS
 
-REGIONS = ("polygon", "rectangle", "circle", "mask")
+REGIONS = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask")
 """Kinds of shapes that have an area; points and lines have none."""
 
 
@@ -87,13 +87,13 @@ def _labels(tree: Mapping[str, Any], file: Path) -> set[str]:
     if others := sorted(kinds - set(REGIONS)):
         raise SegopsError(
             f"{file}: shapes of type {', '.join(others)}, which have no area; expected "
-            f"{', '.join(REGIONS)}"
+            f"{', '.join(REGIONS)}. Outline them, or delete them in labelme"
         )
     return {_label(shape, file) for shape in shapes}
 
 
 def _kind(shape: Any) -> str:
-    return str(shape.get("shape_type", "polygon")) if isinstance(shape, Mapping) else "polygon"
+    return str(shape.get("shape_type") or "polygon") if isinstance(shape, Mapping) else "polygon"
 
 
 def _label(shape: Any, file: Path) -> str:
@@ -109,7 +109,7 @@ def _draw(file: Path, size: tuple[int, int]) -> Drawn:
 def _shape(shape: Mapping[str, Any], file: Path, size: tuple[int, int]) -> Shape:
     label, kind = _label(shape, file), _kind(shape)
     outline = points(require(shape, "points", file, list))
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle") or (kind == "rectangle" and len(outline) == 4):
         return Shape(label, [outline])
     first = checked(outline, size, corners=1)[0]
     if kind == "mask":

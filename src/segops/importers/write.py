@@ -215,10 +215,9 @@ def _identified(source: Source) -> tuple[list[SourceImage], list[str]]:
         image_id, suffix = image.image_id, image.photograph.suffix.lower()
         other = kept.setdefault(image_id, image)
         if other is not image and other.photograph == image.photograph:
-            problems.append(
-                f"{image.photograph}: named by {other.origin[-1]} and by {image.origin[-1]}. "
-                "Import one of them."
-            )
+            first, second = other.origin[-1], image.origin[-1]
+            by = f"{first} and by {second}" if first != second else f"two images of {first}"
+            problems.append(f"{image.photograph}: named by {by}. Import one of them.")
         elif other is not image:
             problems.append(
                 f"{image.photograph}: would have the id {image_id}, as {other.photograph}. "

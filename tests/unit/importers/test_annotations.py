@@ -194,7 +194,16 @@ def test_coco_panoptic(source: Path, root: Path, run_import: Run) -> None:
     expected[box(0, 0, 20, 30)] = 1
     expected[box(10, 5, 30, 25)] = 0
     np.testing.assert_array_equal(masks(root)["a"], expected)
-    tree["annotations"][0]["segments_info"] = []
+    (source / "annotations/panoptic_val2017/one").mkdir()
+    first = tree["annotations"][0]
+    (file.with_suffix("") / "a.png").rename(file.with_suffix("") / "one/a.png")
+    for number, words in ((0, "0, which is void"), (513, "513, which is given twice")):
+        more = {"id": number, "category_id": 5}
+        part = {"file_name": "one/a.png", "segments_info": [*first["segments_info"], more]}
+        write_json(file, {**tree, "annotations": [{**first, **part}, tree["annotations"][1]]})
+        with pytest.raises(SegopsError, match=rf"a\.png: a segment has the id {words}"):
+            run_import("coco-panoptic", file, images=str(source / "val2017"), share="val=0.5")
+    first |= {"segments_info": [], "file_name": "one/a.png"}
     write_json(file, tree)
     with pytest.raises(SegopsError, match=r"a.png: segments 513, 65543 are not in panoptic.json"):
         run_import("coco-panoptic", file, images=str(source / "val2017"), share="val=0.5")
@@ -246,7 +255,10 @@ def test_labelme(source: Path, root: Path, run_import: Run) -> None:
         {"label": "cat", "points": [[30.0, 20.0], [30.0, 25.5]], "shape_type": "circle"},
         {"label": "dog", "points": [[2, 3], [9, 7]], "shape_type": "mask",
          "mask": base64.b64encode(png(box(0, 0, 8, 5)[:5, :8])).decode()},
-        {"label": "__ignore__", "points": points(PART), "shape_type": "polygon"},
+        {"label": "__ignore__", "points": points(PART), "shape_type": None},
+        {"label": "cat", "points": [[3, 20], [6, 20], [6, 24], [3, 24]], "shape_type": "rectangle"},
+        {"label": "dog", "points": [[1, 25], [3, 27], [2, 29], [0, 27]],
+         "shape_type": "oriented_rectangle"},
     ]  # fmt: skip
     for name in ("a", "b"):
         tree = {"version": "5.5.0", "imagePath": f"..\\{name}.png", "shapes": shapes}
@@ -260,6 +272,8 @@ def test_labelme(source: Path, root: Path, run_import: Run) -> None:
     pen.ellipse([30 - 5.5, 20 - 5.5, 30 + 5.5, 20 + 5.5], outline=1, fill=1)
     pen.rectangle([(2, 3), (9, 7)], outline=2, fill=2)
     pen.polygon([tuple(point) for point in points(PART)], outline=255, fill=255)
+    pen.rectangle([(3, 20), (6, 24)], outline=1, fill=1)
+    pen.polygon([(1, 25), (3, 27), (2, 29), (0, 27)], outline=2, fill=2)
     np.testing.assert_array_equal(masks(root)["a"], np.array(canvas))
 
 

@@ -89,7 +89,37 @@ def test_a_name_in_label_studio(tmp_path: Path) -> None:
     assert found(csv="x.csv", text="A cat. Nice", image="s3://b/2.png") == "2.png"
     assert "its image x/siteB-0001.png is not below" in found(image="/x/siteB-0001.png")
     assert "one photograph in `data`: 2.png, 0001.png" in found(thumb="2.png", image="0001.png")
-    assert "task 1: cannot be read" in found(image="http://[x/a.png")
+    assert found(image="s3://b/2.png", thumb="https://x/small.png", note="http://[x") == "2.png"
+    assert "one photograph in `data`: none" in found(image="http://[x/a.png")
+
+
+def test_annotations_of_label_studio_that_count(tmp_path: Path) -> None:
+    """That of the ground truth, else the latest, of the same time the last; of none a task."""
+    pictures(tmp_path, "0.png", "1.png", "2.png", "3.png")
+    shared = {"type": "rectanglelabels", "original_width": WIDTH, "original_height": HEIGHT}
+
+    def annotation(label: str, **given: Any) -> dict[str, Any]:
+        value = {"x": 0, "y": 0, "width": 9, "height": 9, "rectanglelabels": [label]}
+        return {"result": [{**shared, "value": value}], **given}
+
+    given = [
+        [annotation("a", ground_truth=True), annotation("b", updated_at="2026-01-02")],
+        [annotation("c", updated_at="2026-01-02"), annotation("d", updated_at="2026-01-01")],
+        [annotation("e"), annotation("f")],
+        [annotation("g", was_cancelled=True)],
+    ]
+    tasks = [
+        {"id": number, "data": {"image": f"{number}.png"}, "annotations": annotations}
+        for number, annotations in enumerate(given)
+    ]
+    file = write_json(tmp_path / "e.json", tasks)
+    source = label_studio.read(tmp_path)
+    assert (source.labels, source.problems) == (("background", "a", "c", "f"), ())
+    assert source.notes[1:] == (
+        f"1 task without annotation left out, such as {file}: task 3.",
+        (f"3 tasks with several annotations, such as {file}: task 0: that of the ground truth is "
+         "taken, else the latest."),
+    )  # fmt: skip
 
 
 CVAT = '<annotations><image name="a.png" width="{}" height="{}">{}</image></annotations>'
@@ -230,6 +260,13 @@ def test_a_category_given_twice(source: Path, run_import: Run) -> None:
     tree["categories"] *= 2
     write_json(source / "x.json", tree)
     with pytest.raises(SegopsError, match="category id 1 is given twice"):
+        run_import("coco", source)
+
+
+def test_a_photograph_of_two_images(source: Path, run_import: Run) -> None:
+    pictures(source, "a.png")
+    write_json(source / "x.json", small_coco("a.png", "a.png"))
+    with pytest.raises(SegopsError, match=r"a\.png: named by two images of .*x\.json\. Import one"):
         run_import("coco", source)
 
 

@@ -100,7 +100,8 @@ def run(form: str, path: Path, root: Path, target: Path, options: Options) -> tu
         _refuse_others(form, options)
     source = read_source(form, path, **reading)
     rules = Rules(names, parsed_merges(options.merge), frozenset(options.ignore), classes)
-    said = {key: str(value) for key, value in asdict(options).items() if value}
+    given = {key: value for key, value in asdict(options).items() if value}
+    said = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     origin = {"format": form, "source": str(path.resolve()), "options": said}
     # Planned before anything is written: parameters that do not fit the classes are refused.
     try:

@@ -368,8 +368,8 @@ def _record(
         "classes": list(classes),
         "images": {
             image.image_id: {
-                "photograph": str(image.photograph),
-                "labels": [str(path) for path in image.origin],
+                "photograph": str(image.photograph.absolute()),
+                "labels": [str(path.absolute()) for path in image.origin],
                 "split": splits[image.image_id],
             }
             for image in sorted(images, key=lambda image: image.image_id)

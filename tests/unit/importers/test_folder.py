@@ -27,9 +27,13 @@ def cracks(source: Path, number: int = 6, suffix: str = ".png") -> None:
         greyscale(source / f"masks/road_{index}_mask.png", np.roll(CRACK, index, axis=0))
 
 
-def test_values_become_classes(source: Path, root: Path, run_import: Run) -> None:
+def test_values_become_classes(
+    source: Path, root: Path, run_import: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cracks(source)
-    imported = run_import("folder", source, values="0=background,255=crack")
+    monkeypatch.chdir(source.parent)
+    values = "0=background,255=crack"
+    imported = run_import("folder", Path(source.name), values=values, ignore=("7",))
     assert imported.classes == ("background", "crack")
     assert classes_in_params(root) == ["background", "crack"]
     layout = open_layout(root / "data/voc")
@@ -40,6 +44,8 @@ def test_values_become_classes(source: Path, root: Path, run_import: Run) -> Non
         assert layout.image_path(f"road_{index}").read_bytes() == original.read_bytes()
     record = json.loads((root / "data/voc/import.json").read_text())
     assert record["images"]["road_3"]["labels"] == [str(source / "masks/road_3_mask.png")]
+    assert record["images"]["road_3"]["photograph"] == str(source / "images/road_3.png")
+    assert record["options"] == {"values": values, "ignore": ["7"]}
 
 
 def test_values_that_nothing_names_are_counted(source: Path, root: Path, run_import: Run) -> None:

@@ -21,7 +21,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
 from flows import cause
-from flows.failures import failed, told_by_caller
+from flows.failures import CLIENT_ERRORS, failed, told_by_caller
 from flows.telling import tell
 from segops import faults, files, logs, paths, pipeline
 from segops.operate import deployed, surroundings
@@ -288,12 +288,15 @@ def verdict_page(summary: Summary) -> str:
 
 def _show(summary: Summary) -> None:
     """Put the verdict and the metrics on the flow run's page."""
-    create_markdown_artifact(
-        key="verdict", markdown=verdict_page(summary), description="The gate's verdict"
+    pages = (
+        ("verdict", verdict_page(summary), "The gate's verdict"),
+        ("class-iou", class_page(summary), "Per-class metrics on val"),
     )
-    create_markdown_artifact(
-        key="class-iou", markdown=class_page(summary), description="Per-class metrics on val"
-    )
+    try:
+        for key, page, words in pages:
+            create_markdown_artifact(key=key, markdown=page, description=words)
+    except CLIENT_ERRORS as error:  # the gate has decided, whether or not its server answers
+        get_run_logger().warning("The verdict is not on the run's page: %s", error)
 
 
 def class_page(summary: Summary) -> str:

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from segops import paths, pipeline
-from segops.pipeline import tracked
+from segops.pipeline import cache, tracked
 from segops.runtime.errors import SegopsError
 from segops.voc.layout import open_layout
 from tests.integration.conftest import dvc, segops, set_params
@@ -145,6 +145,15 @@ def test_a_checkout_may_lie_anywhere(name: str, workspace: Path) -> None:
     assert states["validate"] == "stale"
     assert not pipeline.is_unchanged(root, "validate")
     tracked.require_tracked(root, Path("data/voc"))
+
+
+def test_a_worktree_of_a_checkout_that_dvc_cannot_name_is_refused(
+    workspace: Path, tmp_path: Path
+) -> None:
+    root, tree = workspace.rename(workspace.with_name("\u00e4")), tmp_path / "tree"
+    (tree / ".dvc").mkdir(parents=True)
+    with pytest.raises(SegopsError, match="DVC writes no configuration with other than ASCII"):
+        cache.share(root, tree, root)
 
 
 @pytest.mark.parametrize("link", ["data/linked", "linked/voc"])

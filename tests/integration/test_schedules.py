@@ -197,9 +197,14 @@ def test_a_schedule_whose_process_was_killed_is_shown_paused_and_removed(
     schedules.pause(server, "weekly")
     with pytest.raises(SegopsError, match="no process serves it"):
         schedules.resume(server, "weekly")
+    # The process had approvals beside it; who stopped before the removal has no owner left.
+    server.create_deployment(server.create_flow_from_name("approve"), schedules.approvals("weekly"))
+    for variable in server.read_variables():
+        schedules._delete(server, variable.id)
     schedules.remove(server, "weekly")
     assert schedules.listed(server) == []
     assert server.read_variables() == []
+    assert server.read_deployments() == []
     with pytest.raises(SegopsError, match="weekly: the server has no such schedule; it has none"):
         schedules.remove(server, "weekly")
 

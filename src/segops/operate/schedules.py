@@ -279,10 +279,10 @@ def remove(server: SyncPrefectClient, name: str) -> None:
         server.delete_deployment(found.id)
     if held is not None:
         _delete(server, held.id)
-        beside = _approval(server, name)
-        if beside is not None and beside.work_pool_name is None:
-            with suppress(ObjectNotFound):
-                server.delete_deployment(beside.id)
+    beside = _approval(server, name)
+    if beside is not None and beside.work_pool_name is None:
+        with suppress(ObjectNotFound):
+            server.delete_deployment(beside.id)
 
 
 def _variable(name: str) -> str:

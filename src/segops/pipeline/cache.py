@@ -32,7 +32,8 @@ def share(root: Path, tree: Path, top: Path) -> None:
         top: The root of the checkout.
 
     Raises:
-        SegopsError: The checkout or the worktree is no repository of DVC.
+        SegopsError: The checkout or the worktree is no repository of DVC, or a path has characters
+            that DVC cannot write.
     """
     from dvc.config import Config
     from dvc.exceptions import DvcException
@@ -50,6 +51,12 @@ def share(root: Path, tree: Path, top: Path) -> None:
         (directory / Config.CONFIG_LOCAL).touch(mode=0o600)  # it may hold credentials
         with Config(str(directory)).edit("local") as written:
             written.update(local)
+    except UnicodeEncodeError:
+        raise SegopsError(
+            f"{top}: DVC writes no configuration with other than ASCII characters, which a run in "
+            "a worktree needs. Move the checkout to a path without them; `segops run` without "
+            "--isolated works here."
+        ) from None
     except DvcException as error:
         raise SegopsError(f"{root}: DVC cannot read its configuration: {error}") from error
 

@@ -281,6 +281,24 @@ def test_a_backup_that_fails_leaves_the_one_before(
     assert len(list(backed.file.parent.glob("*.tar"))) == 1
 
 
+def test_a_backup_of_a_record_that_is_gone_leaves_the_one_before(
+    root: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.tar"
+    assert backup(root, file).notes == []
+    artifacts, database = root / "mlartifacts", root / "mlflow.db"
+    artifacts.rename(tmp_path / "away")
+    notes = backup(root, tmp_path / "less.tar").notes
+    assert notes
+    assert all("is LOST: there is no file at" in note for note in notes)
+    (tmp_path / "away").rename(artifacts)
+    before = files.sha256_file(file)
+    database.rename(tmp_path / "away.db")
+    with pytest.raises(SegopsError, match=r"mlflow\.db: no record .* though ledger/.*\.log tells"):
+        backup(root, file)
+    assert files.sha256_file(file) == before
+
+
 def test_a_server_is_told_of(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{old}/mlflow.db?x")
     root = made.make(tmp_path / "other", database=False)

@@ -93,6 +93,13 @@ def backup(root: Path, file: Path, with_data: bool = False) -> Backed:
                 "database (`pg_dump` for PostgreSQL) and its store of artifacts there."
             )
         elif not has_record(root):
+            if ledgers := sorted((home / paths.LEDGER).glob("*.log")):
+                raise SegopsError(
+                    f"{home / moved.DATABASE}: no record of runs and models, though "
+                    f"{paths.LEDGER}/{ledgers[0].name} tells of releases. Nothing was written, and "
+                    "a backup that was there stays. Put the record back (`segops restore`), set "
+                    "MLFLOW_TRACKING_URI where it is a server's, or move that file away."
+                )
             done.notes.append("There is no record of runs and models yet.")
         if has_record(root):
             with (
@@ -213,7 +220,10 @@ def _artifacts(
         if place is None or not any(place.is_relative_to(home / one) for one in moved.DIRECTORIES):
             notes.append(f"{words} lies at {without_credentials(address)}, and is not in it.")
             continue
-        yield from _below(home, place)
+        found = list(_below(home, place))
+        if not found:
+            notes.append(f"{words} is LOST: there is no file at {place}, and none in this backup.")
+        yield from found
 
 
 def place_of(address: str) -> Path | None:

@@ -256,7 +256,12 @@ def divide(
         shares = shares or {VAL: VAL_SHARE}
         free = [image_id for image_id in given if splits.get(image_id, TRAIN) == TRAIN]
         groups = _groups(free, division.group)
-        kept = {key: before[one] for key, ids in groups.items() for one in ids if one in before}
+        kept = {
+            key: before[one]
+            for key, ids in groups.items()
+            for one in ids
+            if before.get(one) in (TRAIN, *shares)
+        }
         if division.stratify:
             chosen = _stratified(groups, shares, classes, kept)
         else:
@@ -350,7 +355,7 @@ def _stratified(
             need[split][label] -= number
 
     for key, split in kept.items():
-        put(key, split if split in targets else TRAIN)
+        put(key, split)
     for label, _ in sorted(total.items(), key=lambda item: (item[1], item[0])):
         for key in sorted(groups, key=_rank):
             if key in splits or label not in held[key]:

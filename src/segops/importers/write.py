@@ -124,7 +124,7 @@ def write(
         refuse(problems)
         raise SegopsError("the source holds no image with labels.")
     table = labelling(rules, source.labels)
-    origin = {**origin, "division": _described(division)}
+    origin = {**origin, "division": {**_described(division), "given": VAL in given.values()}}
     before = _before(target, origin)
     with files.atomic_directory(target) as temporary:
         for part in (IMAGES, MASKS, *reading.bands.directories):
@@ -350,7 +350,7 @@ def _before(target: Path, origin: Mapping[str, Any]) -> dict[str, str]:
     """Return image id -> split of the data in place, if they were divided in the same way."""
     try:
         record = files.read_json(target / RECORD)
-        if record["division"] != origin["division"]:
+        if {"given": False, **record["division"]} != origin["division"]:
             return {}
         return {image_id: str(image["split"]) for image_id, image in record["images"].items()}
     except (SegopsError, OSError, ValueError, LookupError, TypeError, AttributeError):

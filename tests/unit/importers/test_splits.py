@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from segops.importers.splits import Division, divide, parsed_shares, read_lists
 from segops.runtime.errors import SegopsError
-from tests.unit.importers.conftest import Run, pictures, small_coco, write_json
+from tests.unit.importers.conftest import Run, greyscale, pictures, small_coco, write_json
 
 IDS = [f"scene_{number // 5:02d}_{number % 5}" for number in range(100)]
 NONE: dict[str, str | None] = dict.fromkeys(IDS)
@@ -222,3 +223,16 @@ def test_images_of_a_list_are_left_out(source: Path, run_import: Run) -> None:
     assert not imported.layout.image_path("0").exists()
     with pytest.raises(SegopsError, match="none of the 1 images to leave out is in the data"):
         run_import("coco", source, without=("elsewhere",))
+
+
+def test_splits_that_another_source_gave_are_not_kept(source: Path, run_import: Run) -> None:
+    names = [f"{number}.png" for number in range(20)]
+    for form, splits in (("a", ["train"] * 6 + ["val"] * 14), ("b", [""] * 20), ("c", [""] * 20)):
+        for name, split in zip(names, splits, strict=True):
+            pictures(source / form / "images" / split, name)
+            greyscale(source / form / "masks" / split / name, np.eye(30, 40, dtype=np.uint8))
+    given = run_import("folder", source / "a", values="0=a,1=b").layout.ids("val")
+    assert len(given) == 14
+    divided = run_import("folder", source / "b", values="0=a,1=b").layout.ids("val")
+    assert len(divided) < 14
+    assert run_import("folder", source / "c", values="0=a,1=b").layout.ids("val") == divided

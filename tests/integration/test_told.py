@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,12 @@ import psutil
 import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun
+from prefect.logging import disable_run_logger
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.states import Completed, Failed
 from prefect.types._datetime import now
 
@@ -258,3 +265,16 @@ def test_a_failed_and_a_killed_run_of_a_schedule_are_told_without_a_traceback(
     lines = [json.loads(one) for one in text.splitlines()]
     ended = [one for one in lines if "Finished in state Failed" in one["message"]]
     assert [one["level"] for one in ended if one["logger"] == "prefect.flow_runs"] == ["ERROR"]
+
+
+def test_a_verdict_stands_where_the_page_of_the_run_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for page in ("verdict_page", "class_page"):
+        monkeypatch.setattr(retrain_module, page, lambda _: "table")
+    changed = {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    summary: Any = None
+    with temporary_settings(changed), disable_run_logger():
+        retrain_module._show(summary)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
 
 import yaml
 
@@ -179,30 +178,29 @@ def _text(path: Path) -> str:
 
 
 def _tabled(path: Path) -> Lists | None:
-    text = _text(path)
     try:
-        # All values are texts: 2011_000003 is a number otherwise.
-        tree = yaml.load(text, yaml.BaseLoader)
-        node: Any = yaml.compose(text, yaml.BaseLoader)
+        # Not constructed: 2011_000003 would be a number, and of a key given twice the last counts.
+        tree = yaml.compose(_text(path), yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SegopsError(f"{path}: the lists of splits cannot be read: {error}.") from None
-    if not isinstance(tree, dict):
-        return None
     entries: list[tuple[str, str]] = []
-    given = Counter(key.value for key, _ in node.value)
-    for name, listed in tree.items():
-        split = SPELLINGS.get(str(name).lower())
-        if split is None or listed == "":  # a key without a value names nothing
+    given: set[str] = set()
+    for key, value in tree.value if isinstance(tree, yaml.MappingNode) else ():
+        split = SPELLINGS.get(str(key.value).lower())
+        if split is None or value.value == "":  # a key without a value names nothing
             continue
-        if given[name] > 1:
-            raise SegopsError(f"{path}: {name}: given {given[name]} times; expected once.")
-        is_list = isinstance(listed, list)
-        if not is_list or not all(isinstance(one, str) and one.strip() for one in listed):
+        name = key.value
+        if name in given:
+            raise SegopsError(f"{path}: {name}: given twice; expected once.")
+        given.add(name)
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        lines = [str(one.value).strip() for one in items if isinstance(one, yaml.ScalarNode)]
+        if items == [value] or len(lines) < len(items) or not all(lines):
             raise SegopsError(
                 f"{path}: {name}: expected a list of names of images, as in `{name}: [a.png, "
                 "b.png]`."
             )
-        entries += [(split, one.strip()) for one in listed]
+        entries += [(split, line) for line in lines]
     return Lists(path, tuple(entries)) if entries else None
 
 

@@ -32,6 +32,7 @@ from segops.voc.layout import (
     IMAGES,
     MASKS,
     PHOTOGRAPH_SUFFIXES,
+    TRAIN,
     VAL,
     Layout,
     is_id,
@@ -167,7 +168,8 @@ def write(
     notes = [f"{counted(rest, 'image')} of no split left out."] if rest else []
     counts = Counter(splits.values())
     if VAL not in given.values():
-        notes += _far_from_shares(division.shares or {VAL: VAL_SHARE}, counts)
+        divided = Counter(splits[one] for one in splits if given[one] in (None, TRAIN))
+        notes += _far_from_shares(division.shares or {VAL: VAL_SHARE}, divided)
     return Imported(Layout(target, reading), table.classes, counts, (*source.notes, *notes))
 
 
@@ -178,7 +180,7 @@ def _far_from_shares(shares: Mapping[str, float], counts: Mapping[str, int]) -> 
         f"{split} has {counts[split]} of {total} images and should have {share:.0%}: a hash "
         "divides a few images or groups unevenly. --stratify divides them evenly."
         for split, share in shares.items()
-        if abs(counts[split] / total - share) > share / 2
+        if abs(counts[split] - share * total) > max(1, share * total / 2)
     ]
 
 

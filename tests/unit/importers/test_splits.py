@@ -181,6 +181,7 @@ def test_names_of_digits_and_items_that_are_none(tmp_path: Path) -> None:
         "train: [a]\nval: [b]\ntest: lists/test.txt",
         '{"train": ["a"], "test": {"x": "b"}}',
         "train: [a]\ntrain: [b]\nval: [c]",
+        "train: &a [*a]",
         "train: [[a]]",
         "a: &a [x, x]\ntrain: [*a, *a]",
         "train: [" * 3000,
